@@ -1,0 +1,156 @@
+"""Reference returns and normalised scores: 100 (return - random) / (expert - random).
+
+Two families, never mixed: D4RL's references belong to its v2 datasets (and the Gym environments behind them), the v5
+ones to Minari's MuJoCo datasets and Gymnasium's -v5 environments.
+"""
+
+import difflib
+import importlib.util
+import json
+import runpy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlrat.errors import InputError
+
+FAMILIES = ("v5", "d4rl")
+
+D4RL_LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
+# Gym name: (random, expert); the same for every level of an environment.
+_D4RL_RETURNS = {
+    "Ant": (-325.6, 3879.7),
+    "HalfCheetah": (-280.178953, 12135.0),
+    "Hopper": (-20.272305, 3234.3),
+    "Walker2d": (1.629008, 4592.3),
+}
+_D4RL_SOURCE = "d4rl 1.1, d4rl/infos.py (REF_MIN_SCORE, REF_MAX_SCORE); Fu et al., arXiv 2004.07219"
+_D4RL_DATE = "2022-09-12"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The mean returns that a score of 0 and of 100 stand for."""
+
+    name: str
+    """Family and version, such as v5-2026.11 or d4rl-v2."""
+    env_id: str
+    """The environment, or D4RL's dataset, that the returns belong to."""
+    random: float
+    """Mean return of a uniform-random policy."""
+    expert: float
+    """Mean return of the expert."""
+    source: str
+    date: str
+    """ISO 8601: when the returns were measured or published."""
+
+    def normalize(self, returns: ArrayLike) -> np.ndarray:
+        """Scores, 0 for random and 100 for expert, in the shape of `returns`; NaN stays NaN."""
+        return 100 * (np.asarray(returns, np.float64) - self.random) / (self.expert - self.random)
+
+
+def normalized_score(env_id: str, returns: ArrayLike, reference: str = "v5") -> np.ndarray:
+    """Normalised scores of undiscounted returns: 100 (return - random) / (expert - random).
+
+    Args:
+        env_id: an environment (Hopper-v5; with "d4rl" also Hopper-v4) or, with "d4rl", a dataset (hopper-medium-v2).
+        returns: any shape.
+        reference: "v5" or "d4rl".
+
+    Raises:
+        InputError: no such family, or no reference for `env_id` in it.
+    """
+    found = find_reference(env_id, reference)
+    if found is None:
+        known = references(reference)
+        nearest = difflib.get_close_matches(env_id, known, n=1, cutoff=0)
+        raise InputError(
+            f"no {reference} reference for {env_id!r}; the nearest is {nearest[0]}, known are {', '.join(known)}"
+        )
+    return found.normalize(returns)
+
+
+def find_reference(env_id: str, reference: str = "v5", env_kwargs: Mapping[str, Any] | None = None) -> Reference | None:
+    """The reference for an environment or D4RL dataset, None where there is none.
+
+    Every reference was measured in the environment as it is registered, so with settings of one's own (`env_kwargs`,
+    such as another `xml_file`) there is none.
+
+    Raises:
+        InputError: no such family.
+    """
+    return None if env_kwargs else references(reference).get(env_id)
+
+
+def references(reference: str = "v5") -> dict[str, Reference]:
+    """All references of a family by environment id or, for "d4rl", dataset name.
+
+    Raises:
+        InputError: no such family.
+    """
+    if reference not in FAMILIES:
+        raise InputError(f"unknown reference {reference!r}: choose one of {', '.join(FAMILIES)}")
+    return dict(_v5_references() if reference == "v5" else _d4rl_references())
+
+
+@cache
+def _v5_references() -> dict[str, Reference]:
+    """What scripts/reference_scores.py measured and wrote."""
+    table = json.loads(resources.files("rlrat").joinpath("reference_scores.json").read_text(encoding="utf-8"))
+    return {
+        env_id: Reference(
+            name=table["name"],
+            env_id=env_id,
+            random=entry["random"]["return_mean"],
+            expert=entry["expert"]["return_mean"],
+            source=f"random: {table['random_source']}; expert: {entry['expert']['source']}",
+            date=table["date"],
+        )
+        for env_id, entry in table["environments"].items()
+    }
+
+
+@cache
+def _d4rl_references() -> dict[str, Reference]:
+    found = {}
+    for env, (random, expert) in _D4RL_RETURNS.items():
+        datasets = [f"{env.lower()}-{level}-v2" for level in D4RL_LEVELS]
+        # The data is from -v2 environments; -v4, the nearest that installs, borrows their references.
+        for key in (*datasets, f"{env}-v2", f"{env}-v4"):
+            found[key] = Reference("d4rl-v2", key, random, expert, _D4RL_SOURCE, _D4RL_DATE)
+    return found
+
+
+@dataclass(frozen=True)
+class D4RLTables:
+    """The tables of an installed `d4rl`, each by dataset name."""
+
+    urls: dict[str, str]
+    random: dict[str, float]
+    expert: dict[str, float]
+
+
+def d4rl_tables() -> D4RLTables | None:
+    """Tables of the installed package `d4rl` (the extra `d4rl`), None where it is not installed.
+
+    `import d4rl` asks for MuJoCo 2.1.0 in the home folder. Its infos.py, which is nothing but these tables and the
+    loops that fill in their v1 and v2 entries, is therefore run by itself.
+
+    Raises:
+        InputError: an installed d4rl without these tables.
+    """
+    spec = importlib.util.find_spec("d4rl")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / "infos.py"
+    try:
+        tables = runpy.run_path(str(path))
+        return D4RLTables(tables["DATASET_URLS"], tables["REF_MIN_SCORE"], tables["REF_MAX_SCORE"])
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path} has no tables of URLs and reference scores ({error}): install d4rl 1.1") from None

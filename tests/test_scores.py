@@ -1,0 +1,158 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rlrat
+from rlrat.errors import InputError
+from rlrat.scores import D4RL_LEVELS, d4rl_tables, find_reference, normalized_score, references
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "reference_scores.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("reference_scores", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("family", ["v5", "d4rl"])
+def test_random_is_0_and_expert_is_100(family):
+    for key, reference in references(family).items():
+        assert reference.env_id == key
+        assert reference.random < reference.expert
+        returns = np.array([[reference.random, reference.expert], [(reference.random + reference.expert) / 2, np.nan]])
+        np.testing.assert_allclose(normalized_score(key, returns, family), [[0, 100], [50, np.nan]], atol=1e-9)
+
+
+def test_known_value():
+    # d4rl's own example of the rule: 100 (1000 + 20.272305) / (3234.3 + 20.272305).
+    assert normalized_score("hopper-medium-v2", 1000, "d4rl") == pytest.approx(31.348890, abs=1e-6)
+    assert rlrat.normalized_score is normalized_score
+
+
+def test_every_level_and_environment_of_d4rl():
+    for env in ("HalfCheetah", "Hopper", "Walker2d", "Ant"):
+        expected = references("d4rl")[f"{env}-v4"]
+        for level in D4RL_LEVELS:
+            found = find_reference(f"{env.lower()}-{level}-v2", "d4rl")
+            assert (found.random, found.expert) == (expected.random, expected.expert)
+            assert found.name == "d4rl-v2"
+
+
+def test_families_are_never_mixed():
+    assert set(references("v5")) == {"HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"}
+    assert find_reference("Hopper-v5", "d4rl") is None
+    assert find_reference("Hopper-v4", "v5") is None
+    assert find_reference("hopper-medium-v2") is None
+
+
+def test_a_changed_environment_has_no_reference():
+    assert find_reference("Walker2d-v5", env_kwargs={"xml_file": "walker2d.xml"}) is None
+    assert find_reference("hopper-medium-v2", "d4rl", {"reset_noise_scale": 0.1}) is None
+    assert find_reference("Walker2d-v5", env_kwargs={}) is not None
+
+
+def test_unknown_names():
+    assert find_reference("Swimmer-v5") is None
+    with pytest.raises(InputError) as error:
+        normalized_score("hopper-v5", 1.0)
+    assert str(error.value) == (
+        "no v5 reference for 'hopper-v5'; the nearest is Hopper-v5, known are HalfCheetah-v5, Hopper-v5, Walker2d-v5"
+    )
+    with pytest.raises(InputError, match=r"unknown reference 'd4rl-v2': choose one of v5, d4rl"):
+        normalized_score("Hopper-v5", 1.0, reference="d4rl-v2")
+
+
+def test_references_cannot_be_changed_by_a_caller():
+    references("v5").clear()
+    assert references("v5")
+    with pytest.raises(AttributeError):
+        references("v5")["Hopper-v5"].random = 0.0
+
+
+def test_the_measured_file(script):
+    table = json.loads(script.OUTPUT.read_text())
+    assert table["name"] == f"v5-{table['date'][:4]}.{table['date'][5:7]}"
+    assert set(table["versions"]) == {"python", "gymnasium", "mujoco", "numpy"}
+    assert set(table["environments"]) == set(script.EXPERTS)
+    for env_id, entry in table["environments"].items():
+        assert entry["random"]["episodes"] == 1000
+        assert tuple(entry["expert"].values()) == script.EXPERTS[env_id]
+        reference = find_reference(env_id)
+        assert (reference.name, reference.date) == (table["name"], table["date"])
+        assert (reference.random, reference.expert) == (
+            entry["random"]["return_mean"],
+            entry["expert"]["return_mean"],
+        )
+        assert entry["expert"]["source"] in reference.source
+
+
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "Walker2d-v5"])
+def test_a_small_measurement_agrees_with_the_file(script, env_id):
+    small = script.measure_random(env_id, num_seeds=2)
+    recorded = json.loads(script.OUTPUT.read_text())["environments"][env_id]["random"]
+    assert small["episodes"] == 100
+    assert abs(small["return_mean"] - recorded["return_mean"]) < 4 * recorded["return_std"] / np.sqrt(100)
+
+
+def test_the_script_writes_what_scores_reads(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "EXPERTS", {"Hopper-v5": script.EXPERTS["Hopper-v5"]})
+    script.main(episodes=50, output=tmp_path / "out.json")
+    written, packaged = (json.loads(path.read_text()) for path in (tmp_path / "out.json", script.OUTPUT))
+    assert written.keys() == packaged.keys()
+    ours, theirs = (table["environments"]["Hopper-v5"] for table in (written, packaged))
+    assert ours.keys() == theirs.keys()
+    assert ours["random"].keys() == theirs["random"].keys()
+    assert "Hopper-v5: random" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--episodes 70: choose a multiple of 50"):
+        script.main(episodes=70, output=tmp_path / "out.json")
+
+
+INFOS = """
+DATASET_URLS = {'a-random-v0': 'http://a'}
+REF_MIN_SCORE = {'a-random-v0': -1.5}
+REF_MAX_SCORE = {'a-random-v0': 2.5}
+for version in ('v1', 'v2'):
+    for table in (DATASET_URLS, REF_MIN_SCORE, REF_MAX_SCORE):
+        table['a-random-' + version] = table['a-random-v0']
+"""
+
+
+def test_tables_of_d4rl_are_read_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "d4rl"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise OSError('You must install MuJoCo 2.1.0')")
+    (package / "infos.py").write_text(INFOS)
+    monkeypatch.syspath_prepend(tmp_path)
+    tables = d4rl_tables()
+    assert "d4rl" not in sys.modules
+    assert tables.urls["a-random-v2"] == "http://a"
+    assert (tables.random["a-random-v2"], tables.expert["a-random-v2"]) == (-1.5, 2.5)
+    (package / "infos.py").write_text("DATASET_URLS = {}")
+    with pytest.raises(InputError, match="REF_MIN_SCORE"):
+        d4rl_tables()
+    (package / "infos.py").unlink()
+    with pytest.raises(InputError, match=r"infos\.py has no tables"):
+        d4rl_tables()
+
+
+def test_without_d4rl_there_are_no_tables(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert d4rl_tables() is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("d4rl") is None, reason="needs pip's d4rl 1.1 (its files, not its import)")
+def test_ours_equal_those_of_d4rl_entry_by_entry():
+    tables = d4rl_tables()
+    datasets = {name for name in references("d4rl") if name.islower()}
+    theirs = {name for name in tables.random if name.endswith("-v2") and not name.startswith("antmaze")}
+    assert datasets == theirs
+    for name in datasets:
+        reference = find_reference(name, "d4rl")
+        assert (reference.random, reference.expert) == (tables.random[name], tables.expert[name])
