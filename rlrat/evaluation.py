@@ -1,0 +1,380 @@
+"""Evaluate policies in real Gymnasium environments: seeds x episodes at once, one batched policy call per step.
+
+Every row steps its own environment, made by `gymnasium.make`, so rewards, terminations and time limits are Gymnasium's.
+MuJoCo environments step on a thread pool (`mj_step` lets go of the GIL), all others one after another.
+"""
+
+import difflib
+import importlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlrat.errors import InputError
+
+Policy = Callable[[np.ndarray], Any]
+"""observations [S, E, obs] float64 -> actions [S, E, act], a NumPy array or a tensor on any device.
+
+A policy with memory may also have `reset()`, called once before the first step, and
+`observe(rewards [S, E], dones [S, E])`, called after each step: rewards are 0 in rows that were already over,
+and dones stay True from the step that ended the row's episode on."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What S seeds did in E episodes each.
+
+    returns: float64 [S, E], undiscounted sums of rewards; NaN where the policy gave a non-finite action.
+    lengths: int64 [S, E], steps.
+    terminated: bool [S, E]; False where the time limit (or a non-finite action) ended the episode.
+    reset_seeds: int64 [S, E], what `reset(seed=...)` got.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    terminated: np.ndarray
+    reset_seeds: np.ndarray
+
+    @property
+    def return_mean(self) -> np.ndarray:
+        """[S], over a seed's episodes; NaN if any of them is."""
+        return self.returns.mean(axis=1)
+
+    @property
+    def return_std(self) -> np.ndarray:
+        """[S], the population standard deviation over a seed's episodes."""
+        return self.returns.std(axis=1)
+
+    @property
+    def length_mean(self) -> np.ndarray:
+        """[S], in steps."""
+        return self.lengths.mean(axis=1)
+
+
+def reset_seed(seed: int, episode: int) -> int:
+    """The seed that an environment is reset with: a function of `seed` and `episode` alone."""
+    return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
+
+
+def evaluate(
+    policy: Policy,
+    env_id: str,
+    episodes: int,
+    seed: int | Sequence[int],
+    env_kwargs: Mapping[str, Any] | None = None,
+    num_threads: int | None = None,
+) -> Evaluation:
+    """Run `episodes` episodes of `env_id` for each seed: an `Evaluator` (arguments, errors) for one evaluation."""
+    with Evaluator(env_id, seed, episodes, env_kwargs, num_threads) as evaluator:
+        return evaluator.run(policy)
+
+
+class Evaluator:
+    """S x E environments that stay open from one evaluation to the next.
+
+    Args:
+        env_id: a Gymnasium id such as Hopper-v5, or `module:id`; its actions and observations are vectors.
+        seeds: one seed (S = 1) or S of them. Row (s, e) is reset with `reset_seed(seeds[s], e)` at every evaluation:
+            whatever is compared meets the same initial states, and a seed's episodes do not depend on its neighbours.
+        episodes: E, episodes per seed.
+        env_kwargs: passed on to `gymnasium.make`.
+        num_threads: threads that step MuJoCo environments; by default the cores that this process may use, at
+            most 4.
+
+    Raises:
+        InputError: an unknown or uninstalled environment, settings that it refuses, discrete actions, observations that
+            are no vector, a negative seed, no episode or no thread.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        seeds: int | Sequence[int],
+        episodes: int,
+        env_kwargs: Mapping[str, Any] | None = None,
+        num_threads: int | None = None,
+    ):
+        self.env_id = env_id
+        self.env_kwargs = dict(env_kwargs or {})
+        self.seeds = tuple(int(seed) for seed in np.atleast_1d(seeds))
+        self.episodes = episodes
+        num_threads = _default_threads() if num_threads is None else num_threads
+        if not self.seeds or min(self.seeds) < 0:
+            raise InputError(f"evaluation seeds are {list(self.seeds)}: give at least one, none below 0")
+        if episodes < 1:
+            raise InputError(f"cannot evaluate {episodes} episodes: give at least 1")
+        if num_threads < 1:
+            raise InputError(f"cannot step environments on {num_threads} threads: give at least 1")
+
+        self.reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
+        self._envs = _make_environments(env_id, self.env_kwargs, self.reset_seeds.size)
+        self.observation_space = self._envs[0].observation_space
+        self.action_space = self._envs[0].action_space
+        self.num_threads = min(num_threads, len(self._envs)) if _is_mujoco(self._envs[0]) else 1
+        # The calling thread works too.
+        self._pool = ThreadPoolExecutor(self.num_threads - 1) if self.num_threads > 1 else None
+
+    def run(self, policy: Policy) -> Evaluation:
+        """Play every row's episode to its end.
+
+        The policy sees all S x E rows at every step, so that its calls keep one shape; rows that are over show their
+        last observation and their actions are ignored. Actions are cast to the action space's dtype (float32 in
+        MuJoCo environments) and passed on otherwise as they are, neither clipped nor scaled. A row whose action is
+        not finite is over there and then, its return NaN, and never reaches the simulator; other rows go on.
+
+        Raises:
+            ValueError: actions of another shape than [S, E, act].
+            Exception: whatever an environment or the policy raises, after all environments are closed.
+        """
+        try:
+            return self._run(policy)
+        except BaseException:
+            self.close()
+            raise
+
+    def _run(self, policy: Policy) -> Evaluation:
+        if not self._envs:
+            raise RuntimeError("the evaluator is closed")
+        shape, count = self.reset_seeds.shape, self.reset_seeds.size
+        observations = np.empty((count, *self.observation_space.shape))
+        rewards = np.zeros(count)
+        returns = np.zeros(count)
+        lengths = np.zeros(count, np.int64)
+        terminated = np.zeros(count, bool)
+        truncated = np.zeros(count, bool)
+        over = np.zeros(count, bool)
+        seeds = self.reset_seeds.ravel().tolist()
+
+        def reset(row: int) -> None:
+            observations[row], _ = self._envs[row].reset(seed=seeds[row])
+
+        def step(row: int) -> None:
+            env, action = self._envs[row], actions[row]
+            observations[row], rewards[row], terminated[row], truncated[row], _ = env.step(action)
+
+        if hasattr(policy, "reset"):
+            policy.reset()
+        self._for_each(reset, np.arange(count))
+        while not over.all():
+            # A copy: a policy may keep what it is given.
+            actions = self._actions(policy(observations.reshape(*shape, -1).copy()))
+            lost = ~over & ~np.isfinite(actions).all(axis=1)
+            returns[lost] = np.nan
+            rows = np.flatnonzero(~(over | lost))
+            rewards[:] = 0
+            self._for_each(step, rows)
+            returns[rows] += rewards[rows]
+            lengths[rows] += 1
+            over |= lost | terminated | truncated
+            if hasattr(policy, "observe"):
+                policy.observe(rewards.reshape(shape).copy(), over.reshape(shape).copy())
+        return Evaluation(
+            returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape), self.reset_seeds.copy()
+        )
+
+    def _actions(self, actions: Any) -> np.ndarray:
+        """[S x E, act] in the action space's dtype, a copy."""
+        if hasattr(actions, "detach"):
+            actions = actions.detach().cpu()
+        actions = np.asarray(actions)
+        expected = (*self.reset_seeds.shape, *self.action_space.shape)
+        if actions.shape != expected:
+            raise ValueError(f"the policy gave actions of shape {actions.shape}, expected {expected}")
+        # A float64 beyond float32 becomes infinite, which ends its row.
+        with np.errstate(over="ignore"):
+            return actions.reshape(-1, expected[-1]).astype(self.action_space.dtype)
+
+    def _for_each(self, function: Callable[[int], None], rows: np.ndarray) -> None:
+        """Call `function` for every row, in as many contiguous chunks as there are threads."""
+
+        def work(chunk: np.ndarray) -> None:
+            for row in chunk.tolist():
+                function(row)
+
+        if self._pool is None:
+            work(rows)
+            return
+        first, *others = np.array_split(rows, self.num_threads)
+        futures = [self._pool.submit(work, chunk) for chunk in others if len(chunk)]
+        try:
+            work(first)
+        finally:
+            wait(futures)
+        for future in futures:
+            future.result()
+
+    def close(self) -> None:
+        """Close all environments and end the threads; may be called twice."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        envs, self._envs = self._envs, []
+        for env in envs:
+            env.close()
+
+    def __enter__(self) -> "Evaluator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_spaces(env: Any, observation_width: int, action_low: np.ndarray, action_high: np.ndarray) -> None:
+    """Refuse data that does not fit an environment.
+
+    Args:
+        env: anything with Gymnasium's `observation_space` and `action_space`, such as an `Evaluator`.
+        observation_width: the length of the data's observations.
+        action_low, action_high: [act], the bounds of the data's actions.
+
+    Raises:
+        InputError: other shapes, or bounds that differ by more than float32 rounding.
+    """
+    name = getattr(env, "env_id", None) or env.spec.id
+    advice = "choose the environment that the data was collected in"
+    low, high = np.asarray(action_low), np.asarray(action_high)
+    for kind, space, shapes in (
+        ("observations", env.observation_space, [(observation_width,)]),
+        ("actions", env.action_space, [low.shape, high.shape]),
+    ):
+        for shape in shapes:
+            if shape != space.shape:
+                raise InputError(f"the data's {kind} have shape {shape}, those of {name} {space.shape}: {advice}")
+    space = env.action_space
+    if not (np.allclose(low, space.low, atol=1e-6) and np.allclose(high, space.high, atol=1e-6)):
+        bounds = _interval(low, high), _interval(space.low, space.high)
+        raise InputError(f"the data's actions lie in {bounds[0]}, those of {name} in {bounds[1]}: {advice}")
+
+
+def _interval(low: np.ndarray, high: np.ndarray) -> str:
+    """`[-1, 1]`, or the bounds of each component where they differ."""
+    if np.ptp(low) == np.ptp(high) == 0:
+        return f"[{low[0]:g}, {high[0]:g}]"
+    return " x ".join(f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True))
+
+
+def _default_threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Near half of a Hopper step is Python (130 of 300 us): beyond a few, threads only wait for the interpreter lock.
+    return min(cores, 4)
+
+
+def _make_environments(env_id: str, env_kwargs: dict[str, Any], count: int) -> list[Any]:
+    """`count` environments, after the first one has shown that they can be made and evaluated."""
+    try:
+        import gymnasium
+    except ModuleNotFoundError:
+        raise InputError("evaluation needs Gymnasium: pip install 'gymnasium[mujoco]'") from None
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        # Made from its spec: by name, Gymnasium would advise a newer version each time, but D4RL's data needs -v4.
+        spec = gymnasium.spec(name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"environment {env_id!r} needs a module that is not installed: {error}") from None
+    except gymnasium.error.Error:
+        nearest = _nearest(name, cutoff=0.6)
+        known = ", ".join(sorted(_mujoco_ids().values()))
+        raise InputError(
+            f"unknown environment {env_id!r}: "
+            + (f"did you mean {' or '.join(nearest)}?" if nearest else f"the MuJoCo environments are {known}")
+        ) from None
+
+    def make() -> Any:
+        # The checker only warns; it changes nothing that an environment returns.
+        return gymnasium.make(spec, disable_env_checker=True, **env_kwargs)
+
+    envs: list[Any] = []
+    try:
+        with _model_warnings_once():
+            try:
+                envs.append(make())
+            except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+                nearest = _nearest(name, cutoff=0.8)
+                raise InputError(
+                    f"{env_id} cannot be made here: {_one_line(error)}"
+                    + (f"; did you mean {' or '.join(nearest)}?" if nearest else "")
+                ) from None
+            except (TypeError, ValueError, AssertionError, OSError, ArithmeticError) as error:
+                if not env_kwargs:
+                    raise
+                raise InputError(f"{env_id} refuses the settings {env_kwargs}: {_one_line(error)}") from None
+            _check_evaluable(envs[0], env_id)
+            envs.extend(make() for _ in range(count - 1))
+    except BaseException:
+        for env in envs:
+            env.close()
+        raise
+    return envs
+
+
+def _check_evaluable(env: Any, env_id: str) -> None:
+    from gymnasium.spaces import Box
+
+    actions, observations = env.action_space, env.observation_space
+    if not isinstance(actions, Box) or not np.issubdtype(actions.dtype, np.floating):
+        raise InputError(f"{env_id} has the actions {actions}: only environments with continuous actions work (Box)")
+    for kind, space in (("actions", actions), ("observations", observations)):
+        if not isinstance(space, Box) or len(space.shape) != 1:
+            raise InputError(f"{env_id} has the {kind} {_one_line(space)}: only vectors work (Box of shape (n,))")
+
+
+def _is_mujoco(env: Any) -> bool:
+    """Whether Gymnasium's MuJoCo base class steps `env`, so that steps of several may run at once."""
+    try:
+        from gymnasium.envs.mujoco import MujocoEnv
+    except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
+        return False
+    return isinstance(env.unwrapped, MujocoEnv)
+
+
+@contextmanager
+def _model_warnings_once() -> Iterator[None]:
+    """Turn what MuJoCo's model compiler prints, once per environment, into Python warnings, once per message.
+
+    Its own handler writes to stderr and to MUJOCO_LOG.TXT in the working directory. Deprecated attributes, such as
+    MuJoCo 4 finds in Gymnasium's half_cheetah.xml, are for the model's author: DeprecationWarning, hidden by default.
+    """
+    try:
+        import mujoco
+    except ModuleNotFoundError:
+        yield
+        return
+    seen: dict[str, None] = {}
+    previous = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: seen.setdefault(message))
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(previous)
+        for message in seen:
+            category = DeprecationWarning if "deprecated" in message else RuntimeWarning
+            warnings.warn(f"MuJoCo: {_one_line(message)}", category, stacklevel=2)
+
+
+def _mujoco_ids() -> dict[str, str]:
+    """The ids of Gymnasium's own MuJoCo environments by their lower-case spelling."""
+    from gymnasium.envs.registration import registry
+
+    return {
+        key.lower(): key
+        for key, spec in registry.items()
+        # Older versions need mujoco_py.
+        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and spec.version >= 4
+    }
+
+
+def _nearest(name: str, cutoff: float) -> list[str]:
+    known = _mujoco_ids()
+    return [known[key] for key in difflib.get_close_matches(name.lower(), known, n=2, cutoff=cutoff)]
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split()).rstrip(".")
