@@ -1,0 +1,81 @@
+"""Random numbers as a function of (seed, purpose, update): nothing to store for a resume, nothing that couples seeds.
+
+The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), the one behind
+CUDA's and Triton's. The key is (seed, purpose) and the counter (position, update), so every stream is reached directly
+and no two overlap. It is written in integer tensor operations: one code for CPUs and GPUs, with equal bits on both.
+"""
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_LOW = 0xFFFFFFFF
+
+
+def _philox(counter: list[Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Philox-4x32-10: four counter words and two key words (int64 tensors in [0, 2^32)) to four random words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # The int64 products wrap around at 2^64; masking the shifted high half undoes the sign.
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0 = ((p1 >> 32) & _LOW) ^ c1 ^ k0
+        c2 = ((p0 >> 32) & _LOW) ^ c3 ^ k1
+        c1, c3 = p1 & _LOW, p0 & _LOW
+        k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
+    return [c0, c1, c2, c3]
+
+
+def generator(seed: int, purpose: str) -> torch.Generator:
+    """A PyTorch CPU generator that is a function of (seed, purpose), for what is drawn once: initial weights."""
+    words = Stream([seed], purpose).bits(0, 2)[0].tolist()
+    return torch.Generator().manual_seed(words[0] << 31 ^ words[1])
+
+
+class Stream:
+    """The random numbers of S seeds for one purpose.
+
+    Seed k's numbers are the same whichever seeds are listed beside it. `update` is an int or an int64 tensor of any
+    shape; every result has the shape `[*update.shape, S, *shape]`.
+    """
+
+    def __init__(self, seeds: Sequence[int], purpose: str, device: torch.device | str = "cpu") -> None:
+        if any(not 0 <= seed < 2**32 for seed in seeds):
+            raise ValueError(f"seeds must lie in [0, 2^32), got {list(seeds)}")
+        self.device = torch.device(device)
+        words = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
+        self._key = (words[:, None], torch.full_like(words, zlib.crc32(purpose.encode()))[:, None])
+
+    def bits(self, update: int | Tensor, count: int) -> Tensor:
+        """`count` random words of 32 bits for each seed, as int64 in [0, 2^32): `[*update.shape, S, count]`."""
+        update = torch.as_tensor(update, dtype=torch.int64, device=self.device)[..., None, None]
+        position = torch.arange((count + 3) // 4, dtype=torch.int64, device=self.device)
+        counter = [position, update & _LOW, update >> 32, torch.zeros_like(position)]
+        words = torch.broadcast_tensors(*_philox(counter, self._key))
+        return torch.stack(words, dim=-1).flatten(-2)[..., :count]
+
+    def integers(self, update: int | Tensor, shape: Sequence[int], high: int) -> Tensor:
+        """Integers in [0, high), high at most 2^31; no value is more likely than another by more than high / 2^64."""
+        if not 0 < high <= 2**31:
+            raise ValueError(f"high must lie in [1, 2^31], got {high}")
+        words = self.bits(update, 2 * math.prod(shape)).unflatten(-1, (-1, 2))
+        # The high 64 bits of a 64-bit word times `high`, in two halves that fit an int64.
+        index = (words[..., 0] * high + (words[..., 1] * high >> 32)) >> 32
+        return index.unflatten(-1, tuple(shape))
+
+    def uniform(self, update: int | Tensor, shape: Sequence[int]) -> Tensor:
+        """Float32 numbers in [0, 1), multiples of 2^-24."""
+        words = self.bits(update, math.prod(shape))
+        return ((words >> 8).to(torch.float32) * 2.0**-24).unflatten(-1, tuple(shape))
+
+    def normal(self, update: int | Tensor, shape: Sequence[int]) -> Tensor:
+        """Standard normal float32 numbers, by Box and Muller's transform; none beyond 5.8."""
+        count = math.prod(shape)
+        u, v = self.uniform(update, (2, (count + 1) // 2)).unbind(-2)
+        radius = torch.sqrt(-2.0 * torch.log1p(-u))  # 1 - u lies in (0, 1]
+        angle = 2.0 * math.pi * v
+        pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
+        return pairs[..., :count].unflatten(-1, tuple(shape))

@@ -1,0 +1,85 @@
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from scipy import stats
+
+from rlrat.random import Stream, _philox, generator
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [  # the known answers that Random123 publishes for philox4x32-10
+        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers(counter, key, expected):
+    words = _philox([torch.tensor([c]) for c in counter], tuple(torch.tensor([k]) for k in key))
+    assert [word.item() for word in words] == expected
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seeds=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=5, unique=True),
+    update=st.integers(0, 2**40),
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+)
+def test_a_seed_draws_the_same_numbers_whatever_is_beside_it(seeds, update, shape):
+    together = Stream(seeds, "noise")
+    alone = [Stream([seed], "noise") for seed in seeds]
+    for name in ("uniform", "normal"):
+        many = getattr(together, name)(update, shape)
+        assert many.shape == (len(seeds), *shape)
+        assert torch.equal(many, torch.cat([getattr(one, name)(update, shape) for one in alone]))
+    updates = torch.tensor([update, update + 1])
+    block = together.integers(updates, shape, high=1000)
+    assert torch.equal(block[1], together.integers(update + 1, shape, high=1000))
+
+
+def test_purposes_updates_and_seeds_differ():
+    draws = {
+        (seed, purpose, update): tuple(Stream([seed], purpose).bits(update, 4)[0].tolist())
+        for seed in (0, 1)
+        for purpose in ("batch", "noise")
+        for update in (0, 1, 2**33)
+    }
+    assert len(set(draws.values())) == len(draws)
+
+
+def test_distributions():
+    stream = Stream([7], "test")
+    uniform = stream.uniform(3, (100_000,)).flatten().double()
+    assert uniform.min() >= 0
+    assert uniform.max() < 1
+    assert stats.kstest(uniform.numpy(), "uniform").pvalue > 0.01
+    assert stats.kstest(stream.normal(3, (100_001,)).flatten().numpy(), "norm").pvalue > 0.01
+    counts = torch.bincount(stream.integers(3, (100_000,), high=7).flatten(), minlength=7)
+    assert stats.chisquare(counts.numpy()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("high", [1, 2**31])
+def test_integers_stay_in_range(high):
+    index = Stream([0], "range").integers(0, (10_000,), high)
+    assert index.min() >= 0
+    assert index.max() < high
+    assert index.max() >= 0.99 * (high - 1)
+
+
+def test_generator_is_a_function_of_seed_and_purpose():
+    draw = lambda seed, purpose: torch.rand(3, generator=generator(seed, purpose))  # noqa: E731
+    assert torch.equal(draw(3, "actor"), draw(3, "actor"))
+    assert not torch.equal(draw(3, "actor"), draw(3, "critic"))
+    assert not torch.equal(draw(3, "actor"), draw(4, "actor"))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="seeds must lie"):
+        Stream([-1], "x")
+    with pytest.raises(ValueError, match="high must lie"):
+        Stream([0], "x").integers(0, (1,), 0)
