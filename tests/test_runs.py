@@ -1,0 +1,131 @@
+import errno
+import json
+
+import pytest
+import torch
+
+from rlrat.errors import InputError
+from rlrat.runs import EVALUATION_COLUMNS, RunFolder
+
+CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch": "2.13.0"}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "seed0")
+    folder.prepare(CONFIG, resume=True, overwrite=False)
+    return folder
+
+
+def _evaluation(update):
+    evaluation = dict.fromkeys(EVALUATION_COLUMNS, 1.5) | {"update": update, "normalized_score": None}
+    episodes = [{"update": update, "episode": e, "reset_seed": 5, "return": 0.1 + e, "length": 3} for e in range(2)]
+    return evaluation, episodes
+
+
+def test_the_same_run_may_go_on(folder):
+    folder.prepare(CONFIG, resume=True, overwrite=False)
+    assert json.loads((folder.path / "config.json").read_text()) == CONFIG
+
+
+def test_another_identity_is_refused_by_the_differing_setting(folder):
+    other = CONFIG | {"identity": {"expectile": 0.9, "batch_size": 256}}
+    with pytest.raises(InputError, match=r"expectile is 0\.7 there and 0\.9 here\)") as caught:
+        folder.prepare(other, resume=True, overwrite=False)
+    assert "batch_size" not in str(caught.value)
+    folder.prepare(other, resume=True, overwrite=True)
+    assert json.loads((folder.path / "config.json").read_text()) == other
+
+
+def test_an_unfinished_run_is_not_resumed_against_the_users_will(folder):
+    with pytest.raises(InputError, match="unfinished run"):
+        folder.prepare(CONFIG, resume=False, overwrite=False)
+
+
+def test_a_changed_version_warns(folder, capsys):
+    folder.prepare(CONFIG | {"versions": {"torch": "2.14.0"}}, resume=True, overwrite=False)
+    assert "begun with torch 2.13.0 and goes on with 2.14.0" in capsys.readouterr().err
+
+
+def test_a_folder_killed_before_it_began_is_taken_over(tmp_path):
+    (tmp_path / "seed0").mkdir()
+    (tmp_path / "seed0" / "config.json.tmp").write_text('{"iden')
+    RunFolder(tmp_path / "seed0").prepare(CONFIG, resume=True, overwrite=False)
+    assert json.loads((tmp_path / "seed0" / "config.json").read_text()) == CONFIG
+
+
+def test_an_unwritable_place_is_one_line(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot write .*Not a directory.* --run-dir"):
+        RunFolder(tmp_path / "runs" / "seed0").prepare(CONFIG, resume=True, overwrite=False)
+
+
+def test_evaluations_survive_a_line_cut_short(folder):
+    for update in (0, 100, 200):
+        folder.append_evaluation(*_evaluation(update))
+    path = folder.path / "evaluations.csv"
+    path.write_text(path.read_text()[:-4])
+    assert [row["update"] for row in folder.evaluations()] == ["0", "100"]
+    folder.keep_evaluations({0})
+    folder.append_evaluation(*_evaluation(100))
+    assert [row["update"] for row in folder.evaluations()] == ["0", "100"]
+    lines = (folder.path / "episodes.csv").read_text().splitlines()
+    assert lines[0] == "update,target_return,episode,reset_seed,return,length"
+    assert [line.split(",")[0] for line in lines[1:]] == ["0", "0", "100", "100"]
+    assert lines[2] == "0,,1,5,1.1,3"
+
+
+def _checkpoint(update):
+    return {"update": update, "state": {"weight": torch.full((50_000,), float(update))}}
+
+
+def test_two_checkpoints_are_kept(folder):
+    assert folder.checkpoints() == {}
+    for update in (10, 20, 30):
+        folder.save_checkpoint(_checkpoint(update))
+    found = folder.checkpoints()
+    assert list(found) == [30, 20]
+    assert torch.equal(found[30]["state"]["weight"], _checkpoint(30)["state"]["weight"])
+    assert not list(folder.path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "empty", "flip"])
+def test_the_checkpoint_before_a_damaged_one_is_used(folder, damage, capsys):
+    for update in (10, 20):
+        folder.save_checkpoint(_checkpoint(update))
+    path = folder.path / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "truncate":
+        content = content[: len(content) // 2]
+    elif damage == "garbage":
+        content = b"not a checkpoint"
+    elif damage == "empty":
+        content = b""
+    else:
+        content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert list(folder.checkpoints()) == [10]
+    assert "checkpoint.pt is damaged" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_saved(folder, monkeypatch):
+    folder.save_checkpoint(_checkpoint(10))
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device; what was saved before is whole: make room"):
+        folder.save_checkpoint(_checkpoint(20))
+    assert list(folder.checkpoints()) == [10]
+    assert not list(folder.path.glob("*.tmp"))
+
+
+def test_without_hard_links_the_checkpoint_is_copied(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    for update in (10, 20):
+        folder.save_checkpoint(_checkpoint(update))
+    assert list(folder.checkpoints()) == [20, 10]
