@@ -1,0 +1,23 @@
+"""Rational activations: learnable P(x) / Q(x), in PyTorch. This package needs nothing else of rlrat.
+
+`Rational` is the module, `rational` the function, `rationalize` swaps a model's activations for rationals, and
+`python -m rlrat.rational.fit` computes the initial coefficients.
+"""
+
+import sys
+from types import ModuleType
+
+from .module import ACTIVATIONS, Rational, rationalize
+from .reference import VERSIONS, derivative, rational
+from .table import FUNCTIONS, Fit
+
+__all__ = ["ACTIVATIONS", "FUNCTIONS", "VERSIONS", "Fit", "Rational", "derivative", "rational", "rationalize"]
+
+
+class _CallableModule(ModuleType):
+    # `rlrat.rational` is this package, and users call it: rlrat.rational(x, numerator, denominator).
+    def __call__(self, *args, **kwargs):
+        return rational(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallableModule

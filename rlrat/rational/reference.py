@@ -1,0 +1,211 @@
+"""The definition of a rational activation in plain PyTorch: R(x) = P(x) / Q(x), its derivative worked out by hand.
+
+P(x) = a_0 + a_1 x + ... + a_m x^m, and Q comes in four versions:
+
+| version | Q(x)                               | denominator coefficients | poles             |
+| ------- | ---------------------------------- | ------------------------ | ----------------- |
+| A       | 1 + sum_{i=1..n} abs(b_i x^i)      | b_1 ... b_n              | none, Q >= 1      |
+| B       | 1 + abs(sum_{i=1..n} b_i x^i)      | b_1 ... b_n              | none, Q >= 1      |
+| C       | 0.1 + abs(sum_{i=0..n} b_i x^i)    | b_0 ... b_n              | none, Q >= 0.1    |
+| N       | 1 + sum_{i=1..n} b_i x^i           | b_1 ... b_n              | wherever Q(x) = 0 |
+
+A is the "safe" unit of Molina, Schramowski and Kersting, "Pade Activation Units" (ICLR 2020), B and C are its variants,
+and N is the unguarded rational of Boulle, Nakatsukasa and Townsend, "Rational neural networks" (NeurIPS 2020).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+VERSIONS = ("A", "B", "C", "N")
+_OFFSETS = {"B": 1.0, "C": 0.1}
+
+
+def rational(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
+    """R(x) = P(x) / Q(x), element by element, in the type of `x`.
+
+    Args:
+        x: `[*batch, ..., features]`, floating point. float64 is computed in float64, every other type in float32.
+        numerator: `[*batch, groups, m + 1]`, a_0 first. The features are split into `groups` equal contiguous groups,
+            each with its own coefficients.
+        denominator: `[*batch, groups, n]`, b_1 first; for version C `[*batch, groups, n + 1]`, b_0 first.
+        version: the form of Q, see the table at the top of this module.
+
+    The gradient of the coefficients is summed over everything but batch and group; there is no second derivative.
+    Where an absolute value has a corner, d|t|/dt at t = 0 is +1, so that denominator coefficients which are exactly
+    zero can move: at b_i = 0 in version A, and where the sum inside the bars of versions B and C is zero. Version A's
+    dR/dx at x = 0 is the limit from the right (from the left at x = -0.0).
+
+    The powers x^m and x^n are formed in the type of the computation, so in float32 the result is finite up to
+    |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4) and a_5 = 1; beyond that it is infinite or NaN.
+
+    Raises:
+        ValueError: an unknown version, or shapes that do not fit together.
+        TypeError: a tensor that is not floating point.
+    """
+    _validate(x, numerator, denominator, version)
+    return _Rational.apply(x, numerator, denominator, version)
+
+
+@torch.no_grad()
+def derivative(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
+    """dR/dx at every element of `x`, in its type and without a graph; arguments and errors as for `rational`."""
+    _validate(x, numerator, denominator, version)
+    z, a, c = _prepare(x, numerator, denominator, version)
+    r, q, dp, dq, _, _ = _evaluate(z, a, c, version)
+    return dp.sub_(dq.mul_(r)).div_(q).reshape(x.shape).to(x.dtype)
+
+
+def _validate(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> None:
+    if version not in VERSIONS:
+        raise ValueError(f"there is no version {version!r} of a rational, only {', '.join(VERSIONS)}")
+    for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} is {tensor.dtype}, a rational needs floating point")
+    if numerator.ndim < 2 or numerator.shape[:-1] != denominator.shape[:-1]:
+        raise ValueError(
+            "numerator and denominator must be [*batch, groups, coefficients] with the same batch and groups, "
+            f"not {list(numerator.shape)} and {list(denominator.shape)}"
+        )
+    if numerator.shape[-1] == 0 or (version == "C" and denominator.shape[-1] == 0):
+        raise ValueError("the numerator, and in version C the denominator, needs at least its constant coefficient")
+    *batch, groups, _ = numerator.shape
+    if x.ndim <= len(batch) or list(x.shape[: len(batch)]) != batch:
+        raise ValueError(f"x must be [*batch, ..., features] with batch {batch}, not {list(x.shape)}")
+    if groups == 0 or x.shape[-1] % groups:
+        raise ValueError(f"{x.shape[-1]} features do not split into {groups} equal groups")
+
+
+def _prepare(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple[Tensor, Tensor, Tensor]:
+    """x as `[*batch, ..., groups, size]`, and two polynomials' coefficients, `[*batch, ..., groups, 1, degree + 1]`.
+
+    The first is P; the second is all of Q for A (in |x|) and N (in x), and what stands inside the bars for B and C.
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    groups = numerator.shape[-2]
+    z = x.to(dtype).unflatten(-1, (groups, x.shape[-1] // groups))
+    a, c = numerator.to(dtype), denominator.to(dtype)
+    if version == "A":
+        c = c.abs()
+    if version != "C":
+        c = F.pad(c, (1, 0), value=0.0 if version == "B" else 1.0)
+    lead = (*a.shape[:-2], *(1,) * (z.ndim - a.ndim), groups, 1)
+    return z, a.reshape(*lead, a.shape[-1]), c.reshape(*lead, c.shape[-1])
+
+
+# At 65,536 floats a fresh buffer costs a CPU more than the arithmetic on it (page faults), so that buffers are reused
+# below as soon as they are free.
+
+
+def _horner(coefficients: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+    """The polynomial in x whose coefficients, constant term first, are on the last axis."""
+    *lower, leading = coefficients.unbind(-1)
+    out = torch.empty_like(x) if out is None else out
+    if not lower:
+        return out.copy_(leading.expand_as(x))
+    # Two passes, because addcmul with two broadcast operands is not vectorised on a CPU: twice the time.
+    torch.mul(x, leading, out=out).add_(lower[-1])
+    for coefficient in reversed(lower[:-1]):
+        torch.addcmul(coefficient, out, x, out=out)
+    return out
+
+
+def _horner_with_derivative(coefficients: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The polynomial and its derivative."""
+    *lower, leading = coefficients.unbind(-1)
+    if not lower:
+        return leading.expand_as(x).clone(), torch.zeros_like(x)
+    value = torch.mul(x, leading).add_(lower.pop())
+    if not lower:
+        return value, leading.expand_as(x).clone()
+    slope = torch.addcmul(value, x, leading)
+    torch.addcmul(lower.pop(), value, x, out=value)
+    while lower:
+        torch.addcmul(value, slope, x, out=slope)
+        torch.addcmul(lower.pop(), value, x, out=value)
+    return value, slope
+
+
+def _variable(z: Tensor, version: str) -> Tensor:
+    """The variable of the denominator's polynomial."""
+    return z.abs() if version == "A" else z
+
+
+def _guard_(s: Tensor, version: str) -> Tensor:
+    """Q from the denominator's polynomial, in place."""
+    return s.abs_().add_(_OFFSETS[version]) if version in _OFFSETS else s
+
+
+def _evaluate(z: Tensor, a: Tensor, c: Tensor, version: str) -> tuple[Tensor, ...]:
+    """R, Q, P', Q', the variable of Q's polynomial, and the sign of what stands inside the bars (B and C)."""
+    variable, sign = _variable(z, version), None
+    s, dq = _horner_with_derivative(c, variable)
+    if version == "A":
+        torch.copysign(dq, z, out=dq)  # dq has no negative element before
+    elif version in _OFFSETS:
+        sign = torch.copysign(s.new_ones(()), s)
+        dq.mul_(sign)
+    q = _guard_(s, version)
+    p, dp = _horner_with_derivative(a, z)
+    return p.div_(q), q, dp, dq, variable, sign
+
+
+def _moments(weight: Tensor, x: Tensor, powers: range, batch_dims: int) -> Tensor:
+    """Sums of weight x^j over all but batch and groups, for j in `powers`: `[*batch, groups, len(powers)]`.
+
+    Overwrites `weight`. A product with a matrix of all the powers takes 1.5 times as long, and a long float32 dot
+    product is less accurate than torch.sum, which adds in a tree.
+    """
+    dims = [d for d in range(batch_dims, weight.ndim) if d != weight.ndim - 2]
+    sums = []
+    for j in range(powers.stop):
+        if j > 0:
+            weight.mul_(x)
+        if j in powers:
+            sums.append(weight.sum(dims))
+    return torch.stack(sums, -1) if sums else weight.new_empty(*weight.shape[:batch_dims], weight.shape[-2], 0)
+
+
+class _Rational(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
+        z, a, c = _prepare(x, numerator, denominator, version)
+        variable = _variable(z, version)
+        q = _guard_(_horner(c, variable), version)
+        p = _horner(a, z, out=None if variable is z else variable)
+        return p.div_(q).reshape(x.shape).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, numerator, denominator, ctx.version = inputs
+        ctx.save_for_backward(x, numerator, denominator)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, numerator, denominator = ctx.saved_tensors
+        version, batch_dims = ctx.version, numerator.ndim - 2
+        needs_x, needs_numerator, needs_denominator, _ = ctx.needs_input_grad
+        grad_x = grad_numerator = grad_denominator = None
+
+        z, a, c = _prepare(x, numerator, denominator, version)
+        r, q, dp, dq, variable, sign = _evaluate(z, a, c, version)
+        grad = grad.to(z.dtype).unflatten(-1, z.shape[-2:])
+        if needs_x:
+            slope = dp.sub_(dq.mul_(r)).div_(q)  # dR/dx = (P' - R Q') / Q
+            grad_x = slope.mul_(grad).reshape(x.shape).to(x.dtype)
+        if needs_numerator or needs_denominator:
+            weight = torch.div(grad, q, out=dq)
+        if needs_denominator:
+            # dR/db_i = -R/Q dQ/db_i, and dQ/db_i is |x|^i sign(b_i) for A, x^i with the sign of the bars for B and C.
+            outer = r.mul_(weight).neg_()
+            if version in _OFFSETS:
+                outer.mul_(sign)
+            powers = range(0 if version == "C" else 1, c.shape[-1])
+            grad_denominator = _moments(outer, variable, powers, batch_dims).to(denominator.dtype)
+            if version == "A":
+                grad_denominator = torch.where(denominator < 0, -grad_denominator, grad_denominator)
+        if needs_numerator:
+            grad_numerator = _moments(weight, z, range(a.shape[-1]), batch_dims).to(numerator.dtype)
+        return grad_x, grad_numerator, grad_denominator, None

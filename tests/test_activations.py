@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import nn
+
+import rlrat
+from rlrat.activations import check_activation, make_activation, names
+from rlrat.rational import FUNCTIONS
+
+NOT_ELEMENTWISE = {"softmin", "softmax", "logsoftmax"}
+ALL_NAMES = (*names(), *(f"rational:{name}" for name in FUNCTIONS))
+
+
+def test_names_are_those_of_the_documentation_in_their_order():
+    order = (
+        "relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin softmax "
+        "logsoftmax identity rational"
+    )
+    assert " ".join(names()) == order
+    assert set(names()) == set(FUNCTIONS) | NOT_ELEMENTWISE | {"rational"}
+    assert rlrat.make_activation is make_activation
+
+
+@pytest.mark.parametrize("name", ALL_NAMES)
+def test_forward_and_backward_over_a_batch_shape(name):
+    check_activation(name)
+    module = make_activation(name, features=8, batch_shape=(3, 2), degrees=(5, 4), version="A", groups=2)
+    x = torch.randn(3, 2, 5, 8, requires_grad=True)
+    y = module(x)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    y.square().sum().backward()
+    for tensor in (x, *module.parameters()):
+        assert tensor.grad.isfinite().all()
+        assert tensor.grad.abs().sum() > 0
+    # Parameters belong to one entry of the batch: an entry's gradient comes from that entry alone.
+    for parameter in module.parameters():
+        (grad,) = torch.autograd.grad(module(x)[1, 0].sum(), parameter)
+        assert parameter.shape[:2] == (3, 2)
+        assert grad[1, 0].abs().sum() > 0
+        grad[1, 0] = 0
+        assert not grad.any()
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_values_are_those_of_the_function_and_rationals_are_near(name):
+    x = torch.linspace(-5, 5, 200)
+    torch.testing.assert_close(make_activation(name)(x), FUNCTIONS[name](x))
+    torch.testing.assert_close(make_activation(f"rational:{name}")(x), FUNCTIONS[name](x), atol=0.03, rtol=0)
+
+
+def test_rational_starts_as_relu():
+    expected = make_activation("rational:relu").state_dict()
+    torch.testing.assert_close(make_activation("rational").state_dict(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_ELEMENTWISE))
+def test_softmax_and_its_like_act_on_the_features(name):
+    x = torch.randn(3, 4, 5)
+    y = make_activation(name, features=5, batch_shape=(3,))(x)
+    probabilities = y.exp() if name == "logsoftmax" else y
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(3, 4))
+    torch.testing.assert_close(probabilities, (-x if name == "softmin" else x).softmax(-1))
+
+
+def test_prelu_equals_pytorch_with_one_slope_and_its_gradients():
+    ours, theirs = make_activation("prelu"), nn.PReLU()
+    x = torch.tensor([-2.0, -0.5, 0.0, 1.0])
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for module, tensor in zip((ours, theirs), inputs, strict=True):
+        (module(tensor) * torch.arange(1.0, 5.0)).sum().backward()
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad[0])
+    assert make_activation("prelu", batch_shape=(2,))(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"with \[2\], not \[3, 4\]"):
+        make_activation("prelu", batch_shape=(2,))(torch.ones(3, 4))
+
+
+def test_settings_reach_the_rational():
+    module = make_activation("rational:tanh", features=12, batch_shape=(2,), degrees=(3, 2), version="C", groups=3)
+    assert module.numerator.shape == (2, 3, 4)
+    assert module.denominator.shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "gleu"}, r"unknown activation 'gleu': did you mean gelu\? Valid names are relu, .*rational:<name>"),
+        ({"name": "ReLU"}, r"did you mean relu"),
+        ({"name": "xyz"}, r"unknown activation 'xyz': valid names are relu, leaky_relu"),
+        ({"name": "rational:gleu"}, r"did you mean rational:gelu.* Valid names are rational:relu, rational:leaky_relu"),
+        ({"name": "rational:softmax"}, r"only elementwise entries can be approximated: relu, .*identity$"),
+        ({"name": "rational:rational"}, r"only elementwise entries can be approximated"),
+        ({"name": "relu:gelu"}, r"unknown activation 'relu:gelu'"),
+        ({"name": "rational", "version": "Z"}, r"activation 'rational': there is no version 'Z'"),
+        ({"name": "rational", "degrees": (5, -4)}, r"activation 'rational': degrees must be two integers"),
+        ({"name": "rational", "features": 10, "groups": 3}, r"3 groups do not divide 10 features"),
+        ({"name": "rational", "features": 10, "groups": 0}, r"groups must be an integer >= 1"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    with pytest.raises(rlrat.InputError, match=message) as caught:
+        make_activation(**arguments)
+    assert "\n" not in str(caught.value)
