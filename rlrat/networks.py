@@ -1,0 +1,245 @@
+"""Layers, networks and policies whose every parameter has leading seed axes.
+
+`batch_shape` is `(S,)`, or `(S, C)` for the C critics of each seed. A layer maps `[*batch_shape, B, in]` to
+`[*batch_shape, B, out]` in one batched matrix product; leading axes of size 1 are broadcast.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlrat.activations import make_activation
+from rlrat.random import Stream, generator
+
+if TYPE_CHECKING:
+    from rlrat.datasets.batches import Units
+
+INITIALIZATIONS = ("xavier_uniform", "orthogonal", "pytorch")
+
+
+class Linear(nn.Module):
+    """y = x W + b with `weight` `[*batch_shape, in, out]` and `bias` `[*batch_shape, out]`, filled by `initialize`."""
+
+    def __init__(
+        self, in_features: int, out_features: int, batch_shape: Sequence[int], orthogonal_gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.orthogonal_gain = orthogonal_gain
+        self.weight = nn.Parameter(torch.zeros(*batch_shape, in_features, out_features))
+        self.bias = nn.Parameter(torch.zeros(*batch_shape, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = self.weight.shape[:-2]
+        x = x.expand(*batch, *x.shape[-2:])
+        # One call for product and bias; the flattened axes are views, of the parameters too.
+        y = torch.baddbmm(self.bias.flatten(0, -2).unsqueeze(-2), x.flatten(0, -3), self.weight.flatten(0, -3))
+        return y.unflatten(0, batch)
+
+
+class LayerNorm(nn.Module):
+    """Ba et al. 2016 over the features, with `weight` and `bias` `[*batch_shape, features]`."""
+
+    def __init__(self, features: int, batch_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*batch_shape, features))
+        self.bias = nn.Parameter(torch.zeros(*batch_shape, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normalized = F.layer_norm(x, x.shape[-1:])
+        return torch.addcmul(self.bias.unsqueeze(-2), normalized, self.weight.unsqueeze(-2))
+
+
+class HiddenLayer(nn.Module):
+    """act(norm(x W)), or gated, act(norm(x W)) * (x V): Dauphin et al. 2017, Shazeer 2020."""
+
+    def __init__(self, in_features, out_features, batch_shape, activation, activation_settings, norm, gated) -> None:
+        super().__init__()
+        gain = math.sqrt(2.0)
+        self.linear = Linear(in_features, out_features, batch_shape, gain)
+        self.gate = Linear(in_features, out_features, batch_shape, gain) if gated else None
+        self.norm = LayerNorm(out_features, batch_shape) if norm == "layer" else None
+        self.activation = make_activation(
+            activation, features=out_features, batch_shape=tuple(batch_shape), **activation_settings
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        if self.norm is not None:
+            y = self.norm(y)
+        y = self.activation(y)
+        return y if self.gate is None else y * self.gate(x)
+
+
+class MLP(nn.Module):
+    """Hidden layers, then a linear one: `[*batch_shape, B, in]` to `[*batch_shape, B, out]`.
+
+    `gated` replaces each hidden width by the one whose parameter count comes nearest to the plain network's.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_dims: Sequence[int],
+        out_features: int,
+        *,
+        batch_shape: Sequence[int],
+        activation: str = "relu",
+        activation_settings: dict | None = None,
+        norm: str = "none",
+        gated: bool = False,
+    ) -> None:
+        super().__init__()
+        if gated:
+            hidden_dims = gated_dims(in_features, hidden_dims, out_features)
+        self.batch_shape = tuple(batch_shape)
+        widths = [in_features, *hidden_dims]
+        self.hidden = nn.ModuleList(
+            HiddenLayer(a, b, batch_shape, activation, activation_settings or {}, norm, gated)
+            for a, b in pairwise(widths)
+        )
+        self.output = Linear(widths[-1], out_features, batch_shape)
+
+    def forward(self, x: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
+        """`dropout` has one multiplier for each hidden layer, as `dropout_masks` draws them."""
+        for index, layer in enumerate(self.hidden):
+            x = layer(x)
+            if dropout is not None:
+                x = x * dropout[index]
+        return self.output(x)
+
+
+def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int) -> list[int]:
+    """Hidden widths, all shrunk by one factor, with which a gated MLP has about the plain one's number of weights."""
+
+    def count(dims: Sequence[int], branches: int) -> int:
+        widths = [in_features, *dims]
+        hidden = sum(branches * (a + 1) * b for a, b in pairwise(widths))
+        return hidden + (widths[-1] + 1) * out_features
+
+    plain = count(hidden_dims, 1)
+    candidates = [[max(1, round(d * k / 1000)) for d in hidden_dims] for k in range(400, 1001)]
+    return min(candidates, key=lambda dims: abs(count(dims, 2) - plain))
+
+
+def dropout_masks(streams: Sequence[Stream], update: int | Tensor, rate: float, rows: int, mlp: MLP) -> list[Tensor]:
+    """Inverted dropout's multipliers, 0 or 1/(1 - rate): `[S, rows, width]` a hidden layer, each seed's own."""
+    return [
+        (stream.uniform(update, (rows, layer.linear.weight.shape[-1])) >= rate) / (1.0 - rate)
+        for stream, layer in zip(streams, mlp.hidden, strict=True)
+    ]
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: str) -> None:
+    """Fill every `Linear` of `module`: row s of the seed axis is a function of (seeds[s], purpose) alone.
+
+    `xavier_uniform` (Glorot & Bengio 2010) and `orthogonal` (Saxe et al. 2014) come with zero biases, `orthogonal` with
+    gain sqrt(2) in hidden layers; `pytorch` is torch.nn.Linear's own: uniform within 1/sqrt(in) for both.
+    """
+    if scheme not in INITIALIZATIONS:
+        raise ValueError(f"unknown initialization {scheme!r}: choose from {', '.join(INITIALIZATIONS)}")
+    for index, seed in enumerate(seeds):
+        draws = generator(seed, f"initialize {purpose}")
+        for layer in module.modules():
+            if not isinstance(layer, Linear):
+                continue
+            shape = layer.weight.shape[-2:]
+            weights, biases = layer.weight[index].view(-1, *shape), layer.bias[index].view(-1, shape[1])
+            for weight, bias in zip(weights, biases, strict=True):  # one for each critic
+                matrix = torch.empty(shape[1], shape[0])  # torch.nn.init expects [out, in]
+                if scheme == "xavier_uniform":
+                    nn.init.xavier_uniform_(matrix, generator=draws)
+                elif scheme == "orthogonal":
+                    nn.init.orthogonal_(matrix, gain=layer.orthogonal_gain, generator=draws)
+                else:
+                    bound = 1.0 / math.sqrt(shape[0])
+                    nn.init.uniform_(matrix, -bound, bound, generator=draws)
+                    bias.copy_(torch.empty(shape[1]).uniform_(-bound, bound, generator=draws))
+                weight.copy_(matrix.T)
+
+
+class Policy(nn.Module):
+    """A policy that needs nothing else to act: normalisation, network, head and action scale.
+
+    Heads, with mean network m and a state-independent log standard deviation:
+    - `squashed_gaussian`: a = tanh(u), u ~ N(m(s), sigma); actions are clamped to +-0.999 before atanh.
+    - `tanh_gaussian`: a ~ N(tanh(m(s)), sigma).
+    - `deterministic`: a = tanh(m(s)); its `log_prob` is minus the squared error.
+    """
+
+    HEADS: ClassVar = {"squashed_gaussian": (-5.0, 2.0), "tanh_gaussian": (-20.0, 2.0), "deterministic": None}
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        num_seeds: int,
+        head: str,
+        hidden_dims: Sequence[int],
+        activation: str,
+        activation_settings: dict | None = None,
+        norm: str = "none",
+        gated: bool = False,
+    ) -> None:
+        super().__init__()
+        if head not in self.HEADS:
+            raise ValueError(f"unknown policy head {head!r}: choose from {', '.join(self.HEADS)}")
+        self.settings = {  # what builds this policy again, one seed of it, from a checkpoint
+            "observation_size": observation_size,
+            "action_size": action_size,
+            "head": head,
+            "hidden_dims": list(hidden_dims),
+            "activation": activation,
+            "activation_settings": activation_settings or {},
+            "norm": norm,
+            "gated": gated,
+        }
+        self.head = head
+        self.batch_shape = (num_seeds,)
+        self.mean = MLP(
+            observation_size,
+            hidden_dims,
+            action_size,
+            batch_shape=(num_seeds,),
+            activation=activation,
+            activation_settings=activation_settings,
+            norm=norm,
+            gated=gated,
+        )
+        self.log_std = None if head == "deterministic" else nn.Parameter(torch.zeros(num_seeds, action_size))
+        self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
+        self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
+        self.register_buffer("action_scale", torch.ones(num_seeds, 1))
+
+    @torch.no_grad()
+    def set_units(self, units: "Units") -> None:
+        """Make `act` take raw observations and give actions in the environment's units."""
+        self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
+        self.observation_std.copy_(torch.from_numpy(units.observation_std))
+        self.action_scale.fill_(units.action_scale)
+
+    def log_prob(self, observations: Tensor, actions: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
+        """Of `actions` `[S, B, act]` in [-1, 1] at normalised `observations` `[S, B, obs]`: `[S, B]`."""
+        mean = self.mean(observations, dropout)
+        if self.head == "deterministic":
+            return -(torch.tanh(mean) - actions).square().sum(-1)
+        log_std = self.log_std.clamp(*self.HEADS[self.head]).unsqueeze(-2)
+        if self.head == "tanh_gaussian":
+            mean, values, correction = torch.tanh(mean), actions, 0.0
+        else:
+            actions = actions.clamp(-0.999, 0.999)
+            values, correction = torch.atanh(actions), torch.log1p(-actions.square()).sum(-1)
+        z = (values - mean) * torch.exp(-log_std)
+        return -(0.5 * z.square() + log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1) - correction
+
+    @torch.no_grad()
+    def act(self, observations: Tensor) -> Tensor:
+        """The mode at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`."""
+        centred = observations.to(self.observation_mean) - self.observation_mean.unsqueeze(-2)
+        return torch.tanh(self.mean(centred / self.observation_std.unsqueeze(-2))) * self.action_scale.unsqueeze(-2)

@@ -1,0 +1,156 @@
+"""Adam and Polyak averaging over the seed axis, in one pass over flat buffers.
+
+torch.optim.Adam takes one rate for all seeds and clip_grad_norm_ mixes their gradients; here the rate, the decay, the
+clipping and the freezing of a diverged seed are each seed's own.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rlrat.rational import Rational
+
+
+@torch.no_grad()
+def flatten(network: nn.Module) -> Tensor:
+    """Move the parameters of `network`, each `[*batch_shape, ...]`, into one buffer `[*batch_shape, P]` and return it.
+
+    The parameters become views of the buffer: what is written to one is read from the other. `network` needs a
+    `batch_shape`, as `MLP` and `Policy` have.
+    """
+    parameters = list(network.parameters())
+    rows = [parameter.reshape(*network.batch_shape, -1) for parameter in parameters]
+    flat = torch.cat(rows, dim=-1)
+    for parameter, piece in zip(parameters, flat.split([row.shape[-1] for row in rows], dim=-1), strict=True):
+        parameter.data = piece.view(parameter.shape)
+    return flat
+
+
+class SeedGuard(nn.Module):
+    """Which seeds are alive: a seed is frozen at its first non-finite tensor, the others go on.
+
+    Everything stays on the device; `report` reads it. The agent adds 1 to `update` when an update begins.
+    """
+
+    def __init__(self, num_seeds: int) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.register_buffer("alive", torch.ones(num_seeds, dtype=torch.bool))
+        self.register_buffer("update", torch.zeros(num_seeds, dtype=torch.int64))
+        self.register_buffer("first_tensor", torch.full((num_seeds,), -1))
+        self.register_buffer("first_update", torch.full((num_seeds,), -1))
+
+    def check(self, name: str, values: Tensor) -> Tensor:
+        """Freeze the seeds whose `values` `[S]` are not finite and remember the first such `name`; return `alive`."""
+        if name not in self.names:
+            self.names.append(name)
+        finite = torch.isfinite(values)
+        dies = self.alive & ~finite
+        self.first_tensor.masked_fill_(dies, self.names.index(name))
+        torch.where(dies, self.update, self.first_update, out=self.first_update)
+        self.alive &= finite
+        return self.alive
+
+    def report(self) -> list[tuple[str, int] | None]:
+        """For each seed None, or the name of its first non-finite tensor and the update (from 1) that met it."""
+        columns = zip(self.alive.tolist(), self.first_tensor.tolist(), self.first_update.tolist(), strict=True)
+        return [None if alive else (self.names[tensor], update) for alive, tensor, update in columns]
+
+
+class Adam(nn.Module):
+    """Adam (Kingma & Ba 2015) for S seeds side by side; with `decoupled`, AdamW (Loshchilov & Hutter 2019).
+
+    Args:
+        network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
+        learning_rate, weight_decay, max_norm: one number, or one for each seed. `max_norm` clips the gradient norm that
+            a seed's network has (all its critics together).
+        rational_rate_scale: multiplies the learning rate of rational coefficients, which are never decayed.
+        guard, name: the seed's loss and gradient are checked under this name.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        learning_rate: float | Sequence[float],
+        *,
+        guard: SeedGuard,
+        name: str,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float | Sequence[float] = 0.0,
+        decoupled: bool = False,
+        max_norm: float | Sequence[float] | None = None,
+        rational_rate_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.betas, self.eps, self.decoupled, self.name = betas, eps, decoupled, name
+        self._batch_shape = network.batch_shape
+        self._parameters_in_order = tuple(network.parameters())
+        self._guard = (guard,)  # in a tuple: its buffers belong to the agent, not to each optimizer
+        self.flat = flatten(network)
+        device, seeds = self.flat.device, self.flat.shape[0]
+        self._gradient, self._scratch = torch.empty_like(self.flat), torch.empty_like(self.flat)
+
+        def per_seed(value: float | Sequence[float]) -> Tensor:
+            return torch.as_tensor(value, dtype=torch.float32, device=device).expand(seeds).unsqueeze(-1)
+
+        rationals = [module for module in network.modules() if isinstance(module, Rational)]
+        coefficients = {id(parameter) for rational in rationals for parameter in rational.parameters()}
+        rows = math.prod(network.batch_shape)
+        is_rational = torch.cat(
+            [torch.full((p.numel() // rows,), id(p) in coefficients) for p in self._parameters_in_order]
+        ).to(device)
+        self._rate = per_seed(learning_rate)
+        if rational_rate_scale != 1.0:
+            self._rate = self._rate * torch.where(is_rational, rational_rate_scale, 1.0).repeat(rows // seeds)
+        self._decay = None
+        if torch.as_tensor(weight_decay).any():
+            self._decay = per_seed(weight_decay) * (~is_rational).float().repeat(rows // seeds)
+        self._max_norm = None if max_norm is None else per_seed(max_norm)
+        self.register_buffer("first_moment", torch.zeros_like(self.flat))
+        self.register_buffer("second_moment", torch.zeros_like(self.flat))
+        self.register_buffer("steps", torch.zeros(seeds, dtype=torch.int64, device=device))
+
+    @torch.no_grad()
+    def step(self, loss: Tensor, schedule: float | Tensor = 1.0) -> None:
+        """Minimise `loss` `[S]` by one step; `schedule` multiplies the learning rate."""
+        self.steps += 1
+        gradients = torch.autograd.grad(loss, self._parameters_in_order, torch.ones_like(loss))
+        rows = [gradient.reshape(*self._batch_shape, -1) for gradient in gradients]
+        torch.cat(rows, dim=-1, out=self._gradient)
+        # Everything below sees [S, all of a seed's parameters]; these are views.
+        flat, gradient, scratch, first, second = (
+            t.flatten(1) for t in (self.flat, self._gradient, self._scratch, self.first_moment, self.second_moment)
+        )
+        guard = self._guard[0]
+        guard.check(f"{self.name} loss", loss)
+        # A sum is finite only if every term is, and takes a tenth of the time that the largest element does.
+        alive = guard.check(f"{self.name} gradient", gradient.sum(1)).unsqueeze(-1)
+        gradient.masked_fill_(~alive, 0.0)  # zero times NaN would be NaN
+        if self._max_norm is not None:
+            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            gradient.mul_((self._max_norm / (norm + 1e-6)).clamp(max=1.0))
+        rate = self._rate * alive * schedule
+        if self._decay is not None:
+            if self.decoupled:
+                flat.mul_(1.0 - rate * self._decay)
+            else:
+                gradient.addcmul_(flat, self._decay)
+
+        beta1, beta2 = self.betas
+        steps = self.steps.unsqueeze(-1).double()
+        root = torch.sqrt(1.0 - beta2**steps)
+        first.lerp_(gradient, 1.0 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+        # Algorithm 1 of the paper with both bias corrections moved to the [S, 1] factors.
+        torch.sqrt(second, out=scratch).add_((self.eps * root).float())
+        torch.div(first, scratch, out=scratch)
+        flat.addcmul_(scratch, rate * (root / (1.0 - beta1**steps)).float(), value=-1.0)
+
+
+@torch.no_grad()
+def polyak_(target: Tensor, source: Tensor, rate: float, alive: Tensor) -> None:
+    """target <- target + rate (source - target) on flat buffers `[S, ..., P]`, for the seeds that are `alive` `[S]`."""
+    target.lerp_(source, (rate * alive).view(-1, *[1] * (target.ndim - 1)))

@@ -1,0 +1,125 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from rlrat.datasets.batches import Units
+from rlrat.networks import INITIALIZATIONS, MLP, Policy, dropout_masks, gated_dims, initialize
+from rlrat.random import Stream
+
+
+def _mlp(seeds, critics=None, scheme="xavier_uniform", **settings):
+    batch_shape = (len(seeds),) if critics is None else (len(seeds), critics)
+    network = MLP(5, (16, 12), 3, batch_shape=batch_shape, **settings)
+    initialize(network, seeds, "test", scheme)
+    return network
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_mlp_is_plain_linear_algebra_for_each_seed_and_critic(norm, gated):
+    network = _mlp([0, 1, 2], critics=2, norm=norm, gated=gated, activation="tanh")
+    x = torch.randn(3, 1, 7, 5)
+    y = network(x)
+    assert y.shape == (3, 2, 7, 3)
+    for s in range(3):
+        for c in range(2):
+            h = x[s, 0]
+            for layer in network.hidden:
+                z = h @ layer.linear.weight[s, c] + layer.linear.bias[s, c]
+                if norm == "layer":
+                    z = torch.nn.functional.layer_norm(z, z.shape[-1:], layer.norm.weight[s, c], layer.norm.bias[s, c])
+                gate = h @ layer.gate.weight[s, c] + layer.gate.bias[s, c] if gated else 1.0
+                h = torch.tanh(z) * gate
+            expected = h @ network.output.weight[s, c] + network.output.bias[s, c]
+            torch.testing.assert_close(y[s, c], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", INITIALIZATIONS)
+def test_a_seed_starts_alike_whatever_is_beside_it(scheme):
+    together, alone = _mlp(list(range(8)), 2, scheme), _mlp([3], 2, scheme)
+    for (name, many), one in zip(together.named_parameters(), alone.parameters(), strict=True):
+        assert torch.equal(many[3], one[0]), name
+    first = together.hidden[0].linear.weight
+    assert not torch.equal(first[0, 0], first[0, 1])
+    assert not torch.equal(first[0, 0], first[1, 0])
+
+
+def test_initializations_are_those_of_their_papers():
+    bound = math.sqrt(6 / (5 + 16))
+    weight = _mlp(range(50), 2).hidden[0].linear.weight
+    assert weight.abs().max() <= bound
+    assert stats.kstest(weight.detach().flatten(), "uniform", (-bound, 2 * bound)).pvalue > 0.01
+
+    orthogonal = _mlp([0], scheme="orthogonal")
+    hidden, output = orthogonal.hidden[1].linear.weight[0], orthogonal.output.weight[0]
+    torch.testing.assert_close(hidden.T @ hidden, 2 * torch.eye(12), atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.T @ output, torch.eye(3), atol=1e-5, rtol=0)
+
+    pytorch = _mlp(range(50), scheme="pytorch").hidden[1].linear
+    for values in (pytorch.weight, pytorch.bias):
+        assert stats.kstest(values.detach().flatten(), "uniform", (-0.25, 0.5)).pvalue > 0.01
+    with pytest.raises(ValueError, match="choose from xavier_uniform"):
+        _mlp([0], scheme="kaiming")
+
+
+@pytest.mark.parametrize("sizes", [(14, (256, 256), 1), (11, (256, 256), 3), (17, (256, 256, 256), 6), (4, (64,), 2)])
+def test_a_gated_network_is_about_as_large(sizes):
+    count = lambda gated: sum(  # noqa: E731
+        p.numel() for p in MLP(sizes[0], sizes[1], sizes[2], batch_shape=(1,), gated=gated).parameters()
+    )
+    assert abs(count(True) / count(False) - 1) < 0.02
+    assert len(gated_dims(*sizes)) == len(sizes[1])
+
+
+def test_dropout_is_each_seeds_own():
+    network = _mlp([0, 1])
+    x = torch.randn(2, 100, 5)
+    masks = dropout_masks([Stream([0, 1], f"dropout {i}") for i in range(2)], 7, 0.25, 100, network)
+    alone = dropout_masks([Stream([1], f"dropout {i}") for i in range(2)], 7, 0.25, 100, network)
+    assert torch.equal(masks[0][1], alone[0][0])
+    assert set(masks[0].unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
+    assert abs(masks[0].mean() - 1) < 0.1
+    assert not torch.equal(network(x), network(x, masks))
+
+
+@pytest.mark.parametrize("head", list(Policy.HEADS))
+def test_policy_heads(head):
+    policy = Policy(4, 2, num_seeds=3, head=head, hidden_dims=(8,), activation="relu")
+    initialize(policy, [0, 1, 2], "actor", "orthogonal")
+    observations, actions = torch.randn(3, 6, 4), torch.rand(3, 6, 2) * 1.8 - 0.9
+    got = policy.log_prob(observations, actions).detach().double()
+    mean = policy.mean(observations).detach().double()
+    a = actions.double()
+    if head == "deterministic":
+        expected = -(torch.tanh(mean) - a).square().sum(-1)
+    else:
+        policy.log_std.data.fill_(-0.7)
+        got = policy.log_prob(observations, actions).detach().double()
+        centre, at = (mean, torch.atanh(a)) if head == "squashed_gaussian" else (torch.tanh(mean), a)
+        expected = torch.from_numpy(stats.norm.logpdf(at, centre, math.exp(-0.7))).sum(-1)
+        if head == "squashed_gaussian":
+            expected -= torch.log(1 - a**2).sum(-1)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_actions_on_the_bounds_have_a_finite_log_prob_and_gradient():
+    policy = Policy(4, 2, num_seeds=1, head="squashed_gaussian", hidden_dims=(8,), activation="relu")
+    loss = policy.log_prob(torch.zeros(1, 2, 4), torch.tensor([[[1.0, -1.0], [1.0, 1.0]]])).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
+
+
+def test_act_takes_and_gives_the_environments_units():
+    policy = Policy(4, 2, num_seeds=2, head="squashed_gaussian", hidden_dims=(8,), activation="relu")
+    initialize(policy, [0, 1], "actor", "xavier_uniform")
+    mean, std = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 0.5, 2.0, 0.1])
+    policy.set_units(Units(mean, std, action_size=2, action_scale=2.5, reward_scale=1.0))
+    raw = torch.randn(2, 5, 4, dtype=torch.float64)
+    expected = 2.5 * torch.tanh(policy.mean(((raw - torch.from_numpy(mean)) / torch.from_numpy(std)).float()))
+    torch.testing.assert_close(policy.act(raw), expected.detach(), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="choose from squashed_gaussian"):
+        Policy(4, 2, num_seeds=1, head="categorical", hidden_dims=(8,), activation="relu")

@@ -1,0 +1,137 @@
+import copy
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+from rlrat.networks import MLP, initialize
+from rlrat.optim import Adam, SeedGuard, flatten, polyak_
+from rlrat.rational import Rational
+
+
+def _network(seeds, critics=None, activation="tanh"):
+    network = MLP(3, (8,), 2, batch_shape=(len(seeds), *([critics] if critics else [])), activation=activation)
+    initialize(network, seeds, "test", "pytorch")
+    return network
+
+
+def _loss(network, x):
+    """One value for each seed."""
+    y = network(x)
+    return (y - x.sum(-1, keepdim=True)).square().flatten(1).mean(1)
+
+
+def _inputs(seeds, step):
+    return torch.stack([torch.randn(16, 3, generator=torch.Generator().manual_seed(97 * s + step)) for s in seeds])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rate=st.floats(1e-4, 1e-1),
+    decay=st.sampled_from([0.0, 1e-2, 0.3]),
+    decoupled=st.booleans(),
+    max_norm=st.sampled_from([None, 0.1, 10.0]),
+    betas=st.sampled_from([(0.9, 0.999), (0.0, 0.5)]),
+)
+def test_one_seed_steps_as_torch_does(rate, decay, decoupled, max_norm, betas):
+    ours = _network([5])
+    theirs = copy.deepcopy(ours)
+    optional = {"betas": betas, "weight_decay": decay, "decoupled": decoupled, "max_norm": max_norm}
+    optimizer = Adam(ours, rate, guard=SeedGuard(1), name="n", **optional)
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    reference = kind(theirs.parameters(), lr=rate, betas=betas, weight_decay=decay)
+    for step in range(10):
+        x = _inputs([5], step)
+        optimizer.step(_loss(ours, x))
+        reference.zero_grad()
+        _loss(theirs, x).sum().backward()
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
+        reference.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=2e-4)
+
+
+@pytest.mark.parametrize("critics", [None, 2])
+def test_each_seed_has_its_own_rate_decay_and_clipping(critics):
+    seeds, rates, decays, norms = [0, 1, 2], [1e-3, 1e-2, 3e-2], [0.0, 0.1, 0.2], [1e-2, 1.0, 100.0]
+    together = _network(seeds, critics)
+    optimizer = Adam(together, rates, guard=SeedGuard(3), name="n", weight_decay=decays, max_norm=norms)
+    axis = (lambda x: x.unsqueeze(1)) if critics else (lambda x: x)
+    for step in range(10):
+        optimizer.step(_loss(together, axis(_inputs(seeds, step))))
+    for index, seed in enumerate(seeds):
+        alone = _network([seed], critics)
+        one = Adam(
+            alone, rates[index], guard=SeedGuard(1), name="n", weight_decay=decays[index], max_norm=norms[index]
+        )
+        for step in range(10):
+            one.step(_loss(alone, axis(_inputs([seed], step))))
+        for many, single in zip(together.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(many[index], single[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_diverged_seed_is_frozen_and_named_and_the_others_go_on():
+    seeds = [0, 1, 2]
+    guard = SeedGuard(3)
+    network, undisturbed = _network(seeds), _network(seeds)
+    optimizer = Adam(network, 1e-2, guard=guard, name="critic")
+    reference = Adam(undisturbed, 1e-2, guard=SeedGuard(3), name="critic")
+    for step in range(6):
+        guard.update += 1
+        x = _inputs(seeds, step)
+        reference.step(_loss(undisturbed, x))
+        if step == 3:
+            x[1, 0, 0] = float("nan")
+            before = optimizer.flat[1].clone()
+        optimizer.step(_loss(network, x))
+    assert torch.equal(optimizer.flat[1], before)
+    assert torch.equal(optimizer.flat[[0, 2]], reference.flat[[0, 2]])
+    assert guard.report() == [None, ("critic loss", 4), None]
+
+
+def test_a_non_finite_gradient_of_a_finite_loss_is_named():
+    guard = SeedGuard(2)
+    network = _network([0, 1])
+    optimizer = Adam(network, 1e-2, guard=guard, name="actor")
+    before = optimizer.flat.clone()
+    x = _inputs([0, 1], 0)
+    # The square root has an infinite slope at 0.
+    loss = _loss(network, x) + torch.stack([network.output.bias[0].sum(), network.output.bias[1].mul(0).sum().sqrt()])
+    guard.update += 1
+    optimizer.step(loss)
+    assert guard.report() == [None, ("actor gradient", 1)]
+    assert torch.equal(optimizer.flat[1], before[1])
+    assert not torch.equal(optimizer.flat[0], before[0])
+
+
+def test_rational_coefficients_have_a_rate_of_their_own_and_no_decay():
+    network = _network([0], critics=2, activation="rational")
+    frozen = copy.deepcopy(network)
+    optimizer = Adam(network, 1e-2, guard=SeedGuard(1), name="n", weight_decay=0.5, rational_rate_scale=0.0)
+    for step in range(3):
+        optimizer.step(_loss(network, _inputs([0], step).unsqueeze(1)))
+    rational, start = (next(m for m in n.modules() if isinstance(m, Rational)) for n in (network, frozen))
+    assert torch.equal(rational.numerator, start.numerator)
+    assert torch.equal(rational.denominator, start.denominator)
+    assert not torch.equal(network.output.weight, frozen.output.weight)
+
+
+def test_parameters_are_views_of_the_flat_buffer():
+    network = _network([0, 1], critics=2)
+    x = torch.randn(2, 1, 4, 3)
+    before = network(x)
+    flat = flatten(network)
+    assert flat.shape == (2, 2, sum(p.numel() for p in network.parameters()) // 4)
+    assert torch.equal(network(x), before)
+    state = {name: value + 1 for name, value in network.state_dict().items()}
+    sums = flat.sum()
+    network.load_state_dict(state)
+    torch.testing.assert_close(flat.sum(), sums + flat.numel())
+
+
+def test_polyak_averages_the_living():
+    target, source = torch.zeros(2, 2, 5), torch.ones(2, 2, 5)
+    polyak_(target, source, 0.25, torch.tensor([True, False]))
+    assert torch.equal(target, torch.stack([torch.full((2, 5), 0.25), torch.zeros(2, 5)]))
