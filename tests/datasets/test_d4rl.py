@@ -1,0 +1,230 @@
+import numpy as np
+import pytest
+
+from rlrat import load_dataset
+from rlrat.datasets import d4rl
+from rlrat.errors import InputError
+from rlrat.scores import d4rl_tables
+
+
+def qlearning_rules(data, time_limit, restart=0):
+    """The rules of d4rl's qlearning_dataset, step by step, as an oracle.
+
+    `restart` is the value that the step counter has at the first step after a terminal state: 1 in d4rl.
+    """
+    rows, counter = [], 0
+    for i in range(len(data["rewards"]) - 1):
+        final = data["timeouts"][i] if "timeouts" in data else counter == time_limit - 1
+        if final:
+            counter = 0
+            continue
+        rows.append(i)
+        counter = restart if data["terminals"][i] else counter + 1
+    rows = np.array(rows)
+    return {
+        "observations": data["observations"][rows].astype(np.float32),
+        "actions": data["actions"][rows].astype(np.float32),
+        "rewards": data["rewards"][rows].astype(np.float32),
+        "next_observations": data["observations"][rows + 1].astype(np.float32),
+        "terminations": data["terminals"][rows].astype(bool),
+    }
+
+
+def assert_equal(dataset, expected):
+    for name, array in expected.items():
+        np.testing.assert_array_equal(getattr(dataset, name), array, err_msg=name)
+
+
+@pytest.mark.parametrize("ends", ["t.o.b.t.", "ototo", "tttt", "oooo", "...", "bo", ".o.t.b"])
+def test_transitions_are_those_of_d4rl(write_hdf5, d4rl_arrays, ends):
+    data = d4rl_arrays(ends)
+    dataset = load_dataset(write_hdf5("small.hdf5", data))
+    assert_equal(dataset, qlearning_rules(data, time_limit=1000))
+
+
+@pytest.mark.parametrize("ends", ["t", "o", "....", "..tt...t", "...t...."])
+def test_without_timeouts_episodes_end_at_the_time_limit(monkeypatch, write_hdf5, d4rl_arrays, ends):
+    monkeypatch.setattr(d4rl, "TIME_LIMIT", 7)
+    data = d4rl_arrays(ends)
+    del data["timeouts"]
+    dataset = load_dataset(write_hdf5("hopper_medium.hdf5", data))
+    assert_equal(dataset, qlearning_rules(data, time_limit=7))
+    assert dataset.env_id == "Hopper-v4"
+
+
+def test_without_timeouts_a_terminal_state_does_not_shorten_the_next_episode(monkeypatch, write_hdf5, d4rl_arrays):
+    monkeypatch.setattr(d4rl, "TIME_LIMIT", 5)
+    data = d4rl_arrays("t.t")  # a terminal step at 4, the time limit at 9, a terminal step at 14
+    data["terminals"][4], data["terminals"][2] = False, True  # and so: terminal at 2, limits at 7 and 12
+    del data["timeouts"]
+    dataset = load_dataset(write_hdf5("hopper_medium.hdf5", data))
+    assert dataset.episode_lengths.tolist() == [3, 5, 5, 2]
+    assert 7 not in np.flatnonzero(np.isin(data["rewards"], dataset.rewards))
+    # d4rl's counter starts at 1 after a terminal state: it leaves out step 6 and joins step 7 to another episode
+    assert len(qlearning_rules(data, time_limit=5, restart=1)["rewards"]) == len(dataset)
+    assert 7 in np.flatnonzero(np.isin(data["rewards"], qlearning_rules(data, time_limit=5, restart=1)["rewards"]))
+
+
+def test_an_unknown_file_without_timeouts_is_split_with_a_warning(write_hdf5, d4rl_arrays):
+    data = d4rl_arrays("." * 401)
+    del data["timeouts"]
+    with pytest.warns(UserWarning, match=r"mine.hdf5 has no timeouts: episodes are split after 1000 steps"):
+        dataset = load_dataset(write_hdf5("mine.hdf5", data))
+    assert dataset.episode_lengths.tolist() == [1000, 1000, 5]
+    assert (dataset.id, dataset.env_id, dataset.reference) == ("mine", None, None)
+
+
+def test_returns_are_of_whole_episodes(write_hdf5, d4rl_arrays):
+    data = d4rl_arrays("t.ob.")
+    data["rewards"][:] = np.arange(25)
+    dataset = load_dataset(write_hdf5("small.hdf5", data))
+    assert dataset.episode_lengths.tolist() == [5, 10, 5, 5]
+    assert dataset.episode_returns.tolist() == [sum(range(a, b)) for a, b in [(0, 5), (5, 15), (15, 20), (20, 25)]]
+    # kept: 5, then 9 and 4 (the timeout's step is gone), then 4 (the file's last step is gone)
+    assert dataset.episode_starts.tolist() == [0, 5, 14, 18]
+    assert len(dataset) == 22
+    assert np.flatnonzero(dataset.truncations).tolist() == [13, 17, 21]
+    assert np.flatnonzero(dataset.terminations).tolist() == [4]
+
+
+def test_an_episode_that_the_file_breaks_off_is_no_best_or_worst(write_hdf5, d4rl_arrays):
+    data = d4rl_arrays("to.")
+    data["rewards"][:] = np.repeat([1.0, 2.0, -9.0], 5)
+    dataset = load_dataset(write_hdf5("small.hdf5", data))
+    assert dataset.episode_complete.tolist() == [True, True, False]
+    assert dataset.episode_returns.tolist() == [5, 10, -45]
+    assert (dataset.worst_return, dataset.best_return) == (5, 10)
+
+
+def test_where_no_episode_is_complete_all_count(write_hdf5, d4rl_arrays):
+    dataset = load_dataset(write_hdf5("small.hdf5", d4rl_arrays("..")))
+    assert dataset.worst_return == dataset.best_return == dataset.episode_returns[0]
+
+
+def test_an_episode_of_one_truncated_step_keeps_its_return(write_hdf5, d4rl_arrays):
+    data = d4rl_arrays("tot")
+    data["timeouts"][5] = True
+    dataset = load_dataset(write_hdf5("small.hdf5", data))
+    assert dataset.episode_lengths.tolist() == [5, 1, 4, 5]
+    assert dataset.episode_starts.tolist() == [0, 5, 5, 8]
+    assert np.flatnonzero(dataset.truncations).tolist() == [7, 11]
+    assert_equal(dataset, qlearning_rules(data, time_limit=1000))
+
+
+def test_columns_and_numbers_as_flags(write_hdf5, d4rl_arrays):
+    data = d4rl_arrays("tot")
+    columns = {name: array[:, None] if array.ndim == 1 else array for name, array in data.items()}
+    columns["terminals"] = columns["terminals"].astype(np.float32)
+    columns["infos/qpos"] = np.zeros((15, 6))
+    dataset = load_dataset(write_hdf5("small.hdf5", columns))
+    assert_equal(dataset, qlearning_rules(data, time_limit=1000))
+
+
+@pytest.mark.parametrize(
+    ("name", "id", "env_id", "env_kwargs", "reference"),
+    [
+        ("hopper_medium-v2.hdf5", "hopper-medium-v2", "Hopper-v4", {}, "d4rl"),
+        ("walker2d-medium-replay-v2.h5", "walker2d-medium-replay-v2", "Walker2d-v4", {}, "d4rl"),
+        ("ant_full_replay-v2.hdf5", "ant-full-replay-v2", "Ant-v4", {"use_contact_forces": True}, "d4rl"),
+        ("halfcheetah_expert-v1.hdf5", "halfcheetah-expert-v1", "HalfCheetah-v4", {}, None),
+        ("my_hopper_medium-v2.hdf5", "my_hopper_medium-v2", None, {}, None),
+    ],
+)
+def test_the_file_name_decides_about_environment_and_reference(
+    write_hdf5, d4rl_arrays, name, id, env_id, env_kwargs, reference
+):
+    dataset = load_dataset(write_hdf5(name, d4rl_arrays("to")))
+    assert (dataset.id, dataset.env_id, dataset.env_kwargs, dataset.reference) == (id, env_id, env_kwargs, reference)
+    assert (dataset.action_low.tolist(), dataset.action_high.tolist()) == ([-1, -1], [1, 1])
+
+
+def test_a_name_is_looked_for_in_d4rls_folder_first(monkeypatch, write_hdf5, d4rl_arrays):
+    monkeypatch.setattr(d4rl, "download", lambda *_, **__: pytest.fail("nothing to download"))
+    path = write_hdf5("d4rl/hopper_medium_replay-v2.hdf5", d4rl_arrays("to"))
+    assert load_dataset("hopper-medium-replay-v2").fingerprint == load_dataset(path).fingerprint
+
+
+def test_the_default_folder_is_d4rls(monkeypatch):
+    monkeypatch.delenv("D4RL_DATASET_DIR")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(d4rl.folder()) == "/home/someone/.d4rl/datasets"
+
+
+def test_names_and_files():
+    assert len(d4rl.FILES) == 24
+    assert d4rl.FILES["walker2d-medium-expert-v2"] == "walker2d_medium_expert-v2.hdf5"
+
+
+def test_urls_are_d4rls():
+    tables = d4rl_tables()
+    if tables is None:
+        pytest.skip("the extra d4rl is not installed")
+    published = {name: url for name, url in tables.urls.items() if "/gym_mujoco_v2/" in url}
+    assert {name: f"{d4rl.BASE_URL}/{file}" for name, file in d4rl.FILES.items()} == published
+
+
+def drop(*names):
+    return lambda data: [data.pop(name) for name in names]
+
+
+def put(name, value):
+    return lambda data: data.update({name: value})
+
+
+def poke(name, index, value):
+    def change(data):
+        data[name] = data[name].astype(np.float64)
+        data[name][index] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (drop("rewards", "terminals"), "lacks rewards, terminals: a D4RL file has observations"),
+        (put("rewards", np.zeros(14)), "15 observations, 15 actions, 14 rewards"),
+        (put("timeouts", np.zeros(16, bool)), "16 timeouts: all must be equally many"),
+        (poke("observations", (7, 1), np.nan), r"observations hold nan at episode 1, step 2 \(component 1\)"),
+        (poke("observations", (14, 0), np.nan), "episode 2, step 4"),
+        (poke("rewards", 5, np.inf), "rewards hold inf at episode 1, step 0"),
+        (poke("actions", (3, 1), 1.5), r"actions hold 1.5 at episode 0, step 3 .*outside their bounds \[-1, 1\]"),
+        (put("actions", np.zeros(15, np.int64)), "continuous actions only"),
+        (put("observations", np.zeros((15, 8, 8))), r"observations have shape \[15, 8, 8\]"),
+        (put("terminals", np.full(15, 2)), "terminals hold 2"),
+        (put("timeouts", np.ones(15, bool)), "no transition"),
+        (lambda data: data.update({name: array[:0] for name, array in data.items()}), "is empty"),
+        (lambda data: data.update({name: array[:1] for name, array in data.items()}), "no transition"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(write_hdf5, d4rl_arrays, mistake, message):
+    data = d4rl_arrays("tot")
+    mistake(data)
+    with pytest.raises(InputError, match=message) as caught:
+        load_dataset(write_hdf5("small.hdf5", data))
+    assert "small.hdf5" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_rounding_beyond_the_bounds_is_clipped(write_hdf5, d4rl_arrays):
+    data = d4rl_arrays("tot")
+    data["actions"][3, 1] = 1.0004
+    path = write_hdf5("small.hdf5", data)
+    with pytest.warns(UserWarning, match="clipped 1 actions"):
+        dataset = load_dataset(path)
+    assert dataset.actions[3, 1] == 1.0
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>" + data, lambda data: b""]
+)
+def test_a_file_that_is_truncated_or_not_hdf5(write_hdf5, d4rl_arrays, damage):
+    path = write_hdf5("small.hdf5", d4rl_arrays("tot"))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match=r"small.hdf5 is truncated or not an HDF5 file .*: delete it and get it again"):
+        load_dataset(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"no file .*nothing\.hdf5"):
+        load_dataset(tmp_path / "nothing.hdf5")
