@@ -1,7 +1,7 @@
 """Layers, networks and policies whose every parameter has leading seed axes.
 
 `batch_shape` is `(S,)`, or `(S, C)` for the C critics of each seed. A layer maps `[*batch_shape, B, in]` to
-`[*batch_shape, B, out]` in one batched matrix product; leading axes of size 1 are broadcast.
+`[*batch_shape, B, out]` in one batched matrix product; `[S, 1, B, in]` is broadcast over the critics.
 """
 
 import math
@@ -35,6 +35,11 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch = self.weight.shape[:-2]
+        if self.weight.shape[-1] == 1:
+            # Of 2 critics on a CPU, forward and backward take a third of the time that three products with n = 1 do.
+            return (x * self.weight.transpose(-1, -2)).sum(-1, keepdim=True) + self.bias.unsqueeze(-2)
+        if len(batch) == 1:
+            return torch.baddbmm(self.bias.unsqueeze(-2), x, self.weight)
         x = x.expand(*batch, *x.shape[-2:])
         # One call for product and bias; the flattened axes are views, of the parameters too.
         y = torch.baddbmm(self.bias.flatten(0, -2).unsqueeze(-2), x.flatten(0, -3), self.weight.flatten(0, -3))

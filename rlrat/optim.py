@@ -46,11 +46,11 @@ class SeedGuard(nn.Module):
         """Freeze the seeds whose `values` `[S]` are not finite and remember the first such `name`; return `alive`."""
         if name not in self.names:
             self.names.append(name)
-        finite = torch.isfinite(values)
-        dies = self.alive & ~finite
+        finite = values * 0.0 == 0.0  # torch.isfinite is twice as many operations
+        dies = self.alive > finite
         self.first_tensor.masked_fill_(dies, self.names.index(name))
         torch.where(dies, self.update, self.first_update, out=self.first_update)
-        self.alive &= finite
+        self.alive.logical_and_(finite)
         return self.alive
 
     def report(self) -> list[tuple[str, int] | None]:
@@ -109,17 +109,23 @@ class Adam(nn.Module):
         if torch.as_tensor(weight_decay).any():
             self._decay = per_seed(weight_decay) * (~is_rational).float().repeat(rows // seeds)
         self._max_norm = None if max_norm is None else per_seed(max_norm)
+        # PyTorch's own kernel passes over memory once instead of seven times (5% of an IQL update on 2 cores), but takes
+        # one rate a call: worth it on a CPU, where a call for each seed costs little.
+        self._fused = device.type == "cpu" and self._rate.shape[1] == 1
+        # beta^t through expm1: 1 - 0.999^t keeps its digits in float32.
+        logs = [math.log(beta) if beta else -math.inf for beta in betas]
+        self._log_betas = torch.tensor(logs, device=device)
         self.register_buffer("first_moment", torch.zeros_like(self.flat))
         self.register_buffer("second_moment", torch.zeros_like(self.flat))
-        self.register_buffer("steps", torch.zeros(seeds, dtype=torch.int64, device=device))
+        self.register_buffer("steps", torch.zeros(seeds, device=device))  # float32, as PyTorch's kernel wants
 
     @torch.no_grad()
     def step(self, loss: Tensor, schedule: float | Tensor = 1.0) -> None:
         """Minimise `loss` `[S]` by one step; `schedule` multiplies the learning rate."""
         self.steps += 1
         gradients = torch.autograd.grad(loss, self._parameters_in_order, torch.ones_like(loss))
-        rows = [gradient.reshape(*self._batch_shape, -1) for gradient in gradients]
-        torch.cat(rows, dim=-1, out=self._gradient)
+        pieces = [gradient.reshape(*self._batch_shape, -1) for gradient in gradients]
+        torch.cat(pieces, dim=-1, out=self._gradient)
         # Everything below sees [S, all of a seed's parameters]; these are views.
         flat, gradient, scratch, first, second = (
             t.flatten(1) for t in (self.flat, self._gradient, self._scratch, self.first_moment, self.second_moment)
@@ -128,7 +134,8 @@ class Adam(nn.Module):
         guard.check(f"{self.name} loss", loss)
         # A sum is finite only if every term is, and takes a tenth of the time that the largest element does.
         alive = guard.check(f"{self.name} gradient", gradient.sum(1)).unsqueeze(-1)
-        gradient.masked_fill_(~alive, 0.0)  # zero times NaN would be NaN
+        if not self._fused:
+            gradient.masked_fill_(~alive, 0.0)  # zero times NaN would be NaN
         if self._max_norm is not None:
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient.mul_((self._max_norm / (norm + 1e-6)).clamp(max=1.0))
@@ -140,14 +147,22 @@ class Adam(nn.Module):
                 gradient.addcmul_(flat, self._decay)
 
         beta1, beta2 = self.betas
-        steps = self.steps.unsqueeze(-1).double()
-        root = torch.sqrt(1.0 - beta2**steps)
+        if self._fused:
+            dead = (~alive).float()
+            rows = zip(flat, gradient, first, second, self.steps, rate.squeeze(1), dead, strict=True)
+            for p, g, m, v, step, lr, found_inf in rows:
+                torch._fused_adam_(
+                    [p], [g], [m], [v], [], [step], lr=lr, beta1=beta1, beta2=beta2, eps=self.eps, weight_decay=0.0,
+                    amsgrad=False, maximize=False, found_inf=found_inf,
+                )  # fmt: skip
+            return
         first.lerp_(gradient, 1.0 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        # Algorithm 1 of the paper with both bias corrections moved to the [S, 1] factors.
-        torch.sqrt(second, out=scratch).add_((self.eps * root).float())
-        torch.div(first, scratch, out=scratch)
-        flat.addcmul_(scratch, rate * (root / (1.0 - beta1**steps)).float(), value=-1.0)
+        # Algorithm 1 of the paper, the bias corrections 1 - beta^t moved to factors [S, 1].
+        correction1, correction2 = torch.expm1(self.steps.unsqueeze(-1) * self._log_betas).neg_().split(1, dim=-1)
+        root = correction2.sqrt()
+        torch.sqrt(second, out=scratch).add_(self.eps * root)
+        flat.addcmul_(torch.div(first, scratch, out=scratch), rate * (root / correction1), value=-1.0)
 
 
 @torch.no_grad()

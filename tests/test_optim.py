@@ -33,12 +33,14 @@ def _inputs(seeds, step):
     decoupled=st.booleans(),
     max_norm=st.sampled_from([None, 0.1, 10.0]),
     betas=st.sampled_from([(0.9, 0.999), (0.0, 0.5)]),
+    fused=st.booleans(),
 )
-def test_one_seed_steps_as_torch_does(rate, decay, decoupled, max_norm, betas):
+def test_one_seed_steps_as_torch_does(rate, decay, decoupled, max_norm, betas, fused):
     ours = _network([5])
     theirs = copy.deepcopy(ours)
     optional = {"betas": betas, "weight_decay": decay, "decoupled": decoupled, "max_norm": max_norm}
     optimizer = Adam(ours, rate, guard=SeedGuard(1), name="n", **optional)
+    optimizer._fused &= fused
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
     reference = kind(theirs.parameters(), lr=rate, betas=betas, weight_decay=decay)
     for step in range(10):
@@ -72,12 +74,14 @@ def test_each_seed_has_its_own_rate_decay_and_clipping(critics):
             torch.testing.assert_close(many[index], single[0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_diverged_seed_is_frozen_and_named_and_the_others_go_on():
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_diverged_seed_is_frozen_and_named_and_the_others_go_on(fused):
     seeds = [0, 1, 2]
     guard = SeedGuard(3)
     network, undisturbed = _network(seeds), _network(seeds)
     optimizer = Adam(network, 1e-2, guard=guard, name="critic")
     reference = Adam(undisturbed, 1e-2, guard=SeedGuard(3), name="critic")
+    optimizer._fused = reference._fused = fused
     for step in range(6):
         guard.update += 1
         x = _inputs(seeds, step)

@@ -1,0 +1,175 @@
+"""Implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169) with any activation, for continuous actions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlrat.arguments import RunArguments, parse
+
+
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    learning_rate: float = 3e-4
+    """Adam's, of every network."""
+    actor_schedule: Literal["cosine", "constant"] = "cosine"
+    """The actor's learning rate over all updates."""
+    discount: float = 0.99
+    """Gamma."""
+    polyak: float = 0.005
+    """Share of the critics that the target critics take over in each update."""
+    expectile: float = 0.7
+    """Tau of the value function's regression, eq. 5."""
+    inverse_temperature: float = 3.0
+    """Beta of the advantage weights, eq. 7."""
+    max_weight: float = 100.0
+    """Clips the advantage weights."""
+    update_order: Literal["paper", "corl"] = "paper"
+    """paper: Q, V, then the actor with the new V; corl: V, Q, then the actor with the advantage before V's step."""
+    policy: Literal["squashed_gaussian", "tanh_gaussian", "deterministic"] = "squashed_gaussian"
+    """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
+    actor_dropout: float = 0.0
+    """Dropout rate of the actor's hidden layers."""
+    initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "xavier_uniform"
+    """Initial weights."""
+    normalize_observations: bool = True
+    """Subtract the dataset's mean and divide by its standard deviation."""
+    observation_floor: float = 1e-6
+    """Least standard deviation to divide by."""
+    reward_scaling: Literal["none", "paper", "iql"] = "iql"
+    """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""
+
+
+if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
+    ARGUMENTS = parse(Arguments, __doc__)
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rlrat.datasets.batches import Batch, Batches, Units
+from rlrat.errors import one_line_errors
+from rlrat.networks import MLP, Policy, dropout_masks, initialize
+from rlrat.optim import Adam, SeedGuard, flatten, polyak_
+from rlrat.random import Stream
+from rlrat.training import Run
+
+
+class IQL(nn.Module):
+    """Networks, optimizers and the update; every tensor has the leading axis S of the seeds."""
+
+    def __init__(self, args: Arguments, seeds: list[int], units: Units, device: torch.device | str) -> None:
+        super().__init__()
+        self.args, num_seeds = args, len(seeds)
+        observation_size, action_size = len(units.observation_mean), units.action_size
+        rational = {"degrees": args.rational.degrees, "version": args.rational.version, "groups": args.rational.groups}
+        shape = {"hidden_dims": args.hidden_dims, "norm": args.norm, "gated": args.gated}
+        critic = {**shape, "activation": args.critic_activation or args.activation, "activation_settings": rational}
+        actor = {**shape, "activation": args.actor_activation or args.activation, "activation_settings": rational}
+
+        self.q = MLP(observation_size + action_size, out_features=1, batch_shape=(num_seeds, 2), **critic)
+        self.v = MLP(observation_size, out_features=1, batch_shape=(num_seeds,), **critic)
+        self.policy = Policy(observation_size, action_size, num_seeds=num_seeds, head=args.policy, **actor)
+        for name, network in (("q", self.q), ("v", self.v), ("policy", self.policy)):
+            initialize(network, seeds, name, args.initialization)
+        self.q_target = copy.deepcopy(self.q).requires_grad_(False)
+        self.policy.set_units(units)
+        self.guard = SeedGuard(num_seeds)
+        self.to(device)
+
+        adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
+        self.q_optimizer = Adam(self.q, args.learning_rate, name="q", **adam)
+        self.v_optimizer = Adam(self.v, args.learning_rate, name="v", **adam)
+        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
+        self.q_target_flat = flatten(self.q_target)
+        self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step of each network; a pure function of tensors that stay on the device."""
+        self.guard.update += 1
+        with torch.no_grad():
+            target_q = self.min_q(self.q_target, batch.observations, batch.actions)
+        if self.args.update_order == "paper":
+            q_metrics = self.update_q(batch)
+            v_metrics, _ = self.update_v(batch, target_q)
+            with torch.no_grad():
+                advantage = target_q - self.value(batch.observations)
+        else:
+            with torch.no_grad():
+                next_value = self.value(batch.next_observations)
+            v_metrics, advantage = self.update_v(batch, target_q)
+            q_metrics = self.update_q(batch, next_value)
+        actor_metrics = self.update_actor(batch, advantage)
+        polyak_(self.q_target_flat, self.q_optimizer.flat, self.args.polyak, self.guard.alive)
+        return {**q_metrics, **v_metrics, **actor_metrics}
+
+    def update_q(self, batch: Batch, next_value: Tensor | None = None) -> dict[str, Tensor]:
+        """Eq. 6: regress both critics on r + gamma (1 - d) V(s')."""
+        with torch.no_grad():
+            if next_value is None:
+                next_value = self.value(batch.next_observations)
+            target = batch.rewards + self.args.discount * (1.0 - batch.terminations) * next_value
+        q = self.critics(self.q, batch.observations, batch.actions)
+        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(1)
+        self.q_optimizer.step(loss)
+        return {"losses/q": loss, "charts/q_mean": q.mean((1, 2))}
+
+    def update_v(self, batch: Batch, target_q: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Eq. 5: expectile regression of V on the smaller target critic; also its advantage before the step."""
+        value = self.value(batch.observations)
+        advantage = target_q - value
+        weight = torch.where(advantage.detach() > 0, self.args.expectile, 1.0 - self.args.expectile)
+        loss = (weight * advantage.square()).mean(-1)
+        self.v_optimizer.step(loss)
+        return {"losses/v": loss, "charts/v_mean": value.mean(-1)}, advantage.detach()
+
+    def update_actor(self, batch: Batch, advantage: Tensor) -> dict[str, Tensor]:
+        """Eq. 7: behaviour cloning weighted by exp(beta A)."""
+        args, step = self.args, self.policy_optimizer.steps
+        weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_weight)
+        masks = None
+        if args.actor_dropout > 0:
+            rows = batch.actions.shape[1]
+            masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
+        loss = -(weight * self.policy.log_prob(batch.observations, batch.actions, masks)).mean(-1)
+        schedule = 1.0
+        if args.actor_schedule == "cosine":
+            schedule = 0.5 * (1.0 + torch.cos(math.pi * step / args.total_updates)).unsqueeze(-1)
+        self.policy_optimizer.step(loss, schedule)
+        return {
+            "losses/actor": loss,
+            "charts/advantage_mean": advantage.mean(-1),
+            "charts/weight_mean": weight.mean(-1),
+            "charts/weight_clipped": (weight >= args.max_weight).float().mean(-1),
+        }
+
+    def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
+        """Q(s, a) `[S, 2, B]` of both critics of each seed."""
+        return network(torch.cat([observations, actions], dim=-1).unsqueeze(1)).squeeze(-1)
+
+    def min_q(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
+        return self.critics(network, observations, actions).amin(1)
+
+    def value(self, observations: Tensor) -> Tensor:
+        """V(s) `[S, B]`."""
+        return self.v(observations).squeeze(-1)
+
+    def inspect(self, batch: Batch) -> None:
+        """Pass a batch through every network, for those who look at what happens inside."""
+        self.critics(self.q, batch.observations, batch.actions)
+        self.value(batch.observations)
+        self.policy.mean(batch.observations)
+
+
+def main(args: Arguments) -> None:
+    run = Run("iql", args)
+    units = Units.of(run.dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+    batches = Batches(run.dataset, run.seeds, args.batch_size, run.device, units)
+    learner = IQL(args, run.seeds, units, run.device)
+    for update in run.updates(learner, batches.at(0)):
+        run.log(learner.update(batches.at(update)))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(ARGUMENTS)

@@ -1,0 +1,203 @@
+"""The command line that every agent shares; nothing here needs torch, so `--help` and mistakes are answered at once.
+
+An agent's own dataclass inherits from `RunArguments` and adds the settings of its paper, one line of help under each.
+"""
+
+import dataclasses
+import io
+import json
+import re
+import sys
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rlrat.errors import InputError, one_line_errors
+
+
+@dataclass(frozen=True)
+class RationalArguments:
+    degrees: tuple[int, int] = (5, 4)
+    """Degrees of the numerator and the denominator."""
+    version: Literal["A", "B", "C", "N"] = "A"
+    """A: Q = 1 + sum |b_i x^i|; B: 1 + |sum b_i x^i|; C: 0.1 + |sum b_i x^i|; N: 1 + sum b_i x^i, unguarded."""
+    groups: int = 1
+    """Feature groups with coefficients of their own."""
+    rate_scale: float = 1.0
+    """Multiplies the learning rate of the coefficients."""
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    dataset: str = "rlrat/hopper/mixed-v0"
+    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or a D4RL-layout .hdf5 file."""
+    env_id: str | None = None
+    """Gymnasium environment to evaluate in; the dataset's own by default."""
+    env_kwargs: tuple[str, ...] = ()
+    """Environment settings, name=value, such as xml_file=walker2d.xml."""
+    seed: int = 0
+    """First seed."""
+    num_seeds: int = 1
+    """Seeds trained side by side: seed, seed + 1, ..."""
+    total_updates: int = 300_000
+    """Gradient updates."""
+    batch_size: int = 256
+    """Transitions per seed and update."""
+    eval_every: int = 10_000
+    """Updates between evaluations."""
+    eval_at: tuple[int, ...] = ()
+    """Further updates to evaluate at."""
+    eval_episodes: int = 20
+    """Episodes per seed and evaluation."""
+    checkpoint_every: int = 10_000
+    """Updates between checkpoints."""
+    log_every: int = 500
+    """Updates between TensorBoard points, each the mean since the last."""
+    activation: str = "relu"
+    """relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin softmax logsoftmax
+    identity rational, or rational:<name> for a rational that starts as another elementwise one."""
+    actor_activation: str | None = None
+    """The actor's, where it differs."""
+    critic_activation: str | None = None
+    """The critics', where it differs."""
+    gated: bool = False
+    """Hidden layers act(Wx) * Vx, narrowed to about the plain network's number of weights."""
+    norm: Literal["none", "layer"] = "none"
+    """Normalisation before each activation."""
+    hidden_dims: tuple[int, ...] = (256, 256)
+    """Hidden widths."""
+    rational: RationalArguments = field(default_factory=RationalArguments)
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
+    num_threads: int | None = None
+    """CPU threads; all cores by default."""
+    run_dir: Path = Path("runs")
+    """Where run folders go."""
+    run_name: str | None = None
+    """Distinguishes run folders; by default the algorithm settings that differ from their defaults."""
+    resume: bool = True
+    """Go on from the newest checkpoint; without it, an unfinished run is an error."""
+    overwrite: bool = False
+    """Delete the run folders of these seeds first."""
+
+
+# What does not change a run's result, or is compared on its own (the seed names the folder).
+_OUTSIDE_IDENTITY = {
+    *("seed", "num_seeds", "checkpoint_every", "log_every", "device", "num_threads"),
+    *("run_dir", "run_name", "resume", "overwrite"),
+}
+# What the run folder's path says already, or what only says how long and how a run is judged.
+_OUTSIDE_NAME = {
+    *_OUTSIDE_IDENTITY,
+    *("dataset", "env_id", "env_kwargs", "activation", "total_updates", "eval_every", "eval_at", "eval_episodes"),
+}
+
+Arguments = TypeVar("Arguments", bound=RunArguments)
+
+
+def parse(kind: type[Arguments], description: str, argv: list[str] | None = None) -> Arguments:
+    """The command line as a `kind`; `--help` is answered, and a mistake is one line on stderr and exit code 2."""
+    import tyro
+
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            arguments = tyro.cli(kind, description=description, args=argv)
+    except SystemExit as stop:
+        if stop.code:
+            print(f"error: {_one_line(printed.getvalue())}", file=sys.stderr)
+        raise
+    with one_line_errors():
+        _validate(arguments)
+    return arguments
+
+
+def _one_line(box: str) -> str:
+    """What tyro prints in a box, as one line without the frame and the argument's help."""
+    text = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", box).split())
+    title = re.match(r"(Unrecognized options|Value error|Parsing error|Missing options?|Required options) ", text)
+    text = text[title.end() :] if title and len(text) > title.end() else text
+    return re.split(r" (?:Argument helptext:|For full helptext)", text)[0]
+
+
+def _validate(arguments: RunArguments) -> None:
+    """Raise `InputError` for the first number that cannot be right."""
+    lowest = {
+        **{"seed": 0, "num_seeds": 1, "total_updates": 1, "batch_size": 1, "eval_every": 1, "eval_episodes": 1},
+        **{"checkpoint_every": 1, "log_every": 1, "num_threads": 1},
+    }
+    for name, low in lowest.items():
+        value = getattr(arguments, name)
+        if value is not None and value < low:
+            raise InputError(f"{_flag(name)} is {value}, but must be at least {low}")
+    if not arguments.hidden_dims or min(arguments.hidden_dims) < 1:
+        raise InputError(f"--hidden-dims is {arguments.hidden_dims}, but must be one or more positive widths")
+    if any(not 0 <= update <= arguments.total_updates for update in arguments.eval_at):
+        raise InputError(f"--eval-at is {arguments.eval_at}, but must lie in [0, --total-updates]")
+    if arguments.run_name is not None and not re.fullmatch(r"[\w.,=+-]+", arguments.run_name):
+        raise InputError(f"--run-name is {arguments.run_name!r}, but may hold only letters, digits and . , = + - _")
+    parse_env_kwargs(arguments.env_kwargs)
+
+
+def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """name=value pairs as keyword arguments; a value is JSON where it can be, else the string itself."""
+    kwargs = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--env-kwargs has {pair!r}, but expects name=value, such as xml_file=walker2d.xml")
+        try:
+            kwargs[name] = json.loads(value)
+        except json.JSONDecodeError:
+            kwargs[name] = value
+    return kwargs
+
+
+def settings(arguments: RunArguments) -> dict[str, Any]:
+    """Every argument by its flag's name (`rational.degrees`), as JSON knows values."""
+
+    def rows(value: Any, prefix: str) -> dict[str, Any]:
+        found = {}
+        for entry in dataclasses.fields(value):
+            item = getattr(value, entry.name)
+            if dataclasses.is_dataclass(item):
+                found |= rows(item, f"{prefix}{entry.name}.")
+            else:
+                found[prefix + entry.name] = list(item) if isinstance(item, tuple) else item
+        return found
+
+    return json.loads(json.dumps(rows(arguments, ""), default=str))
+
+
+def identity(arguments: RunArguments) -> dict[str, Any]:
+    """The settings that change a run's result."""
+    return {name: value for name, value in settings(arguments).items() if name not in _OUTSIDE_IDENTITY}
+
+
+def run_name(arguments: RunArguments) -> str:
+    """`--run-name`, or the algorithm settings that differ from their defaults: `expectile=0.9,norm=layer`, or ''."""
+    if arguments.run_name is not None:
+        return arguments.run_name
+    defaults = settings(type(arguments)())
+    different = {
+        name: value
+        for name, value in settings(arguments).items()
+        if name not in _OUTSIDE_NAME and value != defaults[name]
+    }
+    text = {name: "x".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in different.items()}
+    return ",".join(f"{name}={text[name].replace('/', '-').replace(':', '-')}" for name in sorted(text))
+
+
+def run_folder(arguments: RunArguments, agent: str, seed: int) -> Path:
+    """`<run-dir>/<dataset>/<agent>/<activation>[+<run-name>]/seed<k>`."""
+    dataset = arguments.dataset
+    if dataset.endswith((".hdf5", ".h5")):
+        dataset = Path(dataset).stem
+    name = run_name(arguments)
+    activation = arguments.activation.replace(":", "-") + (f"+{name}" if name else "")
+    return arguments.run_dir / dataset.replace("/", "-") / agent / activation / f"seed{seed}"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,411 @@
+"""A run: from a command line to finished run folders, through any number of kills."""
+
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from rlrat.activations import check_activation
+from rlrat.arguments import RunArguments, identity, parse_env_kwargs, run_folder, settings
+from rlrat.datasets import load_dataset
+from rlrat.datasets.batches import Batch
+from rlrat.errors import InputError
+from rlrat.evaluation import Evaluation, Evaluator, check_spaces
+from rlrat.rational import Rational
+from rlrat.runs import RunFolder, warn
+from rlrat.scores import find_reference
+
+_FINAL_EVALUATIONS = 5  # a run's score is the mean of its last five
+
+
+class _Stopped(Exception):
+    """A signal asks the run to stop."""
+
+
+class Run:
+    """The seeds of one command, trained side by side, each with its own run folder.
+
+    An agent builds its learner from `seeds`, `dataset` and `device`, then:
+
+        for update in run.updates(learner):
+            run.log(learner.update(batches.at(update)))
+
+    A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`),
+    `guard` (a `SeedGuard`) and `inspect(batch)`, one pass of the networks whose rational layers are to be logged.
+    """
+
+    def __init__(self, agent: str, arguments: RunArguments) -> None:
+        """Load the dataset, compare it with the environment, prepare the folders; `seeds` are those not finished yet.
+
+        Raises:
+            InputError: for whatever in the arguments, the dataset or the folders the user can mend.
+            SystemExit: with code 0, where every seed is finished.
+        """
+        self.arguments = arguments
+        self.agent = agent
+        self.console = Console(highlight=False)
+        for name in (arguments.activation, arguments.actor_activation, arguments.critic_activation):
+            if name is not None:
+                check_activation(name)
+        self.device = _device(arguments.device)
+        torch.set_num_threads(arguments.num_threads or _cores())
+        self.dataset = load_dataset(arguments.dataset)
+        self.env_id = arguments.env_id or self.dataset.env_id
+        if self.env_id is None:
+            raise InputError(f"dataset {self.dataset.id} names no environment: give --env-id")
+        kwargs = self.dataset.env_kwargs if self.env_id == self.dataset.env_id else {}
+        self.env_kwargs = {**kwargs, **parse_env_kwargs(arguments.env_kwargs)}
+        family = self.dataset.reference
+        self.reference = None if family is None else find_reference(self.env_id, family, self.env_kwargs)
+
+        every_seed = range(arguments.seed, arguments.seed + arguments.num_seeds)
+        folders = {seed: RunFolder(run_folder(arguments, agent, seed)) for seed in every_seed}
+        with self._evaluator(every_seed[:1], 1) as probe:
+            width = self.dataset.observations.shape[1]
+            check_spaces(probe, width, self.dataset.action_low, self.dataset.action_high)
+        for seed, folder in folders.items():
+            folder.prepare(self._config(seed), resume=arguments.resume, overwrite=arguments.overwrite)
+        self._folders = {seed: folder for seed, folder in folders.items() if folder.summary() is None}
+        self.seeds = list(self._folders)
+        for seed in every_seed:
+            if seed not in self._folders:
+                status = folders[seed].summary()["status"]
+                self.console.print(f"{folders[seed].path} is {status}: nothing to do", soft_wrap=True)
+        if not self.seeds:
+            raise SystemExit(0)
+
+        self.update = 0
+        self._start = 0
+        self._train_seconds = 0.0
+        self._wall_seconds = 0.0
+        self._evaluated: set[int] = set()
+        self._sums: Tensor | None = None
+        self._summed = 0
+        self._signal: int | None = None
+        self._warned: set[int] = set()
+
+    def log(self, metrics: dict[str, Tensor]) -> None:
+        """Take one update's metrics, `[S]` each; their means go to TensorBoard every `--log-every` updates."""
+        self._names = list(metrics)
+        values = torch.stack([value.detach() for value in metrics.values()])
+        self._sums = values if self._summed == 0 else self._sums.add_(values)
+        self._summed += 1
+
+    def updates(self, learner: nn.Module, batch: Batch) -> Iterator[int]:
+        """The updates that are still to do; around them everything is evaluated, logged and saved when it is due.
+
+        `batch` is what `learner.inspect` is given. A first Ctrl-C or SIGTERM saves a checkpoint and exits.
+        """
+        from torch.utils.tensorboard import SummaryWriter  # takes a while to import
+
+        self._learner, self._batch = learner, batch
+        if self.reference is None:
+            self.console.print(f"no reference scores for {self.env_id} with this data: returns are raw", soft_wrap=True)
+        self._resume()
+        self._writers = [
+            SummaryWriter(str(folder.path), purge_step=self._start + 1 if self._start else None)
+            for folder in self._folders.values()
+        ]
+        self._progress = Progress(
+            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+            *(TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), TextColumn("{task.fields[score]}")),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._began = time.perf_counter()
+        try:
+            with (
+                self._evaluator(self.seeds, self.arguments.eval_episodes) as self._environments,
+                self._progress,
+            ):
+                self._bar = self._progress.add_task(
+                    f"{self.agent} {self.arguments.activation}",
+                    total=self.arguments.total_updates, completed=self.update, speed="", score="",
+                )  # fmt: skip
+                yield from self._loop()
+        except _Stopped:
+            self._save()
+            where = f"stopped at update {self.update:,}; the same command goes on from there"
+            self.console.print(where, soft_wrap=True)
+            raise SystemExit(128 + self._signal) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for writer in self._writers:
+                writer.close()
+        self._finish()
+
+    def _loop(self) -> Iterator[int]:
+        arguments = self.arguments
+        while True:
+            self._evaluate_if_due()
+            done = self.update == arguments.total_updates or not self._alive().any()
+            if (done or self.update % arguments.checkpoint_every == 0) and self.update > self._start:
+                self._save()
+            if done:
+                return
+            # Up to the next point at which anything but training happens.
+            intervals = (arguments.eval_every, arguments.checkpoint_every, arguments.log_every)
+            until = min(
+                arguments.total_updates,
+                *((self.update // interval + 1) * interval for interval in intervals),
+                *(at for at in arguments.eval_at if at > self.update),
+            )
+            first, started = self.update, time.perf_counter()
+            while self.update < until:
+                yield self.update
+                self.update += 1
+                if self._signal is not None:
+                    break
+            self._synchronize()
+            seconds = time.perf_counter() - started
+            self._train_seconds += seconds
+            self._speed = (self.update - first) / seconds
+            self._progress.update(self._bar, completed=self.update, speed=f"{self._speed:.0f} updates/s")
+            if self._signal is not None:
+                raise _Stopped
+            self._report_diverged()
+            if self.update % arguments.log_every == 0:
+                self._write_metrics()
+
+    def _evaluate_if_due(self) -> None:
+        arguments = self.arguments
+        due = self.update % arguments.eval_every == 0 or self.update in (*arguments.eval_at, arguments.total_updates)
+        if not due or self.update in self._evaluated:
+            return
+        result = self._environments.run(self._act)
+        wall = self._wall_seconds + time.perf_counter() - self._began
+        scores = None if self.reference is None else self.reference.normalize(result.return_mean)
+        alive = self._alive()
+        for index, folder in enumerate(self._folders.values()):
+            if not alive[index]:
+                continue
+            folder.append_evaluation(*self._rows(result, index, scores, wall))
+            writer = self._writers[index]
+            writer.add_scalar("eval/return_mean", result.return_mean[index], self.update)
+            writer.add_scalar("eval/length_mean", result.length_mean[index], self.update)
+            if scores is not None:
+                writer.add_scalar("eval/normalized_score", scores[index], self.update)
+        self._evaluated.add(self.update)
+        if alive.any():
+            mean, spread = result.return_mean[alive].mean(), result.return_mean[alive].std()
+            text = f"return {mean:.1f}" + (f" +- {spread:.1f} over {alive.sum()} seeds" if alive.sum() > 1 else "")
+            if scores is not None:
+                text += f", score {scores[alive].mean():.1f}"
+            self._progress.update(self._bar, score=text)
+            self.console.print(f"update {self.update:,}: {text}", soft_wrap=True)
+
+    def _act(self, observations: np.ndarray) -> np.ndarray:
+        if self._signal is not None:
+            raise _Stopped  # the evaluation is done again after the resume
+        actions = self._learner.policy.act(torch.from_numpy(observations).to(self.device, torch.float32))
+        return actions.cpu().numpy()
+
+    def _rows(
+        self, result: Evaluation, index: int, scores: np.ndarray | None, wall: float
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        evaluation = {
+            "update": self.update,
+            "train_seconds": f"{self._train_seconds:.3f}",
+            "wall_seconds": f"{wall:.3f}",
+            "episodes": result.returns.shape[1],
+            "return_mean": float(result.return_mean[index]),
+            "return_std": float(result.return_std[index]),
+            "length_mean": float(result.length_mean[index]),
+            "normalized_score": None if scores is None else float(scores[index]),
+        }
+        episodes = [
+            {"update": self.update, "episode": e, "reset_seed": int(seed), "return": float(r), "length": int(length)}
+            for e, (seed, r, length) in enumerate(
+                zip(result.reset_seeds[index], result.returns[index], result.lengths[index], strict=True)
+            )
+        ]
+        return evaluation, episodes
+
+    def _write_metrics(self) -> None:
+        if self._summed == 0:
+            return
+        means = dict(zip(self._names, (self._sums / self._summed).cpu(), strict=True))
+        self._summed = 0
+        alive = self._alive()
+        scalars = {**means, **rational_scalars(self._learner, self._batch)}
+        for index, writer in enumerate(self._writers):
+            if alive[index]:
+                for name, values in scalars.items():
+                    writer.add_scalar(name, values[index], self.update)
+                writer.add_scalar("charts/updates_per_second", self._speed, self.update)
+
+    def _alive(self) -> np.ndarray:
+        return self._learner.guard.alive.cpu().numpy()
+
+    def _report_diverged(self) -> None:
+        for seed, report in zip(self.seeds, self._learner.guard.report(), strict=True):
+            if report is not None and seed not in self._warned:
+                self._warned.add(seed)
+                tensor, update = report
+                warn(f"seed {seed} diverged: {tensor} is not finite at update {update:,}; it is frozen")
+
+    def _resume(self) -> None:
+        """Go to the newest update that all seeds have, and cut off what lies after it."""
+        found = [folder.checkpoints() for folder in self._folders.values()]
+        self.update = self._start = max(set.intersection(*map(set, found)), default=0)
+        evaluated = [{int(row["update"]) for row in folder.evaluations()} for folder in self._folders.values()]
+        self._evaluated = {update for update in set.union(*evaluated) if update <= self.update}
+        if self._start:
+            checkpoints = [checkpoints[self._start] for checkpoints in found]
+            state = {
+                name: torch.stack([checkpoint["state"][name] for checkpoint in checkpoints])
+                for name in checkpoints[0]["state"]
+            }
+            self._learner.load_state_dict(state)
+            self._learner.guard.names[:] = checkpoints[0]["guard_names"]
+            self._train_seconds = max(checkpoint["train_seconds"] for checkpoint in checkpoints)
+            self._wall_seconds = max(checkpoint["wall_seconds"] for checkpoint in checkpoints)
+            # An evaluation that a kill left to only some of the living seeds is done again.
+            alive = [rows for rows, lives in zip(evaluated, self._alive(), strict=True) if lives]
+            self._evaluated &= set.intersection(*alive) if alive else self._evaluated
+            self.console.print(f"going on from update {self._start:,}", soft_wrap=True)
+        else:
+            self._evaluated = set()
+        for folder in self._folders.values():
+            folder.keep_evaluations(self._evaluated)
+
+    def _save(self) -> None:
+        state = {name: value.cpu() for name, value in self._learner.state_dict().items()}
+        wall = self._wall_seconds + time.perf_counter() - self._began
+        for index, folder in enumerate(self._folders.values()):
+            folder.save_checkpoint(
+                {
+                    "agent": self.agent,
+                    "update": self.update,
+                    "train_seconds": self._train_seconds,
+                    "wall_seconds": wall,
+                    # Clones: a view would save the rows of all seeds.
+                    "state": {name: value[index].clone() for name, value in state.items()},
+                    "guard_names": list(self._learner.guard.names),
+                    "policy": self._learner.policy.settings,
+                }
+            )
+        for writer in self._writers:
+            writer.flush()
+
+    def _finish(self) -> None:
+        for folder, report in zip(self._folders.values(), self._learner.guard.report(), strict=True):
+            rows = folder.evaluations()
+            last = rows[-_FINAL_EVALUATIONS:]
+            scores = [float(row["normalized_score"]) for row in rows if row["normalized_score"]]
+            summary = {
+                "status": "finished",
+                "final_return": float(np.mean([float(row["return_mean"]) for row in last])),
+                "final_score": float(np.mean(scores[-_FINAL_EVALUATIONS:])) if scores else None,
+                "best_score": max(scores, default=None),
+                "updates_per_second": self.update / self._train_seconds if self._train_seconds else None,
+                "reference": None if self.reference is None else asdict(self.reference),
+            }
+            if report is not None:
+                tensor, update = report
+                summary |= {"status": "diverged", "final_return": None, "final_score": None}
+                summary |= {"diverged_at": update, "diverged_tensor": tensor}
+            folder.write_json("summary.json", summary)
+            self.console.print(f"{folder.path} is {summary['status']}", soft_wrap=True)
+
+    def _evaluator(self, seeds, episodes: int) -> Evaluator:
+        threads = self.arguments.num_threads or _cores()
+        return Evaluator(self.env_id, list(seeds), episodes, env_kwargs=self.env_kwargs, num_threads=threads)
+
+    def _config(self, seed: int) -> dict[str, Any]:
+        dataset = self.dataset
+        shared = {
+            **identity(self.arguments),
+            "agent": self.agent,
+            "env_id": self.env_id,
+            "env_kwargs": self.env_kwargs,
+            "dataset_fingerprint": dataset.fingerprint,
+        }
+        return {
+            "agent": self.agent,
+            "seed": seed,
+            "identity": shared,
+            "arguments": {**settings(self.arguments), "num_threads": torch.get_num_threads()},
+            "dataset": {
+                "id": dataset.id,
+                "fingerprint": dataset.fingerprint,
+                "transitions": len(dataset),
+                "episodes": len(dataset.episode_returns),
+                "return_mean": float(dataset.episode_returns.mean()),
+                "return_worst": dataset.worst_return,
+                "return_best": dataset.best_return,
+            },
+            "reference": None if self.reference is None else asdict(self.reference),
+            "versions": _versions(),
+            "device": str(self.device),
+        }
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _on_signal(self, number: int, _frame) -> None:
+        self._signal = number
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+
+
+@torch.no_grad()
+def rational_scalars(learner: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """What each rational layer does on `batch`, `[S]` each, a mean over its critics and groups.
+
+    The slope that it tends to at large |x|, its largest slope on the inputs seen, and the share of inputs outside the
+    interval that its initial coefficients were fitted on.
+    """
+    scalars: dict[str, Tensor] = {}
+
+    def look(layer: Rational, inputs: tuple[Tensor]) -> None:
+        x, name = inputs[0], names[layer]
+        seeds = x.shape[0]
+        low, high = layer.interval
+        scalars[f"rational/{name}/asymptotic_slope"] = layer.asymptotic_slope().reshape(seeds, -1).mean(1).cpu()
+        scalars[f"rational/{name}/largest_slope"] = layer.derivative(x).abs().reshape(seeds, -1).amax(1).cpu()
+        scalars[f"rational/{name}/outside"] = ((x < low) | (x > high)).float().reshape(seeds, -1).mean(1).cpu()
+
+    names = {layer: name for name, layer in learner.named_modules() if isinstance(layer, Rational)}
+    handles = [layer.register_forward_pre_hook(look) for layer in names]
+    if handles:
+        learner.inspect(batch)
+    for handle in handles:
+        handle.remove()
+    return scalars
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda:<number>") from None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _versions() -> dict[str, str | None]:
+    found = {"python": platform.python_version()}
+    for package in ("rlrat", "torch", "numpy", "gymnasium", "mujoco", "minari"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found

@@ -1,0 +1,183 @@
+"""Runs that are stopped, killed, damaged, or that diverge."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from conftest import read_run
+
+
+def _run_folder(tmp_path, seed=0):
+    (folder,) = tmp_path.glob(f"runs/*/*/*/seed{seed}")
+    return folder
+
+
+def _assert_equal_runs(ours, theirs):
+    for key in ("rows", "episodes", "status"):
+        assert ours[key] == theirs[key]
+    for name, value in theirs["state"].items():
+        assert torch.equal(ours["state"][name], value), name
+
+
+def _wait_for(path, text, process):
+    """Until `path` holds `text`, or the process ends."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if path is not None and path.exists() and text in path.read_text():
+            return True
+        time.sleep(0.005)
+        if path is None:
+            return True
+    return False
+
+
+LONG = ("--num-seeds", "2", "--total-updates", "600", "--eval-every", "100", "--checkpoint-every", "100",
+        "--activation", "rational", "--run-name", "kill")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The two seeds of a run that nobody stopped."""
+    import sys
+
+    from conftest import ROOT, SHORT
+
+    folder = tmp_path_factory.mktemp("undisturbed")
+    subprocess.run(
+        [sys.executable, str(ROOT / "agents/iql.py"), *SHORT, *LONG, "--run-dir", str(folder / "runs")],
+        check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    return [read_run(_run_folder(folder, seed)) for seed in (0, 1)]
+
+
+def test_a_run_killed_three_times_equals_an_undisturbed_one(command, run_agent, tmp_path, undisturbed):
+    arguments = command(*LONG)
+    evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
+    for update in (100, 300, 400):
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        assert _wait_for(evaluations, f"\n{update},", process), "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run_agent(*LONG)
+    for seed in (0, 1):
+        _assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_the_same_command_goes_on(command, run_agent, tmp_path, undisturbed, number):
+    process = subprocess.Popen(command(*LONG), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
+    assert _wait_for(evaluations, "\n200,", process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert "stopped at update" in output
+    assert "the same command goes on from there" in output
+    assert "going on from update" in run_agent(*LONG).stdout
+    for seed in (0, 1):
+        _assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
+
+
+def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(run_agent, tmp_path):
+    run_agent()
+    folder = _run_folder(tmp_path)
+    expected = read_run(folder)
+    (folder / "summary.json").unlink()
+    (folder / "checkpoint.pt").write_bytes(b"torn")
+    result = run_agent()
+    assert "is damaged" in result.stderr
+    assert "going on from update 20" in result.stdout
+    _assert_equal_runs(read_run(folder), expected)
+
+
+def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_path):
+    run_agent("--num-seeds", 2)
+    expected = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]
+    for seed in (0, 1):
+        (_run_folder(tmp_path, seed) / "summary.json").unlink()
+    # Seed 1 was killed before its last checkpoint, seed 0 after it.
+    os.replace(_run_folder(tmp_path, 1) / "checkpoint.previous.pt", _run_folder(tmp_path, 1) / "checkpoint.pt")
+    assert "going on from update 20" in run_agent("--num-seeds", 2).stdout
+    for seed in (0, 1):
+        _assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
+
+
+def test_a_diverging_seed_is_frozen_named_and_the_others_go_on(small_dataset, tmp_path, capsys, monkeypatch):
+    import json
+
+    from agents import iql
+    from rlrat.datasets.batches import Batches
+
+    monkeypatch.setattr("rlrat.training.load_dataset", lambda _: small_dataset)
+    plain = Batches.at
+
+    def poisoned(self, update):
+        batch = plain(self, update)
+        if update == 12 and len(batch.rewards) == 2:
+            batch.rewards[1, 0] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Batches, "at", poisoned)
+    iql.main(
+        iql.Arguments(
+            dataset="test/hopper", num_seeds=2, total_updates=40, eval_every=10, eval_episodes=1, log_every=10,
+            batch_size=8, hidden_dims=(8,), num_threads=1, run_dir=tmp_path, run_name="x",
+        )
+    )  # fmt: skip
+    assert "seed 1 diverged: q loss is not finite at update 13; it is frozen" in capsys.readouterr().err
+    healthy, frozen = (read_run(tmp_path / "test-hopper/iql/relu+x" / f"seed{s}") for s in (0, 1))
+    assert healthy["status"] == "finished"
+    assert [row["update"] for row in healthy["rows"]] == ["0", "10", "20", "30", "40"]
+    assert [row["update"] for row in frozen["rows"]] == ["0", "10"]
+    summary = json.loads((tmp_path / "test-hopper/iql/relu+x/seed1/summary.json").read_text())
+    assert summary["status"] == "diverged"
+    assert (summary["diverged_at"], summary["diverged_tensor"]) == (13, "q loss")
+    assert summary["final_score"] is None
+    assert all(torch.isfinite(value).all() for value in frozen["state"].values() if value.is_floating_point())
+
+
+def test_a_run_whose_every_seed_diverges_ends_early(run_agent, tmp_path):
+    result = run_agent("--learning-rate", "1e30", "--total-updates", 100000)
+    assert "diverged" in result.stderr
+    assert read_run(_run_folder(tmp_path))["status"] == "diverged"
+    assert "is diverged: nothing to do" in run_agent("--learning-rate", "1e30", "--total-updates", 100000).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "hoper-medium-v2"], "hopper-medium-v2"),
+        (["--activation", "rellu"], "relu"),
+        (["--critic-activation", "rational:softmax"], "elementwise"),
+        (["--env-id", "Hoper-v5"], "Hopper-v5"),
+        (["--env-id", "Walker2d-v5"], "shape"),
+        (["--env-kwargs", "xml_file=missing.xml"], "missing.xml"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["--activation", "rational", "--rational.groups", "3"], "groups"),
+        (["--run-dir", "/dev/null/runs"], "--run-dir"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(run_agent, arguments, message):
+    result = run_agent(*arguments, check=False)
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("warning:")]
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_another_identity_in_the_folder_is_one_line_and_exit_code_2(run_agent, tmp_path):
+    run_agent("--run-name", "mine")
+    before = read_run(_run_folder(tmp_path))
+    result = run_agent("--run-name", "mine", "--expectile", 0.9, check=False)
+    assert result.returncode == 2
+    assert "expectile is 0.7 there and 0.9 here" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    _assert_equal_runs(read_run(_run_folder(tmp_path)), before)
+
+
+def test_what_does_not_change_a_result_may_change(run_agent):
+    run_agent("--run-name", "mine")
+    assert "nothing to do" in run_agent("--run-name", "mine", "--log-every", 7, "--num-threads", 2).stdout
