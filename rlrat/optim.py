@@ -109,7 +109,7 @@ class Adam(nn.Module):
         if torch.as_tensor(weight_decay).any():
             self._decay = per_seed(weight_decay) * (~is_rational).float().repeat(rows // seeds)
         self._max_norm = None if max_norm is None else per_seed(max_norm)
-        # PyTorch's own kernel passes over memory once instead of seven times (5% of an IQL update on 2 cores), but takes
+        # PyTorch's own kernel passes over memory once instead of seven times, 5% of an IQL update on 2 cores, but takes
         # one rate a call: worth it on a CPU, where a call for each seed costs little.
         self._fused = device.type == "cpu" and self._rate.shape[1] == 1
         # beta^t through expm1: 1 - 0.999^t keeps its digits in float32.

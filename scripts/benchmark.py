@@ -128,9 +128,7 @@ def run_iql(settings: Iql) -> dict:
                 speeds[name].append(count * settings.updates / seconds)
     if settings.peer_python is not None:
         peer.__exit__()
-    rows = {
-        name: {"median": statistics.median(s), "lowest": min(s), "highest": max(s)} for name, s in speeds.items()
-    }
+    rows = {name: {"median": statistics.median(s), "lowest": min(s), "highest": max(s)} for name, s in speeds.items()}
     base = rows[list(rows)[-1] if settings.peer_python else next(iter(rows))]["median"]
     table = Table("", "seed-updates/s (median)", "lowest", "highest", "ratio")
     for name, row in rows.items():

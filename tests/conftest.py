@@ -1,22 +1,15 @@
 """A small dataset and short runs, shared by the tests."""
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from short_runs import ROOT, SHORT
 
 import rlrat
 from rlrat.arguments import parse
 from rlrat.errors import one_line_errors
-
-ROOT = Path(__file__).parents[1]
-SHORT = (
-    *("--total-updates", "40", "--batch-size", "16", "--hidden-dims", "16", "16", "--num-threads", "1"),
-    *("--eval-every", "20", "--eval-episodes", "2", "--log-every", "10", "--checkpoint-every", "20"),
-)
 
 
 @pytest.fixture
@@ -70,19 +63,3 @@ def run_agent(command, capfd):
     threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(threads)
-
-
-def read_run(folder: Path) -> dict:
-    """What a finished run must have repeated bit for bit: its evaluations without time columns, and its last state."""
-    import torch
-
-    from rlrat.runs import RunFolder
-
-    rows = [{k: v for k, v in row.items() if "seconds" not in k} for row in RunFolder(folder).evaluations()]
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    return {
-        "rows": rows,
-        "episodes": (folder / "episodes.csv").read_text(),
-        "state": checkpoint["state"],
-        "status": json.loads((folder / "summary.json").read_text())["status"],
-    }

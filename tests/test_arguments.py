@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from short_runs import ROOT
 
 from agents.iql import Arguments
 from rlrat import activations

@@ -65,9 +65,7 @@ def test_each_seed_has_its_own_rate_decay_and_clipping(critics):
         optimizer.step(_loss(together, axis(_inputs(seeds, step))))
     for index, seed in enumerate(seeds):
         alone = _network([seed], critics)
-        one = Adam(
-            alone, rates[index], guard=SeedGuard(1), name="n", weight_decay=decays[index], max_norm=norms[index]
-        )
+        one = Adam(alone, rates[index], guard=SeedGuard(1), name="n", weight_decay=decays[index], max_norm=norms[index])
         for step in range(10):
             one.step(_loss(alone, axis(_inputs([seed], step))))
         for many, single in zip(together.parameters(), alone.parameters(), strict=True):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from conftest import read_run
+from short_runs import read_run
 
 
 def _run_folder(tmp_path, seed=0):
@@ -43,7 +43,7 @@ def undisturbed(tmp_path_factory):
     """The two seeds of a run that nobody stopped."""
     import sys
 
-    from conftest import ROOT, SHORT
+    from short_runs import ROOT, SHORT
 
     folder = tmp_path_factory.mktemp("undisturbed")
     subprocess.run(

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rlrat.datasets.dataset import Dataset
 from torch import Tensor
 
+from rlrat.datasets.dataset import Dataset
 from rlrat.errors import InputError
 from rlrat.random import Stream
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import read_run
+from short_runs import read_run
 
 from agents.iql import IQL, Arguments
 from rlrat import activations
@@ -172,9 +172,10 @@ def test_the_command_leaves_a_finished_run_folder(run_agent, tmp_path):
         assert config["seed"] == seed
         assert config["arguments"]["expectile"] == 0.9
         assert len(config["dataset"]["fingerprint"]) == 64
-    assert "nothing to do" in run_agent(
-        "--activation", "rational", "--num-seeds", 2, "--expectile", 0.9, "--norm", "layer"
-    ).stdout
+    assert (
+        "nothing to do"
+        in run_agent("--activation", "rational", "--num-seeds", 2, "--expectile", 0.9, "--norm", "layer").stdout
+    )
 
 
 def test_tensorboard_shows_losses_evaluations_and_rational_layers(run_agent, tmp_path):
