@@ -54,6 +54,30 @@ class Load:
     """Episodes of 1000 steps with Hopper's shapes, observations in float64."""
 
 
+@dataclass
+class Startup:
+    """Seconds until a command answers: --help, `import torch`, and what rlrat adds to it."""
+
+    rounds: int = 7
+    """Each command is timed this often, in turns; the median counts."""
+
+
+@dataclass
+class Evaluate:
+    """Environment steps per second of `rlrat.evaluate` beside Gymnasium's SyncVectorEnv, with a constant policy."""
+
+    env_id: str = "Hopper-v5"
+    """Gymnasium id, of an environment with `terminate_when_unhealthy`."""
+    environments: int = 20
+    """Stepped side by side."""
+    steps: int = 1000
+    """Steps of each environment in a turn."""
+    rounds: int = 5
+    """Each contender has one turn a round; the median counts."""
+    threads: int = 2
+    """Threads of rlrat."""
+
+
 class _Peer(AbstractContextManager):
     """d3rlpy in a process of its own, that works only while it is asked to."""
 
@@ -180,10 +204,66 @@ def run_load(settings: Load) -> dict:
     return rows
 
 
+def run_startup(settings: Startup) -> dict:
+    names = "load_dataset, Dataset, make_activation, Rational, rational, rationalize, evaluate, normalized_score"
+    commands = {
+        "agents/iql.py --help": [str(Path(iql_agent.__file__)), "--help"],
+        "import torch": ["-c", "import torch"],
+        "import torch, and every public name of rlrat": ["-c", f"import torch; from rlrat import {names}"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(settings.rounds):
+        for name, command in commands.items():
+            started = time.perf_counter()
+            subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+            seconds[name].append(time.perf_counter() - started)
+    rows = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in rows.items():
+        Console().print(f"{name}: {value:.2f} s")
+    return rows
+
+
+def run_evaluate(settings: Evaluate) -> dict:
+    import gymnasium
+
+    from rlrat.evaluation import Evaluator
+
+    count, steps = settings.environments, settings.steps
+    kwargs = {"terminate_when_unhealthy": False, "max_episode_steps": steps}
+    vector = gymnasium.make_vec(settings.env_id, num_envs=count, vectorization_mode="sync", **kwargs)
+    actions = np.zeros(vector.action_space.shape, np.float32)
+    evaluator = Evaluator(settings.env_id, 0, count, kwargs, settings.threads)
+
+    def gymnasium_turn() -> None:
+        vector.reset(seed=0)
+        for _ in range(steps):
+            vector.step(actions)
+
+    contenders = {
+        "SyncVectorEnv": gymnasium_turn,
+        f"rlrat, {settings.threads} threads": lambda: evaluator.run(lambda _: actions[None]),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(settings.rounds):
+        for name, turn in contenders.items():
+            started = time.perf_counter()
+            turn()
+            speeds[name].append(count * steps / (time.perf_counter() - started))
+    vector.close()
+    evaluator.close()
+    rows = {name: statistics.median(values) for name, values in speeds.items()}
+    for name, value in rows.items():
+        Console().print(f"{name}: {value:,.0f} environment steps/s")
+    return rows
+
+
 def main() -> None:
-    commands = {Iql: run_iql, Load: run_load}
+    commands = {Iql: run_iql, Load: run_load, Startup: run_startup, Evaluate: run_evaluate}
     chosen = tyro.cli(
-        Annotated[Iql, tyro.conf.subcommand("iql")] | Annotated[Load, tyro.conf.subcommand("load")],
+        Annotated[Iql, tyro.conf.subcommand("iql")]
+        | Annotated[Load, tyro.conf.subcommand("load")]
+        | Annotated[Startup, tyro.conf.subcommand("startup")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
         description=__doc__,
     )
     rows = commands[type(chosen)](chosen)
