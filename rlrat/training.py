@@ -1,10 +1,9 @@
 """A run: from a command line to finished run folders, through any number of kills."""
 
-import os
 import platform
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,7 +22,7 @@ from rlrat.errors import InputError
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.rational import Rational
 from rlrat.runs import RunFolder, warn
-from rlrat.scores import find_reference
+from rlrat.scores import Reference, find_reference
 
 _FINAL_EVALUATIONS = 5  # a run's score is the mean of its last five
 
@@ -58,15 +57,15 @@ class Run:
             if name is not None:
                 check_activation(name)
         self.device = _device(arguments.device)
-        torch.set_num_threads(arguments.num_threads or _cores())
+        if arguments.num_threads is not None:
+            torch.set_num_threads(arguments.num_threads)
         self.dataset = load_dataset(arguments.dataset)
         self.env_id = arguments.env_id or self.dataset.env_id
         if self.env_id is None:
             raise InputError(f"dataset {self.dataset.id} names no environment: give --env-id")
         kwargs = self.dataset.env_kwargs if self.env_id == self.dataset.env_id else {}
         self.env_kwargs = {**kwargs, **parse_env_kwargs(arguments.env_kwargs)}
-        family = self.dataset.reference
-        self.reference = None if family is None else find_reference(self.env_id, family, self.env_kwargs)
+        self.reference = self._find_reference()
 
         every_seed = range(arguments.seed, arguments.seed + arguments.num_seeds)
         folders = {seed: RunFolder(run_folder(arguments, agent, seed)) for seed in every_seed}
@@ -166,6 +165,8 @@ class Run:
             while self.update < until:
                 yield self.update
                 self.update += 1
+                if self.update % 10 == 0:
+                    self._progress.update(self._bar, completed=self.update)
                 if self._signal is not None:
                     break
             self._synchronize()
@@ -182,12 +183,12 @@ class Run:
     def _evaluate_if_due(self) -> None:
         arguments = self.arguments
         due = self.update % arguments.eval_every == 0 or self.update in (*arguments.eval_at, arguments.total_updates)
-        if not due or self.update in self._evaluated:
+        alive = self._alive()
+        if not due or self.update in self._evaluated or not alive.any():
             return
         result = self._environments.run(self._act)
         wall = self._wall_seconds + time.perf_counter() - self._began
         scores = None if self.reference is None else self.reference.normalize(result.return_mean)
-        alive = self._alive()
         for index, folder in enumerate(self._folders.values()):
             if not alive[index]:
                 continue
@@ -198,13 +199,12 @@ class Run:
             if scores is not None:
                 writer.add_scalar("eval/normalized_score", scores[index], self.update)
         self._evaluated.add(self.update)
-        if alive.any():
-            mean, spread = result.return_mean[alive].mean(), result.return_mean[alive].std()
-            text = f"return {mean:.1f}" + (f" +- {spread:.1f} over {alive.sum()} seeds" if alive.sum() > 1 else "")
-            if scores is not None:
-                text += f", score {scores[alive].mean():.1f}"
-            self._progress.update(self._bar, score=text)
-            self.console.print(f"update {self.update:,}: {text}", soft_wrap=True)
+        mean, spread = result.return_mean[alive].mean(), result.return_mean[alive].std()
+        text = f"return {mean:.1f}" + (f" +- {spread:.1f} over {alive.sum()} seeds" if alive.sum() > 1 else "")
+        if scores is not None:
+            text += f", score {scores[alive].mean():.1f}"
+        self._progress.update(self._bar, score=text)
+        self.console.print(f"update {self.update:,}: {text}", soft_wrap=True)
 
     def _act(self, observations: np.ndarray) -> np.ndarray:
         if self._signal is not None:
@@ -320,9 +320,14 @@ class Run:
             folder.write_json("summary.json", summary)
             self.console.print(f"{folder.path} is {summary['status']}", soft_wrap=True)
 
-    def _evaluator(self, seeds, episodes: int) -> Evaluator:
-        threads = self.arguments.num_threads or _cores()
-        return Evaluator(self.env_id, list(seeds), episodes, env_kwargs=self.env_kwargs, num_threads=threads)
+    def _find_reference(self) -> Reference | None:
+        family, kwargs = self.dataset.reference, self.env_kwargs
+        if family == "d4rl" and kwargs == self.dataset.env_kwargs:
+            kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
+        return None if family is None else find_reference(self.env_id, family, kwargs)
+
+    def _evaluator(self, seeds: Sequence[int], episodes: int) -> Evaluator:
+        return Evaluator(self.env_id, seeds, episodes, self.env_kwargs, self.arguments.num_threads)
 
     def _config(self, seed: int) -> dict[str, Any]:
         dataset = self.dataset
@@ -395,10 +400,6 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda:<number>") from None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _versions() -> dict[str, str | None]:
