@@ -1,38 +1,38 @@
 """Implicit Q-learning (Kostrikov et al. 2021, arXiv 2110.06169) with any activation, for continuous actions."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from rlrat.arguments import RunArguments, parse
+from rlrat.arguments import NotNegative, Positive, Range, RunArguments, Share, parse
 
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's, of every network."""
     actor_schedule: Literal["cosine", "constant"] = "cosine"
     """The actor's learning rate over all updates."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Gamma."""
-    polyak: float = 0.005
+    polyak: Share = 0.005
     """Share of the critics that the target critics take over in each update."""
-    expectile: float = 0.7
+    expectile: Annotated[float, Range(0.0, 1.0, open_low=True, open_high=True)] = 0.7
     """Tau of the value function's regression, eq. 5."""
-    inverse_temperature: float = 3.0
+    inverse_temperature: NotNegative = 3.0
     """Beta of the advantage weights, eq. 7."""
-    max_weight: float = 100.0
+    max_weight: Positive = 100.0
     """Clips the advantage weights."""
     update_order: Literal["paper", "corl"] = "paper"
     """paper: Q, V, then the actor with the new V; corl: V, Q, then the actor with the advantage before V's step."""
     policy: Literal["squashed_gaussian", "tanh_gaussian", "deterministic"] = "squashed_gaussian"
     """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
-    actor_dropout: float = 0.0
+    actor_dropout: Annotated[float, Range(0.0, 1.0, open_high=True)] = 0.0
     """Dropout rate of the actor's hidden layers."""
     initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "xavier_uniform"
     """Initial weights."""
     normalize_observations: bool = True
     """Subtract the dataset's mean and divide by its standard deviation."""
-    observation_floor: float = 1e-6
+    observation_floor: Positive = 1e-6
     """Least standard deviation to divide by."""
     reward_scaling: Literal["none", "paper", "iql"] = "iql"
     """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""

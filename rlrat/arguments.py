@@ -6,14 +6,43 @@ An agent's own dataclass inherits from `RunArguments` and adds the settings of i
 import dataclasses
 import io
 import json
+import math
 import re
 import sys
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from rlrat.errors import InputError, one_line_errors
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be, beside its type: `Annotated[float, Range(0.0, 1.0, open_high=True)]`."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low < value if self.open_low else self.low <= value
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open_low else 'at least'} {self.low:g}"
+        if self.high == math.inf:
+            return f"finite and {low}" if self.open_high else low
+        return f"{low} and {'below' if self.open_high else 'at most'} {self.high:,.12g}"
+
+
+Count = Annotated[int, Range(1)]
+Positive = Annotated[float, Range(0.0, open_low=True, open_high=True)]
+NotNegative = Annotated[float, Range(0.0, open_high=True)]
+Share = Annotated[float, Range(0.0, 1.0)]
+
+_SEEDS = 2**32  # what a word of the random numbers' key holds
 
 
 @dataclass(frozen=True)
@@ -22,9 +51,9 @@ class RationalArguments:
     """Degrees of the numerator and the denominator."""
     version: Literal["A", "B", "C", "N"] = "A"
     """A: Q = 1 + sum |b_i x^i|; B: 1 + |sum b_i x^i|; C: 0.1 + |sum b_i x^i|; N: 1 + sum b_i x^i, unguarded."""
-    groups: int = 1
+    groups: Count = 1
     """Feature groups with coefficients of their own."""
-    rate_scale: float = 1.0
+    rate_scale: NotNegative = 1.0
     """Multiplies the learning rate of the coefficients."""
 
 
@@ -36,23 +65,23 @@ class RunArguments:
     """Gymnasium environment to evaluate in; the dataset's own by default."""
     env_kwargs: tuple[str, ...] = ()
     """Environment settings, name=value, such as xml_file=walker2d.xml."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """First seed."""
-    num_seeds: int = 1
+    num_seeds: Count = 1
     """Seeds trained side by side: seed, seed + 1, ..."""
-    total_updates: int = 300_000
+    total_updates: Count = 300_000
     """Gradient updates."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions per seed and update."""
-    eval_every: int = 10_000
+    eval_every: Count = 10_000
     """Updates between evaluations."""
     eval_at: tuple[int, ...] = ()
     """Further updates to evaluate at."""
-    eval_episodes: int = 20
+    eval_episodes: Count = 20
     """Episodes per seed and evaluation."""
-    checkpoint_every: int = 10_000
+    checkpoint_every: Count = 10_000
     """Updates between checkpoints."""
-    log_every: int = 500
+    log_every: Count = 500
     """Updates between TensorBoard points, each the mean since the last."""
     activation: str = "relu"
     """relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin softmax logsoftmax
@@ -70,7 +99,7 @@ class RunArguments:
     rational: RationalArguments = field(default_factory=RationalArguments)
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
-    num_threads: int | None = None
+    num_threads: Annotated[int, Range(1, 4096)] | None = None
     """CPU threads; all cores by default."""
     run_dir: Path = Path("runs")
     """Where run folders go."""
@@ -123,14 +152,9 @@ def _one_line(box: str) -> str:
 
 def _validate(arguments: RunArguments) -> None:
     """Raise `InputError` for the first number that cannot be right."""
-    lowest = {
-        **{"seed": 0, "num_seeds": 1, "total_updates": 1, "batch_size": 1, "eval_every": 1, "eval_episodes": 1},
-        **{"checkpoint_every": 1, "log_every": 1, "num_threads": 1},
-    }
-    for name, low in lowest.items():
-        value = getattr(arguments, name)
-        if value is not None and value < low:
-            raise InputError(f"{_flag(name)} is {value}, but must be at least {low}")
+    _check_ranges(arguments)
+    if arguments.seed + arguments.num_seeds > _SEEDS:
+        raise InputError(f"--seed is {arguments.seed}, but the last of --num-seeds must be below {_SEEDS:,}")
     if not arguments.hidden_dims or min(arguments.hidden_dims) < 1:
         raise InputError(f"--hidden-dims is {arguments.hidden_dims}, but must be one or more positive widths")
     if any(not 0 <= update <= arguments.total_updates for update in arguments.eval_at):
@@ -138,6 +162,17 @@ def _validate(arguments: RunArguments) -> None:
     if arguments.run_name is not None and not re.fullmatch(r"[\w.,=+-]+", arguments.run_name):
         raise InputError(f"--run-name is {arguments.run_name!r}, but may hold only letters, digits and . , = + - _")
     parse_env_kwargs(arguments.env_kwargs)
+
+
+def _check_ranges(arguments: Any, prefix: str = "") -> None:
+    for name, kind in get_type_hints(type(arguments), include_extras=True).items():
+        value = getattr(arguments, name)
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, f"{name}.")
+        for part in (kind, *get_args(kind)):  # an argument that may be None hides its range one level deeper
+            for bound in getattr(part, "__metadata__", ()):
+                if value is not None and value not in bound:
+                    raise InputError(f"{_flag(prefix + name)} is {value}, but must be {bound}")
 
 
 def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:

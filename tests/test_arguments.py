@@ -9,7 +9,6 @@ from agents.iql import Arguments
 from rlrat import activations
 from rlrat.arguments import (
     RationalArguments,
-    RunArguments,
     identity,
     parse,
     parse_env_kwargs,
@@ -73,11 +72,20 @@ def test_environment_settings_are_json_where_they_can_be():
         (["--eval-at", "7", "--total-updates", "5"], "--eval-at"),
         (["--run-name", "a/b"], "--run-name"),
         (["--env-kwargs", "x"], "name=value"),
+        (["--num-threads", "0"], "--num-threads is 0, but must be at least 1 and at most 4,096"),
+        (["--seed", "-1"], "--seed is -1, but must be at least 0"),
+        (["--seed", "4294967295", "--num-seeds", "2"], "--seed is 4294967295"),
+        (["--rational.groups", "0"], "--rational.groups is 0, but must be at least 1"),
+        (["--rational.rate-scale", "nan"], "--rational.rate-scale is nan, but must be finite and at least 0"),
+        (["--expectile", "1"], "--expectile is 1.0, but must be above 0 and below 1"),
+        (["--actor-dropout", "1"], "--actor-dropout is 1.0, but must be at least 0 and below 1"),
+        (["--polyak", "-1"], "--polyak is -1.0, but must be at least 0 and at most 1"),
+        (["--learning-rate", "inf"], "--learning-rate is inf, but must be finite and above 0"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse(RunArguments, "test", argv)
+        parse(Arguments, "test", argv)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
