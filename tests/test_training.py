@@ -9,6 +9,8 @@ import pytest
 import torch
 from short_runs import read_run
 
+from rlrat.runs import RunFolder
+
 
 def _run_folder(tmp_path, seed=0):
     (folder,) = tmp_path.glob(f"runs/*/*/*/seed{seed}")
@@ -181,3 +183,15 @@ def test_another_identity_in_the_folder_is_one_line_and_exit_code_2(run_agent, t
 def test_what_does_not_change_a_result_may_change(run_agent):
     run_agent("--run-name", "mine")
     assert "nothing to do" in run_agent("--run-name", "mine", "--log-every", 7, "--num-threads", 2).stdout
+
+
+def test_without_reference_scores_returns_are_raw_and_that_is_said_once(run_agent, tmp_path):
+    changed = ("--env-kwargs", "healthy_reward=0.5", "--total-updates", "20", "--num-seeds", "2")
+    result = run_agent(*changed)
+    assert result.stdout.count("no reference scores for Hopper-v5") == 1
+    assert "score " not in result.stdout.replace("reference scores", "")
+    folder = RunFolder(_run_folder(tmp_path, 1))
+    assert {row["normalized_score"] for row in folder.evaluations()} == {""}
+    summary = folder.summary()
+    assert summary["reference"] is summary["final_score"] is summary["best_score"] is None
+    assert summary["final_return"] is not None
