@@ -130,10 +130,9 @@ class RunFolder:
                     if (part := archive.testzip()) is not None:
                         raise zipfile.BadZipFile(f"wrong checksum of {part}")
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            except (zipfile.BadZipFile, RuntimeError, EOFError, UnpicklingError) as error:
-                warn(f"{path} is damaged ({str(error).partition(chr(10))[0]}): going on from the one before it")
-            else:
                 found.setdefault(checkpoint["update"], checkpoint)
+            except (zipfile.BadZipFile, RuntimeError, EOFError, UnpicklingError, TypeError, LookupError) as error:
+                warn(f"{path} is damaged ({str(error).partition(chr(10))[0]}): going on from the one before it")
         return found
 
     def _replace(self, name: str, content: bytes) -> None:
@@ -159,12 +158,26 @@ class RunFolder:
         if not path.exists():
             return []
         # A kill can cut the last line short; without its newline it does not count.
-        whole = path.read_text().rpartition("\n")[0].splitlines()
-        return [row for row in csv.DictReader(whole) if None not in row.values() and len(row) == len(columns)]
+        whole = path.read_text(errors="replace").rpartition("\n")[0].splitlines()
+        rows = list(csv.DictReader(whole))
+        for number, row in enumerate(rows, start=2):
+            if tuple(row) != columns or None in row.values() or not row["update"].isdecimal():
+                raise InputError(f"line {number} of {path} is damaged: mend it, or give --overwrite to start anew")
+        return rows
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            if not isinstance(content, dict) or (
+                name == "config.json" and not {"identity", "versions"} <= set(content)
+            ):
+                raise ValueError("it is not a run's")
+            return content
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}): mend it, or give --overwrite to start anew") from None
 
 
 def _csv_text(columns: tuple[str, ...], rows: list[dict[str, Any]], *, header: bool) -> str:

@@ -264,11 +264,15 @@ class Run:
         self._evaluated = {update for update in set.union(*evaluated) if update <= self.update}
         if self._start:
             checkpoints = [checkpoints[self._start] for checkpoints in found]
-            state = {
-                name: torch.stack([checkpoint["state"][name] for checkpoint in checkpoints])
-                for name in checkpoints[0]["state"]
-            }
-            self._learner.load_state_dict(state)
+            try:
+                states = [checkpoint["state"] for checkpoint in checkpoints]
+                self._learner.load_state_dict({name: torch.stack([s[name] for s in states]) for name in states[0]})
+            except (LookupError, RuntimeError, TypeError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(
+                    f"the checkpoints in {next(iter(self._folders.values())).path} do not fit this version of "
+                    f"{self.agent} ({reason}): give another --run-name, or --overwrite to start anew"
+                ) from None
             self._learner.guard.names[:] = checkpoints[0]["guard_names"]
             self._train_seconds = max(checkpoint["train_seconds"] for checkpoint in checkpoints)
             self._wall_seconds = max(checkpoint["wall_seconds"] for checkpoint in checkpoints)

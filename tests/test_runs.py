@@ -89,7 +89,7 @@ def test_two_checkpoints_are_kept(folder):
     assert not list(folder.path.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("damage", ["truncate", "garbage", "empty", "flip"])
+@pytest.mark.parametrize("damage", ["truncate", "garbage", "empty", "flip", "list", "keys"])
 def test_the_checkpoint_before_a_damaged_one_is_used(folder, damage, capsys):
     for update in (10, 20):
         folder.save_checkpoint(_checkpoint(update))
@@ -101,11 +101,33 @@ def test_the_checkpoint_before_a_damaged_one_is_used(folder, damage, capsys):
         content = b"not a checkpoint"
     elif damage == "empty":
         content = b""
-    else:
+    elif damage == "flip":
         content[len(content) // 2] ^= 0xFF
-    path.write_bytes(content)
+    if damage in ("list", "keys"):
+        torch.save([1, 2] if damage == "list" else {"weight": 1}, path)
+    else:
+        path.write_bytes(content)
     assert list(folder.checkpoints()) == [10]
     assert "checkpoint.pt is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
+def test_a_damaged_json_file_is_one_line(folder, name, content):
+    (folder.path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name} is damaged \(.*--overwrite"):
+        folder.prepare({**CONFIG, "versions": {"torch": "2.14.0"}}, resume=True, overwrite=False)
+    folder.prepare(CONFIG, resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize("line", ["1,2", "x,1,1,,1,1,1,1,", "1,1,1,1,1,1,1,1,1,1", "\x00\x00"])
+def test_a_damaged_line_of_evaluations_is_named(folder, line):
+    folder.append_evaluation(*_evaluation(0))
+    path = folder.path / "evaluations.csv"
+    before = path.read_text()
+    path.write_text(before + line + "\n")
+    with pytest.raises(InputError, match=r"line 3 of .*evaluations\.csv is damaged"):
+        folder.evaluations()
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_saved(folder, monkeypatch):
