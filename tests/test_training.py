@@ -95,6 +95,22 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(run_agent, tmp_path
     _assert_equal_runs(read_run(folder), expected)
 
 
+def test_checkpoints_that_do_not_fit_the_agent_are_one_line(run_agent, tmp_path):
+    run_agent()
+    folder = _run_folder(tmp_path)
+    (folder / "summary.json").unlink()
+    (folder / "checkpoint.previous.pt").unlink()
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    checkpoint["state"].popitem()
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    kept = (folder / "evaluations.csv").read_text()
+    result = run_agent(check=False)
+    assert result.returncode == 2
+    assert "do not fit this version of iql" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert (folder / "evaluations.csv").read_text() == kept
+
+
 def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_path):
     run_agent("--num-seeds", 2)
     expected = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]
