@@ -139,6 +139,7 @@ class IQL(nn.Module):
         return {
             "losses/actor": loss,
             "charts/advantage_mean": advantage.mean(-1),
+            "charts/advantage_std": advantage.std(-1, correction=0),
             "charts/weight_mean": weight.mean(-1),
             "charts/weight_clipped": (weight >= args.max_weight).float().mean(-1),
         }

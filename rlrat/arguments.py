@@ -8,7 +8,9 @@ import io
 import json
 import math
 import re
+import signal
 import sys
+import warnings
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,6 +131,9 @@ def parse(kind: type[Arguments], description: str, argv: list[str] | None = None
     """The command line as a `kind`; `--help` is answered, and a mistake is one line on stderr and exit code 2."""
     import tyro
 
+    if argv is None:  # the first act of a program
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until its run can be stopped cleanly, no traceback
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):

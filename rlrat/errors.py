@@ -1,4 +1,4 @@
-"""The one kind of error that a user can mend."""
+"""What the user is told in one line: errors that can be mended, and warnings."""
 
 import sys
 from collections.abc import Iterator
@@ -7,6 +7,11 @@ from contextlib import contextmanager
 
 class InputError(ValueError):
     """Something the user gave is wrong: the message is one line that says what, where, and what would be right."""
+
+
+def warn(message: str) -> None:
+    """One line on stderr about something that goes on nonetheless."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 @contextmanager

@@ -100,7 +100,8 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if gated:
-            hidden_dims = gated_dims(in_features, hidden_dims, out_features)
+            groups = (activation_settings or {}).get("groups", 1)
+            hidden_dims = gated_dims(in_features, hidden_dims, out_features, groups)
         self.batch_shape = tuple(batch_shape)
         widths = [in_features, *hidden_dims]
         self.hidden = nn.ModuleList(
@@ -118,8 +119,11 @@ class MLP(nn.Module):
         return self.output(x)
 
 
-def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int) -> list[int]:
-    """Hidden widths, all shrunk by one factor, with which a gated MLP has about the plain one's number of weights."""
+def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int, multiple: int = 1) -> list[int]:
+    """Hidden widths, all shrunk by one factor, with which a gated MLP has about the plain one's number of weights.
+
+    Where a plain width is a multiple of `multiple`, the shrunk one is, too.
+    """
 
     def count(dims: Sequence[int], branches: int) -> int:
         widths = [in_features, *dims]
@@ -127,7 +131,11 @@ def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int) 
         return hidden + (widths[-1] + 1) * out_features
 
     plain = count(hidden_dims, 1)
-    candidates = [[max(1, round(d * k / 1000)) for d in hidden_dims] for k in range(400, 1001)]
+    steps = [1 if d % multiple else multiple for d in hidden_dims]
+    candidates = [
+        [max(1, round(d * k / 1000 / step)) * step for d, step in zip(hidden_dims, steps, strict=True)]
+        for k in range(400, 1001)
+    ]
     return min(candidates, key=lambda dims: abs(count(dims, 2) - plain))
 
 

@@ -7,27 +7,25 @@ import io
 import json
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, warn
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 EVALUATION_COLUMNS = (
     *("update", "train_seconds", "wall_seconds", "target_return", "episodes"),
     *("return_mean", "return_std", "length_mean", "normalized_score"),
 )
+_NEWEST, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 EPISODE_COLUMNS = ("update", "target_return", "episode", "reset_seed", "return", "length")
-
-
-def warn(message: str) -> None:
-    """One line on stderr about something that goes on nonetheless."""
-    print(f"warning: {message}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -46,25 +44,22 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._updates: dict[str, int] = {}  # of the checkpoints that load, by file name
+        self._scalars: SummaryWriter | None = None
 
-    def prepare(self, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        """Create the folder with `config.json`, or check that the run in it is this one.
+    def check(self, config: dict[str, Any], *, resume: bool) -> None:
+        """Compare the run that is in the folder, if any, with this one; nothing is written.
 
         Raises `InputError` where another identity, or without `resume` an unfinished run, is in it.
         """
-        with _writing(self.path):
-            if overwrite and self.path.exists():
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True, exist_ok=True)
         there = self._read_json("config.json")
         if there is None:
-            # Whatever lies here was left by a run that was killed before it began.
-            self.write_json("config.json", config)
             return
+        ours, theirs = config["identity"], there["identity"]
         different = [
-            f"{name} is {there['identity'].get(name)!r} there and {value!r} here"
-            for name, value in config["identity"].items()
-            if there["identity"].get(name) != value
+            f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
+            for name in {**ours, **theirs}
+            if theirs.get(name) != ours.get(name)
         ]
         if different:
             raise InputError(
@@ -76,6 +71,15 @@ class RunFolder:
         for name, version in config["versions"].items():
             if there["versions"].get(name) != version and self.summary() is None:
                 warn(f"{self.path} was begun with {name} {there['versions'].get(name)} and goes on with {version}")
+
+    def create(self, config: dict[str, Any], *, overwrite: bool) -> None:
+        """Make the folder with its `config.json`, unless a run that `check` has passed is there."""
+        with _writing(self.path):
+            if overwrite and self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+        if not (self.path / "config.json").exists():
+            self.write_json("config.json", config)
 
     def summary(self) -> dict[str, Any] | None:
         """`summary.json`, or None while the run is not finished."""
@@ -94,56 +98,104 @@ class RunFolder:
         """The whole lines of `evaluations.csv`, as text."""
         return self._read_csv("evaluations.csv", EVALUATION_COLUMNS)
 
-    def keep_evaluations(self, updates: set[int]) -> None:
-        """Cut every line off both CSV files whose update is not in `updates`."""
-        for name, columns in (("evaluations.csv", EVALUATION_COLUMNS), ("episodes.csv", EPISODE_COLUMNS)):
-            if (self.path / name).exists():
-                rows = [row for row in self._read_csv(name, columns) if int(row["update"]) in updates]
-                self._replace(name, _csv_text(columns, rows, header=True).encode())
-
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Replace `checkpoint.pt` atomically and keep the one before it as `checkpoint.previous.pt`."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        newest = self.path / "checkpoint.pt"
-        if newest.exists():
-            with _writing(newest):
+        newest = self.path / _NEWEST
+        with self._temporary(_NEWEST, buffer.getvalue()) as temporary:
+            if newest.exists():
                 # A second name for the old file, so that at every instant checkpoint.pt is there and whole.
-                second = self.path / "checkpoint.previous.pt.tmp"
+                second = self.path / f"{_PREVIOUS}.tmp"
                 second.unlink(missing_ok=True)
                 try:
                     os.link(newest, second)
                 except OSError:  # a file system without hard links
                     shutil.copyfile(newest, second)
-                os.replace(second, self.path / "checkpoint.previous.pt")
-        self._replace("checkpoint.pt", buffer.getvalue())
+                os.replace(second, self.path / _PREVIOUS)
+            os.replace(temporary, newest)
 
     def checkpoints(self) -> dict[int, dict[str, Any]]:
-        """The checkpoints that load, by update; a damaged one is named in a warning."""
+        """The checkpoints that load, by update; a damaged one is named in a warning.
+
+        Raises `InputError` where there are some and none loads.
+        """
         found: dict[int, dict[str, Any]] = {}
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        self._updates.clear()
+        there = [name for name in (_NEWEST, _PREVIOUS) if (self.path / name).exists()]
+        for name in there:
             path = self.path / name
-            if not path.exists():
-                continue
             try:
                 with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums
                     if (part := archive.testzip()) is not None:
                         raise zipfile.BadZipFile(f"wrong checksum of {part}")
                 checkpoint = torch.load(path, map_location="cpu", weights_only=True)
                 found.setdefault(checkpoint["update"], checkpoint)
+                self._updates[name] = checkpoint["update"]
             except (zipfile.BadZipFile, RuntimeError, EOFError, UnpicklingError, TypeError, LookupError) as error:
-                warn(f"{path} is damaged ({str(error).partition(chr(10))[0]}): going on from the one before it")
+                warn(f"{path} is damaged ({str(error).partition(chr(10))[0]}): it is not used")
+        if there and not found:
+            raise InputError(f"no checkpoint in {self.path} can be read: give --overwrite to start this run anew")
         return found
 
+    def go_back(self, update: int, evaluations: set[int]) -> None:
+        """Leave only what belongs to `update`: no later or damaged checkpoint, no line of another evaluation.
+
+        After `checkpoints`. What is saved next can then never push a checkpoint out that is still needed.
+        """
+        newest, previous = self.path / _NEWEST, self.path / _PREVIOUS
+        keep = next((name for name, at in self._updates.items() if at == update), None)
+        with _writing(self.path):
+            if keep == _PREVIOUS:
+                os.replace(previous, newest)
+            elif keep is None:
+                previous.unlink(missing_ok=True)
+                newest.unlink(missing_ok=True)
+            elif self._updates.get(_PREVIOUS, update) >= update:
+                previous.unlink(missing_ok=True)
+        for name, columns in (("evaluations.csv", EVALUATION_COLUMNS), ("episodes.csv", EPISODE_COLUMNS)):
+            if (self.path / name).exists():
+                rows = [row for row in self._read_csv(name, columns) if int(row["update"]) in evaluations]
+                self._replace(name, _csv_text(columns, rows, header=True).encode())
+
+    def open_scalars(self, purge_step: int | None) -> None:
+        """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more."""
+        from torch.utils.tensorboard import SummaryWriter  # takes a while to import
+
+        with _writing(self.path):
+            self._scalars = SummaryWriter(str(self.path), purge_step=purge_step)
+
+    def add_scalars(self, scalars: dict[str, Any], update: int) -> None:
+        """Hand one point of each scalar to TensorBoard's file, on the disk from the next `flush_scalars` on."""
+        with _writing(self.path):
+            for name, value in scalars.items():
+                self._scalars.add_scalar(name, value, update)
+
+    def flush_scalars(self) -> None:
+        with _writing(self.path):
+            self._scalars.flush()
+
+    def close_scalars(self) -> None:
+        """Close the file, also where its disk is full: whatever matters has been flushed."""
+        if self._scalars is not None:
+            with contextlib.suppress(OSError):
+                self._scalars.close()
+
     def _replace(self, name: str, content: bytes) -> None:
-        path, temporary = self.path / name, self.path / f"{name}.tmp"
-        with _writing(path):
+        with self._temporary(name, content) as temporary:
+            os.replace(temporary, self.path / name)
+
+    @contextlib.contextmanager
+    def _temporary(self, name: str, content: bytes) -> Iterator[Path]:
+        """A whole file on the disk that is to be moved to `name`; it is gone if anything fails."""
+        temporary = self.path / f"{name}.tmp"
+        with _writing(self.path / name):
             try:
                 with temporary.open("wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, path)
+                yield temporary
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise

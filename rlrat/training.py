@@ -2,6 +2,7 @@
 
 import platform
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -18,10 +19,10 @@ from rlrat.activations import check_activation
 from rlrat.arguments import RunArguments, identity, parse_env_kwargs, run_folder, settings
 from rlrat.datasets import load_dataset
 from rlrat.datasets.batches import Batch
-from rlrat.errors import InputError
+from rlrat.errors import InputError, warn
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.rational import Rational
-from rlrat.runs import RunFolder, warn
+from rlrat.runs import RunFolder
 from rlrat.scores import Reference, find_reference
 
 _FINAL_EVALUATIONS = 5  # a run's score is the mean of its last five
@@ -44,7 +45,9 @@ class Run:
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
-        """Load the dataset, compare it with the environment, prepare the folders; `seeds` are those not finished yet.
+        """Load the dataset, compare it with the environment and the folders; `seeds` are those not finished yet.
+
+        Nothing is written yet: the agent may still find its settings impossible.
 
         Raises:
             InputError: for whatever in the arguments, the dataset or the folders the user can mend.
@@ -72,9 +75,11 @@ class Run:
         with self._evaluator(every_seed[:1], 1) as probe:
             width = self.dataset.observations.shape[1]
             check_spaces(probe, width, self.dataset.action_low, self.dataset.action_high)
-        for seed, folder in folders.items():
-            folder.prepare(self._config(seed), resume=arguments.resume, overwrite=arguments.overwrite)
-        self._folders = {seed: folder for seed, folder in folders.items() if folder.summary() is None}
+        self._folders = folders
+        if not arguments.overwrite:
+            for seed, folder in folders.items():
+                folder.check(self._config(seed), resume=arguments.resume)
+            self._folders = {seed: folder for seed, folder in folders.items() if folder.summary() is None}
         self.seeds = list(self._folders)
         for seed in every_seed:
             if seed not in self._folders:
@@ -105,16 +110,12 @@ class Run:
 
         `batch` is what `learner.inspect` is given. A first Ctrl-C or SIGTERM saves a checkpoint and exits.
         """
-        from torch.utils.tensorboard import SummaryWriter  # takes a while to import
-
         self._learner, self._batch = learner, batch
         if self.reference is None:
             self.console.print(f"no reference scores for {self.env_id} with this data: returns are raw", soft_wrap=True)
+        for seed, folder in self._folders.items():
+            folder.create(self._config(seed), overwrite=self.arguments.overwrite)
         self._resume()
-        self._writers = [
-            SummaryWriter(str(folder.path), purge_step=self._start + 1 if self._start else None)
-            for folder in self._folders.values()
-        ]
         self._progress = Progress(
             *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
             *(TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), TextColumn("{task.fields[score]}")),
@@ -122,8 +123,11 @@ class Run:
             disable=not self.console.is_terminal,
         )
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        thread_hook, threading.excepthook = threading.excepthook, _quiet_about_disks
         self._began = time.perf_counter()
         try:
+            for folder in self._folders.values():
+                folder.open_scalars(purge_step=self._start + 1 if self._start else None)
             with (
                 self._evaluator(self.seeds, self.arguments.eval_episodes) as self._environments,
                 self._progress,
@@ -135,14 +139,16 @@ class Run:
                 yield from self._loop()
         except _Stopped:
             self._save()
-            where = f"stopped at update {self.update:,}; the same command goes on from there"
-            self.console.print(where, soft_wrap=True)
+            without = "overwrite" if self.arguments.overwrite else None if self.arguments.resume else "no-resume"
+            command = "the same command" + (f" without --{without}" if without else "")
+            self.console.print(f"stopped at update {self.update:,}; {command} goes on from there", soft_wrap=True)
             raise SystemExit(128 + self._signal) from None
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            for writer in self._writers:
-                writer.close()
+            for folder in self._folders.values():
+                folder.close_scalars()
+            threading.excepthook = thread_hook
         self._finish()
 
     def _loop(self) -> Iterator[int]:
@@ -187,17 +193,22 @@ class Run:
         if not due or self.update in self._evaluated or not alive.any():
             return
         result = self._environments.run(self._act)
+        if not np.isfinite(result.return_mean[alive]).all():  # the last step spoilt what no loss has seen yet
+            self._learner.guard.check("return of an evaluation", torch.from_numpy(result.return_mean).to(self.device))
+            self._report_diverged()
+            alive = self._alive()
+            if not alive.any():
+                return
         wall = self._wall_seconds + time.perf_counter() - self._began
         scores = None if self.reference is None else self.reference.normalize(result.return_mean)
         for index, folder in enumerate(self._folders.values()):
             if not alive[index]:
                 continue
             folder.append_evaluation(*self._rows(result, index, scores, wall))
-            writer = self._writers[index]
-            writer.add_scalar("eval/return_mean", result.return_mean[index], self.update)
-            writer.add_scalar("eval/length_mean", result.length_mean[index], self.update)
+            scalars = {"eval/return_mean": result.return_mean[index], "eval/length_mean": result.length_mean[index]}
             if scores is not None:
-                writer.add_scalar("eval/normalized_score", scores[index], self.update)
+                scalars["eval/normalized_score"] = scores[index]
+            folder.add_scalars(scalars, self.update)
         self._evaluated.add(self.update)
         mean, spread = result.return_mean[alive].mean(), result.return_mean[alive].std()
         text = f"return {mean:.1f}" + (f" +- {spread:.1f} over {alive.sum()} seeds" if alive.sum() > 1 else "")
@@ -240,11 +251,10 @@ class Run:
         self._summed = 0
         alive = self._alive()
         scalars = {**means, **rational_scalars(self._learner, self._batch)}
-        for index, writer in enumerate(self._writers):
+        for index, folder in enumerate(self._folders.values()):
             if alive[index]:
-                for name, values in scalars.items():
-                    writer.add_scalar(name, values[index], self.update)
-                writer.add_scalar("charts/updates_per_second", self._speed, self.update)
+                point = {name: values[index] for name, values in scalars.items()}
+                folder.add_scalars({**point, "charts/updates_per_second": self._speed}, self.update)
 
     def _alive(self) -> np.ndarray:
         return self._learner.guard.alive.cpu().numpy()
@@ -267,23 +277,28 @@ class Run:
             try:
                 states = [checkpoint["state"] for checkpoint in checkpoints]
                 self._learner.load_state_dict({name: torch.stack([s[name] for s in states]) for name in states[0]})
+                self._learner.guard.names[:] = checkpoints[0]["guard_names"]
+                self._train_seconds = max(checkpoint["train_seconds"] for checkpoint in checkpoints)
+                self._wall_seconds = max(checkpoint["wall_seconds"] for checkpoint in checkpoints)
             except (LookupError, RuntimeError, TypeError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise InputError(
                     f"the checkpoints in {next(iter(self._folders.values())).path} do not fit this version of "
                     f"{self.agent} ({reason}): give another --run-name, or --overwrite to start anew"
                 ) from None
-            self._learner.guard.names[:] = checkpoints[0]["guard_names"]
-            self._train_seconds = max(checkpoint["train_seconds"] for checkpoint in checkpoints)
-            self._wall_seconds = max(checkpoint["wall_seconds"] for checkpoint in checkpoints)
             # An evaluation that a kill left to only some of the living seeds is done again.
             alive = [rows for rows, lives in zip(evaluated, self._alive(), strict=True) if lives]
             self._evaluated &= set.intersection(*alive) if alive else self._evaluated
             self.console.print(f"going on from update {self._start:,}", soft_wrap=True)
         else:
             self._evaluated = set()
-        for folder in self._folders.values():
-            folder.keep_evaluations(self._evaluated)
+        for seed, folder, checkpoints in zip(self.seeds, self._folders.values(), found, strict=True):
+            if self._start < max(checkpoints, default=0):
+                warn(
+                    f"seed {seed} goes back from update {max(checkpoints):,} to {self._start:,}, "
+                    "the newest that all its neighbours have"
+                )
+            folder.go_back(self._start, self._evaluated)
 
     def _save(self) -> None:
         state = {name: value.cpu() for name, value in self._learner.state_dict().items()}
@@ -301,8 +316,7 @@ class Run:
                     "policy": self._learner.policy.settings,
                 }
             )
-        for writer in self._writers:
-            writer.flush()
+            folder.flush_scalars()
 
     def _finish(self) -> None:
         for folder, report in zip(self._folders.values(), self._learner.guard.report(), strict=True):
@@ -337,6 +351,7 @@ class Run:
         dataset = self.dataset
         shared = {
             **identity(self.arguments),
+            "dataset": dataset.id,  # one file has many spellings of its path
             "agent": self.agent,
             "env_id": self.env_id,
             "env_kwargs": self.env_kwargs,
@@ -394,6 +409,12 @@ def rational_scalars(learner: nn.Module, batch: Batch) -> dict[str, Tensor]:
     for handle in handles:
         handle.remove()
     return scalars
+
+
+def _quiet_about_disks(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread says what a disk refused, and the next write raises it again, which is then one line."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _device(name: str) -> torch.device:

@@ -74,6 +74,15 @@ def test_a_gated_network_is_about_as_large(sizes):
     assert len(gated_dims(*sizes)) == len(sizes[1])
 
 
+def test_a_gated_network_keeps_widths_that_rational_groups_divide():
+    settings = {"activation": "rational", "activation_settings": {"groups": 8}}
+    for sizes in ((256, 256), (96, 64)):
+        plain, gated = (MLP(11, sizes, 3, batch_shape=(1,), gated=g, **settings) for g in (False, True))
+        assert gated(torch.randn(1, 5, 11)).shape == (1, 5, 3)
+        ratio = sum(p.numel() for p in gated.parameters()) / sum(p.numel() for p in plain.parameters())
+        assert abs(ratio - 1) < 0.05
+
+
 def test_dropout_is_each_seeds_own():
     network = _mlp([0, 1])
     x = torch.randn(2, 100, 5)

@@ -13,7 +13,7 @@ CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "seed0")
-    folder.prepare(CONFIG, resume=True, overwrite=False)
+    folder.create(CONFIG, overwrite=False)
     return folder
 
 
@@ -24,40 +24,41 @@ def _evaluation(update):
 
 
 def test_the_same_run_may_go_on(folder):
-    folder.prepare(CONFIG, resume=True, overwrite=False)
+    folder.check(CONFIG, resume=True)
+    folder.create(CONFIG, overwrite=False)
     assert json.loads((folder.path / "config.json").read_text()) == CONFIG
 
 
 def test_another_identity_is_refused_by_the_differing_setting(folder):
     other = CONFIG | {"identity": {"expectile": 0.9, "batch_size": 256}}
     with pytest.raises(InputError, match=r"expectile is 0\.7 there and 0\.9 here\)") as caught:
-        folder.prepare(other, resume=True, overwrite=False)
+        folder.check(other, resume=True)
     assert "batch_size" not in str(caught.value)
-    folder.prepare(other, resume=True, overwrite=True)
+    folder.create(other, overwrite=True)
     assert json.loads((folder.path / "config.json").read_text()) == other
 
 
 def test_an_unfinished_run_is_not_resumed_against_the_users_will(folder):
     with pytest.raises(InputError, match="unfinished run"):
-        folder.prepare(CONFIG, resume=False, overwrite=False)
+        folder.check(CONFIG, resume=False)
 
 
 def test_a_changed_version_warns(folder, capsys):
-    folder.prepare(CONFIG | {"versions": {"torch": "2.14.0"}}, resume=True, overwrite=False)
+    folder.check(CONFIG | {"versions": {"torch": "2.14.0"}}, resume=True)
     assert "begun with torch 2.13.0 and goes on with 2.14.0" in capsys.readouterr().err
 
 
 def test_a_folder_killed_before_it_began_is_taken_over(tmp_path):
     (tmp_path / "seed0").mkdir()
     (tmp_path / "seed0" / "config.json.tmp").write_text('{"iden')
-    RunFolder(tmp_path / "seed0").prepare(CONFIG, resume=True, overwrite=False)
+    RunFolder(tmp_path / "seed0").create(CONFIG, overwrite=False)
     assert json.loads((tmp_path / "seed0" / "config.json").read_text()) == CONFIG
 
 
 def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(InputError, match=r"cannot write .*Not a directory.* --run-dir"):
-        RunFolder(tmp_path / "runs" / "seed0").prepare(CONFIG, resume=True, overwrite=False)
+        RunFolder(tmp_path / "runs" / "seed0").create(CONFIG, overwrite=False)
 
 
 def test_evaluations_survive_a_line_cut_short(folder):
@@ -66,7 +67,7 @@ def test_evaluations_survive_a_line_cut_short(folder):
     path = folder.path / "evaluations.csv"
     path.write_text(path.read_text()[:-4])
     assert [row["update"] for row in folder.evaluations()] == ["0", "100"]
-    folder.keep_evaluations({0})
+    folder.go_back(0, {0})
     folder.append_evaluation(*_evaluation(100))
     assert [row["update"] for row in folder.evaluations()] == ["0", "100"]
     lines = (folder.path / "episodes.csv").read_text().splitlines()
@@ -111,13 +112,62 @@ def test_the_checkpoint_before_a_damaged_one_is_used(folder, damage, capsys):
     assert "checkpoint.pt is damaged" in capsys.readouterr().err
 
 
+def test_a_group_interrupted_twice_between_its_saves_keeps_the_update_that_all_have(tmp_path):
+    folders = [RunFolder(tmp_path / f"seed{s}") for s in (0, 1)]
+    for folder in folders:
+        folder.create(CONFIG, overwrite=False)
+        for update in (10, 20):
+            folder.save_checkpoint(_checkpoint(update))
+    for _ in range(2):  # seed 0 saves update 30, then a kill comes before seed 1 does
+        folders[0].save_checkpoint(_checkpoint(30))
+        found = [folder.checkpoints() for folder in folders]
+        assert max(set(found[0]) & set(found[1])) == 20
+        for folder in folders:
+            folder.go_back(20, set())
+    assert set(folders[0].checkpoints()) == {20}
+    assert set(folders[1].checkpoints()) == {20, 10}
+
+
+def test_a_failed_save_leaves_both_checkpoints(folder, monkeypatch):
+    for update in (10, 20):
+        folder.save_checkpoint(_checkpoint(update))
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="cannot write"):
+        folder.save_checkpoint(_checkpoint(30))
+    assert set(folder.checkpoints()) == {20, 10}
+
+
+def test_a_damaged_checkpoint_never_pushes_out_the_one_before_it(folder):
+    for update in (10, 20):
+        folder.save_checkpoint(_checkpoint(update))
+    (folder.path / "checkpoint.pt").write_bytes(b"torn")
+    folder.checkpoints()
+    folder.go_back(10, set())
+    folder.save_checkpoint(_checkpoint(20))
+    assert set(folder.checkpoints()) == {20, 10}
+
+
+def test_checkpoints_of_which_none_loads_are_one_line_and_stay(folder):
+    folder.save_checkpoint(_checkpoint(10))
+    (folder.path / "checkpoint.pt").write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"no checkpoint in .* can be read: give --overwrite"):
+        folder.checkpoints()
+    assert (folder.path / "checkpoint.pt").exists()
+
+
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]"])
 def test_a_damaged_json_file_is_one_line(folder, name, content):
     (folder.path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name} is damaged \(.*--overwrite"):
-        folder.prepare({**CONFIG, "versions": {"torch": "2.14.0"}}, resume=True, overwrite=False)
-    folder.prepare(CONFIG, resume=True, overwrite=True)
+        folder.check({**CONFIG, "versions": {"torch": "2.14.0"}}, resume=True)
+    folder.create(CONFIG, overwrite=True)
+    folder.check(CONFIG, resume=True)
+    assert folder.summary() is None
 
 
 @pytest.mark.parametrize("line", ["1,2", "x,1,1,,1,1,1,1,", "1,1,1,1,1,1,1,1,1,1", "\x00\x00"])

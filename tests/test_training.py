@@ -1,6 +1,8 @@
 """Runs that are stopped, killed, damaged, or that diverge."""
 
+import json
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -123,9 +125,62 @@ def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_pat
         _assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
 
 
-def test_a_diverging_seed_is_frozen_named_and_the_others_go_on(small_dataset, tmp_path, capsys, monkeypatch):
-    import json
+def test_a_seed_that_joins_a_group_goes_back_and_says_so(run_agent, tmp_path):
+    run_agent("--num-seeds", 2, "--run-name", "group")
+    expected = read_run(tmp_path / "runs/rlrat-hopper-mixed-v0/iql/relu+group/seed0")
+    run_agent("--run-name", "joins")
+    alone = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/relu+joins/seed0"
+    (alone / "summary.json").unlink()
+    result = run_agent("--num-seeds", 2, "--run-name", "joins")
+    assert "seed 0 goes back from update 40 to 0" in result.stderr
+    joined = read_run(alone)
+    assert joined["rows"] == expected["rows"]
+    assert set(RunFolder(alone).checkpoints()) == {40, 20}
 
+
+def test_settings_that_the_agent_refuses_leave_what_was_there(run_agent, tmp_path):
+    run_agent("--activation", "rational", "--run-name", "mine")
+    before = read_run(_run_folder(tmp_path))
+    wrong = ("--activation", "rational", "--run-name", "mine", "--overwrite", "--rational.groups", 3)
+    result = run_agent(*wrong, check=False)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    _assert_equal_runs(read_run(_run_folder(tmp_path)), before)
+
+
+def test_a_disk_that_refuses_tensorboards_file_is_one_line(command, tmp_path):
+    limit = 20_000  # bytes a file may have: less than the scalars, more than anything before them
+    process = subprocess.run(
+        command("--log-every", "1", "--total-updates", "2000", "--checkpoint-every", "2000", "--eval-every", "2000"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert process.returncode == 2, process.stderr
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: cannot write")
+
+
+def test_a_stop_says_which_command_goes_on(command, tmp_path):
+    arguments = command(*LONG, "--overwrite")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
+    assert _wait_for(evaluations, "\n100,", process)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert "the same command without --overwrite goes on from there" in output
+
+
+def test_a_last_step_that_spoils_the_policy_is_a_divergence(run_agent, tmp_path):
+    result = run_agent("--learning-rate", 1e30, "--total-updates", 1)
+    summary = json.loads((_run_folder(tmp_path) / "summary.json").read_text())
+    assert summary["status"] == "diverged"
+    assert summary["diverged_at"] == 1
+    assert f"{summary['diverged_tensor']} is not finite at update 1" in result.stderr
+    assert summary["diverged_tensor"] == "return of an evaluation"
+    assert [row["update"] for row in read_run(_run_folder(tmp_path))["rows"]] == ["0"]
+
+
+def test_a_diverging_seed_is_frozen_named_and_the_others_go_on(small_dataset, tmp_path, capsys, monkeypatch):
     from agents import iql
     from rlrat.datasets.batches import Batches
 

@@ -53,5 +53,5 @@ def load_dataset(id: str | os.PathLike[str]) -> Dataset:
 
 def _nearest(id: str) -> str:
     known = {*minari.PACKAGED, *_MINARI_MUJOCO, *minari.local_ids(), *d4rl.FILES}
-    nearest = difflib.get_close_matches(id, sorted(known))
+    nearest = difflib.get_close_matches(id, sorted(known - {id}))
     return f"; the nearest known: {', '.join(nearest)}" if nearest else ""
