@@ -45,13 +45,18 @@ def read_curves(folders: tuple[Path, ...]) -> dict[tuple[str, str, str], dict[in
     return curves
 
 
-def markdown(curves: dict, last: int) -> str:
-    """A line for each run: the mean of its last evaluations, over seeds, and the best evaluation of any seed."""
-    lines = [f"| dataset | agent | run | seeds | return, last {last} | sd over seeds | best |", "| --- " * 7 + "|"]
+def markdown(curves: dict, data_returns: dict[str, float], last: int) -> str:
+    """A line for each run: the mean of its last evaluations, over seeds, and the best evaluation of any trained seed.
+
+    Beside them the mean episode return of the data, and the first as a ratio to it.
+    """
+    columns = ["dataset", "agent", "run", "seeds", f"return, last {last}", "sd over seeds", "best", "data", "ratio"]
+    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for (dataset, agent, run), seeds in curves.items():
         finals = np.array([returns[-last:].mean() for _, returns in seeds.values()])
-        best = max(returns.max() for _, returns in seeds.values())
+        best = max(returns[updates > 0].max(initial=-np.inf) for updates, returns in seeds.values())
         figures = f"{len(seeds)} | {finals.mean():.1f} | {finals.std():.1f} | {best:.1f}"
+        figures += f" | {data_returns[dataset]:.1f} | {finals.mean() / data_returns[dataset]:.2f}"
         lines.append(f"| {dataset} | {agent} | {run} | {figures} |")
     return "\n".join(lines)
 
@@ -86,12 +91,12 @@ def plot(curves: dict, data_returns: dict[str, float], output: Path) -> None:
 
 def main(arguments: Arguments) -> None:
     curves = read_curves(arguments.runs)
-    print(markdown(curves, arguments.last))
+    configs = [path for folder in arguments.runs for path in folder.rglob("config.json")]
+    returns = {
+        path.parent.resolve().parts[-4]: json.loads(path.read_text())["dataset"]["return_mean"] for path in configs
+    }
+    print(markdown(curves, returns, arguments.last))
     if arguments.output is not None:
-        configs = [path for folder in arguments.runs for path in folder.rglob("config.json")]
-        returns = {
-            path.parent.resolve().parts[-4]: json.loads(path.read_text())["dataset"]["return_mean"] for path in configs
-        }
         plot(curves, returns, arguments.output)
 
 

@@ -1,6 +1,7 @@
 """Minari datasets: local ones, downloads, and those that ship inside the package."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -59,6 +60,7 @@ def download(id: str) -> None:
     import minari
 
     folder = local_root() / id
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each of its five tries is two lines, the last raises
     try:
         minari.download_dataset(id, force_download=folder.exists())
     except ImportError as error:
