@@ -150,7 +150,9 @@ def parse(kind: type[Arguments], description: str, argv: list[str] | None = None
 def _one_line(box: str) -> str:
     """What tyro prints in a box, as one line without the frame and the argument's help."""
     text = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", box).split())
-    title = re.match(r"(Unrecognized options|Value error|Parsing error|Missing \w+|Required options|Invalid choice) ", text)
+    title = re.match(
+        r"(Unrecognized options|Value error|Parsing error|Missing \w+|Required options|Invalid choice) ", text
+    )
     text = text[title.end() :] if title and len(text) > title.end() else text
     return re.split(r" (?:Argument helptext:|For full helptext)", text)[0]
 
