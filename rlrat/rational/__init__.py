@@ -7,11 +7,23 @@
 import sys
 from types import ModuleType
 
+from .backends import backend
 from .module import ACTIVATIONS, Rational, rationalize
-from .reference import VERSIONS, derivative, rational
+from .op import rational
+from .reference import VERSIONS, derivative
 from .table import FUNCTIONS, Fit
 
-__all__ = ["ACTIVATIONS", "FUNCTIONS", "VERSIONS", "Fit", "Rational", "derivative", "rational", "rationalize"]
+__all__ = [
+    "ACTIVATIONS",
+    "FUNCTIONS",
+    "VERSIONS",
+    "Fit",
+    "Rational",
+    "backend",
+    "derivative",
+    "rational",
+    "rationalize",
+]
 
 
 class _CallableModule(ModuleType):

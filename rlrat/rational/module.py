@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .reference import derivative, rational
+from .op import rational
+from .reference import derivative
 from .table import Fit, Function, find
 
 # Elementwise and deterministic. nn.Identity is not here: in models it stands for "nothing", not for an activation.

@@ -16,53 +16,30 @@ and N is the unguarded rational of Boulle, Nakatsukasa and Townsend, "Rational n
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .layout import empty_output
 
 VERSIONS = ("A", "B", "C", "N")
 _OFFSETS = {"B": 1.0, "C": 0.1}
 
 
-def rational(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
-    """R(x) = P(x) / Q(x), element by element, in the type of `x`.
-
-    Args:
-        x: `[*batch, ..., features]`, floating point. float64 is computed in float64, every other type in float32.
-        numerator: `[*batch, groups, m + 1]`, a_0 first. The features are split into `groups` equal contiguous groups,
-            each with its own coefficients.
-        denominator: `[*batch, groups, n]`, b_1 first; for version C `[*batch, groups, n + 1]`, b_0 first.
-        version: the form of Q, see the table at the top of this module.
-
-    The gradient of the coefficients is summed over everything but batch and group; there is no second derivative.
-    Where an absolute value has a corner, d|t|/dt at t = 0 is +1, so that denominator coefficients which are exactly
-    zero can move: at b_i = 0 in version A, and where the sum inside the bars of versions B and C is zero. Version A's
-    dR/dx at x = 0 is the limit from the right (from the left at x = -0.0).
-
-    The powers x^m and x^n are formed in the type of the computation, so in float32 the result is finite up to
-    |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4) and a_5 = 1; beyond that it is infinite or NaN.
-
-    Raises:
-        ValueError: an unknown version, or shapes that do not fit together.
-        TypeError: a tensor that is not floating point.
-    """
-    _validate(x, numerator, denominator, version)
-    return _Rational.apply(x, numerator, denominator, version)
-
-
 @torch.no_grad()
 def derivative(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
     """dR/dx at every element of `x`, in its type and without a graph; arguments and errors as for `rational`."""
-    _validate(x, numerator, denominator, version)
+    validate(x, numerator, denominator, version)
     z, a, c = _prepare(x, numerator, denominator, version)
     r, q, dp, dq, _, _ = _evaluate(z, a, c, version)
     return dp.sub_(dq.mul_(r)).div_(q).reshape(x.shape).to(x.dtype)
 
 
-def _validate(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> None:
+def validate(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> None:
+    """Raise what `rational` promises to raise."""
     if version not in VERSIONS:
         raise ValueError(f"there is no version {version!r} of a rational, only {', '.join(VERSIONS)}")
-    for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} is {tensor.dtype}, a rational needs floating point")
+    if not (x.is_floating_point() and numerator.is_floating_point() and denominator.is_floating_point()):
+        for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
+            if not tensor.is_floating_point():
+                raise TypeError(f"{name} is {tensor.dtype}, a rational needs floating point")
     if numerator.ndim < 2 or numerator.shape[:-1] != denominator.shape[:-1]:
         raise ValueError(
             "numerator and denominator must be [*batch, groups, coefficients] with the same batch and groups, "
@@ -167,45 +144,66 @@ def _moments(weight: Tensor, x: Tensor, powers: range, batch_dims: int) -> Tenso
     return torch.stack(sums, -1) if sums else weight.new_empty(*weight.shape[:batch_dims], weight.shape[-2], 0)
 
 
-class _Rational(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
-        z, a, c = _prepare(x, numerator, denominator, version)
-        variable = _variable(z, version)
-        q = _guard_(_horner(c, variable), version)
-        p = _horner(a, z, out=None if variable is z else variable)
-        return p.div_(q).reshape(x.shape).to(x.dtype)
+def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
+    """R(x), in the type of x."""
+    z, a, c = _prepare(x, numerator, denominator, version)
+    variable = _variable(z, version)
+    q = _guard_(_horner(c, variable), version)
+    p = _horner(a, z, out=None if variable is z else variable)
+    return _like_output(p.div_(q).reshape(x.shape).to(x.dtype), x, numerator)
 
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, numerator, denominator, ctx.version = inputs
-        ctx.save_for_backward(x, numerator, denominator)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, numerator, denominator = ctx.saved_tensors
-        version, batch_dims = ctx.version, numerator.ndim - 2
-        needs_x, needs_numerator, needs_denominator, _ = ctx.needs_input_grad
-        grad_x = grad_numerator = grad_denominator = None
+def backward(
+    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, version: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, numerator and denominator for the gradient of R(x)."""
+    batch_dims = numerator.ndim - 2
+    z, a, c = _prepare(x, numerator, denominator, version)
+    r, q, dp, dq, variable, sign = _evaluate(z, a, c, version)
+    grad = grad.to(z.dtype).unflatten(-1, z.shape[-2:])
+    slope = dp.sub_(dq.mul_(r)).div_(q)  # dR/dx = (P' - R Q') / Q
+    grad_x = slope.mul_(grad).reshape(x.shape).to(x.dtype)
+    weight = torch.div(grad, q, out=dq)
+    # dR/db_i = -R/Q dQ/db_i, and dQ/db_i is |x|^i sign(b_i) for A, x^i with the sign of the bars for B and C.
+    outer = r.mul_(weight).neg_()
+    if version in _OFFSETS:
+        outer.mul_(sign)
+    powers = range(0 if version == "C" else 1, c.shape[-1])
+    grad_denominator = _moments(outer, variable, powers, batch_dims).to(denominator.dtype)
+    if version == "A":
+        grad_denominator = torch.where(denominator < 0, -grad_denominator, grad_denominator)
+    grad_numerator = _moments(weight, z, range(a.shape[-1]), batch_dims).to(numerator.dtype)
+    return _like_output(grad_x, x, numerator), grad_numerator, grad_denominator
 
-        z, a, c = _prepare(x, numerator, denominator, version)
-        r, q, dp, dq, variable, sign = _evaluate(z, a, c, version)
-        grad = grad.to(z.dtype).unflatten(-1, z.shape[-2:])
-        if needs_x:
-            slope = dp.sub_(dq.mul_(r)).div_(q)  # dR/dx = (P' - R Q') / Q
-            grad_x = slope.mul_(grad).reshape(x.shape).to(x.dtype)
-        if needs_numerator or needs_denominator:
-            weight = torch.div(grad, q, out=dq)
-        if needs_denominator:
-            # dR/db_i = -R/Q dQ/db_i, and dQ/db_i is |x|^i sign(b_i) for A, x^i with the sign of the bars for B and C.
-            outer = r.mul_(weight).neg_()
-            if version in _OFFSETS:
-                outer.mul_(sign)
-            powers = range(0 if version == "C" else 1, c.shape[-1])
-            grad_denominator = _moments(outer, variable, powers, batch_dims).to(denominator.dtype)
-            if version == "A":
-                grad_denominator = torch.where(denominator < 0, -grad_denominator, grad_denominator)
-        if needs_numerator:
-            grad_numerator = _moments(weight, z, range(a.shape[-1]), batch_dims).to(numerator.dtype)
-        return grad_x, grad_numerator, grad_denominator, None
+
+def _like_output(y: Tensor, x: Tensor, numerator: Tensor) -> Tensor:
+    """y with the strides that every backend gives its output."""
+    out = empty_output(x, numerator)
+    return y if y.stride() == out.stride() else out.copy_(y)
+
+
+def expression(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
+    """R(x) as operations that PyTorch differentiates any number of times, with the same conventions at corners."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    groups = numerator.shape[-2]
+    z = x.to(dtype).unflatten(-1, (groups, x.shape[-1] // groups))
+    lead = (*numerator.shape[:-2], *(1,) * (z.ndim - numerator.ndim), groups, 1)
+    a = [c.reshape(lead) for c in numerator.to(dtype).unbind(-1)]
+    b = [c.reshape(lead) for c in denominator.to(dtype).unbind(-1)]
+    u = z
+    if version == "A":
+        u, b = _absolute(z), [_absolute(c) for c in b]
+    p, s = torch.zeros_like(z), torch.zeros_like(z)
+    for coefficient in reversed(a):
+        p = p * z + coefficient
+    for coefficient in reversed(b):
+        s = s * u + coefficient
+    if version != "C":
+        s = s * u
+    q = s + 1.0 if version in "AN" else _absolute(s) + _OFFSETS[version]
+    return (p / q).reshape(x.shape).to(x.dtype)
+
+
+def _absolute(t: Tensor) -> Tensor:
+    """|t|, whose derivative at t = 0 is +1 (at -0.0, -1)."""
+    return t * torch.copysign(torch.ones_like(t), t)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rlrat.rational import VERSIONS, derivative, rational
+from rlrat.rational import VERSIONS, backend, derivative, rational
 
 
 def numpy_rational(x, a, b, version):
@@ -207,7 +207,8 @@ def test_float32_is_finite_where_the_docstring_says():
     torch.testing.assert_close(y, x.detach())
     y.sum().backward()
     torch.testing.assert_close(x.grad, torch.ones(2))
-    assert not rational(torch.tensor([1e8]), a, b).isfinite().any()
+    with backend("reference"):
+        assert not rational(torch.tensor([1e8]), a, b).isfinite().any()
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 6), (2, 5, 0), (2, 0)])

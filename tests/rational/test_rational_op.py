@@ -1,0 +1,313 @@
+"""The operator under PyTorch's transforms, and every backend beside the float64 reference."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
+
+from rlrat.rational import VERSIONS, Rational, backend, cpu, rational
+
+pytestmark = pytest.mark.filterwarnings("ignore:rational activations run on plain PyTorch")
+needs_kernels = pytest.mark.skipif(cpu.unavailable is not None, reason=str(cpu.unavailable))
+BACKENDS = ["reference", pytest.param("cpu", marks=needs_kernels)]
+
+
+def _inputs(version, batch=(), groups=1, rows=(7,), size=5, degrees=(5, 4), dtype=torch.float64, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    m, n = degrees
+    x = 2 * torch.randn(*batch, *rows, groups * size, generator=draw, dtype=torch.float64)
+    # Coefficients that shrink with the power, so that every term matters and float16 does not overflow.
+    a = torch.randn(*batch, groups, m + 1, generator=draw, dtype=torch.float64) / 2.0 ** torch.arange(m + 1)
+    b = torch.randn(*batch, groups, n + (version == "C"), generator=draw, dtype=torch.float64)
+    b = b / 2.0 ** torch.arange(1, b.shape[-1] + 1)
+    if version == "N":  # positive where it matters: even powers alone
+        b = b.abs() * (torch.arange(n) % 2)
+    coefficient = torch.float64 if dtype == torch.float64 else torch.float32
+    return x.to(dtype).requires_grad_(), a.to(coefficient).requires_grad_(), b.to(coefficient).requires_grad_()
+
+
+def _all(inputs, version, seed=1):
+    """The output and all gradients."""
+    y = rational(*inputs, version)
+    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, inputs, grad)]
+
+
+def _assert_near(got, expected, tolerance):
+    for ours, theirs in zip(got, expected, strict=True):
+        scale = theirs.abs().max().clamp(min=1.0).item() if theirs.numel() else 1.0
+        torch.testing.assert_close(ours.double() / scale, theirs / scale, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_backend_agrees_with_the_float64_reference(name, version, dtype):
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+    if version == "C" and dtype == torch.float32:
+        tolerance = 1e-3  # where the sum in the bars is near 0, Q = 0.1 and the gradient's terms have 1/Q^2
+    for degrees in ((5, 4), (3, 2), (0, 0 if version != "N" else 1), (8, 8), (1, 6)):
+        for batch, groups, rows, size in (
+            ((), 1, (7,), 5), ((), 1, (), 33), ((3,), 1, (40,), 64), ((2, 2), 4, (9,), 3), ((), 2, (1,), 5000),
+            ((1,), 1, (3, 4), 7),
+        ):  # fmt: skip
+            inputs = _inputs(version, batch, groups, rows, size, degrees, dtype)
+            with backend("reference"):
+                expected = _all([t.detach().double().requires_grad_() for t in inputs], version)
+            with backend(name):
+                got = _all(inputs, version)
+            assert [t.dtype for t in got] == [t.dtype for t in (inputs[0], *inputs)]
+            _assert_near(got, expected, tolerance)
+
+
+LAYOUTS = {
+    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "rows apart": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
+    "every second row": lambda x: x.repeat_interleave(2, dim=-2)[..., ::2, :],
+    "every second feature": lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
+    "batch axes swapped": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "expanded": lambda x: x[:1].expand_as(x),
+    "offset": lambda x: torch.cat([x.flatten()[:3], x.flatten()])[3:].view(x.shape),
+}
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_any_layout_gives_the_same(name, layout, groups, batch):
+    x, a, b = _inputs("A", batch, groups, () if batch else (4, 6), 8 if not batch else 2, dtype=torch.float32)
+    if batch:
+        x = x.detach().repeat(1, 1, 40).unflatten(-1, (40, -1)).requires_grad_()
+    strided = LAYOUTS[layout](x.detach()).requires_grad_()
+    with backend(name):
+        expected = _all([strided.detach().contiguous().requires_grad_(), a, b], "A")
+        got = _all([strided, a, b], "A")
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(VERSIONS), st.lists(st.integers(1, 3), max_size=2), st.integers(1, 5),
+    st.lists(st.integers(1, 70), max_size=2), st.integers(1, 40), st.integers(0, 8), st.integers(0, 8),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_any_shape_gives_what_the_reference_gives(version, batch, groups, rows, size, m, n, seed):
+    inputs = _inputs(version, tuple(batch), groups, tuple(rows), size, (m, n), torch.float32, seed)
+    with backend("reference"):
+        expected = _all([t.detach().double().requires_grad_() for t in inputs], version)
+    with backend("cpu"):
+        _assert_near(_all(inputs, version), expected, 2e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_instruction_set_agrees(level, dtype):
+    for version in VERSIONS:
+        inputs = _inputs(version, (2,), 2, (50,), 37, dtype=dtype)
+        with backend("reference"):
+            expected = _all([t.detach().double().requires_grad_() for t in inputs], version)
+        cpu.choose_instructions(level)
+        try:
+            _assert_near(_all(inputs, version), expected, 1e-5 if dtype == torch.float32 else 1e-12)
+        finally:
+            cpu.choose_instructions(-1)
+
+
+@needs_kernels
+def test_two_runs_and_two_threads_give_equal_bits():
+    inputs = _inputs("A", (2,), 2, (700,), 128, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(_all(inputs, "A"))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(ours, first) for ours, first in zip(result, results[0], strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("version", ["A", "B", "C"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_inputs_are_finite_where_the_result_is(version, dtype):
+    largest = torch.finfo(dtype).max
+    x = torch.tensor([1e7, -1e9, 1e20, -largest / 4, 3.0, 2.0**21], dtype=dtype, requires_grad=True)
+    a = torch.tensor([[0.0, 0.5, 0.0, 0.0, 0.0, 1.0]], dtype=dtype, requires_grad=True)
+    b = torch.tensor([[0.0] * (version == "C") + [0.0, 0.0, 0.0, 1.0]], dtype=dtype, requires_grad=True)
+    y, dx, *_ = _all([x, a, b], version)
+    torch.testing.assert_close(y[[0, 1, 2, 3, 5]], x.detach()[[0, 1, 2, 3, 5]])
+    grad = torch.randn(6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    torch.testing.assert_close(dx[[0, 1, 2, 3, 5]], grad[[0, 1, 2, 3, 5]])
+
+
+@needs_kernels
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nan_and_infinity_follow_the_reference(version):
+    x, a, b = _inputs(version, dtype=torch.float32)
+    x = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf, 2.0] * 5, requires_grad=True)
+    results = []
+    for name in ("reference", "cpu"):
+        with backend(name):
+            results.append(_all([x, a, b], version)[:2])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_gradcheck_and_gradgradcheck(name, version):
+    inputs = _inputs(version, (2,), 2, (3,), 2, (3, 2))
+    with backend(name):
+        assert torch.autograd.gradcheck(lambda *t: rational(*t, version), inputs)
+        assert torch.autograd.gradgradcheck(lambda *t: rational(*t, version), inputs)
+
+
+def test_a_zero_coefficient_can_move():
+    x, a, _ = _inputs("A")
+    b = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+    grads = torch.autograd.grad(rational(x, a, b).sum(), b, create_graph=True)
+    assert (grads[0] != 0).all()
+
+
+class TestTransforms:
+    inputs = staticmethod(lambda **settings: _inputs("A", (2,), 1, (5,), 3, dtype=torch.float32, **settings))
+
+    def test_func_grad(self):
+        x, a, b = self.inputs()
+        expected = torch.autograd.grad(rational(x, a, b).square().sum(), (x, a, b))
+        got = torch.func.grad(lambda *t: rational(*t).square().sum(), (0, 1, 2))(x, a, b)
+        for ours, theirs in zip(got, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+    def test_grad_of_grad(self):
+        x, a, b = _inputs("A")
+        second = torch.func.grad(lambda t: torch.func.grad(lambda u: rational(u, a, b).sum())(t).square().sum())(x)
+        (first,) = torch.autograd.grad(rational(x, a, b).sum(), x, create_graph=True)
+        torch.testing.assert_close(second, torch.autograd.grad(first.square().sum(), x)[0])
+
+    def test_vmap_of_grad_is_each_samples_gradient(self):
+        x, a, b = self.inputs()
+        per_sample = torch.func.vmap(
+            torch.func.grad(lambda a, b, x: rational(x, a, b).square().sum(), (0, 1)), in_dims=(None, None, 1)
+        )(a, b, x)
+        for row in range(5):
+            alone = torch.autograd.grad(rational(x[:, row], a, b).square().sum(), (a, b))
+            for ours, theirs in zip(per_sample, alone, strict=True):
+                torch.testing.assert_close(ours[row], theirs)
+
+    def test_vmap_over_coefficients(self):
+        x, a, b = self.inputs()
+        got = torch.func.vmap(rational, in_dims=(None, 2, 2))(x, torch.stack([a, 2 * a], 2), torch.stack([b, b], 2))
+        torch.testing.assert_close(got[1], 2 * got[0])
+
+    def test_compile_fullgraph(self):
+        x, a, b = self.inputs()
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda *t: rational(*t).square().sum(), fullgraph=True, backend="aot_eager")
+        expected = torch.autograd.grad(rational(x, a, b).square().sum(), (x, a, b))
+        for ours, theirs in zip(torch.autograd.grad(compiled(x, a, b), (x, a, b)), expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+    def test_export(self):
+        x, _, _ = self.inputs()
+        module = Rational(batch_shape=(2,))
+        program = torch.export.export(module, (x.detach(),))
+        with torch.no_grad():  # the bare operator is in the program
+            torch.testing.assert_close(program.module()(x.detach()), module(x))
+        assert "rlrat.rational" in program.graph_module.code
+
+    def test_functional_call(self):
+        module, x = Rational(), torch.randn(4, 3)
+        doubled = {"numerator": 2 * module.numerator, "denominator": module.denominator}
+        torch.testing.assert_close(torch.func.functional_call(module, doubled, (x,)), 2 * module(x))
+
+    def test_autocast_leaves_the_coefficients(self):
+        module, x = Rational(), torch.randn(4, 3)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert module(x).dtype == torch.float32
+            module(x.bfloat16()).float().sum().backward()
+        assert module.numerator.grad.dtype == torch.float32
+
+    def test_activation_checkpointing(self):
+        x, a, b = self.inputs()
+        expected = torch.autograd.grad(rational(x, a, b).square().sum(), (x, a, b))
+        got = torch.autograd.grad(checkpoint(rational, x, a, b, use_reentrant=False).square().sum(), (x, a, b))
+        for ours, theirs in zip(got, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+    def test_forward_mode_raises(self):
+        x, a, b = self.inputs()
+        with pytest.raises((RuntimeError, NotImplementedError), match="jvp"):
+            torch.func.jvp(lambda t: rational(t, a, b), (x,), (x,))
+
+    def test_the_bare_operator_has_no_derivative(self):
+        x, a, b = self.inputs()
+        with pytest.raises(RuntimeError, match=r"call rlrat\.rational"):
+            torch.ops.rlrat.rational(x, a, b, "A")
+        with torch.no_grad():
+            assert torch.equal(torch.ops.rlrat.rational(x, a, b, "A"), rational(x, a, b))
+
+    def test_opcheck(self):
+        x, a, b = (t.detach() for t in self.inputs())
+        checks = ("test_schema", "test_faketensor")
+        torch.library.opcheck(torch.ops.rlrat.rational.default, (x, a, b, "A"), test_utils=checks)
+        torch.library.opcheck(torch.ops.rlrat.rational_backward.default, (x, x, a, b, "A"), test_utils=checks)
+
+    def test_distributed_data_parallel(self, tmp_path):
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+        try:
+            module = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(3, 4), Rational()))
+            module(torch.randn(5, 3)).sum().backward()
+            assert all(p.grad is not None for p in module.parameters())
+        finally:
+            torch.distributed.destroy_process_group()
+
+
+@needs_kernels
+def test_threads_of_python_share_the_kernels():
+    inputs = _inputs("A", (2,), 2, (300,), 64, dtype=torch.float32)
+    expected, results = _all(inputs, "A"), []
+    threads = [threading.Thread(target=lambda: results.append(_all(inputs, "A"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(torch.equal(ours, theirs) for result in results for ours, theirs in zip(result, expected, strict=True))
+
+
+def test_backends_are_named():
+    with pytest.raises(ValueError, match="only reference, cpu"), backend("cuda"):
+        pass
+    report = subprocess.run([sys.executable, "-m", "rlrat.rational"], capture_output=True, text=True, check=True).stdout
+    assert report.startswith("cpu: ")
+
+
+def test_without_kernels_it_warns_once_and_runs(monkeypatch, recwarn):
+    monkeypatch.setattr(cpu, "unavailable", "the C kernels were not built")
+    monkeypatch.setattr(cpu, "_warned", False)
+    x, a, b = _inputs("A")
+    for _ in range(2):
+        rational(x, a, b).sum().backward()
+    assert ["plain PyTorch" in str(w.message) for w in recwarn] == [True]
+    with pytest.raises(RuntimeError, match="not built"), backend("cpu"):
+        pass
+
+
+@needs_kernels
+def test_degrees_beyond_the_kernels_fall_back():
+    x, a, b = _inputs("A", degrees=(9, 9))
+    with pytest.raises(RuntimeError, match="degrees up to 8"), backend("cpu"):
+        rational(x, a, b)
+    assert rational(x, a, b).isfinite().all()
