@@ -36,13 +36,15 @@ def backend(name: str) -> Iterator[None]:
 def choose(x: Tensor, numerator: Tensor, denominator: Tensor) -> ModuleType:
     """The module whose `forward` and `backward` compute this call."""
     name = _forced.get()
+    if name is None and x.is_cpu and cpu.unavailable is None and cpu.supports(numerator, denominator):
+        return cpu
     if name == "reference":
         return reference
-    if name == "cpu" and (x.device.type != "cpu" or not cpu.supports(numerator, denominator)):
-        raise RuntimeError(f"the backend cpu computes on a CPU, with degrees up to {cpu.MAX_DEGREE}")
-    if x.device.type == "cpu" and cpu.supports(numerator, denominator):
-        if cpu.unavailable is None:
-            return cpu
+    if name == "cpu":
+        if not (x.is_cpu and cpu.supports(numerator, denominator)):
+            raise RuntimeError(f"the backend cpu computes on a CPU, with degrees up to {cpu.MAX_DEGREE}")
+        return cpu
+    if x.is_cpu:
         cpu.warn_if_unavailable()
     return reference
 

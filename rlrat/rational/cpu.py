@@ -65,17 +65,14 @@ _warned = False
 
 def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str, out: Tensor | None = None) -> Tensor:
     """R(x), in `out` if that is given (of x's shape, type and strides)."""
-    wide = _WIDE.get(x.dtype)
-    if wide is None:
+    if x.dtype not in _WIDE:
         return forward(x.float(), numerator, denominator, version).to(x.dtype)
-    a, b = _coefficients(x, numerator), _coefficients(x, denominator)
     y = empty_output(x, numerator) if out is None else out
     if x.numel():
-        x, sizes, strides = _arguments(x, numerator, is_flat(x, numerator))
+        x, a, b, sizes, strides, rest = _arguments(x, numerator, denominator, version)
         _library.rational_forward(
-            x.data_ptr(), y.data_ptr(), a.data_ptr(), b.data_ptr(), *sizes, *strides,
-            a.shape[-1] - 1, b.shape[-1] - (version == "C"), ord(version), wide, _threads(x),
-        )  # fmt: skip
+            x.data_ptr(), y.data_ptr(), a.data_ptr(), b.data_ptr(), *sizes, *strides, *rest, _threads(x)
+        )
     return y
 
 
@@ -83,47 +80,57 @@ def backward(
     grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, version: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, numerator and denominator."""
-    wide = _WIDE.get(x.dtype)
-    if wide is None:
+    if x.dtype not in _WIDE:
         dx, da, db = backward(grad.float(), x.float(), numerator, denominator, version)
         return dx.to(x.dtype), da, db
-    a, b = _coefficients(x, numerator), _coefficients(x, denominator)
     dx = empty_output(x, numerator)
     if x.numel() == 0:
         return dx, torch.zeros_like(numerator), torch.zeros_like(denominator)
-    da, db = torch.empty_like(a), torch.empty_like(b)
-    flat = is_flat(x, numerator)
-    if flat and grad.stride() != x.stride():
+    if grad.stride() != x.stride() and is_flat(x, numerator):
         grad = torch.empty_like(x).copy_(grad)  # the same memory order
-    x, sizes, x_strides = _arguments(x, numerator, flat)
-    grad, _, grad_strides = _arguments(grad, numerator, flat)
+    x, a, b, sizes, x_strides, rest = _arguments(x, numerator, denominator, version)
+    if grad.stride() == x.stride():
+        grad_strides = x_strides
+    else:
+        grad, *grad_strides = rows_of(grad, numerator.ndim - 2)
+    da, db = torch.empty_like(a), torch.empty_like(b)
     failed = _library.rational_backward(
         grad.data_ptr(), x.data_ptr(), dx.data_ptr(), da.data_ptr(), db.data_ptr(), a.data_ptr(), b.data_ptr(),
-        *sizes, *grad_strides, *x_strides, a.shape[-1] - 1, b.shape[-1] - (version == "C"), ord(version), wide,
-        _threads(x),
+        *sizes, *grad_strides, *x_strides, *rest, _threads(x),
     )  # fmt: skip
     if failed:
         raise MemoryError("no memory for the partial sums of a rational activation's gradient")
-    if da.dtype != numerator.dtype or db.dtype != denominator.dtype:
+    if a.dtype != numerator.dtype or b.dtype != denominator.dtype:
         return dx, da.to(numerator.dtype), db.to(denominator.dtype)
     return dx, da, db
 
 
-def _coefficients(x: Tensor, coefficients: Tensor) -> Tensor:
-    if coefficients.dtype != x.dtype:
-        coefficients = coefficients.to(x.dtype)
-    return coefficients if coefficients.is_contiguous() else coefficients.contiguous()
+_contiguous: dict[tuple, tuple] = {}  # sizes, strides and the rest for what is called again and again
 
 
-def _arguments(x: Tensor, numerator: Tensor, flat: bool) -> tuple[Tensor, tuple[int, int, int, int], tuple[int, int]]:
-    """x, or a copy of it, as (batch, rows, groups, width) with the strides of batch and rows."""
-    if flat:
-        return x, (1, 1, 1, x.numel()), (0, 0)
-    batch_dims, groups = numerator.ndim - 2, numerator.shape[-2]
-    x, batch_stride, row_stride = rows_of(x, batch_dims)
-    batch = math.prod(x.shape[:batch_dims])
-    features = x.shape[-1]
-    return x, (batch, x.numel() // (batch * features), groups, features // groups), (batch_stride, row_stride)
+def _arguments(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple:
+    """x, a, b, copies of them where need be; (batch, rows, groups, width); strides of batch and rows; the rest."""
+    key = (x.shape, numerator.shape, denominator.shape, version, x.dtype)
+    a = numerator if numerator.dtype == x.dtype else numerator.to(x.dtype)
+    b = denominator if denominator.dtype == x.dtype else denominator.to(x.dtype)
+    if not (a.is_contiguous() and b.is_contiguous()):
+        a, b = a.contiguous(), b.contiguous()
+    contiguous = x.is_contiguous()
+    if contiguous and key in _contiguous:
+        return x, a, b, *_contiguous[key]
+    rest = (a.shape[-1] - 1, b.shape[-1] - (version == "C"), ord(version), _WIDE[x.dtype])
+    if is_flat(x, numerator):
+        sizes, strides = (1, 1, 1, x.numel()), (0, 0)
+    else:
+        batch_dims, groups = numerator.ndim - 2, numerator.shape[-2]
+        x, *strides = rows_of(x, batch_dims)
+        batch, features = math.prod(x.shape[:batch_dims]), x.shape[-1]
+        sizes = (batch, x.numel() // (batch * features), groups, features // groups)
+    if contiguous:
+        if len(_contiguous) > 1000:
+            _contiguous.clear()
+        _contiguous[key] = sizes, strides, rest
+    return x, a, b, sizes, strides, rest
 
 
 def _threads(x: Tensor) -> int:

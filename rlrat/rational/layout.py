@@ -22,7 +22,7 @@ def is_flat(x: Tensor, numerator: Tensor) -> bool:
 
 def empty_output(x: Tensor, numerator: Tensor) -> Tensor:
     """Uninitialised, in x's shape and type: with x's strides where `is_flat`, else contiguous."""
-    if is_flat(x, numerator):
+    if x.is_contiguous() or is_flat(x, numerator):
         return torch.empty_like(x)
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 

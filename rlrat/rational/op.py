@@ -158,6 +158,9 @@ def _batched(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor) -> li
     ]
 
 
+_valid: set[tuple] = set()  # what has been validated: a network calls with few shapes
+
+
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
     """R(x) = P(x) / Q(x), element by element, in the type of `x`.
 
@@ -180,7 +183,15 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "
         ValueError: an unknown version, or shapes that do not fit together.
         TypeError: a tensor that is not floating point.
     """
-    validate(x, numerator, denominator, version)
+    if type(x) not in _PLAIN or torch.compiler.is_compiling():  # where sizes may be symbols
+        validate(x, numerator, denominator, version)
+    else:
+        call = (x.shape, numerator.shape, denominator.shape, x.dtype, numerator.dtype, denominator.dtype, version)
+        if call not in _valid:
+            validate(x, numerator, denominator, version)
+            if len(_valid) > 1000:
+                _valid.clear()
+            _valid.add(call)
     if not torch.is_grad_enabled() or not (x.requires_grad or numerator.requires_grad or denominator.requires_grad):
         if not torch._C._are_functorch_transforms_active():
             return _call_forward(x, numerator, denominator, version)
