@@ -19,7 +19,6 @@
 #define EXPORT __attribute__((visibility("default")))
 #define BLOCK 4096
 #define MAX_TERMS 9      /* degrees up to 8 */
-#define LARGE 1048576.0  /* 2^20: below it x^8 is far from overflow in float32 when coefficients are not */
 #define GLUE2(a, b) a##_##b
 #define GLUE(a, b) GLUE2(a, b)
 
@@ -167,6 +166,7 @@ typedef struct {
     int64_t pieces, block_rows, blocks, total; /* pieces a row is cut into, rows a block has, blocks a unit has */
     double *sums;                              /* [total, m + n + 2] */
     int64_t next, chunk;
+    double limit; /* |x| from which on powers may overflow: 2^20 for degree 5 in float32 */
     int m, n, version, wide;
 } Work;
 
@@ -189,9 +189,9 @@ static void do_block(const Work *w, int64_t index) {
         for (int j = 0; j < given; j++) c[j + (version != 'C')] = version == 'A' && d[j] < 0 ? -d[j] : d[j]; \
         if (w->g) { \
             const T *g = (const T *)w->g + g_at; \
-            if (BY_INSTRUCTIONS(backward, type, &b, x, g, y, a, c, m, n, version, sums)) \
+            if (BY_INSTRUCTIONS(backward, type, &b, x, g, y, a, c, m, n, version, (T)w->limit, sums)) \
                 careful_backward_##type(&b, x, g, y, a, c, m, n, version, sums); \
-        } else if (BY_INSTRUCTIONS(forward, type, &b, x, y, a, c, m, n, version)) \
+        } else if (BY_INSTRUCTIONS(forward, type, &b, x, y, a, c, m, n, version, (T)w->limit)) \
             careful_forward_##type(&b, x, y, a, c, m, n, version); \
     }
     if (w->wide) DO(double, f64) else DO(float, f32)
@@ -227,6 +227,8 @@ static void cut(Work *w, int64_t batch) {
         w->width *= w->rows; /* one long row */
         w->rows = 1;
     }
+    int degree = w->m > w->n ? w->m : w->n;
+    w->limit = exp2((w->wide ? 900.0 : 100.0) / (degree ? degree : 1));
     w->pieces = w->width > BLOCK ? (w->width + BLOCK - 1) / BLOCK : 1;
     w->block_rows = w->pieces > 1 ? 1 : BLOCK / w->width;
     w->blocks = (w->rows + w->block_rows - 1) / w->block_rows * w->pieces;

@@ -152,6 +152,21 @@ def test_large_inputs_are_finite_where_the_result_is(version, dtype):
 
 
 @needs_kernels
+@pytest.mark.parametrize("degrees", [(5, 4), (8, 8), (8, 7), (2, 1), (1, 0)])
+def test_no_size_of_input_overflows_in_float32(degrees):
+    """Also between the inputs that are small and those that are computed with care."""
+    _, a, b = _inputs("A", degrees=degrees, dtype=torch.float32)
+    b = (b.abs() + 0.1).detach().requires_grad_()
+    for exponent in range(0, 38):
+        x = torch.tensor([1.5 * 10.0**exponent, -(10.0**exponent)], requires_grad=True)
+        with backend("reference"):
+            expected = _all([t.detach().double().requires_grad_() for t in (x, a, b)], "A")
+        for ours, theirs in zip(_all([x, a, b], "A"), expected, strict=True):
+            fits = theirs.abs() < 1e37
+            torch.testing.assert_close(ours[fits].double(), theirs[fits], rtol=1e-3, atol=1e-3)
+
+
+@needs_kernels
 @pytest.mark.parametrize("version", VERSIONS)
 def test_nan_and_infinity_follow_the_reference(version):
     x, a, b = _inputs(version, dtype=torch.float32)
