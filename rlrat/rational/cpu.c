@@ -18,12 +18,14 @@
 #define INLINE inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
 #define BLOCK 4096
+#define STREAMED (32 << 20) /* bytes of output, more than most last-level caches hold of it */
 #define MAX_TERMS 9      /* degrees up to 8 */
 #define GLUE2(a, b) a##_##b
 #define GLUE(a, b) GLUE2(a, b)
 
 typedef struct { /* a rectangle whose columns are neighbours in memory */
     int64_t rows, width, x_stride, g_stride, y_stride;
+    int stream; /* write past the caches, which are smaller than the whole output */
 } Block;
 
 /* Every block function, by instruction set and type. */
@@ -167,7 +169,7 @@ typedef struct {
     double *sums;                              /* [total, m + n + 2] */
     int64_t next, chunk;
     double limit; /* |x| from which on powers may overflow: 2^20 for degree 5 in float32 */
-    int m, n, version, wide;
+    int m, n, version, wide, stream;
 } Work;
 
 static void do_block(const Work *w, int64_t index) {
@@ -175,7 +177,7 @@ static void do_block(const Work *w, int64_t index) {
     int64_t row = k / w->pieces * w->block_rows, column = k % w->pieces * BLOCK;
     int64_t rows = w->rows - row < w->block_rows ? w->rows - row : w->block_rows;
     int64_t width = w->pieces > 1 && w->width - column > BLOCK ? BLOCK : w->width - column;
-    Block b = {rows, width, w->x_row, w->g_row, w->y_row};
+    Block b = {rows, width, w->x_row, w->g_row, w->y_row, w->stream};
     int64_t at = group * w->width + column;
     int64_t x_at = batch * w->x_batch + row * w->x_row + at, y_at = batch * w->y_batch + row * w->y_row + at;
     int64_t g_at = batch * w->g_batch + row * w->g_row + at;
@@ -205,6 +207,9 @@ static void work(void *data) {
         if (first >= w->total) return;
         int64_t last = first + w->chunk < w->total ? first + w->chunk : w->total;
         for (int64_t index = first; index < last; index++) do_block(w, index);
+#ifdef X86
+        if (w->stream) __builtin_ia32_sfence();
+#endif
     }
 }
 
@@ -227,6 +232,7 @@ static void cut(Work *w, int64_t batch) {
         w->width *= w->rows; /* one long row */
         w->rows = 1;
     }
+    w->stream = batch * w->groups * w->rows * w->width * (w->wide ? 8 : 4) >= STREAMED;
     int degree = w->m > w->n ? w->m : w->n;
     w->limit = exp2((w->wide ? 900.0 : 100.0) / (degree ? degree : 1));
     w->pieces = w->width > BLOCK ? (w->width + BLOCK - 1) / BLOCK : 1;
