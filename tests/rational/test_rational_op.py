@@ -326,3 +326,15 @@ def test_degrees_beyond_the_kernels_fall_back():
     with pytest.raises(RuntimeError, match="degrees up to 8"), backend("cpu"):
         rational(x, a, b)
     assert rational(x, a, b).isfinite().all()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_rational_activations_package_agrees(version):
+    theirs = pytest.importorskip("rational.torch.rational_pytorch_functions", exc_type=ImportError)
+    name = "Rational_NONSAFE_F" if version == "N" else f"Rational_PYTORCH_{version}_F"
+    inputs = _inputs(version, rows=(50,))
+    grad = torch.randn(50, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x, a, b = inputs
+    y = getattr(theirs, name)(x, a[0], b[0], False)
+    expected = [y.detach(), *torch.autograd.grad(y, inputs, grad)]
+    _assert_near(_all(inputs, version), expected, 1e-12)
