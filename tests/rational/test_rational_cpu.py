@@ -1,0 +1,73 @@
+"""The C kernels under AddressSanitizer: exact buffers, odd sizes, every version, type and instruction set."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import rlrat.rational
+
+MAIN = """
+#include "cpu.c"
+#include <stdio.h>
+
+static void *filled(int64_t count, int wide, double scale) {
+    void *p = malloc(count * (wide ? 8 : 4) + (count == 0));
+    for (int64_t i = 0; i < count; i++) {
+        double value = scale * ((i * 7919 % 1000) / 500.0 - 1.0);
+        if (wide) ((double *)p)[i] = value; else ((float *)p)[i] = (float)value;
+    }
+    return p;
+}
+
+int main(void) {
+    int64_t shapes[][4] = {{1, 1, 1, 1}, {2, 3, 2, 5}, {1, 1, 1, 4097}, {1, 70, 3, 31}, {3, 2, 1, 8193},
+                           {1, 5000, 2, 1}};
+    int degrees[][2] = {{5, 4}, {8, 8}, {0, 1}, {3, 7}};
+    for (int level = 0; level < 3; level++)
+    for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++)
+    for (int d = 0; d < 4; d++)
+    for (const char *version = "ABCN"; *version; version++)
+    for (int wide = 0; wide < 2; wide++)
+    for (int large = 0; large < 2; large++) {
+        int64_t *z = shapes[s], row = z[2] * z[3], units = z[0] * z[2], size = z[0] * z[1] * row;
+        int m = degrees[d][0], n = degrees[d][1], given = n + (*version == 'C');
+        rational_choose(level);
+        void *x = filled(size, wide, large ? 1e30 : 2), *g = filled(size, wide, 1), *y = filled(size, wide, 0);
+        void *a = filled(units * (m + 1), wide, 1), *b = filled(units * given, wide, 1);
+        void *da = filled(units * (m + 1), wide, 0), *db = filled(units * given, wide, 0);
+        rational_forward(x, y, a, b, z[0], z[1], z[2], z[3], z[1] * row, row, m, n, *version, wide, 1);
+        if (rational_backward(g, x, y, da, db, a, b, z[0], z[1], z[2], z[3], z[1] * row, row, z[1] * row, row, m, n,
+                              *version, wide, 1)) return 1;
+        free(x); free(g); free(y); free(a); free(b); free(da); free(db);
+    }
+    puts("clean");
+    return 0;
+}
+"""
+
+
+def test_the_kernels_stay_inside_their_buffers(tmp_path):
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc")
+    (tmp_path / "main.c").write_text(MAIN)
+    sources = Path(rlrat.rational.__file__).parent
+    command = [
+        compiler,
+        "-std=gnu11",
+        "-O1",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+        "-Wno-psabi",
+    ]
+    built = subprocess.run(
+        [*command, "-I", str(sources), str(tmp_path / "main.c"), "-o", str(tmp_path / "main"), "-lm"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if "asan" in built.stderr and "cannot find" in built.stderr:
+        pytest.skip("gcc has no AddressSanitizer here")
+    assert built.returncode == 0, built.stderr
+    run = subprocess.run([str(tmp_path / "main")], capture_output=True, text=True, timeout=120)
+    assert run.stdout == "clean\n", run.stderr
