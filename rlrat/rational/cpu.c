@@ -2,8 +2,8 @@
  *
  * No header of torch or Python: cpu.py calls the functions at the end through ctypes. The elements are cut into blocks
  * of about BLOCK that depend on the shape alone, and the coefficients' sums over blocks are added in float64 and in
- * order, so that the result is the same for any number of threads. The instruction set is chosen when the library is
- * loaded. Threads are those of the OpenMP runtime that torch has loaded, whose entry cpu.py hands in: a second runtime
+ * order, so that the result is the same for any number of threads. The instruction set is chosen at the first
+ * call. Threads are those of the OpenMP runtime that torch has loaded, whose entry cpu.py hands in: a second runtime
  * would be a second pool of threads on the same cores.
  */
 
@@ -19,75 +19,35 @@
 #define EXPORT __attribute__((visibility("default")))
 #define BLOCK 4096
 #define STREAMED (32 << 20) /* bytes of output, more than most last-level caches hold of it */
-#define MAX_TERMS 9      /* degrees up to 8 */
-#define GLUE2(a, b) a##_##b
-#define GLUE(a, b) GLUE2(a, b)
+#define MAX_TERMS 9         /* degrees up to 8 */
+#define GLUE2(a, b, c) a##_##b##_##c
+#define GLUE(a, b, c) GLUE2(a, b, c)
 
 typedef struct { /* a rectangle whose columns are neighbours in memory */
     int64_t rows, width, x_stride, g_stride, y_stride;
     int stream; /* write past the caches, which are smaller than the whole output */
 } Block;
 
-/* Every block function, by instruction set and type. */
+/* Every block function, by type and instruction set. */
 #define T float
 #define INT int32_t
 #define SIGN 0x80000000u
-#define TARGET
-#define VBYTES 16
-#define NAME(x) GLUE(x, f32_baseline)
-#include "kernels.inc"
-#undef TARGET
-#undef VBYTES
-#undef NAME
-#ifdef X86
-#define TARGET __attribute__((target("avx2,fma")))
-#define VBYTES 32
-#define NAME(x) GLUE(x, f32_avx2)
-#include "kernels.inc"
-#undef TARGET
-#undef VBYTES
-#undef NAME
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
-#define VBYTES 64
-#define NAME(x) GLUE(x, f32_avx512)
-#include "kernels.inc"
-#undef TARGET
-#undef VBYTES
-#undef NAME
-#endif
+#define TYPE f32
+#include "instructions.inc"
 #undef T
 #undef INT
 #undef SIGN
+#undef TYPE
 
 #define T double
 #define INT int64_t
 #define SIGN 0x8000000000000000u
-#define TARGET
-#define VBYTES 16
-#define NAME(x) GLUE(x, f64_baseline)
-#include "kernels.inc"
-#undef TARGET
-#undef VBYTES
-#undef NAME
-#ifdef X86
-#define TARGET __attribute__((target("avx2,fma")))
-#define VBYTES 32
-#define NAME(x) GLUE(x, f64_avx2)
-#include "kernels.inc"
-#undef TARGET
-#undef VBYTES
-#undef NAME
-#define TARGET __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")))
-#define VBYTES 64
-#define NAME(x) GLUE(x, f64_avx512)
-#include "kernels.inc"
-#undef TARGET
-#undef VBYTES
-#undef NAME
-#endif
+#define TYPE f64
+#include "instructions.inc"
 #undef T
 #undef INT
 #undef SIGN
+#undef TYPE
 
 /* What a block with a large x needs: an exponent of 15 bits holds the eighth power of any double. */
 

@@ -8,7 +8,6 @@ import warnings
 import torch
 from torch import Tensor
 
-from . import reference
 from .layout import empty_output, is_flat, rows_of
 
 MAX_DEGREE = 8  # MAX_TERMS in cpu.c
@@ -140,6 +139,3 @@ def _threads(x: Tensor) -> int:
 def supports(numerator: Tensor, denominator: Tensor) -> bool:
     """Whether the degrees are ones that the kernels know."""
     return max(numerator.shape[-1], denominator.shape[-1]) <= MAX_DEGREE + 1
-
-
-derivative = reference.derivative

@@ -1,5 +1,6 @@
 """Where the elements of a tensor lie in memory, as the compiled backends see it."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -40,10 +41,7 @@ def rows_of(x: Tensor, batch_dims: int) -> tuple[Tensor, int, int]:
         if batch is not None and row is not None and (strides[-1] == 1 or sizes[-1] == 1):
             return x, batch, row
         x = x.contiguous()
-    batch = 1
-    for size in x.shape[:batch_dims]:
-        batch *= size
-    return x, x.numel() // max(batch, 1), x.shape[-1]
+    return x, x.numel() // max(math.prod(x.shape[:batch_dims]), 1), x.shape[-1]
 
 
 def _one_stride(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:

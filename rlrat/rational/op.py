@@ -169,15 +169,15 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "
         numerator: `[*batch, groups, m + 1]`, a_0 first. The features are split into `groups` equal contiguous groups,
             each with its own coefficients.
         denominator: `[*batch, groups, n]`, b_1 first; for version C `[*batch, groups, n + 1]`, b_0 first.
-        version: the form of Q, see the table at the top of this module.
+        version: the form of Q, see the table at the top of reference.py.
 
-    The gradient of the coefficients is summed over everything but batch and group; there is no second derivative.
+    The gradient of the coefficients is summed over everything but batch and group.
     Where an absolute value has a corner, d|t|/dt at t = 0 is +1, so that denominator coefficients which are exactly
     zero can move: at b_i = 0 in version A, and where the sum inside the bars of versions B and C is zero. Version A's
     dR/dx at x = 0 is the limit from the right (from the left at x = -0.0).
 
-    The powers x^m and x^n are formed in the type of the computation, so in float32 the result is finite up to
-    |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4) and a_5 = 1; beyond that it is infinite or NaN.
+    The C kernels are finite wherever the result is. Plain PyTorch forms x^m and x^n in the type of the computation: in
+    float32 it is finite up to |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4) and a_5 = 1.
 
     Raises:
         ValueError: an unknown version, or shapes that do not fit together.

@@ -36,10 +36,9 @@ def validate(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) ->
     """Raise what `rational` promises to raise."""
     if version not in VERSIONS:
         raise ValueError(f"there is no version {version!r} of a rational, only {', '.join(VERSIONS)}")
-    if not (x.is_floating_point() and numerator.is_floating_point() and denominator.is_floating_point()):
-        for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
-            if not tensor.is_floating_point():
-                raise TypeError(f"{name} is {tensor.dtype}, a rational needs floating point")
+    for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} is {tensor.dtype}, a rational needs floating point")
     if numerator.ndim < 2 or numerator.shape[:-1] != denominator.shape[:-1]:
         raise ValueError(
             "numerator and denominator must be [*batch, groups, coefficients] with the same batch and groups, "
