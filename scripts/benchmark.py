@@ -289,7 +289,7 @@ def _plain_rational(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.
 
 def run_rational(settings: Rational) -> dict:
     import rlrat
-    from rlrat.rational import cpu
+    from rlrat.rational import backends, cpu
 
     torch.set_num_threads(settings.threads)
     ours, silu, gelu = rlrat.Rational(), torch.nn.functional.silu, torch.nn.functional.gelu
@@ -350,7 +350,8 @@ def run_rational(settings: Rational) -> dict:
         contenders[f"forward, {name}"] = forward(function)
         contenders[f"forward + backward, {name}"] = both(function, parameters)
     if cpu.unavailable is None:
-        contenders[f"{settings.large:,} into out, rlrat"] = once(lambda: cpu.forward(big, a, b, "A", out))
+        plan = backends.plan(big, a, b, None, None, "A")
+        contenders[f"{settings.large:,} into out, rlrat"] = once(lambda: plan.forward(big, a, b, None, None, out))
     contenders[f"{settings.large:,} into out, silu"] = once(lambda: torch.ops.aten.silu.out(big, out=out))
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(settings.rounds + 1):

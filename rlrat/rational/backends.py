@@ -33,20 +33,43 @@ def backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def choose(x: Tensor, numerator: Tensor, denominator: Tensor) -> ModuleType:
-    """The module whose `forward` and `backward` compute this call."""
+def _choose(x: Tensor, numerator: Tensor, denominator: Tensor) -> ModuleType:
+    """The module whose `Plan` computes this call."""
     name = _forced.get()
-    if name is None and x.is_cpu and cpu.unavailable is None and cpu.supports(numerator, denominator):
-        return cpu
-    if name == "reference":
+    if name == "reference" or x.numel() == 0:
         return reference
-    if name == "cpu":
-        if not (x.is_cpu and cpu.supports(numerator, denominator)):
-            raise RuntimeError(f"the backend cpu computes on a CPU, with degrees up to {cpu.MAX_DEGREE}")
+    if cpu.unavailable is None and cpu.supports(x, numerator, denominator):
         return cpu
+    if name == "cpu":
+        raise RuntimeError(f"the backend cpu computes on a CPU, with degrees up to {cpu.MAX_DEGREE}")
     if x.is_cpu:
         cpu.warn_if_unavailable()
     return reference
+
+
+_plans: dict[tuple, cpu.Plan | reference.Plan] = {}  # a network calls with few shapes
+
+
+def plan(
+    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+) -> cpu.Plan | reference.Plan:
+    """What computes this call: an object with `forward` and `backward`, made once for a shape, layout and type.
+
+    Raises what `rational` promises to raise.
+    """
+    key = (
+        x.shape, x.stride(), x.dtype, x.get_device(), numerator.shape, numerator.dtype, denominator.shape,
+        denominator.dtype, version, _forced.get(), None if bias is None else (bias.shape, bias.dtype),
+        None if gate is None else (gate.shape, gate.stride(), gate.dtype),
+    )  # fmt: skip
+    found = _plans.get(key)
+    if found is None:
+        reference.validate(x, numerator, denominator, bias, gate, version)
+        made = _choose(x, numerator, denominator).Plan(x, numerator, denominator, bias, gate, version)
+        if len(_plans) >= 1000:
+            _plans.clear()
+        found = _plans[key] = made
+    return found
 
 
 def report() -> list[str]:

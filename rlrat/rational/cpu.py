@@ -2,19 +2,19 @@
 
 import ctypes
 import importlib.util
-import math
 import warnings
 
 import torch
 from torch import Tensor
 
-from .layout import empty_output, is_flat, rows_of
+from .layout import Layout, empty_output
 
 MAX_DEGREE = 8  # MAX_TERMS in cpu.c
 _THREADED = 32_768  # elements from which on a second thread pays, as in torch's own elementwise operations
 
-_WIDE = {torch.float32: 0, torch.float64: 1}  # whether the kernels compute in double
-_pointer, _int64, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_TYPES = (torch.float32, torch.float64)  # what the kernels compute in
+_pointer, _int = ctypes.c_void_p, ctypes.c_int
+_Call = ctypes.c_int64 * 14  # struct Call in cpu.c
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
@@ -25,19 +25,23 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         library = ctypes.CDLL(spec.origin)
     except OSError as error:
         return None, f"the C kernels cannot be loaded: {error}"
-    library.rational_forward.argtypes = [_pointer] * 4 + [_int64] * 6 + [_int] * 5
+    library.rational_forward.argtypes = [_pointer] * 7 + [_int]
     library.rational_forward.restype = None
-    library.rational_backward.argtypes = [_pointer] * 7 + [_int64] * 8 + [_int] * 5
+    library.rational_backward.argtypes = [_pointer] * 12 + [_int]
     library.rational_backward.restype = _int
     library.rational_instructions.restype = ctypes.c_char_p
     # torch's own OpenMP runtime, so that there is one pool of threads; without it the kernels use one thread.
-    pool = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-    library.rational_pool.argtypes = [_pointer]
-    library.rational_pool(ctypes.cast(pool, _pointer) if pool is not None else None)
+    everything = ctypes.CDLL(None)
+    pool = [getattr(everything, name, None) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")]
+    library.rational_pool.argtypes = [_pointer] * 3
+    if all(pool):
+        library.rational_pool(*(ctypes.cast(entry, _pointer) for entry in pool))
     return library, None
 
 
 _library, unavailable = _load()
+if _library is not None:
+    _forward, _backward = _library.rational_forward, _library.rational_backward
 
 
 def instructions() -> str:
@@ -56,86 +60,114 @@ def warn_if_unavailable() -> None:
     global _warned
     if unavailable is not None and not _warned:
         _warned = True
-        warnings.warn(f"rational activations run on plain PyTorch, several times slower: {unavailable}", stacklevel=4)
+        warnings.warn(f"rational activations run on plain PyTorch, several times slower: {unavailable}", stacklevel=5)
 
 
 _warned = False
 
 
-def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str, out: Tensor | None = None) -> Tensor:
-    """R(x), in `out` if that is given (of x's shape, type and strides)."""
-    if x.dtype not in _WIDE:
-        return forward(x.float(), numerator, denominator, version).to(x.dtype)
-    y = empty_output(x, numerator) if out is None else out
-    if x.numel():
-        x, a, b, sizes, strides, rest = _arguments(x, numerator, denominator, version)
-        _library.rational_forward(
-            x.data_ptr(), y.data_ptr(), a.data_ptr(), b.data_ptr(), *sizes, *strides, *rest, _threads(x)
-        )
-    return y
+def supports(x: Tensor, numerator: Tensor, denominator: Tensor) -> bool:
+    """Whether the kernels can compute this."""
+    return x.is_cpu and max(numerator.shape[-1], denominator.shape[-1]) <= MAX_DEGREE + 1
 
 
-def backward(
-    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, version: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, numerator and denominator."""
-    if x.dtype not in _WIDE:
-        dx, da, db = backward(grad.float(), x.float(), numerator, denominator, version)
-        return dx.to(x.dtype), da, db
-    dx = empty_output(x, numerator)
-    if x.numel() == 0:
-        return dx, torch.zeros_like(numerator), torch.zeros_like(denominator)
-    if grad.stride() != x.stride() and is_flat(x, numerator):
-        grad = torch.empty_like(x).copy_(grad)  # the same memory order
-    x, a, b, sizes, x_strides, rest = _arguments(x, numerator, denominator, version)
-    if grad.stride() == x.stride():
-        grad_strides = x_strides
-    else:
-        grad, *grad_strides = rows_of(grad, numerator.ndim - 2)
-    da, db = torch.empty_like(a), torch.empty_like(b)
-    failed = _library.rational_backward(
-        grad.data_ptr(), x.data_ptr(), dx.data_ptr(), da.data_ptr(), db.data_ptr(), a.data_ptr(), b.data_ptr(),
-        *sizes, *grad_strides, *x_strides, *rest, _threads(x),
-    )  # fmt: skip
-    if failed:
-        raise MemoryError("no memory for the partial sums of a rational activation's gradient")
-    if a.dtype != numerator.dtype or b.dtype != denominator.dtype:
-        return dx, da.to(numerator.dtype), db.to(denominator.dtype)
-    return dx, da, db
+class Plan:
+    """What calls with tensors of one shape, layout and type have in common; x is not empty."""
 
+    def __init__(
+        self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+    ) -> None:
+        self.version, self.half = version, None
+        if x.dtype not in _TYPES:
+            self.half = x.dtype
+            x, gate = x.float(), None if gate is None else gate.float()
+        self.dtype, self.layout = x.dtype, Layout.of(x, numerator, bias)
+        self.threaded = x.numel() >= _THREADED
+        out = empty_output(x, numerator, bias)
+        self.out_strides, self.like_x = out.stride(), out.stride() == x.stride()
+        x, *x_strides = self.layout.addressed(x, x)
+        _, *out_strides = self.layout.addressed(out, out)
+        gate_strides = (0, 0) if gate is None else self.layout.addressed(gate, out)[1:]
+        degrees = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
+        self._before_grad = (*self.layout[:4], *x_strides)
+        self._after_grad = (*gate_strides, *degrees, ord(version), self.dtype == torch.float64)
+        self._call = _Call(*self._before_grad, *out_strides, *self._after_grad)
+        self._address = ctypes.addressof(self._call)
 
-_contiguous: dict[tuple, tuple] = {}  # sizes, strides and the rest for what is called again and again
+    def forward(
+        self,
+        x: Tensor,
+        numerator: Tensor,
+        denominator: Tensor,
+        bias: Tensor | None,
+        gate: Tensor | None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """R(x + bias) gate, in `out` if that is given (as this would make it; not for half types)."""
+        if self.half is not None:
+            x = x.float()
+        y = self._empty(x) if out is None else out
+        x, a, b, bias, gate = self._inputs(x, numerator, denominator, bias, gate)
+        _forward(
+            self._address, x.data_ptr(), y.data_ptr(), a.data_ptr(), b.data_ptr(),
+            None if bias is None else bias.data_ptr(), None if gate is None else gate.data_ptr(), self._threads(),
+        )  # fmt: skip
+        return y if self.half is None else y.to(self.half)
 
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        numerator: Tensor,
+        denominator: Tensor,
+        bias: Tensor | None,
+        gate: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of x, numerator, denominator, bias and gate."""
+        if self.half is not None:
+            x = x.float()
+        if grad.dtype != self.dtype:
+            grad = grad.to(self.dtype)
+        dx = self._empty(x)
+        address = self._address
+        if grad.stride() != self.out_strides:
+            grad, *strides = self.layout.addressed(grad, dx)
+            call = _Call(*self._before_grad, *strides, *self._after_grad)
+            address = ctypes.addressof(call)
+        x, a, b, given_bias, given_gate = self._inputs(x, numerator, denominator, bias, gate)
+        da, db = torch.empty_like(a), torch.empty_like(b)
+        dbias = None if bias is None else torch.empty_like(given_bias)
+        dgate = None if gate is None else torch.empty_like(dx)
+        failed = _backward(
+            address, grad.data_ptr(), x.data_ptr(), dx.data_ptr(), da.data_ptr(), db.data_ptr(), a.data_ptr(),
+            b.data_ptr(), *(None if t is None else t.data_ptr() for t in (given_bias, dbias, given_gate, dgate)),
+            self._threads(),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError("no memory for the partial sums of a rational activation's gradient")
+        gradients = dx, da, db, dbias, dgate
+        if a is numerator and b is denominator and given_bias is bias and self.half is None:
+            return gradients
+        types = self.half or self.dtype, *(None if t is None else t.dtype for t in (numerator, denominator, bias, gate))
+        return tuple(None if g is None else g.to(dtype) for g, dtype in zip(gradients, types, strict=True))
 
-def _arguments(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple:
-    """x, a, b, copies of them where need be; (batch, rows, groups, width); strides of batch and rows; the rest."""
-    key = (x.shape, numerator.shape, denominator.shape, version, x.dtype)
-    a = numerator if numerator.dtype == x.dtype else numerator.to(x.dtype)
-    b = denominator if denominator.dtype == x.dtype else denominator.to(x.dtype)
-    if not (a.is_contiguous() and b.is_contiguous()):
-        a, b = a.contiguous(), b.contiguous()
-    contiguous = x.is_contiguous()
-    if contiguous and key in _contiguous:
-        return x, a, b, *_contiguous[key]
-    rest = (a.shape[-1] - 1, b.shape[-1] - (version == "C"), ord(version), _WIDE[x.dtype])
-    if is_flat(x, numerator):
-        sizes, strides = (1, 1, 1, x.numel()), (0, 0)
-    else:
-        batch_dims, groups = numerator.ndim - 2, numerator.shape[-2]
-        x, *strides = rows_of(x, batch_dims)
-        batch, features = math.prod(x.shape[:batch_dims]), x.shape[-1]
-        sizes = (batch, x.numel() // (batch * features), groups, features // groups)
-    if contiguous:
-        if len(_contiguous) > 1000:
-            _contiguous.clear()
-        _contiguous[key] = sizes, strides, rest
-    return x, a, b, sizes, strides, rest
+    def _empty(self, x: Tensor) -> Tensor:
+        return torch.empty_like(x) if self.like_x else torch.empty(x.shape, dtype=x.dtype)
 
+    def _inputs(self, x, numerator, denominator, bias, gate) -> tuple:
+        """All of them as the kernels take them: copies only where need be."""
+        dtype = self.dtype
+        if not self.like_x:
+            x, *_ = self.layout.addressed(x, x)
+        a = numerator if numerator.dtype == dtype and numerator.is_contiguous() else numerator.to(dtype).contiguous()
+        b = denominator
+        if not (b.dtype == dtype and b.is_contiguous()):
+            b = b.to(dtype).contiguous()
+        if bias is not None:
+            bias = bias.to(dtype).contiguous()
+        if gate is not None:
+            gate, *_ = self.layout.addressed(gate.to(dtype), x)
+        return x, a, b, bias, gate
 
-def _threads(x: Tensor) -> int:
-    return torch.get_num_threads() if x.numel() >= _THREADED else 1
-
-
-def supports(numerator: Tensor, denominator: Tensor) -> bool:
-    """Whether the degrees are ones that the kernels know."""
-    return max(numerator.shape[-1], denominator.shape[-1]) <= MAX_DEGREE + 1
+    def _threads(self) -> int:
+        return torch.get_num_threads() if self.threaded else 1

@@ -2,14 +2,15 @@
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def is_flat(x: Tensor, numerator: Tensor) -> bool:
+def is_flat(x: Tensor, numerator: Tensor, bias: Tensor | None) -> bool:
     """Whether all of x has one set of coefficients and no gaps, so that only the memory order matters."""
-    if numerator.ndim > 2 or numerator.shape[-2] > 1:
+    if bias is not None or numerator.ndim > 2 or numerator.shape[-2] > 1:
         return False
     if x.is_contiguous():
         return True
@@ -21,27 +22,50 @@ def is_flat(x: Tensor, numerator: Tensor) -> bool:
     return True
 
 
-def empty_output(x: Tensor, numerator: Tensor) -> Tensor:
+def empty_output(x: Tensor, numerator: Tensor, bias: Tensor | None = None) -> Tensor:
     """Uninitialised, in x's shape and type: with x's strides where `is_flat`, else contiguous."""
-    if x.is_contiguous() or is_flat(x, numerator):
+    if x.is_contiguous() or is_flat(x, numerator, bias):
         return torch.empty_like(x)
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-def rows_of(x: Tensor, batch_dims: int) -> tuple[Tensor, int, int]:
-    """x, or a contiguous copy of it, and the strides of its batch and rows.
+class Layout(NamedTuple):
+    """x as `[batch, rows, groups * width]`; `flat` where only the memory order matters, and then all is one row."""
 
-    A copy is needed only where the features are not neighbours, or where the axes of batch or rows are no single
-    stride apart.
-    """
-    if not x.is_contiguous():
-        sizes, strides = x.shape, x.stride()
-        batch = _one_stride(sizes[:batch_dims], strides[:batch_dims])
-        row = _one_stride(sizes[batch_dims:-1], strides[batch_dims:-1])
-        if batch is not None and row is not None and (strides[-1] == 1 or sizes[-1] == 1):
-            return x, batch, row
-        x = x.contiguous()
-    return x, x.numel() // max(math.prod(x.shape[:batch_dims]), 1), x.shape[-1]
+    batch: int
+    rows: int
+    groups: int
+    width: int
+    flat: bool
+    batch_dims: int
+
+    @classmethod
+    def of(cls, x: Tensor, numerator: Tensor, bias: Tensor | None) -> "Layout":
+        """For an x that is not empty."""
+        batch_dims, groups = numerator.ndim - 2, numerator.shape[-2]
+        if is_flat(x, numerator, bias):
+            return cls(1, 1, 1, x.numel(), True, 0)
+        batch = math.prod(x.shape[:batch_dims])
+        return cls(batch, x.numel() // (batch * x.shape[-1]), groups, x.shape[-1] // groups, False, batch_dims)
+
+    def addressed(self, t: Tensor, like: Tensor) -> tuple[Tensor, int, int]:
+        """t (of x's shape; `like` has x's strides) or a copy of it, and the strides of its batch and rows.
+
+        A copy is needed only where the features are not neighbours, or where the axes of batch or rows are no single
+        stride apart.
+        """
+        if self.flat:
+            if t.stride() != like.stride():
+                t = torch.empty_like(like, dtype=t.dtype).copy_(t)  # the same memory order
+            return t, 0, 0
+        if not t.is_contiguous():
+            sizes, strides, dims = t.shape, t.stride(), self.batch_dims
+            batch = _one_stride(sizes[:dims], strides[:dims])
+            row = _one_stride(sizes[dims:-1], strides[dims:-1])
+            if batch is not None and row is not None and (strides[-1] == 1 or sizes[-1] == 1):
+                return t, batch, row
+            t = t.contiguous()
+        return t, self.rows * t.shape[-1], t.shape[-1]
 
 
 def _one_stride(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:

@@ -14,21 +14,31 @@ from .layout import empty_output
 from .reference import expression, validate
 
 _library = Library("rlrat", "DEF")
-_library.define("rational(Tensor x, Tensor numerator, Tensor denominator, str version) -> Tensor")
-_library.define(
-    "rational_backward(Tensor grad, Tensor x, Tensor numerator, Tensor denominator, str version)"
-    " -> (Tensor, Tensor, Tensor)"
-)
+_inputs = "Tensor x, Tensor numerator, Tensor denominator, Tensor? bias, Tensor? gate, str version"
+_library.define(f"rational({_inputs}) -> Tensor")
+# The last two are empty where there is no bias or gate. (With a list PyTorch cannot make is_grads_batched work.)
+_library.define(f"rational_backward(Tensor grad, {_inputs}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
 
 
-def _forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
-    return backends.choose(x, numerator, denominator).forward(x, numerator, denominator, version)
+def _forward(
+    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+) -> Tensor:
+    plan = backends.plan(x, numerator, denominator, bias, gate, version)
+    return plan.forward(x, numerator, denominator, bias, gate)
 
 
 def _backward(
-    grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, version: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return backends.choose(x, numerator, denominator).backward(grad, x, numerator, denominator, version)
+    grad: Tensor,
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    version: str,
+) -> tuple[Tensor, ...]:
+    plan = backends.plan(x, numerator, denominator, bias, gate, version)
+    gradients = plan.backward(grad, x, numerator, denominator, bias, gate)
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
 
 for _key in ("CPU", "CUDA"):
@@ -51,84 +61,87 @@ for _name in ("rational", "rational_backward"):
 
 
 @torch.library.register_fake("rlrat::rational", lib=_library)
-def _(x, numerator, denominator, version):
-    return empty_output(x, numerator)
+def _(x, numerator, denominator, bias, gate, version):
+    return empty_output(x, numerator, bias)
 
 
 @torch.library.register_fake("rlrat::rational_backward", lib=_library)
-def _(grad, x, numerator, denominator, version):
-    return empty_output(x, numerator), torch.empty_like(numerator), torch.empty_like(denominator)
-
-
-def _plain(x: Tensor) -> bool:
-    """Whether nothing watches the dispatcher, so that calling it, some 10 us, can be left out."""
-    return type(x) in _PLAIN and not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack() == 0
+def _(grad, x, numerator, denominator, bias, gate, version):
+    return (
+        empty_output(x, numerator, bias),
+        torch.empty_like(numerator),
+        torch.empty_like(denominator),
+        x.new_empty(0) if bias is None else torch.empty_like(bias),
+        x.new_empty(0) if gate is None else empty_output(x, numerator, bias),
+    )
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _call_forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
-    if _plain(x):
-        return _forward(x, numerator, denominator, version)
-    return torch.ops.rlrat.rational(x, numerator, denominator, version)
-
-
-def _call_backward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, version: str):
-    if _plain(grad):
-        return _backward(grad, x, numerator, denominator, version)
-    return torch.ops.rlrat.rational_backward(grad, x, numerator, denominator, version)
+def _plain(x: Tensor) -> bool:
+    """Whether nothing watches the dispatcher, so that calling it, some 10 us, can be left out."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in _PLAIN
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._functorch.is_legacy_batchedtensor(x)
+    )
 
 
 class _Rational(torch.autograd.Function):
     """Under torch.func and torch.compile, which need `setup_context` (75 us a call)."""
 
     @staticmethod
-    def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
-        return _call_forward(x, numerator, denominator, version)
+    def forward(x, numerator, denominator, bias, gate, version) -> Tensor:
+        if _plain(x):
+            return _forward(x, numerator, denominator, bias, gate, version)
+        return torch.ops.rlrat.rational(x, numerator, denominator, bias, gate, version)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        x, numerator, denominator, ctx.version = inputs
-        ctx.save_for_backward(x, numerator, denominator)
+        *tensors, ctx.version = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, numerator, denominator = ctx.saved_tensors
-        gradients = _RationalBackward.apply(grad, x, numerator, denominator, ctx.version)
+        gradients = _RationalBackward.apply(grad, *ctx.saved_tensors, ctx.version)
         return *(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=False)), None
 
     @staticmethod
-    def vmap(info, in_dims, x: Tensor, numerator: Tensor, denominator: Tensor, version: str):
-        x, numerator, denominator = _batched(info.batch_size, in_dims, x, numerator, denominator)
-        return rational(x, numerator, denominator, version), 0
+    def vmap(info, in_dims, *inputs):
+        *tensors, version = inputs
+        *tensors, bias, gate = _batched(info.batch_size, in_dims, *tensors)
+        return rational(*tensors, version, bias=bias, gate=gate), 0
 
 
 class _RationalEager(torch.autograd.Function):
     """The same in eager mode."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
-        ctx.version = version
-        ctx.save_for_backward(x, numerator, denominator)
-        return _call_forward(x, numerator, denominator, version)
+    def forward(ctx, x, numerator, denominator, bias, gate, plan) -> Tensor:
+        ctx.plan = plan
+        ctx.save_for_backward(x, numerator, denominator, bias, gate)
+        return plan.forward(x, numerator, denominator, bias, gate)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, numerator, denominator = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
-            gradients = _RationalBackward.apply(grad, x, numerator, denominator, ctx.version)
-        else:
-            gradients = _call_backward(grad, x, numerator, denominator, ctx.version)
-        return *gradients, None
+        tensors = ctx.saved_tensors
+        if torch.is_grad_enabled() or not _plain(grad):  # create_graph=True, or a transform of the backward pass
+            gradients = _RationalBackward.apply(grad, *tensors, ctx.plan.version)
+            return *(None if t is None else g for g, t in zip(gradients, tensors, strict=True)), None
+        return *ctx.plan.backward(grad, *tensors), None
 
 
 class _RationalBackward(torch.autograd.Function):
     """The first derivative as a function of its own; its derivative is left to PyTorch's operations."""
 
     @staticmethod
-    def forward(grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, version: str):
-        return _call_backward(grad, x, numerator, denominator, version)
+    def forward(grad, x, numerator, denominator, bias, gate, version) -> tuple[Tensor, ...]:
+        if _plain(grad):
+            return _backward(grad, x, numerator, denominator, bias, gate, version)
+        return torch.ops.rlrat.rational_backward(grad, x, numerator, denominator, bias, gate, version)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -137,32 +150,47 @@ class _RationalBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *cotangents: Tensor):
-        version = ctx.version
+        given = [t is not None for t in ctx.saved_tensors]
+
+        def fill(tensors):
+            rest = iter(tensors)
+            return [next(rest) if there else None for there in given]
 
         def gradients(grad: Tensor, *inputs: Tensor):
-            return torch.func.vjp(lambda *arguments: expression(*arguments, version), *inputs)[1](grad)
+            def y(*inputs: Tensor) -> Tensor:
+                return expression(*fill((grad, *inputs))[1:], ctx.version)
 
-        return *torch.func.vjp(gradients, *ctx.saved_tensors)[1](cotangents), None
+            return torch.func.vjp(y, *inputs)[1](grad)
+
+        present = [t for t in ctx.saved_tensors if t is not None]
+        cotangents = tuple(c for c, there in zip(cotangents, given[1:], strict=True) if there)
+        return *fill(torch.func.vjp(gradients, *present)[1](cotangents)), None
 
     @staticmethod
-    def vmap(info, in_dims, grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, version: str):
-        grad, x, numerator, denominator = _batched(info.batch_size, in_dims, grad, x, numerator, denominator)
-        return _RationalBackward.apply(grad, x, numerator, denominator, version), (0, 0, 0)
+    def vmap(info, in_dims, *inputs):
+        *tensors, version = inputs
+        batched = _batched(info.batch_size, in_dims, *tensors)
+        return _RationalBackward.apply(*batched, version), tuple(None if t is None else 0 for t in tensors[1:])
 
 
-def _batched(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor) -> list[Tensor]:
+def _batched(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> list[Tensor | None]:
     """The tensors with vmap's axis in front: one more batch axis."""
     return [
-        tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        None if tensor is None else tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
         for tensor, dim in zip(tensors, in_dims, strict=False)
     ]
 
 
-_valid: set[tuple] = set()  # what has been validated: a network calls with few shapes
-
-
-def rational(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
-    """R(x) = P(x) / Q(x), element by element, in the type of `x`.
+def rational(
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    version: str = "A",
+    *,
+    bias: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> Tensor:
+    """R(x) = P(x) / Q(x), element by element, in the type of `x`; with `bias` and `gate`, R(x + bias) gate.
 
     Args:
         x: `[*batch, ..., features]`, floating point. float64 is computed in float64, every other type in float32.
@@ -170,8 +198,10 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "
             each with its own coefficients.
         denominator: `[*batch, groups, n]`, b_1 first; for version C `[*batch, groups, n + 1]`, b_0 first.
         version: the form of Q, see the table at the top of reference.py.
+        bias: `[*batch, features]`, added to every row of x.
+        gate: as x; the result is multiplied by it.
 
-    The gradient of the coefficients is summed over everything but batch and group.
+    The gradients of the coefficients are summed over everything but batch and group, that of the bias over rows.
     Where an absolute value has a corner, d|t|/dt at t = 0 is +1, so that denominator coefficients which are exactly
     zero can move: at b_i = 0 in version A, and where the sum inside the bars of versions B and C is zero. Version A's
     dR/dx at x = 0 is the limit from the right (from the left at x = -0.0).
@@ -183,18 +213,16 @@ def rational(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "
         ValueError: an unknown version, or shapes that do not fit together.
         TypeError: a tensor that is not floating point.
     """
-    if type(x) not in _PLAIN or torch.compiler.is_compiling():  # where sizes may be symbols
-        validate(x, numerator, denominator, version)
-    else:
-        call = (x.shape, numerator.shape, denominator.shape, x.dtype, numerator.dtype, denominator.dtype, version)
-        if call not in _valid:
-            validate(x, numerator, denominator, version)
-            if len(_valid) > 1000:
-                _valid.clear()
-            _valid.add(call)
-    if not torch.is_grad_enabled() or not (x.requires_grad or numerator.requires_grad or denominator.requires_grad):
-        if not torch._C._are_functorch_transforms_active():
-            return _call_forward(x, numerator, denominator, version)
-    elif not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
-        return _RationalEager.apply(x, numerator, denominator, version)
-    return _Rational.apply(x, numerator, denominator, version)
+    if _plain(x):
+        plan = backends.plan(x, numerator, denominator, bias, gate, version)
+        if torch.is_grad_enabled() and (
+            x.requires_grad
+            or numerator.requires_grad
+            or denominator.requires_grad
+            or (bias is not None and bias.requires_grad)
+            or (gate is not None and gate.requires_grad)
+        ):
+            return _RationalEager.apply(x, numerator, denominator, bias, gate, plan)
+        return plan.forward(x, numerator, denominator, bias, gate)
+    validate(x, numerator, denominator, bias, gate, version)
+    return _Rational.apply(x, numerator, denominator, bias, gate, version)

@@ -26,18 +26,21 @@ _OFFSETS = {"B": 1.0, "C": 0.1}
 @torch.no_grad()
 def derivative(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
     """dR/dx at every element of `x`, in its type and without a graph; arguments and errors as for `rational`."""
-    validate(x, numerator, denominator, version)
+    validate(x, numerator, denominator, None, None, version)
     z, a, c = _prepare(x, numerator, denominator, version)
     r, q, dp, dq, _, _ = _evaluate(z, a, c, version)
     return dp.sub_(dq.mul_(r)).div_(q).reshape(x.shape).to(x.dtype)
 
 
-def validate(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> None:
+def validate(
+    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+) -> None:
     """Raise what `rational` promises to raise."""
     if version not in VERSIONS:
         raise ValueError(f"there is no version {version!r} of a rational, only {', '.join(VERSIONS)}")
-    for name, tensor in (("x", x), ("numerator", numerator), ("denominator", denominator)):
-        if not tensor.is_floating_point():
+    names = ("x", "numerator", "denominator", "bias", "gate")
+    for name, tensor in zip(names, (x, numerator, denominator, bias, gate), strict=True):
+        if tensor is not None and not tensor.is_floating_point():
             raise TypeError(f"{name} is {tensor.dtype}, a rational needs floating point")
     if numerator.ndim < 2 or numerator.shape[:-1] != denominator.shape[:-1]:
         raise ValueError(
@@ -51,6 +54,11 @@ def validate(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) ->
         raise ValueError(f"x must be [*batch, ..., features] with batch {batch}, not {list(x.shape)}")
     if groups == 0 or x.shape[-1] % groups:
         raise ValueError(f"{x.shape[-1]} features do not split into {groups} equal groups")
+    if bias is not None and list(bias.shape) != [*batch, x.shape[-1]]:
+        raise ValueError(f"bias must be [*batch, features], {[*batch, x.shape[-1]]}, not {list(bias.shape)}")
+    if gate is not None and (gate.shape != x.shape or gate.dtype != x.dtype):
+        wrong = f"not {list(gate.shape)}, {gate.dtype}"
+        raise ValueError(f"gate must have the shape and type of x, {list(x.shape)}, {x.dtype}, {wrong}")
 
 
 def _prepare(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,7 +157,7 @@ def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> 
     variable = _variable(z, version)
     q = _guard_(_horner(c, variable), version)
     p = _horner(a, z, out=None if variable is z else variable)
-    return _like_output(p.div_(q).reshape(x.shape).to(x.dtype), x, numerator)
+    return p.div_(q).reshape(x.shape).to(x.dtype)
 
 
 def backward(
@@ -172,35 +180,89 @@ def backward(
     if version == "A":
         grad_denominator = torch.where(denominator < 0, -grad_denominator, grad_denominator)
     grad_numerator = _moments(weight, z, range(a.shape[-1]), batch_dims).to(numerator.dtype)
-    return _like_output(grad_x, x, numerator), grad_numerator, grad_denominator
+    return grad_x, grad_numerator, grad_denominator
 
 
-def _like_output(y: Tensor, x: Tensor, numerator: Tensor) -> Tensor:
+class Plan:
+    """R(x + bias) gate and its gradients for any tensors of one layout: what every backend has."""
+
+    def __init__(
+        self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+    ) -> None:
+        self.version = version
+
+    def forward(
+        self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None
+    ) -> Tensor:
+        u = _widened(x) if bias is None else shift(_widened(x), bias)
+        y = forward(u, numerator, denominator, self.version)
+        y = (y if gate is None else y * gate).to(x.dtype)
+        return _like_output(y, x, numerator, bias)
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        numerator: Tensor,
+        denominator: Tensor,
+        bias: Tensor | None,
+        gate: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of x, numerator, denominator, bias and gate."""
+        wide = _widened(x)
+        u = wide if bias is None else shift(wide, bias)
+        inner = _widened(grad) if gate is None else _widened(grad) * gate
+        du, da, db = backward(inner, u, numerator, denominator, self.version)
+        dx, dbias, dgate = _like_output(du.to(x.dtype), x, numerator, bias), None, None
+        if bias is not None:
+            rows = tuple(range(bias.ndim - 1, du.ndim - 1))
+            dbias = (du.sum(rows) if rows else du).to(bias.dtype)
+        if gate is not None:
+            dgate = forward(u, numerator, denominator, self.version) * grad
+            dgate = _like_output(dgate.to(gate.dtype), x, numerator, bias)
+        return dx, da, db, dbias, dgate
+
+
+def _widened(t: Tensor) -> Tensor:
+    """In the type of the computation, in which bias and gate are applied, too."""
+    return t if t.dtype == torch.float64 else t.float()
+
+
+def shift(x: Tensor, bias: Tensor) -> Tensor:
+    """x + bias, the bias `[*batch, features]` the same in every row."""
+    return x + bias.to(x.dtype).reshape(*bias.shape[:-1], *(1,) * (x.ndim - bias.ndim), bias.shape[-1])
+
+
+def _like_output(y: Tensor, x: Tensor, numerator: Tensor, bias: Tensor | None) -> Tensor:
     """y with the strides that every backend gives its output."""
-    out = empty_output(x, numerator)
+    out = empty_output(x, numerator, bias)
     return y if y.stride() == out.stride() else out.copy_(y)
 
 
-def expression(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
-    """R(x) as operations that PyTorch differentiates any number of times, with the same conventions at corners."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+def expression(
+    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+) -> Tensor:
+    """R(x + bias) gate as operations that PyTorch differentiates any number of times, with the same conventions at
+    corners."""
+    u = _widened(x) if bias is None else shift(_widened(x), bias)
     groups = numerator.shape[-2]
-    z = x.to(dtype).unflatten(-1, (groups, x.shape[-1] // groups))
+    z = u.unflatten(-1, (groups, x.shape[-1] // groups))
     lead = (*numerator.shape[:-2], *(1,) * (z.ndim - numerator.ndim), groups, 1)
-    a = [c.reshape(lead) for c in numerator.to(dtype).unbind(-1)]
-    b = [c.reshape(lead) for c in denominator.to(dtype).unbind(-1)]
-    u = z
+    a = [c.reshape(lead) for c in numerator.to(z.dtype).unbind(-1)]
+    b = [c.reshape(lead) for c in denominator.to(z.dtype).unbind(-1)]
+    v = z
     if version == "A":
-        u, b = _absolute(z), [_absolute(c) for c in b]
+        v, b = _absolute(z), [_absolute(c) for c in b]
     p, s = torch.zeros_like(z), torch.zeros_like(z)
     for coefficient in reversed(a):
         p = p * z + coefficient
     for coefficient in reversed(b):
-        s = s * u + coefficient
+        s = s * v + coefficient
     if version != "C":
-        s = s * u
+        s = s * v
     q = s + 1.0 if version in "AN" else _absolute(s) + _OFFSETS[version]
-    return (p / q).reshape(x.shape).to(x.dtype)
+    y = (p / q).reshape(x.shape)
+    return (y if gate is None else y * gate).to(x.dtype)
 
 
 def _absolute(t: Tensor) -> Tensor:

@@ -34,13 +34,18 @@ int main(void) {
         int64_t *z = shapes[s], row = z[2] * z[3], units = z[0] * z[2], size = z[0] * z[1] * row;
         int m = degrees[d][0], n = degrees[d][1], given = n + (*version == 'C');
         rational_choose(level);
+        for (int fused = 0; fused < 4; fused++) {
         void *x = filled(size, wide, large ? 1e30 : 2), *g = filled(size, wide, 1), *y = filled(size, wide, 0);
         void *a = filled(units * (m + 1), wide, 1), *b = filled(units * given, wide, 1);
         void *da = filled(units * (m + 1), wide, 0), *db = filled(units * given, wide, 0);
-        rational_forward(x, y, a, b, z[0], z[1], z[2], z[3], z[1] * row, row, m, n, *version, wide, 1);
-        if (rational_backward(g, x, y, da, db, a, b, z[0], z[1], z[2], z[3], z[1] * row, row, z[1] * row, row, m, n,
-                              *version, wide, 1)) return 1;
+        void *bias = fused & 1 ? filled(z[0] * row, wide, 1) : NULL, *dbias = filled(z[0] * row, wide, 0);
+        void *gate = fused & 2 ? filled(size, wide, 1) : NULL, *dgate = filled(size, wide, 0);
+        Call call = {z[0], z[1], z[2], z[3], z[1] * row, row, z[1] * row, row, z[1] * row, row, m, n, *version, wide};
+        rational_forward(&call, x, y, a, b, bias, gate, 1);
+        if (rational_backward(&call, g, x, y, da, db, a, b, bias, dbias, gate, dgate, 1)) return 1;
+        free(bias); free(dbias); free(gate); free(dgate);
         free(x); free(g); free(y); free(a); free(b); free(da); free(db);
+        }
     }
     puts("clean");
     return 0;

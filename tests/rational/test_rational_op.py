@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from rlrat.rational import VERSIONS, Rational, backend, cpu, rational
+from rlrat.rational import VERSIONS, Rational, backend, backends, cpu, rational
 
 pytestmark = pytest.mark.filterwarnings("ignore:rational activations run on plain PyTorch")
 needs_kernels = pytest.mark.skipif(cpu.unavailable is not None, reason=str(cpu.unavailable))
@@ -188,6 +188,99 @@ def test_gradcheck_and_gradgradcheck(name, version):
         assert torch.autograd.gradgradcheck(lambda *t: rational(*t, version), inputs)
 
 
+def _fused_inputs(fused, batch=(2,), groups=2, rows=(9,), size=33, degrees=(5, 4), version="A", dtype=torch.float32):
+    """x, numerator, denominator and a dictionary of bias and gate."""
+    inputs = _inputs(version, batch, groups, rows, size, degrees, dtype)
+    x, draw = inputs[0], torch.Generator().manual_seed(5)
+    bias = torch.randn(*batch, x.shape[-1], generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+    gate = torch.randn(x.shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
+    return inputs, {name: {"bias": bias, "gate": gate}[name] for name in fused}
+
+
+FUSED = [("bias",), ("gate",), ("bias", "gate")]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("fused", FUSED)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_bias_and_gate_are_what_they_say(name, fused, dtype):
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    for version in VERSIONS:
+        for batch, groups, rows, size, degrees in (
+            ((2,), 2, (9,), 33, (5, 4)), ((), 1, (), 40, (5, 4)), ((), 1, (3, 5), 20, (3, 2)),
+            ((2, 3), 1, (300,), 16, (5, 4)), ((1,), 1, (2,), 9000, (5, 4)),
+        ):  # fmt: skip
+            inputs, extra = _fused_inputs(fused, batch, groups, rows, size, degrees, version, dtype)
+            tensors = [*inputs, *extra.values()]
+            wide = [t.detach().double().requires_grad_() for t in tensors]
+            bias, gate = (dict(zip(extra, wide[3:], strict=True)).get(key) for key in ("bias", "gate"))
+            with backend("reference"):
+                u = wide[0] if bias is None else wide[0] + bias.reshape(*batch, *(1 for _ in rows), -1)
+                y = rational(u, *wide[1:3], version)
+                y = y if gate is None else y * gate
+            grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+            expected = [y.detach(), *torch.autograd.grad(y, wide, grad.double())]
+            with backend(name):
+                ours = rational(*inputs, version, **extra)
+                got = [ours.detach(), *torch.autograd.grad(ours, tensors, grad)]
+            assert [t.dtype for t in got] == [t.dtype for t in (inputs[0], *tensors)]
+            _assert_near(got, expected, 1e-3 if version == "C" and dtype == torch.float32 else tolerance)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("layout", ["transposed", "rows apart", "every second row", "every second feature", "offset"])
+def test_bias_and_gate_take_any_layout(name, layout):
+    (x, a, b), extra = _fused_inputs(("bias", "gate"), (), 1, (6, 40), 8)
+    x, gate = (LAYOUTS[layout](t.detach()).requires_grad_() for t in (x, extra["gate"]))
+    packed = [t.detach().contiguous().requires_grad_() for t in (x, gate)]
+    results = []
+    for tensors in (packed, (x, gate), (x, packed[1]), (packed[0], gate)):
+        with backend(name):
+            y = rational(tensors[0], a, b, bias=extra["bias"], gate=tensors[1])
+            results.append([y, *torch.autograd.grad(y.square().sum(), (tensors[0], a, b, extra["bias"], tensors[1]))])
+    for result in results[1:]:
+        for ours, first in zip(result, results[0], strict=True):
+            torch.testing.assert_close(ours, first, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fused", FUSED)
+def test_bias_and_gate_have_second_derivatives_and_transforms(fused):
+    inputs, extra = _fused_inputs(fused, rows=(2,), size=2, degrees=(3, 2), dtype=torch.float64)
+    tensors, names = [*inputs, *extra.values()], list(extra)
+
+    def function(*t):
+        return rational(*t[:3], **dict(zip(names, t[3:], strict=True)))
+
+    assert torch.autograd.gradcheck(function, tensors)
+    assert torch.autograd.gradgradcheck(function, tensors)
+    stacked = [torch.stack([t.detach(), 2 * t.detach()], 1) for t in tensors]
+    mapped = torch.func.vmap(torch.func.grad(lambda *t: function(*t).square().sum(), (0, 1)), in_dims=1)(*stacked)
+    for index in range(2):
+        alone = torch.func.grad(lambda *t: function(*t).square().sum(), (0, 1))(*(t[:, index] for t in stacked))
+        for ours, theirs in zip(mapped, alone, strict=True):
+            torch.testing.assert_close(ours[index], theirs)
+
+
+def test_bias_and_gate_must_fit():
+    x, a, b = _inputs("A", rows=(4,))
+    with pytest.raises(ValueError, match=r"bias must be \[\*batch, features\], \[5\], not \[4\]"):
+        rational(x, a, b, bias=torch.zeros(4, dtype=x.dtype))
+    with pytest.raises(
+        ValueError, match=r"gate must have the shape and type of x, \[4, 5\], torch.float64, not \[4, 5\]"
+    ):
+        rational(x, a, b, gate=torch.zeros(4, 5))
+    with pytest.raises(TypeError, match=r"gate is torch.int64"):
+        rational(x, a, b, gate=torch.zeros(4, 5, dtype=torch.int64))
+
+
+def test_batched_gradients_of_a_backward_pass():
+    x, a, b = _inputs("A", rows=(), size=3)
+    y = rational(x, a, b)
+    rows = torch.autograd.grad(y, x, torch.eye(3, dtype=x.dtype), is_grads_batched=True, retain_graph=True)[0]
+    for row, direction in zip(rows, torch.eye(3, dtype=x.dtype), strict=True):
+        torch.testing.assert_close(row, torch.autograd.grad(y, x, direction, retain_graph=True)[0])
+
+
 def test_a_zero_coefficient_can_move():
     x, a, _ = _inputs("A")
     b = torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
@@ -269,15 +362,17 @@ class TestTransforms:
     def test_the_bare_operator_has_no_derivative(self):
         x, a, b = self.inputs()
         with pytest.raises(RuntimeError, match=r"call rlrat\.rational"):
-            torch.ops.rlrat.rational(x, a, b, "A")
+            torch.ops.rlrat.rational(x, a, b, None, None, "A")
         with torch.no_grad():
-            assert torch.equal(torch.ops.rlrat.rational(x, a, b, "A"), rational(x, a, b))
+            assert torch.equal(torch.ops.rlrat.rational(x, a, b, None, None, "A"), rational(x, a, b))
 
     def test_opcheck(self):
         x, a, b = (t.detach() for t in self.inputs())
         checks = ("test_schema", "test_faketensor")
-        torch.library.opcheck(torch.ops.rlrat.rational.default, (x, a, b, "A"), test_utils=checks)
-        torch.library.opcheck(torch.ops.rlrat.rational_backward.default, (x, x, a, b, "A"), test_utils=checks)
+        for fused in ((None, None), (x[:, 0], x)):
+            arguments = (x, a, b, *fused, "A")
+            torch.library.opcheck(torch.ops.rlrat.rational.default, arguments, test_utils=checks)
+            torch.library.opcheck(torch.ops.rlrat.rational_backward.default, (x, *arguments), test_utils=checks)
 
     def test_distributed_data_parallel(self, tmp_path):
         torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -312,6 +407,7 @@ def test_backends_are_named():
 def test_without_kernels_it_warns_once_and_runs(monkeypatch, recwarn):
     monkeypatch.setattr(cpu, "unavailable", "the C kernels were not built")
     monkeypatch.setattr(cpu, "_warned", False)
+    monkeypatch.setattr(backends, "_plans", {})
     x, a, b = _inputs("A")
     for _ in range(2):
         rational(x, a, b).sum().backward()
