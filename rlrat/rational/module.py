@@ -1,11 +1,20 @@
 """The rational activation as a module, and the swap of a model's activations for it."""
 
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
+from . import analysis
 from .op import rational
-from .reference import derivative
+from .reference import VERSIONS, derivative, shift
 from .table import Fit, Function, find
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Elementwise and deterministic. nn.Identity is not here: in models it stands for "nothing", not for an activation.
 ACTIVATIONS = (
@@ -24,6 +33,7 @@ class Rational(nn.Module):
         version: the form of Q, "A", "B", "C" or "N"; see `rlrat.rational.reference`.
         groups: the features are split into this many equal groups with coefficients of their own.
         batch_shape: leading axes of x (seeds, critics) whose entries have coefficients of their own.
+        train_numerator, train_denominator: False freezes these coefficients: their `requires_grad` is False.
 
     The parameters `numerator` `[*batch_shape, groups, m + 1]` and `denominator` `[*batch_shape, groups, n]` (version C:
     n + 1) are float32, and R is computed in float32 whatever the type of x (float64: in float64). `interval` is where R
@@ -41,6 +51,9 @@ class Rational(nn.Module):
         version: str = "A",
         groups: int = 1,
         batch_shape: tuple[int, ...] = (),
+        *,
+        train_numerator: bool = True,
+        train_denominator: bool = True,
     ) -> None:
         super().__init__()
         fit = init if isinstance(init, Fit) else find(init, degrees, version)
@@ -50,13 +63,69 @@ class Rational(nn.Module):
             raise ValueError(f"groups must be an integer >= 1, not {groups!r}")
         self.degrees, self.version, self.groups, self.batch_shape = fit.degrees, version, groups, tuple(batch_shape)
         self.interval = fit.interval
+        self._initial = fit
         self._init_name = init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__)
         shape = (*self.batch_shape, groups, -1)
-        self.numerator = nn.Parameter(torch.tensor(fit.numerator, dtype=torch.float32).expand(shape).clone())
-        self.denominator = nn.Parameter(torch.tensor(fit.denominator, dtype=torch.float32).expand(shape).clone())
+        numerator, denominator = (
+            torch.tensor(coefficients, dtype=torch.float32).expand(shape).clone()
+            for coefficients in (fit.numerator, fit.denominator)
+        )
+        self.numerator = nn.Parameter(numerator, requires_grad=train_numerator)
+        self.denominator = nn.Parameter(denominator, requires_grad=train_denominator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return rational(x, self.numerator, self.denominator, self.version)
+    @classmethod
+    def from_rational_activations(
+        cls, source: nn.Module | Mapping[str, Tensor], version: str | None = None
+    ) -> "Rational":
+        """A `rational.torch.Rational` of the package rational-activations (0.2), with its coefficients, as a Rational.
+
+        Args:
+            source: that module, or its `state_dict()`, for which the package need not be installed.
+            version: needed with a state_dict, which does not say it.
+
+        The coefficients, rounded to float32 if they are of a wider type, stay on their device, and a module's frozen
+        ones stay frozen. `interval` is (-3, 3), where the package fits nearly all of its initial coefficients.
+
+        Raises:
+            ValueError: a version that is not in `VERSIONS`, such as the package's D, or not the module's own;
+                coefficients that are missing or have not one axis.
+            TypeError: another kind of source.
+        """
+        if isinstance(source, nn.Module):
+            coefficients, own = dict(source.named_parameters(recurse=False)), getattr(source, "version", None)
+            if version not in (None, own):
+                raise ValueError(f"the module is of version {own!r}, not {version!r}")
+            version = own
+        elif isinstance(source, Mapping):
+            coefficients = source
+            if version is None:
+                raise ValueError(f"a state_dict does not say its version: give it, one of {', '.join(VERSIONS)}")
+        else:
+            raise TypeError(f"source must be a module or its state_dict, not {type(source).__name__}")
+        if version not in VERSIONS:
+            hint = "; in evaluation it is B: give the state_dict and version='B'" if version == "D" else ""
+            raise ValueError(f"there is no version {version!r} here, only {', '.join(VERSIONS)}{hint}")
+        for name, least in (("numerator", 1), ("denominator", int(version == "C"))):
+            if name not in coefficients:
+                raise ValueError(f"there is no {name} among {', '.join(coefficients) or 'no parameters'}")
+            if coefficients[name].ndim != 1 or len(coefficients[name]) < least:
+                shape = list(coefficients[name].shape)
+                raise ValueError(f"the {name} must have one axis of at least {least} coefficients, not {shape}")
+        numerator, denominator = coefficients["numerator"], coefficients["denominator"]
+        unknown = math.nan
+        fit = Fit(tuple(numerator.tolist()), tuple(denominator.tolist()), version, (-3.0, 3.0), unknown, (unknown,) * 4)
+        frozen = [isinstance(c, nn.Parameter) and not c.requires_grad for c in (numerator, denominator)]
+        module = cls(fit, fit.degrees, version, train_numerator=not frozen[0], train_denominator=not frozen[1])
+        module._init_name = "rational-activations"
+        return module.to(numerator.device)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+        """R(x), or R(x + bias) gate, for `bias` `[*batch_shape, features]` and `gate` of x's shape, in one pass."""
+        return rational(x, self.numerator, self.denominator, self.version, bias=bias, gate=gate)
+
+    def argument(self, x: Tensor, bias: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
+        """What R is applied to when the module is called with these: x + bias."""
+        return x if bias is None else shift(x, bias)
 
     def derivative(self, x: Tensor) -> Tensor:
         """dR/dx at every element of x, without a graph."""
@@ -82,9 +151,86 @@ class Rational(nn.Module):
         excess = (m - n - 1).squeeze(-1)
         return torch.where(excess > 0, ratio * torch.inf, torch.where(excess < 0, torch.zeros_like(ratio), ratio))
 
+    def poles(self) -> Tensor:
+        """The real x with Q(x) = 0, where R is not finite: `[*batch_shape, groups, k]`.
+
+        Ascending, k of them for the entry that has the most, the others padded with NaN. Versions A, B and C have none
+        by construction (k = 0). A multiple root is listed once, and so is one that P shares, because R, computed as
+        P / Q, is NaN there. A nearly real root counts as real, and neighbouring roots as one, if relative changes of
+        2^-23 in the coefficients, about the rounding of float32, can make them so. float64, on the CPU.
+
+        Raises:
+            ValueError: coefficients that are not finite.
+        """
+        return analysis.poles(self.denominator, self.version)
+
+    def zeros(self) -> Tensor:
+        """The real x with P(x) = 0 and Q(x) != 0, listed as `poles` are. A P that is zero everywhere has none.
+
+        Raises:
+            ValueError: coefficients that are not finite.
+        """
+        return analysis.zeros(self.numerator, self.denominator, self.version)
+
+    def largest_slope(self, interval: tuple[float, float] | None = None) -> Tensor:
+        """The largest |dR/dx| on an interval (default: `self.interval`), `[*batch_shape, groups]`.
+
+        At a corner of versions A, B and C inside the interval the slopes of both sides count; if it holds one of
+        `poles`, the result is infinite. Found among the points where R'' = 0, the corners and the ends, with a relative
+        error below 1e-8. float64, on the CPU.
+
+        Raises:
+            ValueError: an interval that is not finite and low < high, coefficients that are not finite.
+        """
+        interval = self.interval if interval is None else interval
+        return analysis.largest_slope(self.numerator, self.denominator, self.version, interval)
+
+    @contextlib.contextmanager
+    def record_inputs(self) -> Iterator[list[Tensor]]:
+        """Collect a copy, on the CPU, of every input that the module is given inside the block, for `plot`.
+
+        All of them are kept, so run a few batches and not an epoch.
+        """
+        inputs: list[Tensor] = []
+
+        def record(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            inputs.append(module.argument(*args, **kwargs).detach().to("cpu", copy=True))
+
+        handle = self.register_forward_pre_hook(record, with_kwargs=True)
+        try:
+            yield inputs
+        finally:
+            handle.remove()
+
+    def plot(
+        self,
+        inputs: Tensor | Sequence[Tensor] | None = None,
+        interval: tuple[float, float] | None = None,
+        ax: "Axes | None" = None,
+    ) -> "Axes":
+        """Draw R and, dashed, what it was when the module was made; behind them a histogram of `inputs`.
+
+        A line for each batch entry and group; if they are more than six, their median in a band that holds them all.
+
+        Args:
+            inputs: of any shape, as `record_inputs` collects them; those that are not finite are left out.
+            interval: the range of x. Default: `self.interval`, widened to hold 99.8% of the inputs.
+            ax: the matplotlib axes to draw on. Default: those of a new pyplot figure.
+
+        Returns:
+            The axes: `module.plot().figure.savefig("rational.png")`.
+
+        Raises:
+            RuntimeError: matplotlib is not installed.
+            ValueError: no finite inputs, coefficients that are not finite, an interval that is not low < high.
+        """
+        return analysis.plot(self.numerator, self.denominator, self.version, self._initial, inputs, interval, ax)
+
     def extra_repr(self) -> str:
         text = f"init={self._init_name}, degrees={self.degrees}, version={self.version}, groups={self.groups}"
-        return text + (f", batch_shape={self.batch_shape}" if self.batch_shape else "")
+        text += f", batch_shape={self.batch_shape}" if self.batch_shape else ""
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        return text + (f", frozen={'+'.join(frozen)}" if frozen else "")
 
 
 def rationalize(module: nn.Module, degrees: tuple[int, int] = (5, 4), version: str = "A") -> nn.Module:
