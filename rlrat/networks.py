@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rlrat.activations import make_activation
 from rlrat.random import Stream, generator
+from rlrat.rational import Rational
 
 if TYPE_CHECKING:
     from rlrat.datasets.batches import Units
@@ -45,6 +46,13 @@ class Linear(nn.Module):
         y = torch.baddbmm(self.bias.flatten(0, -2).unsqueeze(-2), x.flatten(0, -3), self.weight.flatten(0, -3))
         return y.unflatten(0, batch)
 
+    def without_bias(self, x: Tensor) -> Tensor:
+        batch = self.weight.shape[:-2]
+        if len(batch) == 1:
+            return torch.bmm(x, self.weight)
+        x = x.expand(*batch, *x.shape[-2:])
+        return torch.bmm(x.flatten(0, -3), self.weight.flatten(0, -3)).unflatten(0, batch)
+
 
 class LayerNorm(nn.Module):
     """Ba et al. 2016 over the features, with `weight` and `bias` `[*batch_shape, features]`."""
@@ -73,11 +81,16 @@ class HiddenLayer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        gate = None if self.gate is None else self.gate(x)
+        if isinstance(self.activation, Rational):  # one pass for bias, activation and gate
+            if self.norm is None:
+                return self.activation(self.linear.without_bias(x), self.linear.bias, gate)
+            return self.activation(self.norm(self.linear(x)), gate=gate)
         y = self.linear(x)
         if self.norm is not None:
             y = self.norm(y)
         y = self.activation(y)
-        return y if self.gate is None else y * self.gate(x)
+        return y if gate is None else y * gate
 
 
 class MLP(nn.Module):

@@ -394,8 +394,8 @@ def rational_scalars(learner: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """
     scalars: dict[str, Tensor] = {}
 
-    def look(layer: Rational, inputs: tuple[Tensor]) -> None:
-        x, name = inputs[0], names[layer]
+    def look(layer: Rational, args: tuple, kwargs: dict) -> None:
+        x, name = layer.argument(*args, **kwargs), names[layer]
         seeds = x.shape[0]
         low, high = layer.interval
         scalars[f"rational/{name}/asymptotic_slope"] = layer.asymptotic_slope().reshape(seeds, -1).mean(1).cpu()
@@ -403,7 +403,7 @@ def rational_scalars(learner: nn.Module, batch: Batch) -> dict[str, Tensor]:
         scalars[f"rational/{name}/outside"] = ((x < low) | (x > high)).float().reshape(seeds, -1).mean(1).cpu()
 
     names = {layer: name for name, layer in learner.named_modules() if isinstance(layer, Rational)}
-    handles = [layer.register_forward_pre_hook(look) for layer in names]
+    handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in names]
     if handles:
         learner.inspect(batch)
     for handle in handles:
