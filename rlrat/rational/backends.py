@@ -3,14 +3,15 @@
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
+from importlib.metadata import version
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import cpu, reference
+from . import cpu, gpu, reference
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 _forced: ContextVar[str | None] = ContextVar("rlrat.rational.backend", default=None)
 
 
@@ -24,8 +25,9 @@ def backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"there is no backend {name!r} of a rational, only {', '.join(BACKENDS)}")
-    if name == "cpu" and cpu.unavailable is not None:
-        raise RuntimeError(cpu.unavailable)
+    reason = {"cpu": cpu.unavailable, "triton": gpu.unavailable}.get(name)
+    if reason is not None:
+        raise RuntimeError(reason)
     token = _forced.set(name)
     try:
         yield
@@ -38,21 +40,24 @@ def _choose(x: Tensor, numerator: Tensor, denominator: Tensor) -> ModuleType:
     name = _forced.get()
     if name == "reference" or x.numel() == 0:
         return reference
-    if cpu.unavailable is None and cpu.supports(x, numerator, denominator):
+    if (x.is_cuda or name == "triton") and gpu.unavailable is None and gpu.supports(x, numerator, denominator):
+        return gpu
+    if x.is_cpu and name != "triton" and cpu.unavailable is None and cpu.supports(numerator, denominator):
         return cpu
-    if name == "cpu":
-        raise RuntimeError(f"the backend cpu computes on a CPU, with degrees up to {cpu.MAX_DEGREE}")
+    if name is not None:
+        where, most = {"cpu": ("on a CPU", cpu.MAX_DEGREE), "triton": ("on a CUDA device", gpu.MAX_DEGREE)}[name]
+        raise RuntimeError(f"the backend {name} computes {where}, with degrees up to {most}")
     if x.is_cpu:
         cpu.warn_if_unavailable()
     return reference
 
 
-_plans: dict[tuple, cpu.Plan | reference.Plan] = {}  # a network calls with few shapes
+_plans: dict[tuple, cpu.Plan | gpu.Plan | reference.Plan] = {}  # a network calls with few shapes
 
 
 def plan(
     x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
-) -> cpu.Plan | reference.Plan:
+) -> cpu.Plan | gpu.Plan | reference.Plan:
     """What computes this call: an object with `forward` and `backward`, made once for a shape, layout and type.
 
     Raises what `rational` promises to raise.
@@ -79,8 +84,12 @@ def report() -> list[str]:
         if cpu.unavailable is None
         else f"cpu: reference (plain PyTorch), because {cpu.unavailable}"
     ]
-    lines += [
-        f"cuda:{index}: reference (plain PyTorch), because there are no GPU kernels yet"
-        for index in range(torch.cuda.device_count())
-    ]
+    for index in range(torch.cuda.device_count()):
+        name = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+        if gpu.unavailable is None:
+            lines.append(f"{name}: triton (compiled kernels, Triton {version('triton')})")
+        else:
+            lines.append(f"{name}: reference (plain PyTorch), because {gpu.unavailable}")
+    if torch.cuda.device_count() == 0:
+        lines.append("cuda: there is no such device")
     return lines

@@ -1,0 +1,249 @@
+"""The rational activation on a GPU, by the Triton kernels of triton_kernels.py; `unavailable` says why there are none."""
+
+import contextlib
+import importlib.util
+from typing import NamedTuple
+import math
+
+import torch
+from torch import Tensor
+
+from .layout import Layout, empty_output
+
+MAX_DEGREE = 8
+unavailable = None if importlib.util.find_spec("triton") else "Triton is not installed (pip install triton)"
+
+# Warps of a program, and vectors of 16 bytes that each of its threads has in a tile, by the bytes of an element. Chosen
+# by the registers that ptxas gives (48 and 56 forward, 79 to 120 backward), not yet measured; `tune` measures.
+TILES = {
+    "forward": {2: (4, 2), 4: (4, 2), 8: (4, 2)},
+    "backward": {2: (4, 1), 4: (4, 1), 8: (4, 1)},
+}
+# Of the backward pass: several times what is at work at once, so that the last ones leave few processors idle.
+_PROGRAMS_PER_PROCESSOR = 32
+
+
+def supports(x: Tensor, numerator: Tensor, denominator: Tensor) -> bool:
+    """Whether the kernels can compute this."""
+    return (x.is_cuda or (x.is_cpu and _interpreted())) and max(
+        numerator.shape[-1], denominator.shape[-1]
+    ) <= MAX_DEGREE + 1
+
+
+def _interpreted() -> bool:
+    """Whether Triton runs on the CPU, for tests."""
+    if unavailable is not None:
+        return False
+    import triton
+
+    return triton.knobs.runtime.interpret
+
+
+class _Tickets:
+    """Counters of zeros on one device, for the programs of a backward pass, which leaves them as zeros.
+
+    Launches that may be at work at once must not share them. On one stream they are not; but a captured graph may be
+    replayed on any stream, so that each launch in it has its own for good.
+    """
+
+    CAPTURED = 2**18
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._of_stream: dict[int, Tensor] = {}
+        self._captured = self._zeros(self.CAPTURED)
+
+    def _zeros(self, count: int) -> Tensor:
+        return torch.zeros(count, dtype=torch.int32, device=self._device)
+
+    def take(self, count: int) -> Tensor:
+        if not self._device.type == "cuda":
+            return self._zeros(count)
+        if torch.cuda.is_current_stream_capturing():
+            if len(self._captured) < count:
+                return self._zeros(count)  # one operation more in the graph
+            mine, self._captured = self._captured[:count], self._captured[count:]
+            return mine
+        stream = torch.cuda.current_stream(self._device).cuda_stream
+        if len(self._of_stream.get(stream, ())) < count:
+            self._of_stream[stream] = self._zeros(max(count, 1024))
+        return self._of_stream[stream]
+
+
+_tickets: dict[torch.device, _Tickets] = {}
+
+
+class _Tiles(NamedTuple):
+    """How a direction cuts a layout: the kernels' arguments, and what is counted from them."""
+
+    elements: int
+    rows: int
+    width: int
+    lanes: int
+    chunks: int
+    vector: int
+    warps: int
+
+    @classmethod
+    def of(cls, direction: str, layout: Layout, size: int, strides: tuple[int, ...]) -> "_Tiles":
+        warps, vectors = TILES[direction][size]
+        vector = 16 // size
+        if not layout.flat and any(stride % vector for stride in (layout.width, *strides)):
+            vector = 1
+        lanes = 32 * warps * vectors
+        if layout.flat:
+            width = lanes * vector
+            return cls(layout.width, -(-layout.width // width), width, lanes, lanes, vector, warps)
+        chunks = 1 << (-(-layout.width // vector) - 1).bit_length()
+        return cls(0, layout.rows, layout.width, lanes, min(lanes, chunks), vector, warps)
+
+    @property
+    def row_tiles(self) -> int:
+        return -(-self.rows // (self.lanes // self.chunks))
+
+    @property
+    def column_tiles(self) -> int:
+        return -(-self.width // (self.chunks * self.vector))
+
+
+class Plan:
+    """What calls with tensors of one shape, layout and type have in common; x is not empty."""
+
+    def __init__(
+        self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+    ) -> None:
+        from . import triton_kernels
+
+        self._kernels = triton_kernels
+        self.version, self.layout = version, Layout.of(x, numerator, bias)
+        layout, out = self.layout, empty_output(x, numerator, bias)
+        self.out_strides, self.like_x = out.stride(), out.stride() == x.stride()
+        _, *self._x_strides = layout.addressed(x, x)
+        _, *self._out_strides = layout.addressed(out, out)
+        self._gate_strides = [0, 0] if gate is None else layout.addressed(gate, out)[1:]
+        strides, size = (*self._x_strides, *self._gate_strides), x.element_size()
+        self._forward, self._backward = (_Tiles.of(name, layout, size, strides) for name in ("forward", "backward"))
+        m, n = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
+        self._constants = {
+            "M": m, "N": n, "VERSION": version, "BIAS": bias is not None, "GATE": gate is not None,
+            "FLAT": layout.flat, "LIMIT": 2.0 ** ((900.0 if size == 8 else 100.0) / max(m, n, 1)),
+            "enable_fp_fusion": True,
+        }  # fmt: skip
+        self._units, self._columns = layout.batch * layout.groups, self._backward.column_tiles
+        processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
+        wanted = -(-processors * _PROGRAMS_PER_PROCESSOR // (self._units * self._columns))
+        self._splits = max(1, min(wanted, self._backward.row_tiles))
+        self._partials = self._units * self._splits * self._columns * (numerator.shape[-1] + denominator.shape[-1])
+        self._bias_partials = 0 if bias is None else self._units * self._splits * layout.width
+        self._wide = torch.float64 if size == 8 else torch.float32
+        if x.device not in _tickets:
+            _tickets[x.device] = _Tickets(x.device)
+        self._tickets = _tickets[x.device]
+        if x.is_cuda:
+            # Both directions are on the device before the first launch, which may be in the capture of a graph.
+            with torch.cuda.device(x.device):
+                self.forward(x, numerator, denominator, bias, gate, load=True)
+                self.backward(out, x, numerator, denominator, bias, gate, load=True)
+
+    def forward(
+        self,
+        x: Tensor,
+        numerator: Tensor,
+        denominator: Tensor,
+        bias: Tensor | None,
+        gate: Tensor | None,
+        out: Tensor | None = None,
+        load: bool = False,
+    ) -> Tensor:
+        """R(x + bias) gate, in `out` if that is given (as this would make it). `load`: compile and load it only."""
+        y, layout, tiles = self._empty(x) if out is None else out, self.layout, self._forward
+        x, a, b, bias, gate, gate_strides = self._inputs(x, numerator, denominator, bias, gate)
+        self._launch(
+            self._kernels.forward_kernel, self._units * tiles.row_tiles * tiles.column_tiles, tiles, load,
+            x, y, a, b, x if bias is None else bias, x if gate is None else gate,
+            tiles.elements, tiles.rows, tiles.width, layout.groups, *self._x_strides, *gate_strides,
+        )  # fmt: skip
+        return y
+
+    def backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        numerator: Tensor,
+        denominator: Tensor,
+        bias: Tensor | None,
+        gate: Tensor | None,
+        load: bool = False,
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients of x, numerator, denominator, bias and gate."""
+        dx, layout, tiles = self._empty(x), self.layout, self._backward
+        strides = self._out_strides
+        if grad.stride() != self.out_strides:
+            grad, *strides = layout.addressed(grad, dx)
+            if tiles.vector > 1 and any(stride % tiles.vector for stride in strides):
+                grad, strides = torch.empty_like(dx, dtype=grad.dtype).copy_(grad), self._out_strides
+        x, a, b, given_bias, given_gate, gate_strides = self._inputs(x, numerator, denominator, bias, gate)
+        da, db = torch.empty_like(a), torch.empty_like(b)
+        dbias = None if bias is None else torch.empty_like(given_bias)
+        dgate = None if gate is None else torch.empty_like(dx)
+        partials = torch.empty(self._partials + self._bias_partials, dtype=self._wide, device=x.device)
+        self._launch(
+            self._kernels.backward_kernel, self._units * self._splits * self._columns, tiles, load,
+            x, grad, dx, a, b, da, db, *(x if t is None else t for t in (given_bias, dbias, given_gate, dgate)),
+            partials, partials[self._partials :] if self._bias_partials else partials, self._tickets.take(self._units),
+            tiles.elements, tiles.rows, tiles.width, layout.groups, self._splits, *self._x_strides, *strides,
+            *gate_strides,
+        )  # fmt: skip
+        return dx, da, db, dbias, dgate
+
+    def _launch(self, kernel, programs: int, tiles: _Tiles, load: bool, *arguments) -> None:
+        options = {"LANES": tiles.lanes, "CHUNKS": tiles.chunks, "VECTOR": tiles.vector, "num_warps": tiles.warps}
+        if load:
+            kernel.warmup(*arguments, grid=(programs,), **self._constants, **options).run  # noqa: B018
+            return
+        x = arguments[0]
+        elsewhere = x.is_cuda and torch.cuda.current_device() != x.device.index
+        with torch.cuda.device(x.device) if elsewhere else contextlib.nullcontext():
+            kernel[(programs,)](*arguments, **self._constants, **options)
+
+    def _empty(self, x: Tensor) -> Tensor:
+        return torch.empty_like(x) if self.like_x else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+    def _inputs(self, x, numerator, denominator, bias, gate) -> tuple:
+        """All of them as the kernels take them: copies only where need be."""
+        gate_strides = self._gate_strides
+        if not self.like_x:
+            x, *_ = self.layout.addressed(x, x)
+        if gate is not None:
+            gate, *gate_strides = self.layout.addressed(gate, x)
+        return (
+            x, numerator.contiguous(), denominator.contiguous(), None if bias is None else bias.contiguous(), gate,
+            gate_strides,
+        )  # fmt: skip
+
+
+def tune(elements: int = 2**26, device: str | torch.device = "cuda") -> dict[str, dict[int, tuple[int, int]]]:
+    """Measure tiles for both directions and every type on a GPU, some seconds, and use the fastest from now on.
+
+    Returns the new `TILES`. Plans that exist keep theirs: call it first.
+    """
+    from triton.testing import do_bench
+
+    from .module import Rational
+
+    a, b = (p.detach() for p in Rational().to(device).parameters())
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        x = torch.randn(elements // dtype.itemsize, device=device, dtype=dtype)
+        for direction in TILES:
+            times = {}
+            for tiles in [(warps, vectors) for warps in (2, 4, 8) for vectors in (1, 2, 4)]:
+                TILES[direction][dtype.itemsize] = tiles
+                plan = Plan(x, a, b, None, None, "A")
+                out = torch.empty_like(x)
+                if direction == "forward":
+                    run = lambda plan=plan, out=out: plan.forward(x, a, b, None, None, out)  # noqa: E731
+                else:
+                    run = lambda plan=plan: plan.backward(x, x, a, b, None, None)  # noqa: E731
+                times[tiles] = do_bench(run, warmup=5, rep=20, return_mode="median")
+            TILES[direction][dtype.itemsize] = min(times, key=times.get)
+    return TILES
