@@ -1,15 +1,20 @@
 """A small dataset and short runs, shared by the tests."""
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from short_runs import ROOT, SHORT
 
 import rlrat
 from rlrat.arguments import parse
 from rlrat.errors import one_line_errors
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # the GPU kernels, on the CPU
 
 
 @pytest.fixture

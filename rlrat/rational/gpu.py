@@ -1,9 +1,10 @@
-"""The rational activation on a GPU, by the Triton kernels of triton_kernels.py; `unavailable` says why there are none."""
+"""The rational activation on a GPU, by the Triton kernels of triton_kernels.py; `unavailable` says why not."""
 
 import contextlib
 import importlib.util
+import itertools
+from functools import partial
 from typing import NamedTuple
-import math
 
 import torch
 from torch import Tensor
@@ -14,10 +15,10 @@ MAX_DEGREE = 8
 unavailable = None if importlib.util.find_spec("triton") else "Triton is not installed (pip install triton)"
 
 # Warps of a program, and vectors of 16 bytes that each of its threads has in a tile, by the bytes of an element. Chosen
-# by the registers that ptxas gives (48 and 56 forward, 79 to 120 backward), not yet measured; `tune` measures.
+# by the registers that ptxas gives (about 50 forward, 80 to 120 backward), not yet measured; `tune` measures.
 TILES = {
     "forward": {2: (4, 2), 4: (4, 2), 8: (4, 2)},
-    "backward": {2: (4, 1), 4: (4, 1), 8: (4, 1)},
+    "backward": {2: (4, 1), 4: (4, 1), 8: (8, 1)},
 }
 # Of the backward pass: several times what is at work at once, so that the last ones leave few processors idle.
 _PROGRAMS_PER_PROCESSOR = 32
@@ -57,7 +58,7 @@ class _Tickets:
         return torch.zeros(count, dtype=torch.int32, device=self._device)
 
     def take(self, count: int) -> Tensor:
-        if not self._device.type == "cuda":
+        if self._device.type != "cuda":
             return self._zeros(count)
         if torch.cuda.is_current_stream_capturing():
             if len(self._captured) < count:
@@ -130,8 +131,10 @@ class Plan:
             "enable_fp_fusion": True,
         }  # fmt: skip
         self._units, self._columns = layout.batch * layout.groups, self._backward.column_tiles
-        processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
-        wanted = -(-processors * _PROGRAMS_PER_PROCESSOR // (self._units * self._columns))
+        programs = 2  # in the interpreter
+        if x.is_cuda:
+            programs = torch.cuda.get_device_properties(x.device).multi_processor_count * _PROGRAMS_PER_PROCESSOR
+        wanted = -(-programs // (self._units * self._columns))
         self._splits = max(1, min(wanted, self._backward.row_tiles))
         self._partials = self._units * self._splits * self._columns * (numerator.shape[-1] + denominator.shape[-1])
         self._bias_partials = 0 if bias is None else self._units * self._splits * layout.width
@@ -234,16 +237,13 @@ def tune(elements: int = 2**26, device: str | torch.device = "cuda") -> dict[str
     a, b = (p.detach() for p in Rational().to(device).parameters())
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
         x = torch.randn(elements // dtype.itemsize, device=device, dtype=dtype)
+        out = torch.empty_like(x)
         for direction in TILES:
             times = {}
-            for tiles in [(warps, vectors) for warps in (2, 4, 8) for vectors in (1, 2, 4)]:
+            for tiles in itertools.product((2, 4, 8), (1, 2, 4)):
                 TILES[direction][dtype.itemsize] = tiles
-                plan = Plan(x, a, b, None, None, "A")
-                out = torch.empty_like(x)
-                if direction == "forward":
-                    run = lambda plan=plan, out=out: plan.forward(x, a, b, None, None, out)  # noqa: E731
-                else:
-                    run = lambda plan=plan: plan.backward(x, x, a, b, None, None)  # noqa: E731
-                times[tiles] = do_bench(run, warmup=5, rep=20, return_mode="median")
+                run = getattr(Plan(x, a, b, None, None, "A"), direction)
+                tensors = (x, a, b, None, None, out) if direction == "forward" else (x, x, a, b, None, None)
+                times[tiles] = do_bench(partial(run, *tensors), warmup=5, rep=20, return_mode="median")
             TILES[direction][dtype.itemsize] = min(times, key=times.get)
     return TILES

@@ -81,7 +81,7 @@ def _fast(a, c, x, M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr):
 
 @triton.jit
 def _careful(a, c, x, M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr):
-    """For a large x. With v = |x| (version N: x), Q = v^n q: R, R', v, 1/v, q, n, the signs of x and inside the bars."""
+    """For a large x, v = |x| (version N: x) and Q = v^n q: R, R', v, 1/v, q, n, the signs of x and inside the bars."""
     MOST: tl.constexpr = max(M, N)
     t = 1.0 / x
     v, w, one = x, t, t * 0.0 + 1.0
@@ -295,9 +295,9 @@ def backward_kernel(
     gate_ptr += batch * gate_batch + group * width
     bias_ptr += batch * y_row + group * width
     sums, bias_sums, largest = _backward_tiles(
-        a, c, x_ptr, grad_ptr, dx_ptr + y_at, bias_ptr, gate_ptr, dgate_ptr + y_at, split, splits, elements, rows, width,
-        y_row, x_row, grad_row, gate_row, column_tile, M, N, VERSION, BIAS, GATE, FLAT, LIMIT, LANES, CHUNKS, VECTOR,
-        TYPE, False,
+        a, c, x_ptr, grad_ptr, dx_ptr + y_at, bias_ptr, gate_ptr, dgate_ptr + y_at, split, splits, elements, rows,
+        width, y_row, x_row, grad_row, gate_row, column_tile, M, N, VERSION, BIAS, GATE, FLAT, LIMIT, LANES, CHUNKS,
+        VECTOR, TYPE, False,
     )  # fmt: skip
     if tl.max(largest, 0) > LIMIT:
         tl.debug_barrier()  # other threads may store the same elements again
@@ -326,12 +326,12 @@ def backward_kernel(
                 total += tl.load(found, start + index < programs, 0.0, cache_modifier=".cg").to(tl.float64)
             sum = tl.sum(total, 0)
             if j <= M:
-                tl.store(da_ptr + unit * (M + 1) + j, sum.to(da_ptr.dtype.element_ty))
+                tl.store(da_ptr + unit * (M + 1) + j, sum.to(TYPE).to(da_ptr.dtype.element_ty))
             else:
                 place = unit * (TERMS - M - 1) + j - M - 1
                 if VERSION == "A":
                     sum = tl.where(tl.load(b_ptr + place) < 0, -sum, sum)
-                tl.store(db_ptr + place, sum.to(db_ptr.dtype.element_ty))
+                tl.store(db_ptr + place, sum.to(TYPE).to(db_ptr.dtype.element_ty))
         if BIAS:
             for start in range(0, width, BLOCK):
                 total = tl.zeros([BLOCK], tl.float64)
@@ -339,5 +339,5 @@ def backward_kernel(
                     found = partial_bias_ptr + (unit * splits + split).to(tl.int64) * width + start + index
                     total += tl.load(found, start + index < width, 0.0, cache_modifier=".cg").to(tl.float64)
                 out = dbias_ptr + unit.to(tl.int64) * width + start + index
-                tl.store(out, total.to(dbias_ptr.dtype.element_ty), start + index < width)
+                tl.store(out, total.to(TYPE).to(dbias_ptr.dtype.element_ty), start + index < width)
         tl.store(ticket_ptr + unit, 0)
