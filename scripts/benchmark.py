@@ -16,11 +16,13 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
+from benchmark_rational import Rational, run_rational
 from rich.console import Console
 from rich.table import Table
 
 from rlrat import load_dataset
 from rlrat.datasets.batches import Batches, Units
+from rlrat.errors import one_line_errors
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
 from agents import iql as iql_agent
@@ -76,26 +78,6 @@ class Evaluate:
     """Each contender has one turn a round; the median counts."""
     threads: int = 2
     """Threads of rlrat."""
-
-
-@dataclass
-class Rational:
-    """Microseconds of a rational activation, version A, degrees (5, 4), beside PyTorch's activations on a CPU.
-
-    Dispatch included; inputs are random and taken in turn from more memory than the caches hold. The package
-    rational-activations is measured where it is installed.
-    """
-
-    elements: int = 65_536
-    """Of a call, in rows of 256."""
-    large: int = 2**24
-    """Elements of the forward pass into an output that exists."""
-    rounds: int = 9
-    """Each contender has one turn a round; the median counts."""
-    calls: int = 100
-    """Calls in a turn."""
-    threads: int = 1
-    """CPU threads."""
 
 
 class _Peer(AbstractContextManager):
@@ -277,96 +259,6 @@ def run_evaluate(settings: Evaluate) -> dict:
     return rows
 
 
-def _plain_rational(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """What one writes without a library."""
-    p, q = a[5], b[3].abs()
-    for coefficient in a[:5].flip(0):
-        p = p * x + coefficient
-    for coefficient in b[:3].abs().flip(0):
-        q = q * x.abs() + coefficient
-    return p / (1 + q * x.abs())
-
-
-def run_rational(settings: Rational) -> dict:
-    import rlrat
-    from rlrat.rational import backends, cpu
-
-    torch.set_num_threads(settings.threads)
-    ours, silu, gelu = rlrat.Rational(), torch.nn.functional.silu, torch.nn.functional.gelu
-    coefficients = [p.detach().flatten().clone().requires_grad_() for p in ours.parameters()]
-    activations = {
-        "rlrat": (ours, list(ours.parameters())),
-        "silu": (silu, []),
-        "gelu": (gelu, []),
-        "relu": (torch.relu, []),
-        "plain expression": (lambda x: _plain_rational(x, *coefficients), coefficients),
-    }
-    try:
-        from rational.torch import Rational as PeerRational
-
-        peer = PeerRational("relu", degrees=(5, 4), cuda=False, version="A")
-        activations["rational-activations"] = (peer, list(peer.parameters()))
-    except ImportError:
-        pass
-    draw = torch.Generator().manual_seed(0)
-    count = max(1, 2**26 // settings.elements // 4)  # 64 MiB of inputs
-    inputs = [torch.randn(settings.elements // 256, 256, generator=draw) for _ in range(count)]
-    grads = [torch.randn(x.shape, generator=draw) for x in inputs[:16]]
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    big = torch.randn(settings.large, generator=draw)
-    out = torch.empty_like(big)
-    a, b = (p.detach() for p in ours.parameters())
-
-    def forward(function):
-        @torch.no_grad()
-        def turn() -> float:
-            started = time.perf_counter()
-            for index in range(settings.calls):
-                function(inputs[index % count])
-            return (time.perf_counter() - started) / settings.calls
-
-        return turn
-
-    def both(function, parameters):
-        def turn() -> float:
-            started = time.perf_counter()
-            for index in range(settings.calls):
-                x = leaves[index % count]
-                torch.autograd.grad(function(x), (x, *parameters), grads[index % 16])
-            return (time.perf_counter() - started) / settings.calls
-
-        return turn
-
-    def once(call):
-        def turn() -> float:
-            started = time.perf_counter()
-            call()
-            return time.perf_counter() - started
-
-        return turn
-
-    contenders = {}
-    for name, (function, parameters) in activations.items():
-        contenders[f"forward, {name}"] = forward(function)
-        contenders[f"forward + backward, {name}"] = both(function, parameters)
-    if cpu.unavailable is None:
-        plan = backends.plan(big, a, b, None, None, "A")
-        contenders[f"{settings.large:,} into out, rlrat"] = once(lambda: plan.forward(big, a, b, None, None, out))
-    contenders[f"{settings.large:,} into out, silu"] = once(lambda: torch.ops.aten.silu.out(big, out=out))
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(settings.rounds + 1):
-        for name, turn in contenders.items():
-            value = turn()
-            if number > 0:  # the first round warms up
-                seconds[name].append(value)
-    rows = {name: 1e6 * statistics.median(values) for name, values in sorted(seconds.items())}
-    table = Table("", "us (median)")
-    for name, value in rows.items():
-        table.add_row(name, f"{value:,.1f}")
-    Console().print(table)
-    return rows
-
-
 def main() -> None:
     commands = {Iql: run_iql, Load: run_load, Startup: run_startup, Evaluate: run_evaluate, Rational: run_rational}
     chosen = tyro.cli(
@@ -377,7 +269,8 @@ def main() -> None:
         | Annotated[Rational, tyro.conf.subcommand("rational")],
         description=__doc__,
     )
-    rows = commands[type(chosen)](chosen)
+    with one_line_errors():
+        rows = commands[type(chosen)](chosen)
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
     print(json.dumps({"benchmark": type(chosen).__name__.lower(), **machine, "rows": rows}))
 

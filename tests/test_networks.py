@@ -8,6 +8,7 @@ from scipy import stats
 from rlrat.datasets.batches import Units
 from rlrat.networks import INITIALIZATIONS, MLP, Policy, dropout_masks, gated_dims, initialize
 from rlrat.random import Stream
+from rlrat.rational import rational
 
 
 def _mlp(seeds, critics=None, scheme="xavier_uniform", **settings):
@@ -17,10 +18,16 @@ def _mlp(seeds, critics=None, scheme="xavier_uniform", **settings):
     return network
 
 
+@pytest.mark.parametrize("activation", ["tanh", "rational:tanh"])
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("norm", ["none", "layer"])
-def test_mlp_is_plain_linear_algebra_for_each_seed_and_critic(norm, gated):
-    network = _mlp([0, 1, 2], critics=2, norm=norm, gated=gated, activation="tanh")
+def test_mlp_is_plain_linear_algebra_for_each_seed_and_critic(norm, gated, activation):
+    network = _mlp([0, 1, 2], critics=2, norm=norm, gated=gated, activation=activation)
+    with torch.no_grad():
+        for layer in network.hidden:
+            layer.linear.bias.normal_(generator=torch.Generator().manual_seed(0))
+            if activation != "tanh":  # coefficients of their own
+                layer.activation.numerator.mul_(torch.rand(3, 2, 1, 6, generator=torch.Generator().manual_seed(1)))
     x = torch.randn(3, 1, 7, 5)
     y = network(x)
     assert y.shape == (3, 2, 7, 3)
@@ -32,7 +39,10 @@ def test_mlp_is_plain_linear_algebra_for_each_seed_and_critic(norm, gated):
                 if norm == "layer":
                     z = torch.nn.functional.layer_norm(z, z.shape[-1:], layer.norm.weight[s, c], layer.norm.bias[s, c])
                 gate = h @ layer.gate.weight[s, c] + layer.gate.bias[s, c] if gated else 1.0
-                h = torch.tanh(z) * gate
+                if activation == "tanh":
+                    h = torch.tanh(z) * gate
+                else:
+                    h = rational(z, layer.activation.numerator[s, c], layer.activation.denominator[s, c]) * gate
             expected = h @ network.output.weight[s, c] + network.output.bias[s, c]
             torch.testing.assert_close(y[s, c], expected, atol=1e-5, rtol=1e-5)
 

@@ -103,16 +103,18 @@ class Plan:
         gate: Tensor | None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """R(x + bias) gate, in `out` if that is given (as this would make it; not for half types)."""
+        """R(x + bias) gate, in `out` if that is given (as this would make it)."""
         if self.half is not None:
             x = x.float()
-        y = self._empty(x) if out is None else out
+        y = self._empty(x) if out is None or self.half is not None else out
         x, a, b, bias, gate = self._inputs(x, numerator, denominator, bias, gate)
         _forward(
             self._address, x.data_ptr(), y.data_ptr(), a.data_ptr(), b.data_ptr(),
             None if bias is None else bias.data_ptr(), None if gate is None else gate.data_ptr(), self._threads(),
         )  # fmt: skip
-        return y if self.half is None else y.to(self.half)
+        if self.half is None:
+            return y
+        return y.to(self.half) if out is None else out.copy_(y)
 
     def backward(
         self,

@@ -7,6 +7,7 @@ torch.func.grad.
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import Library
 
 from . import backends
@@ -86,6 +87,7 @@ def _plain(x: Tensor) -> bool:
         and type(x) in _PLAIN
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0  # an autograd.Function refuses dual tensors, a plan would lose their tangents
         and not torch._C._functorch.is_legacy_batchedtensor(x)
     )
 

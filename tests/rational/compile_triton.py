@@ -25,7 +25,7 @@ def compile_kernel(direction, dtype, version, degrees, fused, architecture) -> d
     vector, lanes = 16 // SIZES[dtype], 32 * warps * vectors
     constants = {
         "M": degrees[0], "N": degrees[1], "VERSION": version, "BIAS": fused, "GATE": fused, "FLAT": flat,
-        "LIMIT": 2.0 ** ((900.0 if dtype == "fp64" else 100.0) / max(degrees)), "LANES": lanes,
+        "LIMIT": 2.0 ** ((900.0 if dtype == "fp64" else 100.0) / max(*degrees, 1)), "LANES": lanes,
         "CHUNKS": lanes if flat else 256 // vector, "VECTOR": vector,
     }  # fmt: skip
     like_x = {"x_ptr", "y_ptr", "grad_ptr", "dx_ptr", "gate_ptr", "dgate_ptr"}

@@ -295,6 +295,16 @@ def test_from_rational_activations_says_what_it_cannot_load(source, version, err
     assert "\n" not in str(caught.value)
 
 
+def test_bias_and_gate_in_one_pass():
+    module = Rational("silu", groups=2, batch_shape=(3,))
+    x, bias, gate = torch.randn(3, 5, 8), torch.randn(3, 8), torch.randn(3, 5, 8)
+    with module.record_inputs() as inputs:
+        found = module(x, bias, gate)
+    torch.testing.assert_close(found, module(x + bias.unsqueeze(1)) * gate)
+    torch.testing.assert_close(inputs, [x + bias.unsqueeze(1)])
+    torch.testing.assert_close(module(x, gate=gate), module(x) * gate)
+
+
 def test_record_inputs_copies_what_comes_in():
     module = Rational()
     model = nn.Sequential(nn.Identity(), module)

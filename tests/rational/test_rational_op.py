@@ -1,5 +1,6 @@
 """The operator under PyTorch's transforms, and every backend beside the float64 reference."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -326,6 +327,12 @@ class TestTransforms:
         expected = torch.autograd.grad(rational(x, a, b).square().sum(), (x, a, b))
         for ours, theirs in zip(torch.autograd.grad(compiled(x, a, b), (x, a, b)), expected, strict=True):
             torch.testing.assert_close(ours, theirs)
+        bias, gate = torch.randn(2, 3, requires_grad=True), torch.randn(2, 5, 3, requires_grad=True)
+        compiled = torch.compile(lambda: rational(x, a, b, bias=bias, gate=gate), fullgraph=True, backend="aot_eager")
+        inputs = (x, a, b, bias, gate)
+        expected = torch.autograd.grad(rational(x, a, b, bias=bias, gate=gate).square().sum(), inputs)
+        for ours, theirs in zip(torch.autograd.grad(compiled().square().sum(), inputs), expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
     def test_export(self):
         x, _, _ = self.inputs()
@@ -358,6 +365,15 @@ class TestTransforms:
         x, a, b = self.inputs()
         with pytest.raises((RuntimeError, NotImplementedError), match="jvp"):
             torch.func.jvp(lambda t: rational(t, a, b), (x,), (x,))
+        x, a, b = (t.detach() for t in (x, a, b))
+        with torch.autograd.forward_ad.dual_level():
+            for dual in (
+                (torch.autograd.forward_ad.make_dual(x, x), a, b),
+                (x, torch.autograd.forward_ad.make_dual(a, a), b),
+            ):
+                with torch.no_grad(), pytest.raises(NotImplementedError, match="jvp"):
+                    rational(*dual)
+            assert torch.equal(rational(x, a, b), torch.ops.rlrat.rational(x, a, b, None, None, "A"))
 
     def test_the_bare_operator_has_no_derivative(self):
         x, a, b = self.inputs()
@@ -397,11 +413,36 @@ def test_threads_of_python_share_the_kernels():
     assert all(torch.equal(ours, theirs) for result in results for ours, theirs in zip(result, expected, strict=True))
 
 
+@pytest.mark.parametrize("shape", [(2, 0, 6), (0, 5, 6), (2, 5, 0)])
+def test_nothing_in_nothing_out(shape):
+    x, gate = (torch.randn(shape, requires_grad=True) for _ in range(2))
+    a, b = (torch.ones(shape[0], 1, count, requires_grad=True) for count in (6, 4))
+    bias = torch.randn(shape[0], shape[2], requires_grad=True)
+    inputs = (x, a, b, bias, gate)
+    y = rational(x, a, b, bias=bias, gate=gate)
+    assert y.shape == shape
+    for gradient, tensor in zip(torch.autograd.grad(y.sum(), inputs), inputs, strict=True):
+        assert torch.equal(gradient, torch.zeros_like(tensor))
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_more_than_2_to_the_31_elements():
+    if os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") < 12 * 2**30:
+        pytest.skip("needs 12 GiB of memory")
+    module, row = Rational(), torch.randn(2**12, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        y = module(row.expand(2**19 + 1, -1))  # 8 GiB; the input is one row, seen again and again
+        assert y.numel() > 2**31
+        assert torch.equal(y[[0, 2**18, 2**19]], module(row).expand(3, -1))
+
+
 def test_backends_are_named():
-    with pytest.raises(ValueError, match="only reference, cpu"), backend("cuda"):
+    with pytest.raises(ValueError, match="only reference, cpu, triton"), backend("cuda"):
         pass
     report = subprocess.run([sys.executable, "-m", "rlrat.rational"], capture_output=True, text=True, check=True).stdout
     assert report.startswith("cpu: ")
+    assert "\ncuda" in report
 
 
 def test_without_kernels_it_warns_once_and_runs(monkeypatch, recwarn):

@@ -1,0 +1,90 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from short_runs import ROOT
+
+from rlrat.rational import Rational, cpu
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import benchmark_rational
+import benchmark_parts as parts
+
+
+@pytest.mark.parametrize("program", ["benchmark_rational.py", "gpu_check.sh"])
+def test_without_a_gpu_one_line_says_so_and_little_need_be_installed(program, tmp_path):
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('tyro', 'gymnasium', 'mujoco', 'minari', 'rich')))"
+    (tmp_path / "sitecustomize.py").write_text(blocked)
+    script, output = str(ROOT / "scripts" / program), str(tmp_path / "output")
+    command = ["bash", script, output] if program.endswith(".sh") else [sys.executable, script, "--output", output]
+    environment = {"PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **environment})
+    assert done.returncode == 2
+    assert done.stderr == "error: there is no CUDA device on this machine, and what is measured here needs one\n"
+    assert done.stdout == ""
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_part_that_breaks_or_hangs_costs_no_other(tmp_path, capsys):
+    def part(program: str, limit: float = 30.0) -> parts.Part:
+        return parts.Part([sys.executable, "-c", program], limit)
+
+    show = f"import json, os, time; print(json.dumps({parts.figure('it', 2.0, 'us', at_most=1.5)}), flush=True); "
+    programs = {"broken": part(show + "os._exit(3)"), "hung": part(show + "time.sleep(99)", 0.5), "good": part(show)}
+    file = tmp_path / "found.json"
+    report = parts.run({**programs, "long": part(show, 99.0)}, {"device": "none"}, file, seconds=60.0)
+    found = {"name": "it", "value": 2.0, "unit": "us", "aim": "<= 1.5", "reached": False}
+    assert report == {
+        "device": "none",
+        "benchmark_parts": {"broken": [found], "hung": [found], "good": [found]},
+        "errors": {"broken": "failed with exit code 3", "hung": "ended after 0.5 s"},
+        "left_out": ["long"],
+    }
+    assert json.loads(file.read_text()) == report
+    assert capsys.readouterr().out.count("MISSED") == 3
+
+
+@pytest.mark.skipif(cpu.unavailable is not None, reason=str(cpu.unavailable))
+def test_bandwidths_count_each_tensor_once(monkeypatch):
+    times = {"copy": 1e-6, "forward": 2e-6, "backward": 2e-6}
+    monkeypatch.setattr(benchmark_rational, "_device_seconds", lambda calls: times)
+    found = {f["name"]: f for f in benchmark_rational._memory(torch.float32, 0.8, "cpu", 2**16)}
+    label = "float32, 2^16 elements"
+    assert found[f"copy, {label}"]["value"] == pytest.approx(524.288)
+    assert (found[f"forward / copy, {label}"]["value"], found[f"forward / copy, {label}"]["reached"]) == (0.5, False)
+    assert found[f"backward / copy, {label}"]["value"] == pytest.approx(0.75)
+
+
+def test_wrong_results_are_not_timed():
+    module, x = Rational(), torch.randn(64, 256, requires_grad=True)
+    grad, coefficients = torch.randn(64, 256), [p.detach() for p in module.parameters()]
+    y, *gradients = benchmark_rational._pass(module, list(module.parameters()), x, grad)
+    benchmark_rational._verify((y, *gradients), x, grad, *coefficients)
+    with pytest.raises(AssertionError):
+        benchmark_rational._verify((y, gradients[0] + 0.01), x, grad, *coefficients)
+    with pytest.raises(RuntimeError, match="not finite"):
+        benchmark_rational._verify((y, *gradients[:2], gradients[2] * torch.inf), x, grad, *coefficients)
+
+
+def test_a_contender_has_as_many_elements_as_fit(monkeypatch):
+    def beside(make, dtype, elements):
+        if elements > 2**19:
+            raise torch.OutOfMemoryError
+        return make()
+
+    monkeypatch.setattr(benchmark_rational, "_beside", beside)
+    found = benchmark_rational._contender("it", lambda: {"theirs": 3.0, "ours": 2.0}, torch.float32, 2**20)
+    assert {f["name"]: f["value"] for f in found} == {
+        "it, float32, 2^20 elements": "left out: the device has too little memory",
+        "it, float32, 2^19 elements": 3e6,
+        "it / rlrat, float32, 2^19 elements": 1.5,
+    }
+
+    def missing():
+        raise ModuleNotFoundError("No module named 'rational'")
+
+    (found,) = benchmark_rational._contender("it", missing, torch.float32, 2**19)
+    assert found["value"] == "left out: No module named 'rational'"
