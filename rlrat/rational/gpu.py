@@ -228,7 +228,8 @@ class Plan:
 def tune(elements: int = 2**26, device: str | torch.device = "cuda") -> dict[str, dict[int, tuple[int, int]]]:
     """Measure tiles for both directions and every type on a GPU and use the fastest from now on.
 
-    It takes a minute or two, most of it compiling. Returns the new `TILES`. Plans that exist keep theirs: call it first.
+    It takes a minute or two, most of it compiling. Returns the new `TILES`. Plans that exist keep theirs: call it
+    first.
     """
     from triton.testing import do_bench
 

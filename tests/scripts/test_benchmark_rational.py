@@ -10,8 +10,8 @@ from short_runs import ROOT
 from rlrat.rational import Rational, cpu
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import benchmark_rational
 import benchmark_parts as parts
+import benchmark_rational
 
 
 @pytest.mark.parametrize("program", ["benchmark_rational.py", "gpu_check.sh"])
@@ -39,7 +39,7 @@ def test_a_part_that_breaks_or_hangs_costs_no_other(tmp_path, capsys):
     found = {"name": "it", "value": 2.0, "unit": "us", "aim": "<= 1.5", "reached": False}
     assert report == {
         "device": "none",
-        "benchmark_parts": {"broken": [found], "hung": [found], "good": [found]},
+        "parts": {"broken": [found], "hung": [found], "good": [found]},
         "errors": {"broken": "failed with exit code 3", "hung": "ended after 0.5 s"},
         "left_out": ["long"],
     }
