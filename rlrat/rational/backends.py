@@ -63,8 +63,9 @@ def plan(
     Raises what `rational` promises to raise.
     """
     key = (
-        x.shape, x.stride(), x.dtype, x.get_device(), numerator.shape, numerator.dtype, denominator.shape,
-        denominator.dtype, version, _forced.get(), None if bias is None else (bias.shape, bias.dtype),
+        x.shape, x.stride(), x.dtype, x.get_device(), numerator.shape, numerator.stride(), numerator.dtype,
+        denominator.shape, denominator.stride(), denominator.dtype, version, _forced.get(),
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype),
         None if gate is None else (gate.shape, gate.stride(), gate.dtype),
     )  # fmt: skip
     found = _plans.get(key)

@@ -61,8 +61,9 @@ static int instructions(void) {
 
 /* The work of one call: `units` pieces of memory with coefficients of their own, each in blocks. */
 
-typedef struct { /* what cpu.py makes once for a shape: 14 numbers of 8 bytes */
-    int64_t batch, rows, groups, width, x_batch, x_row, g_batch, g_row, gate_batch, gate_row, m, n, version, wide;
+typedef struct { /* what cpu.py makes once for a shape: 17 numbers of 8 bytes */
+    int64_t batch, rows, groups, width, x_batch, x_row, g_batch, g_row, gate_batch, gate_row;
+    int64_t a_batch, b_batch, bias_batch, m, n, version, wide;
 } Call;
 
 typedef struct {
@@ -154,7 +155,8 @@ static void join_rows(Work *w) {
 
 /* What cpu.py calls. x is [batch, rows, groups * width] with the strides x_batch, x_row and 1, gate and g likewise; y,
  * dx and dgate are contiguous. a is [batch, groups, m + 1], b [batch, groups, n], in version C [batch, groups, n + 1],
- * bias [batch, groups * width]. Everything is float64 where call->wide, else float32. bias and gate may be NULL. No size
+ * bias [batch, groups * width], each batch entry without gaps and a_batch, b_batch, bias_batch from the one before; the
+ * gradients have no gaps. Everything is float64 where call->wide, else float32. bias and gate may be NULL. No size
  * may be 0. */
 
 EXPORT void rational_forward(

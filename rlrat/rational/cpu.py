@@ -14,7 +14,7 @@ _THREADED = 32_768  # elements from which on a second thread pays, as in torch's
 
 _TYPES = (torch.float32, torch.float64)  # what the kernels compute in
 _pointer, _int = ctypes.c_void_p, ctypes.c_int
-_Call = ctypes.c_int64 * 14  # struct Call in cpu.c
+_Call = ctypes.c_int64 * 17  # struct Call in cpu.c
 
 
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
@@ -78,19 +78,26 @@ class Plan:
         self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
     ) -> None:
         self.version, self.half = version, None
+        # Whether the tensors are what the kernels take, with no copy, conversion or gate: the common case.
+        self._direct = gate is None and all(t is None or t.dtype == x.dtype for t in (numerator, denominator, bias))
         if x.dtype not in _TYPES:
-            self.half = x.dtype
+            self.half, self._direct = x.dtype, False
             x, gate = x.float(), None if gate is None else gate.float()
         self.dtype, self.layout = x.dtype, Layout.of(x, numerator, bias)
         self.threaded = x.numel() >= _THREADED
-        out = empty_output(x, numerator, bias)
+        layout, out = self.layout, empty_output(x, numerator, bias)
         self.out_strides, self.like_x = out.stride(), out.stride() == x.stride()
-        x, *x_strides = self.layout.addressed(x, x)
-        _, *out_strides = self.layout.addressed(out, out)
-        gate_strides = (0, 0) if gate is None else self.layout.addressed(gate, out)[1:]
+        _, *x_strides = layout.addressed(x, x)
+        _, *out_strides = layout.addressed(out, out)
+        gate_strides = (0, 0) if gate is None else layout.addressed(gate, out)[1:]
+        entries = [(None, 0) if t is None else layout.entries(t.to(x.dtype)) for t in (numerator, denominator, bias)]
+        self._direct &= self.like_x and all(
+            ours is given for (ours, _), given in zip(entries, (numerator, denominator, bias), strict=True)
+        )
         degrees = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
-        self._before_grad = (*self.layout[:4], *x_strides)
-        self._after_grad = (*gate_strides, *degrees, ord(version), self.dtype == torch.float64)
+        batches = (stride for _, stride in entries)
+        self._before_grad = (*layout[:4], *x_strides)
+        self._after_grad = (*gate_strides, *batches, *degrees, ord(version), self.dtype == torch.float64)
         self._call = _Call(*self._before_grad, *out_strides, *self._after_grad)
         self._address = ctypes.addressof(self._call)
 
@@ -142,13 +149,14 @@ class Plan:
         dgate = None if gate is None else torch.empty_like(dx)
         failed = _backward(
             address, grad.data_ptr(), x.data_ptr(), dx.data_ptr(), da.data_ptr(), db.data_ptr(), a.data_ptr(),
-            b.data_ptr(), *(None if t is None else t.data_ptr() for t in (given_bias, dbias, given_gate, dgate)),
+            b.data_ptr(), None if bias is None else given_bias.data_ptr(), None if bias is None else dbias.data_ptr(),
+            None if gate is None else given_gate.data_ptr(), None if gate is None else dgate.data_ptr(),
             self._threads(),
         )  # fmt: skip
         if failed:
             raise MemoryError("no memory for the partial sums of a rational activation's gradient")
         gradients = dx, da, db, dbias, dgate
-        if a is numerator and b is denominator and given_bias is bias and self.half is None:
+        if self._direct:
             return gradients
         types = self.half or self.dtype, *(None if t is None else t.dtype for t in (numerator, denominator, bias, gate))
         return tuple(None if g is None else g.to(dtype) for g, dtype in zip(gradients, types, strict=True))
@@ -158,17 +166,14 @@ class Plan:
 
     def _inputs(self, x, numerator, denominator, bias, gate) -> tuple:
         """All of them as the kernels take them: copies only where need be."""
-        dtype = self.dtype
-        if not self.like_x:
-            x, *_ = self.layout.addressed(x, x)
-        a = numerator if numerator.dtype == dtype and numerator.is_contiguous() else numerator.to(dtype).contiguous()
-        b = denominator
-        if not (b.dtype == dtype and b.is_contiguous()):
-            b = b.to(dtype).contiguous()
-        if bias is not None:
-            bias = bias.to(dtype).contiguous()
+        if self._direct:
+            return x, numerator, denominator, bias, gate
+        dtype, layout = self.dtype, self.layout
+        tensors = (numerator, denominator, bias)
+        a, b, bias = (None if t is None else layout.entries(t.to(dtype))[0] for t in tensors)
+        x, *_ = layout.addressed(x, x)
         if gate is not None:
-            gate, *_ = self.layout.addressed(gate.to(dtype), x)
+            gate, *_ = layout.addressed(gate.to(dtype), x)
         return x, a, b, bias, gate
 
     def _threads(self) -> int:

@@ -15,7 +15,7 @@ MAX_DEGREE = 8
 unavailable = None if importlib.util.find_spec("triton") else "Triton is not installed (pip install triton)"
 
 # Warps of a program, and vectors of 16 bytes that each of its threads has in a tile, by the bytes of an element. Chosen
-# by the registers that ptxas gives (about 50 forward, 80 to 120 backward), not yet measured; `tune` measures.
+# by the registers that ptxas gives (about 50 forward, 80 to 125 backward), not yet measured; `tune` measures.
 TILES = {
     "forward": {2: (4, 2), 4: (4, 2), 8: (4, 2)},
     "backward": {2: (4, 1), 4: (4, 1), 8: (8, 1)},
@@ -122,6 +122,7 @@ class Plan:
         _, *self._x_strides = layout.addressed(x, x)
         _, *self._out_strides = layout.addressed(out, out)
         self._gate_strides = [0, 0] if gate is None else layout.addressed(gate, out)[1:]
+        self._entries = [0 if t is None else layout.entries(t)[1] for t in (numerator, denominator, bias)]
         strides, size = (*self._x_strides, *self._gate_strides), x.element_size()
         self._forward, self._backward = (_Tiles.of(name, layout, size, strides) for name in ("forward", "backward"))
         m, n = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
@@ -164,7 +165,7 @@ class Plan:
         self._launch(
             self._kernels.forward_kernel, self._units * tiles.row_tiles * tiles.column_tiles, tiles, load,
             x, y, a, b, x if bias is None else bias, x if gate is None else gate,
-            tiles.elements, tiles.rows, tiles.width, layout.groups, *self._x_strides, *gate_strides,
+            tiles.elements, tiles.rows, tiles.width, layout.groups, *self._x_strides, *gate_strides, *self._entries,
         )  # fmt: skip
         return y
 
@@ -195,7 +196,7 @@ class Plan:
             x, grad, dx, a, b, da, db, *(x if t is None else t for t in (given_bias, dbias, given_gate, dgate)),
             partials, partials[self._partials :] if self._bias_partials else partials, self._tickets.take(self._units),
             tiles.elements, tiles.rows, tiles.width, layout.groups, self._splits, *self._x_strides, *strides,
-            *gate_strides,
+            *gate_strides, *self._entries,
         )  # fmt: skip
         return dx, da, db, dbias, dgate
 
@@ -219,10 +220,8 @@ class Plan:
             x, *_ = self.layout.addressed(x, x)
         if gate is not None:
             gate, *gate_strides = self.layout.addressed(gate, x)
-        return (
-            x, numerator.contiguous(), denominator.contiguous(), None if bias is None else bias.contiguous(), gate,
-            gate_strides,
-        )  # fmt: skip
+        a, b, bias = (None if t is None else self.layout.entries(t)[0] for t in (numerator, denominator, bias))
+        return x, a, b, bias, gate, gate_strides
 
 
 def tune(elements: int = 2**26, device: str | torch.device = "cuda") -> dict[str, dict[int, tuple[int, int]]]:

@@ -67,6 +67,20 @@ class Layout(NamedTuple):
             t = t.contiguous()
         return t, self.rows * t.shape[-1], t.shape[-1]
 
+    def entries(self, t: Tensor) -> tuple[Tensor, int]:
+        """t `[*batch, ...]` or a copy of it, and the stride of its batch, whose entries have no gaps."""
+        dims, expected = self.batch_dims, 1
+        sizes, strides = t.shape, t.stride()
+        for size, stride in zip(reversed(sizes[dims:]), reversed(strides[dims:]), strict=True):
+            if size != 1 and stride != expected:
+                break
+            expected *= size
+        else:
+            batch = _one_stride(sizes[:dims], strides[:dims])
+            if batch is not None:
+                return t, batch
+        return t.contiguous(), math.prod(sizes[dims:])
+
 
 def _one_stride(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:
     """The stride of the axes seen as one, or None where there is none."""

@@ -136,6 +136,10 @@ class _RationalEager(torch.autograd.Function):
         return *ctx.plan.backward(grad, *tensors), None
 
 
+# Without what Function.apply does first for torch.func, a fifth of the time of a small call.
+_apply_eager = super(torch.autograd.Function, _RationalEager).apply
+
+
 class _RationalBackward(torch.autograd.Function):
     """The first derivative as a function of its own; its derivative is left to PyTorch's operations."""
 
@@ -224,7 +228,7 @@ def rational(
             or (bias is not None and bias.requires_grad)
             or (gate is not None and gate.requires_grad)
         ):
-            return _RationalEager.apply(x, numerator, denominator, bias, gate, plan)
+            return _apply_eager(x, numerator, denominator, bias, gate, plan)
         return plan.forward(x, numerator, denominator, bias, gate)
     validate(x, numerator, denominator, bias, gate, version)
     return _Rational.apply(x, numerator, denominator, bias, gate, version)

@@ -21,16 +21,16 @@ def _is_negative(x):
 
 
 @triton.jit
-def _coefficients(a_ptr, b_ptr, unit, M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, TYPE: tl.constexpr):
+def _coefficients(a_ptr, b_ptr, M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, TYPE: tl.constexpr):
     """P's coefficients and those of the whole polynomial in Q, constant terms first."""
     GIVEN: tl.constexpr = N + 1 if VERSION == "C" else N
     a, c = (), ()
     for j in tl.static_range(M + 1):
-        a = a + (tl.load(a_ptr + unit * (M + 1) + j).to(TYPE),)
+        a = a + (tl.load(a_ptr + j).to(TYPE),)
     if VERSION != "C":
         c = c + (tl.full([], 0.0 if VERSION == "B" else 1.0, TYPE),)
     for j in tl.static_range(GIVEN):
-        b = tl.load(b_ptr + unit * GIVEN + j).to(TYPE)
+        b = tl.load(b_ptr + j).to(TYPE)
         c = c + (tl.abs(b) if VERSION == "A" else b,)
     return a, c
 
@@ -156,7 +156,7 @@ def _forward_tile(
 @triton.jit
 def forward_kernel(
     x_ptr, y_ptr, a_ptr, b_ptr, bias_ptr, gate_ptr,
-    elements, rows, width, groups, x_batch, x_row, gate_batch, gate_row,
+    elements, rows, width, groups, x_batch, x_row, gate_batch, gate_row, a_batch, b_batch, bias_batch,
     M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
     FLAT: tl.constexpr, LIMIT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
@@ -172,9 +172,12 @@ def forward_kernel(
     y_row = groups * width
     x_ptr += batch * x_batch + group * width
     y_ptr += batch * rows * y_row + group * width
-    bias_ptr += batch * y_row + group * width
+    bias_ptr += batch * bias_batch + group * width
     gate_ptr += batch * gate_batch + group * width
-    a, c = _coefficients(a_ptr, b_ptr, unit, M, N, VERSION, TYPE)
+    if not FLAT:
+        a_ptr += batch * a_batch + group * (M + 1)
+        b_ptr += batch * b_batch + group * (N + 1 if VERSION == "C" else N)
+    a, c = _coefficients(a_ptr, b_ptr, M, N, VERSION, TYPE)
     largest = _forward_tile(
         a, c, x_ptr, y_ptr, bias_ptr, gate_ptr, row_tile, column_tile, 0, elements, rows, width, y_row, x_row, gate_row,
         M, N, VERSION, BIAS, GATE, FLAT, LIMIT, LANES, CHUNKS, VECTOR, TYPE, False,
@@ -269,6 +272,7 @@ def backward_kernel(
     x_ptr, grad_ptr, dx_ptr, a_ptr, b_ptr, da_ptr, db_ptr, bias_ptr, dbias_ptr, gate_ptr, dgate_ptr, partial_ptr,
     partial_bias_ptr, ticket_ptr,
     elements, rows, width, groups, splits, x_batch, x_row, grad_batch, grad_row, gate_batch, gate_row,
+    a_batch, b_batch, bias_batch,
     M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
     FLAT: tl.constexpr, LIMIT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
@@ -289,11 +293,14 @@ def backward_kernel(
     batch, group = (unit // groups).to(tl.int64), unit % groups
     y_row = groups * width
     y_at = batch * rows * y_row + group * width
-    a, c = _coefficients(a_ptr, b_ptr, unit, M, N, VERSION, TYPE)
+    if not FLAT:
+        a_ptr += batch * a_batch + group * (M + 1)
+        b_ptr += batch * b_batch + group * (N + 1 if VERSION == "C" else N)
+    a, c = _coefficients(a_ptr, b_ptr, M, N, VERSION, TYPE)
     x_ptr += batch * x_batch + group * width
     grad_ptr += batch * grad_batch + group * width
     gate_ptr += batch * gate_batch + group * width
-    bias_ptr += batch * y_row + group * width
+    bias_ptr += batch * bias_batch + group * width
     sums, bias_sums, largest = _backward_tiles(
         a, c, x_ptr, grad_ptr, dx_ptr + y_at, bias_ptr, gate_ptr, dgate_ptr + y_at, split, splits, elements, rows,
         width, y_row, x_row, grad_row, gate_row, column_tile, M, N, VERSION, BIAS, GATE, FLAT, LIMIT, LANES, CHUNKS,
@@ -328,10 +335,9 @@ def backward_kernel(
             if j <= M:
                 tl.store(da_ptr + unit * (M + 1) + j, sum.to(TYPE).to(da_ptr.dtype.element_ty))
             else:
-                place = unit * (TERMS - M - 1) + j - M - 1
                 if VERSION == "A":
-                    sum = tl.where(tl.load(b_ptr + place) < 0, -sum, sum)
-                tl.store(db_ptr + place, sum.to(TYPE).to(db_ptr.dtype.element_ty))
+                    sum = tl.where(tl.load(b_ptr + j - M - 1) < 0, -sum, sum)
+                tl.store(db_ptr + unit * (TERMS - M - 1) + j - M - 1, sum.to(TYPE).to(db_ptr.dtype.element_ty))
         if BIAS:
             for start in range(0, width, BLOCK):
                 total = tl.zeros([BLOCK], tl.float64)

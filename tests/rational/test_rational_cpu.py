@@ -41,7 +41,8 @@ int main(int argc, char **argv) {
         void *da = filled(units * (m + 1), wide, 0), *db = filled(units * given, wide, 0);
         void *bias = fused & 1 ? filled(z[0] * row, wide, 1) : NULL, *dbias = filled(z[0] * row, wide, 0);
         void *gate = fused & 2 ? filled(size, wide, 1) : NULL, *dgate = filled(size, wide, 0);
-        Call call = {z[0], z[1], z[2], z[3], z[1] * row, row, z[1] * row, row, z[1] * row, row, m, n, *version, wide};
+        Call call = {z[0], z[1], z[2], z[3], z[1] * row, row, z[1] * row, row, z[1] * row, row,
+                     z[2] * (m + 1), z[2] * given, row, m, n, *version, wide};
         rational_forward(&call, x, y, a, b, bias, gate, 1);
         if (rational_backward(&call, g, x, y, da, db, a, b, bias, dbias, gate, dgate, 1)) return 1;
         free(bias); free(dbias); free(gate); free(dgate);

@@ -244,6 +244,28 @@ def test_bias_and_gate_take_any_layout(name, layout):
             torch.testing.assert_close(ours, first, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_coefficients_may_be_parts_of_one_buffer(name, dtype):
+    """As an optimizer lays them out: a row for each batch entry, with other things between."""
+    (x, a, b), extra = _fused_inputs(("bias",), (2, 3), 2, dtype=dtype)
+    pieces = [t.detach().reshape(2, 3, -1) for t in (a, b, extra["bias"])]
+    buffer = torch.cat([pieces[0].float(), torch.randn(2, 3, 5), *(t.float() for t in pieces[1:])], -1)
+    sizes = [12, 5, 8, 66]
+    inside = [t.view(2, 3, *shape).requires_grad_() for t, shape in zip(
+        (buffer.split(sizes, -1)[i] for i in (0, 2, 3)), ((2, 6), (2, 4), (66,)), strict=True)]  # fmt: skip
+    assert not inside[0].is_contiguous()
+    apart = [t.detach().contiguous().requires_grad_() for t in inside]
+    results = []
+    for a, b, bias in (inside, apart, [t.transpose(0, 1).contiguous().transpose(0, 1) for t in apart]):
+        with backend(name):
+            y = rational(x, a, b, bias=bias)
+            results.append([y, *torch.autograd.grad(y.square().sum(), (x, a, b, bias))])
+    for result in results[1:]:
+        for ours, first in zip(result, results[0], strict=True):
+            torch.testing.assert_close(ours, first)
+
+
 @pytest.mark.parametrize("fused", FUSED)
 def test_bias_and_gate_have_second_derivatives_and_transforms(fused):
     inputs, extra = _fused_inputs(fused, rows=(2,), size=2, degrees=(3, 2), dtype=torch.float64)
@@ -396,6 +418,7 @@ class TestTransforms:
             module = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(3, 4), Rational()))
             module(torch.randn(5, 3)).sum().backward()
             assert all(p.grad is not None for p in module.parameters())
+            del module  # before its process group, or the two may wait for each other
         finally:
             torch.distributed.destroy_process_group()
 
