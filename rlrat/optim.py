@@ -21,11 +21,17 @@ def flatten(network: nn.Module) -> Tensor:
     `batch_shape`, as `MLP` and `Policy` have.
     """
     parameters = list(network.parameters())
-    rows = [parameter.reshape(*network.batch_shape, -1) for parameter in parameters]
-    flat = torch.cat(rows, dim=-1)
-    for parameter, piece in zip(parameters, flat.split([row.shape[-1] for row in rows], dim=-1), strict=True):
-        parameter.data = piece.view(parameter.shape)
+    flat = torch.cat([parameter.reshape(*network.batch_shape, -1) for parameter in parameters], dim=-1)
+    for parameter, piece in zip(parameters, _pieces(flat, parameters), strict=True):
+        parameter.data = piece
     return flat
+
+
+def _pieces(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Views of `flat` `[*batch_shape, P]` with the shapes of the tensors that it is made of."""
+    rows = math.prod(flat.shape[:-1])
+    sizes = [tensor.numel() // rows for tensor in like]
+    return [piece.view(tensor.shape) for piece, tensor in zip(flat.split(sizes, dim=-1), like, strict=True)]
 
 
 class SeedGuard(nn.Module):
@@ -86,12 +92,12 @@ class Adam(nn.Module):
     ) -> None:
         super().__init__()
         self.betas, self.eps, self.decoupled, self.name = betas, eps, decoupled, name
-        self._batch_shape = network.batch_shape
         self._parameters_in_order = tuple(network.parameters())
         self._guard = (guard,)  # in a tuple: its buffers belong to the agent, not to each optimizer
         self.flat = flatten(network)
         device, seeds = self.flat.device, self.flat.shape[0]
         self._gradient, self._scratch = torch.empty_like(self.flat), torch.empty_like(self.flat)
+        self._gradients = _pieces(self._gradient, self._parameters_in_order)
 
         def per_seed(value: float | Sequence[float]) -> Tensor:
             return torch.as_tensor(value, dtype=torch.float32, device=device).expand(seeds).unsqueeze(-1)
@@ -124,8 +130,7 @@ class Adam(nn.Module):
         """Minimise `loss` `[S]` by one step; `schedule` multiplies the learning rate."""
         self.steps += 1
         gradients = torch.autograd.grad(loss, self._parameters_in_order, torch.ones_like(loss))
-        pieces = [gradient.reshape(*self._batch_shape, -1) for gradient in gradients]
-        torch.cat(pieces, dim=-1, out=self._gradient)
+        torch._foreach_copy_(self._gradients, gradients)
         # Everything below sees [S, all of a seed's parameters]; these are views.
         flat, gradient, scratch, first, second = (
             t.flatten(1) for t in (self.flat, self._gradient, self._scratch, self.first_moment, self.second_moment)

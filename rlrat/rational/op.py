@@ -78,6 +78,8 @@ def _(grad, x, numerator, denominator, bias, gate, version):
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+_transforming, _modes = torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def _plain(x: Tensor) -> bool:
@@ -85,10 +87,10 @@ def _plain(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(x) in _PLAIN
-        and not torch._C._are_functorch_transforms_active()
-        and torch._C._len_torch_dispatch_stack() == 0
+        and not _transforming()
+        and _modes() == 0
         and forward_ad._current_level < 0  # an autograd.Function refuses dual tensors, a plan would lose their tangents
-        and not torch._C._functorch.is_legacy_batchedtensor(x)
+        and not _is_batched(x)
     )
 
 
