@@ -31,7 +31,11 @@
 /* The instruction set. */
 
 enum { BASELINE, AVX2, AVX512 };
+#ifdef __ARM_NEON
+static const char *const NAMES[] = {"neon"};
+#else
 static const char *const NAMES[] = {"baseline", "avx2", "avx512"};
+#endif
 
 static int best(void) {
 #ifdef X86

@@ -26,9 +26,8 @@ _PROGRAMS_PER_PROCESSOR = 32
 
 def supports(x: Tensor, numerator: Tensor, denominator: Tensor) -> bool:
     """Whether the kernels can compute this."""
-    return (x.is_cuda or (x.is_cpu and _interpreted())) and max(
-        numerator.shape[-1], denominator.shape[-1]
-    ) <= MAX_DEGREE + 1
+    known = max(numerator.shape[-1], denominator.shape[-1]) <= MAX_DEGREE + 1
+    return known and (x.is_cuda or (x.is_cpu and _interpreted()))
 
 
 def _interpreted() -> bool:
@@ -52,7 +51,7 @@ class _Tickets:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._of_stream: dict[int, Tensor] = {}
-        self._captured = self._zeros(self.CAPTURED)
+        self._captured: Tensor | None = None
 
     def _zeros(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.int32, device=self._device)
@@ -61,14 +60,17 @@ class _Tickets:
         if self._device.type != "cuda":
             return self._zeros(count)
         if torch.cuda.is_current_stream_capturing():
-            if len(self._captured) < count:
+            if self._captured is None or len(self._captured) < count:
                 return self._zeros(count)  # one operation more in the graph
             mine, self._captured = self._captured[:count], self._captured[count:]
             return mine
-        stream = torch.cuda.current_stream(self._device).cuda_stream
-        if len(self._of_stream.get(stream, ())) < count:
-            self._of_stream[stream] = self._zeros(max(count, 1024))
-        return self._of_stream[stream]
+        stream = torch.cuda.current_stream(self._device)
+        if self._captured is None:
+            self._captured = self._zeros(self.CAPTURED)
+            stream.synchronize()  # other streams will use them
+        if len(self._of_stream.get(stream.cuda_stream, ())) < count:
+            self._of_stream[stream.cuda_stream] = self._zeros(max(count, 1024))
+        return self._of_stream[stream.cuda_stream]
 
 
 _tickets: dict[torch.device, _Tickets] = {}
