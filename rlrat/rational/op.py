@@ -214,8 +214,8 @@ def rational(
     zero can move: at b_i = 0 in version A, and where the sum inside the bars of versions B and C is zero. Version A's
     dR/dx at x = 0 is the limit from the right (from the left at x = -0.0).
 
-    The compiled kernels are finite wherever the result is. Plain PyTorch forms x^m and x^n in the type of the computation: in
-    float32 it is finite up to |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4) and a_5 = 1.
+    The compiled kernels are finite wherever the result is. Plain PyTorch forms x^m and x^n in the type of the
+    computation: in float32 it is finite up to |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4) and a_5 = 1.
 
     Raises:
         ValueError: an unknown version, or shapes that do not fit together.
