@@ -85,7 +85,8 @@ class HiddenLayer(nn.Module):
         if isinstance(self.activation, Rational):  # one pass for bias, activation and gate
             if self.norm is None:
                 return self.activation(self.linear.without_bias(x), self.linear.bias, gate)
-            return self.activation(self.norm(self.linear(x)), gate=gate)
+            y = self.norm(self.linear(x))
+            return self.activation(y, gate=None if gate is None else gate.to(y.dtype))  # autocast leaves only y alone
         y = self.linear(x)
         if self.norm is not None:
             y = self.norm(y)

@@ -157,7 +157,7 @@ def run_cpu(settings: Rational) -> dict[str, float]:
         contenders[f"forward, {name}"] = forward(function)
         contenders[f"forward + backward, {name}"] = both(function, parameters)
     if cpu.unavailable is None:
-        plan = backends.plan(big, a, b, None, None, "A")
+        plan = backends.plan(big, a, b, None, None, "A", None)
         contenders[f"{settings.large:,} into out, rlrat"] = _turn(lambda _: plan.forward(big, a, b, None, None, out), 1)
     contenders[f"{settings.large:,} into out, silu"] = _turn(lambda _: torch.ops.aten.silu.out(big, out=out), 1)
     medians = _medians(contenders, settings.rounds)
@@ -208,7 +208,7 @@ def _memory(dtype: torch.dtype, backward_aim: float, device: str = "cuda", eleme
     a, b = (p.detach().to(device) for p in rlrat.Rational().parameters())
     x, grad = (torch.randn(elements // 256, 256, dtype=dtype, device=device) for _ in range(2))
     out = torch.empty_like(x)
-    plan = backends.plan(x, a, b, None, None, "A")
+    plan = backends.plan(x, a, b, None, None, "A", None)
     calls = {
         "copy": lambda: out.copy_(x),
         "forward": lambda: plan.forward(x, a, b, None, None, out),

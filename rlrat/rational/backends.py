@@ -35,14 +35,22 @@ def backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-def _choose(x: Tensor, numerator: Tensor, denominator: Tensor) -> ModuleType:
+def forced() -> str | None:
+    """The backend that `backend` asks for here."""
+    return _forced.get()
+
+
+def _choose(
+    name: str | None, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, version: str
+) -> ModuleType:
     """The module whose `Plan` computes this call."""
-    name = _forced.get()
     if name == "reference" or x.numel() == 0:
         return reference
-    if (x.is_cuda or name == "triton") and gpu.unavailable is None and gpu.supports(x, numerator, denominator):
+    degrees = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
+    on_gpu = (x.is_cuda and name is None) or name == "triton"
+    if on_gpu and gpu.unavailable is None and gpu.supports(degrees, x, numerator, bias):
         return gpu
-    if x.is_cpu and name != "triton" and cpu.unavailable is None and cpu.supports(numerator, denominator):
+    if x.is_cpu and name != "triton" and cpu.unavailable is None and cpu.supports(degrees):
         return cpu
     if name is not None:
         where, most = {"cpu": ("on a CPU", cpu.MAX_DEGREE), "triton": ("on a CUDA device", gpu.MAX_DEGREE)}[name]
@@ -56,22 +64,29 @@ _plans: dict[tuple, cpu.Plan | gpu.Plan | reference.Plan] = {}  # a network call
 
 
 def plan(
-    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+    x: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    version: str,
+    name: str | None,
 ) -> cpu.Plan | gpu.Plan | reference.Plan:
     """What computes this call: an object with `forward` and `backward`, made once for a shape, layout and type.
 
-    Raises what `rational` promises to raise.
+    `name` is the backend that is to compute it, None for the fastest. Raises what `rational` promises to raise.
     """
     key = (
-        x.shape, x.stride(), x.dtype, x.get_device(), numerator.shape, numerator.stride(), numerator.dtype,
-        denominator.shape, denominator.stride(), denominator.dtype, version, _forced.get(),
-        None if bias is None else (bias.shape, bias.stride(), bias.dtype),
-        None if gate is None else (gate.shape, gate.stride(), gate.dtype),
+        x.shape, x.stride(), x.dtype, x.device, numerator.shape, numerator.stride(), numerator.dtype, numerator.device,
+        denominator.shape, denominator.stride(), denominator.dtype, denominator.device, version, name,
+        None if bias is None else (bias.shape, bias.stride(), bias.dtype, bias.device),
+        None if gate is None else (gate.shape, gate.stride(), gate.dtype, gate.device),
     )  # fmt: skip
     found = _plans.get(key)
     if found is None:
         reference.validate(x, numerator, denominator, bias, gate, version)
-        made = _choose(x, numerator, denominator).Plan(x, numerator, denominator, bias, gate, version)
+        module = _choose(name, x, numerator, denominator, bias, version)
+        made = module.Plan(x, numerator, denominator, bias, gate, version)
         if len(_plans) >= 1000:
             _plans.clear()
         found = _plans[key] = made

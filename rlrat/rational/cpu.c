@@ -1,7 +1,7 @@
 /* Rational activations R(x) = P(x) / Q(x) on a CPU, forward and backward; reference.py is the definition.
  *
  * No header of torch or Python: cpu.py calls the functions at the end through ctypes. The elements are cut into blocks
- * of about BLOCK that depend on the shape alone, and the coefficients' sums over blocks are added in float64 and in
+ * of about BLOCK that depend on shape and layout alone, and the coefficients' sums over blocks are added in float64 and in
  * order, so that the result is the same for any number of threads. The instruction set is chosen at the first
  * call. Threads are those of the OpenMP runtime that torch has loaded, whose entry cpu.py hands in: a second runtime
  * would be a second pool of threads on the same cores.
@@ -20,6 +20,7 @@
 #define BLOCK 4096
 #define STREAMED (32 << 20) /* bytes of output, more than most last-level caches hold of it */
 #define MAX_TERMS 9         /* degrees up to 8 */
+#define LARGE 1048576.0     /* coefficients up to here are safe for every x up to Work.limit */
 #define AHEAD 4096          /* bytes that are asked for ahead: the hardware stops at each page, 2.6 times as slow */
 #define GLUE2(a, b, c) a##_##b##_##c
 #define GLUE(a, b, c) GLUE2(a, b, c)
@@ -184,7 +185,7 @@ EXPORT int rational_backward(
     join_rows(&w);
     cut_rows(&w);
     int64_t sums = w.total * (call->m + call->n + 2), columns = bias ? w.total * (w.pieces > 1 ? BLOCK : w.width) : 0;
-    w.sums = malloc((size_t)(sums + columns) * sizeof(double));
+    w.sums = malloc((size_t)sums * sizeof(double) + (size_t)columns * (call->wide ? sizeof(double) : sizeof(float)));
     if (!w.sums) return 1;
     w.columns = w.sums + sums;
     run(&w, threads);

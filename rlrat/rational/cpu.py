@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from .layout import Layout, empty_output
+from .layout import Layout, empty_output, is_flat
 
 MAX_DEGREE = 8  # MAX_TERMS in cpu.c
 _THREADED = 32_768  # elements from which on a second thread pays, as in torch's own elementwise operations
@@ -66,9 +66,9 @@ def warn_if_unavailable() -> None:
 _warned = False
 
 
-def supports(numerator: Tensor, denominator: Tensor) -> bool:
+def supports(degrees: tuple[int, int]) -> bool:
     """Whether the degrees are ones that the kernels know."""
-    return max(numerator.shape[-1], denominator.shape[-1]) <= MAX_DEGREE + 1
+    return max(degrees) <= MAX_DEGREE
 
 
 class Plan:
@@ -82,7 +82,7 @@ class Plan:
         self._direct = gate is None and all(t is None or t.dtype == x.dtype for t in (numerator, denominator, bias))
         if x.dtype not in _TYPES:
             self.half, self._direct = x.dtype, False
-            x, gate = x.float(), None if gate is None else gate.float()
+            x, gate = self._widened(x, numerator, bias), None if gate is None else gate.float()
         self.dtype, self.layout = x.dtype, Layout.of(x, numerator, bias)
         self.threaded = x.numel() >= _THREADED
         layout, out = self.layout, empty_output(x, numerator, bias)
@@ -112,7 +112,7 @@ class Plan:
     ) -> Tensor:
         """R(x + bias) gate, in `out` if that is given (as this would make it)."""
         if self.half is not None:
-            x = x.float()
+            x = self._widened(x, numerator, bias)
         y = self._empty(x) if out is None or self.half is not None else out
         x, a, b, bias, gate = self._inputs(x, numerator, denominator, bias, gate)
         _forward(
@@ -134,7 +134,7 @@ class Plan:
     ) -> tuple[Tensor | None, ...]:
         """The gradients of x, numerator, denominator, bias and gate."""
         if self.half is not None:
-            x = x.float()
+            x = self._widened(x, numerator, bias)
         if grad.dtype != self.dtype:
             grad = grad.to(self.dtype)
         dx = self._empty(x)
@@ -144,8 +144,8 @@ class Plan:
             call = _Call(*self._before_grad, *strides, *self._after_grad)
             address = ctypes.addressof(call)
         x, a, b, given_bias, given_gate = self._inputs(x, numerator, denominator, bias, gate)
-        da, db = torch.empty_like(a), torch.empty_like(b)
-        dbias = None if bias is None else torch.empty_like(given_bias)
+        da, db = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, b))
+        dbias = None if bias is None else torch.empty_like(given_bias, memory_format=torch.contiguous_format)
         dgate = None if gate is None else torch.empty_like(dx)
         failed = _backward(
             address, grad.data_ptr(), x.data_ptr(), dx.data_ptr(), da.data_ptr(), db.data_ptr(), a.data_ptr(),
@@ -161,8 +161,12 @@ class Plan:
         types = self.half or self.dtype, *(None if t is None else t.dtype for t in (numerator, denominator, bias, gate))
         return tuple(None if g is None else g.to(dtype) for g, dtype in zip(gradients, types, strict=True))
 
+    @staticmethod
+    def _widened(x: Tensor, numerator: Tensor, bias: Tensor | None) -> Tensor:
+        return x.float() if is_flat(x, numerator, bias) else x.float().contiguous()
+
     def _empty(self, x: Tensor) -> Tensor:
-        return torch.empty_like(x) if self.like_x else torch.empty(x.shape, dtype=x.dtype)
+        return torch.empty_like(x) if self.like_x else torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
     def _inputs(self, x, numerator, denominator, bias, gate) -> tuple:
         """All of them as the kernels take them: copies only where need be."""

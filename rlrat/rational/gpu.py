@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .layout import Layout, empty_output
+from .layout import Layout, empty_output, is_flat
 
 MAX_DEGREE = 8
 unavailable = None if importlib.util.find_spec("triton") else "Triton is not installed (pip install triton)"
@@ -24,10 +24,11 @@ TILES = {
 _PROGRAMS_PER_PROCESSOR = 32
 
 
-def supports(x: Tensor, numerator: Tensor, denominator: Tensor) -> bool:
-    """Whether the kernels can compute this."""
-    known = max(numerator.shape[-1], denominator.shape[-1]) <= MAX_DEGREE + 1
-    return known and (x.is_cuda or (x.is_cpu and _interpreted()))
+def supports(degrees: tuple[int, int], x: Tensor, numerator: Tensor, bias: Tensor | None) -> bool:
+    """Whether the kernels can compute this: rows and columns are counted in 32 bits, elements in 64."""
+    if max(degrees) > MAX_DEGREE or not (x.is_cuda or (x.is_cpu and _interpreted())):
+        return False
+    return is_flat(x, numerator, bias) or max(x.numel() // x.shape[-1], x.shape[-1]) < 2**30
 
 
 def _interpreted() -> bool:
@@ -68,9 +69,10 @@ class _Tickets:
         if self._captured is None:
             self._captured = self._zeros(self.CAPTURED)
             stream.synchronize()  # other streams will use them
-        if len(self._of_stream.get(stream.cuda_stream, ())) < count:
-            self._of_stream[stream.cuda_stream] = self._zeros(max(count, 1024))
-        return self._of_stream[stream.cuda_stream]
+        mine = self._of_stream.get(stream.cuda_stream)
+        if mine is None or len(mine) < count:
+            mine = self._of_stream[stream.cuda_stream] = self._zeros(max(count, 1024))
+        return mine
 
 
 _tickets: dict[torch.device, _Tickets] = {}
@@ -146,7 +148,8 @@ class Plan:
             _tickets[x.device] = _Tickets(x.device)
         self._tickets = _tickets[x.device]
         if x.is_cuda:
-            # Both directions are on the device before the first launch, which may be in the capture of a graph.
+            # Both directions are on the device before the first launch, as a graph's capture needs it. (Memory that is
+            # not aligned to 16 bytes takes other kernels, which are compiled and loaded when they are first met.)
             with torch.cuda.device(x.device):
                 self.forward(x, numerator, denominator, bias, gate, load=True)
                 self.backward(out, x, numerator, denominator, bias, gate, load=True)
@@ -189,8 +192,8 @@ class Plan:
             if tiles.vector > 1 and any(stride % tiles.vector for stride in strides):
                 grad, strides = torch.empty_like(dx, dtype=grad.dtype).copy_(grad), self._out_strides
         x, a, b, given_bias, given_gate, gate_strides = self._inputs(x, numerator, denominator, bias, gate)
-        da, db = torch.empty_like(a), torch.empty_like(b)
-        dbias = None if bias is None else torch.empty_like(given_bias)
+        da, db = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, b))
+        dbias = None if bias is None else torch.empty_like(given_bias, memory_format=torch.contiguous_format)
         dgate = None if gate is None else torch.empty_like(dx)
         partials = torch.empty(self._partials + self._bias_partials, dtype=self._wide, device=x.device)
         self._launch(

@@ -24,7 +24,7 @@ _library.define(f"rational_backward(Tensor grad, {_inputs}) -> (Tensor, Tensor, 
 def _forward(
     x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
 ) -> Tensor:
-    plan = backends.plan(x, numerator, denominator, bias, gate, version)
+    plan = backends.plan(x, numerator, denominator, bias, gate, version, backends.forced())
     return plan.forward(x, numerator, denominator, bias, gate)
 
 
@@ -37,7 +37,7 @@ def _backward(
     gate: Tensor | None,
     version: str,
 ) -> tuple[Tensor, ...]:
-    plan = backends.plan(x, numerator, denominator, bias, gate, version)
+    plan = backends.plan(x, numerator, denominator, bias, gate, version, backends.forced())
     gradients = plan.backward(grad, x, numerator, denominator, bias, gate)
     return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
 
@@ -51,6 +51,10 @@ def _refuse_grad(name: str):
     def kernel(*arguments):
         if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments):
             raise RuntimeError(f"torch.ops.rlrat.{name} has no derivative of its own: call rlrat.rational")
+        if forward_ad._current_level >= 0 and any(
+            isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in arguments
+        ):
+            raise NotImplementedError(f"torch.ops.rlrat.{name} has no forward-mode derivative (jvp)")
         with torch._C._AutoDispatchBelowAutograd():
             return getattr(torch.ops.rlrat, name).default(*arguments)
 
@@ -70,9 +74,9 @@ def _(x, numerator, denominator, bias, gate, version):
 def _(grad, x, numerator, denominator, bias, gate, version):
     return (
         empty_output(x, numerator, bias),
-        torch.empty_like(numerator),
-        torch.empty_like(denominator),
-        x.new_empty(0) if bias is None else torch.empty_like(bias),
+        numerator.new_empty(numerator.shape),
+        denominator.new_empty(denominator.shape),
+        x.new_empty(0) if bias is None else bias.new_empty(bias.shape),
         x.new_empty(0) if gate is None else empty_output(x, numerator, bias),
     )
 
@@ -87,6 +91,8 @@ def _plain(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(x) in _PLAIN
+        and (x.is_cpu or x.is_cuda)
+        and not x.is_neg()
         and not _transforming()
         and _modes() == 0
         and forward_ad._current_level < 0  # an autograd.Function refuses dual tensors, a plan would lose their tangents
@@ -124,18 +130,21 @@ class _RationalEager(torch.autograd.Function):
     """The same in eager mode."""
 
     @staticmethod
-    def forward(ctx, x, numerator, denominator, bias, gate, plan) -> Tensor:
-        ctx.plan = plan
+    def forward(ctx, x, numerator, denominator, bias, gate, version, name) -> Tensor:
+        ctx.version, ctx.name = version, name
         ctx.save_for_backward(x, numerator, denominator, bias, gate)
+        plan = backends.plan(x, numerator, denominator, bias, gate, version, name)
         return plan.forward(x, numerator, denominator, bias, gate)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         tensors = ctx.saved_tensors
         if torch.is_grad_enabled() or not _plain(grad):  # create_graph=True, or a transform of the backward pass
-            gradients = _RationalBackward.apply(grad, *tensors, ctx.plan.version)
-            return *(None if t is None else g for g, t in zip(gradients, tensors, strict=True)), None
-        return *ctx.plan.backward(grad, *tensors), None
+            gradients = _RationalBackward.apply(grad, *tensors, ctx.version)
+            return *(None if t is None else g for g, t in zip(gradients, tensors, strict=True)), None, None
+        # Looked up again: torch.autograd.graph.saved_tensors_hooks may have changed strides or device.
+        plan = backends.plan(*tensors, ctx.version, ctx.name)
+        return *plan.backward(grad, *tensors), None, None
 
 
 # Without what Function.apply does first for torch.func, a fifth of the time of a small call.
@@ -221,16 +230,15 @@ def rational(
         ValueError: an unknown version, or shapes that do not fit together.
         TypeError: a tensor that is not floating point.
     """
-    if _plain(x):
-        plan = backends.plan(x, numerator, denominator, bias, gate, version)
-        if torch.is_grad_enabled() and (
-            x.requires_grad
-            or numerator.requires_grad
-            or denominator.requires_grad
-            or (bias is not None and bias.requires_grad)
-            or (gate is not None and gate.requires_grad)
-        ):
-            return _apply_eager(x, numerator, denominator, bias, gate, plan)
-        return plan.forward(x, numerator, denominator, bias, gate)
-    validate(x, numerator, denominator, bias, gate, version)
-    return _Rational.apply(x, numerator, denominator, bias, gate, version)
+    if not _plain(x):
+        validate(x, numerator, denominator, bias, gate, version)
+        return _Rational.apply(x, numerator, denominator, bias, gate, version)
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or numerator.requires_grad
+        or denominator.requires_grad
+        or (bias is not None and bias.requires_grad)
+        or (gate is not None and gate.requires_grad)
+    ):
+        return _apply_eager(x, numerator, denominator, bias, gate, version, backends.forced())
+    return _forward(x, numerator, denominator, bias, gate, version)

@@ -42,6 +42,8 @@ def validate(
     for name, tensor in zip(names, (x, numerator, denominator, bias, gate), strict=True):
         if tensor is not None and not tensor.is_floating_point():
             raise TypeError(f"{name} is {tensor.dtype}, a rational needs floating point")
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, x on {x.device}")
     if numerator.ndim < 2 or numerator.shape[:-1] != denominator.shape[:-1]:
         raise ValueError(
             "numerator and denominator must be [*batch, groups, coefficients] with the same batch and groups, "
@@ -252,14 +254,14 @@ def expression(
     b = [c.reshape(lead) for c in denominator.to(z.dtype).unbind(-1)]
     v = z
     if version == "A":
-        v, b = _absolute(z), [_absolute(c) for c in b]
+        v, b = _absolute(z), [torch.where(c < 0, -c, c) for c in b]
     p, s = torch.zeros_like(z), torch.zeros_like(z)
     for coefficient in reversed(a):
         p = p * z + coefficient
     for coefficient in reversed(b):
         s = s * v + coefficient
     if version != "C":
-        s = s * v
+        s = s * v + 0.0  # not -0.0, which would be another side of the corner
     q = s + 1.0 if version in "AN" else _absolute(s) + _OFFSETS[version]
     y = (p / q).reshape(x.shape)
     return (y if gate is None else y * gate).to(x.dtype)

@@ -119,16 +119,30 @@ def _place(
 
 
 @triton.jit
-def _far(x, LIMIT: tl.constexpr):
+def _limit(a, c, M: tl.constexpr, N: tl.constexpr, LIMIT: tl.constexpr):
+    """The |x| from which on care is needed: LIMIT, and less where coefficients are large, too."""
+    most = tl.abs(a[0])
+    for j in tl.static_range(1, M + 1):
+        most = tl.maximum(most, tl.abs(a[j]))
+    for j in tl.static_range(N + 1):
+        most = tl.maximum(most, tl.abs(c[j]))
+    LARGE: tl.constexpr = 1048576.0
+    DEGREE: tl.constexpr = max(M, N, 1)
+    return tl.where(most > LARGE, LIMIT * tl.exp2(-tl.log2(tl.maximum(most, LARGE) / LARGE) / DEGREE), LIMIT)
+
+
+@triton.jit
+def _far(x, limit):
     """Where an x is too large for its powers; an infinite one gives what they give."""
-    return (tl.abs(x) > LIMIT) & (tl.abs(x) < float("inf"))
+    return (tl.abs(x) > limit) & (tl.abs(x) < float("inf"))
 
 
 @triton.jit
 def _forward_tile(
-    a, c, x_ptr, y_ptr, bias_ptr, gate_ptr, row_tile, column_tile, piece, elements, rows, width, y_row, x_row, gate_row,
+    a, c, limit, x_ptr, y_ptr, bias_ptr, gate_ptr, row_tile, column_tile, piece, elements, rows, width, y_row, x_row,
+    gate_row,
     M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
-    FLAT: tl.constexpr, LIMIT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
+    FLAT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
     TYPE: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """One tile, or with CAREFUL one element of each lane if it is large; the largest |x|.
@@ -141,7 +155,7 @@ def _forward_tile(
     if BIAS:
         x += tl.load(bias_ptr + column, mask, 0.0).to(TYPE)
     if CAREFUL:
-        far = _far(x, LIMIT)
+        far = _far(x, limit)
         y, _, _, _, _, _, _, _ = _careful(a, c, tl.where(far, x, 1.0), M, N, VERSION)
         mask = mask & far
     else:
@@ -178,25 +192,26 @@ def forward_kernel(
         a_ptr += batch * a_batch + group * (M + 1)
         b_ptr += batch * b_batch + group * (N + 1 if VERSION == "C" else N)
     a, c = _coefficients(a_ptr, b_ptr, M, N, VERSION, TYPE)
+    limit = _limit(a, c, M, N, LIMIT)
     largest = _forward_tile(
-        a, c, x_ptr, y_ptr, bias_ptr, gate_ptr, row_tile, column_tile, 0, elements, rows, width, y_row, x_row, gate_row,
-        M, N, VERSION, BIAS, GATE, FLAT, LIMIT, LANES, CHUNKS, VECTOR, TYPE, False,
+        a, c, limit, x_ptr, y_ptr, bias_ptr, gate_ptr, row_tile, column_tile, 0, elements, rows, width, y_row, x_row,
+        gate_row, M, N, VERSION, BIAS, GATE, FLAT, LANES, CHUNKS, VECTOR, TYPE, False,
     )  # fmt: skip
-    if largest > LIMIT:
+    if largest > limit:
         tl.debug_barrier()  # other threads may store the same elements again
         for piece in range(0, VECTOR):
             _forward_tile(
-                a, c, x_ptr, y_ptr, bias_ptr, gate_ptr, row_tile, column_tile, piece, elements, rows, width, y_row,
-                x_row, gate_row, M, N, VERSION, BIAS, GATE, FLAT, LIMIT, LANES, CHUNKS, VECTOR, TYPE, True,
+                a, c, limit, x_ptr, y_ptr, bias_ptr, gate_ptr, row_tile, column_tile, piece, elements, rows, width,
+                y_row, x_row, gate_row, M, N, VERSION, BIAS, GATE, FLAT, LANES, CHUNKS, VECTOR, TYPE, True,
             )  # fmt: skip
 
 
 @triton.jit
 def _backward_tiles(
-    a, c, x_ptr, grad_ptr, dx_ptr, bias_ptr, gate_ptr, dgate_ptr, first, step,
+    a, c, limit, x_ptr, grad_ptr, dx_ptr, bias_ptr, gate_ptr, dgate_ptr, first, step,
     elements, rows, width, y_row, x_row, grad_row, gate_row, column_tile,
     M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
-    FLAT: tl.constexpr, LIMIT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
+    FLAT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
     TYPE: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
     """All tiles of a program: each lane's sums for the coefficients, those for the bias, and its largest |x|.
@@ -236,7 +251,7 @@ def _backward_tiles(
             odd = signed * weight
             even = r * weight if VERSION == "A" else odd
             if CAREFUL:
-                far = _far(x, LIMIT)
+                far = _far(x, limit)
                 r_far, slope_far, v, w, q_far, n, sign, bars = _careful(a, c, tl.where(far, x, 1.0), M, N, VERSION)
                 r, slope = tl.where(far, r_far, r), tl.where(far, slope_far, slope)
                 share = 1.0 / q_far
@@ -297,20 +312,21 @@ def backward_kernel(
         a_ptr += batch * a_batch + group * (M + 1)
         b_ptr += batch * b_batch + group * (N + 1 if VERSION == "C" else N)
     a, c = _coefficients(a_ptr, b_ptr, M, N, VERSION, TYPE)
+    limit = _limit(a, c, M, N, LIMIT)
     x_ptr += batch * x_batch + group * width
     grad_ptr += batch * grad_batch + group * width
     gate_ptr += batch * gate_batch + group * width
     bias_ptr += batch * bias_batch + group * width
     sums, bias_sums, largest = _backward_tiles(
-        a, c, x_ptr, grad_ptr, dx_ptr + y_at, bias_ptr, gate_ptr, dgate_ptr + y_at, split, splits, elements, rows,
-        width, y_row, x_row, grad_row, gate_row, column_tile, M, N, VERSION, BIAS, GATE, FLAT, LIMIT, LANES, CHUNKS,
+        a, c, limit, x_ptr, grad_ptr, dx_ptr + y_at, bias_ptr, gate_ptr, dgate_ptr + y_at, split, splits, elements,
+        rows, width, y_row, x_row, grad_row, gate_row, column_tile, M, N, VERSION, BIAS, GATE, FLAT, LANES, CHUNKS,
         VECTOR, TYPE, False,
     )  # fmt: skip
-    if tl.max(largest, 0) > LIMIT:
+    if tl.max(largest, 0) > limit:
         tl.debug_barrier()  # other threads may store the same elements again
         sums, bias_sums, largest = _backward_tiles(
-            a, c, x_ptr, grad_ptr, dx_ptr + y_at, bias_ptr, gate_ptr, dgate_ptr + y_at, split, splits, elements, rows,
-            width, y_row, x_row, grad_row, gate_row, column_tile, M, N, VERSION, BIAS, GATE, FLAT, LIMIT, LANES, CHUNKS,
+            a, c, limit, x_ptr, grad_ptr, dx_ptr + y_at, bias_ptr, gate_ptr, dgate_ptr + y_at, split, splits, elements,
+            rows, width, y_row, x_row, grad_row, gate_row, column_tile, M, N, VERSION, BIAS, GATE, FLAT, LANES, CHUNKS,
             VECTOR, TYPE, True,
         )  # fmt: skip
 
@@ -336,7 +352,7 @@ def backward_kernel(
                 tl.store(da_ptr + unit * (M + 1) + j, sum.to(TYPE).to(da_ptr.dtype.element_ty))
             else:
                 if VERSION == "A":
-                    sum = tl.where(tl.load(b_ptr + j - M - 1) < 0, -sum, sum)
+                    sum = tl.where(tl.load(b_ptr + j - M - 1).to(TYPE) < 0, -sum, sum)
                 tl.store(db_ptr + unit * (TERMS - M - 1) + j - M - 1, sum.to(TYPE).to(db_ptr.dtype.element_ty))
         if BIAS:
             for start in range(0, width, BLOCK):

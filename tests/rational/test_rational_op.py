@@ -395,6 +395,8 @@ class TestTransforms:
             ):
                 with torch.no_grad(), pytest.raises(NotImplementedError, match="jvp"):
                     rational(*dual)
+                with torch.no_grad(), pytest.raises(NotImplementedError, match="jvp"):
+                    torch.ops.rlrat.rational(*dual, None, None, "A")
             assert torch.equal(rational(x, a, b), torch.ops.rlrat.rational(x, a, b, None, None, "A"))
 
     def test_the_bare_operator_has_no_derivative(self):
@@ -407,10 +409,15 @@ class TestTransforms:
     def test_opcheck(self):
         x, a, b = (t.detach() for t in self.inputs())
         checks = ("test_schema", "test_faketensor")
-        for fused in ((None, None), (x[:, 0], x)):
-            arguments = (x, a, b, *fused, "A")
+        apart = [t.transpose(0, 2).contiguous().transpose(0, 2) for t in (a, b)]
+        gapped = torch.cat([x, x], -1)[..., :3].bfloat16().transpose(1, 2).contiguous().transpose(1, 2)
+        for u, p, q, fused in (
+            (x, a, b, (None, None)), (x, a, b, (x[:, 0], x)), (x, *apart, (x[:, 0], x)),
+            (gapped, a, b, (None, None)), (torch.cat([x, x], -1)[..., :3].bfloat16().mT, a, b, (None, None)),
+        ):  # fmt: skip
+            arguments = (u, p, q, *fused, "A")
             torch.library.opcheck(torch.ops.rlrat.rational.default, arguments, test_utils=checks)
-            torch.library.opcheck(torch.ops.rlrat.rational_backward.default, (x, *arguments), test_utils=checks)
+            torch.library.opcheck(torch.ops.rlrat.rational_backward.default, (u, *arguments), test_utils=checks)
 
     def test_distributed_data_parallel(self, tmp_path):
         torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
@@ -460,6 +467,23 @@ def test_more_than_2_to_the_31_elements():
         assert torch.equal(y[[0, 2**18, 2**19]], module(row).expand(3, -1))
 
 
+@needs_kernels
+def test_a_backend_that_is_asked_for_computes_or_refuses():
+    x, a, b = _inputs("A", dtype=torch.float32)
+    with backend("cpu"), pytest.raises(RuntimeError, match="computes on a CPU"):
+        backends._choose("cpu", x.to("meta"), a, b, None, "A")
+    y = {}
+    for name in ("reference", "cpu"):
+        with backend(name):
+            y[name] = rational(x, a, b)
+    other = threading.Thread(target=lambda: y.update(thread=torch.autograd.grad(y["reference"].sum(), a)))
+    other.start()
+    other.join()
+    with backend("reference"):
+        expected = torch.autograd.grad(rational(x, a, b).sum(), a)
+    assert torch.equal(y["thread"][0], expected[0])
+
+
 def test_backends_are_named():
     with pytest.raises(ValueError, match="only reference, cpu, triton"), backend("cuda"):
         pass
@@ -482,10 +506,66 @@ def test_without_kernels_it_warns_once_and_runs(monkeypatch, recwarn):
 
 @needs_kernels
 def test_degrees_beyond_the_kernels_fall_back():
-    x, a, b = _inputs("A", degrees=(9, 9))
-    with pytest.raises(RuntimeError, match="degrees up to 8"), backend("cpu"):
-        rational(x, a, b)
-    assert rational(x, a, b).isfinite().all()
+    for version, degrees in (("A", (9, 9)), ("A", (5, 9)), ("N", (5, 9)), ("C", (5, 9)), ("C", (9, 8))):
+        x, a, b = _inputs(version, degrees=degrees)
+        with pytest.raises(RuntimeError, match="degrees up to 8"), backend("cpu"):
+            rational(x, a, b, version)
+        assert rational(x, a, b, version).isfinite().all()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_hooks_on_saved_tensors_may_change_their_layout(name):
+    x, a, b = _inputs("A", (), 1, (64,), 16, dtype=torch.float32)
+    half = torch.cat([x, x], -1).detach().requires_grad_()
+    with backend(name):
+        expected = torch.autograd.grad(rational(half[:, :16], a, b).square().sum(), (half, a, b))
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+            y = rational(half[:, :16], a, b)
+        got = torch.autograd.grad(y.square().sum(), (half, a, b))
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_everything_is_on_one_device():
+    x, a, b = (t.detach() for t in _inputs("A"))
+    with pytest.raises(ValueError, match="numerator is on meta, x on cpu"):
+        rational(x, a.to("meta"), b)
+    assert rational(x.to("meta"), a.to("meta"), b.to("meta")).is_meta
+    with torch.device("meta"):  # where new tensors go
+        assert torch.equal(rational(torch.cat([x, x], -1)[:, :5], a, b), rational(x, a, b))
+
+
+def test_negated_views_are_seen():
+    z = torch.randn(6, 1, dtype=torch.complex64).conj().imag
+    assert z.is_neg()
+    _, a, b = (t.detach().float() for t in _inputs("A"))
+    assert torch.equal(rational(z, a, b), rational(z.clone(), a, b))
+
+
+@needs_kernels
+def test_large_coefficients_do_not_overflow():
+    """x itself, as 1e10 x^5 / (1 + 1e10 x^4)."""
+    x = torch.tensor([9e5, -2e6, 3e4, 1e20], requires_grad=True)
+    a, b = torch.tensor([[0.0, 0, 0, 0, 0, 1e10]]), torch.tensor([[0.0, 0, 0, 1e10]])
+    y = rational(x, a, b)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(y, x)
+    torch.testing.assert_close(dx, torch.ones(4))
+
+
+@pytest.mark.parametrize("version", ["A", "B"])
+def test_second_derivatives_keep_the_side_of_the_corner(version):
+    """At x = 0 and, in version A, a coefficient of -0.0."""
+    x = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+    a = torch.tensor([[2.0, 1.0]], dtype=torch.float64)
+    b = torch.tensor([[-0.5 if version == "B" else -0.0]], dtype=torch.float64, requires_grad=True)
+    (dx,) = torch.autograd.grad(rational(x, a, b, version).sum(), x, create_graph=True)
+    (mixed,) = torch.autograd.grad(dx.sum(), b)
+    step = 1e-6 * torch.ones_like(b)
+    slopes = [
+        torch.autograd.grad(rational(x, a, (b + s).detach(), version).sum(), x)[0] for s in (torch.zeros(1, 1), step)
+    ]
+    torch.testing.assert_close(mixed, (slopes[1] - slopes[0]) / step, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -106,7 +106,7 @@ def test_bias_and_gate(version, fused, dtype):
         _assert_near(got, expected, _tolerance(version, dtype))
 
 
-@settings(max_examples=15, deadline=None)  # each is a kernel of its own
+@settings(max_examples=8, deadline=None)  # each is a kernel of its own
 @given(
     st.sampled_from(VERSIONS), st.lists(st.integers(1, 3), max_size=2), st.integers(1, 4),
     st.lists(st.integers(1, 30), max_size=2), st.integers(1, 40), st.integers(0, 8), st.integers(0, 8),
@@ -190,7 +190,10 @@ def test_it_is_finite_wherever_the_result_is(version, degrees, fused):
 def test_zero_coefficients_do_not_hide_a_large_input():
     """x itself, as P = x with Q = 1, and as P = x^5 with Q = 1 + x^4."""
     x = torch.tensor([3e38, -1e30, 1e20, 2.0, -5e7], device=DEVICE, requires_grad=True)
-    for numerator, denominator in (([0.0, 1, 0, 0, 0, 0], [0.0] * 4), ([0.0, 0.5, 0, 0, 0, 1], [0.0, 0, 0, 1])):
+    for numerator, denominator in (
+        ([0.0, 1, 0, 0, 0, 0], [0.0] * 4), ([0.0, 0.5, 0, 0, 0, 1], [0.0, 0, 0, 1]),
+        ([0.0, 0, 0, 0, 0, 1e10], [0.0, 0, 0, 1e10]),
+    ):  # fmt: skip
         a, b = (torch.tensor([c], device=DEVICE, dtype=torch.float32) for c in (numerator, denominator))
         with backend("triton"):
             y = rational(x, a, b)
@@ -213,7 +216,7 @@ def test_nan_and_infinity_follow_the_reference(version):
         torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)
 
 
-def test_two_runs_give_equal_bits_and_leave_the_tickets_at_zero():
+def test_two_runs_give_equal_bits():
     inputs, extra = _draw("A", (2,), 2, (300,), 32, (5, 4), torch.float32, ("bias",))
     with backend("triton"):
         first, second = (_all(inputs, extra, "A") for _ in range(2))
@@ -229,12 +232,12 @@ def test_a_zero_coefficient_can_move():
 
 
 def test_it_refuses_what_it_cannot_compute():
-    x, a, b = torch.randn(4, 8, device=DEVICE), torch.ones(1, 10, device=DEVICE), torch.ones(1, 4, device=DEVICE)
-    with (
-        backend("triton"),
-        pytest.raises(RuntimeError, match="backend triton computes on a CUDA device, with degrees up"),
-    ):
-        rational(x, a, b)
+    x = torch.randn(4, 8, device=DEVICE)
+    message = "backend triton computes on a CUDA device, with degrees up to 8"
+    for m, n in ((9, 4), (5, 9)):
+        a, b = torch.ones(1, m + 1, device=DEVICE), torch.ones(1, n, device=DEVICE)
+        with backend("triton"), pytest.raises(RuntimeError, match=message):
+            rational(x, a, b)
 
 
 COMPILED = [
@@ -244,7 +247,7 @@ COMPILED = [
     for version, degrees, fused in (("A", [5, 4], False), ("C", [8, 8], True))
     for architecture in (80, 90)
 ]
-MOST_REGISTERS = {"forward": 128, "backward": 255}
+MOST_REGISTERS = {"forward": 128, "backward": 200}
 
 
 def _compile(cases, folder):
@@ -282,8 +285,7 @@ def test_every_kind_compiles(tmp_path):
         for direction in ("forward", "backward")
         for dtype in ("fp16", "fp64")
         for version in VERSIONS
-        for degrees in ([5, 4], [3, 1], [1, 8])
-        for fused in (False, True)
+        for degrees, fused in (([3, 1], False), ([1, 8], True))
     ]
     assert all(found["spilled"] <= 16 for found in _compile(cases, tmp_path))
 
