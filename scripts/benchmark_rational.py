@@ -158,8 +158,8 @@ def run_cpu(settings: Rational) -> dict[str, float]:
         contenders[f"forward + backward, {name}"] = both(function, parameters)
     if cpu.unavailable is None:
         plan = backends.plan(big, a, b, None, None, "A", None)
-        contenders[f"{settings.large:,} into out, rlrat"] = _turn(lambda _: plan.forward(big, a, b, None, None, out), 1)
-    contenders[f"{settings.large:,} into out, silu"] = _turn(lambda _: torch.ops.aten.silu.out(big, out=out), 1)
+        contenders[f"{settings.large:,} into out, rlrat"] = _turn(lambda _: plan.forward(big, a, b, None, None, out), 5)
+    contenders[f"{settings.large:,} into out, silu"] = _turn(lambda _: torch.ops.aten.silu.out(big, out=out), 5)
     medians = _medians(contenders, settings.rounds)
     rows = {name: 1e6 * seconds for name, seconds in sorted(medians.items())}
     table = Table("", "us (median)")
