@@ -7,12 +7,13 @@ and no two overlap. It is written in integer tensor operations: one code for CPU
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 _LOW = 0xFFFFFFFF
+_BLOCK = 64
 
 
 def _philox(counter: list[Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:
@@ -79,3 +80,23 @@ class Stream:
         angle = 2.0 * math.pi * v
         pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
         return pairs[..., :count].unflatten(-1, tuple(shape))
+
+
+class Blocks:
+    """A stream's numbers for one update after another, drawn for 64 updates at once.
+
+    A draw costs some 150 small operations: 0.3 ms on a CPU for a batch's noise, 14 us of it in a block.
+    `Blocks(stream.normal, (256, 3)).at(update)` is `stream.normal(update, (256, 3))`.
+    """
+
+    def __init__(self, draw: Callable[..., Tensor], *args, **kwargs) -> None:
+        self._draw, self._args, self._kwargs = draw, args, kwargs
+        self._block = -1
+
+    def at(self, update: int) -> Tensor:
+        block, position = divmod(update, _BLOCK)
+        if block != self._block:
+            updates = torch.arange(block * _BLOCK, (block + 1) * _BLOCK)
+            self._numbers = self._draw(updates, *self._args, **self._kwargs)
+            self._block = block
+        return self._numbers[position]

@@ -93,17 +93,19 @@ class Run:
         self._train_seconds = 0.0
         self._wall_seconds = 0.0
         self._evaluated: set[int] = set()
-        self._sums: Tensor | None = None
-        self._summed = 0
+        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # by the metrics that an update had
         self._signal: int | None = None
         self._warned: set[int] = set()
 
     def log(self, metrics: dict[str, Tensor]) -> None:
-        """Take one update's metrics, `[S]` each; their means go to TensorBoard every `--log-every` updates."""
-        self._names = list(metrics)
+        """Take one update's metrics, `[S]` each; their means go to TensorBoard every `--log-every` updates.
+
+        Not every update need have every metric: a mean is over those that had it.
+        """
+        names = tuple(metrics)
         values = torch.stack([value.detach() for value in metrics.values()])
-        self._sums = values if self._summed == 0 else self._sums.add_(values)
-        self._summed += 1
+        sums, count = self._sums.get(names, (0.0, 0))
+        self._sums[names] = (values.add_(sums), count + 1)
 
     def updates(self, learner: nn.Module, batch: Batch) -> Iterator[int]:
         """The updates that are still to do; around them everything is evaluated, logged and saved when it is due.
@@ -245,10 +247,15 @@ class Run:
         return evaluation, episodes
 
     def _write_metrics(self) -> None:
-        if self._summed == 0:
+        if not self._sums:
             return
-        means = dict(zip(self._names, (self._sums / self._summed).cpu(), strict=True))
-        self._summed = 0
+        totals: dict[str, tuple[Tensor, int]] = {}
+        for names, (sums, count) in self._sums.items():
+            for name, row in zip(names, sums.cpu(), strict=True):
+                total, updates = totals.get(name, (0.0, 0))
+                totals[name] = (total + row, updates + count)
+        means = {name: total / updates for name, (total, updates) in totals.items()}
+        self._sums.clear()
         alive = self._alive()
         scalars = {**means, **rational_scalars(self._learner, self._batch)}
         for index, folder in enumerate(self._folders.values()):

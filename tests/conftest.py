@@ -1,5 +1,6 @@
 """A small dataset and short runs, shared by the tests."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -35,22 +36,26 @@ def small_dataset() -> rlrat.Dataset:
 
 
 @pytest.fixture
-def command(tmp_path):
-    """`command("--seed", "3")`: the command line of a short IQL run below `tmp_path`."""
+def agent() -> str:
+    """Whose runs `command` and `run_agent` are; tests that parametrise `agent` choose another."""
+    return "iql"
+
+
+@pytest.fixture
+def command(agent, tmp_path):
+    """`command("--seed", "3")`: the command line of a short run below `tmp_path`."""
 
     def build(*extra: str) -> list[str]:
-        agent = str(ROOT / "agents" / "iql.py")
-        return [sys.executable, agent, *SHORT, "--run-dir", str(tmp_path / "runs"), *map(str, extra)]
+        file = str(ROOT / "agents" / f"{agent}.py")
+        return [sys.executable, file, *SHORT, "--run-dir", str(tmp_path / "runs"), *map(str, extra)]
 
     return build
 
 
 @pytest.fixture
-def run_agent(command, capfd):
+def run_agent(agent, command, capfd):
     """Do what the command does in this process, which saves the imports: an object with returncode, stdout, stderr."""
-    import torch
-
-    from agents import iql
+    module = importlib.import_module(f"agents.{agent}")
 
     def run(*extra: str, check: bool = True) -> subprocess.CompletedProcess:
         argv = command(*extra)[2:]
@@ -58,7 +63,7 @@ def run_agent(command, capfd):
         code = 0
         try:
             with one_line_errors():
-                iql.main(parse(iql.Arguments, "IQL", argv))
+                module.main(parse(module.Arguments, agent, argv))
         except SystemExit as stop:
             code = stop.code or 0
         output = capfd.readouterr()
@@ -68,3 +73,16 @@ def run_agent(command, capfd):
     threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def scalars():
+    """`scalars(folder)`: what TensorBoard shows of a run, its values by tag and update."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def read(folder) -> dict[str, dict[int, float]]:
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+    return read

@@ -1,6 +1,8 @@
-"""The command line of a run that takes seconds, and how to read what it left."""
+"""The command line of a run that takes seconds, and how to read and compare what it left."""
 
 import json
+import subprocess
+import time
 from pathlib import Path
 
 import torch
@@ -24,3 +26,22 @@ def read_run(folder: Path) -> dict:
         "state": checkpoint["state"],
         "status": json.loads((folder / "summary.json").read_text())["status"],
     }
+
+
+def assert_equal_runs(ours: dict, theirs: dict) -> None:
+    for key in ("rows", "episodes", "status"):
+        assert ours[key] == theirs[key]
+    for name, value in theirs["state"].items():
+        assert torch.equal(ours["state"][name], value), name
+
+
+def wait_for(path: Path | None, text: str, process: subprocess.Popen) -> bool:
+    """Until `path` holds `text`, or the process ends."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if path is not None and path.exists() and text in path.read_text():
+            return True
+        time.sleep(0.005)
+        if path is None:
+            return True
+    return False

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from scipy import stats
 
-from rlrat.random import Stream, _philox, generator
+from rlrat.random import Blocks, Stream, _philox, generator
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,11 @@ def test_errors():
         Stream([-1], "x")
     with pytest.raises(ValueError, match="high must lie"):
         Stream([0], "x").integers(0, (1,), 0)
+
+
+def test_blocks_are_the_streams_numbers():
+    stream = Stream([7, 8], "blocks")
+    integers, normal = Blocks(stream.integers, (5,), high=100), Blocks(stream.normal, (3, 2))
+    for update in (0, 1, 63, 64, 1000, 2):
+        assert torch.equal(integers.at(update), stream.integers(update, (5,), high=100))
+        torch.testing.assert_close(normal.at(update), stream.normal(update, (3, 2)))

@@ -5,11 +5,10 @@ import os
 import resource
 import signal
 import subprocess
-import time
 
 import pytest
 import torch
-from short_runs import read_run
+from short_runs import assert_equal_runs, read_run, wait_for
 
 from rlrat.runs import RunFolder
 
@@ -17,25 +16,6 @@ from rlrat.runs import RunFolder
 def _run_folder(tmp_path, seed=0):
     (folder,) = tmp_path.glob(f"runs/*/*/*/seed{seed}")
     return folder
-
-
-def _assert_equal_runs(ours, theirs):
-    for key in ("rows", "episodes", "status"):
-        assert ours[key] == theirs[key]
-    for name, value in theirs["state"].items():
-        assert torch.equal(ours["state"][name], value), name
-
-
-def _wait_for(path, text, process):
-    """Until `path` holds `text`, or the process ends."""
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if path is not None and path.exists() and text in path.read_text():
-            return True
-        time.sleep(0.005)
-        if path is None:
-            return True
-    return False
 
 
 LONG = ("--num-seeds", "2", "--total-updates", "600", "--eval-every", "100", "--checkpoint-every", "100",
@@ -62,19 +42,19 @@ def test_a_run_killed_three_times_equals_an_undisturbed_one(command, run_agent, 
     evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
     for update in (100, 300, 400):
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        assert _wait_for(evaluations, f"\n{update},", process), "the run ended before it could be killed"
+        assert wait_for(evaluations, f"\n{update},", process), "the run ended before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
     run_agent(*LONG)
     for seed in (0, 1):
-        _assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
+        assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_cleanly_and_the_same_command_goes_on(command, run_agent, tmp_path, undisturbed, number):
     process = subprocess.Popen(command(*LONG), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
-    assert _wait_for(evaluations, "\n200,", process)
+    assert wait_for(evaluations, "\n200,", process)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
@@ -82,7 +62,7 @@ def test_a_signal_stops_cleanly_and_the_same_command_goes_on(command, run_agent,
     assert "the same command goes on from there" in output
     assert "going on from update" in run_agent(*LONG).stdout
     for seed in (0, 1):
-        _assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
+        assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
 
 
 def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(run_agent, tmp_path):
@@ -94,7 +74,7 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(run_agent, tmp_path
     result = run_agent()
     assert "is damaged" in result.stderr
     assert "going on from update 20" in result.stdout
-    _assert_equal_runs(read_run(folder), expected)
+    assert_equal_runs(read_run(folder), expected)
 
 
 def test_checkpoints_that_do_not_fit_the_agent_are_one_line(run_agent, tmp_path):
@@ -122,7 +102,7 @@ def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_pat
     os.replace(_run_folder(tmp_path, 1) / "checkpoint.previous.pt", _run_folder(tmp_path, 1) / "checkpoint.pt")
     assert "going on from update 20" in run_agent("--num-seeds", 2).stdout
     for seed in (0, 1):
-        _assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
+        assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
 
 
 def test_a_seed_that_joins_a_group_goes_back_and_says_so(run_agent, tmp_path):
@@ -145,7 +125,7 @@ def test_settings_that_the_agent_refuses_leave_what_was_there(run_agent, tmp_pat
     result = run_agent(*wrong, check=False)
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
-    _assert_equal_runs(read_run(_run_folder(tmp_path)), before)
+    assert_equal_runs(read_run(_run_folder(tmp_path)), before)
 
 
 def test_a_disk_that_refuses_tensorboards_file_is_one_line(command, tmp_path):
@@ -164,7 +144,7 @@ def test_a_stop_says_which_command_goes_on(command, tmp_path):
     arguments = command(*LONG, "--overwrite")
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
-    assert _wait_for(evaluations, "\n100,", process)
+    assert wait_for(evaluations, "\n100,", process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert "the same command without --overwrite goes on from there" in output
@@ -248,7 +228,7 @@ def test_another_identity_in_the_folder_is_one_line_and_exit_code_2(run_agent, t
     assert result.returncode == 2
     assert "expectile is 0.7 there and 0.9 here" in result.stderr
     assert len(result.stderr.splitlines()) == 1
-    _assert_equal_runs(read_run(_run_folder(tmp_path)), before)
+    assert_equal_runs(read_run(_run_folder(tmp_path)), before)
 
 
 def test_what_does_not_change_a_result_may_change(run_agent):

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from rlrat.datasets.dataset import Dataset
 from rlrat.errors import InputError
-from rlrat.random import Stream
-
-_BLOCK = 64  # updates whose indices are drawn at once: the generator costs some 150 small operations a call
+from rlrat.random import Blocks, Stream
 
 
 class Batch(NamedTuple):
@@ -79,17 +77,11 @@ class Batches:
         self._widths = [column.shape[1] for column in columns]
         rows = np.concatenate([column.astype(np.float32) for column in columns], axis=1)
         self._rows = torch.from_numpy(rows).to(device)  # one row a transition, so that a batch is one gather
-        self._stream = Stream(seeds, "batch", device)
+        self._indices = Blocks(Stream(seeds, "batch", device).integers, (batch_size,), high=len(rows))
         self._shape = (len(seeds), batch_size)
-        self._block = -1
 
     def at(self, update: int) -> Batch:
         """The batch of `update`: a function of (seed, update)."""
-        block, position = divmod(update, _BLOCK)
-        if block != self._block:
-            updates = torch.arange(block * _BLOCK, (block + 1) * _BLOCK, device=self._rows.device)
-            self._indices = self._stream.integers(updates, self._shape[1:], high=len(self._rows))
-            self._block = block
-        rows = self._rows.index_select(0, self._indices[position].flatten()).unflatten(0, self._shape)
+        rows = self._rows.index_select(0, self._indices.at(update).flatten()).unflatten(0, self._shape)
         observations, actions, rewards, next_observations, terminations = rows.split(self._widths, dim=-1)
         return Batch(observations, actions, rewards.squeeze(-1), next_observations, terminations.squeeze(-1))

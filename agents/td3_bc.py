@@ -1,0 +1,145 @@
+"""TD3+BC (Fujimoto & Gu 2021, arXiv 2106.06860) with any activation, for continuous actions."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlrat.arguments import Count, NotNegative, Positive, RunArguments, Share, parse
+
+
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    learning_rate: Positive = 3e-4
+    """Adam's, of every network."""
+    discount: Share = 0.99
+    """Gamma."""
+    polyak: Share = 0.005
+    """Share of the networks that the target networks take over in each update of the actor."""
+    policy_noise: NotNegative = 0.2
+    """Standard deviation of the noise on the target policy's actions, in units of their bound."""
+    noise_clip: NotNegative = 0.5
+    """Clips that noise."""
+    policy_delay: Count = 2
+    """Updates of the critics for each of the actor and the target networks."""
+    alpha: NotNegative = 2.5
+    """Weight of Q, once divided by its mean size, against behaviour cloning."""
+    initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "xavier_uniform"
+    """Initial weights."""
+    normalize_observations: bool = True
+    """Subtract the dataset's mean and divide by its standard deviation."""
+    observation_floor: Positive = 1e-6
+    """Least standard deviation to divide by."""
+    reward_scaling: Literal["none", "paper", "iql"] = "none"
+    """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""
+
+
+if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
+    ARGUMENTS = parse(Arguments, __doc__)
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from rlrat.datasets.batches import Batch, Batches, Units
+from rlrat.errors import one_line_errors
+from rlrat.networks import MLP, Policy, initialize
+from rlrat.optim import Adam, SeedGuard, flatten, polyak_
+from rlrat.random import Blocks, Stream
+from rlrat.training import Run
+
+
+class TD3BC(nn.Module):
+    """Networks, optimizers and the update; every tensor has the leading axis S of the seeds."""
+
+    def __init__(self, args: Arguments, seeds: list[int], units: Units, device: torch.device | str) -> None:
+        super().__init__()
+        self.args, num_seeds = args, len(seeds)
+        observation_size, action_size = len(units.observation_mean), units.action_size
+        rational = {"degrees": args.rational.degrees, "version": args.rational.version, "groups": args.rational.groups}
+        shape = {"hidden_dims": args.hidden_dims, "norm": args.norm, "gated": args.gated}
+        critic = {**shape, "activation": args.critic_activation or args.activation, "activation_settings": rational}
+        actor = {**shape, "activation": args.actor_activation or args.activation, "activation_settings": rational}
+
+        self.q = MLP(observation_size + action_size, out_features=1, batch_shape=(num_seeds, 2), **critic)
+        self.policy = Policy(observation_size, action_size, num_seeds=num_seeds, head="deterministic", **actor)
+        for name, network in (("q", self.q), ("policy", self.policy)):
+            initialize(network, seeds, name, args.initialization)
+        self.q_target = copy.deepcopy(self.q).requires_grad_(False)
+        self.policy_target = copy.deepcopy(self.policy.mean).requires_grad_(False)
+        self.policy.set_units(units)
+        self.guard = SeedGuard(num_seeds)
+        self.to(device)
+
+        adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
+        self.q_optimizer = Adam(self.q, args.learning_rate, name="q", **adam)
+        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
+        self.q_target_flat = flatten(self.q_target)
+        self.policy_target_flat = flatten(self.policy_target)
+        self.noise = Blocks(Stream(seeds, "policy noise", device).normal, (args.batch_size, action_size))
+
+    def update(self, batch: Batch, noise: Tensor, actor_step: bool) -> dict[str, Tensor]:
+        """A step of the critics and, if `actor_step`, of the actor; a pure function of tensors that stay on the device.
+
+        `noise` `[S, B, act]` is standard normal. The caller, who knows an update's number, says when the actor steps.
+        """
+        self.guard.update += 1
+        metrics = self.update_q(batch, noise)
+        if actor_step:
+            metrics |= self.update_actor(batch)
+            polyak_(self.q_target_flat, self.q_optimizer.flat, self.args.polyak, self.guard.alive)
+            polyak_(self.policy_target_flat, self.policy_optimizer.flat, self.args.polyak, self.guard.alive)
+        return metrics
+
+    def update_q(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+        """TD3's step: regress both critics on r + gamma (1 - d) min Q'(s', pi'(s') + clipped noise)."""
+        args = self.args
+        with torch.no_grad():
+            noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
+            next_actions = (self.actions(self.policy_target, batch.next_observations) + noise).clamp(-1.0, 1.0)
+            next_q = self.critics(self.q_target, batch.next_observations, next_actions).amin(1)
+            target = batch.rewards + args.discount * (1.0 - batch.terminations) * next_q
+        q = self.critics(self.q, batch.observations, batch.actions)
+        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(1)
+        self.q_optimizer.step(loss)
+        return {"losses/q": loss, "charts/q_mean": q.mean((1, 2))}
+
+    def update_actor(self, batch: Batch) -> dict[str, Tensor]:
+        """Maximise lambda Q1(s, pi(s)) - (pi(s) - a)^2; in lambda = alpha / mean |Q1| the action is pi(s), not a.
+
+        The paper writes a there, its authors' script pi(s).
+        """
+        actions = self.actions(self.policy.mean, batch.observations)
+        q = self.critics(self.q, batch.observations, actions)[:, 0]
+        weight = self.args.alpha / (q.detach().abs().mean(-1) + 1e-6)
+        cloning = (actions - batch.actions).square().mean((-2, -1))
+        loss = cloning - weight * q.mean(-1)
+        self.policy_optimizer.step(loss)
+        return {"losses/actor": loss, "losses/cloning": cloning, "charts/lambda": weight}
+
+    def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
+        """Q(s, a) `[S, 2, B]` of both critics of each seed."""
+        return network(torch.cat([observations, actions], dim=-1).unsqueeze(1)).squeeze(-1)
+
+    def actions(self, network: MLP, observations: Tensor) -> Tensor:
+        """pi(s) `[S, B, act]` in [-1, 1]."""
+        return torch.tanh(network(observations))
+
+    def inspect(self, batch: Batch) -> None:
+        """Pass a batch through every network, for those who look at what happens inside."""
+        self.critics(self.q, batch.observations, batch.actions)
+        self.policy.mean(batch.observations)
+
+
+def main(args: Arguments) -> None:
+    run = Run("td3_bc", args)
+    units = Units.of(run.dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+    batches = Batches(run.dataset, run.seeds, args.batch_size, run.device, units)
+    learner = TD3BC(args, run.seeds, units, run.device)
+    for update in run.updates(learner, batches.at(0)):
+        actor_step = (update + 1) % args.policy_delay == 0
+        run.log(learner.update(batches.at(update), learner.noise.at(update), actor_step))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(ARGUMENTS)

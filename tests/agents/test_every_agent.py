@@ -1,0 +1,153 @@
+"""What is asked of every agent, on a small dataset and in short runs."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from learners import CLASSES, make_learner, make_trainer
+from short_runs import ROOT, assert_equal_runs, read_run, wait_for
+
+from rlrat import activations
+from rlrat.arguments import RationalArguments
+from rlrat.rational import Rational
+from rlrat.runs import EVALUATION_COLUMNS
+
+AGENTS = tuple(CLASSES)
+DROPOUT = {"iql": {"actor_dropout": 0.1}}
+SETTING = {"iql": ("expectile", 0.9), "td3_bc": ("alpha", 1.0)}
+TAGS = {
+    "iql": {"losses/v", "charts/v_mean", "charts/advantage_mean", "charts/weight_mean"},
+    "td3_bc": {"losses/cloning", "charts/lambda"},
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("activation", ["relu", "rational"])
+def test_a_seed_learns_alike_whatever_is_beside_it(small_dataset, agent, activation):
+    settings = {"activation": activation, **DROPOUT.get(agent, {})}
+    together, batches, train = make_trainer(agent, small_dataset, list(range(8)), **settings)
+    alone, own, train_alone = make_trainer(agent, small_dataset, [3], **settings)
+    for name, value in together.state_dict().items():
+        assert torch.equal(value[3], alone.state_dict()[name][0]), name
+    for update in range(20):
+        for many, one in zip(batches.at(update), own.at(update), strict=True):
+            assert torch.equal(many[3], one[0])
+        train(update)
+        train_alone(update)
+    for name, value in together.state_dict().items():
+        torch.testing.assert_close(value[3], alone.state_dict()[name][0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("activation", [*activations.names(), "rational:gelu"])
+def test_every_activation_trains(small_dataset, agent, activation):
+    learner, _, train = make_trainer(agent, small_dataset, [0, 1], activation=activation)
+    before = {name: p.clone() for name, p in learner.named_parameters() if "_target" not in name}
+    for update in range(10):
+        metrics = train(update)
+    assert all(torch.isfinite(value).all() for value in metrics.values())
+    unmoved = [name for name, p in learner.named_parameters() if name in before and torch.equal(p, before[name])]
+    assert not unmoved
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_actor_and_critics_may_differ_and_rational_settings_arrive(small_dataset, agent):
+    rational = RationalArguments(degrees=(3, 2), version="B", groups=4)
+    learner, _ = make_learner(agent, small_dataset, [0], critic_activation="rational", rational=rational)
+    assert not [m for m in learner.policy.modules() if isinstance(m, Rational)]
+    rationals = [m for m in learner.q.modules() if isinstance(m, Rational)]
+    assert len(rationals) == 2
+    assert rationals[0].numerator.shape == (1, 2, 4, 4)
+    assert rationals[0].denominator.shape == (1, 2, 4, 2)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("done", [4, 5])
+def test_a_state_that_is_saved_and_loaded_goes_on_alike(small_dataset, agent, done):
+    settings = {"activation": "rational", **DROPOUT.get(agent, {})}
+    learner, _, train = make_trainer(agent, small_dataset, [3, 4], **settings)
+    for update in range(done):
+        train(update)
+    resumed, _, go_on = make_trainer(agent, small_dataset, [3, 4], **settings)
+    resumed.load_state_dict({name: value.clone() for name, value in learner.state_dict().items()})
+    for update in range(done, 10):
+        train(update)
+        go_on(update)
+    for name, value in learner.state_dict().items():
+        assert value.shape[0] == 2, name
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_command_leaves_a_finished_run_folder(agent, run_agent, tmp_path):
+    setting, value = SETTING[agent]
+    arguments = ("--activation", "rational", "--num-seeds", 2, f"--{setting}", value, "--norm", "layer")
+    run_agent(*arguments)
+    folders = list((tmp_path / "runs/rlrat-hopper-mixed-v0" / agent).iterdir())
+    different = sorted([f"{setting}={value}", "batch_size=16", "hidden_dims=16x16", "norm=layer"])
+    assert [f.name for f in folders] == ["rational+" + ",".join(different)]
+    for seed in (0, 1):
+        folder = folders[0] / f"seed{seed}"
+        names = {p.name for p in folder.iterdir()}
+        assert {"config.json", "evaluations.csv", "episodes.csv", "checkpoint.pt", "summary.json"} <= names
+        assert any(name.startswith("events.out.tfevents.") for name in names)
+        run = read_run(folder)
+        assert [row["update"] for row in run["rows"]] == ["0", "20", "40"]
+        assert (folder / "evaluations.csv").read_text().splitlines()[0] == ",".join(EVALUATION_COLUMNS)
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["status"] == "finished"
+        expected = np.mean([float(row["return_mean"]) for row in run["rows"]])
+        assert summary["final_return"] == pytest.approx(expected)
+        assert summary["reference"]["name"].startswith("v5")
+        config = json.loads((folder / "config.json").read_text())
+        assert config["seed"] == seed
+        assert config["arguments"][setting] == value
+        assert len(config["dataset"]["fingerprint"]) == 64
+    assert "nothing to do" in run_agent(*arguments).stdout
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_agent, tmp_path, scalars):
+    run_agent("--activation", "rational")
+    (folder,) = tmp_path.glob("runs/*/*/*/seed0")
+    points = scalars(folder)
+    assert {"losses/q", "losses/actor", "charts/q_mean"} <= set(points)
+    assert {"charts/updates_per_second", "eval/return_mean"} <= set(points)
+    assert TAGS[agent] <= set(points)
+    for what in ("asymptotic_slope", "largest_slope", "outside"):
+        assert f"rational/policy.mean.hidden.0.activation/{what}" in points
+    assert list(points["losses/q"]) == list(points["losses/actor"]) == [10, 20, 30, 40]
+    assert list(points["eval/return_mean"]) == [0, 20, 40]
+
+
+@pytest.mark.parametrize("agent", sorted({*AGENTS} - {"iql"}))  # IQL's are in test_training.py
+def test_a_killed_run_equals_an_undisturbed_one(agent, command, run_agent, tmp_path):
+    arguments = ("--num-seeds", 2, "--total-updates", 450, "--eval-every", 75, "--checkpoint-every", 25)
+    run_agent(*arguments, "--run-name", "whole")
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (whole,) = (tmp_path / "runs/rlrat-hopper-mixed-v0" / agent).iterdir()
+    killed = whole.with_name("relu+batch_size=16,hidden_dims=16x16")
+    assert wait_for(killed / "seed1/evaluations.csv", "\n225,", process), "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "going on from update" in run_agent(*arguments).stdout
+    for seed in (0, 1):
+        assert_equal_runs(read_run(killed / f"seed{seed}"), read_run(whole / f"seed{seed}"))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_help_is_answered_without_torch(agent):
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['{agent}.py', '--help']\n"
+        f"try: runpy.run_path({str(ROOT / 'agents' / f'{agent}.py')!r}, run_name='__main__')\n"
+        "finally: print('TORCH', 'torch' in sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0
+    assert "TORCH False" in result.stdout
+    assert f"--{SETTING[agent][0]}" in result.stdout
