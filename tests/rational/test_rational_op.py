@@ -420,14 +420,31 @@ class TestTransforms:
             torch.library.opcheck(torch.ops.rlrat.rational_backward.default, (u, *arguments), test_utils=checks)
 
     def test_distributed_data_parallel(self, tmp_path):
-        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-        try:
-            module = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(3, 4), Rational()))
-            module(torch.randn(5, 3)).sum().backward()
-            assert all(p.grad is not None for p in module.parameters())
-            del module  # before its process group, or the two may wait for each other
-        finally:
-            torch.distributed.destroy_process_group()
+        torch.multiprocessing.spawn(_replica, (str(tmp_path),), nprocs=2)
+        first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+        alone = [_gradients(_replicated(), rank) for rank in range(2)]
+        for name, gradient in first.items():
+            assert torch.equal(gradient, second[name])
+            torch.testing.assert_close(gradient, (alone[0][name] + alone[1][name]) / 2)
+
+
+def _replicated() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), Rational())
+
+
+def _gradients(module, rank: int) -> dict[str, torch.Tensor]:
+    module(torch.randn(5, 3, generator=torch.Generator().manual_seed(rank))).square().sum().backward()
+    return {name.removeprefix("module."): p.grad for name, p in module.named_parameters()}
+
+
+def _replica(rank: int, folder: str) -> None:
+    """One process of two, each with inputs of its own."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    module = torch.nn.parallel.DistributedDataParallel(_replicated())
+    torch.save(_gradients(module, rank), f"{folder}/{rank}.pt")
+    del module  # before its process group, or the two may wait for each other
+    torch.distributed.destroy_process_group()
 
 
 @needs_kernels
