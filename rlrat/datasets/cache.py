@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from rlrat.datasets.dataset import Dataset
+
+# NumPy reads a header by ast.literal_eval, in which two threads of CPython 3.11 at once may meet a SystemError.
+_PARSING = threading.Lock()
 
 FORMAT_VERSION = 1  # raise it when what is converted, or how it is laid out, changes
 _TEMPORARY = ".tmp-"
@@ -131,7 +135,8 @@ def _open(entry: Path) -> Dataset | None:
         manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
         arrays = {}
         for name, (shape, dtype) in manifest["arrays"].items():
-            array = np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            with _PARSING:
+                array = np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             if list(array.shape) != shape or array.dtype.str != dtype:
                 return None
             arrays[name] = array
