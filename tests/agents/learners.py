@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from rlrat.datasets.batches import Batches, Units
 from rlrat.datasets.dataset import Dataset
 
-CLASSES = {"iql": "IQL", "td3_bc": "TD3BC"}
+CLASSES = {"bc": "BC", "iql": "IQL", "td3_bc": "TD3BC"}
 
 
 def make_learner(agent: str, dataset: Dataset, seeds: Sequence[int], **settings) -> tuple[nn.Module, Batches]:
     module = importlib.import_module(f"agents.{agent}")
     args = module.Arguments(**{"hidden_dims": (16, 16), "batch_size": 32, "total_updates": 100, **settings})
-    units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+    if agent == "bc":
+        dataset = dataset.best_episodes(args.best_episodes)
+    reward_scaling = getattr(args, "reward_scaling", "none")
+    units = Units.of(dataset, args.normalize_observations, args.observation_floor, reward_scaling)
     learner = getattr(module, CLASSES[agent])(args, seeds, units, "cpu")
     return learner, Batches(dataset, seeds, args.batch_size, "cpu", units)
 

@@ -17,11 +17,12 @@ from rlrat.rational import Rational
 from rlrat.runs import EVALUATION_COLUMNS
 
 AGENTS = tuple(CLASSES)
-DROPOUT = {"iql": {"actor_dropout": 0.1}}
-SETTING = {"iql": ("expectile", 0.9), "td3_bc": ("alpha", 1.0)}
+DROPOUT = {"bc": {"actor_dropout": 0.1}, "iql": {"actor_dropout": 0.1}}
+SETTING = {"bc": ("best_episodes", 0.5), "iql": ("expectile", 0.9), "td3_bc": ("alpha", 1.0)}
 TAGS = {
-    "iql": {"losses/v", "charts/v_mean", "charts/advantage_mean", "charts/weight_mean"},
-    "td3_bc": {"losses/cloning", "charts/lambda"},
+    "bc": set(),
+    "iql": {"losses/q", "charts/q_mean", "losses/v", "charts/v_mean", "charts/advantage_mean", "charts/weight_mean"},
+    "td3_bc": {"losses/q", "charts/q_mean", "losses/cloning", "charts/lambda"},
 }
 
 
@@ -54,7 +55,7 @@ def test_every_activation_trains(small_dataset, agent, activation):
     assert not unmoved
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", sorted({*AGENTS} - {"bc"}))  # BC has no critic
 def test_actor_and_critics_may_differ_and_rational_settings_arrive(small_dataset, agent):
     rational = RationalArguments(degrees=(3, 2), version="B", groups=4)
     learner, _ = make_learner(agent, small_dataset, [0], critic_activation="rational", rational=rational)
@@ -115,12 +116,11 @@ def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_age
     run_agent("--activation", "rational")
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     points = scalars(folder)
-    assert {"losses/q", "losses/actor", "charts/q_mean"} <= set(points)
-    assert {"charts/updates_per_second", "eval/return_mean"} <= set(points)
-    assert TAGS[agent] <= set(points)
+    assert "charts/updates_per_second" in points
     for what in ("asymptotic_slope", "largest_slope", "outside"):
         assert f"rational/policy.mean.hidden.0.activation/{what}" in points
-    assert list(points["losses/q"]) == list(points["losses/actor"]) == [10, 20, 30, 40]
+    for tag in TAGS[agent] | {"losses/actor"}:
+        assert list(points[tag]) == [10, 20, 30, 40]
     assert list(points["eval/return_mean"]) == [0, 20, 40]
 
 
@@ -150,4 +150,4 @@ def test_help_is_answered_without_torch(agent):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0
     assert "TORCH False" in result.stdout
-    assert f"--{SETTING[agent][0]}" in result.stdout
+    assert f"--{SETTING[agent][0].replace('_', '-')}" in result.stdout

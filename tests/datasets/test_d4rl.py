@@ -111,6 +111,31 @@ def test_an_episode_of_one_truncated_step_keeps_its_return(write_hdf5, d4rl_arra
     assert_equal(dataset, qlearning_rules(data, time_limit=1000))
 
 
+def test_best_episodes_keep_the_return_of_a_step_that_the_time_limit_cost(write_hdf5, d4rl_arrays):
+    data = d4rl_arrays("toot.")
+    data["rewards"][:] = np.repeat([1.0, 0.0, 0.0, 2.0, 99.0], 5)
+    data["rewards"][9] = 7.0  # the second episode's last step, which is no transition
+    dataset = load_dataset(write_hdf5("small.hdf5", data))
+    best = dataset.best_episodes(0.5)  # of the four complete ones
+    assert best.episode_returns.tolist() == [7, 10]
+    assert best.episode_lengths.tolist() == [5, 5]
+    assert best.episode_starts.tolist() == [0, 4]
+    assert best.truncations.tolist() == [*[False] * 3, True, *[False] * 5]
+    assert best.terminations.tolist() == [*[False] * 8, True]
+    np.testing.assert_array_equal(best.observations, data["observations"][[5, 6, 7, 8, 15, 16, 17, 18, 19]])
+    np.testing.assert_array_equal(best.next_observations[:4], data["observations"][6:10])
+
+
+def test_best_episodes_without_a_transition(write_hdf5, d4rl_arrays):
+    data = d4rl_arrays("tot")
+    data["timeouts"][5] = True
+    data["rewards"][:] = np.arange(15) == 5
+    dataset = load_dataset(write_hdf5("small.hdf5", data))
+    with pytest.raises(InputError, match="small: the best 1 of 4 episodes have no transition"):
+        dataset.best_episodes(0.1)
+    assert dataset.best_episodes(0.5).episode_starts.tolist() == [0, 5]
+
+
 def test_columns_and_numbers_as_flags(write_hdf5, d4rl_arrays):
     data = d4rl_arrays("tot")
     columns = {name: array[:, None] if array.ndim == 1 else array for name, array in data.items()}

@@ -141,6 +141,82 @@ def test_observation_statistics_are_in_float64(monkeypatch, make_episode):
     np.testing.assert_allclose(dataset.observation_statistics()[1][:2], exact.std(axis=0)[:2], rtol=1e-9)
 
 
+def with_returns(make_episode, returns, **about):
+    """Episodes of 3, 4, ... steps, every other one truncated, with these returns."""
+    episodes = []
+    for index, total in enumerate(returns):
+        episode = make_episode(index + 3, seed=index, terminal=index % 2 == 0)
+        episodes.append(episode | {"rewards": np.append(np.zeros(index + 2), total)})
+    return episodes, Dataset.from_episodes(episodes, **about)
+
+
+def assert_same(dataset, other):
+    assert dataset.fingerprint == other.fingerprint
+    for name, array in arrays(dataset).items():
+        np.testing.assert_array_equal(array, getattr(other, name), err_msg=name)
+        assert array.dtype == getattr(other, name).dtype
+        assert not array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("returns", "share", "best"),
+    [
+        ([3, 1, 5, 4, 2], 0.2, [2]),
+        ([3, 1, 5, 4, 2], 0.21, [2, 3]),  # rounded up, and in the order of the dataset
+        ([3, 1, 5, 4, 2], 0.6, [0, 2, 3]),
+        ([-3, -1, -5, -4], 0.5, [0, 1]),
+        ([3, 1, 5], 1e-9, [2]),
+        ([1, 2, 2, 0, 2], 0.4, [1, 2]),  # of equal ones the earlier
+        ([2, 1, 2, 1, 1], 0.6, [0, 1, 2]),
+    ],
+)
+def test_best_episodes_are_whole_and_as_if_loaded_alone(make_episode, returns, share, best):
+    about = {"id": "own", "env_id": "Hopper-v5", "env_kwargs": {"a": 1}, "action_low": -2}
+    episodes, dataset = with_returns(make_episode, returns, **about)
+    chosen = dataset.best_episodes(share)
+    assert_same(chosen, Dataset.from_episodes([episodes[index] for index in best], **about))
+    assert (chosen.id, chosen.env_id, chosen.env_kwargs, chosen.reference) == ("own", "Hopper-v5", {"a": 1}, "v5")
+    assert chosen.episode_returns.tolist() == [returns[index] for index in best]
+    assert chosen.fingerprint != dataset.fingerprint == Dataset.from_episodes(episodes).fingerprint
+
+
+@settings(max_examples=50, deadline=None)
+@given(episode_lists(), st.floats(0.0, 1.0, exclude_min=True))
+def test_no_other_episode_is_better_than_the_best(episodes, share):
+    dataset = Dataset.from_episodes(episodes)
+    if len(set(dataset.episode_returns.tolist())) > 1:
+        chosen, wanted = dataset.best_episodes(share), sorted(dataset.episode_returns)
+        assert sorted(chosen.episode_returns) == wanted[-len(chosen.episode_returns) :]
+        assert len(chosen) == chosen.episode_lengths.sum()
+
+
+def test_the_share_is_the_decimal_number_as_written(make_episode):
+    _, dataset = with_returns(make_episode, range(100))
+    assert 0.07 * 100 > 7
+    assert dataset.best_episodes(0.07).episode_returns.tolist() == [*range(93, 100)]
+    assert len(dataset.best_episodes(np.float32(0.07)).episode_returns) == 7
+
+
+@pytest.mark.parametrize(("returns", "share"), [([1, 3, 2], 1.0), ([2, 2], 1), ([1, 3, 2], 0.7), ([5], 0.1)])
+def test_a_share_that_takes_every_episode_is_the_dataset_itself(make_episode, returns, share):
+    _, dataset = with_returns(make_episode, returns)
+    assert dataset.best_episodes(share) is dataset
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, float("nan"), float("inf")])
+def test_no_such_share(make_episode, share):
+    _, dataset = with_returns(make_episode, [1, 2])
+    with pytest.raises(InputError, match=f"is {share}, but must be above 0 and at most 1"):
+        dataset.best_episodes(share)
+
+
+def test_equal_returns_have_no_best(make_episode):
+    _, dataset = with_returns(make_episode, [2, 2, 2], id="own")
+    with pytest.raises(InputError, match="own: all 3 episodes have the return 2, so that none is the best") as caught:
+        dataset.best_episodes(0.5)
+    assert "\n" not in str(caught.value)
+
+
 def test_rounding_beyond_the_bounds_is_clipped_and_said_once(make_episode):
     episodes = [make_episode(3, seed=seed) for seed in range(3)]
     for episode in episodes:

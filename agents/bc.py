@@ -1,0 +1,104 @@
+"""Behaviour cloning, of all episodes or of the best (%BC, Chen et al. 2021, arXiv 2106.01345), with any activation."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from rlrat.arguments import Positive, Range, RunArguments, parse
+
+
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    learning_rate: Positive = 3e-4
+    """Adam's."""
+    actor_schedule: Literal["cosine", "constant"] = "constant"
+    """The actor's learning rate over all updates."""
+    best_episodes: Annotated[float, Range(0.0, 1.0, open_low=True)] = 1.0
+    """Share of the episodes that is cloned, those of the highest returns; rounded up."""
+    policy: Literal["squashed_gaussian", "tanh_gaussian", "deterministic"] = "deterministic"
+    """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
+    actor_dropout: Annotated[float, Range(0.0, 1.0, open_high=True)] = 0.0
+    """Dropout rate of the actor's hidden layers."""
+    initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "xavier_uniform"
+    """Initial weights."""
+    normalize_observations: bool = True
+    """Subtract the mean of the episodes that are cloned and divide by their standard deviation."""
+    observation_floor: Positive = 1e-6
+    """Least standard deviation to divide by."""
+
+
+if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
+    ARGUMENTS = parse(Arguments, __doc__)
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rlrat.datasets.batches import Batch, Batches, Units
+from rlrat.errors import InputError, one_line_errors
+from rlrat.networks import Policy, dropout_masks, initialize
+from rlrat.optim import Adam, SeedGuard
+from rlrat.random import Stream
+from rlrat.training import Run
+
+
+class BC(nn.Module):
+    """Network, optimizer and the update; every tensor has the leading axis S of the seeds."""
+
+    def __init__(self, args: Arguments, seeds: list[int], units: Units, device: torch.device | str) -> None:
+        super().__init__()
+        self.args, num_seeds = args, len(seeds)
+        observation_size, action_size = len(units.observation_mean), units.action_size
+        rational = {"degrees": args.rational.degrees, "version": args.rational.version, "groups": args.rational.groups}
+        shape = {"hidden_dims": args.hidden_dims, "norm": args.norm, "gated": args.gated}
+        actor = {**shape, "activation": args.actor_activation or args.activation, "activation_settings": rational}
+
+        self.policy = Policy(observation_size, action_size, num_seeds=num_seeds, head=args.policy, **actor)
+        initialize(self.policy, seeds, "policy", args.initialization)
+        self.policy.set_units(units)
+        self.guard = SeedGuard(num_seeds)
+        self.to(device)
+
+        adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
+        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
+        self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One gradient step; a pure function of tensors that stay on the device."""
+        self.guard.update += 1
+        return self.update_actor(batch)
+
+    def update_actor(self, batch: Batch) -> dict[str, Tensor]:
+        """Maximise log pi(a | s), which is minus the squared error of a deterministic policy."""
+        args, step = self.args, self.policy_optimizer.steps
+        masks = None
+        if args.actor_dropout > 0:
+            rows = batch.actions.shape[1]
+            masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
+        loss = -self.policy.log_prob(batch.observations, batch.actions, masks).mean(-1)
+        schedule = 1.0
+        if args.actor_schedule == "cosine":
+            schedule = 0.5 * (1.0 + torch.cos(math.pi * step / args.total_updates)).unsqueeze(-1)
+        self.policy_optimizer.step(loss, schedule)
+        return {"losses/actor": loss}
+
+    def inspect(self, batch: Batch) -> None:
+        """Pass a batch through every network, for those who look at what happens inside."""
+        self.policy.mean(batch.observations)
+
+
+def main(args: Arguments) -> None:
+    if args.critic_activation is not None:
+        raise InputError(f"--critic-activation is {args.critic_activation}, but BC has no critic: leave it out")
+    run = Run("bc", args)
+    dataset = run.dataset.best_episodes(args.best_episodes)
+    units = Units.of(dataset, args.normalize_observations, args.observation_floor, reward_scaling="none")
+    batches = Batches(dataset, run.seeds, args.batch_size, run.device, units)
+    learner = BC(args, run.seeds, units, run.device)
+    for update in run.updates(learner, batches.at(0)):
+        run.log(learner.update(batches.at(update)))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(ARGUMENTS)
