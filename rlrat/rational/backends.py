@@ -96,7 +96,7 @@ def plan(
 def report() -> list[str]:
     """A line for each device of this machine: its backend, and why not a faster one."""
     lines = [
-        f"cpu: cpu (C kernels, {cpu.instructions()}, {torch.get_num_threads()} threads)"
+        f"cpu: cpu (C kernels, {cpu.instructions()}, {cpu.threads()} threads)"
         if cpu.unavailable is None
         else f"cpu: reference (plain PyTorch), because {cpu.unavailable}"
     ]

@@ -17,14 +17,15 @@ _pointer, _int = ctypes.c_void_p, ctypes.c_int
 _Call = ctypes.c_int64 * 17  # struct Call in cpu.c
 
 
-def _load() -> tuple[ctypes.CDLL | None, str | None]:
+def _load() -> tuple[ctypes.CDLL | None, bool, str | None]:
+    """The library, whether it has a pool of threads, and why there is no library."""
     spec = importlib.util.find_spec(f"{__package__}._cpu")
     if spec is None or spec.origin is None:
-        return None, "the C kernels were not built: install again where there is a C compiler (gcc or clang)"
+        return None, False, "the C kernels were not built: install again where there is a C compiler (gcc or clang)"
     try:
         library = ctypes.CDLL(spec.origin)
     except OSError as error:
-        return None, f"the C kernels cannot be loaded: {error}"
+        return None, False, f"the C kernels cannot be loaded: {error}"
     library.rational_forward.argtypes = [_pointer] * 7 + [_int]
     library.rational_forward.restype = None
     library.rational_backward.argtypes = [_pointer] * 12 + [_int]
@@ -36,16 +37,16 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     library.rational_pool.argtypes = [_pointer] * 3
     if all(pool):
         library.rational_pool(*(ctypes.cast(entry, _pointer) for entry in pool))
-    return library, None
+    return library, all(pool), None
 
 
-_library, unavailable = _load()
+_library, has_pool, unavailable = _load()
 if _library is not None:
     _forward, _backward = _library.rational_forward, _library.rational_backward
 
 
 def instructions() -> str:
-    """The instruction set in use: avx512, avx2 or baseline."""
+    """The instruction set in use: avx512, avx2 or baseline, on arm64 neon."""
     return _library.rational_instructions().decode()
 
 
@@ -66,6 +67,11 @@ def warn_if_unavailable() -> None:
 _warned = False
 
 
+def threads() -> int:
+    """Threads that a large call uses."""
+    return torch.get_num_threads() if has_pool else 1
+
+
 def supports(degrees: tuple[int, int]) -> bool:
     """Whether the degrees are ones that the kernels know."""
     return max(degrees) <= MAX_DEGREE
@@ -77,7 +83,7 @@ class Plan:
     def __init__(
         self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
     ) -> None:
-        self.version, self.half = version, None
+        self.half = None
         # Whether the tensors are what the kernels take, with no copy, conversion or gate: the common case.
         self._direct = gate is None and all(t is None or t.dtype == x.dtype for t in (numerator, denominator, bias))
         if x.dtype not in _TYPES:

@@ -120,8 +120,8 @@ class Plan:
         from . import triton_kernels
 
         self._kernels = triton_kernels
-        self.version, self.layout = version, Layout.of(x, numerator, bias)
-        layout, out = self.layout, empty_output(x, numerator, bias)
+        self.layout = layout = Layout.of(x, numerator, bias)
+        out = empty_output(x, numerator, bias)
         self.out_strides, self.like_x = out.stride(), out.stride() == x.stride()
         _, *self._x_strides = layout.addressed(x, x)
         _, *self._out_strides = layout.addressed(out, out)

@@ -1,6 +1,7 @@
 """Every backend beside the float64 reference."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -93,6 +94,7 @@ def test_every_instruction_set_agrees(level, dtype):
 
 @needs_kernels
 def test_two_runs_and_two_threads_give_equal_bits():
+    assert cpu.has_pool or sys.platform != "linux"  # or there is only one thread
     inputs = draw_inputs("A", (2,), 2, (700,), 128, dtype=torch.float32)
     threads = torch.get_num_threads()
     results = []
