@@ -29,15 +29,15 @@ class Arguments(RunArguments):
 if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
     ARGUMENTS = parse(Arguments, __doc__)
 
-import math
 
 import torch
 from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import InputError, one_line_errors
-from rlrat.networks import Policy, dropout_masks, initialize
-from rlrat.optim import Adam, SeedGuard
+from rlrat.networks import dropout_masks, initialize
+from rlrat.optim import Adam, SeedGuard, cosine
+from rlrat.policies import Policy
 from rlrat.random import Stream
 from rlrat.training import Run
 
@@ -49,10 +49,7 @@ class BC(nn.Module):
         super().__init__()
         self.args, num_seeds = args, len(seeds)
         observation_size, action_size = len(units.observation_mean), units.action_size
-        rational = {"degrees": args.rational.degrees, "version": args.rational.version, "groups": args.rational.groups}
-        shape = {"hidden_dims": args.hidden_dims, "norm": args.norm, "gated": args.gated}
-        actor = {**shape, "activation": args.actor_activation or args.activation, "activation_settings": rational}
-
+        actor = args.network("actor")
         self.policy = Policy(observation_size, action_size, num_seeds=num_seeds, head=args.policy, **actor)
         initialize(self.policy, seeds, "policy", args.initialization)
         self.policy.set_units(units)
@@ -70,15 +67,13 @@ class BC(nn.Module):
 
     def update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """Maximise log pi(a | s), which is minus the squared error of a deterministic policy."""
-        args, step = self.args, self.policy_optimizer.steps
+        args = self.args
         masks = None
         if args.actor_dropout > 0:
             rows = batch.actions.shape[1]
             masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
         loss = -self.policy.log_prob(batch.observations, batch.actions, masks).mean(-1)
-        schedule = 1.0
-        if args.actor_schedule == "cosine":
-            schedule = 0.5 * (1.0 + torch.cos(math.pi * step / args.total_updates)).unsqueeze(-1)
+        schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else 1.0
         self.policy_optimizer.step(loss, schedule)
         return {"losses/actor": loss}
 

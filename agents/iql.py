@@ -42,15 +42,15 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
     ARGUMENTS = parse(Arguments, __doc__)
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, dropout_masks, initialize
-from rlrat.optim import Adam, SeedGuard, flatten, polyak_
+from rlrat.networks import MLP, dropout_masks, initialize
+from rlrat.optim import Adam, SeedGuard, cosine, flatten, polyak_
+from rlrat.policies import Policy
 from rlrat.random import Stream
 from rlrat.training import Run
 
@@ -62,11 +62,7 @@ class IQL(nn.Module):
         super().__init__()
         self.args, num_seeds = args, len(seeds)
         observation_size, action_size = len(units.observation_mean), units.action_size
-        rational = {"degrees": args.rational.degrees, "version": args.rational.version, "groups": args.rational.groups}
-        shape = {"hidden_dims": args.hidden_dims, "norm": args.norm, "gated": args.gated}
-        critic = {**shape, "activation": args.critic_activation or args.activation, "activation_settings": rational}
-        actor = {**shape, "activation": args.actor_activation or args.activation, "activation_settings": rational}
-
+        critic, actor = args.network("critic"), args.network("actor")
         self.q = MLP(observation_size + action_size, out_features=1, batch_shape=(num_seeds, 2), **critic)
         self.v = MLP(observation_size, out_features=1, batch_shape=(num_seeds,), **critic)
         self.policy = Policy(observation_size, action_size, num_seeds=num_seeds, head=args.policy, **actor)
@@ -125,16 +121,14 @@ class IQL(nn.Module):
 
     def update_actor(self, batch: Batch, advantage: Tensor) -> dict[str, Tensor]:
         """Eq. 7: behaviour cloning weighted by exp(beta A)."""
-        args, step = self.args, self.policy_optimizer.steps
+        args = self.args
         weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_weight)
         masks = None
         if args.actor_dropout > 0:
             rows = batch.actions.shape[1]
             masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
         loss = -(weight * self.policy.log_prob(batch.observations, batch.actions, masks)).mean(-1)
-        schedule = 1.0
-        if args.actor_schedule == "cosine":
-            schedule = 0.5 * (1.0 + torch.cos(math.pi * step / args.total_updates)).unsqueeze(-1)
+        schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else 1.0
         self.policy_optimizer.step(loss, schedule)
         return {
             "losses/actor": loss,

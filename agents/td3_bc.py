@@ -42,8 +42,9 @@ from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, initialize
+from rlrat.networks import MLP, initialize
 from rlrat.optim import Adam, SeedGuard, flatten, polyak_
+from rlrat.policies import Policy
 from rlrat.random import Blocks, Stream
 from rlrat.training import Run
 
@@ -55,11 +56,7 @@ class TD3BC(nn.Module):
         super().__init__()
         self.args, num_seeds = args, len(seeds)
         observation_size, action_size = len(units.observation_mean), units.action_size
-        rational = {"degrees": args.rational.degrees, "version": args.rational.version, "groups": args.rational.groups}
-        shape = {"hidden_dims": args.hidden_dims, "norm": args.norm, "gated": args.gated}
-        critic = {**shape, "activation": args.critic_activation or args.activation, "activation_settings": rational}
-        actor = {**shape, "activation": args.actor_activation or args.activation, "activation_settings": rational}
-
+        critic, actor = args.network("critic"), args.network("actor")
         self.q = MLP(observation_size + action_size, out_features=1, batch_shape=(num_seeds, 2), **critic)
         self.policy = Policy(observation_size, action_size, num_seeds=num_seeds, head="deterministic", **actor)
         for name, network in (("q", self.q), ("policy", self.policy)):

@@ -112,6 +112,17 @@ class RunArguments:
     overwrite: bool = False
     """Delete the run folders of these seeds first."""
 
+    def network(self, role: Literal["actor", "critic"]) -> dict[str, Any]:
+        """The settings of a network of the actor or the critics, as `rlrat.networks.MLP` takes them."""
+        rational = {name: getattr(self.rational, name) for name in ("degrees", "version", "groups")}
+        return {
+            "hidden_dims": self.hidden_dims,
+            "activation": getattr(self, f"{role}_activation") or self.activation,
+            "activation_settings": rational,
+            "norm": self.norm,
+            "gated": self.gated,
+        }
+
 
 # What does not change a run's result, or is compared on its own (the seed names the folder).
 _OUTSIDE_IDENTITY = {

@@ -1,4 +1,4 @@
-"""Layers, networks and policies whose every parameter has leading seed axes.
+"""Layers and networks whose every parameter has leading seed axes.
 
 `batch_shape` is `(S,)`, or `(S, C)` for the C critics of each seed. A layer maps `[*batch_shape, B, in]` to
 `[*batch_shape, B, out]` in one batched matrix product; `[S, 1, B, in]` is broadcast over the critics.
@@ -7,7 +7,6 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,6 @@ from torch.nn import functional as F
 from rlrat.activations import make_activation
 from rlrat.random import Stream, generator
 from rlrat.rational import Rational
-
-if TYPE_CHECKING:
-    from rlrat.datasets.batches import Units
 
 INITIALIZATIONS = ("xavier_uniform", "orthogonal", "pytorch")
 
@@ -188,85 +184,3 @@ def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: st
                     nn.init.uniform_(matrix, -bound, bound, generator=draws)
                     bias.copy_(torch.empty(shape[1]).uniform_(-bound, bound, generator=draws))
                 weight.copy_(matrix.T)
-
-
-class Policy(nn.Module):
-    """A policy that needs nothing else to act: normalisation, network, head and action scale.
-
-    Heads, with mean network m and a state-independent log standard deviation:
-    - `squashed_gaussian`: a = tanh(u), u ~ N(m(s), sigma); actions are clamped to +-0.999 before atanh.
-    - `tanh_gaussian`: a ~ N(tanh(m(s)), sigma).
-    - `deterministic`: a = tanh(m(s)); its `log_prob` is minus the squared error.
-    """
-
-    HEADS: ClassVar = {"squashed_gaussian": (-5.0, 2.0), "tanh_gaussian": (-20.0, 2.0), "deterministic": None}
-
-    def __init__(
-        self,
-        observation_size: int,
-        action_size: int,
-        *,
-        num_seeds: int,
-        head: str,
-        hidden_dims: Sequence[int],
-        activation: str,
-        activation_settings: dict | None = None,
-        norm: str = "none",
-        gated: bool = False,
-    ) -> None:
-        super().__init__()
-        if head not in self.HEADS:
-            raise ValueError(f"unknown policy head {head!r}: choose from {', '.join(self.HEADS)}")
-        self.settings = {  # what builds this policy again, one seed of it, from a checkpoint
-            "observation_size": observation_size,
-            "action_size": action_size,
-            "head": head,
-            "hidden_dims": list(hidden_dims),
-            "activation": activation,
-            "activation_settings": activation_settings or {},
-            "norm": norm,
-            "gated": gated,
-        }
-        self.head = head
-        self.batch_shape = (num_seeds,)
-        self.mean = MLP(
-            observation_size,
-            hidden_dims,
-            action_size,
-            batch_shape=(num_seeds,),
-            activation=activation,
-            activation_settings=activation_settings,
-            norm=norm,
-            gated=gated,
-        )
-        self.log_std = None if head == "deterministic" else nn.Parameter(torch.zeros(num_seeds, action_size))
-        self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
-        self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
-        self.register_buffer("action_scale", torch.ones(num_seeds, 1))
-
-    @torch.no_grad()
-    def set_units(self, units: "Units") -> None:
-        """Make `act` take raw observations and give actions in the environment's units."""
-        self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
-        self.observation_std.copy_(torch.from_numpy(units.observation_std))
-        self.action_scale.fill_(units.action_scale)
-
-    def log_prob(self, observations: Tensor, actions: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
-        """Of `actions` `[S, B, act]` in [-1, 1] at normalised `observations` `[S, B, obs]`: `[S, B]`."""
-        mean = self.mean(observations, dropout)
-        if self.head == "deterministic":
-            return -(torch.tanh(mean) - actions).square().sum(-1)
-        log_std = self.log_std.clamp(*self.HEADS[self.head]).unsqueeze(-2)
-        if self.head == "tanh_gaussian":
-            mean, values, correction = torch.tanh(mean), actions, 0.0
-        else:
-            actions = actions.clamp(-0.999, 0.999)
-            values, correction = torch.atanh(actions), torch.log1p(-actions.square()).sum(-1)
-        z = (values - mean) * torch.exp(-log_std)
-        return -(0.5 * z.square() + log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1) - correction
-
-    @torch.no_grad()
-    def act(self, observations: Tensor) -> Tensor:
-        """The mode at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`."""
-        centred = observations.to(self.observation_mean) - self.observation_mean.unsqueeze(-2)
-        return torch.tanh(self.mean(centred / self.observation_std.unsqueeze(-2))) * self.action_scale.unsqueeze(-2)

@@ -170,6 +170,11 @@ class Adam(nn.Module):
         flat.addcmul_(torch.div(first, scratch, out=scratch), rate * (root / correction1), value=-1.0)
 
 
+def cosine(optimizer: Adam, total_updates: int) -> Tensor:
+    """The factor of the next step's learning rate, 1 at the first one and 0 after `total_updates`: `[S, 1]`."""
+    return 0.5 * (1.0 + torch.cos(math.pi * optimizer.steps / total_updates)).unsqueeze(-1)
+
+
 @torch.no_grad()
 def polyak_(target: Tensor, source: Tensor, rate: float, alive: Tensor) -> None:
     """target <- target + rate (source - target) on flat buffers `[S, ..., P]`, for the seeds that are `alive` `[S]`."""

@@ -222,8 +222,7 @@ class Run:
     def _act(self, observations: np.ndarray) -> np.ndarray:
         if self._signal is not None:
             raise _Stopped  # the evaluation is done again after the resume
-        actions = self._learner.policy.act(torch.from_numpy(observations).to(self.device, torch.float32))
-        return actions.cpu().numpy()
+        return self._learner.policy(observations)
 
     def _rows(
         self, result: Evaluation, index: int, scores: np.ndarray | None, wall: float

@@ -1,33 +1,140 @@
-"""d3rlpy's IQL for `scripts/benchmark.py iql`, run by a Python that has d3rlpy and not necessarily rlrat.
+"""d3rlpy beside rlrat, run by a Python that has d3rlpy, h5py, filelock and rich; rlrat need not be installed in it.
 
-Reads a number of updates from each line of standard input, performs them as d3rlpy's own `fit` does, sampling included,
-and prints the seconds.
+`speed` reads a number of updates from each line of standard input, performs them as d3rlpy's own `fit` does, sampling
+included, and prints the seconds: the peer process of `scripts/benchmark.py agents`. `train` trains with the settings
+that `rlrat_arguments` names, evaluates as rlrat's agents do, and leaves run folders for `scripts/compare.py`.
 """
 
+import argparse
 import sys
 import time
+from pathlib import Path
 
 import d3rlpy
 import numpy as np
 import torch
+from d3rlpy.algos.utility import build_scalers_with_trajectory_slicer, build_scalers_with_transition_picker
+from d3rlpy.models import VectorEncoderFactory
+from d3rlpy.preprocessing import ReturnBasedRewardScaler, StandardObservationScaler
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from rlrat import load_dataset
+from rlrat.evaluation import Evaluator
+from rlrat.runs import RunFolder
+
+DATASET = "rlrat/hopper/mixed-v0"
 
 
-def main(transitions: str, threads: int, batch_size: int) -> None:
-    torch.set_num_threads(threads)
-    d3rlpy.seed(0)
-    arrays = np.load(transitions)
-    dataset = d3rlpy.dataset.MDPDataset(
-        arrays["observations"], arrays["actions"], arrays["rewards"], arrays["terminations"], arrays["truncations"]
+def make_algorithm(agent: str, batch_size: int):
+    """d3rlpy's agent with hidden layers 256 and 256 (DT: d3rlpy's defaults, which are CORL's sizes) and ReLU."""
+    encoder = VectorEncoderFactory([256, 256])
+    settings = {"batch_size": batch_size, "observation_scaler": StandardObservationScaler()}
+    if agent == "decision_transformer":
+        config = d3rlpy.algos.DecisionTransformerConfig(
+            **settings,
+            context_size=20,
+            encoder_factory=VectorEncoderFactory([128], exclude_last_activation=True),
+            activation_type="gelu",
+            max_timestep=1000,
+        )
+        return config.create(device="cpu")
+    settings |= {"actor_encoder_factory": encoder, "critic_encoder_factory": encoder}
+    if agent == "iql":
+        scaler = ReturnBasedRewardScaler(multiplier=1000.0)
+        config = d3rlpy.algos.IQLConfig(**settings, value_encoder_factory=encoder, reward_scaler=scaler)
+    elif agent == "td3_bc":
+        config = d3rlpy.algos.TD3PlusBCConfig(**settings)
+    else:
+        config = d3rlpy.algos.CQLConfig(**settings, alpha_learning_rate=0.0)  # no Lagrange multiplier, as CORL
+    return config.create(device="cpu")
+
+
+def make_dataset(dataset) -> d3rlpy.dataset.MDPDataset:
+    fields = (dataset.observations, dataset.actions, dataset.rewards, dataset.terminations, dataset.truncations)
+    observations, actions, rewards, terminations, truncations = (np.array(field) for field in fields)
+    return d3rlpy.dataset.MDPDataset(
+        observations, actions, rewards[:, None], terminations.astype(np.float32), truncations.astype(np.float32)
     )
-    algorithm = d3rlpy.algos.IQLConfig(batch_size=batch_size).create(device="cpu")  # hidden layers 256 and 256, ReLU
-    algorithm.build_with_dataset(dataset)
+
+
+class Trainer:
+    """One agent of d3rlpy on the packaged Hopper data."""
+
+    def __init__(self, agent: str, batch_size: int, seed: int) -> None:
+        d3rlpy.seed(seed)
+        self.data = load_dataset(DATASET)
+        self.transitions = make_dataset(self.data)
+        self.algorithm = make_algorithm(agent, batch_size)
+        self.batch_size, self.sequences = batch_size, agent == "decision_transformer"
+        build = build_scalers_with_trajectory_slicer if self.sequences else build_scalers_with_transition_picker
+        build(self.algorithm, self.transitions)  # which `fit` would do
+        self.algorithm.build_with_dataset(self.transitions)
+
+    def update(self) -> None:
+        if self.sequences:
+            batch = self.transitions.sample_trajectory_batch(self.batch_size, length=20)
+        else:
+            batch = self.transitions.sample_transition_batch(self.batch_size)
+        self.algorithm.update(batch)
+
+
+def speed(agent: str, threads: int, batch_size: int) -> None:
+    torch.set_num_threads(threads)
+    trainer = Trainer(agent, batch_size, seed=0)
     print(f"ready d3rlpy {d3rlpy.__version__}", flush=True)
     for line in sys.stdin:
         started = time.perf_counter()
         for _ in range(int(line)):
-            algorithm.update(dataset.sample_transition_batch(batch_size))
+            trainer.update()
         print(time.perf_counter() - started, flush=True)
 
 
+def train(agent: str, seeds: list[int], updates: int, every: int, episodes: int, threads: int, run_dir: Path) -> None:
+    torch.set_num_threads(threads)
+    for seed in seeds:
+        trainer = Trainer(agent, 256, seed)
+        folder = RunFolder(run_dir / DATASET.replace("/", "-") / agent / "d3rlpy" / f"seed{seed}")
+        config = {"seed": seed, "identity": {}, "versions": {"d3rlpy": d3rlpy.__version__}}
+        config["dataset"] = {"return_mean": float(trainer.data.episode_returns.mean())}
+        folder.create(config, overwrite=True)
+
+        def act(observations: np.ndarray, algorithm=trainer.algorithm) -> np.ndarray:
+            return algorithm.predict(observations[0].astype(np.float32))[None]
+
+        train_seconds, began = 0.0, time.perf_counter()
+        with Evaluator(trainer.data.env_id, seed, episodes, num_threads=threads) as evaluator:
+            for update in range(0, updates + 1, every):
+                result = evaluator.run(act)
+                row = {
+                    "update": update,
+                    "train_seconds": f"{train_seconds:.3f}",
+                    "wall_seconds": f"{time.perf_counter() - began:.3f}",
+                    "episodes": episodes,
+                    "return_mean": float(result.return_mean[0]),
+                    "return_std": float(result.return_std[0]),
+                    "length_mean": float(result.length_mean[0]),
+                }
+                folder.append_evaluation(row, [])
+                print(agent, seed, update, f"{row['return_mean']:.1f}", flush=True)
+                started = time.perf_counter()
+                for _ in range(every if update < updates else 0):
+                    trainer.update()
+                train_seconds += time.perf_counter() - started
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("speed", "train"))
+    parser.add_argument("agent", choices=("iql", "td3_bc", "cql", "decision_transformer"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=256, help="speed only")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="train only, as all that follow")
+    parser.add_argument("--updates", type=int, default=30_000)
+    parser.add_argument("--eval-every", type=int, default=2500)
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--run-dir", type=Path, default=Path("runs"))
+    args = parser.parse_args()
+    if args.what == "speed":
+        speed(args.agent, args.threads, args.batch_size)
+    else:
+        train(args.agent, args.seeds, args.updates, args.eval_every, args.episodes, args.threads, args.run_dir)

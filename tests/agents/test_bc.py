@@ -113,7 +113,7 @@ def test_the_best_episodes_are_what_is_cloned():
         learner, batches = _learner(dataset, [0, 1], best_episodes=share, learning_rate=1e-2)
         for update in range(100):
             learner.update(batches.at(update))
-        acted[share] = learner.policy.act(torch.zeros(2, 1, 11))
+        acted[share] = learner.policy(torch.zeros(2, 1, 11))
         cloned = dataset.actions[:, 0] > 0 if share < 1 else slice(None)
         mean = dataset.observations[cloned].mean(0)
         np.testing.assert_allclose(learner.policy.observation_mean[1], mean, rtol=1e-5, atol=1e-5)

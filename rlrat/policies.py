@@ -1,0 +1,102 @@
+"""Policies: a network with all that it needs to act in an environment."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlrat.networks import MLP
+
+if TYPE_CHECKING:
+    from rlrat.datasets.batches import Units
+
+
+class Policy(nn.Module):
+    """Normalisation, network, head and action scale.
+
+    Heads, with mean network m and, but for `sac`, a state-independent log standard deviation:
+    - `squashed_gaussian`: a = tanh(u), u ~ N(m(s), sigma); actions are clamped to +-0.999 before atanh.
+    - `sac`: the same with a sigma(s) of the network: log sigma = scale * output + offset, both learned (Haarnoja et al.
+      2018, in CQL's form).
+    - `tanh_gaussian`: a ~ N(tanh(m(s)), sigma).
+    - `deterministic`: a = tanh(m(s)); its `log_prob` is minus the squared error.
+    """
+
+    HEADS: ClassVar = {
+        "squashed_gaussian": (-5.0, 2.0),
+        "sac": (-20.0, 2.0),
+        "tanh_gaussian": (-20.0, 2.0),
+        "deterministic": None,
+    }
+
+    def __init__(
+        self, observation_size: int, action_size: int, *, num_seeds: int, head: str, log_std_offset=0.0, **network
+    ) -> None:
+        """`network` are the settings of an `MLP`, such as `hidden_dims`."""
+        super().__init__()
+        if head not in self.HEADS:
+            raise ValueError(f"unknown policy head {head!r}: choose from {', '.join(self.HEADS)}")
+        # What builds this policy again, one seed of it, from a checkpoint.
+        self.settings = {"observation_size": observation_size, "action_size": action_size, "head": head, **network}
+        self.head = head
+        self.batch_shape = (num_seeds,)
+        outputs = action_size * (2 if head == "sac" else 1)
+        self.mean = MLP(observation_size, out_features=outputs, batch_shape=(num_seeds,), **network)
+        self.log_std = self.log_std_scale = self.log_std_offset = None
+        if head == "sac":
+            self.log_std_scale = nn.Parameter(torch.ones(num_seeds))
+            self.log_std_offset = nn.Parameter(torch.full((num_seeds,), log_std_offset))
+        elif head != "deterministic":
+            self.log_std = nn.Parameter(torch.zeros(num_seeds, action_size))
+        self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
+        self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
+        self.register_buffer("action_scale", torch.ones(num_seeds, 1))
+
+    @torch.no_grad()
+    def set_units(self, units: "Units") -> None:
+        """Make `forward` take raw observations and give actions in the environment's units."""
+        self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
+        self.observation_std.copy_(torch.from_numpy(units.observation_std))
+        self.action_scale.fill_(units.action_scale)
+
+    def gaussian(self, observations: Tensor, dropout: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation of u (`tanh_gaussian`: of a) at normalised observations `[S, B, obs]`."""
+        mean = self.mean(observations, dropout)
+        if self.head == "sac":
+            mean, log_std = mean.chunk(2, dim=-1)
+            log_std = self.log_std_scale.view(-1, 1, 1) * log_std + self.log_std_offset.view(-1, 1, 1)
+        else:
+            log_std = self.log_std.unsqueeze(-2)
+        if self.head == "tanh_gaussian":
+            mean = torch.tanh(mean)
+        return mean, log_std.clamp(*self.HEADS[self.head])
+
+    def log_prob(self, observations: Tensor, actions: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
+        """Of `actions` `[S, B, act]` in [-1, 1] at normalised `observations` `[S, B, obs]`: `[S, B]`."""
+        if self.head == "deterministic":
+            return -(torch.tanh(self.mean(observations, dropout)) - actions).square().sum(-1)
+        mean, log_std = self.gaussian(observations, dropout)
+        values, correction = actions, 0.0
+        if self.head != "tanh_gaussian":
+            actions = actions.clamp(-0.999, 0.999)
+            values, correction = torch.atanh(actions), torch.log1p(-actions.square()).sum(-1)
+        z = (values - mean) * torch.exp(-log_std)
+        return -(0.5 * z.square() + log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1) - correction
+
+    @torch.no_grad()
+    def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
+        """The mode at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`, of the same kind.
+
+        With one seed, leading axes may be any or none.
+        """
+        x = torch.as_tensor(observations, dtype=torch.float32, device=self.observation_mean.device)
+        seeds, size = self.observation_mean.shape
+        rows = x.reshape(seeds, -1, size)
+        outputs = self.mean((rows - self.observation_mean.unsqueeze(1)) / self.observation_std.unsqueeze(1))
+        if self.head == "sac":
+            outputs = outputs.chunk(2, dim=-1)[0]
+        actions = (torch.tanh(outputs) * self.action_scale.unsqueeze(1)).reshape(*x.shape[:-1], -1)
+        return actions if isinstance(observations, Tensor) else actions.cpu().numpy()
