@@ -56,6 +56,11 @@ class Evaluation:
         """[S], in steps."""
         return self.lengths.mean(axis=1)
 
+    def split(self, repeats: int) -> list["Evaluation"]:
+        """What an `Evaluator` with so many repeats saw in each of them."""
+        arrays = (self.returns, self.lengths, self.terminated, self.reset_seeds)
+        return [Evaluation(*parts) for parts in zip(*(np.split(a, repeats, axis=1) for a in arrays), strict=True)]
+
 
 def reset_seed(seed: int, episode: int) -> int:
     """The seed that an environment is reset with: a function of `seed` and `episode` alone."""
@@ -84,6 +89,8 @@ class Evaluator:
             whatever is compared meets the same initial states, and a seed's episodes do not depend on its neighbours.
         episodes: E, episodes per seed.
         env_kwargs: passed on to `gymnasium.make`.
+        repeats: R; each episode is played this often at once, in the columns r * episodes + e, for a policy that acts
+            differently in each repeat.
         num_threads: threads that step MuJoCo environments; by default the cores that this process may use, at
             most 4.
 
@@ -99,6 +106,7 @@ class Evaluator:
         episodes: int,
         env_kwargs: Mapping[str, Any] | None = None,
         num_threads: int | None = None,
+        repeats: int = 1,
     ):
         self.env_id = env_id
         self.env_kwargs = dict(env_kwargs or {})
@@ -112,7 +120,8 @@ class Evaluator:
         if num_threads < 1:
             raise InputError(f"cannot step environments on {num_threads} threads: give at least 1")
 
-        self.reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
+        reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
+        self.reset_seeds = np.tile(reset_seeds, repeats)
         self._envs = _make_environments(env_id, self.env_kwargs, self.reset_seeds.size)
         self.observation_space = self._envs[0].observation_space
         self.action_space = self._envs[0].action_space

@@ -6,7 +6,7 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from rlrat.activations import make_activation
 from rlrat.random import Stream, generator
 from rlrat.rational import Rational
 
-INITIALIZATIONS = ("xavier_uniform", "orthogonal", "pytorch")
+INITIALIZATIONS = ("xavier_uniform", "orthogonal", "pytorch", "normal", "lecun_normal")
 
 
 class Linear(nn.Module):
@@ -48,6 +48,21 @@ class Linear(nn.Module):
             return torch.bmm(x, self.weight)
         x = x.expand(*batch, *x.shape[-2:])
         return torch.bmm(x.flatten(0, -3), self.weight.flatten(0, -3)).unflatten(0, batch)
+
+
+class Embedding(nn.Module):
+    """A learned vector for each integer below `count`: `weight` `[S, count, features]`, filled by `initialize`."""
+
+    def __init__(self, count: int, features: int, num_seeds: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_seeds, count, features))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """`indices` `[S, ...]`, larger ones taken for the last: `[S, ..., features]`."""
+        seeds, count, _ = self.weight.shape
+        first = torch.arange(0, seeds * count, count, device=indices.device).view(-1, *[1] * (indices.ndim - 1))
+        # Of PyTorch's ways to gather rows, the one whose gradient is quick and always sums in one order.
+        return F.embedding(indices.clamp(max=count - 1) + first, self.weight.flatten(0, 1))
 
 
 class LayerNorm(nn.Module):
@@ -93,7 +108,7 @@ class HiddenLayer(nn.Module):
 class MLP(nn.Module):
     """Hidden layers, then a linear one: `[*batch_shape, B, in]` to `[*batch_shape, B, out]`.
 
-    `gated` replaces each hidden width by the one whose parameter count comes nearest to the plain network's.
+    `gated` narrows the hidden layers so that the number of weights comes nearest to the plain network's.
     """
 
     def __init__(
@@ -109,9 +124,16 @@ class MLP(nn.Module):
         gated: bool = False,
     ) -> None:
         super().__init__()
+        self.gating: str | None = None
+        """What `gated` made of the hidden widths, in words."""
         if gated:
-            groups = (activation_settings or {}).get("groups", 1)
-            hidden_dims = gated_dims(in_features, hidden_dims, out_features, groups)
+            plain, groups = hidden_dims, (activation_settings or {}).get("groups", 1)
+            hidden_dims = gated_dims(in_features, plain, out_features, groups)
+            before = _count_weights(in_features, plain, out_features)
+            now = _count_weights(in_features, hidden_dims, out_features, gated=True)
+            widths, plain_widths = (" ".join(map(str, dims)) for dims in (hidden_dims, plain))
+            self.gating = f"hidden widths {widths} instead of {plain_widths}, {now:,} weights instead of {before:,}"
+            self.gating += f" ({now / before - 1:+.1%})"
         self.batch_shape = tuple(batch_shape)
         widths = [in_features, *hidden_dims]
         self.hidden = nn.ModuleList(
@@ -129,46 +151,51 @@ class MLP(nn.Module):
         return self.output(x)
 
 
-def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int, multiple: int = 1) -> list[int]:
-    """Hidden widths, all shrunk by one factor, with which a gated MLP has about the plain one's number of weights.
+def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int, multiple: int = 1) -> tuple[int, ...]:
+    """Hidden widths, shrunk by about one factor, with which a gated MLP has nearest to the plain one's weights.
 
     Where a plain width is a multiple of `multiple`, the shrunk one is, too.
     """
-
-    def count(dims: Sequence[int], branches: int) -> int:
-        widths = [in_features, *dims]
-        hidden = sum(branches * (a + 1) * b for a, b in pairwise(widths))
-        return hidden + (widths[-1] + 1) * out_features
-
-    plain = count(hidden_dims, 1)
+    plain = _count_weights(in_features, hidden_dims, out_features)
     steps = [1 if d % multiple else multiple for d in hidden_dims]
-    candidates = [
-        [max(1, round(d * k / 1000 / step)) * step for d, step in zip(hidden_dims, steps, strict=True)]
-        for k in range(400, 1001)
-    ]
-    return min(candidates, key=lambda dims: abs(count(dims, 2) - plain))
+    candidates: dict[tuple[int, ...], None] = {}
+    for thousandths in range(400, 1001):
+        exact = [d * thousandths / 1000 / step for d, step in zip(hidden_dims, steps, strict=True)]
+        ways = ({max(1, math.floor(e)) * step, math.ceil(e) * step} for e, step in zip(exact, steps, strict=True))
+        candidates |= dict.fromkeys(product(*map(sorted, ways)))
+    return min(candidates, key=lambda dims: abs(_count_weights(in_features, dims, out_features, gated=True) - plain))
+
+
+def _count_weights(in_features: int, hidden_dims: Sequence[int], out_features: int, gated: bool = False) -> int:
+    """Weights and biases of an MLP's linear layers."""
+    hidden = sum((a + 1) * b for a, b in pairwise([in_features, *hidden_dims]))
+    return hidden * (2 if gated else 1) + (hidden_dims[-1] + 1) * out_features
 
 
 def dropout_masks(streams: Sequence[Stream], update: int | Tensor, rate: float, rows: int, mlp: MLP) -> list[Tensor]:
     """Inverted dropout's multipliers, 0 or 1/(1 - rate): `[S, rows, width]` a hidden layer, each seed's own."""
     return [
-        (stream.uniform(update, (rows, layer.linear.weight.shape[-1])) >= rate) / (1.0 - rate)
+        stream.dropout(update, rate, (rows, layer.linear.weight.shape[-1]))
         for stream, layer in zip(streams, mlp.hidden, strict=True)
     ]
 
 
 @torch.no_grad()
 def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: str) -> None:
-    """Fill every `Linear` of `module`: row s of the seed axis is a function of (seeds[s], purpose) alone.
+    """Fill every `Linear` and `Embedding` of `module`: row s is a function of (seeds[s], purpose) alone.
 
     `xavier_uniform` (Glorot & Bengio 2010) and `orthogonal` (Saxe et al. 2014) come with zero biases, `orthogonal` with
-    gain sqrt(2) in hidden layers; `pytorch` is torch.nn.Linear's own: uniform within 1/sqrt(in) for both.
+    gain sqrt(2) in hidden layers; `pytorch` is torch.nn.Linear's own: uniform within 1/sqrt(in) for both. `normal` is
+    N(0, 0.02) as in GPT-2 (Radford et al. 2019), `lecun_normal` N(0, 1/sqrt(in)), each with zero biases; embeddings are
+    N(0, 0.02).
     """
     if scheme not in INITIALIZATIONS:
         raise ValueError(f"unknown initialization {scheme!r}: choose from {', '.join(INITIALIZATIONS)}")
     for index, seed in enumerate(seeds):
         draws = generator(seed, f"initialize {purpose}")
         for layer in module.modules():
+            if isinstance(layer, Embedding):
+                layer.weight[index].copy_(torch.empty(layer.weight.shape[1:]).normal_(std=0.02, generator=draws))
             if not isinstance(layer, Linear):
                 continue
             shape = layer.weight.shape[-2:]
@@ -179,6 +206,8 @@ def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: st
                     nn.init.xavier_uniform_(matrix, generator=draws)
                 elif scheme == "orthogonal":
                     nn.init.orthogonal_(matrix, gain=layer.orthogonal_gain, generator=draws)
+                elif scheme in ("normal", "lecun_normal"):
+                    matrix.normal_(std=0.02 if scheme == "normal" else 1.0 / math.sqrt(shape[0]), generator=draws)
                 else:
                     bound = 1.0 / math.sqrt(shape[0])
                     nn.init.uniform_(matrix, -bound, bound, generator=draws)

@@ -5,7 +5,7 @@ clipping and the freezing of a diverged seed are each seed's own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,8 @@ class Adam(nn.Module):
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
         learning_rate, weight_decay, max_norm: one number, or one for each seed. `max_norm` clips the gradient norm that
             a seed's network has (all its critics together).
-        rational_rate_scale: multiplies the learning rate of rational coefficients, which are never decayed.
+        undecayed: modules whose parameters `weight_decay` leaves alone, besides rational ones.
+        rational_rate_scale: multiplies the learning rate of rational coefficients.
         guard, name: the seed's loss and gradient are checked under this name.
     """
 
@@ -87,6 +88,7 @@ class Adam(nn.Module):
         eps: float = 1e-8,
         weight_decay: float | Sequence[float] = 0.0,
         decoupled: bool = False,
+        undecayed: Iterable[nn.Module] = (),
         max_norm: float | Sequence[float] | None = None,
         rational_rate_scale: float = 1.0,
     ) -> None:
@@ -102,18 +104,22 @@ class Adam(nn.Module):
         def per_seed(value: float | Sequence[float]) -> Tensor:
             return torch.as_tensor(value, dtype=torch.float32, device=device).expand(seeds).unsqueeze(-1)
 
-        rationals = [module for module in network.modules() if isinstance(module, Rational)]
-        coefficients = {id(parameter) for rational in rationals for parameter in rational.parameters()}
         rows = math.prod(network.batch_shape)
-        is_rational = torch.cat(
-            [torch.full((p.numel() // rows,), id(p) in coefficients) for p in self._parameters_in_order]
-        ).to(device)
+
+        def belongs_to(modules: Iterable[nn.Module]) -> Tensor:
+            """Of each element of a row, whether its parameter is one of these modules'."""
+            chosen = {id(parameter) for module in modules for parameter in module.parameters()}
+            sizes = [(p.numel() // rows, id(p) in chosen) for p in self._parameters_in_order]
+            return torch.cat([torch.full((size,), inside) for size, inside in sizes]).to(device)
+
+        rationals = [module for module in network.modules() if isinstance(module, Rational)]
         self._rate = per_seed(learning_rate)
         if rational_rate_scale != 1.0:
-            self._rate = self._rate * torch.where(is_rational, rational_rate_scale, 1.0).repeat(rows // seeds)
+            self._rate = self._rate * torch.where(belongs_to(rationals), rational_rate_scale, 1.0).repeat(rows // seeds)
         self._decay = None
         if torch.as_tensor(weight_decay).any():
-            self._decay = per_seed(weight_decay) * (~is_rational).float().repeat(rows // seeds)
+            decayed = ~belongs_to([*rationals, *undecayed])
+            self._decay = per_seed(weight_decay) * decayed.float().repeat(rows // seeds)
         self._max_norm = None if max_norm is None else per_seed(max_norm)
         # PyTorch's own kernel passes over memory once instead of seven times, 5% of an IQL update on 2 cores, but takes
         # one rate a call: worth it on a CPU, where a call for each seed costs little.

@@ -72,6 +72,21 @@ class Stream:
         words = self.bits(update, math.prod(shape))
         return ((words >> 8).to(torch.float32) * 2.0**-24).unflatten(-1, tuple(shape))
 
+    def dropout(self, update: int | Tensor, rate: float, shape: Sequence[int]) -> Tensor:
+        """Multipliers of inverted dropout (Srivastava et al. 2014): 0.0 with probability `rate`, else 1/(1 - rate).
+
+        Each element takes a byte, a quarter of the cost of a word. It is dropped if that is below floor(256 rate + u),
+        where u, uniform in [0, 1), is common to a row of the first axis: so the probability is `rate` and not a
+        multiple of 1/256.
+        """
+        rows, count = shape[0], math.prod(shape)
+        words = self.bits(update, rows + (count + 3) // 4)
+        u = (words[..., :rows] >> 8).to(torch.float32) * 2.0**-24
+        narrow = torch.uint8 if 256.0 * rate <= 255.0 else torch.int16  # 256 is no byte
+        threshold = (256.0 * rate + u).floor().to(narrow).unsqueeze(-1)
+        values = words[..., rows:].to(torch.int32).view(torch.uint8)[..., :count].unflatten(-1, (rows, -1))
+        return (values >= threshold).to(torch.float32).div_(1.0 - rate).reshape(*words.shape[:-1], *shape)
+
     def normal(self, update: int | Tensor, shape: Sequence[int]) -> Tensor:
         """Standard normal float32 numbers, by Box and Muller's transform; none beyond 5.8."""
         count = math.prod(shape)

@@ -89,14 +89,19 @@ class RunFolder:
         """Write or replace a JSON file atomically."""
         self._replace(name, (json.dumps(content, indent=2) + "\n").encode())
 
-    def append_evaluation(self, evaluation: dict[str, Any], episodes: list[dict[str, Any]]) -> None:
-        """Append to `episodes.csv`, then the line of `evaluations.csv` that stands for them."""
+    def append_evaluation(self, lines: list[dict[str, Any]], episodes: list[dict[str, Any]]) -> None:
+        """Append to `episodes.csv`, then the lines of `evaluations.csv`, one a target return, that stand for them."""
         self._append("episodes.csv", EPISODE_COLUMNS, episodes)
-        self._append("evaluations.csv", EVALUATION_COLUMNS, [evaluation])
+        self._append("evaluations.csv", EVALUATION_COLUMNS, lines)
 
     def evaluations(self) -> list[dict[str, str]]:
         """The whole lines of `evaluations.csv`, as text."""
         return self._read_csv("evaluations.csv", EVALUATION_COLUMNS)
+
+    def curve(self) -> list[dict[str, str]]:
+        """Of the lines of `evaluations.csv`, those that make the run's score: at its first target return, if any."""
+        rows = self.evaluations()
+        return [row for row in rows if row["target_return"] == rows[0]["target_return"]]
 
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Replace `checkpoint.pt` atomically and keep the one before it as `checkpoint.previous.pt`."""

@@ -4,6 +4,7 @@ import platform
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +33,21 @@ class _Stopped(Exception):
     """A signal asks the run to stop."""
 
 
+class _Interruptible:
+    """The policy of a run, which a signal stops between two steps: the evaluation is done again after the resume."""
+
+    def __init__(self, run: "Run") -> None:
+        self._run, self._policy = run, run._learner.policy
+        for name in ("reset", "observe"):
+            if hasattr(self._policy, name):
+                setattr(self, name, getattr(self._policy, name))
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        if self._run._signal is not None:
+            raise _Stopped
+        return self._policy(observations)
+
+
 class Run:
     """The seeds of one command, trained side by side, each with its own run folder.
 
@@ -40,8 +56,9 @@ class Run:
         for update in run.updates(learner):
             run.log(learner.update(batches.at(update)))
 
-    A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`),
-    `guard` (a `SeedGuard`) and `inspect(batch)`, one pass of the networks whose rational layers are to be logged.
+    A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`,
+    or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`) and
+    `inspect(batch)`, one pass of the networks whose rational layers are to be logged.
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
@@ -113,6 +130,10 @@ class Run:
         `batch` is what `learner.inspect` is given. A first Ctrl-C or SIGTERM saves a checkpoint and exits.
         """
         self._learner, self._batch = learner, batch
+        self._targets = getattr(learner.policy, "target_returns", (None,))
+        for name, network in learner.named_modules():
+            if getattr(network, "gating", None) is not None and "_target" not in name:
+                self.console.print(f"gated: {name} has {network.gating}", soft_wrap=True)
         if self.reference is None:
             self.console.print(f"no reference scores for {self.env_id} with this data: returns are raw", soft_wrap=True)
         for seed, folder in self._folders.items():
@@ -131,7 +152,9 @@ class Run:
             for folder in self._folders.values():
                 folder.open_scalars(purge_step=self._start + 1 if self._start else None)
             with (
-                self._evaluator(self.seeds, self.arguments.eval_episodes) as self._environments,
+                self._evaluator(
+                    self.seeds, self.arguments.eval_episodes, repeats=len(self._targets)
+                ) as self._environments,
                 self._progress,
             ):
                 self._bar = self._progress.add_task(
@@ -194,51 +217,59 @@ class Run:
         alive = self._alive()
         if not due or self.update in self._evaluated or not alive.any():
             return
-        result = self._environments.run(self._act)
-        if not np.isfinite(result.return_mean[alive]).all():  # the last step spoilt what no loss has seen yet
-            self._learner.guard.check("return of an evaluation", torch.from_numpy(result.return_mean).to(self.device))
+        whole = self._environments.run(_Interruptible(self))
+        if not np.isfinite(whole.return_mean[alive]).all():  # the last step spoilt what no loss has seen yet
+            self._learner.guard.check("return of an evaluation", torch.from_numpy(whole.return_mean).to(self.device))
             self._report_diverged()
             alive = self._alive()
             if not alive.any():
                 return
         wall = self._wall_seconds + time.perf_counter() - self._began
-        scores = None if self.reference is None else self.reference.normalize(result.return_mean)
+        results = dict(zip(self._targets, whole.split(len(self._targets)), strict=True))
         for index, folder in enumerate(self._folders.values()):
             if not alive[index]:
                 continue
-            folder.append_evaluation(*self._rows(result, index, scores, wall))
-            scalars = {"eval/return_mean": result.return_mean[index], "eval/length_mean": result.length_mean[index]}
-            if scores is not None:
-                scalars["eval/normalized_score"] = scores[index]
-            folder.add_scalars(scalars, self.update)
+            lines, episodes = [], []
+            for target, result in results.items():
+                line, its_episodes = self._rows(result, index, target, wall)
+                lines.append(line)
+                episodes += its_episodes
+                prefix = "eval" if target == self._targets[0] else f"eval/target_{target:g}"
+                names = ("return_mean", "length_mean", "normalized_score")
+                scalars = {f"{prefix}/{name}": line[name] for name in names if line[name] is not None}
+                folder.add_scalars(scalars, self.update)
+            folder.append_evaluation(lines, episodes)
         self._evaluated.add(self.update)
-        mean, spread = result.return_mean[alive].mean(), result.return_mean[alive].std()
-        text = f"return {mean:.1f}" + (f" +- {spread:.1f} over {alive.sum()} seeds" if alive.sum() > 1 else "")
-        if scores is not None:
-            text += f", score {scores[alive].mean():.1f}"
+        text = "; ".join(self._describe(result.return_mean[alive], target) for target, result in results.items())
         self._progress.update(self._bar, score=text)
         self.console.print(f"update {self.update:,}: {text}", soft_wrap=True)
 
-    def _act(self, observations: np.ndarray) -> np.ndarray:
-        if self._signal is not None:
-            raise _Stopped  # the evaluation is done again after the resume
-        return self._learner.policy(observations)
+    def _describe(self, returns: np.ndarray, target: float | None) -> str:
+        text = f"return {returns.mean():.1f}"
+        if len(returns) > 1:
+            text += f" +- {returns.std():.1f} over {len(returns)} seeds"
+        if self.reference is not None:
+            text += f", score {self.reference.normalize(returns).mean():.1f}"
+        return text if target is None else f"{text} at target {target:g}"
 
     def _rows(
-        self, result: Evaluation, index: int, scores: np.ndarray | None, wall: float
+        self, result: Evaluation, index: int, target: float | None, wall: float
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """One line of evaluations.csv and those of episodes.csv behind it, for the seed at `index`."""
+        at = {"update": self.update, "target_return": None if target is None else f"{target:g}"}
+        mean = result.return_mean[index]
         evaluation = {
-            "update": self.update,
+            **at,
             "train_seconds": f"{self._train_seconds:.3f}",
             "wall_seconds": f"{wall:.3f}",
             "episodes": result.returns.shape[1],
-            "return_mean": float(result.return_mean[index]),
+            "return_mean": float(mean),
             "return_std": float(result.return_std[index]),
             "length_mean": float(result.length_mean[index]),
-            "normalized_score": None if scores is None else float(scores[index]),
+            "normalized_score": None if self.reference is None else float(self.reference.normalize(mean)),
         }
         episodes = [
-            {"update": self.update, "episode": e, "reset_seed": int(seed), "return": float(r), "length": int(length)}
+            {**at, "episode": e, "reset_seed": int(seed), "return": float(r), "length": int(length)}
             for e, (seed, r, length) in enumerate(
                 zip(result.reset_seeds[index], result.returns[index], result.lengths[index], strict=True)
             )
@@ -276,10 +307,18 @@ class Run:
         """Go to the newest update that all seeds have, and cut off what lies after it."""
         found = [folder.checkpoints() for folder in self._folders.values()]
         self.update = self._start = max(set.intersection(*map(set, found)), default=0)
-        evaluated = [{int(row["update"]) for row in folder.evaluations()} for folder in self._folders.values()]
+        lines = [Counter(int(row["update"]) for row in folder.evaluations()) for folder in self._folders.values()]
+        whole = len(self._targets)  # a kill can have left fewer lines of an evaluation
+        evaluated = [{update for update, count in counts.items() if count == whole} for counts in lines]
         self._evaluated = {update for update in set.union(*evaluated) if update <= self.update}
         if self._start:
             checkpoints = [checkpoints[self._start] for checkpoints in found]
+            for folder, checkpoint in zip(self._folders.values(), checkpoints, strict=True):
+                if checkpoint.get("agent") != self.agent:
+                    raise InputError(
+                        f"the checkpoint in {folder.path} is of the agent {checkpoint.get('agent')}, not {self.agent}: "
+                        "give another --run-name, or --overwrite to start anew"
+                    )
             try:
                 states = [checkpoint["state"] for checkpoint in checkpoints]
                 self._learner.load_state_dict({name: torch.stack([s[name] for s in states]) for name in states[0]})
@@ -326,7 +365,7 @@ class Run:
 
     def _finish(self) -> None:
         for folder, report in zip(self._folders.values(), self._learner.guard.report(), strict=True):
-            rows = folder.evaluations()
+            rows = folder.curve()
             last = rows[-_FINAL_EVALUATIONS:]
             scores = [float(row["normalized_score"]) for row in rows if row["normalized_score"]]
             summary = {
@@ -350,8 +389,8 @@ class Run:
             kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
         return None if family is None else find_reference(self.env_id, family, kwargs)
 
-    def _evaluator(self, seeds: Sequence[int], episodes: int) -> Evaluator:
-        return Evaluator(self.env_id, seeds, episodes, self.env_kwargs, self.arguments.num_threads)
+    def _evaluator(self, seeds: Sequence[int], episodes: int, repeats: int = 1) -> Evaluator:
+        return Evaluator(self.env_id, seeds, episodes, self.env_kwargs, self.arguments.num_threads, repeats)
 
     def _config(self, seed: int) -> dict[str, Any]:
         dataset = self.dataset

@@ -31,7 +31,7 @@ def read_curves(folders: tuple[Path, ...]) -> dict[tuple[str, str, str], dict[in
     """
     curves: dict[tuple[str, str, str], dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     for config in sorted(path for folder in folders for path in folder.rglob("config.json")):
-        rows = RunFolder(config.parent).evaluations()
+        rows = RunFolder(config.parent).curve()
         if not rows:
             print(f"warning: {config.parent} has no evaluation yet", file=sys.stderr)
             continue

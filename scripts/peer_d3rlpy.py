@@ -114,7 +114,7 @@ def train(agent: str, seeds: list[int], updates: int, every: int, episodes: int,
                     "return_std": float(result.return_std[0]),
                     "length_mean": float(result.length_mean[0]),
                 }
-                folder.append_evaluation(row, [])
+                folder.append_evaluation([row], [])
                 print(agent, seed, update, f"{row['return_mean']:.1f}", flush=True)
                 started = time.perf_counter()
                 for _ in range(every if update < updates else 0):

@@ -93,6 +93,15 @@ def test_a_seed_does_not_depend_on_its_neighbours_nor_on_threads(hopper):
     np.testing.assert_array_equal(fewer.returns, alone.returns[:, :2])
 
 
+def test_repeats_play_the_same_episodes(hopper):
+    with Evaluator("Hopper-v5", [0, 3, 7], 5, repeats=2) as evaluator:
+        whole = evaluator.run(RowPolicy())
+    assert whole.returns.shape == (3, 10)
+    for part in whole.split(2):
+        for name in ("returns", "lengths", "terminated", "reset_seeds"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(hopper, name))
+
+
 def test_evaluations_of_one_evaluator_start_alike(hopper):
     with Evaluator("Hopper-v5", [0, 3, 7], 5, num_threads=2) as evaluator:
         evaluator.run(RowPolicy(scale=0.1))

@@ -20,7 +20,7 @@ def folder(tmp_path):
 def _evaluation(update):
     evaluation = dict.fromkeys(EVALUATION_COLUMNS, 1.5) | {"update": update, "normalized_score": None}
     episodes = [{"update": update, "episode": e, "reset_seed": 5, "return": 0.1 + e, "length": 3} for e in range(2)]
-    return evaluation, episodes
+    return [evaluation], episodes
 
 
 def test_the_same_run_may_go_on(folder):
@@ -74,6 +74,14 @@ def test_evaluations_survive_a_line_cut_short(folder):
     assert lines[0] == "update,target_return,episode,reset_seed,return,length"
     assert [line.split(",")[0] for line in lines[1:]] == ["0", "0", "100", "100"]
     assert lines[2] == "0,,1,5,1.1,3"
+
+
+def test_a_curve_is_of_the_first_target_return(folder):
+    for update in (0, 100):
+        (line,), episodes = _evaluation(update)
+        folder.append_evaluation([line | {"target_return": target} for target in ("3600", "1800")], episodes)
+    assert len(folder.evaluations()) == 4
+    assert [(row["update"], row["target_return"]) for row in folder.curve()] == [("0", "3600"), ("100", "3600")]
 
 
 def _checkpoint(update):

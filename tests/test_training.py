@@ -93,6 +93,26 @@ def test_checkpoints_that_do_not_fit_the_agent_are_one_line(run_agent, tmp_path)
     assert (folder / "evaluations.csv").read_text() == kept
 
 
+def test_a_checkpoint_from_another_agent_is_one_line(run_agent, tmp_path):
+    run_agent()
+    folder = _run_folder(tmp_path)
+    (folder / "summary.json").unlink()
+    (folder / "checkpoint.previous.pt").unlink()
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save({**checkpoint, "agent": "td3_bc"}, folder / "checkpoint.pt")
+    result = run_agent(check=False)
+    assert result.returncode == 2
+    assert "is of the agent td3_bc, not iql: give another --run-name, or --overwrite" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_gated_says_how_large_the_networks_are(run_agent):
+    output = run_agent("--gated", "--total-updates", 1, "--eval-every", 1).stdout
+    assert "gated: q has hidden widths 10 10 instead of 16 16, 531 weights instead of 529 (+0.4%)" in output
+    assert "gated: policy.mean has hidden widths" in output
+    assert "q_target" not in output
+
+
 def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_path):
     run_agent("--num-seeds", 2)
     expected = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]

@@ -60,6 +60,19 @@ class Units:
         return cls(mean, std, dataset.actions.shape[1], bound, reward_scale)
 
 
+class WindowBatch(NamedTuple):
+    """K steps of one episode each, with leading axes `[S, B, K]`."""
+
+    observations: Tensor
+    actions: Tensor
+    returns_to_go: Tensor
+    """From this step's reward to the episode's end, in the units that `Windows` was given."""
+    timesteps: Tensor
+    """int64, 0 at the episode's first step."""
+    mask: Tensor
+    """float32, 0.0 where the episode is over: what stands there is the next episode's and has no meaning."""
+
+
 class Batches:
     """Uniform batches with replacement: seed s draws the same ones whichever seeds run beside it."""
 
@@ -85,3 +98,44 @@ class Batches:
         rows = self._rows.index_select(0, self._indices.at(update).flatten()).unflatten(0, self._shape)
         observations, actions, rewards, next_observations, terminations = rows.split(self._widths, dim=-1)
         return Batch(observations, actions, rewards.squeeze(-1), next_observations, terminations.squeeze(-1))
+
+
+class Windows:
+    """Batches of windows of `length` steps, gathered on the device from the flat dataset.
+
+    An episode is drawn in proportion to its transitions and the window's first step uniformly among them (Chen et al.
+    2021), which is a uniform draw among all transitions. A window that reaches beyond its episode's end is padded.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        seeds: Sequence[int],
+        batch_size: int,
+        length: int,
+        device: torch.device | str,
+        units: Units,
+        return_scale: float,
+    ) -> None:
+        observations = (dataset.observations - units.observation_mean) / units.observation_std
+        columns = (observations, dataset.actions / units.action_scale, dataset.returns_to_go()[:, None] / return_scale)
+        self._widths = [column.shape[1] for column in columns]
+        # `length` rows more, so that a window at the end stays inside.
+        rows = np.concatenate([column.astype(np.float32) for column in columns], axis=1)
+        self._rows = torch.from_numpy(np.pad(rows, ((0, length), (0, 0)))).to(device)
+        timesteps = dataset.timesteps()
+        sizes = np.diff(np.append(dataset.episode_starts, len(dataset)))
+        self._timesteps = torch.from_numpy(timesteps).to(device)
+        self._left = torch.from_numpy(np.repeat(sizes, sizes) - timesteps).to(device)
+        self._offsets = torch.arange(length, device=device)
+        self._first = Blocks(Stream(seeds, "batch", device).integers, (batch_size,), high=len(dataset))
+
+    def at(self, update: int) -> WindowBatch:
+        """The batch of `update`: a function of (seed, update)."""
+        first = self._first.at(update)
+        indices = first.unsqueeze(-1) + self._offsets
+        rows = self._rows.index_select(0, indices.flatten()).unflatten(0, indices.shape)
+        observations, actions, returns_to_go = rows.split(self._widths, dim=-1)
+        mask = (self._offsets < self._left[first].unsqueeze(-1)).to(torch.float32)
+        timesteps = self._timesteps[first].unsqueeze(-1) + self._offsets
+        return WindowBatch(observations, actions, returns_to_go.squeeze(-1), timesteps, mask)

@@ -89,6 +89,21 @@ class Dataset:
         variance = sum(np.square(chunk - mean).sum(axis=0) for chunk in chunks) / len(self)
         return mean, np.maximum(np.sqrt(variance), floor)
 
+    def timesteps(self) -> np.ndarray:
+        """Steps from its episode's start of each transition: `[N]` int64."""
+        sizes = np.diff(np.append(self.episode_starts, len(self)))
+        return np.arange(len(self)) - np.repeat(self.episode_starts, sizes)
+
+    def returns_to_go(self) -> np.ndarray:
+        """Undiscounted sum of rewards from each transition to its episode's end, `[N]` float64.
+
+        A step that the dataset has lost at the end of an episode counts; the sums are taken in float64.
+        """
+        sizes = np.diff(np.append(self.episode_starts, len(self)))
+        before = np.cumsum(self.rewards, dtype=np.float64) - self.rewards
+        starts = np.repeat(self.episode_starts, sizes)
+        return np.repeat(self.episode_returns, sizes) - (before - before[starts])
+
     def best_episodes(self, share: float) -> "Dataset":
         """The `share` of the episodes, in (0, 1] and rounded up, with the highest returns, in the order they have here.
 

@@ -6,17 +6,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from rlrat.datasets.batches import Batches, Units
+from rlrat.datasets.batches import Batches, Units, Windows
 from rlrat.datasets.dataset import Dataset
 
-CLASSES = {"bc": "BC", "iql": "IQL", "td3_bc": "TD3BC"}
+CLASSES = {"bc": "BC", "decision_transformer": "DecisionTransformer", "iql": "IQL", "td3_bc": "TD3BC"}
 
 
 def make_learner(agent: str, dataset: Dataset, seeds: Sequence[int], **settings) -> tuple[nn.Module, Batches]:
     module = importlib.import_module(f"agents.{agent}")
-    args = module.Arguments(**{"hidden_dims": (16, 16), "batch_size": 32, "total_updates": 100, **settings})
+    small = {"hidden_dims": (16, 16), "batch_size": 32, "total_updates": 100}
+    if agent == "decision_transformer":
+        small |= {"embedding_size": 16, "context_length": 6, "num_layers": 2, "warmup_updates": 1}
+    args = module.Arguments(**{**small, **settings})
     if agent == "bc":
         dataset = dataset.best_episodes(args.best_episodes)
+    if agent == "decision_transformer":
+        units = Units.of(dataset, args.normalize_observations, args.observation_floor, "none")
+        window = (args.batch_size, args.context_length)
+        targets = module.choose_targets(args, dataset.env_id, dataset)
+        learner = module.DecisionTransformer(args, seeds, units, targets, "cpu")
+        return learner, Windows(dataset, seeds, *window, "cpu", units, args.return_scale)
     reward_scaling = getattr(args, "reward_scaling", "none")
     units = Units.of(dataset, args.normalize_observations, args.observation_floor, reward_scaling)
     learner = getattr(module, CLASSES[agent])(args, seeds, units, "cpu")

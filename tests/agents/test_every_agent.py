@@ -14,13 +14,19 @@ from short_runs import ROOT, assert_equal_runs, read_run, wait_for
 from rlrat import activations
 from rlrat.arguments import RationalArguments
 from rlrat.rational import Rational
-from rlrat.runs import EVALUATION_COLUMNS
+from rlrat.runs import EVALUATION_COLUMNS, RunFolder
 
 AGENTS = tuple(CLASSES)
 DROPOUT = {"bc": {"actor_dropout": 0.1}, "iql": {"actor_dropout": 0.1}}
-SETTING = {"bc": ("best_episodes", 0.5), "iql": ("expectile", 0.9), "td3_bc": ("alpha", 1.0)}
+SETTING = {
+    "bc": ("best_episodes", 0.5),
+    "decision_transformer": ("context_length", 4),
+    "iql": ("expectile", 0.9),
+    "td3_bc": ("alpha", 1.0),
+}
 TAGS = {
     "bc": set(),
+    "decision_transformer": set(),
     "iql": {"losses/q", "charts/q_mean", "losses/v", "charts/v_mean", "charts/advantage_mean", "charts/weight_mean"},
     "td3_bc": {"losses/q", "charts/q_mean", "losses/cloning", "charts/lambda"},
 }
@@ -55,7 +61,7 @@ def test_every_activation_trains(small_dataset, agent, activation):
     assert not unmoved
 
 
-@pytest.mark.parametrize("agent", sorted({*AGENTS} - {"bc"}))  # BC has no critic
+@pytest.mark.parametrize("agent", sorted({*AGENTS} - {"bc", "decision_transformer"}))  # they have no critic
 def test_actor_and_critics_may_differ_and_rational_settings_arrive(small_dataset, agent):
     rational = RationalArguments(degrees=(3, 2), version="B", groups=4)
     learner, _ = make_learner(agent, small_dataset, [0], critic_activation="rational", rational=rational)
@@ -89,19 +95,21 @@ def test_the_command_leaves_a_finished_run_folder(agent, run_agent, tmp_path):
     arguments = ("--activation", "rational", "--num-seeds", 2, f"--{setting}", value, "--norm", "layer")
     run_agent(*arguments)
     folders = list((tmp_path / "runs/rlrat-hopper-mixed-v0" / agent).iterdir())
-    different = sorted([f"{setting}={value}", "batch_size=16", "hidden_dims=16x16", "norm=layer"])
+    # Of a Decision Transformer the norm is the default.
+    norm = [] if agent == "decision_transformer" else ["norm=layer"]
+    different = sorted([f"{setting}={value}", "batch_size=16", "hidden_dims=16x16", *norm])
     assert [f.name for f in folders] == ["rational+" + ",".join(different)]
     for seed in (0, 1):
         folder = folders[0] / f"seed{seed}"
         names = {p.name for p in folder.iterdir()}
         assert {"config.json", "evaluations.csv", "episodes.csv", "checkpoint.pt", "summary.json"} <= names
         assert any(name.startswith("events.out.tfevents.") for name in names)
-        run = read_run(folder)
-        assert [row["update"] for row in run["rows"]] == ["0", "20", "40"]
+        rows = RunFolder(folder).curve()
+        assert [row["update"] for row in rows] == ["0", "20", "40"]
         assert (folder / "evaluations.csv").read_text().splitlines()[0] == ",".join(EVALUATION_COLUMNS)
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["status"] == "finished"
-        expected = np.mean([float(row["return_mean"]) for row in run["rows"]])
+        expected = np.mean([float(row["return_mean"]) for row in rows])
         assert summary["final_return"] == pytest.approx(expected)
         assert summary["reference"]["name"].startswith("v5")
         config = json.loads((folder / "config.json").read_text())
@@ -117,8 +125,9 @@ def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_age
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     points = scalars(folder)
     assert "charts/updates_per_second" in points
+    mlp = "policy.blocks.0.mlp" if agent == "decision_transformer" else "policy.mean"
     for what in ("asymptotic_slope", "largest_slope", "outside"):
-        assert f"rational/policy.mean.hidden.0.activation/{what}" in points
+        assert f"rational/{mlp}.hidden.0.activation/{what}" in points
     for tag in TAGS[agent] | {"losses/actor"}:
         assert list(points[tag]) == [10, 20, 30, 40]
     assert list(points["eval/return_mean"]) == [0, 20, 40]
@@ -127,10 +136,13 @@ def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_age
 @pytest.mark.parametrize("agent", sorted({*AGENTS} - {"iql"}))  # IQL's are in test_training.py
 def test_a_killed_run_equals_an_undisturbed_one(agent, command, run_agent, tmp_path):
     arguments = ("--num-seeds", 2, "--total-updates", 450, "--eval-every", 75, "--checkpoint-every", 25)
+    if agent == "decision_transformer":
+        arguments += ("--embedding-size", 16, "--context-length", 4, "--num-layers", 1)
     run_agent(*arguments, "--run-name", "whole")
+    arguments += ("--run-name", "killed")
     process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (whole,) = (tmp_path / "runs/rlrat-hopper-mixed-v0" / agent).iterdir()
-    killed = whole.with_name("relu+batch_size=16,hidden_dims=16x16")
+    killed = whole.with_name(whole.name.replace("whole", "killed"))
     assert wait_for(killed / "seed1/evaluations.csv", "\n225,", process), "the run ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()

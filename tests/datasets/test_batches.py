@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from rlrat.datasets.batches import Batches, Units
+from rlrat.datasets.batches import Batches, Units, Windows
 from rlrat.errors import InputError
 
 
@@ -58,3 +59,40 @@ def test_equal_returns_cannot_scale_rewards(small_dataset):
     flat = dataclasses.replace(small_dataset, episode_returns=np.ones(5))
     with pytest.raises(InputError, match="give --reward-scaling none"):
         Units.of(flat, True, 1e-6, "iql")
+
+
+def test_windows_are_the_steps_of_one_episode(small_dataset):
+    units, data = Units.of(small_dataset, True, 1e-6, "none"), small_dataset
+    windows = Windows(data, [3, 9], 500, 25, "cpu", units, return_scale=10.0)
+    batch = windows.at(7)
+    assert [tuple(x.shape) for x in batch] == [(2, 500, 25, 11), (2, 500, 25, 3), *[(2, 500, 25)] * 3]
+    scaled = ((data.observations - units.observation_mean) / units.observation_std).astype(np.float32)
+    where = {row.tobytes(): index for index, row in enumerate(scaled)}
+    ends = np.append(data.episode_starts[1:], len(data))
+    firsts = []
+    for seed in range(2):
+        for row in range(500):
+            first = where[batch.observations[seed, row, 0].numpy().tobytes()]
+            firsts.append(first)
+            episode = np.searchsorted(data.episode_starts, first, side="right") - 1
+            steps = min(25, ends[episode] - first)
+            assert batch.mask[seed, row].tolist() == [1.0] * steps + [0.0] * (25 - steps)
+            part = slice(first, first + steps)
+            np.testing.assert_array_equal(batch.observations[seed, row, :steps], scaled[part])
+            np.testing.assert_array_equal(batch.actions[seed, row, :steps], data.actions[part])
+            start = first - data.episode_starts[episode]
+            assert batch.timesteps[seed, row, :steps].tolist() == list(range(start, start + steps))
+            to_go = [data.rewards[i : ends[episode]].sum(dtype=np.float64) / 10 for i in range(first, first + steps)]
+            np.testing.assert_allclose(batch.returns_to_go[seed, row, :steps], to_go, rtol=1e-5, atol=1e-5)
+    # Every transition is as likely as any other, so an episode is drawn in proportion to its length.
+    counts = np.bincount(firsts, minlength=len(data))
+    assert stats.chisquare(counts).pvalue > 0.01
+
+
+def test_windows_are_a_function_of_seed_and_update(small_dataset):
+    units = Units.of(small_dataset, True, 1e-6, "none")
+    many, one = (Windows(small_dataset, seeds, 16, 5, "cpu", units, 1.0) for seeds in (range(8), [3]))
+    for update in (0, 200):
+        for together, alone in zip(many.at(update), one.at(update), strict=True):
+            assert torch.equal(together[3], alone[0])
+    assert not torch.equal(one.at(0).actions, one.at(1).actions)

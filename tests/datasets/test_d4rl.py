@@ -111,6 +111,14 @@ def test_an_episode_of_one_truncated_step_keeps_its_return(write_hdf5, d4rl_arra
     assert_equal(dataset, qlearning_rules(data, time_limit=1000))
 
 
+def test_returns_to_go_count_the_step_that_the_time_limit_cost(write_hdf5, d4rl_arrays):
+    arrays = d4rl_arrays("tot", steps=4)
+    arrays["rewards"] = np.arange(12, dtype=np.float32)
+    dataset = d4rl.load_file(write_hdf5("mine.hdf5", arrays))
+    assert dataset.returns_to_go().tolist() == [6, 6, 5, 3, 22, 18, 13, 38, 30, 21]
+    assert dataset.timesteps().tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2]
+
+
 def test_best_episodes_keep_the_return_of_a_step_that_the_time_limit_cost(write_hdf5, d4rl_arrays):
     data = d4rl_arrays("toot.")
     data["rewards"][:] = np.repeat([1.0, 0.0, 0.0, 2.0, 99.0], 5)

@@ -1,0 +1,200 @@
+"""Decision Transformer (Chen et al. 2021, arXiv 2106.01345) with any activation, for continuous actions."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from rlrat.arguments import Count, NotNegative, Positive, Range, RunArguments, parse
+
+Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
+
+
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    batch_size: Count = 64
+    """Windows per seed and update; the published D4RL scores take 4096, with a learning rate of 8e-4."""
+    activation: str = "gelu"
+    """Of each block's MLP: relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin
+    softmax logsoftmax identity rational, or rational:<name> for a rational that starts as another elementwise one."""
+    norm: Literal["none", "layer"] = "layer"
+    """layer: of the embeddings, before each attention and MLP, and before the head; none: branches scaled from 0."""
+    hidden_dims: tuple[int, ...] = (512,)
+    """Hidden widths of each block's MLP."""
+    learning_rate: Positive = 1e-4
+    """AdamW's."""
+    warmup_updates: Count = 10_000
+    """The learning rate grows linearly over so many updates."""
+    weight_decay: NotNegative = 1e-4
+    """AdamW's, of all but embeddings, normalisation and rational coefficients."""
+    max_norm: Positive = 0.25
+    """Clips the norm of a seed's gradient."""
+    context_length: Count = 20
+    """K, the steps of a window."""
+    embedding_size: Count = 128
+    """Width of the tokens."""
+    num_layers: Count = 3
+    """Blocks of attention and MLP."""
+    num_heads: Count = 1
+    """Attention heads; they divide the width among them."""
+    embedding_dropout: Rate = 0.1
+    """Dropout rate of the embedded tokens."""
+    attention_dropout: Rate = 0.1
+    """Dropout rate of the attention weights."""
+    residual_dropout: Rate = 0.1
+    """Dropout rate of what attention and MLP add."""
+    target_returns: tuple[float, ...] | None = None
+    """Returns to ask for in evaluations, the first for the score; by default the published two for HalfCheetah, Hopper
+    and Walker2d, else the dataset's best return and half of it."""
+    return_scale: Positive = 1000.0
+    """Divides returns-to-go."""
+    max_episode_steps: Count = 1000
+    """Steps that have a timestep embedding of their own; later ones share the last."""
+    normalize_observations: bool = True
+    """Subtract the dataset's mean and divide by its standard deviation."""
+    observation_floor: Positive = 1e-6
+    """Least standard deviation to divide by."""
+
+
+if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
+    ARGUMENTS = parse(Arguments, __doc__)
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rlrat.datasets import Dataset
+from rlrat.datasets.batches import Units, WindowBatch, Windows
+from rlrat.errors import InputError, one_line_errors
+from rlrat.networks import Embedding, LayerNorm, initialize
+from rlrat.optim import Adam, SeedGuard
+from rlrat.random import Stream
+from rlrat.training import Run
+from rlrat.transformer import SequencePolicy
+
+PUBLISHED_TARGETS = {"HalfCheetah": (12000.0, 6000.0), "Hopper": (3600.0, 1800.0), "Walker2d": (5000.0, 2500.0)}
+
+
+class DecisionTransformer(nn.Module):
+    """Network, optimizer and the update; every tensor has the leading axis S of the seeds."""
+
+    def __init__(
+        self,
+        args: Arguments,
+        seeds: list[int],
+        units: Units,
+        target_returns: Sequence[float],
+        device: torch.device | str,
+    ) -> None:
+        super().__init__()
+        self.args, num_seeds = args, len(seeds)
+        observation_size, action_size = len(units.observation_mean), units.action_size
+        sizes = ("context_length", "max_episode_steps", "embedding_size", "num_layers", "num_heads", "return_scale")
+        self.policy = SequencePolicy(
+            observation_size,
+            action_size,
+            num_seeds=num_seeds,
+            target_returns=target_returns,
+            **{name: getattr(args, name) for name in sizes},
+            **args.network("actor"),
+        )
+        # Without normalisation, tokens of about unit size must come from the weights.
+        initialize(self.policy, seeds, "policy", "normal" if args.norm == "layer" else "lecun_normal")
+        self.policy.set_units(units)
+        self.guard = SeedGuard(num_seeds)
+        self.to(device)
+
+        policy = self.policy
+        embeddings = (policy.return_embedding, policy.observation_embedding, policy.action_embedding)
+        self.policy_optimizer = Adam(
+            policy,
+            args.learning_rate,
+            guard=self.guard,
+            name="actor",
+            rational_rate_scale=args.rational.rate_scale,
+            weight_decay=args.weight_decay,
+            decoupled=True,
+            undecayed=[*embeddings, *(m for m in policy.modules() if isinstance(m, Embedding | LayerNorm))],
+            max_norm=args.max_norm,
+        )
+        self.dropout = [Stream(seeds, f"dropout {place}", device) for place in range(policy.num_dropouts)]
+
+    def update(self, batch: WindowBatch) -> dict[str, Tensor]:
+        """One gradient step; a pure function of tensors that stay on the device."""
+        self.guard.update += 1
+        return self.update_actor(batch)
+
+    def update_actor(self, batch: WindowBatch) -> dict[str, Tensor]:
+        """Regress each action on the return-to-go, the state and the steps before it, padding left out."""
+        args, places = self.args, iter(self.dropout)
+        update = self.guard.update[0]
+        predicted = self.policy.predict(
+            *batch[:4],
+            rates=(args.embedding_dropout, args.attention_dropout, args.residual_dropout),
+            dropout=lambda rate, *shape: next(places).dropout(update, rate, shape),
+        )
+        error = (predicted - batch.actions).square().mean(-1)
+        loss = (error * batch.mask).sum((1, 2)) / batch.mask.sum((1, 2))
+        warmup = ((self.policy_optimizer.steps + 1) / args.warmup_updates).clamp(max=1.0).unsqueeze(-1)
+        self.policy_optimizer.step(loss, warmup)
+        return {"losses/actor": loss}
+
+    def inspect(self, batch: WindowBatch) -> None:
+        """Pass a batch through the network, for those who look at what happens inside."""
+        self.policy.predict(*batch[:4])
+
+
+def choose_targets(args: Arguments, env_id: str, dataset: Dataset) -> tuple[float, ...]:
+    """`--target-returns`, the published ones of the environment, or the best return in the data and half of it."""
+    if args.target_returns is not None:
+        targets = args.target_returns
+        if not targets or len(set(targets)) < len(targets) or not all(map(math.isfinite, targets)):
+            raise InputError(
+                f"--target-returns is {list(targets)}, but must be one or more different returns, the first of which "
+                "makes the score"
+            )
+        return targets
+    name = env_id.rpartition(":")[2].partition("-v")[0]
+    if name in PUBLISHED_TARGETS:
+        return PUBLISHED_TARGETS[name]
+    best = dataset.best_return
+    half = best / 2 if best > 0 else (best + dataset.worst_return) / 2  # half of a negative return would be better
+    return tuple(dict.fromkeys((best, half)))
+
+
+def check(args: Arguments, dataset: Dataset) -> None:
+    """Refuse settings that make no sense, or not with this dataset."""
+    if args.critic_activation is not None:
+        raise InputError(
+            f"--critic-activation is {args.critic_activation}, but a Decision Transformer has no critic: leave it out"
+        )
+    if args.embedding_size % args.num_heads:
+        raise InputError(f"--num-heads is {args.num_heads}, but must divide --embedding-size, {args.embedding_size}")
+    if len(dataset.episode_starts) == 1 and not dataset.episode_complete[0]:
+        raise InputError(
+            f"{dataset.id} has no episode boundaries, neither terminal states nor time limits: a Decision Transformer "
+            "learns from whole episodes"
+        )
+    longest = int(dataset.episode_lengths.max())
+    if args.context_length > longest:
+        raise InputError(
+            f"--context-length is {args.context_length}, but the longest episode of {dataset.id} has {longest} steps: "
+            "give at most so many"
+        )
+
+
+def main(args: Arguments) -> None:
+    run = Run("decision_transformer", args)
+    check(args, run.dataset)
+    units = Units.of(run.dataset, args.normalize_observations, args.observation_floor, reward_scaling="none")
+    window = (args.batch_size, args.context_length)
+    batches = Windows(run.dataset, run.seeds, *window, run.device, units, args.return_scale)
+    targets = choose_targets(args, run.env_id, run.dataset)
+    learner = DecisionTransformer(args, run.seeds, units, targets, run.device)
+    for update in run.updates(learner, batches.at(0)):
+        run.log(learner.update(batches.at(update)))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(ARGUMENTS)

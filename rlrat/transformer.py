@@ -1,0 +1,261 @@
+"""The Decision Transformer's network and how it acts (Chen et al. 2021, arXiv 2106.01345), over a leading seed axis."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlrat.networks import MLP, Embedding, LayerNorm, Linear
+
+if TYPE_CHECKING:
+    from rlrat.datasets.batches import Units
+
+Dropout = Callable[..., Tensor]
+"""`dropout(rate, *shape)`: the next multipliers `[S, *shape]`, 0 or 1/(1 - rate)."""
+TOKENS = 3  # of a time step: return-to-go, state, action
+
+
+class Attention(nn.Module):
+    """Causal self-attention (Vaswani et al. 2017, eq. 1) over the tokens of `[S, B, T, width]`."""
+
+    def __init__(self, width: int, num_heads: int, num_seeds: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = Linear(width, width, (num_seeds,))
+        self.key_value = Linear(width, 2 * width, (num_seeds,))
+        self.output = Linear(width, width, (num_seeds,))
+
+    def forward(self, x: Tensor, wanted: slice, rate: float, dropout: Dropout | None) -> Tensor:
+        """What the `wanted` tokens gather from themselves and all before them: `[S, B, wanted, width]`."""
+        rows, tokens, width = x.shape[1:]
+        queries = self._heads(self.query, x[:, :, wanted])
+        keys, values = self._heads(self.key_value, x).chunk(2, dim=-1)
+        scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(1.0 / math.sqrt(queries.shape[-1]))
+        position = torch.arange(tokens, device=x.device)
+        weights = torch.softmax(scores.masked_fill(position > position[wanted].unsqueeze(1), -math.inf), dim=-1)
+        if dropout is not None and rate > 0:
+            weights = weights * dropout(rate, rows * self.num_heads, *weights.shape[1:]).flatten(0, 1)
+        gathered = torch.bmm(weights, values).unflatten(0, (-1, rows, self.num_heads)).transpose(2, 3)
+        return apply(self.output, gathered.reshape(len(x), rows, -1, width))
+
+    def _heads(self, linear: Linear, x: Tensor) -> Tensor:
+        """`[S, B, T, width]` to `[S * B * heads, T, features of a head]`."""
+        y = apply(linear, x)
+        if self.num_heads == 1:
+            return y.flatten(0, 1)
+        if linear is self.key_value:  # each head has its keys beside its values
+            y = y.unflatten(-1, (2, self.num_heads, -1)).transpose(-3, -2).flatten(-2)
+        else:
+            y = y.unflatten(-1, (self.num_heads, -1))
+        return y.transpose(2, 3).flatten(0, 2)
+
+
+def apply(network: nn.Module, x: Tensor) -> Tensor:
+    """A network of `[S, rows, features]` on `[S, B, T, features]`."""
+    return network(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)), each branch with dropout.
+
+    Without normalisation each branch is multiplied by a learned number for each seed that starts at 0 (ReZero,
+    Bachlechner et al. 2020): a block starts as the identity, whatever its activation, and the residual stream grows
+    only as far as training wants it to.
+    """
+
+    def __init__(self, width: int, num_heads: int, num_seeds: int, norm: str, **mlp) -> None:
+        super().__init__()
+        normalized = norm == "layer"
+        self.attention_norm, self.mlp_norm = (LayerNorm(width, (num_seeds,)) if normalized else None for _ in range(2))
+        self.gains = None if normalized else nn.Parameter(torch.zeros(num_seeds, 2))
+        self.attention = Attention(width, num_heads, num_seeds)
+        self.mlp = MLP(width, out_features=width, batch_shape=(num_seeds,), **mlp)
+
+    def forward(
+        self, x: Tensor, wanted: slice, attention_rate: float, residual_rate: float, dropout: Dropout | None
+    ) -> Tensor:
+        normed = x if self.attention_norm is None else apply(self.attention_norm, x)
+        branch = self.attention(normed, wanted, attention_rate, dropout)
+        x = self._add(x[:, :, wanted], branch, 0, residual_rate, dropout)
+        normed = x if self.mlp_norm is None else apply(self.mlp_norm, x)
+        return self._add(x, apply(self.mlp, normed), 1, residual_rate, dropout)
+
+    def _add(self, x: Tensor, branch: Tensor, index: int, rate: float, dropout: Dropout | None) -> Tensor:
+        if self.gains is not None:
+            branch = branch * self.gains[:, index].view(-1, 1, 1, 1)
+        if dropout is None or rate == 0:
+            return x + branch
+        return torch.addcmul(x, branch, dropout(rate, *branch.shape[1:]))
+
+
+class SequencePolicy(nn.Module):
+    """A policy that looks back at its last `context_length` steps and is told which return it should reach.
+
+    It is evaluated as `rlrat.evaluate` describes: `reset()`, then `policy(observations)` and `observe(rewards, dones)`
+    in turns. The columns E of `[S, E]` are split evenly among `target_returns`, the first ones for the first.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        num_seeds: int,
+        target_returns: Sequence[float],
+        return_scale: float,
+        context_length: int,
+        max_episode_steps: int,
+        embedding_size: int,
+        num_layers: int,
+        num_heads: int,
+        norm: str,
+        **mlp,
+    ) -> None:
+        """`mlp` are the settings of each block's `MLP`; target returns are in the environment's units."""
+        super().__init__()
+        self.settings = {  # what builds this policy again, one seed of it, from a checkpoint
+            "kind": "sequence",
+            "observation_size": observation_size,
+            "action_size": action_size,
+            "target_returns": list(target_returns),
+            "return_scale": return_scale,
+            "context_length": context_length,
+            "max_episode_steps": max_episode_steps,
+            "embedding_size": embedding_size,
+            "num_layers": num_layers,
+            "num_heads": num_heads,
+            "norm": norm,
+            **mlp,
+        }
+        self.target_returns, self.return_scale = tuple(target_returns), return_scale
+        self.context_length, self.batch_shape = context_length, (num_seeds,)
+        self.num_dropouts = 1 + 3 * num_layers  # multipliers that a prediction draws
+        width, seeds = embedding_size, (num_seeds,)
+        self.return_embedding = Linear(1, width, seeds)
+        self.observation_embedding = Linear(observation_size, width, seeds)
+        self.action_embedding = Linear(action_size, width, seeds)
+        self.timestep_embedding = Embedding(max_episode_steps, width, num_seeds)
+        normalized = norm == "layer"
+        self.embedding_norm, self.output_norm = (LayerNorm(width, seeds) if normalized else None for _ in range(2))
+        self.blocks = nn.ModuleList(Block(width, num_heads, num_seeds, norm, **mlp) for _ in range(num_layers))
+        self.head = Linear(width, action_size, seeds)
+        self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
+        self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
+        self.register_buffer("action_scale", torch.ones(num_seeds, 1))
+        self.reset()
+
+    @torch.no_grad()
+    def set_units(self, units: "Units") -> None:
+        """Make `forward` take raw observations and give actions in the environment's units."""
+        self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
+        self.observation_std.copy_(torch.from_numpy(units.observation_std))
+        self.action_scale.fill_(units.action_scale)
+
+    def predict(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        returns_to_go: Tensor,
+        timesteps: Tensor,
+        *,
+        wanted: slice = slice(None),
+        rates: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        dropout: Dropout | None = None,
+    ) -> Tensor:
+        """The action at each of the `wanted` steps, from that step's return-to-go and state and all that came before.
+
+        Args:
+            observations: normalised, `[S, B, K, obs]`.
+            actions: in [-1, 1], `[S, B, K, act]`; those of a step do not reach its own prediction.
+            returns_to_go: divided by the return scale, `[S, B, K]`.
+            timesteps: steps since the episode's start, `[S, B, K]` int64.
+            wanted: steps of K.
+            rates: of dropout, of embeddings, attention weights and residual branches.
+
+        Returns:
+            `[S, B, wanted, act]` in [-1, 1].
+        """
+        embedding_rate, attention_rate, residual_rate = rates
+        steps = observations.shape[2]
+        tokens = torch.stack(
+            (
+                apply(self.return_embedding, returns_to_go.unsqueeze(-1)),
+                apply(self.observation_embedding, observations),
+                apply(self.action_embedding, actions),
+            ),
+            dim=3,
+        )
+        x = (tokens + self.timestep_embedding(timesteps).unsqueeze(3)).flatten(2, 3)
+        if self.embedding_norm is not None:
+            x = apply(self.embedding_norm, x)
+        if dropout is not None and embedding_rate > 0:
+            x = x * dropout(embedding_rate, *x.shape[1:])
+        every = slice(0, TOKENS * steps)
+        first, stop, stride = wanted.indices(steps)
+        states = slice(TOKENS * first + 1, TOKENS * (stop - 1) + 2, TOKENS * stride)  # actions are read off these
+        for index, block in enumerate(self.blocks):
+            # Nothing reads the last block's other tokens: leaving them out saves two thirds of its products.
+            x = block(x, states if index == len(self.blocks) - 1 else every, attention_rate, residual_rate, dropout)
+        if self.output_norm is not None:
+            x = apply(self.output_norm, x)
+        return torch.tanh(apply(self.head, x))
+
+    def reset(self) -> None:
+        """Forget the episode; to be called before each first step."""
+        self._step, self._window, self._dones = 0, None, None
+
+    @torch.no_grad()
+    def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
+        """Actions at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`, of the same kind.
+
+        With one seed, leading axes may be any or none. Rows that are over get zeros.
+
+        Raises:
+            ValueError: E is no multiple of the number of target returns.
+        """
+        raw = torch.as_tensor(observations, dtype=torch.float32, device=self.observation_mean.device)
+        seeds, size = self.observation_mean.shape
+        rows = raw.reshape(seeds, -1, size)
+        if self._window is None:
+            self._window = self._empty_window(rows.shape[1])
+        window, last = self._window, min(self._step, self.context_length - 1)
+        if self._step > last:
+            window = tuple(torch.roll(part, -1, dims=2) for part in window)
+        states, actions, returns_to_go, timesteps = self._window = window
+        states[:, :, last] = (rows - self.observation_mean.unsqueeze(1)) / self.observation_std.unsqueeze(1)
+        actions[:, :, last] = 0.0
+        returns_to_go[:, :, last] = self._return_to_go
+        timesteps[:, :, last] = self._step
+        if self._dones is None:
+            parts = [part[:, :, : last + 1] for part in window]
+            actions[:, :, last] = self.predict(*parts, wanted=slice(last, last + 1)).squeeze(2)
+        else:
+            columns = (~self._dones).any(0).nonzero().squeeze(1)
+            parts = [part[:, columns, : last + 1] for part in window]
+            actions[:, columns, last] = self.predict(*parts, wanted=slice(last, last + 1)).squeeze(2)
+        self._step += 1
+        result = (actions[:, :, last] * self.action_scale.unsqueeze(1)).reshape(*raw.shape[:-1], -1)
+        return result if isinstance(observations, Tensor) else result.cpu().numpy()
+
+    def observe(self, rewards: np.ndarray | Tensor, dones: np.ndarray | Tensor) -> None:
+        """Rewards of the last actions, and which rows are over: `[S, E]`, or with one seed any shape of as many."""
+        device = self.observation_mean.device
+        shape = self._return_to_go.shape
+        rewards = torch.as_tensor(rewards, dtype=torch.float32, device=device).reshape(shape)
+        self._return_to_go = self._return_to_go - rewards / self.return_scale
+        self._dones = torch.as_tensor(dones, dtype=torch.bool, device=device).reshape(shape)
+
+    def _empty_window(self, columns: int) -> tuple[Tensor, ...]:
+        targets = torch.tensor(self.target_returns, device=self.observation_mean.device) / self.return_scale
+        if columns % len(targets):
+            raise ValueError(f"{columns} episodes cannot be split among {len(targets)} target returns")
+        seeds = self.observation_mean.shape[0]
+        self._return_to_go = targets.repeat_interleave(columns // len(targets)).expand(seeds, -1)
+        shape = (seeds, columns, self.context_length)
+        zeros = self.observation_mean.new_zeros
+        observation_size, action_size = self.settings["observation_size"], self.settings["action_size"]
+        timesteps = torch.zeros(shape, dtype=torch.int64, device=targets.device)
+        return zeros(*shape, observation_size), zeros(*shape, action_size), zeros(shape), timesteps
