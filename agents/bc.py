@@ -33,6 +33,7 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
 import torch
 from torch import Tensor, nn
 
+from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import dropout_masks, initialize
@@ -45,9 +46,14 @@ from rlrat.training import Run
 class BC(nn.Module):
     """Network, optimizer and the update; every tensor has the leading axis S of the seeds."""
 
-    def __init__(self, args: Arguments, seeds: list[int], units: Units, device: torch.device | str) -> None:
+    def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
+        if args.critic_activation is not None:
+            raise InputError(f"--critic-activation is {args.critic_activation}, but BC has no critic: leave it out")
         self.args, num_seeds = args, len(seeds)
+        dataset = dataset.best_episodes(args.best_episodes)
+        units = Units.of(dataset, args.normalize_observations, args.observation_floor, reward_scaling="none")
+        self.batches = Batches(dataset, seeds, args.batch_size, device, units)
         observation_size, action_size = len(units.observation_mean), units.action_size
         actor = args.network("actor")
         self.policy = Policy(observation_size, action_size, num_seeds=num_seeds, head=args.policy, **actor)
@@ -59,6 +65,10 @@ class BC(nn.Module):
         adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
         self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
         self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
+
+    def inputs(self, update: int) -> tuple[Batch]:
+        """What `update` takes, each a function of (seed, number of the update)."""
+        return (self.batches.at(update),)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step; a pure function of tensors that stay on the device."""
@@ -83,15 +93,10 @@ class BC(nn.Module):
 
 
 def main(args: Arguments) -> None:
-    if args.critic_activation is not None:
-        raise InputError(f"--critic-activation is {args.critic_activation}, but BC has no critic: leave it out")
     run = Run("bc", args)
-    dataset = run.dataset.best_episodes(args.best_episodes)
-    units = Units.of(dataset, args.normalize_observations, args.observation_floor, reward_scaling="none")
-    batches = Batches(dataset, run.seeds, args.batch_size, run.device, units)
-    learner = BC(args, run.seeds, units, run.device)
-    for update in run.updates(learner, batches.at(0)):
-        run.log(learner.update(batches.at(update)))
+    learner = BC(args, run.dataset, run.seeds, run.device)
+    for update in run.updates(learner):
+        run.log(learner.update(*learner.inputs(update)))
 
 
 if __name__ == "__main__":

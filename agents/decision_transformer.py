@@ -58,7 +58,6 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
     ARGUMENTS = parse(Arguments, __doc__)
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -78,23 +77,20 @@ PUBLISHED_TARGETS = {"HalfCheetah": (12000.0, 6000.0), "Hopper": (3600.0, 1800.0
 class DecisionTransformer(nn.Module):
     """Network, optimizer and the update; every tensor has the leading axis S of the seeds."""
 
-    def __init__(
-        self,
-        args: Arguments,
-        seeds: list[int],
-        units: Units,
-        target_returns: Sequence[float],
-        device: torch.device | str,
-    ) -> None:
+    def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
+        check(args, dataset)
         self.args, num_seeds = args, len(seeds)
+        units = Units.of(dataset, args.normalize_observations, args.observation_floor, reward_scaling="none")
+        window = (args.batch_size, args.context_length)
+        self.batches = Windows(dataset, seeds, *window, device, units, args.return_scale)
         observation_size, action_size = len(units.observation_mean), units.action_size
         sizes = ("context_length", "max_episode_steps", "embedding_size", "num_layers", "num_heads", "return_scale")
         self.policy = SequencePolicy(
             observation_size,
             action_size,
             num_seeds=num_seeds,
-            target_returns=target_returns,
+            target_returns=choose_targets(args, dataset),
             **{name: getattr(args, name) for name in sizes},
             **args.network("actor"),
         )
@@ -118,6 +114,10 @@ class DecisionTransformer(nn.Module):
             max_norm=args.max_norm,
         )
         self.dropout = [Stream(seeds, f"dropout {place}", device) for place in range(policy.num_dropouts)]
+
+    def inputs(self, update: int) -> tuple[WindowBatch]:
+        """What `update` takes, each a function of (seed, number of the update)."""
+        return (self.batches.at(update),)
 
     def update(self, batch: WindowBatch) -> dict[str, Tensor]:
         """One gradient step; a pure function of tensors that stay on the device."""
@@ -144,7 +144,7 @@ class DecisionTransformer(nn.Module):
         self.policy.predict(*batch[:4])
 
 
-def choose_targets(args: Arguments, env_id: str, dataset: Dataset) -> tuple[float, ...]:
+def choose_targets(args: Arguments, dataset: Dataset) -> tuple[float, ...]:
     """`--target-returns`, the published ones of the environment, or the best return in the data and half of it."""
     if args.target_returns is not None:
         targets = args.target_returns
@@ -154,7 +154,7 @@ def choose_targets(args: Arguments, env_id: str, dataset: Dataset) -> tuple[floa
                 "makes the score"
             )
         return targets
-    name = env_id.rpartition(":")[2].partition("-v")[0]
+    name = (args.env_id or dataset.env_id).rpartition(":")[2].partition("-v")[0]
     if name in PUBLISHED_TARGETS:
         return PUBLISHED_TARGETS[name]
     best = dataset.best_return
@@ -185,14 +185,9 @@ def check(args: Arguments, dataset: Dataset) -> None:
 
 def main(args: Arguments) -> None:
     run = Run("decision_transformer", args)
-    check(args, run.dataset)
-    units = Units.of(run.dataset, args.normalize_observations, args.observation_floor, reward_scaling="none")
-    window = (args.batch_size, args.context_length)
-    batches = Windows(run.dataset, run.seeds, *window, run.device, units, args.return_scale)
-    targets = choose_targets(args, run.env_id, run.dataset)
-    learner = DecisionTransformer(args, run.seeds, units, targets, run.device)
-    for update in run.updates(learner, batches.at(0)):
-        run.log(learner.update(batches.at(update)))
+    learner = DecisionTransformer(args, run.dataset, run.seeds, run.device)
+    for update in run.updates(learner):
+        run.log(learner.update(*learner.inputs(update)))
 
 
 if __name__ == "__main__":

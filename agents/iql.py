@@ -46,6 +46,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, dropout_masks, initialize
@@ -58,9 +59,11 @@ from rlrat.training import Run
 class IQL(nn.Module):
     """Networks, optimizers and the update; every tensor has the leading axis S of the seeds."""
 
-    def __init__(self, args: Arguments, seeds: list[int], units: Units, device: torch.device | str) -> None:
+    def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
         self.args, num_seeds = args, len(seeds)
+        units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+        self.batches = Batches(dataset, seeds, args.batch_size, device, units)
         observation_size, action_size = len(units.observation_mean), units.action_size
         critic, actor = args.network("critic"), args.network("actor")
         self.q = MLP(observation_size + action_size, out_features=1, batch_shape=(num_seeds, 2), **critic)
@@ -79,6 +82,10 @@ class IQL(nn.Module):
         self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
         self.q_target_flat = flatten(self.q_target)
         self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
+
+    def inputs(self, update: int) -> tuple[Batch]:
+        """What `update` takes, each a function of (seed, number of the update)."""
+        return (self.batches.at(update),)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One gradient step of each network; a pure function of tensors that stay on the device."""
@@ -158,11 +165,9 @@ class IQL(nn.Module):
 
 def main(args: Arguments) -> None:
     run = Run("iql", args)
-    units = Units.of(run.dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
-    batches = Batches(run.dataset, run.seeds, args.batch_size, run.device, units)
-    learner = IQL(args, run.seeds, units, run.device)
-    for update in run.updates(learner, batches.at(0)):
-        run.log(learner.update(batches.at(update)))
+    learner = IQL(args, run.dataset, run.seeds, run.device)
+    for update in run.updates(learner):
+        run.log(learner.update(*learner.inputs(update)))
 
 
 if __name__ == "__main__":

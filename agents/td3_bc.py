@@ -40,6 +40,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, initialize
@@ -52,9 +53,11 @@ from rlrat.training import Run
 class TD3BC(nn.Module):
     """Networks, optimizers and the update; every tensor has the leading axis S of the seeds."""
 
-    def __init__(self, args: Arguments, seeds: list[int], units: Units, device: torch.device | str) -> None:
+    def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
         self.args, num_seeds = args, len(seeds)
+        units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+        self.batches = Batches(dataset, seeds, args.batch_size, device, units)
         observation_size, action_size = len(units.observation_mean), units.action_size
         critic, actor = args.network("critic"), args.network("actor")
         self.q = MLP(observation_size + action_size, out_features=1, batch_shape=(num_seeds, 2), **critic)
@@ -74,10 +77,14 @@ class TD3BC(nn.Module):
         self.policy_target_flat = flatten(self.policy_target)
         self.noise = Blocks(Stream(seeds, "policy noise", device).normal, (args.batch_size, action_size))
 
+    def inputs(self, update: int) -> tuple[Batch, Tensor, bool]:
+        """What `update` takes, each a function of (seed, number of the update)."""
+        return self.batches.at(update), self.noise.at(update), (update + 1) % self.args.policy_delay == 0
+
     def update(self, batch: Batch, noise: Tensor, actor_step: bool) -> dict[str, Tensor]:
         """A step of the critics and, if `actor_step`, of the actor; a pure function of tensors that stay on the device.
 
-        `noise` `[S, B, act]` is standard normal. The caller, who knows an update's number, says when the actor steps.
+        `noise` `[S, B, act]` is standard normal.
         """
         self.guard.update += 1
         metrics = self.update_q(batch, noise)
@@ -129,12 +136,9 @@ class TD3BC(nn.Module):
 
 def main(args: Arguments) -> None:
     run = Run("td3_bc", args)
-    units = Units.of(run.dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
-    batches = Batches(run.dataset, run.seeds, args.batch_size, run.device, units)
-    learner = TD3BC(args, run.seeds, units, run.device)
-    for update in run.updates(learner, batches.at(0)):
-        actor_step = (update + 1) % args.policy_delay == 0
-        run.log(learner.update(batches.at(update), learner.noise.at(update), actor_step))
+    learner = TD3BC(args, run.dataset, run.seeds, run.device)
+    for update in run.updates(learner):
+        run.log(learner.update(*learner.inputs(update)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ _HOMES = {
     "Rational": "rational",
     "evaluate": "evaluation",
     "load_dataset": "datasets",
+    "load_policy": "loading",
     "make_activation": "activations",
     "normalized_score": "scores",
     "rationalize": "rational",

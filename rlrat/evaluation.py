@@ -122,10 +122,10 @@ class Evaluator:
 
         reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
         self.reset_seeds = np.tile(reset_seeds, repeats)
-        self._envs = _make_environments(env_id, self.env_kwargs, self.reset_seeds.size)
-        self.observation_space = self._envs[0].observation_space
-        self.action_space = self._envs[0].action_space
-        self.num_threads = min(num_threads, len(self._envs)) if _is_mujoco(self._envs[0]) else 1
+        self.envs = _make_environments(env_id, self.env_kwargs, self.reset_seeds.size)
+        self.observation_space = self.envs[0].observation_space
+        self.action_space = self.envs[0].action_space
+        self.num_threads = min(num_threads, len(self.envs)) if _is_mujoco(self.envs[0]) else 1
         # The calling thread works too.
         self._pool = ThreadPoolExecutor(self.num_threads - 1) if self.num_threads > 1 else None
 
@@ -148,7 +148,7 @@ class Evaluator:
             raise
 
     def _run(self, policy: Policy) -> Evaluation:
-        if not self._envs:
+        if not self.envs:
             raise RuntimeError("the evaluator is closed")
         shape, count = self.reset_seeds.shape, self.reset_seeds.size
         observations = np.empty((count, *self.observation_space.shape))
@@ -161,10 +161,10 @@ class Evaluator:
         seeds = self.reset_seeds.ravel().tolist()
 
         def reset(row: int) -> None:
-            observations[row], _ = self._envs[row].reset(seed=seeds[row])
+            observations[row], _ = self.envs[row].reset(seed=seeds[row])
 
         def step(row: int) -> None:
-            env, action = self._envs[row], actions[row]
+            env, action = self.envs[row], actions[row]
             observations[row], rewards[row], terminated[row], truncated[row], _ = env.step(action)
 
         if hasattr(policy, "reset"):
@@ -223,7 +223,7 @@ class Evaluator:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        envs, self._envs = self._envs, []
+        envs, self.envs = self.envs, []
         for env in envs:
             env.close()
 
@@ -356,6 +356,9 @@ def _model_warnings_once() -> Iterator[None]:
     except ModuleNotFoundError:
         yield
         return
+    except (RuntimeError, AttributeError, ImportError) as error:  # it imports OpenGL, which MUJOCO_GL chooses
+        gl = os.environ.get("MUJOCO_GL", "")
+        raise InputError(f"MuJoCo cannot be imported with MUJOCO_GL={gl}: {_one_line(error)}; unset it") from None
     seen: dict[str, None] = {}
     previous = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: seen.setdefault(message))

@@ -132,10 +132,14 @@ class Adam(nn.Module):
         self.register_buffer("steps", torch.zeros(seeds, device=device))  # float32, as PyTorch's kernel wants
 
     @torch.no_grad()
-    def step(self, loss: Tensor, schedule: float | Tensor = 1.0) -> None:
-        """Minimise `loss` `[S]` by one step; `schedule` multiplies the learning rate."""
+    def step(self, loss: Tensor, schedule: float | Tensor = 1.0, gradients: Sequence[Tensor] | None = None) -> None:
+        """Minimise `loss` `[S]` by one step; `schedule` multiplies the learning rate.
+
+        `gradients` of the sum of `loss`, in the order of the network's parameters, where they are known already.
+        """
         self.steps += 1
-        gradients = torch.autograd.grad(loss, self._parameters_in_order, torch.ones_like(loss))
+        if gradients is None:
+            gradients = torch.autograd.grad(loss, self._parameters_in_order, torch.ones_like(loss))
         torch._foreach_copy_(self._gradients, gradients)
         # Everything below sees [S, all of a seed's parameters]; these are views.
         flat, gradient, scratch, first, second = (

@@ -91,7 +91,13 @@ class Policy(nn.Module):
         """The mode at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`, of the same kind.
 
         With one seed, leading axes may be any or none.
+
+        Raises:
+            ValueError: observations of another width.
         """
+        if observations.shape[-1] != self.observation_mean.shape[1]:
+            size = self.observation_mean.shape[1]
+            raise ValueError(f"observations have {observations.shape[-1]} components, this policy takes {size}")
         x = torch.as_tensor(observations, dtype=torch.float32, device=self.observation_mean.device)
         seeds, size = self.observation_mean.shape
         rows = x.reshape(seeds, -1, size)

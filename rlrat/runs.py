@@ -39,6 +39,24 @@ def _writing(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write {path}: {error.strerror}; what was saved before is whole: {mend}") from error
 
 
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint in a file, its tensors on the CPU.
+
+    Raises:
+        InputError: a file that is damaged or no checkpoint.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums
+            if (part := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong checksum of {part}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or "update" not in checkpoint:
+            raise TypeError("it is no checkpoint of a run")
+        return checkpoint
+    except (zipfile.BadZipFile, RuntimeError, EOFError, UnpicklingError, TypeError, LookupError) as error:
+        raise InputError(f"{path} is damaged ({str(error).partition(chr(10))[0]})") from None
+
+
 class RunFolder:
     """The files of one seed's run; DESIGN's contract says what is in each."""
 
@@ -52,7 +70,7 @@ class RunFolder:
 
         Raises `InputError` where another identity, or without `resume` an unfinished run, is in it.
         """
-        there = self._read_json("config.json")
+        there = self.config()
         if there is None:
             return
         ours, theirs = config["identity"], there["identity"]
@@ -80,6 +98,10 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "config.json").exists():
             self.write_json("config.json", config)
+
+    def config(self) -> dict[str, Any] | None:
+        """`config.json`, or None where no run has begun."""
+        return self._read_json("config.json")
 
     def summary(self) -> dict[str, Any] | None:
         """`summary.json`, or None while the run is not finished."""
@@ -129,16 +151,12 @@ class RunFolder:
         self._updates.clear()
         there = [name for name in (_NEWEST, _PREVIOUS) if (self.path / name).exists()]
         for name in there:
-            path = self.path / name
             try:
-                with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums
-                    if (part := archive.testzip()) is not None:
-                        raise zipfile.BadZipFile(f"wrong checksum of {part}")
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+                checkpoint = load_checkpoint(self.path / name)
                 found.setdefault(checkpoint["update"], checkpoint)
                 self._updates[name] = checkpoint["update"]
-            except (zipfile.BadZipFile, RuntimeError, EOFError, UnpicklingError, TypeError, LookupError) as error:
-                warn(f"{path} is damaged ({str(error).partition(chr(10))[0]}): it is not used")
+            except InputError as error:
+                warn(f"{error}: it is not used")
         if there and not found:
             raise InputError(f"no checkpoint in {self.path} can be read: give --overwrite to start this run anew")
         return found

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from rlrat.activations import check_activation
 from rlrat.arguments import RunArguments, identity, parse_env_kwargs, run_folder, settings
 from rlrat.datasets import load_dataset
-from rlrat.datasets.batches import Batch
 from rlrat.errors import InputError, warn
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.rational import Rational
@@ -54,11 +53,11 @@ class Run:
     An agent builds its learner from `seeds`, `dataset` and `device`, then:
 
         for update in run.updates(learner):
-            run.log(learner.update(batches.at(update)))
+            run.log(learner.update(*learner.inputs(update)))
 
     A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`,
-    or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`) and
-    `inspect(batch)`, one pass of the networks whose rational layers are to be logged.
+    or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`), `inputs(update)`,
+    the first of which is the batch, and `inspect(batch)`, one pass of the networks whose rational layers are logged.
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
@@ -124,12 +123,12 @@ class Run:
         sums, count = self._sums.get(names, (0.0, 0))
         self._sums[names] = (values.add_(sums), count + 1)
 
-    def updates(self, learner: nn.Module, batch: Batch) -> Iterator[int]:
+    def updates(self, learner: nn.Module) -> Iterator[int]:
         """The updates that are still to do; around them everything is evaluated, logged and saved when it is due.
 
-        `batch` is what `learner.inspect` is given. A first Ctrl-C or SIGTERM saves a checkpoint and exits.
+        A first Ctrl-C or SIGTERM saves a checkpoint and exits.
         """
-        self._learner, self._batch = learner, batch
+        self._learner, self._batch = learner, learner.inputs(0)[0]
         self._targets = getattr(learner.policy, "target_returns", (None,))
         for name, network in learner.named_modules():
             if getattr(network, "gating", None) is not None and "_target" not in name:
@@ -431,7 +430,7 @@ class Run:
 
 
 @torch.no_grad()
-def rational_scalars(learner: nn.Module, batch: Batch) -> dict[str, Tensor]:
+def rational_scalars(learner: nn.Module, batch: tuple) -> dict[str, Tensor]:
     """What each rational layer does on `batch`, `[S]` each, a mean over its critics and groups.
 
     The slope that it tends to at large |x|, its largest slope on the inputs seen, and the share of inputs outside the

@@ -214,8 +214,11 @@ class SequencePolicy(nn.Module):
         With one seed, leading axes may be any or none. Rows that are over get zeros.
 
         Raises:
-            ValueError: E is no multiple of the number of target returns.
+            ValueError: E is no multiple of the number of target returns, or observations of another width.
         """
+        if observations.shape[-1] != self.observation_mean.shape[1]:
+            size = self.observation_mean.shape[1]
+            raise ValueError(f"observations have {observations.shape[-1]} components, this policy takes {size}")
         raw = torch.as_tensor(observations, dtype=torch.float32, device=self.observation_mean.device)
         seeds, size = self.observation_mean.shape
         rows = raw.reshape(seeds, -1, size)

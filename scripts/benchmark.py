@@ -8,44 +8,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import tyro
+from benchmark_agents import Agents, run_agents
 from benchmark_rational import Rational, run_rational
 from rich.console import Console
-from rich.table import Table
 
 from rlrat import load_dataset
-from rlrat.datasets.batches import Batches, Units
 from rlrat.errors import one_line_errors
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
-from agents import iql as iql_agent
-
-_PEER = Path(__file__).with_name("peer_d3rlpy.py")
-
-
-@dataclass
-class Iql:
-    """Updates per second of agents/iql.py, sampling included, beside d3rlpy's."""
-
-    peer_python: Path | None = None
-    """A Python interpreter that has d3rlpy; without one only rlrat is measured."""
-    activations: tuple[str, ...] = ("relu", "rational")
-    """What to measure; the first is compared with the peer."""
-    num_seeds: tuple[int, ...] = (1,)
-    """Seeds side by side."""
-    rounds: int = 7
-    """Each contender has one turn a round; the median counts."""
-    updates: int = 200
-    """Updates in a turn."""
-    threads: int = 2
-    """CPU threads of each contender."""
+_IQL = Path(__file__).parents[1] / "agents" / "iql.py"
 
 
 @dataclass
@@ -78,91 +55,6 @@ class Evaluate:
     """Each contender has one turn a round; the median counts."""
     threads: int = 2
     """Threads of rlrat."""
-
-
-class _Peer(AbstractContextManager):
-    """d3rlpy in a process of its own, that works only while it is asked to."""
-
-    def __init__(self, python: Path, dataset, threads: int, batch_size: int) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        arrays = f"{self._folder.name}/transitions.npz"
-        names = ("observations", "actions", "rewards", "terminations", "truncations")
-        np.savez(arrays, **{name: getattr(dataset, name) for name in names})
-        command = [str(python), str(_PEER), arrays, str(threads), str(batch_size)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        while not (line := self._read()).startswith("ready "):
-            pass
-        self.name = line.removeprefix("ready ")
-
-    def __call__(self, updates: int) -> float:
-        self._process.stdin.write(f"{updates}\n")
-        self._process.stdin.flush()
-        return float(self._read())
-
-    def _read(self) -> str:
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the peer process ended with exit code {self._process.wait()}")
-        return line.strip()
-
-    def __exit__(self, *_) -> None:
-        self._process.stdin.close()
-        self._process.wait()
-        self._folder.cleanup()
-
-
-def _contender(arguments: iql_agent.Arguments, dataset, num_seeds: int):
-    """A function that performs a number of updates and returns the seconds."""
-    seeds = list(range(num_seeds))
-    units = Units.of(dataset, arguments.normalize_observations, arguments.observation_floor, arguments.reward_scaling)
-    batches = Batches(dataset, seeds, arguments.batch_size, "cpu", units)
-    learner = iql_agent.IQL(arguments, seeds, units, "cpu")
-    done = 0
-
-    def turn(updates: int) -> float:
-        nonlocal done
-        started = time.perf_counter()
-        for done in range(done, done + updates):  # noqa: B020
-            learner.update(batches.at(done))
-        return time.perf_counter() - started
-
-    return turn
-
-
-def run_iql(settings: Iql) -> dict:
-    torch.set_num_threads(settings.threads)
-    dataset = load_dataset("rlrat/hopper/mixed-v0")
-    defaults = iql_agent.Arguments()
-    contenders = {
-        f"rlrat {activation}, S = {count}": (
-            count,
-            _contender(replace(defaults, activation=activation), dataset, count),
-        )
-        for count in settings.num_seeds
-        for activation in settings.activations
-    }
-    if settings.peer_python is not None:
-        peer = _Peer(settings.peer_python, dataset, settings.threads, defaults.batch_size)
-        contenders[peer.name] = (1, peer)
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(settings.rounds + 1):
-        for name, (count, turn) in contenders.items():
-            seconds = turn(settings.updates)
-            if number > 0:  # the first round warms up
-                speeds[name].append(count * settings.updates / seconds)
-    if settings.peer_python is not None:
-        peer.__exit__()
-    rows = {name: {"median": statistics.median(s), "lowest": min(s), "highest": max(s)} for name, s in speeds.items()}
-    base = rows[list(rows)[-1] if settings.peer_python else next(iter(rows))]["median"]
-    table = Table("", "seed-updates/s (median)", "lowest", "highest", "ratio")
-    for name, row in rows.items():
-        row["ratio"] = row["median"] / base
-        figures = (f"{row[key]:.1f}" for key in ("median", "lowest", "highest"))
-        table.add_row(name, *figures, f"{row['ratio']:.2f}")
-    Console().print(table)
-    return rows
 
 
 def run_load(settings: Load) -> dict:
@@ -209,7 +101,7 @@ def run_load(settings: Load) -> dict:
 def run_startup(settings: Startup) -> dict:
     names = "load_dataset, Dataset, make_activation, Rational, rational, rationalize, evaluate, normalized_score"
     commands = {
-        "agents/iql.py --help": [str(Path(iql_agent.__file__)), "--help"],
+        "agents/iql.py --help": [str(_IQL), "--help"],
         "import torch": ["-c", "import torch"],
         "import torch, and every public name of rlrat": ["-c", f"import torch; from rlrat import {names}"],
     }
@@ -260,9 +152,15 @@ def run_evaluate(settings: Evaluate) -> dict:
 
 
 def main() -> None:
-    commands = {Iql: run_iql, Load: run_load, Startup: run_startup, Evaluate: run_evaluate, Rational: run_rational}
+    commands = {
+        Agents: run_agents,
+        Load: run_load,
+        Startup: run_startup,
+        Evaluate: run_evaluate,
+        Rational: run_rational,
+    }
     chosen = tyro.cli(
-        Annotated[Iql, tyro.conf.subcommand("iql")]
+        Annotated[Agents, tyro.conf.subcommand("agents")]
         | Annotated[Load, tyro.conf.subcommand("load")]
         | Annotated[Startup, tyro.conf.subcommand("startup")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

@@ -1,4 +1,4 @@
-"""Learners of every agent on a small dataset, each trained by the line that its `main` has."""
+"""Small learners of every agent."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -6,10 +6,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from rlrat.datasets.batches import Batches, Units, Windows
+from rlrat.datasets.batches import Batches
 from rlrat.datasets.dataset import Dataset
 
-CLASSES = {"bc": "BC", "decision_transformer": "DecisionTransformer", "iql": "IQL", "td3_bc": "TD3BC"}
+CLASSES = {
+    "bc": "BC",
+    "cql": "CQL",
+    "decision_transformer": "DecisionTransformer",
+    "iql": "IQL",
+    "td3_bc": "TD3BC",
+}
 
 
 def make_learner(agent: str, dataset: Dataset, seeds: Sequence[int], **settings) -> tuple[nn.Module, Batches]:
@@ -17,34 +23,16 @@ def make_learner(agent: str, dataset: Dataset, seeds: Sequence[int], **settings)
     small = {"hidden_dims": (16, 16), "batch_size": 32, "total_updates": 100}
     if agent == "decision_transformer":
         small |= {"embedding_size": 16, "context_length": 6, "num_layers": 2, "warmup_updates": 1}
-    args = module.Arguments(**{**small, **settings})
-    if agent == "bc":
-        dataset = dataset.best_episodes(args.best_episodes)
-    if agent == "decision_transformer":
-        units = Units.of(dataset, args.normalize_observations, args.observation_floor, "none")
-        window = (args.batch_size, args.context_length)
-        targets = module.choose_targets(args, dataset.env_id, dataset)
-        learner = module.DecisionTransformer(args, seeds, units, targets, "cpu")
-        return learner, Windows(dataset, seeds, *window, "cpu", units, args.return_scale)
-    reward_scaling = getattr(args, "reward_scaling", "none")
-    units = Units.of(dataset, args.normalize_observations, args.observation_floor, reward_scaling)
-    learner = getattr(module, CLASSES[agent])(args, seeds, units, "cpu")
-    return learner, Batches(dataset, seeds, args.batch_size, "cpu", units)
+    learner = getattr(module, CLASSES[agent])(module.Arguments(**{**small, **settings}), dataset, seeds, "cpu")
+    return learner, learner.batches
 
 
 def make_trainer(
     agent: str, dataset: Dataset, seeds: Sequence[int], **settings
 ) -> tuple[nn.Module, Batches, Callable[[int], dict[str, Tensor]]]:
-    """Also a function that does one update, given its number."""
+    """Also the line that an agent's `main` has: one update, given its number."""
     learner, batches = make_learner(agent, dataset, seeds, **settings)
-
-    def train(update: int) -> dict[str, Tensor]:
-        if agent == "td3_bc":
-            actor_step = (update + 1) % learner.args.policy_delay == 0
-            return learner.update(batches.at(update), learner.noise.at(update), actor_step)
-        return learner.update(batches.at(update))
-
-    return learner, batches, train
+    return learner, batches, lambda update: learner.update(*learner.inputs(update))
 
 
 def forward(network: nn.Module, x: np.ndarray, index: int | tuple[int, int]) -> np.ndarray:

@@ -196,15 +196,15 @@ def _dataset(rewards, env_id="Ant-v5"):
 
 def test_target_returns():
     data = _dataset([[1.0, 2.0], [4.0, 6.0]])
-    assert choose_targets(Arguments(), "Hopper-v5", data) == (3600.0, 1800.0)
-    assert choose_targets(Arguments(), "HalfCheetah-v4", data) == (12000.0, 6000.0)
-    assert choose_targets(Arguments(), "my_module:Walker2d-v5", data) == (5000.0, 2500.0)
-    assert choose_targets(Arguments(), "Ant-v5", data) == (10.0, 5.0)
-    assert choose_targets(Arguments(target_returns=(7.0,)), "Hopper-v5", data) == (7.0,)
-    assert choose_targets(Arguments(), "Ant-v5", _dataset([[-8.0], [-2.0]])) == (-2.0, -5.0)
+    assert choose_targets(Arguments(env_id="Hopper-v5"), data) == (3600.0, 1800.0)
+    assert choose_targets(Arguments(env_id="HalfCheetah-v4"), data) == (12000.0, 6000.0)
+    assert choose_targets(Arguments(env_id="my_module:Walker2d-v5"), data) == (5000.0, 2500.0)
+    assert choose_targets(Arguments(), data) == (10.0, 5.0)
+    assert choose_targets(Arguments(target_returns=(7.0,)), data) == (7.0,)
+    assert choose_targets(Arguments(), _dataset([[-8.0], [-2.0]])) == (-2.0, -5.0)
     for wrong in ((), (3.0, 3.0), (float("nan"),)):
         with pytest.raises(InputError, match="one or more different returns"):
-            choose_targets(Arguments(target_returns=wrong), "Hopper-v5", data)
+            choose_targets(Arguments(target_returns=wrong), data)
 
 
 def test_settings_that_do_not_fit_the_data():

@@ -20,12 +20,14 @@ AGENTS = tuple(CLASSES)
 DROPOUT = {"bc": {"actor_dropout": 0.1}, "iql": {"actor_dropout": 0.1}}
 SETTING = {
     "bc": ("best_episodes", 0.5),
+    "cql": ("alpha", 5.0),
     "decision_transformer": ("context_length", 4),
     "iql": ("expectile", 0.9),
     "td3_bc": ("alpha", 1.0),
 }
 TAGS = {
     "bc": set(),
+    "cql": {"losses/q", "charts/q_mean", "losses/conservative", "losses/entropy", "charts/gap", "charts/log_prob"},
     "decision_transformer": set(),
     "iql": {"losses/q", "charts/q_mean", "losses/v", "charts/v_mean", "charts/advantage_mean", "charts/weight_mean"},
     "td3_bc": {"losses/q", "charts/q_mean", "losses/cloning", "charts/lambda"},

@@ -1,0 +1,132 @@
+"""Trained policies from run folders, ready to act without the file of the agent that trained them."""
+
+import math
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlrat.errors import InputError
+from rlrat.runs import RunFolder, load_checkpoint
+
+if TYPE_CHECKING:
+    from rlrat.policies import Policy
+    from rlrat.transformer import SequencePolicy
+
+# What a checkpoint calls its policy -> the class that builds it again.
+KINDS = {"mlp": "rlrat.policies.Policy", "sequence": "rlrat.transformer.SequencePolicy"}
+
+
+def load_policy(
+    run: str | os.PathLike, device: str = "cpu", target_returns: Sequence[float] | None = None
+) -> "Policy | SequencePolicy":
+    """The policy of a trained seed, from the newest checkpoint that loads.
+
+    It is called with NumPy observations or tensors `[obs]`, `[E, obs]` or `[1, E, obs]`, raw as the environment gives
+    them, and gives actions of the same kind and leading shape, deterministic and in the environment's units:
+
+        policy = rlrat.load_policy("runs/rlrat-hopper-mixed-v0/iql/rational/seed0")
+        env = gymnasium.make("Hopper-v5", render_mode="human")
+        observation, _ = env.reset(seed=0)
+        over = False
+        while not over:
+            observation, reward, terminated, truncated, _ = env.step(policy(observation))
+            over = terminated or truncated
+
+    A Decision Transformer looks back: call its `reset()` before each episode and, after each step, its
+    `observe(rewards, dones)`, each `[1, E]`. `rlrat.evaluate(policy, "Hopper-v5", episodes=100, seed=0)` does so.
+
+    Args:
+        run: the run folder of a seed, `<run-dir>/<dataset>/<agent>/<activation>/seed<k>`, or a checkpoint file.
+        device: cpu, cuda, cuda:1, ...
+        target_returns: for a Decision Transformer, the returns to reach, which share the E observations evenly, the
+            first ones for the first target. By default one, the first it was evaluated with, which its score is of.
+
+    Raises:
+        InputError: no such folder or no checkpoint in it, a damaged one, one that does not fit this version, a device
+            that cannot be used, or target returns that are not finite or for a policy that takes none.
+    """
+    policy = build_policy(read_checkpoint(run), run, device)
+    if target_returns is not None:
+        set_target_returns(policy, target_returns, run)
+    elif hasattr(policy, "target_returns"):
+        set_target_returns(policy, policy.target_returns[:1], run)
+    return policy
+
+
+def read_checkpoint(run: str | os.PathLike) -> dict[str, Any]:
+    """The newest checkpoint of a run folder that loads, or the one in a file, with its tensors on the CPU.
+
+    Raises:
+        InputError: no such folder or file, no checkpoint in it, or none that can be read.
+    """
+    path = Path(run)
+    expected = "expected <run-dir>/<dataset>/<agent>/<activation>/seed<k>"
+    if path.is_file():
+        try:
+            return load_checkpoint(path)
+        except InputError as error:
+            raise InputError(f"{error}: give another checkpoint, or the run folder") from None
+    if not path.is_dir():
+        raise InputError(f"there is no run folder {path}: {expected}")
+    if checkpoints := RunFolder(path).checkpoints():
+        return checkpoints[max(checkpoints)]
+    if (path / "config.json").exists():
+        raise InputError(f"{path} has no checkpoint yet: train until the first one, see --checkpoint-every")
+    seeds = {child.parent.name for child in path.glob("seed*/checkpoint*.pt")}
+    if seeds:
+        names = sorted(seeds, key=lambda name: (len(name), name))
+        raise InputError(f"{path} holds the runs of {', '.join(names)}: give one of them, such as {path / names[0]}")
+    raise InputError(f"{path} is not a run folder, there is no checkpoint.pt in it: {expected}")
+
+
+def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str = "cpu") -> "Policy | SequencePolicy":
+    """The policy in a checkpoint of `run`, in evaluation mode and without gradients.
+
+    Raises:
+        InputError: the checkpoint does not fit this version, or the device cannot be used.
+    """
+    try:
+        settings = dict(checkpoint["policy"])
+        kind = settings.pop("kind", "mlp")
+        if kind not in KINDS:
+            raise InputError(f"its policy is of the kind {kind!r}, known are {', '.join(KINDS)}")
+        module, _, name = KINDS[kind].rpartition(".")
+        policy = getattr(import_module(module), name)(num_seeds=1, **settings)
+        policy.load_state_dict(
+            {
+                name.removeprefix("policy."): value.unsqueeze(0)
+                for name, value in checkpoint["state"].items()
+                if name.startswith("policy.")
+            }
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise InputError(
+            f"the checkpoint in {run} does not fit this version of rlrat ({reason}): "
+            "use the version in the run's config.json, or train again with --overwrite"
+        ) from None
+    try:
+        policy.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used: {reason}; give cpu or cuda:<number>") from None
+    return policy.eval().requires_grad_(False)
+
+
+def set_target_returns(policy: Any, target_returns: Sequence[float], run: str | os.PathLike) -> None:
+    """Tell a Decision Transformer which returns to reach.
+
+    Raises:
+        InputError: no target, one that is not finite, or a policy that takes none.
+    """
+    targets = tuple(float(target) for target in target_returns)
+    if not hasattr(policy, "target_returns"):
+        raise InputError(
+            f"the policy in {run} takes no target returns, only a Decision Transformer does: leave them out"
+        )
+    if not targets or not all(map(math.isfinite, targets)):
+        raise InputError(f"the target returns are {list(targets)}: give one or more finite numbers")
+    policy.target_returns = targets
+    policy.reset()

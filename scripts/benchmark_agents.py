@@ -1,0 +1,139 @@
+"""The `agents` subcommand of `scripts/benchmark.py`: updates per second, beside d3rlpy's."""
+
+import importlib
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rlrat import load_dataset
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
+
+LEARNERS = {"iql": "IQL", "td3_bc": "TD3BC", "cql": "CQL", "decision_transformer": "DecisionTransformer", "bc": "BC"}
+PEER = Path(__file__).with_name("peer_d3rlpy.py")
+# Where our defaults differ from what d3rlpy is given: CQL's three hidden layers.
+_SETTINGS = {"cql": {"hidden_dims": (256, 256)}}
+
+
+@dataclass
+class Agents:
+    """Updates per second of each agent, sampling included, beside d3rlpy's."""
+
+    peer_python: Path | None = None
+    """A Python interpreter that has d3rlpy (see scripts/peer_d3rlpy.py); without one only rlrat is measured."""
+    agents: tuple[str, ...] = ("iql", "td3_bc", "cql", "decision_transformer")
+    """Which agents; bc has no peer."""
+    activations: tuple[str, ...] = ()
+    """What to measure, the first beside the peer: by default relu (Decision Transformer: gelu), and a rational that
+    starts as it."""
+    num_seeds: tuple[int, ...] = (1,)
+    """Seeds side by side."""
+    rounds: int = 11
+    """Each contender has one turn a round, the first not counted; the median counts."""
+    seconds: float = 1.0
+    """About how long a turn lasts."""
+    threads: int = 2
+    """CPU threads of each contender."""
+
+
+class _Peer:
+    """d3rlpy in a process of its own, that works only while it is asked to."""
+
+    def __init__(self, python: Path, agent: str, threads: int, batch_size: int) -> None:
+        command = [str(python), str(PEER), "speed", agent, "--threads", str(threads), "--batch-size", str(batch_size)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        while not (line := self._read()).startswith("ready "):
+            pass
+        self.name = line.removeprefix("ready ")
+
+    def __call__(self, updates: int) -> float:
+        self._process.stdin.write(f"{updates}\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def _read(self) -> str:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the peer process ended with exit code {self._process.wait()}")
+        return line.strip()
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _contender(agent: str, activation: str, dataset, num_seeds: int):
+    """A function that performs a number of updates and returns the seconds; and the batch size."""
+    module = importlib.import_module(f"agents.{agent}")
+    arguments = module.Arguments(activation=activation, **_SETTINGS.get(agent, {}))
+    learner = getattr(module, LEARNERS[agent])(arguments, dataset, list(range(num_seeds)), "cpu")
+    done = 0
+
+    def turn(updates: int) -> float:
+        nonlocal done
+        started = time.perf_counter()
+        for update in range(done, done + updates):
+            learner.update(*learner.inputs(update))
+        done += updates
+        return time.perf_counter() - started
+
+    return turn, arguments.batch_size
+
+
+def _measure(agent: str, settings: Agents, dataset) -> dict[str, dict[str, float]]:
+    fixed = "gelu" if agent == "decision_transformer" else "relu"
+    activations = settings.activations or (fixed, "rational:gelu" if fixed == "gelu" else "rational")
+    contenders = {}
+    with ExitStack() as stack:
+        for count in settings.num_seeds:
+            for activation in activations:
+                turn, batch_size = _contender(agent, activation, dataset, count)
+                contenders[f"{agent} {activation}, S = {count}"] = (count, turn)
+        if settings.peer_python is not None and agent != "bc":
+            peer = _Peer(settings.peer_python, agent, settings.threads, batch_size)
+            stack.callback(peer.close)
+            contenders[f"{agent} {peer.name}"] = (1, peer)
+        # A turn of each lasts about as long, so that all meet the same machine.
+        updates = {}
+        for name, (_, turn) in contenders.items():
+            turn(3)
+            updates[name] = max(1, round(5 * settings.seconds / turn(5)))
+        speeds: dict[str, list[float]] = {name: [] for name in contenders}
+        for number in range(settings.rounds + 1):
+            for name, (count, turn) in contenders.items():
+                seconds = turn(updates[name])
+                if number > 0:  # the first round warms up
+                    speeds[name].append(count * updates[name] / seconds)
+    rows = {name: {"median": statistics.median(s), "lowest": min(s), "highest": max(s)} for name, s in speeds.items()}
+    first, last = next(iter(speeds)), list(speeds)[-1]
+    for name, row in rows.items():
+        # Ratios of neighbouring turns: what slows the machine for a while slows both.
+        row["time, of the first"] = statistics.median(a / b for a, b in zip(speeds[first], speeds[name], strict=True))
+        if settings.peer_python is not None:
+            row["speed, of d3rlpy"] = statistics.median(a / b for a, b in zip(speeds[name], speeds[last], strict=True))
+    return rows
+
+
+def run_agents(settings: Agents) -> dict:
+    torch.set_num_threads(settings.threads)
+    dataset = load_dataset("rlrat/hopper/mixed-v0")
+    rows = {}
+    for agent in settings.agents:
+        rows |= _measure(agent, settings, dataset)
+    table = Table("", "seed-updates/s (median)", "lowest", "highest", "time, of the first", "speed, of d3rlpy")
+    for name, row in rows.items():
+        figures = [f"{row[key]:.1f}" for key in ("median", "lowest", "highest")]
+        ratios = [f"{row[key]:.2f}" if key in row else "" for key in ("time, of the first", "speed, of d3rlpy")]
+        table.add_row(name, *figures, *ratios)
+    Console().print(table)
+    return rows
