@@ -8,6 +8,8 @@ from rlrat.arguments import Positive, Range, RunArguments, parse
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
+    critic_activation: str | None = None
+    """Not for this agent: it has no critic."""
     learning_rate: Positive = 3e-4
     """Adam's."""
     actor_schedule: Literal["cosine", "constant"] = "constant"
@@ -28,7 +30,6 @@ class Arguments(RunArguments):
 
 if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
     ARGUMENTS = parse(Arguments, __doc__)
-
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +79,8 @@ class BC(nn.Module):
     def update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """Maximise log pi(a | s), which is minus the squared error of a deterministic policy."""
         args = self.args
-        masks = None
-        if args.actor_dropout > 0:
-            rows = batch.actions.shape[1]
-            masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
+        rows = batch.actions.shape[1]
+        masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
         loss = -self.policy.log_prob(batch.observations, batch.actions, masks).mean(-1)
         schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else 1.0
         self.policy_optimizer.step(loss, schedule)

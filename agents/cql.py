@@ -27,9 +27,9 @@ class Arguments(RunArguments):
     """Of that loss's logsumexp over actions."""
     importance_sampling: bool = True
     """Divide the sampled actions by their density in the logsumexp; without it, the data's action is among them."""
-    gap_low: float | None = None
+    gap_low: Annotated[float, Range(-1e6, 1e6)] | None = None
     """Clips the gap, the logsumexp less the Q of the data's action, from below; not by default."""
-    gap_high: float | None = None
+    gap_high: Annotated[float, Range(-1e6, 1e6)] | None = None
     """Clips the gap from above."""
     lagrange: bool = False
     """Learn a multiplier of the conservative loss that holds the mean gap at --target-action-gap."""

@@ -19,12 +19,14 @@ class Arguments(RunArguments):
     """layer: of the embeddings, before each attention and MLP, and before the head; none: branches scaled from 0."""
     hidden_dims: tuple[int, ...] = (512,)
     """Hidden widths of each block's MLP."""
+    critic_activation: str | None = None
+    """Not for this agent: it has no critic."""
     learning_rate: Positive = 1e-4
     """AdamW's."""
     warmup_updates: Count = 10_000
     """The learning rate grows linearly over so many updates."""
     weight_decay: NotNegative = 1e-4
-    """AdamW's, of all but embeddings, normalisation and rational coefficients."""
+    """AdamW's, of all but embeddings, norms, the gains in their place, and rational coefficients."""
     max_norm: Positive = 0.25
     """Clips the norm of a seed's gradient."""
     context_length: Count = 20
@@ -42,8 +44,7 @@ class Arguments(RunArguments):
     residual_dropout: Rate = 0.1
     """Dropout rate of what attention and MLP add."""
     target_returns: tuple[float, ...] | None = None
-    """Returns to ask for in evaluations, the first for the score; by default the published two for HalfCheetah, Hopper
-    and Walker2d, else the dataset's best return and half of it."""
+    """Returns to ask for, the first for the score; default: the published ones, or the data's best and half of it."""
     return_scale: Positive = 1000.0
     """Divides returns-to-go."""
     max_episode_steps: Count = 1000
@@ -57,8 +58,6 @@ class Arguments(RunArguments):
 if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
     ARGUMENTS = parse(Arguments, __doc__)
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +68,7 @@ from rlrat.networks import Embedding, LayerNorm, initialize
 from rlrat.optim import Adam, SeedGuard
 from rlrat.random import Stream
 from rlrat.training import Run
-from rlrat.transformer import SequencePolicy
+from rlrat.transformer import Gain, SequencePolicy, check_target_returns
 
 PUBLISHED_TARGETS = {"HalfCheetah": (12000.0, 6000.0), "Hopper": (3600.0, 1800.0), "Walker2d": (5000.0, 2500.0)}
 
@@ -110,7 +109,7 @@ class DecisionTransformer(nn.Module):
             rational_rate_scale=args.rational.rate_scale,
             weight_decay=args.weight_decay,
             decoupled=True,
-            undecayed=[*embeddings, *(m for m in policy.modules() if isinstance(m, Embedding | LayerNorm))],
+            undecayed=[*embeddings, *(m for m in policy.modules() if isinstance(m, Embedding | LayerNorm | Gain))],
             max_norm=args.max_norm,
         )
         self.dropout = [Stream(seeds, f"dropout {place}", device) for place in range(policy.num_dropouts)]
@@ -147,13 +146,7 @@ class DecisionTransformer(nn.Module):
 def choose_targets(args: Arguments, dataset: Dataset) -> tuple[float, ...]:
     """`--target-returns`, the published ones of the environment, or the best return in the data and half of it."""
     if args.target_returns is not None:
-        targets = args.target_returns
-        if not targets or len(set(targets)) < len(targets) or not all(map(math.isfinite, targets)):
-            raise InputError(
-                f"--target-returns is {list(targets)}, but must be one or more different returns, the first of which "
-                "makes the score"
-            )
-        return targets
+        return check_target_returns(args.target_returns)
     name = (args.env_id or dataset.env_id).rpartition(":")[2].partition("-v")[0]
     if name in PUBLISHED_TARGETS:
         return PUBLISHED_TARGETS[name]
@@ -170,12 +163,12 @@ def check(args: Arguments, dataset: Dataset) -> None:
         )
     if args.embedding_size % args.num_heads:
         raise InputError(f"--num-heads is {args.num_heads}, but must divide --embedding-size, {args.embedding_size}")
-    if len(dataset.episode_starts) == 1 and not dataset.episode_complete[0]:
+    if not dataset.episode_complete.any():
         raise InputError(
             f"{dataset.id} has no episode boundaries, neither terminal states nor time limits: a Decision Transformer "
             "learns from whole episodes"
         )
-    longest = int(dataset.episode_lengths.max())
+    longest = int(dataset.episode_lengths[dataset.episode_complete].max())
     if args.context_length > longest:
         raise InputError(
             f"--context-length is {args.context_length}, but the longest episode of {dataset.id} has {longest} steps: "

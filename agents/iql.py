@@ -130,10 +130,8 @@ class IQL(nn.Module):
         """Eq. 7: behaviour cloning weighted by exp(beta A)."""
         args = self.args
         weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_weight)
-        masks = None
-        if args.actor_dropout > 0:
-            rows = batch.actions.shape[1]
-            masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
+        rows = batch.actions.shape[1]
+        masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
         loss = -(weight * self.policy.log_prob(batch.observations, batch.actions, masks)).mean(-1)
         schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else 1.0
         self.policy_optimizer.step(loss, schedule)

@@ -1,6 +1,5 @@
 """Trained policies from run folders, ready to act without the file of the agent that trained them."""
 
-import math
 import os
 from collections.abc import Sequence
 from importlib import import_module
@@ -89,7 +88,7 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
     """
     try:
         settings = dict(checkpoint["policy"])
-        kind = settings.pop("kind", "mlp")
+        kind = settings.pop("kind")
         if kind not in KINDS:
             raise InputError(f"its policy is of the kind {kind!r}, known are {', '.join(KINDS)}")
         module, _, name = KINDS[kind].rpartition(".")
@@ -119,14 +118,13 @@ def set_target_returns(policy: Any, target_returns: Sequence[float], run: str | 
     """Tell a Decision Transformer which returns to reach.
 
     Raises:
-        InputError: no target, one that is not finite, or a policy that takes none.
+        InputError: no target, equal ones, one that is not finite, or a policy that takes none.
     """
-    targets = tuple(float(target) for target in target_returns)
     if not hasattr(policy, "target_returns"):
         raise InputError(
             f"the policy in {run} takes no target returns, only a Decision Transformer does: leave them out"
         )
-    if not targets or not all(map(math.isfinite, targets)):
-        raise InputError(f"the target returns are {list(targets)}: give one or more finite numbers")
-    policy.target_returns = targets
+    from rlrat.transformer import check_target_returns
+
+    policy.target_returns = check_target_returns(target_returns)
     policy.reset()

@@ -125,6 +125,8 @@ class MLP(nn.Module):
         """What `gated` made of the hidden widths, in words."""
         if gated:
             plain, groups = hidden_dims, (activation_settings or {}).get("groups", 1)
+            for width in plain:  # the narrowed ones, which nobody has typed, are multiples of what divides these
+                make_activation(activation, features=width, **(activation_settings or {}))
             hidden_dims = gated_dims(in_features, plain, out_features, groups)
             before = _count_weights(in_features, plain, out_features)
             now = _count_weights(in_features, hidden_dims, out_features, gated=True)
@@ -169,8 +171,12 @@ def _count_weights(in_features: int, hidden_dims: Sequence[int], out_features: i
     return hidden * (2 if gated else 1) + (hidden_dims[-1] + 1) * out_features
 
 
-def dropout_masks(streams: Sequence[Stream], update: int | Tensor, rate: float, rows: int, mlp: MLP) -> list[Tensor]:
-    """Inverted dropout's multipliers, 0 or 1/(1 - rate): `[S, rows, width]` a hidden layer, each seed's own."""
+def dropout_masks(
+    streams: Sequence[Stream], update: int | Tensor, rate: float, rows: int, mlp: MLP
+) -> list[Tensor] | None:
+    """Inverted dropout's multipliers, 0 or 1/(1 - rate): `[S, rows, width]` a hidden layer; None where none is 0."""
+    if rate == 0.0:
+        return None
     return [
         stream.dropout(update, rate, (rows, layer.linear.weight.shape[-1]))
         for stream, layer in zip(streams, mlp.hidden, strict=True)

@@ -14,7 +14,42 @@ if TYPE_CHECKING:
     from rlrat.datasets.batches import Units
 
 
-class Policy(nn.Module):
+class ActingPolicy(nn.Module):
+    """What takes raw observations and gives actions in the environment's units: the units of either."""
+
+    def __init__(self, observation_size: int, action_size: int, num_seeds: int) -> None:
+        super().__init__()
+        self.batch_shape = (num_seeds,)
+        self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
+        self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
+        self.register_buffer("action_scale", torch.ones(num_seeds, 1))
+
+    @torch.no_grad()
+    def set_units(self, units: "Units") -> None:
+        self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
+        self.observation_std.copy_(torch.from_numpy(units.observation_std))
+        self.action_scale.fill_(units.action_scale)
+
+    def read(self, observations: np.ndarray | Tensor) -> Tensor:
+        """Raw observations `[S, E, obs]`, or with one seed `[..., obs]`, normalised: `[S, E, obs]`.
+
+        Raises:
+            ValueError: observations of another width.
+        """
+        seeds, size = self.observation_mean.shape
+        if observations.shape[-1] != size:
+            raise ValueError(f"observations have {observations.shape[-1]} components, this policy takes {size}")
+        raw = torch.as_tensor(observations, dtype=torch.float32, device=self.observation_mean.device)
+        rows = raw.reshape(seeds, -1, size)
+        return (rows - self.observation_mean.unsqueeze(1)) / self.observation_std.unsqueeze(1)
+
+    def give(self, actions: Tensor, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
+        """Actions `[S, E, act]` in [-1, 1], in the environment's units, of `observations`' kind and leading shape."""
+        scaled = (actions * self.action_scale.unsqueeze(1)).reshape(*observations.shape[:-1], -1)
+        return scaled if isinstance(observations, Tensor) else scaled.cpu().numpy()
+
+
+class Policy(ActingPolicy):
     """Normalisation, network, head and action scale.
 
     Heads, with mean network m and, but for `sac`, a state-independent log standard deviation:
@@ -36,13 +71,13 @@ class Policy(nn.Module):
         self, observation_size: int, action_size: int, *, num_seeds: int, head: str, log_std_offset=0.0, **network
     ) -> None:
         """`network` are the settings of an `MLP`, such as `hidden_dims`."""
-        super().__init__()
+        super().__init__(observation_size, action_size, num_seeds)
         if head not in self.HEADS:
             raise ValueError(f"unknown policy head {head!r}: choose from {', '.join(self.HEADS)}")
         # What builds this policy again, one seed of it, from a checkpoint.
-        self.settings = {"observation_size": observation_size, "action_size": action_size, "head": head, **network}
+        self.settings = {"kind": "mlp", "observation_size": observation_size, "action_size": action_size, "head": head}
+        self.settings |= network
         self.head = head
-        self.batch_shape = (num_seeds,)
         outputs = action_size * (2 if head == "sac" else 1)
         self.mean = MLP(observation_size, out_features=outputs, batch_shape=(num_seeds,), **network)
         self.log_std = self.log_std_scale = self.log_std_offset = None
@@ -51,16 +86,6 @@ class Policy(nn.Module):
             self.log_std_offset = nn.Parameter(torch.full((num_seeds,), log_std_offset))
         elif head != "deterministic":
             self.log_std = nn.Parameter(torch.zeros(num_seeds, action_size))
-        self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
-        self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
-        self.register_buffer("action_scale", torch.ones(num_seeds, 1))
-
-    @torch.no_grad()
-    def set_units(self, units: "Units") -> None:
-        """Make `forward` take raw observations and give actions in the environment's units."""
-        self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
-        self.observation_std.copy_(torch.from_numpy(units.observation_std))
-        self.action_scale.fill_(units.action_scale)
 
     def gaussian(self, observations: Tensor, dropout: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation of u (`tanh_gaussian`: of a) at normalised observations `[S, B, obs]`."""
@@ -95,14 +120,7 @@ class Policy(nn.Module):
         Raises:
             ValueError: observations of another width.
         """
-        if observations.shape[-1] != self.observation_mean.shape[1]:
-            size = self.observation_mean.shape[1]
-            raise ValueError(f"observations have {observations.shape[-1]} components, this policy takes {size}")
-        x = torch.as_tensor(observations, dtype=torch.float32, device=self.observation_mean.device)
-        seeds, size = self.observation_mean.shape
-        rows = x.reshape(seeds, -1, size)
-        outputs = self.mean((rows - self.observation_mean.unsqueeze(1)) / self.observation_std.unsqueeze(1))
+        outputs = self.mean(self.read(observations))
         if self.head == "sac":
             outputs = outputs.chunk(2, dim=-1)[0]
-        actions = (torch.tanh(outputs) * self.action_scale.unsqueeze(1)).reshape(*x.shape[:-1], -1)
-        return actions if isinstance(observations, Tensor) else actions.cpu().numpy()
+        return self.give(torch.tanh(outputs), observations)

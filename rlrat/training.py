@@ -130,9 +130,12 @@ class Run:
         """
         self._learner, self._batch = learner, learner.inputs(0)[0]
         self._targets = getattr(learner.policy, "target_returns", (None,))
+        gated: dict[str, list[str]] = {}  # names of the networks by what became of them
         for name, network in learner.named_modules():
             if getattr(network, "gating", None) is not None and "_target" not in name:
-                self.console.print(f"gated: {name} has {network.gating}", soft_wrap=True)
+                gated.setdefault(network.gating, []).append(name)
+        for text, names in gated.items():
+            self.console.print(f"gated: {', '.join(names)}: {text}", soft_wrap=True)
         if self.reference is None:
             self.console.print(f"no reference scores for {self.env_id} with this data: returns are raw", soft_wrap=True)
         for seed, folder in self._folders.items():
@@ -233,7 +236,7 @@ class Run:
                 line, its_episodes = self._rows(result, index, target, wall)
                 lines.append(line)
                 episodes += its_episodes
-                prefix = "eval" if target == self._targets[0] else f"eval/target_{target:g}"
+                prefix = "eval" if target == self._targets[0] else f"eval/target_{target}".removesuffix(".0")
                 names = ("return_mean", "length_mean", "normalized_score")
                 scalars = {f"{prefix}/{name}": line[name] for name in names if line[name] is not None}
                 folder.add_scalars(scalars, self.update)
@@ -255,7 +258,8 @@ class Run:
         self, result: Evaluation, index: int, target: float | None, wall: float
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """One line of evaluations.csv and those of episodes.csv behind it, for the seed at `index`."""
-        at = {"update": self.update, "target_return": None if target is None else f"{target:g}"}
+        # All digits: a run's score is found by its target.
+        at = {"update": self.update, "target_return": None if target is None else repr(target).removesuffix(".0")}
         mean = result.return_mean[index]
         evaluation = {
             **at,

@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlrat.errors import InputError
 from rlrat.networks import MLP, Embedding, LayerNorm, Linear
-
-if TYPE_CHECKING:
-    from rlrat.datasets.batches import Units
+from rlrat.policies import ActingPolicy
 
 Dropout = Callable[..., Tensor]
 """`dropout(rate, *shape)`: the next multipliers `[S, *shape]`, 0 or 1/(1 - rate)."""
@@ -53,6 +51,17 @@ class Attention(nn.Module):
         return y.transpose(2, 3).flatten(0, 2)
 
 
+class Gain(nn.Module):
+    """A factor of each seed, zero at first: `weight` `[S]` (ReZero, Bachlechner et al. 2020)."""
+
+    def __init__(self, num_seeds: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_seeds))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight.view(-1, *[1] * (x.ndim - 1))
+
+
 def apply(network: nn.Module, x: Tensor) -> Tensor:
     """A network of `[S, rows, features]` on `[S, B, T, features]`."""
     return network(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
@@ -61,16 +70,15 @@ def apply(network: nn.Module, x: Tensor) -> Tensor:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)), each branch with dropout.
 
-    Without normalisation each branch is multiplied by a learned number for each seed that starts at 0 (ReZero,
-    Bachlechner et al. 2020): a block starts as the identity, whatever its activation, and the residual stream grows
-    only as far as training wants it to.
+    Without normalisation each branch has a `Gain`: a block starts as the identity, whatever its activation, and the
+    residual stream grows only as far as training wants it to.
     """
 
     def __init__(self, width: int, num_heads: int, num_seeds: int, norm: str, **mlp) -> None:
         super().__init__()
         normalized = norm == "layer"
         self.attention_norm, self.mlp_norm = (LayerNorm(width, (num_seeds,)) if normalized else None for _ in range(2))
-        self.gains = None if normalized else nn.Parameter(torch.zeros(num_seeds, 2))
+        self.attention_gain, self.mlp_gain = (None if normalized else Gain(num_seeds) for _ in range(2))
         self.attention = Attention(width, num_heads, num_seeds)
         self.mlp = MLP(width, out_features=width, batch_shape=(num_seeds,), **mlp)
 
@@ -79,19 +87,36 @@ class Block(nn.Module):
     ) -> Tensor:
         normed = x if self.attention_norm is None else apply(self.attention_norm, x)
         branch = self.attention(normed, wanted, attention_rate, dropout)
-        x = self._add(x[:, :, wanted], branch, 0, residual_rate, dropout)
+        x = self._add(x[:, :, wanted], branch, self.attention_gain, residual_rate, dropout)
         normed = x if self.mlp_norm is None else apply(self.mlp_norm, x)
-        return self._add(x, apply(self.mlp, normed), 1, residual_rate, dropout)
+        return self._add(x, apply(self.mlp, normed), self.mlp_gain, residual_rate, dropout)
 
-    def _add(self, x: Tensor, branch: Tensor, index: int, rate: float, dropout: Dropout | None) -> Tensor:
-        if self.gains is not None:
-            branch = branch * self.gains[:, index].view(-1, 1, 1, 1)
+    @staticmethod
+    def _add(x: Tensor, branch: Tensor, gain: Gain | None, rate: float, dropout: Dropout | None) -> Tensor:
+        if gain is not None:
+            branch = gain(branch)
         if dropout is None or rate == 0:
             return x + branch
         return torch.addcmul(x, branch, dropout(rate, *branch.shape[1:]))
 
 
-class SequencePolicy(nn.Module):
+def check_target_returns(targets: Sequence[float]) -> tuple[float, ...]:
+    """The target returns, if they are some.
+
+    Raises:
+        InputError: none, equal ones, or what is no finite number.
+    """
+    try:
+        numbers = tuple(map(float, targets))
+        if numbers and len(set(numbers)) == len(numbers) and all(map(math.isfinite, numbers)):
+            return numbers
+    except (TypeError, ValueError):
+        pass
+    given = list(targets) if isinstance(targets, Sequence) else targets
+    raise InputError(f"the target returns are {given}: give one or more different finite numbers, the score's first")
+
+
+class SequencePolicy(ActingPolicy):
     """A policy that looks back at its last `context_length` steps and is told which return it should reach.
 
     It is evaluated as `rlrat.evaluate` describes: `reset()`, then `policy(observations)` and `observe(rewards, dones)`
@@ -115,7 +140,7 @@ class SequencePolicy(nn.Module):
         **mlp,
     ) -> None:
         """`mlp` are the settings of each block's `MLP`; target returns are in the environment's units."""
-        super().__init__()
+        super().__init__(observation_size, action_size, num_seeds)
         self.settings = {  # what builds this policy again, one seed of it, from a checkpoint
             "kind": "sequence",
             "observation_size": observation_size,
@@ -131,7 +156,7 @@ class SequencePolicy(nn.Module):
             **mlp,
         }
         self.target_returns, self.return_scale = tuple(target_returns), return_scale
-        self.context_length, self.batch_shape = context_length, (num_seeds,)
+        self.context_length = context_length
         self.num_dropouts = 1 + 3 * num_layers  # multipliers that a prediction draws
         width, seeds = embedding_size, (num_seeds,)
         self.return_embedding = Linear(1, width, seeds)
@@ -142,17 +167,7 @@ class SequencePolicy(nn.Module):
         self.embedding_norm, self.output_norm = (LayerNorm(width, seeds) if normalized else None for _ in range(2))
         self.blocks = nn.ModuleList(Block(width, num_heads, num_seeds, norm, **mlp) for _ in range(num_layers))
         self.head = Linear(width, action_size, seeds)
-        self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
-        self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
-        self.register_buffer("action_scale", torch.ones(num_seeds, 1))
         self.reset()
-
-    @torch.no_grad()
-    def set_units(self, units: "Units") -> None:
-        """Make `forward` take raw observations and give actions in the environment's units."""
-        self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
-        self.observation_std.copy_(torch.from_numpy(units.observation_std))
-        self.action_scale.fill_(units.action_scale)
 
     def predict(
         self,
@@ -205,46 +220,42 @@ class SequencePolicy(nn.Module):
 
     def reset(self) -> None:
         """Forget the episode; to be called before each first step."""
-        self._step, self._window, self._dones = 0, None, None
+        self._step, self._window = 0, None
 
     @torch.no_grad()
     def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Actions at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`, of the same kind.
 
-        With one seed, leading axes may be any or none. Rows that are over get zeros.
+        With one seed, leading axes may be any or none. Columns that are over in every seed get zeros.
 
         Raises:
             ValueError: E is no multiple of the number of target returns, or observations of another width.
         """
-        if observations.shape[-1] != self.observation_mean.shape[1]:
-            size = self.observation_mean.shape[1]
-            raise ValueError(f"observations have {observations.shape[-1]} components, this policy takes {size}")
-        raw = torch.as_tensor(observations, dtype=torch.float32, device=self.observation_mean.device)
-        seeds, size = self.observation_mean.shape
-        rows = raw.reshape(seeds, -1, size)
+        rows = self.read(observations)
         if self._window is None:
             self._window = self._empty_window(rows.shape[1])
         window, last = self._window, min(self._step, self.context_length - 1)
         if self._step > last:
             window = tuple(torch.roll(part, -1, dims=2) for part in window)
         states, actions, returns_to_go, timesteps = self._window = window
-        states[:, :, last] = (rows - self.observation_mean.unsqueeze(1)) / self.observation_std.unsqueeze(1)
+        states[:, :, last] = rows
         actions[:, :, last] = 0.0
         returns_to_go[:, :, last] = self._return_to_go
         timesteps[:, :, last] = self._step
-        if self._dones is None:
-            parts = [part[:, :, : last + 1] for part in window]
-            actions[:, :, last] = self.predict(*parts, wanted=slice(last, last + 1)).squeeze(2)
-        else:
-            columns = (~self._dones).any(0).nonzero().squeeze(1)
-            parts = [part[:, columns, : last + 1] for part in window]
-            actions[:, columns, last] = self.predict(*parts, wanted=slice(last, last + 1)).squeeze(2)
+        columns = (~self._dones).any(0).nonzero().squeeze(1)
+        parts = [part[:, columns, : last + 1] for part in window]
+        actions[:, columns, last] = self.predict(*parts, wanted=slice(last, last + 1)).squeeze(2)
         self._step += 1
-        result = (actions[:, :, last] * self.action_scale.unsqueeze(1)).reshape(*raw.shape[:-1], -1)
-        return result if isinstance(observations, Tensor) else result.cpu().numpy()
+        return self.give(actions[:, :, last], observations)
 
     def observe(self, rewards: np.ndarray | Tensor, dones: np.ndarray | Tensor) -> None:
-        """Rewards of the last actions, and which rows are over: `[S, E]`, or with one seed any shape of as many."""
+        """Rewards of the last actions, and which rows are over: `[S, E]`, or with one seed any shape of as many.
+
+        Raises:
+            RuntimeError: before the first action.
+        """
+        if self._window is None:
+            raise RuntimeError("observe() follows an action: call the policy first")
         device = self.observation_mean.device
         shape = self._return_to_go.shape
         rewards = torch.as_tensor(rewards, dtype=torch.float32, device=device).reshape(shape)
@@ -257,6 +268,7 @@ class SequencePolicy(nn.Module):
             raise ValueError(f"{columns} episodes cannot be split among {len(targets)} target returns")
         seeds = self.observation_mean.shape[0]
         self._return_to_go = targets.repeat_interleave(columns // len(targets)).expand(seeds, -1)
+        self._dones = torch.zeros(seeds, columns, dtype=torch.bool, device=targets.device)
         shape = (seeds, columns, self.context_length)
         zeros = self.observation_mean.new_zeros
         observation_size, action_size = self.settings["observation_size"], self.settings["action_size"]

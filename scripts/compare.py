@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated
 
@@ -70,17 +71,20 @@ def plot(curves: dict, data_returns: dict[str, float], output: Path) -> None:
 
     datasets = sorted({key[0] for key in curves})
     runs = sorted({key[1:] for key in curves})
-    colours = dict(zip(runs, pyplot.colormaps["tab10"].colors, strict=False))
+    colours = dict(zip(runs, cycle(pyplot.colormaps["tab10"].colors), strict=False))
+    styles = {run: ("-", "--", ":", "-.")[index // 10 % 4] for index, run in enumerate(runs)}
     figure, axes = pyplot.subplots(1, len(datasets), figsize=(5.5 * len(datasets), 4), squeeze=False)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         for (_, agent, run), seeds in ((key, value) for key, value in curves.items() if key[0] == dataset):
-            colour = colours[agent, run]
+            colour, style = colours[agent, run], styles[agent, run]
             common = sorted(set.intersection(*(set(updates) for updates, _ in seeds.values())))
             mean = np.mean([returns[np.isin(updates, common)] for updates, returns in seeds.values()], axis=0)
             if len(seeds) > 1:
                 for updates, returns in seeds.values():
                     axis.plot(updates, returns, color=colour, linewidth=0.8, alpha=0.45)
-            axis.plot(common, mean, color=colour, linewidth=2.2, marker="o", markersize=3.5, label=f"{agent} {run}")
+            axis.plot(
+                common, mean, style, color=colour, linewidth=2.2, marker="o", markersize=3.5, label=f"{agent} {run}"
+            )
         axis.axhline(data_returns[dataset], color="0.4", linestyle="--", linewidth=1, label="mean episode of the data")
         axis.set(title=dataset, xlabel="updates", ylabel="return", ylim=(0, None))
         axis.grid(alpha=0.25)
@@ -90,6 +94,12 @@ def plot(curves: dict, data_returns: dict[str, float], output: Path) -> None:
 
 
 def main(arguments: Arguments) -> None:
+    if not arguments.runs:
+        raise InputError("no run is given: give run folders, or folders that hold some")
+    if arguments.last < 1:
+        raise InputError(f"--last is {arguments.last}, but must be at least 1")
+    if arguments.output is not None and arguments.output.suffix not in (".png", ".pdf", ".svg"):
+        raise InputError(f"--output is {arguments.output}: give a file that ends in .png, .pdf or .svg")
     curves = read_curves(arguments.runs)
     configs = [path for folder in arguments.runs for path in folder.rglob("config.json")]
     returns = {

@@ -1,8 +1,11 @@
 """d3rlpy beside rlrat, run by a Python that has d3rlpy, h5py, filelock and rich; rlrat need not be installed in it.
 
 `speed` reads a number of updates from each line of standard input, performs them as d3rlpy's own `fit` does, sampling
-included, and prints the seconds: the peer process of `scripts/benchmark.py agents`. `train` trains with the settings
-that `rlrat_arguments` names, evaluates as rlrat's agents do, and leaves run folders for `scripts/compare.py`.
+included, and prints the seconds: the peer process of `scripts/benchmark.py agents`. `train` trains, evaluates as
+rlrat's agents do, and leaves run folders for `scripts/compare.py`; rlrat's equal settings are
+
+    agents/td3_bc.py --initialization pytorch --observation-floor 1e-3
+    agents/iql.py --policy tanh_gaussian --actor-schedule constant --initialization pytorch --observation-floor 1e-3
 """
 
 import argparse
@@ -134,6 +137,8 @@ if __name__ == "__main__":
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--run-dir", type=Path, default=Path("runs"))
     args = parser.parse_args()
+    if args.what == "train" and args.agent == "decision_transformer":
+        parser.error("d3rlpy's Decision Transformer is only timed here: give iql, td3_bc or cql")
     if args.what == "speed":
         speed(args.agent, args.threads, args.batch_size)
     else:

@@ -176,7 +176,7 @@ def test_a_decision_transformer_reaches_for_the_targets_it_is_given(sequence_run
     np.testing.assert_allclose(lower, expected[1], rtol=1e-5, atol=1e-6)
     assert np.abs(lower - rlrat.load_policy(run)(observations[1])).max() > 1e-4
     for targets in ((), (float("nan"),)):
-        with pytest.raises(rlrat.InputError, match="give one or more finite numbers"):
+        with pytest.raises(rlrat.InputError, match="give one or more different finite numbers"):
             rlrat.load_policy(run, target_returns=targets)
 
 

@@ -115,3 +115,11 @@ def test_blocks_are_the_streams_numbers():
     for update in (0, 1, 63, 64, 1000, 2):
         assert torch.equal(integers.at(update), stream.integers(update, (5,), high=100))
         torch.testing.assert_close(normal.at(update), stream.normal(update, (3, 2)))
+
+
+def test_a_block_of_many_numbers_is_short():
+    stream = Stream([7, 8], "blocks")
+    blocks = Blocks(stream.uniform, (300, 500))
+    for update in (0, 2, 3, 100):
+        assert torch.equal(blocks.at(update), stream.uniform(update, (300, 500)))
+    assert blocks._numbers.numel() <= 2**20

@@ -108,8 +108,8 @@ def test_a_checkpoint_from_another_agent_is_one_line(run_agent, tmp_path):
 
 def test_gated_says_how_large_the_networks_are(run_agent):
     output = run_agent("--gated", "--total-updates", 1, "--eval-every", 1).stdout
-    assert "gated: q has hidden widths 10 10 instead of 16 16, 531 weights instead of 529 (+0.4%)" in output
-    assert "gated: policy.mean has hidden widths" in output
+    assert "gated: q: hidden widths 10 10 instead of 16 16, 531 weights instead of 529 (+0.4%)" in output
+    assert "gated: policy.mean: hidden widths" in output
     assert "q_target" not in output
 
 

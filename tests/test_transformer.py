@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from rlrat.errors import InputError
 from rlrat.networks import initialize
-from rlrat.transformer import Attention, SequencePolicy, apply
+from rlrat.transformer import Attention, Gain, SequencePolicy, apply, check_target_returns
 
 SIZES = {
     "return_scale": 10.0, "context_length": 5, "max_episode_steps": 12, "embedding_size": 8, "num_layers": 2,
@@ -21,9 +22,14 @@ def make_policy(seeds=(0,), norm="layer", num_heads=1, target_returns=(30.0,), *
     )
     initialize(policy, seeds, "policy", "lecun_normal")  # larger than N(0, 0.02): a mistake must show
     if norm == "none":
-        for block in policy.blocks:
-            block.gains.data.fill_(0.7)
+        set_gains(policy, 0.7)
     return policy
+
+
+def set_gains(policy: SequencePolicy, value: float) -> None:
+    for module in policy.modules():
+        if isinstance(module, Gain):
+            module.weight.data.fill_(value)
 
 
 def window(seeds: int, rows: int, steps: int) -> list[torch.Tensor]:
@@ -158,20 +164,31 @@ def test_dropout_draws_as_many_multipliers_as_it_says():
 def test_a_deep_network_without_normalisation_starts_as_the_identity(activation):
     """With branches at full strength the residual stream doubles with every block."""
     policy = make_policy(norm="none", num_layers=24, activation=activation)
-    for block in policy.blocks:
-        block.gains.data.zero_()
+    set_gains(policy, 0.0)
     parts = window(1, 3, 5)
     shallow = make_policy(norm="none", num_layers=1, activation=activation)
-    shallow.blocks[0].gains.data.zero_()
+    set_gains(shallow, 0.0)
     for name in ("return_embedding", "observation_embedding", "action_embedding", "timestep_embedding", "head"):
         getattr(shallow, name).load_state_dict(getattr(policy, name).state_dict())
     torch.testing.assert_close(policy.predict(*parts), shallow.predict(*parts))
     policy.predict(*parts).square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in policy.parameters())
-    assert policy.blocks[0].gains.grad.abs().min() > 0
+    assert all(block.mlp_gain.weight.grad.abs().min() > 0 for block in policy.blocks)
 
 
 def test_apply_keeps_the_leading_axes():
     linear = nn.Linear(3, 2)
     x = torch.randn(2, 4, 5, 3)
     torch.testing.assert_close(apply(linear, x), linear(x))
+
+
+def test_observing_follows_an_action():
+    with pytest.raises(RuntimeError, match="call the policy first"):
+        make_policy().observe(1.0, False)
+
+
+def test_what_target_returns_may_be():
+    assert check_target_returns([3, 2.5]) == (3.0, 2.5)
+    for wrong in ((), (3.0, 3), [float("nan")], 5.0, ["a"], None):
+        with pytest.raises(InputError, match="one or more different finite numbers"):
+            check_target_returns(wrong)

@@ -105,6 +105,7 @@ class Windows:
 
     An episode is drawn in proportion to its transitions and the window's first step uniformly among them (Chen et al.
     2021), which is a uniform draw among all transitions. A window that reaches beyond its episode's end is padded.
+    An episode that the source breaks off is left out, as its returns-to-go are not known.
     """
 
     def __init__(
@@ -128,11 +129,13 @@ class Windows:
         self._timesteps = torch.from_numpy(timesteps).to(device)
         self._left = torch.from_numpy(np.repeat(sizes, sizes) - timesteps).to(device)
         self._offsets = torch.arange(length, device=device)
-        self._first = Blocks(Stream(seeds, "batch", device).integers, (batch_size,), high=len(dataset))
+        whole = np.flatnonzero(np.repeat(dataset.episode_complete, sizes))
+        self._starts = torch.from_numpy(whole).to(device)
+        self._drawn = Blocks(Stream(seeds, "batch", device).integers, (batch_size,), high=len(whole))
 
     def at(self, update: int) -> WindowBatch:
         """The batch of `update`: a function of (seed, update)."""
-        first = self._first.at(update)
+        first = self._starts[self._drawn.at(update)]
         indices = first.unsqueeze(-1) + self._offsets
         rows = self._rows.index_select(0, indices.flatten()).unflatten(0, indices.shape)
         observations, actions, returns_to_go = rows.split(self._widths, dim=-1)

@@ -89,6 +89,17 @@ def test_windows_are_the_steps_of_one_episode(small_dataset):
     assert stats.chisquare(counts).pvalue > 0.01
 
 
+def test_no_window_begins_in_an_episode_that_the_source_breaks_off(small_dataset):
+    units = Units.of(small_dataset, True, 1e-6, "none")
+    complete = np.array([True, True, False, True, False])
+    data = dataclasses.replace(small_dataset, episode_complete=complete)
+    batch = Windows(data, [0], 2000, 3, "cpu", units, 1.0).at(0)
+    scaled = ((data.observations - units.observation_mean) / units.observation_std).astype(np.float32)
+    sizes = np.diff(np.append(data.episode_starts, len(data)))
+    allowed = {row.tobytes() for row in scaled[np.repeat(complete, sizes)]}
+    assert {row.tobytes() for row in batch.observations[0, :, 0].numpy()} == allowed
+
+
 def test_windows_are_a_function_of_seed_and_update(small_dataset):
     units = Units.of(small_dataset, True, 1e-6, "none")
     many, one = (Windows(small_dataset, seeds, 16, 5, "cpu", units, 1.0) for seeds in (range(8), [3]))

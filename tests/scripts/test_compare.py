@@ -1,4 +1,5 @@
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,25 @@ def test_curves_are_read_from_run_folders_and_drawn(run_agent, tmp_path, capfd):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_more_runs_than_colours_are_drawn(tmp_path):
+    curve = {0: (np.array([0, 20]), np.array([1.0, 2.0]))}
+    compare.plot({("data", f"agent{n}", "relu"): curve for n in range(25)}, {"data": 1.5}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
 def test_a_folder_without_runs_is_one_line(tmp_path):
     with pytest.raises(InputError, match="no evaluated run below"):
         compare.read_curves((tmp_path,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"runs": ()}, "no run is given"),
+        ({"last": 0}, "--last is 0, but must be at least 1"),
+        ({"output": Path("x.foo")}, "give a file that ends in .png, .pdf or .svg"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    with pytest.raises(InputError, match=message):
+        compare.main(compare.Arguments(**{"runs": (Path(),), **arguments}))
