@@ -130,6 +130,12 @@ class Adam(nn.Module):
         self.register_buffer("first_moment", torch.zeros_like(self.flat))
         self.register_buffer("second_moment", torch.zeros_like(self.flat))
         self.register_buffer("steps", torch.zeros(seeds, device=device))  # float32, as PyTorch's kernel wants
+        # Made once, 3% of an IQL update: `[S, all of a seed's parameters]`, and of each seed the row of every tensor.
+        tensors = (self.flat, self._gradient, self._scratch, self.first_moment, self.second_moment)
+        self._flattened = tuple(tensor.flatten(1) for tensor in tensors)
+        flat, gradient, _, first, second = self._flattened
+        self._rows = list(zip(flat, gradient, first, second, self.steps, strict=True))
+        self._ones = torch.ones(seeds, device=device)
 
     @torch.no_grad()
     def step(self, loss: Tensor, schedule: float | Tensor = 1.0, gradients: Sequence[Tensor] | None = None) -> None:
@@ -139,12 +145,9 @@ class Adam(nn.Module):
         """
         self.steps += 1
         if gradients is None:
-            gradients = torch.autograd.grad(loss, self._parameters_in_order, torch.ones_like(loss))
+            gradients = torch.autograd.grad(loss, self._parameters_in_order, self._ones)
         torch._foreach_copy_(self._gradients, gradients)
-        # Everything below sees [S, all of a seed's parameters]; these are views.
-        flat, gradient, scratch, first, second = (
-            t.flatten(1) for t in (self.flat, self._gradient, self._scratch, self.first_moment, self.second_moment)
-        )
+        flat, gradient, scratch, first, second = self._flattened
         guard = self._guard[0]
         guard.check(f"{self.name} loss", loss)
         # A sum is finite only if every term is, and takes a tenth of the time that the largest element does.
@@ -164,8 +167,7 @@ class Adam(nn.Module):
         beta1, beta2 = self.betas
         if self._fused:
             dead = (~alive).float()
-            rows = zip(flat, gradient, first, second, self.steps, rate.squeeze(1), dead, strict=True)
-            for p, g, m, v, step, lr, found_inf in rows:
+            for (p, g, m, v, step), lr, found_inf in zip(self._rows, rate.squeeze(1), dead, strict=True):
                 torch._fused_adam_(
                     [p], [g], [m], [v], [], [step], lr=lr, beta1=beta1, beta2=beta2, eps=self.eps, weight_decay=0.0,
                     amsgrad=False, maximize=False, found_inf=found_inf,
