@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrat.errors import InputError
+from rlrat.machine import find_device
 from rlrat.runs import RunFolder, load_checkpoint
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def load_policy(
 
     Args:
         run: the run folder of a seed, `<run-dir>/<dataset>/<agent>/<activation>/seed<k>`, or a checkpoint file.
-        device: cpu, cuda, cuda:1, ...
+        device: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one.
         target_returns: for a Decision Transformer, the returns to reach, which share the E observations evenly, the
             first ones for the first target. By default one, the first it was evaluated with, which its score is of.
 
@@ -106,12 +107,7 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
             f"the checkpoint in {run} does not fit this version of rlrat ({reason}): "
             "use the version in the run's config.json, or train again with --overwrite"
         ) from None
-    try:
-        policy.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device!r} cannot be used: {reason}; give cpu or cuda:<number>") from None
-    return policy.eval().requires_grad_(False)
+    return policy.to(find_device(device)).eval().requires_grad_(False)
 
 
 def set_target_returns(policy: Any, target_returns: Sequence[float], run: str | os.PathLike) -> None:

@@ -21,6 +21,7 @@ from rlrat.arguments import RunArguments, identity, parse_env_kwargs, run_folder
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError, warn
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
+from rlrat.machine import find_device, keep_freed_memory
 from rlrat.rational import Rational
 from rlrat.runs import RunFolder
 from rlrat.scores import Reference, find_reference
@@ -75,7 +76,8 @@ class Run:
         for name in (arguments.activation, arguments.actor_activation, arguments.critic_activation):
             if name is not None:
                 check_activation(name)
-        self.device = _device(arguments.device)
+        self.device = find_device(arguments.device)
+        keep_freed_memory()
         if arguments.num_threads is not None:
             torch.set_num_threads(arguments.num_threads)
         self.dataset = load_dataset(arguments.dataset)
@@ -463,16 +465,6 @@ def _quiet_about_disks(failure: threading.ExceptHookArgs) -> None:
     """TensorBoard's thread says what a disk refused, and the next write raises it again, which is then one line."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda:<number>") from None
 
 
 def _versions() -> dict[str, str | None]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlrat import load_dataset
+from rlrat.machine import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
 
@@ -126,6 +127,7 @@ def _measure(agent: str, settings: Agents, dataset) -> dict[str, dict[str, float
 
 def run_agents(settings: Agents) -> dict:
     torch.set_num_threads(settings.threads)
+    keep_freed_memory()  # as a run does
     dataset = load_dataset("rlrat/hopper/mixed-v0")
     rows = {}
     for agent in settings.agents:

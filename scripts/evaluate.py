@@ -46,7 +46,7 @@ class Arguments:
     env_kwargs: tuple[str, ...] = ()
     """Environment settings, name=value, over the run's."""
     device: str = "cpu"
-    """cpu, cuda, cuda:1, ..."""
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     num_threads: int | None = None
     """CPU threads; by default as many as the run had, if this machine has them."""
 

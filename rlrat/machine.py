@@ -1,0 +1,37 @@
+"""What this machine offers: its devices, and how its C library treats memory."""
+
+import ctypes
+import sys
+
+import torch
+
+from rlrat.errors import InputError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` (a GPU if there is one), or what PyTorch calls a device.
+
+    Raises:
+        InputError: one that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda:<number>") from None
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what PyTorch frees on a CPU instead of giving it back to the system.
+
+    Otherwise glibc does, from 128 KiB or a few MiB on, and an update meets its memory as fresh pages: 5,800 page faults
+    and 14% of the time of CQL's with rationals, 6,400 and 8% of a Decision Transformer's.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

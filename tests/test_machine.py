@@ -1,0 +1,39 @@
+"""Devices, and memory that stays with the process."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rlrat.errors import InputError
+from rlrat.machine import find_device
+
+
+def test_devices():
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(InputError, match="--device abacus cannot be used: .*; give auto, cpu or cuda:<number>"):
+        find_device("abacus")
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_freed_memory_is_met_again_without_page_faults():
+    code = (
+        "import resource, torch\n"
+        "from rlrat.machine import keep_freed_memory\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(20):\n"
+        "        torch.ones(2**23)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults()\n"
+        "plain = faults()\n"
+        "keep_freed_memory()\n"
+        "faults()\n"
+        "print(plain, faults())\n"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    plain, kept = map(int, output.split())
+    assert kept < 100 < plain
