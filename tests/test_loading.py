@@ -146,7 +146,7 @@ def test_a_checkpoint_without_settings_is_one_line(run):
 
 def test_a_device_that_is_not_there_is_one_line(trained):
     for device in ("nonsense", "cuda:99"):
-        with pytest.raises(rlrat.InputError, match=f"device {device} cannot be used: .*; give auto, cpu or cuda:<number>"):
+        with pytest.raises(rlrat.InputError, match=f"device {device} cannot be used: .*; give auto"):
             rlrat.load_policy(trained / "seed3", device=device)
 
 

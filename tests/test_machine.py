@@ -14,7 +14,7 @@ from rlrat.machine import find_device
 def test_devices():
     assert find_device("cpu") == torch.device("cpu")
     assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(InputError, match="--device abacus cannot be used: .*; give auto, cpu or cuda:<number>"):
+    with pytest.raises(InputError, match=r"--device abacus cannot be used: .*; give auto, cpu or cuda:<number>"):
         find_device("abacus")
 
 
