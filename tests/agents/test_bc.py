@@ -7,30 +7,19 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from learners import forward, make_learner
+from learners import HEADS, assert_gradients, log_prob, make_learner
 
 import rlrat
 from rlrat.arguments import RationalArguments
 from rlrat.rational import Rational
 
 _learner = partial(make_learner, "bc")
-HEADS = ("squashed_gaussian", "tanh_gaussian", "deterministic")
 
 
 def _numpy_loss(learner, batch, seed):
     """Minus the mean log-likelihood of the actions; for the deterministic head the mean squared distance."""
     s, a = (t[seed].double().numpy() for t in batch[:2])
-    mean = forward(learner.policy.mean, s, seed)
-    if learner.args.policy == "deterministic":
-        return np.mean(np.sum((np.tanh(mean) - a) ** 2, axis=1))
-    sigma, density = np.exp(learner.policy.log_std.detach().double().numpy()[seed]), 1.0
-    if learner.args.policy == "squashed_gaussian":
-        a = np.clip(a, -0.999, 0.999)
-        x, density = np.arctanh(a), 1 / (1 - a**2)
-    else:
-        x, mean = a, np.tanh(mean)
-    density = density * np.exp(-0.5 * ((x - mean) / sigma) ** 2) / (sigma * np.sqrt(2 * np.pi))
-    return -np.mean(np.log(density).sum(1))
+    return -np.mean(log_prob(learner.policy, s, a, seed))
 
 
 @pytest.mark.parametrize("policy", HEADS)
@@ -46,47 +35,11 @@ def test_the_loss_is_the_mean_log_likelihood(small_dataset, policy):
 
 @pytest.mark.parametrize("policy", HEADS)
 def test_the_gradient_of_the_loss_is_the_one_that_steps(small_dataset, policy):
-    """Adam's first moment after one step is a tenth of the gradient: compare with finite differences."""
     learner, batches = _learner(small_dataset, [0], policy=policy, batch_size=4)
     before, batch = copy.deepcopy(learner), batches.at(0)
     learner.update(batch)
-    parameters = list(learner.policy.named_parameters())
-    assert ("log_std" in dict(parameters)) == (policy != "deterministic")
-    moments = learner.policy_optimizer.first_moment[0].split([p[0].numel() for _, p in parameters], dim=-1)
-    for (name, _), moment in zip(parameters, moments, strict=True):
-        gradient, got, expected = 10 * moment.reshape(-1), [], []
-        for position in np.linspace(0, len(gradient) - 1, 5).astype(int):
-            values = []
-            for sign in (1, -1):
-                moved = copy.deepcopy(before)
-                moved.get_parameter(f"policy.{name}").data.view(-1)[position] += sign * 1e-3
-                values.append(_numpy_loss(moved, batch, 0))
-            got.append(gradient[position].item())
-            expected.append((values[0] - values[1]) / 2e-3)
-        np.testing.assert_allclose(got, expected, rtol=2e-2, atol=2e-2 * gradient.abs().max().item())
-        assert gradient.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(("schedule", "rates"), [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.854, 0.5, 0.146])])
-def test_the_actors_rate_follows_its_schedule(small_dataset, schedule, rates):
-    learner, batches = _learner(small_dataset, [0], total_updates=4, actor_schedule=schedule)
-    batch, steps = batches.at(0), []  # the same one, so that Adam steps by about its rate
-    for _ in range(4):
-        before = learner.policy_optimizer.flat.clone()
-        learner.update(batch)
-        steps.append((learner.policy_optimizer.flat - before).abs().max().item() / 3e-4)
-    np.testing.assert_allclose(steps, rates, rtol=0.05)
-
-
-@pytest.mark.parametrize("policy", HEADS)
-@pytest.mark.parametrize("variant", [{}, {"gated": True, "norm": "layer"}, {"initialization": "orthogonal"}])
-def test_the_loss_falls_on_a_fixed_batch(small_dataset, policy, variant):
-    learner, batches = _learner(small_dataset, [0], policy=policy, activation="rational", learning_rate=3e-3, **variant)
-    batch = batches.at(0)
-    losses = torch.stack([learner.update(batch)["losses/actor"] for _ in range(50)])
-    assert torch.isfinite(losses).all()
-    assert losses[-1] < losses[0] - 0.1
-    assert learner.guard.alive.all()
+    assert ("log_std" in dict(learner.policy.named_parameters())) == (policy != "deterministic")
+    assert_gradients(learner, before, "policy", learner.policy_optimizer, lambda moved: _numpy_loss(moved, batch, 0))
 
 
 def test_the_best_episodes_are_what_is_cloned():

@@ -7,22 +7,23 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from learners import make_learner, make_trainer
+from learners import assert_gradients, make_learner, make_trainer
 
 import rlrat
 from agents.decision_transformer import Arguments, check, choose_targets
 from rlrat.errors import InputError
 from rlrat.networks import Embedding, LayerNorm
 from rlrat.rational import Rational
+from rlrat.transformer import Gain
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
 _learner = partial(make_learner, "decision_transformer", activation="relu")
 _trainer = partial(make_trainer, "decision_transformer")
 
 
-def _numpy_loss(learner, policy, batch, seed):
+def _numpy_loss(learner, batch, seed):
     """Squared error of the real steps' actions, each predicted at its state's token (Chen et al. 2021, sec. 3)."""
-    parameters = {name: p.detach()[seed].double().numpy() for name, p in policy.named_parameters()}
+    parameters = {name: p.detach()[seed].double().numpy() for name, p in learner.policy.named_parameters()}
     s, a, g, t, mask = (x[seed].double().numpy() for x in batch)
     rows, steps, _ = s.shape
 
@@ -36,14 +37,15 @@ def _numpy_loss(learner, policy, batch, seed):
         normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
         return normed * parameters[f"{name}.weight"] + parameters[f"{name}.bias"]
 
-    time = parameters["timestep_embedding.weight"][t.astype(int)]
+    times = parameters["timestep_embedding.weight"]
+    time = times[np.minimum(t.astype(int), len(times) - 1)]
     kinds = (("return", g[..., None]), ("observation", s), ("action", a))
     x = np.stack([linear(f"{name}_embedding", value) + time for name, value in kinds], 2).reshape(rows, 3 * steps, -1)
     x = norm("embedding_norm", x)
     hidden = len(learner.args.hidden_dims)
     for index in range(learner.args.num_layers):
         name = f"blocks.{index}"
-        gains = parameters.get(f"{name}.gains", np.ones(2))
+        gains = [parameters.get(f"{name}.{branch}_gain.weight", 1.0) for branch in ("attention", "mlp")]
         y = norm(f"{name}.attention_norm", x)
         q = linear(f"{name}.attention.query", y)
         k, v = np.split(linear(f"{name}.attention.key_value", y), 2, -1)
@@ -62,43 +64,29 @@ def _numpy_loss(learner, policy, batch, seed):
 
 @pytest.mark.parametrize("norm", ["layer", "none"])
 def test_the_loss_is_the_papers(small_dataset, norm):
-    learner, batches = _learner(small_dataset, [3, 4], norm=norm, **NO_DROPOUT)
+    learner, batches = _learner(small_dataset, [3, 4], norm=norm, max_episode_steps=30, **NO_DROPOUT)
     for update in range(4):
         before, batch = copy.deepcopy(learner), batches.at(update)
         assert (batch.mask == 0).any()
         metrics = learner.update(batch)
         for seed in range(2):
-            expected = _numpy_loss(before, before.policy, batch, seed)
+            expected = _numpy_loss(before, batch, seed)
             assert metrics["losses/actor"][seed].item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["layer", "none"])
 def test_the_gradient_of_the_loss_is_the_one_that_steps(small_dataset, norm):
-    """Adam's first moment after one step is a tenth of the gradient: compare with finite differences."""
-    learner, batches = _learner(small_dataset, [0], norm=norm, max_norm=1e9, weight_decay=0.0, **NO_DROPOUT)
+    settings = {"max_norm": 1e9, "weight_decay": 0.0, "return_scale": 10.0, "max_episode_steps": 30, **NO_DROPOUT}
+    learner, batches = _learner(small_dataset, [0], norm=norm, **settings)
     for module in learner.policy.modules():  # from where every parameter has a gradient worth comparing
-        if hasattr(module, "gains") and module.gains is not None:
-            module.gains.data.fill_(0.8)
+        if isinstance(module, Gain):
+            module.weight.data.fill_(0.8)
     for parameter in learner.policy.parameters():
         if parameter.ndim > 2:
             parameter.data.mul_(10.0 if norm == "layer" else 1.0)
     before, batch = copy.deepcopy(learner), batches.at(0)
     learner.update(batch)
-    sizes = [p[0].numel() for p in learner.policy.parameters()]
-    moments = learner.policy_optimizer.first_moment[0].split(sizes)
-    for (name, _), moment in zip(learner.policy.named_parameters(), moments, strict=True):
-        gradient, got, expected = 10 * moment, [], []
-        for position in [*np.linspace(0, len(gradient) - 1, 3).astype(int), int(gradient.abs().argmax())]:
-            values = []
-            for sign in (1, -1):
-                moved = copy.deepcopy(before.policy)
-                moved.get_parameter(name).data.view(-1)[position] += sign * 1e-3
-                values.append(_numpy_loss(before, moved, batch, 0))
-            got.append(gradient[position].item())
-            expected.append((values[0] - values[1]) / 2e-3)
-        np.testing.assert_allclose(
-            got, expected, rtol=2e-2, atol=1e-6 + 2e-2 * gradient.abs().max().item(), err_msg=name
-        )
+    assert_gradients(learner, before, "policy", learner.policy_optimizer, lambda moved: _numpy_loss(moved, batch, 0))
 
 
 def test_padding_is_no_part_of_the_loss(small_dataset):
@@ -135,19 +123,22 @@ def test_gradients_are_clipped_for_each_seed(small_dataset):
     assert norms.min() < bound < norms.max()
 
 
-def test_decay_leaves_embeddings_norms_and_rationals_alone(small_dataset):
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_decay_leaves_embeddings_norms_gains_and_rationals_alone(small_dataset, norm):
     """Where the gradient is zero only the decay moves a parameter: once per step by rate * decay."""
     settings = {"activation": "rational", "weight_decay": 0.5, "learning_rate": 0.1, "warmup_updates": 1}
-    learner, _ = _learner(small_dataset, [0], **{**settings, **NO_DROPOUT})
+    learner, _ = _learner(small_dataset, [0], norm=norm, **{**settings, **NO_DROPOUT})
+    for parameter in learner.policy.parameters():
+        parameter.data.add_(1.0)  # zeros would not decay
     policy, before = learner.policy, copy.deepcopy(learner.policy)
     zero = sum(parameter.sum() * 0.0 for parameter in policy.parameters()).expand(1)
     learner.policy_optimizer.step(zero)
     kept = {
         name
         for name, module in policy.named_modules()
-        if isinstance(module, Embedding | LayerNorm | Rational) or name.endswith("_embedding")
+        if isinstance(module, Embedding | LayerNorm | Gain | Rational) or name.endswith("_embedding")
     }
-    assert len(kept) == 4 + 2 + 2 * 2 + 2 * 2
+    assert len(kept) == 4 + (2 if norm == "layer" else 0) + 2 * 2 + 2 * 2
     for name, parameter in policy.named_parameters():
         factor = 1.0 if name.rpartition(".")[0] in kept else 0.95
         torch.testing.assert_close(parameter, factor * before.get_parameter(name), msg=name)
@@ -166,18 +157,6 @@ def test_dropout_is_each_seeds_own_and_of_each_update(small_dataset):
     losses = [_trainer(small_dataset, [3])[0].update(batch)["losses/actor"].item() for _ in range(2)]
     without = _learner(small_dataset, [3], activation="gelu", **NO_DROPOUT)[0].update(batch)["losses/actor"].item()
     assert losses[0] == losses[1] != without
-
-
-@pytest.mark.parametrize("activation", ["relu", "gelu", "rational", "rational:silu"])
-@pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("norm", ["none", "layer"])
-def test_losses_fall_on_a_fixed_batch(small_dataset, activation, gated, norm):
-    settings = {"activation": activation, "gated": gated, "norm": norm, "learning_rate": 3e-3}
-    learner, batches, _ = _trainer(small_dataset, [0, 1], **settings)
-    losses = torch.stack([learner.update(batches.at(0))["losses/actor"] for _ in range(50)])
-    assert torch.isfinite(losses).all()
-    assert (losses[-5:].mean(0) < 0.8 * losses[0]).all()
-    assert learner.guard.alive.all()
 
 
 def _dataset(rewards, env_id="Ant-v5"):
@@ -203,7 +182,7 @@ def test_target_returns():
     assert choose_targets(Arguments(target_returns=(7.0,)), data) == (7.0,)
     assert choose_targets(Arguments(), _dataset([[-8.0], [-2.0]])) == (-2.0, -5.0)
     for wrong in ((), (3.0, 3.0), (float("nan"),)):
-        with pytest.raises(InputError, match="one or more different returns"):
+        with pytest.raises(InputError, match="one or more different finite numbers"):
             choose_targets(Arguments(target_returns=wrong), data)
 
 
@@ -225,7 +204,7 @@ def test_settings_that_do_not_fit_the_data():
 def test_mistakes_on_the_command_line_are_one_line(agent, run_agent, tmp_path):
     for arguments, message in (
         (("--context-length", 5000), "--context-length is 5000, but the longest episode"),
-        (("--target-returns",), "must be one or more different returns"),
+        (("--target-returns",), "give one or more different finite numbers"),
         (("--attention-dropout", 1.0), "--attention-dropout is 1.0, but must be at least 0 and below 1"),
     ):
         result = run_agent(*arguments, check=False)

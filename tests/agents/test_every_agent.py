@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from learners import CLASSES, make_learner, make_trainer
+from learners import CLASSES, HEADS, make_learner, make_trainer
 from short_runs import ROOT, assert_equal_runs, read_run, wait_for
 
 from rlrat import activations
@@ -18,6 +18,44 @@ from rlrat.runs import EVALUATION_COLUMNS, RunFolder
 
 AGENTS = tuple(CLASSES)
 DROPOUT = {"bc": {"actor_dropout": 0.1}, "iql": {"actor_dropout": 0.1}}
+FIXED = {  # settings with which 50 updates of one batch show whether a loss falls
+    "bc": {"learning_rate": 1e-2},
+    "cql": {
+        "num_actions": 2,
+        "alpha": 0.3,
+        "actor_learning_rate": 1e-2,
+        "critic_learning_rate": 1e-2,
+        "reward_scaling": "none",
+    },
+    "decision_transformer": {
+        "learning_rate": 1e-2,
+        "hidden_dims": (8,),
+        "embedding_size": 8,
+        "context_length": 4,
+        "num_layers": 1,
+        "batch_size": 16,
+    },
+    "iql": {"learning_rate": 1e-2, "reward_scaling": "none"},
+    "td3_bc": {"learning_rate": 1e-2, "alpha": 0.5, "hidden_dims": (8, 8), "batch_size": 16},
+}
+FALL = {  # of each loss (factor, margin): it ends below factor * its first value - margin
+    "bc": {"actor": (0.5, 0)},
+    "cql": {"q": (0.75, 0), "actor": (1, 1), "entropy": (1, 1)},
+    "decision_transformer": {"actor": (0.5, 0)},
+    "iql": {"q": (0.25, 0), "v": (0.25, 0), "actor": (1, 0.5)},
+    "td3_bc": {"q": (0.25, 0), "actor": (1, 0.1), "cloning": (0.8, 0)},
+}
+SPOILT = [  # what is NaN in the batch of a seed, and which tensor is the first that is not finite then
+    ("bc", {}, "actions", "actor loss"),
+    ("cql", {}, "rewards", "q loss"),
+    ("cql", {}, "observations", "entropy weight loss"),
+    ("cql", {"cloning_updates": 8}, "actions", "actor loss"),
+    ("cql", {"lagrange": True, "max_target_backup": True}, "rewards", "q loss"),
+    ("decision_transformer", {}, "actions", "actor loss"),
+    ("iql", {}, "rewards", "q loss"),
+    ("iql", {"update_order": "corl"}, "observations", "v loss"),
+    ("td3_bc", {}, "rewards", "q loss"),
+]
 SETTING = {
     "bc": ("best_episodes", 0.5),
     "cql": ("alpha", 5.0),
@@ -61,6 +99,74 @@ def test_every_activation_trains(small_dataset, agent, activation):
     assert all(torch.isfinite(value).all() for value in metrics.values())
     unmoved = [name for name, p in learner.named_parameters() if name in before and torch.equal(p, before[name])]
     assert not unmoved
+
+
+def _assert_losses_fall(agent, dataset, **settings):
+    learner, _, _ = make_trainer(agent, dataset, [0, 1], **{**FIXED[agent], **settings})
+    first, metrics = learner.inputs(0), {}
+    for update in range(50):
+        # Only which networks step is told by the number of the update.
+        inputs = (
+            now if isinstance(now, bool) else fixed for now, fixed in zip(learner.inputs(update), first, strict=True)
+        )
+        for name, value in learner.update(*inputs).items():
+            metrics.setdefault(name, []).append(value.detach().clone())
+    assert all(torch.isfinite(torch.stack(values)).all() for values in metrics.values())
+    assert learner.guard.alive.all()
+    for name, (factor, margin) in FALL[agent].items():
+        values = metrics[f"losses/{name}"]
+        assert (values[-1] < factor * values[0] - margin).all(), name
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "rational", "rational:silu"])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("norm", ["none", "layer"])
+def test_losses_fall_on_a_fixed_batch(small_dataset, agent, activation, gated, norm):
+    _assert_losses_fall(agent, small_dataset, activation=activation, gated=gated, norm=norm)
+
+
+@pytest.mark.parametrize("agent", ["bc", "iql"])
+@pytest.mark.parametrize("policy", HEADS)
+@pytest.mark.parametrize("initialization", ["orthogonal", "pytorch"])
+def test_losses_of_every_policy_fall_on_a_fixed_batch(small_dataset, agent, policy, initialization):
+    _assert_losses_fall(agent, small_dataset, policy=policy, initialization=initialization, activation="rational")
+
+
+@pytest.mark.parametrize("agent", ["bc", "iql"])
+@pytest.mark.parametrize(("schedule", "rates"), [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.854, 0.5, 0.146])])
+def test_the_actors_rate_follows_its_schedule(small_dataset, agent, schedule, rates):
+    learner, batches = make_learner(agent, small_dataset, [0], total_updates=4, actor_schedule=schedule)
+    batch, steps = batches.at(0), []  # the same one, so that Adam steps by about its rate
+    for _ in range(4):
+        before = learner.policy_optimizer.flat.clone()
+        learner.update(batch)
+        steps.append((learner.policy_optimizer.flat - before).abs().max().item() / 3e-4)
+    np.testing.assert_allclose(steps, rates, rtol=0.05)
+
+
+@pytest.mark.parametrize(("agent", "settings", "spoilt", "tensor"), SPOILT)
+@pytest.mark.parametrize("at", [4, 5])  # of TD3+BC, without and with a step of the actor
+def test_a_diverging_seed_is_frozen_and_the_other_goes_on(small_dataset, agent, settings, spoilt, tensor, at):
+    settings = {"activation": "rational", "batch_size": 16, **DROPOUT.get(agent, {}), **settings}
+    healthy, _, train = make_trainer(agent, small_dataset, [0, 1], **settings)
+    learner, _, _ = make_trainer(agent, small_dataset, [0, 1], **settings)
+    for update in range(12):
+        inputs = learner.inputs(update)
+        if update == at:
+            getattr(inputs[0], spoilt)[1, 0] = float("nan")
+        metrics = learner.update(*inputs)
+        for name, value in train(update).items():
+            assert torch.equal(value[0], metrics[name][0]), name
+        if update == at:
+            frozen = {name: p[1].clone() for name, p in learner.named_parameters()}
+    assert learner.guard.report() == [None, (tensor, at + 1)]
+    assert healthy.guard.alive.all()
+    for name, value in learner.state_dict().items():
+        assert torch.isfinite(value).all(), name
+        assert torch.equal(value[0], healthy.state_dict()[name][0]), name
+    for name, parameter in learner.named_parameters():
+        assert torch.equal(parameter[1], frozen[name]), name
 
 
 @pytest.mark.parametrize("agent", sorted({*AGENTS} - {"bc", "decision_transformer"}))  # they have no critic
