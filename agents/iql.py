@@ -133,7 +133,7 @@ class IQL(nn.Module):
         rows = batch.actions.shape[1]
         masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
         loss = -(weight * self.policy.log_prob(batch.observations, batch.actions, masks)).mean(-1)
-        schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else 1.0
+        schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else None
         self.policy_optimizer.step(loss, schedule)
         return {
             "losses/actor": loss,

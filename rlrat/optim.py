@@ -135,11 +135,12 @@ class Adam(nn.Module):
         self._flattened = tuple(tensor.flatten(1) for tensor in tensors)
         flat, gradient, _, first, second = self._flattened
         self._rows = list(zip(flat, gradient, first, second, self.steps, strict=True))
+        self._rates = self._rate.squeeze(1).unbind() if self._fused else ()
         self._ones = torch.ones(seeds, device=device)
 
     @torch.no_grad()
-    def step(self, loss: Tensor, schedule: float | Tensor = 1.0, gradients: Sequence[Tensor] | None = None) -> None:
-        """Minimise `loss` `[S]` by one step; `schedule` multiplies the learning rate.
+    def step(self, loss: Tensor, schedule: Tensor | None = None, gradients: Sequence[Tensor] | None = None) -> None:
+        """Minimise `loss` `[S]` by one step; `schedule` `[S, 1]` multiplies the learning rate.
 
         `gradients` of the sum of `loss`, in the order of the network's parameters, where they are known already.
         """
@@ -151,23 +152,24 @@ class Adam(nn.Module):
         guard = self._guard[0]
         guard.check(f"{self.name} loss", loss)
         # A sum is finite only if every term is, and takes a tenth of the time that the largest element does.
-        alive = guard.check(f"{self.name} gradient", gradient.sum(1)).unsqueeze(-1)
+        alive = guard.check(f"{self.name} gradient", gradient.sum(1))
         if not self._fused:
-            gradient.masked_fill_(~alive, 0.0)  # zero times NaN would be NaN
+            gradient.masked_fill_(~alive.unsqueeze(-1), 0.0)  # zero times NaN would be NaN
         if self._max_norm is not None:
             norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
             gradient.mul_((self._max_norm / (norm + 1e-6)).clamp(max=1.0))
-        rate = self._rate * alive * schedule
+        rate = self._rate if schedule is None else self._rate * schedule
         if self._decay is not None:
             if self.decoupled:
-                flat.mul_(1.0 - rate * self._decay)
+                flat.mul_(1.0 - rate * alive.unsqueeze(-1) * self._decay)
             else:
                 gradient.addcmul_(flat, self._decay)
 
         beta1, beta2 = self.betas
         if self._fused:
             dead = (~alive).float()
-            for (p, g, m, v, step), lr, found_inf in zip(self._rows, rate.squeeze(1), dead, strict=True):
+            rates = self._rates if schedule is None else rate.squeeze(1).unbind()
+            for (p, g, m, v, step), lr, found_inf in zip(self._rows, rates, dead.unbind(), strict=True):
                 torch._fused_adam_(
                     [p], [g], [m], [v], [], [step], lr=lr, beta1=beta1, beta2=beta2, eps=self.eps, weight_decay=0.0,
                     amsgrad=False, maximize=False, found_inf=found_inf,
@@ -179,7 +181,9 @@ class Adam(nn.Module):
         correction1, correction2 = torch.expm1(self.steps.unsqueeze(-1) * self._log_betas).neg_().split(1, dim=-1)
         root = correction2.sqrt()
         torch.sqrt(second, out=scratch).add_(self.eps * root)
-        flat.addcmul_(torch.div(first, scratch, out=scratch), rate * (root / correction1), value=-1.0)
+        flat.addcmul_(
+            torch.div(first, scratch, out=scratch), rate * alive.unsqueeze(-1) * (root / correction1), value=-1.0
+        )
 
 
 def cosine(optimizer: Adam, total_updates: int) -> Tensor:

@@ -108,8 +108,10 @@ class Policy(ActingPolicy):
         if self.head != "tanh_gaussian":
             actions = actions.clamp(-0.999, 0.999)
             values, correction = torch.atanh(actions), torch.log1p(-actions.square()).sum(-1)
-        z = (values - mean) * torch.exp(-log_std)
-        return -(0.5 * z.square() + log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1) - correction
+        squares = ((values - mean) * torch.exp(-log_std)).square().sum(-1)
+        # What depends on no more than the action or the policy's parameters is apart, and so is its gradient.
+        constant = correction + 0.5 * math.log(2.0 * math.pi) * actions.shape[-1]
+        return -0.5 * squares - (log_std.sum(-1) + constant)
 
     @torch.no_grad()
     def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
