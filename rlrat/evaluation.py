@@ -1,22 +1,23 @@
 """Evaluate policies in real Gymnasium environments: seeds x episodes at once, one batched policy call per step.
 
-Every row steps its own environment, made by `gymnasium.make`, so rewards, terminations and time limits are Gymnasium's.
-MuJoCo environments step on a thread pool (`mj_step` lets go of the GIL), all others one after another.
+Rewards, terminations and time limits are Gymnasium's: `rlrat.stepping` steps the usual MuJoCo environments for all rows
+at once, with the same results bit for bit, and every other one as `gymnasium.make` made it.
 """
 
 import difflib
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rlrat.errors import InputError
+from rlrat.stepping import GymnasiumRows, NativeRows, native_rows, row_index
 
 Policy = Callable[[np.ndarray], Any]
 """observations [S, E, obs] float64 -> actions [S, E, act], a NumPy array or a tensor on any device.
@@ -94,6 +95,8 @@ class Evaluator:
         num_threads: threads that step MuJoCo environments; by default the cores that this process may use, at
             most 4.
 
+    `envs` are Gymnasium's environments: the first row's, and the others' too where `rlrat.stepping` cannot do without.
+
     Raises:
         InputError: an unknown or uninstalled environment, settings that it refuses, discrete actions, observations that
             are no vector, a negative seed, no episode or no thread.
@@ -122,12 +125,10 @@ class Evaluator:
 
         reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
         self.reset_seeds = np.tile(reset_seeds, repeats)
-        self.envs = _make_environments(env_id, self.env_kwargs, self.reset_seeds.size)
+        self.envs, self._rows = _make_rows(env_id, self.env_kwargs, self.reset_seeds.ravel().tolist(), num_threads)
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space
-        self.num_threads = min(num_threads, len(self.envs)) if _is_mujoco(self.envs[0]) else 1
-        # The calling thread works too.
-        self._pool = ThreadPoolExecutor(self.num_threads - 1) if self.num_threads > 1 else None
+        self.num_threads = self._rows.num_threads
 
     def run(self, policy: Policy) -> Evaluation:
         """Play every row's episode to its end.
@@ -136,13 +137,16 @@ class Evaluator:
         last observation and their actions are ignored. Actions are cast to the action space's dtype (float32 in
         MuJoCo environments) and passed on otherwise as they are, neither clipped nor scaled. A row whose action is
         not finite is over there and then, its return NaN, and never reaches the simulator; other rows go on.
+        Meanwhile PyTorch has one thread, unless the policy has `observe`.
 
         Raises:
             ValueError: actions of another shape than [S, E, act].
             Exception: whatever an environment or the policy raises, after all environments are closed.
         """
         try:
-            return self._run(policy)
+            # One with memory is a sequence model, whose calls outweigh the physics.
+            with nullcontext() if hasattr(policy, "observe") else _one_torch_thread():
+                return self._run(policy)
         except BaseException:
             self.close()
             raise
@@ -151,38 +155,37 @@ class Evaluator:
         if not self.envs:
             raise RuntimeError("the evaluator is closed")
         shape, count = self.reset_seeds.shape, self.reset_seeds.size
-        observations = np.empty((count, *self.observation_space.shape))
-        rewards = np.zeros(count)
         returns = np.zeros(count)
         lengths = np.zeros(count, np.int64)
         terminated = np.zeros(count, bool)
-        truncated = np.zeros(count, bool)
         over = np.zeros(count, bool)
-        seeds = self.reset_seeds.ravel().tolist()
-
-        def reset(row: int) -> None:
-            observations[row], _ = self.envs[row].reset(seed=seeds[row])
-
-        def step(row: int) -> None:
-            env, action = self.envs[row], actions[row]
-            observations[row], rewards[row], terminated[row], truncated[row], _ = env.step(action)
+        observe = getattr(policy, "observe", None)
 
         if hasattr(policy, "reset"):
             policy.reset()
-        self._for_each(reset, np.arange(count))
-        while not over.all():
+        observations = self._rows.reset()
+        rows = np.arange(count)  # whose episodes go on
+        while len(rows):
             # A copy: a policy may keep what it is given.
-            actions = self._actions(policy(observations.reshape(*shape, -1).copy()))
-            lost = ~over & ~np.isfinite(actions).all(axis=1)
-            returns[lost] = np.nan
-            rows = np.flatnonzero(~(over | lost))
-            rewards[:] = 0
-            self._for_each(step, rows)
-            returns[rows] += rewards[rows]
-            lengths[rows] += 1
-            over |= lost | terminated | truncated
-            if hasattr(policy, "observe"):
-                policy.observe(rewards.reshape(shape).copy(), over.reshape(shape).copy())
+            actions = self._actions(policy(observations.reshape(*shape, -1).copy()))[row_index(rows, count)]
+            if not np.isfinite(actions).all():
+                finite = np.isfinite(actions).all(axis=1)
+                returns[rows[~finite]] = np.nan
+                over[rows[~finite]] = True
+                rows, actions = rows[finite], actions[finite]
+            rewards = np.zeros(count)
+            if len(rows):
+                index = row_index(rows, count)
+                observations[index], rewards[index], ended, truncated = self._rows.step(rows, actions)
+                returns[index] += rewards[index]
+                lengths[index] += 1
+                terminated[index] = ended
+                ended = ended | truncated
+                if ended.any():
+                    over[rows[ended]] = True
+                    rows = rows[~ended]
+            if observe is not None:
+                observe(rewards.reshape(shape), over.reshape(shape).copy())
         return Evaluation(
             returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape), self.reset_seeds.copy()
         )
@@ -199,31 +202,11 @@ class Evaluator:
         with np.errstate(over="ignore"):
             return actions.reshape(-1, expected[-1]).astype(self.action_space.dtype)
 
-    def _for_each(self, function: Callable[[int], None], rows: np.ndarray) -> None:
-        """Call `function` for every row, in as many contiguous chunks as there are threads."""
-
-        def work(chunk: np.ndarray) -> None:
-            for row in chunk.tolist():
-                function(row)
-
-        if self._pool is None:
-            work(rows)
-            return
-        first, *others = np.array_split(rows, self.num_threads)
-        futures = [self._pool.submit(work, chunk) for chunk in others if len(chunk)]
-        try:
-            work(first)
-        finally:
-            wait(futures)
-        for future in futures:
-            future.result()
-
     def close(self) -> None:
         """Close all environments and end the threads; may be called twice."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
         envs, self.envs = self.envs, []
+        if envs:
+            self._rows.close()
         for env in envs:
             env.close()
 
@@ -268,14 +251,32 @@ def _interval(low: np.ndarray, high: np.ndarray) -> str:
     return " x ".join(f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True))
 
 
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Between a small policy's calls, PyTorch's other threads would spin on the cores that step environments."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _default_threads() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Near half of a Hopper step is Python (130 of 300 us): beyond a few, threads only wait for the interpreter lock.
+    # Through Gymnasium near half of a Hopper step is Python (130 of 300 us): beyond a few, threads only wait for the
+    # interpreter lock.
     return min(cores, 4)
 
 
-def _make_environments(env_id: str, env_kwargs: dict[str, Any], count: int) -> list[Any]:
-    """`count` environments, after the first one has shown that they can be made and evaluated."""
+def _make_rows(
+    env_id: str, env_kwargs: dict[str, Any], seeds: list[int], num_threads: int
+) -> tuple[list[Any], NativeRows | GymnasiumRows]:
+    """A row for each reset seed, and the environments behind them: the first one where Gymnasium steps none."""
     try:
         import gymnasium
     except ModuleNotFoundError:
@@ -316,12 +317,15 @@ def _make_environments(env_id: str, env_kwargs: dict[str, Any], count: int) -> l
                     raise
                 raise InputError(f"{env_id} refuses the settings {env_kwargs}: {_one_line(error)}") from None
             _check_evaluable(envs[0], env_id)
-            envs.extend(make() for _ in range(count - 1))
+            rows = native_rows(envs[0], seeds, num_threads)
+            if rows is None:
+                envs.extend(make() for _ in seeds[1:])
+                rows = GymnasiumRows(envs, seeds, num_threads)
     except BaseException:
         for env in envs:
             env.close()
         raise
-    return envs
+    return envs, rows
 
 
 def _check_evaluable(env: Any, env_id: str) -> None:
@@ -333,15 +337,6 @@ def _check_evaluable(env: Any, env_id: str) -> None:
     for kind, space in (("actions", actions), ("observations", observations)):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise InputError(f"{env_id} has the {kind} {_one_line(space)}: only vectors work (Box of shape (n,))")
-
-
-def _is_mujoco(env: Any) -> bool:
-    """Whether Gymnasium's MuJoCo base class steps `env`, so that steps of several may run at once."""
-    try:
-        from gymnasium.envs.mujoco import MujocoEnv
-    except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
-        return False
-    return isinstance(env.unwrapped, MujocoEnv)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -43,10 +44,10 @@ class Startup:
 
 @dataclass
 class Evaluate:
-    """Environment steps per second of `rlrat.evaluate` beside Gymnasium's SyncVectorEnv, with a constant policy."""
+    """Environment steps per second of `rlrat.evaluate` beside Gymnasium's SyncVectorEnv: constant actions, a policy."""
 
     env_id: str = "Hopper-v5"
-    """Gymnasium id, of an environment with `terminate_when_unhealthy`."""
+    """Gymnasium id of a MuJoCo environment; no episode ends before its last step."""
     environments: int = 20
     """Stepped side by side."""
     steps: int = 1000
@@ -54,7 +55,7 @@ class Evaluate:
     rounds: int = 5
     """Each contender has one turn a round; the median counts."""
     threads: int = 2
-    """Threads of rlrat."""
+    """Threads of rlrat, and of PyTorch."""
 
 
 def run_load(settings: Load) -> dict:
@@ -121,33 +122,47 @@ def run_evaluate(settings: Evaluate) -> dict:
     import gymnasium
 
     from rlrat.evaluation import Evaluator
+    from rlrat.policies import Policy
 
+    torch.set_num_threads(settings.threads)
     count, steps = settings.environments, settings.steps
-    kwargs = {"terminate_when_unhealthy": False, "max_episode_steps": steps}
+    kwargs = {"max_episode_steps": steps}
+    with gymnasium.make(settings.env_id) as env:
+        if hasattr(env.unwrapped, "_terminate_when_unhealthy"):
+            kwargs["terminate_when_unhealthy"] = False
     vector = gymnasium.make_vec(settings.env_id, num_envs=count, vectorization_mode="sync", **kwargs)
-    actions = np.zeros(vector.action_space.shape, np.float32)
     evaluator = Evaluator(settings.env_id, 0, count, kwargs, settings.threads)
-
-    def gymnasium_turn() -> None:
-        vector.reset(seed=0)
-        for _ in range(steps):
-            vector.step(actions)
-
-    contenders = {
-        "SyncVectorEnv": gymnasium_turn,
-        f"rlrat, {settings.threads} threads": lambda: evaluator.run(lambda _: actions[None]),
+    actions = np.zeros((1, *vector.action_space.shape), np.float32)
+    sizes = evaluator.observation_space.shape[0], evaluator.action_space.shape[0]
+    policies = {
+        "constant actions": lambda _: actions,
+        "a policy": Policy(*sizes, num_seeds=1, head="deterministic", hidden_dims=(256, 256)),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+
+    def gymnasium_turn(policy: Callable) -> None:
+        observations, _ = vector.reset(seed=0)
+        for _ in range(steps):
+            observations, *_ = vector.step(policy(observations[None])[0])
+
+    speeds: dict[tuple[str, str], list[float]] = {}
     for _ in range(settings.rounds):
-        for name, turn in contenders.items():
-            started = time.perf_counter()
-            turn()
-            speeds[name].append(count * steps / (time.perf_counter() - started))
+        for name, policy in policies.items():
+            for stack, turn in (("SyncVectorEnv", gymnasium_turn), ("rlrat", evaluator.run)):
+                started = time.perf_counter()
+                turn(policy)
+                speeds.setdefault((name, stack), []).append(count * steps / (time.perf_counter() - started))
     vector.close()
     evaluator.close()
-    rows = {name: statistics.median(values) for name, values in speeds.items()}
-    for name, value in rows.items():
-        Console().print(f"{name}: {value:,.0f} environment steps/s")
+    rows = {}
+    for name in policies:
+        theirs, ours = (speeds[name, stack] for stack in ("SyncVectorEnv", "rlrat"))
+        ratio = statistics.median(own / its for own, its in zip(ours, theirs, strict=True))
+        rows[name] = {"SyncVectorEnv": statistics.median(theirs), "rlrat": statistics.median(ours), "ratio": ratio}
+        Console().print(
+            f"{count} {settings.env_id}, {name}: SyncVectorEnv {rows[name]['SyncVectorEnv']:,.0f}, "
+            f"rlrat on {settings.threads} threads {rows[name]['rlrat']:,.0f} environment steps/s, {ratio:.2f} times",
+            soft_wrap=True,
+        )
     return rows
 
 

@@ -319,6 +319,31 @@ def test_threads(monkeypatch):
             assert evaluator.num_threads == expected
 
 
+def test_torch_threads():
+    """Idle ones spin where environments are to be stepped; a policy with memory needs them."""
+    seen = []
+
+    class Counts(RowPolicy):
+        def __call__(self, observations):
+            seen.append(torch.get_num_threads())
+            return super().__call__(observations)
+
+    class Remembers(Counts):
+        def observe(self, rewards, dones): ...
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for policy, expected in ((Counts(), 1), (Remembers(), 3)):
+            seen.clear()
+            with Evaluator("Hopper-v5", 0, 2, {"max_episode_steps": 5}) as evaluator:
+                evaluator.run(policy)
+            assert set(seen) == {expected}
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_check_spaces():
     with Evaluator("Hopper-v5", 0, 1) as evaluator:
         low, high = -np.ones(3), np.ones(3)

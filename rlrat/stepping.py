@@ -1,0 +1,469 @@
+"""Step many environments of one kind at once, as Gymnasium would step each.
+
+`NativeRows` runs Gymnasium's Hopper, Walker2d, HalfCheetah and Ant, v4 and v5, without Gymnasium: physics for the whole
+batch in MuJoCo's own threads, then rewards, terminations and observations in NumPy, operation by operation in
+Gymnasium's order and precision, so that every number is the same bit for bit. `GymnasiumRows` runs any environment.
+Both have `reset() -> observations` and `step(rows, actions) -> observations, rewards, terminated, truncated` of those
+rows, at least one and sorted; a row does not depend on the others, nor on the number of threads.
+"""
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, ClassVar
+
+import numpy as np
+
+State = Mapping[str, np.ndarray]
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+_COMPARED_STEPS = 8  # enough for an Ant to touch the ground
+
+
+def row_index(rows: np.ndarray, count: int) -> np.ndarray | slice:
+    """What picks `rows`, sorted, out of `count`: for all of them a slice, which is quicker."""
+    return rows if len(rows) < count else slice(None)
+
+
+class Threads:
+    """Call a function for every row, in as many contiguous chunks as there are threads; the caller is one of them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count - 1) if count > 1 else None
+
+    def __call__(self, function: Callable[[int], None], rows: np.ndarray) -> None:
+        def work(chunk: np.ndarray) -> None:
+            for row in chunk.tolist():
+                function(row)
+
+        if self._pool is None:
+            work(rows)
+            return
+        first, *others = np.array_split(rows, self.count)
+        futures = [self._pool.submit(work, chunk) for chunk in others if len(chunk)]
+        try:
+            work(first)
+        finally:
+            wait(futures)
+        for future in futures:
+            future.result()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+class GymnasiumRows:
+    """A Gymnasium environment per row; those of MuJoCo step on threads, since `mj_step` lets go of the GIL."""
+
+    def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
+        self.num_threads = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
+        self._envs, self._seeds = envs, seeds
+        self._threads = Threads(self.num_threads)
+        self._observations = np.empty((len(envs), *envs[0].observation_space.shape))
+        self._rewards = np.zeros(len(envs))
+        self._terminated = np.zeros(len(envs), bool)
+        self._truncated = np.zeros(len(envs), bool)
+
+    def reset(self) -> np.ndarray:
+        def reset(row: int) -> None:
+            self._observations[row], _ = self._envs[row].reset(seed=self._seeds[row])
+
+        self._threads(reset, np.arange(len(self._envs)))
+        return self._observations.copy()
+
+    def step(self, rows: np.ndarray, actions: np.ndarray) -> Step:
+        results = (self._observations, self._rewards, self._terminated, self._truncated)
+        action_of = dict(zip(rows.tolist(), actions, strict=True))
+
+        def step(row: int) -> None:
+            for array, value in zip(results, self._envs[row].step(action_of[row])[:4], strict=True):
+                array[row] = value
+
+        self._threads(step, rows)
+        return tuple(array[rows] for array in results)
+
+    def close(self) -> None:
+        self._threads.close()
+
+
+def _is_mujoco(env: Any) -> bool:
+    """Whether Gymnasium's MuJoCo base class steps `env`, so that steps of several may run at once."""
+    try:
+        from gymnasium.envs.mujoco import MujocoEnv
+    except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
+        return False
+    return isinstance(env.unwrapped, MujocoEnv)
+
+
+class _Batch:
+    """Simulations of one model on the threads of MuJoCo 4."""
+
+    def __init__(self, model: Any, count: int, num_threads: int, fields: Sequence[str]) -> None:
+        """`fields` are the names of what `self.fields` holds, `[count, ...]`, once `reset` or `step` has run.
+
+        Raises:
+            ImportError: an older MuJoCo.
+        """
+        import mujoco
+        from mujoco.batch import Batch
+
+        # Contact forces come from an MjData of each row's own, and sleep or plugins may keep state there. Otherwise
+        # rows share a thread's MjData, which leaves more of the caches to the policy.
+        own = "cfrc_ext" in fields or model.opt.enableflags != 0 or model.nplugin > 0
+        self._batch = Batch(model, count, num_threads, persistent=own)
+        self._skip_forward = mujoco.mjtStage.mjSTAGE_NONE.value
+        self._ctrl = self._batch.bind("ctrl")
+        self.fields = {name: self._batch.bind(name) for name in fields if name != "cfrc_ext"}
+        self._data = None
+        if "cfrc_ext" in fields:
+            self._model, self._data, self._post = model, mujoco.MjData(model), mujoco.mj_rnePostConstraint
+            self._contact_forces = self._data.cfrc_ext
+            self.fields["cfrc_ext"] = np.zeros((count, *self._contact_forces.shape))
+
+    def reset(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        """What MujocoEnv.reset does: mj_resetData, set_state."""
+        self._batch.reset(stage=self._skip_forward)
+        self.fields["qpos"][:] = qpos
+        self.fields["qvel"][:] = qvel
+        self._batch.forward()
+        if self._data is not None:
+            for row in range(len(qpos)):
+                self._batch.get_data(row, self._data)
+                self.fields["cfrc_ext"][row] = self._contact_forces
+
+    def step(self, rows: np.ndarray, actions: np.ndarray, frames: int) -> None:
+        """What MujocoEnv.do_simulation does."""
+        self._ctrl[row_index(rows, len(self._ctrl))] = actions
+        self._batch.step(None if len(rows) == len(self._ctrl) else rows, frames)
+        if self._data is None:
+            return
+        # mj_step leaves contact forces out, and a batch has no other function to call on its rows.
+        get_data, post, model, data = self._batch.get_data, self._post, self._model, self._data
+        for row in rows.tolist():
+            get_data(row, data)
+            post(model, data)
+            self.fields["cfrc_ext"][row] = self._contact_forces
+
+    def close(self) -> None:
+        self._batch = None
+
+
+class _Pool:
+    """The same for older MuJoCos: `mj_step`, which lets go of the GIL, on Python threads."""
+
+    def __init__(self, model: Any, count: int, num_threads: int, fields: Sequence[str]) -> None:
+        import mujoco
+
+        self._mujoco, self._model = mujoco, model
+        self._data = [mujoco.MjData(model) for _ in range(count)]
+        self._ctrl = [data.ctrl for data in self._data]
+        self.fields = {name: np.zeros((count, *getattr(self._data[0], name).shape)) for name in fields}
+        self._views = [
+            [(array[row], getattr(data, name)) for name, array in self.fields.items()]
+            for row, data in enumerate(self._data)
+        ]
+        self._contacts = "cfrc_ext" in fields
+        self._threads = Threads(num_threads)
+
+    def reset(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        def reset(row: int) -> None:
+            data = self._data[row]
+            self._mujoco.mj_resetData(self._model, data)
+            data.qpos[:], data.qvel[:] = qpos[row], qvel[row]
+            self._mujoco.mj_forward(self._model, data)
+            self._read(row)
+
+        self._threads(reset, np.arange(len(self._data)))
+
+    def step(self, rows: np.ndarray, actions: np.ndarray, frames: int) -> None:
+        action_of = dict(zip(rows.tolist(), actions, strict=True))
+        model, mj_step, post = self._model, self._mujoco.mj_step, self._mujoco.mj_rnePostConstraint
+
+        def step(row: int) -> None:
+            data = self._data[row]
+            self._ctrl[row][:] = action_of[row]
+            mj_step(model, data, frames)
+            if self._contacts:
+                post(model, data)
+            self._read(row)
+
+        self._threads(step, rows)
+
+    def _read(self, row: int) -> None:
+        for own, view in self._views[row]:
+            own[:] = view
+
+    def close(self) -> None:
+        self._threads.close()
+
+
+class _Task:
+    """What a family of environments makes of the physics, with the settings of one `env`, unwrapped.
+
+    This class is HalfCheetah; the others say what differs. A `state` has the `fields` of n rows, `[n, ...]`.
+    """
+
+    fields: tuple[str, ...] = ("qpos", "qvel")
+    place_size: ClassVar = 1
+    """How many components of qpos say where the robot is, which an observation leaves out unless it is told to."""
+
+    def __init__(self, env: Any, version: int) -> None:
+        self.version = version
+        self.dt, self.frame_skip = env.dt, env.frame_skip
+        self.init_qpos, self.init_qvel = env.init_qpos, env.init_qvel
+        self.noise = env._reset_noise_scale
+        self.skipped = self.place_size if env._exclude_current_positions_from_observation else 0
+        self.forward_weight = self._forward_weight(env)
+        self.control_weight = env._ctrl_cost_weight
+        # Gymnasium multiplies a float by a float32: that is a float32 in NumPy 2, a float64 in NumPy 1.
+        self.control_dtype = (self.control_weight * np.float32(1)).dtype
+
+    def _forward_weight(self, env: Any) -> float:
+        return env._forward_reward_weight
+
+    def initial(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """qpos and qvel after `reset(seed=seed)`."""
+        from gymnasium.utils.seeding import np_random
+
+        random, _ = np_random(seed)
+        qpos = self.init_qpos + random.uniform(low=-self.noise, high=self.noise, size=len(self.init_qpos))
+        return qpos, self.init_qvel + self._velocity_noise(random)
+
+    def _velocity_noise(self, random: np.random.Generator) -> np.ndarray:
+        return self.noise * random.standard_normal(len(self.init_qvel))
+
+    def place(self, state: State) -> np.ndarray:
+        """`[n]`, how far the robot has come; a copy."""
+        return state["qpos"][:, 0].copy()
+
+    def observe(self, state: State) -> np.ndarray:
+        """`[n, obs]`; a copy."""
+        return np.concatenate((state["qpos"][:, self.skipped :], state["qvel"]), axis=1)
+
+    def judge(self, state: State, velocities: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`[n]` rewards and `[n]` terminations."""
+        rewards = self.forward_weight * velocities - self._costs(state, actions)
+        return rewards, np.zeros(len(rewards), bool)
+
+    def _costs(self, state: State, actions: np.ndarray) -> np.ndarray:
+        squares = np.square(actions).sum(axis=1)  # float32, as actions are
+        return np.multiply(self.control_weight, squares, dtype=self.control_dtype)
+
+
+class _Upright(_Task):
+    """A robot that is rewarded for being healthy; unless told otherwise, its episode ends when it is not."""
+
+    def __init__(self, env: Any, version: int) -> None:
+        super().__init__(env, version)
+        self.healthy_reward, self.terminate = env._healthy_reward, env._terminate_when_unhealthy
+        self.z_range = env._healthy_z_range
+
+    def judge(self, state: State, velocities: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        healthy = self._healthy(state)
+        # Version 4 rewards the step that ends an episode too.
+        rewarded = np.ones_like(healthy) if self.version == 4 and self.terminate else healthy
+        rewards = self.forward_weight * velocities + rewarded * self.healthy_reward - self._costs(state, actions)
+        return rewards, ~healthy if self.terminate else np.zeros_like(healthy)
+
+    def _healthy(self, state: State) -> np.ndarray:
+        raise NotImplementedError
+
+
+class _Walker2d(_Upright):
+    def __init__(self, env: Any, version: int) -> None:
+        super().__init__(env, version)
+        # Of the columns that `_judged` gives.
+        self.low, self.high = np.array([self.z_range, env._healthy_angle_range]).T
+
+    def _velocity_noise(self, random: np.random.Generator) -> np.ndarray:
+        return random.uniform(low=-self.noise, high=self.noise, size=len(self.init_qvel))
+
+    def observe(self, state: State) -> np.ndarray:
+        observations = super().observe(state)
+        velocities = observations[:, -len(self.init_qvel) :]
+        np.minimum(np.maximum(velocities, -10, out=velocities), 10, out=velocities)
+        return observations
+
+    def _judged(self, state: State) -> np.ndarray:
+        return state["qpos"][:, 1:3]
+
+    def _healthy(self, state: State) -> np.ndarray:
+        values = self._judged(state)
+        return ((self.low < values) & (values < self.high)).all(axis=1)
+
+
+class _Hopper(_Walker2d):
+    def __init__(self, env: Any, version: int) -> None:
+        super().__init__(env, version)
+        # All but x and z, the angle too, stay within bounds of their own.
+        low, high = env._healthy_state_range
+        rest = len(self.init_qpos) + len(self.init_qvel) - 3
+        self.low = np.array([self.low[0], max(self.low[1], low), *[low] * rest])
+        self.high = np.array([self.high[0], min(self.high[1], high), *[high] * rest])
+
+    def _judged(self, state: State) -> np.ndarray:
+        return np.concatenate((state["qpos"][:, 1:], state["qvel"]), axis=1)
+
+
+class _Ant(_Upright):
+    place_size = 2
+
+    def __init__(self, env: Any, version: int) -> None:
+        super().__init__(env, version)
+        # Version 5 always makes contact forces cost something, and may leave them out of observations.
+        self.contacts_cost = version == 5 or env._use_contact_forces
+        self.contacts_seen = env._include_cfrc_ext_in_observation if version == 5 else env._use_contact_forces
+        self.first_seen = 1 if version == 5 else 0  # body 0 is the world
+        self.contact_weight, self.contact_range = env._contact_cost_weight, env._contact_force_range
+        self.body = env.model.body(env._main_body if version == 5 else "torso").id
+        self.fields = ("qpos", "qvel", "xpos", *(["cfrc_ext"] if self.contacts_cost else []))
+
+    def _forward_weight(self, env: Any) -> float:
+        return super()._forward_weight(env) if self.version == 5 else 1
+
+    def place(self, state: State) -> np.ndarray:
+        return state["xpos"][:, self.body, 0].copy()
+
+    def observe(self, state: State) -> np.ndarray:
+        observations = super().observe(state)
+        if not self.contacts_seen:
+            return observations
+        forces = self._contact_forces(state)[:, self.first_seen :]
+        return np.concatenate((observations, forces.reshape(len(forces), -1)), axis=1)
+
+    def _contact_forces(self, state: State) -> np.ndarray:
+        low, high = self.contact_range
+        return np.clip(state["cfrc_ext"], low, high)
+
+    def _costs(self, state: State, actions: np.ndarray) -> np.ndarray:
+        costs = super()._costs(state, actions)
+        if not self.contacts_cost:
+            return costs
+        squares = np.square(self._contact_forces(state))
+        return costs + self.contact_weight * squares.reshape(len(squares), -1).sum(axis=1)
+
+    def _healthy(self, state: State) -> np.ndarray:
+        (low, high), z = self.z_range, state["qpos"][:, 2]
+        finite = np.isfinite(state["qpos"]).all(axis=1) & np.isfinite(state["qvel"]).all(axis=1)
+        return finite & (low <= z) & (z <= high)
+
+
+_TASKS = {
+    "hopper": ("HopperEnv", _Hopper),
+    "walker2d": ("Walker2dEnv", _Walker2d),
+    "half_cheetah": ("HalfCheetahEnv", _Task),
+    "ant": ("AntEnv", _Ant),
+}
+
+
+class NativeRows:
+    """Rows of one of the environments in `_TASKS`, without Gymnasium; `native_rows` makes them."""
+
+    def __init__(
+        self, env: Any, task: type[_Task], version: int, time_limit: float, seeds: Sequence[int], num_threads: int
+    ) -> None:
+        self.num_threads = min(num_threads, len(seeds))
+        self._task = task(env, version)
+        self._physics = _physics(env.model, len(seeds), self.num_threads, self._task.fields)
+        self._initial = [np.stack(values) for values in zip(*map(self._task.initial, seeds), strict=True)]
+        self._time_limit = time_limit
+        self._lengths = np.zeros(len(seeds), np.int64)
+        self._places = np.zeros(len(seeds))
+
+    def reset(self) -> np.ndarray:
+        self._physics.reset(*self._initial)
+        self._lengths[:] = 0
+        self._places = self._task.place(self._physics.fields)
+        return self._task.observe(self._physics.fields)
+
+    def step(self, rows: np.ndarray, actions: np.ndarray) -> Step:
+        """`actions` are float32, as the environments' action spaces."""
+        task, state = self._task, self._physics.fields
+        self._physics.step(rows, actions, task.frame_skip)
+        index = row_index(rows, len(self._lengths))
+        if index is rows:
+            state = {name: values[rows] for name, values in state.items()}
+        places = task.place(state)
+        velocities = (places - self._places[index]) / task.dt
+        self._places[index] = places
+        rewards, terminated = task.judge(state, velocities, actions)
+        self._lengths[index] += 1
+        return task.observe(state), rewards, terminated, self._lengths[index] >= self._time_limit
+
+    def close(self) -> None:
+        self._physics.close()
+
+
+def _physics(*arguments: Any) -> _Batch | _Pool:
+    try:
+        return _Batch(*arguments)
+    except ImportError:
+        return _Pool(*arguments)
+
+
+def native_rows(env: Any, seeds: Sequence[int], num_threads: int) -> NativeRows | None:
+    """Rows like `env`, from `gymnasium.make`, each reset with its seed; None where only Gymnasium can step them.
+
+    The first row is compared with `env` over a few steps. Should a release of Gymnasium or MuJoCo make them differ, it
+    warns and the answer is None.
+    """
+    supported = _supported(env)
+    if supported is None:
+        return None
+    rows = None
+    try:
+        rows = NativeRows(env.unwrapped, *supported, seeds, num_threads)
+        difference = _difference(rows, env, seeds[0])
+    except AttributeError as error:  # Gymnasium's settings are private attributes
+        difference = str(error)
+    if difference is None:
+        return rows
+    if rows is not None:
+        rows.close()
+    warnings.warn(
+        f"{env.spec.id} is not stepped natively but by Gymnasium, at a fraction of the speed: {difference}",
+        stacklevel=4,
+    )
+    return None
+
+
+def _supported(env: Any) -> tuple[type[_Task], int, float] | None:
+    """The task, version and time limit of an environment that is made as Gymnasium registers it; else None."""
+    from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+    base = env.unwrapped
+    module = re.fullmatch(r"gymnasium\.envs\.mujoco\.(\w+)_v([45])", type(base).__module__)
+    if module is None or module[1] not in _TASKS:
+        return None
+    name, task = _TASKS[module[1]]
+    if type(base).__qualname__ != name or base.render_mode is not None:
+        return None
+    time_limit = math.inf
+    while env is not base:
+        if type(env) is TimeLimit:
+            time_limit = min(time_limit, env._max_episode_steps)
+        elif type(env) not in (OrderEnforcing, PassiveEnvChecker):
+            return None
+        env = env.env
+    return task, int(module[2]), time_limit
+
+
+def _difference(rows: NativeRows, env: Any, seed: int) -> str | None:
+    """What differs between the first row and `env`, reset with `seed`, or None."""
+    observation, _ = env.reset(seed=seed)
+    if not np.array_equal(rows.reset()[:1], observation[None]):
+        return "it starts elsewhere"
+    random = np.random.default_rng(0)
+    for step in range(1, _COMPARED_STEPS + 1):
+        action = random.uniform(-1, 1, env.action_space.shape).astype(env.action_space.dtype)
+        ours, theirs = rows.step(np.arange(1), action[None]), env.step(action)[:4]
+        for name, own, its in zip(("observation", "reward", "termination", "time limit"), ours, theirs, strict=True):
+            if not np.array_equal(own[0], its, equal_nan=True):
+                return f"its {name} differs in step {step}"
+        if ours[2][0] or ours[3][0]:
+            break
+    return None
