@@ -67,21 +67,21 @@ class BC(nn.Module):
         self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
         self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
 
-    def inputs(self, update: int) -> tuple[Batch]:
+    def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        return (self.batches.at(update),)
+        args = self.args
+        masks = dropout_masks(self.dropout, update, args.actor_dropout, args.batch_size, self.policy.mean)
+        return self.batches.at(update), masks
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
+    def update(self, batch: Batch, dropout: list[Tensor] | None = None) -> dict[str, Tensor]:
         """One gradient step; a pure function of tensors that stay on the device."""
         self.guard.update += 1
-        return self.update_actor(batch)
+        return self.update_actor(batch, dropout)
 
-    def update_actor(self, batch: Batch) -> dict[str, Tensor]:
+    def update_actor(self, batch: Batch, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Maximise log pi(a | s), which is minus the squared error of a deterministic policy."""
         args = self.args
-        rows = batch.actions.shape[1]
-        masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
-        loss = -self.policy.log_prob(batch.observations, batch.actions, masks).mean(-1)
+        loss = -self.policy.log_prob(batch.observations, batch.actions, dropout).mean(-1)
         schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else None
         self.policy_optimizer.step(loss, schedule)
         return {"losses/actor": loss}

@@ -148,7 +148,7 @@ class CQL(nn.Module):
         if args.lagrange:
             multiplier, rate = self.log_multiplier, args.critic_learning_rate
             self.multiplier_optimizer = Adam(multiplier, rate, name="multiplier", guard=self.guard)
-        self.q_target_flat = flatten(self.q_target)
+        flatten(self.q_target)
         on_cpu = torch.device(device).type == "cpu"
         self.part_size = max(1, _CPU_ROWS // (1 + 3 * args.num_actions)) if on_cpu else args.batch_size
         shape = (args.batch_size, self.action_size)
@@ -177,7 +177,7 @@ class CQL(nn.Module):
             metrics |= self.update_entropy_weight(log_prob.detach())
         metrics |= self.update_actor(batch, actions, log_prob, weight, cloning)  # with the critics before their step
         metrics |= self.update_q(batch, samples)
-        polyak_(self.q_target_flat, self.q_optimizer.flat, self.args.polyak, self.guard.alive)
+        polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
         return metrics
 
     def sample(self, batch: Batch, noise: Noise, mean: Tensor, log_std: Tensor, weight: Tensor) -> Samples:

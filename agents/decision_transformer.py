@@ -112,29 +112,28 @@ class DecisionTransformer(nn.Module):
             undecayed=[*embeddings, *(m for m in policy.modules() if isinstance(m, Embedding | LayerNorm | Gain))],
             max_norm=args.max_norm,
         )
-        self.dropout = [Stream(seeds, f"dropout {place}", device) for place in range(policy.num_dropouts)]
+        self.dropout = [Stream(seeds, f"dropout {place}", device) for place in range(1 + 3 * args.num_layers)]
 
-    def inputs(self, update: int) -> tuple[WindowBatch]:
+    def inputs(self, update: int) -> tuple[WindowBatch, list[Tensor | None]]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        return (self.batches.at(update),)
+        args = self.args
+        rates = (args.embedding_dropout, args.attention_dropout, args.residual_dropout)
+        shapes = self.policy.dropout_shapes(args.batch_size, *rates)
+        pairs = zip(self.dropout, shapes, strict=True)
+        masks = [stream.dropout(update, rate, shape) if rate > 0.0 else None for stream, (rate, shape) in pairs]
+        return self.batches.at(update), masks
 
-    def update(self, batch: WindowBatch) -> dict[str, Tensor]:
+    def update(self, batch: WindowBatch, dropout: list[Tensor | None] | None = None) -> dict[str, Tensor]:
         """One gradient step; a pure function of tensors that stay on the device."""
         self.guard.update += 1
-        return self.update_actor(batch)
+        return self.update_actor(batch, dropout)
 
-    def update_actor(self, batch: WindowBatch) -> dict[str, Tensor]:
+    def update_actor(self, batch: WindowBatch, dropout: list[Tensor | None] | None) -> dict[str, Tensor]:
         """Regress each action on the return-to-go, the state and the steps before it, padding left out."""
-        args, places = self.args, iter(self.dropout)
-        update = self.guard.update[0]
-        predicted = self.policy.predict(
-            *batch[:4],
-            rates=(args.embedding_dropout, args.attention_dropout, args.residual_dropout),
-            dropout=lambda rate, *shape: next(places).dropout(update, rate, shape),
-        )
+        predicted = self.policy.predict(*batch[:4], dropout=dropout)
         error = (predicted - batch.actions).square().mean(-1)
         loss = (error * batch.mask).sum((1, 2)) / batch.mask.sum((1, 2))
-        warmup = ((self.policy_optimizer.steps + 1) / args.warmup_updates).clamp(max=1.0).unsqueeze(-1)
+        warmup = ((self.policy_optimizer.steps + 1) / self.args.warmup_updates).clamp(max=1.0).unsqueeze(-1)
         self.policy_optimizer.step(loss, warmup)
         return {"losses/actor": loss}
 

@@ -80,14 +80,16 @@ class IQL(nn.Module):
         self.q_optimizer = Adam(self.q, args.learning_rate, name="q", **adam)
         self.v_optimizer = Adam(self.v, args.learning_rate, name="v", **adam)
         self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
-        self.q_target_flat = flatten(self.q_target)
+        flatten(self.q_target)
         self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
 
-    def inputs(self, update: int) -> tuple[Batch]:
+    def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        return (self.batches.at(update),)
+        args = self.args
+        masks = dropout_masks(self.dropout, update, args.actor_dropout, args.batch_size, self.policy.mean)
+        return self.batches.at(update), masks
 
-    def update(self, batch: Batch) -> dict[str, Tensor]:
+    def update(self, batch: Batch, dropout: list[Tensor] | None = None) -> dict[str, Tensor]:
         """One gradient step of each network; a pure function of tensors that stay on the device."""
         self.guard.update += 1
         with torch.no_grad():
@@ -102,8 +104,8 @@ class IQL(nn.Module):
                 next_value = self.value(batch.next_observations)
             v_metrics, advantage = self.update_v(batch, target_q)
             q_metrics = self.update_q(batch, next_value)
-        actor_metrics = self.update_actor(batch, advantage)
-        polyak_(self.q_target_flat, self.q_optimizer.flat, self.args.polyak, self.guard.alive)
+        actor_metrics = self.update_actor(batch, advantage, dropout)
+        polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
         return {**q_metrics, **v_metrics, **actor_metrics}
 
     def update_q(self, batch: Batch, next_value: Tensor | None = None) -> dict[str, Tensor]:
@@ -126,13 +128,11 @@ class IQL(nn.Module):
         self.v_optimizer.step(loss)
         return {"losses/v": loss, "charts/v_mean": value.mean(-1)}, advantage.detach()
 
-    def update_actor(self, batch: Batch, advantage: Tensor) -> dict[str, Tensor]:
+    def update_actor(self, batch: Batch, advantage: Tensor, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Eq. 7: behaviour cloning weighted by exp(beta A)."""
         args = self.args
         weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_weight)
-        rows = batch.actions.shape[1]
-        masks = dropout_masks(self.dropout, self.guard.update[0], args.actor_dropout, rows, self.policy.mean)
-        loss = -(weight * self.policy.log_prob(batch.observations, batch.actions, masks)).mean(-1)
+        loss = -(weight * self.policy.log_prob(batch.observations, batch.actions, dropout)).mean(-1)
         schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else None
         self.policy_optimizer.step(loss, schedule)
         return {

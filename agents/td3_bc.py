@@ -73,8 +73,8 @@ class TD3BC(nn.Module):
         adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
         self.q_optimizer = Adam(self.q, args.learning_rate, name="q", **adam)
         self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
-        self.q_target_flat = flatten(self.q_target)
-        self.policy_target_flat = flatten(self.policy_target)
+        flatten(self.q_target)
+        flatten(self.policy_target)
         self.noise = Blocks(Stream(seeds, "policy noise", device).normal, (args.batch_size, action_size))
 
     def inputs(self, update: int) -> tuple[Batch, Tensor, bool]:
@@ -90,8 +90,8 @@ class TD3BC(nn.Module):
         metrics = self.update_q(batch, noise)
         if actor_step:
             metrics |= self.update_actor(batch)
-            polyak_(self.q_target_flat, self.q_optimizer.flat, self.args.polyak, self.guard.alive)
-            polyak_(self.policy_target_flat, self.policy_optimizer.flat, self.args.polyak, self.guard.alive)
+            polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
+            polyak_(self.policy_target, self.policy, self.args.polyak, self.guard.alive)
         return metrics
 
     def update_q(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:

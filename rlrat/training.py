@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rlrat.activations import check_activation
 from rlrat.arguments import RunArguments, identity, parse_env_kwargs, run_folder, settings
+from rlrat.compiled import compiled
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError, warn
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
@@ -131,6 +132,8 @@ class Run:
         A first Ctrl-C or SIGTERM saves a checkpoint and exits.
         """
         self._learner, self._batch = learner, learner.inputs(0)[0]
+        if self.arguments.compile:
+            learner.update = compiled(learner.update)
         self._targets = getattr(learner.policy, "target_returns", (None,))
         gated: dict[str, list[str]] = {}  # names of the networks by what became of them
         for name, network in learner.named_modules():

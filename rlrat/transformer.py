@@ -1,7 +1,7 @@
 """The Decision Transformer's network and how it acts (Chen et al. 2021, arXiv 2106.01345), over a leading seed axis."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,8 +11,6 @@ from rlrat.errors import InputError
 from rlrat.networks import MLP, Embedding, LayerNorm, Linear
 from rlrat.policies import ActingPolicy
 
-Dropout = Callable[..., Tensor]
-"""`dropout(rate, *shape)`: the next multipliers `[S, *shape]`, 0 or 1/(1 - rate)."""
 TOKENS = 3  # of a time step: return-to-go, state, action
 
 
@@ -26,7 +24,7 @@ class Attention(nn.Module):
         self.key_value = Linear(width, 2 * width, (num_seeds,))
         self.output = Linear(width, width, (num_seeds,))
 
-    def forward(self, x: Tensor, wanted: slice, rate: float, dropout: Dropout | None) -> Tensor:
+    def forward(self, x: Tensor, wanted: slice, dropout: Tensor | None = None) -> Tensor:
         """What the `wanted` tokens gather from themselves and all before them: `[S, B, wanted, width]`."""
         rows, tokens, width = x.shape[1:]
         queries = self._heads(self.query, x[:, :, wanted])
@@ -34,8 +32,8 @@ class Attention(nn.Module):
         scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(1.0 / math.sqrt(queries.shape[-1]))
         position = torch.arange(tokens, device=x.device)
         weights = torch.softmax(scores.masked_fill(position > position[wanted].unsqueeze(1), -math.inf), dim=-1)
-        if dropout is not None and rate > 0:
-            weights = weights * dropout(rate, rows * self.num_heads, *weights.shape[1:]).flatten(0, 1)
+        if dropout is not None:
+            weights = weights * dropout.flatten(0, 1)
         gathered = torch.bmm(weights, values).unflatten(0, (-1, rows, self.num_heads)).transpose(2, 3)
         return apply(self.output, gathered.reshape(len(x), rows, -1, width))
 
@@ -82,22 +80,18 @@ class Block(nn.Module):
         self.attention = Attention(width, num_heads, num_seeds)
         self.mlp = MLP(width, out_features=width, batch_shape=(num_seeds,), **mlp)
 
-    def forward(
-        self, x: Tensor, wanted: slice, attention_rate: float, residual_rate: float, dropout: Dropout | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, wanted: slice, dropout: Sequence[Tensor | None] = (None, None, None)) -> Tensor:
         normed = x if self.attention_norm is None else apply(self.attention_norm, x)
-        branch = self.attention(normed, wanted, attention_rate, dropout)
-        x = self._add(x[:, :, wanted], branch, self.attention_gain, residual_rate, dropout)
+        branch = self.attention(normed, wanted, dropout[0])
+        x = self._add(x[:, :, wanted], branch, self.attention_gain, dropout[1])
         normed = x if self.mlp_norm is None else apply(self.mlp_norm, x)
-        return self._add(x, apply(self.mlp, normed), self.mlp_gain, residual_rate, dropout)
+        return self._add(x, apply(self.mlp, normed), self.mlp_gain, dropout[2])
 
     @staticmethod
-    def _add(x: Tensor, branch: Tensor, gain: Gain | None, rate: float, dropout: Dropout | None) -> Tensor:
+    def _add(x: Tensor, branch: Tensor, gain: Gain | None, dropout: Tensor | None) -> Tensor:
         if gain is not None:
             branch = gain(branch)
-        if dropout is None or rate == 0:
-            return x + branch
-        return torch.addcmul(x, branch, dropout(rate, *branch.shape[1:]))
+        return x + branch if dropout is None else torch.addcmul(x, branch, dropout)
 
 
 def check_target_returns(targets: Sequence[float]) -> tuple[float, ...]:
@@ -157,7 +151,6 @@ class SequencePolicy(ActingPolicy):
         }
         self.target_returns, self.return_scale = tuple(target_returns), return_scale
         self.context_length = context_length
-        self.num_dropouts = 1 + 3 * num_layers  # multipliers that a prediction draws
         width, seeds = embedding_size, (num_seeds,)
         self.return_embedding = Linear(1, width, seeds)
         self.observation_embedding = Linear(observation_size, width, seeds)
@@ -177,8 +170,7 @@ class SequencePolicy(ActingPolicy):
         timesteps: Tensor,
         *,
         wanted: slice = slice(None),
-        rates: tuple[float, float, float] = (0.0, 0.0, 0.0),
-        dropout: Dropout | None = None,
+        dropout: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """The action at each of the `wanted` steps, from that step's return-to-go and state and all that came before.
 
@@ -188,12 +180,13 @@ class SequencePolicy(ActingPolicy):
             returns_to_go: divided by the return scale, `[S, B, K]`.
             timesteps: steps since the episode's start, `[S, B, K]` int64.
             wanted: steps of K.
-            rates: of dropout, of embeddings, attention weights and residual branches.
+            dropout: multipliers of the embedded tokens, and of each block's attention weights, attention and MLP, with
+                `dropout_shapes` (which takes all steps as wanted).
 
         Returns:
             `[S, B, wanted, act]` in [-1, 1].
         """
-        embedding_rate, attention_rate, residual_rate = rates
+        dropout = [None] * (1 + 3 * len(self.blocks)) if dropout is None else dropout
         steps = observations.shape[2]
         tokens = torch.stack(
             (
@@ -206,17 +199,30 @@ class SequencePolicy(ActingPolicy):
         x = (tokens + self.timestep_embedding(timesteps).unsqueeze(3)).flatten(2, 3)
         if self.embedding_norm is not None:
             x = apply(self.embedding_norm, x)
-        if dropout is not None and embedding_rate > 0:
-            x = x * dropout(embedding_rate, *x.shape[1:])
+        if dropout[0] is not None:
+            x = x * dropout[0]
         every = slice(0, TOKENS * steps)
         first, stop, stride = wanted.indices(steps)
         states = slice(TOKENS * first + 1, TOKENS * (stop - 1) + 2, TOKENS * stride)  # actions are read off these
         for index, block in enumerate(self.blocks):
             # Nothing reads the last block's other tokens: leaving them out saves two thirds of its products.
-            x = block(x, states if index == len(self.blocks) - 1 else every, attention_rate, residual_rate, dropout)
+            last = index == len(self.blocks) - 1
+            x = block(x, states if last else every, dropout[3 * index + 1 : 3 * index + 4])
         if self.output_norm is not None:
             x = apply(self.output_norm, x)
         return torch.tanh(apply(self.head, x))
+
+    def dropout_shapes(
+        self, rows: int, embedding: float, attention: float, residual: float
+    ) -> list[tuple[float, tuple[int, ...]]]:
+        """What `predict` takes for dropout, a rate and a shape without the seed axis each, for these three rates."""
+        blocks, tokens = len(self.blocks), TOKENS * self.context_length
+        width, heads = self.settings["embedding_size"], self.settings["num_heads"]
+        found = [(embedding, (rows, tokens, width))]
+        for wanted in [tokens] * (blocks - 1) + [self.context_length]:
+            found.append((attention, (rows * heads, wanted, tokens)))
+            found += [(residual, (rows, wanted, width))] * 2
+        return found
 
     def reset(self) -> None:
         """Forget the episode; to be called before each first step."""

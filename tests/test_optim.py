@@ -1,4 +1,5 @@
 import copy
+from contextlib import nullcontext
 
 import hypothesis.strategies as st
 import pytest
@@ -134,6 +135,43 @@ def test_parameters_are_views_of_the_flat_buffer():
 
 
 def test_polyak_averages_the_living():
-    target, source = torch.zeros(2, 2, 5), torch.ones(2, 2, 5)
+    target, source = _network([0, 1], critics=2), _network([2, 3], critics=2)
+    before, theirs = flatten(target).clone(), flatten(source)
     polyak_(target, source, 0.25, torch.tensor([True, False]))
-    assert torch.equal(target, torch.stack([torch.full((2, 5), 0.25), torch.zeros(2, 5)]))
+    torch.testing.assert_close(target.flat[0], 0.75 * before[0] + 0.25 * theirs[0])
+    assert torch.equal(target.flat[1], before[1])
+    torch.testing.assert_close(target.output.bias[0].flatten(), target.flat[0, :, -2:].flatten())
+
+
+@pytest.mark.parametrize("critics", [None, 2])
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_a_traced_step_is_the_plain_one(critics, decoupled):
+    """Per-seed rates, decay and clipping, rational coefficients at a rate of their own, a schedule, a dead seed."""
+    results = []
+    for traced in (False, True):
+        network = _network([0, 1, 2], critics, "rational")
+        optimizer = Adam(
+            network, [1e-2, 3e-2, 1e-2], guard=SeedGuard(3), name="n", weight_decay=[0.1, 0.0, 0.2],
+            decoupled=decoupled, max_norm=[0.1, 10.0, 1.0], rational_rate_scale=0.5,
+        )  # fmt: skip
+        target = copy.deepcopy(network).requires_grad_(False)
+        flatten(target)
+
+        def step(x, network=network, optimizer=optimizer, target=target):
+            loss = _loss(network, x.unsqueeze(1) if critics else x)
+            optimizer.step(loss, torch.tensor([[0.5], [1.0], [0.7]]))
+            polyak_(target, network, 0.3, optimizer._guard[0].alive)
+            return loss.detach()
+
+        with torch._dynamo.config.patch(trace_autograd_ops=True) if traced else nullcontext():
+            run = torch.compile(step, backend="eager", fullgraph=True) if traced else step
+            for number in range(6):
+                x = _inputs([0, 1, 2], number)
+                if number == 3:
+                    x[1] = float("nan")
+                run(x)
+        results.append((network.state_dict(), target.state_dict(), optimizer.state_dict()))
+        assert optimizer._guard[0].alive.tolist() == [True, False, True]
+    for plain, by_parameter in zip(*results, strict=True):
+        for name, value in plain.items():
+            torch.testing.assert_close(by_parameter[name], value, rtol=1e-4, atol=1e-5, msg=name)

@@ -51,8 +51,8 @@ def test_attention_is_pytorchs(num_heads):
     x = torch.randn(3, 7, 8)
     future = torch.ones(7, 7, dtype=torch.bool).triu(1)
     expected, _ = theirs(x, x, x, attn_mask=future, need_weights=False)
-    torch.testing.assert_close(ours(x[None], slice(None), 0.0, None)[0], expected, atol=1e-5, rtol=1e-5)
-    some = ours(x[None], slice(1, 6, 3), 0.0, None)[0]
+    torch.testing.assert_close(ours(x[None], slice(None))[0], expected, atol=1e-5, rtol=1e-5)
+    some = ours(x[None], slice(1, 6, 3))[0]
     torch.testing.assert_close(some, expected[:, 1:6:3], atol=1e-5, rtol=1e-5)
 
 
@@ -147,17 +147,18 @@ def test_episodes_must_divide_among_the_targets():
         policy(np.zeros((1, 3, 4)))
 
 
-def test_dropout_draws_as_many_multipliers_as_it_says():
-    policy, parts, drawn = make_policy(num_heads=2), window(1, 3, 5), []
-
-    def dropout(rate: float, *shape: int) -> torch.Tensor:
-        drawn.append(rate)
-        return torch.ones(1, *shape)
-
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_dropout_multiplies_each_place(num_heads):
+    policy, parts = make_policy(num_heads=num_heads), window(1, 3, 5)
     plain = policy.predict(*parts)
-    torch.testing.assert_close(policy.predict(*parts, rates=(0.1, 0.2, 0.3), dropout=dropout), plain)
-    assert drawn == [0.1, 0.2, 0.3, 0.3, 0.2, 0.3, 0.3]
-    assert len(drawn) == policy.num_dropouts
+    shapes = policy.dropout_shapes(3, 0.1, 0.2, 0.3)
+    assert [rate for rate, _ in shapes] == [0.1, 0.2, 0.3, 0.3, 0.2, 0.3, 0.3]
+    ones = [torch.ones(1, *shape) for _, shape in shapes]
+    torch.testing.assert_close(policy.predict(*parts, dropout=ones), plain)
+    for place in range(len(ones)):
+        masks = [None] * len(ones)
+        masks[place] = 2 * ones[place]
+        assert not torch.isclose(policy.predict(*parts, dropout=masks), plain).all()
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "rational"])

@@ -147,16 +147,14 @@ def test_decay_leaves_embeddings_norms_gains_and_rationals_alone(small_dataset, 
 def test_dropout_is_each_seeds_own_and_of_each_update(small_dataset):
     many, _, _ = _trainer(small_dataset, [0, 3])
     one, _, _ = _trainer(small_dataset, [3])
-    assert len(many.dropout) == many.policy.num_dropouts
-    for both, alone in zip(many.dropout, one.dropout, strict=True):
-        ours, theirs = (stream.dropout(torch.tensor(5), 0.1, (4, 3)) for stream in (both, alone))
-        assert torch.equal(ours[1], theirs[0])
-    first, second = (one.dropout[0].dropout(update, 0.1, (40, 30)) for update in (5, 6))
-    assert not torch.equal(first, second)
-    batch = _trainer(small_dataset, [3])[1].at(0)
-    losses = [_trainer(small_dataset, [3])[0].update(batch)["losses/actor"].item() for _ in range(2)]
-    without = _learner(small_dataset, [3], activation="gelu", **NO_DROPOUT)[0].update(batch)["losses/actor"].item()
+    (_, ours), (batch, theirs), (_, later) = many.inputs(5), one.inputs(5), one.inputs(6)
+    for both, alone in zip(ours, theirs, strict=True):
+        assert torch.equal(both[1], alone[0])
+    assert not torch.equal(theirs[0], later[0])
+    losses = [_trainer(small_dataset, [3])[0].update(batch, theirs)["losses/actor"].item() for _ in range(2)]
+    without = _trainer(small_dataset, [3])[0].update(batch)["losses/actor"].item()
     assert losses[0] == losses[1] != without
+    assert _learner(small_dataset, [3], **NO_DROPOUT)[0].inputs(0)[1] == [None] * 7
 
 
 def _dataset(rewards, env_id="Ant-v5"):

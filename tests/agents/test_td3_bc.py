@@ -55,8 +55,8 @@ def test_the_actor_and_the_targets_move_at_the_delayed_updates(small_dataset):
     flats = {
         "q": learner.q_optimizer.flat,
         "policy": learner.policy_optimizer.flat,
-        "q_target": learner.q_target_flat,
-        "policy_target": learner.policy_target_flat,
+        "q_target": learner.q_target.flat,
+        "policy_target": learner.policy_target.flat,
     }
     for update in range(7):
         before = {name: flat.clone() for name, flat in flats.items()}
