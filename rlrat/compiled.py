@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from rlrat.errors import warn
 
@@ -30,7 +30,7 @@ def compiled(update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str
         if not failed:
             try:
                 return fast(*inputs)
-            except TorchDynamoException as error:  # nothing has been computed yet
+            except (TorchDynamoException, FailOnRecompileLimitHit) as error:  # nothing has been computed yet
                 failed = True
                 reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
                 warn(f"the update cannot be compiled ({reason}): it runs as it is")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlrat import load_dataset
+from rlrat.compiled import compiled
 from rlrat.machine import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
@@ -37,6 +38,8 @@ class Agents:
     starts as it."""
     num_seeds: tuple[int, ...] = (1,)
     """Seeds side by side."""
+    compile: bool = False
+    """Measure each contender of rlrat compiled, too (after the seconds that this takes)."""
     rounds: int = 11
     """Each contender has one turn a round, the first not counted; the median counts."""
     seconds: float = 1.0
@@ -73,18 +76,18 @@ class _Peer:
         self._process.wait()
 
 
-def _contender(agent: str, activation: str, dataset, num_seeds: int):
+def _contender(agent: str, activation: str, dataset, num_seeds: int, compile: bool = False):
     """A function that performs a number of updates and returns the seconds; and the batch size."""
     module = importlib.import_module(f"agents.{agent}")
     arguments = module.Arguments(activation=activation, **_SETTINGS.get(agent, {}))
     learner = getattr(module, LEARNERS[agent])(arguments, dataset, list(range(num_seeds)), "cpu")
-    done = 0
+    update, done = compiled(learner.update) if compile else learner.update, 0
 
     def turn(updates: int) -> float:
         nonlocal done
         started = time.perf_counter()
-        for update in range(done, done + updates):
-            learner.update(*learner.inputs(update))
+        for number in range(done, done + updates):
+            update(*learner.inputs(number))
         done += updates
         return time.perf_counter() - started
 
@@ -95,11 +98,14 @@ def _measure(agent: str, settings: Agents, dataset) -> dict[str, dict[str, float
     fixed = "gelu" if agent == "decision_transformer" else "relu"
     activations = settings.activations or (fixed, "rational:gelu" if fixed == "gelu" else "rational")
     contenders = {}
+    torch._dynamo.reset()  # which counts the compilations of a process
     with ExitStack() as stack:
         for count in settings.num_seeds:
             for activation in activations:
-                turn, batch_size = _contender(agent, activation, dataset, count)
-                contenders[f"{agent} {activation}, S = {count}"] = (count, turn)
+                for compile in (False, True) if settings.compile else (False,):
+                    turn, batch_size = _contender(agent, activation, dataset, count, compile)
+                    name = f"{agent} {activation}, S = {count}" + (", compiled" if compile else "")
+                    contenders[name] = (count, turn)
         if settings.peer_python is not None and agent != "bc":
             peer = _Peer(settings.peer_python, agent, settings.threads, batch_size)
             stack.callback(peer.close)
