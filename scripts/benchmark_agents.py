@@ -46,6 +46,8 @@ class Agents:
     """About how long a turn lasts."""
     threads: int = 2
     """CPU threads of each contender."""
+    device: str = "cpu"
+    """Of rlrat: cpu, cuda, ...; the peer stays on the CPU."""
 
 
 class _Peer:
@@ -76,11 +78,11 @@ class _Peer:
         self._process.wait()
 
 
-def _contender(agent: str, activation: str, dataset, num_seeds: int, compile: bool = False):
+def _contender(agent: str, activation: str, dataset, num_seeds: int, compile: bool = False, device: str = "cpu"):
     """A function that performs a number of updates and returns the seconds; and the batch size."""
     module = importlib.import_module(f"agents.{agent}")
     arguments = module.Arguments(activation=activation, **_SETTINGS.get(agent, {}))
-    learner = getattr(module, LEARNERS[agent])(arguments, dataset, list(range(num_seeds)), "cpu")
+    learner = getattr(module, LEARNERS[agent])(arguments, dataset, list(range(num_seeds)), device)
     update, done = compiled(learner.update) if compile else learner.update, 0
 
     def turn(updates: int) -> float:
@@ -89,6 +91,8 @@ def _contender(agent: str, activation: str, dataset, num_seeds: int, compile: bo
         for number in range(done, done + updates):
             update(*learner.inputs(number))
         done += updates
+        if device != "cpu":
+            torch.accelerator.synchronize()
         return time.perf_counter() - started
 
     return turn, arguments.batch_size
@@ -103,7 +107,7 @@ def _measure(agent: str, settings: Agents, dataset) -> dict[str, dict[str, float
         for count in settings.num_seeds:
             for activation in activations:
                 for compile in (False, True) if settings.compile else (False,):
-                    turn, batch_size = _contender(agent, activation, dataset, count, compile)
+                    turn, batch_size = _contender(agent, activation, dataset, count, compile, settings.device)
                     name = f"{agent} {activation}, S = {count}" + (", compiled" if compile else "")
                     contenders[name] = (count, turn)
         if settings.peer_python is not None and agent != "bc":
