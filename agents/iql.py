@@ -95,18 +95,18 @@ class IQL(nn.Module):
         with torch.no_grad():
             target_q = self.min_q(self.q_target, batch.observations, batch.actions)
         if self.args.update_order == "paper":
-            q_metrics = self.update_q(batch)
-            v_metrics, _ = self.update_v(batch, target_q)
+            metrics = self.update_q(batch)
+            metrics |= self.update_v(batch, target_q)[0]
             with torch.no_grad():
                 advantage = target_q - self.value(batch.observations)
         else:
             with torch.no_grad():
                 next_value = self.value(batch.next_observations)
-            v_metrics, advantage = self.update_v(batch, target_q)
-            q_metrics = self.update_q(batch, next_value)
-        actor_metrics = self.update_actor(batch, advantage, dropout)
+            metrics, advantage = self.update_v(batch, target_q)
+            metrics |= self.update_q(batch, next_value)
+        metrics |= self.update_actor(batch, advantage, dropout)
         polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
-        return {**q_metrics, **v_metrics, **actor_metrics}
+        return metrics
 
     def update_q(self, batch: Batch, next_value: Tensor | None = None) -> dict[str, Tensor]:
         """Eq. 6: regress both critics on r + gamma (1 - d) V(s')."""

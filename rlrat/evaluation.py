@@ -333,7 +333,7 @@ def _check_evaluable(env: Any, env_id: str) -> None:
 
     actions, observations = env.action_space, env.observation_space
     if not isinstance(actions, Box) or not np.issubdtype(actions.dtype, np.floating):
-        raise InputError(f"{env_id} has the actions {actions}: only environments with continuous actions work (Box)")
+        raise InputError(f"{env_id} has the actions {actions}: continuous actions only (Box)")
     for kind, space in (("actions", actions), ("observations", observations)):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise InputError(f"{env_id} has the {kind} {_one_line(space)}: only vectors work (Box of shape (n,))")
