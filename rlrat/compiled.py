@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from rlrat.errors import warn
 
@@ -15,10 +14,12 @@ def compiled(update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str
     On a CPU the calls and the small operations between the matrix products are half of the time of an update; here
     they become a few loops in C++ (torch's inductor needs g++ or clang). The metrics come without a graph.
     """
-    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):  # before torch 2.13
+    from torch._dynamo import config, exc  # takes a second to import
+
+    if not hasattr(config, "trace_autograd_ops"):  # before torch 2.13
         warn(f"--compile needs a newer torch than {torch.__version__}: the update is not compiled")
         return update
-    torch._dynamo.config.trace_autograd_ops = True
+    config.trace_autograd_ops = True
 
     def pure(*inputs) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in update(*inputs).items()}
@@ -30,7 +31,7 @@ def compiled(update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str
         if not failed:
             try:
                 return fast(*inputs)
-            except (TorchDynamoException, FailOnRecompileLimitHit) as error:  # nothing has been computed yet
+            except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:  # nothing has been computed yet
                 failed = True
                 reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
                 warn(f"the update cannot be compiled ({reason}): it runs as it is")

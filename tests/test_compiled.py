@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import rlrat.compiled
 from rlrat.compiled import compiled
 
 sys.path.insert(0, str(Path(__file__).parent / "agents"))
@@ -66,10 +65,24 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys):
 
 
 def test_an_older_torch_says_so(monkeypatch, capsys):
-    class Config:
-        pass
+    import torch._dynamo
 
-    monkeypatch.setattr(rlrat.compiled.torch._dynamo, "config", Config())
+    monkeypatch.setattr(torch._dynamo, "config", object())
     update = lambda: {}  # noqa: E731
     assert compiled(update) is update
     assert "needs a newer torch" in capsys.readouterr().err
+
+
+def test_a_command_compiles_and_an_uncompiled_one_takes_its_run_for_finished(run_agent, monkeypatch):
+    whole, calls = torch.compile, []
+
+    def trace(f, **options):
+        calls.append(f)
+        return whole(f, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", trace)
+    torch._dynamo.reset()
+    result = run_agent("--compile")
+    assert len(calls) == 1
+    assert "cannot be compiled" not in result.stderr
+    assert "nothing to do" in run_agent().stdout
