@@ -101,6 +101,8 @@ class RunArguments:
     rational: RationalArguments = field(default_factory=RationalArguments)
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of matrix products; tf32 is for NVIDIA GPUs, bf16 also for CPUs with AMX. Everything else stays fp32."""
     compile: bool = False
     """Compile the update: seconds at the start, then up to twice as fast on a CPU."""
     num_threads: Annotated[int, Range(1, 4096)] | None = None

@@ -25,6 +25,11 @@ def find_device(name: str) -> torch.device:
         raise InputError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda:<number>") from None
 
 
+def set_precision(name: str) -> None:
+    """How float32 matrix products are computed from now on: `fp32`, `tf32` or `bf16` (inputs rounded, float32 sums)."""
+    torch.set_float32_matmul_precision({"fp32": "highest", "tf32": "high", "bf16": "medium"}[name])
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep what PyTorch frees on a CPU instead of giving it back to the system.
 

@@ -22,7 +22,7 @@ from rlrat.compiled import compiled
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError, warn
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
-from rlrat.machine import find_device, keep_freed_memory
+from rlrat.machine import find_device, keep_freed_memory, set_precision
 from rlrat.rational import Rational
 from rlrat.runs import RunFolder
 from rlrat.scores import Reference, find_reference
@@ -79,6 +79,7 @@ class Run:
                 check_activation(name)
         self.device = find_device(arguments.device)
         keep_freed_memory()
+        set_precision(arguments.precision)
         if arguments.num_threads is not None:
             torch.set_num_threads(arguments.num_threads)
         self.dataset = load_dataset(arguments.dataset)

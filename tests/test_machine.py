@@ -18,6 +18,18 @@ def test_devices():
         find_device("abacus")
 
 
+def test_a_run_sets_its_precision(run_agent):
+    before = torch.get_float32_matmul_precision()
+    try:
+        run_agent("--precision", "bf16", "--run-name", "x")
+        assert torch.get_float32_matmul_precision() == "medium"
+        result = run_agent("--run-name", "x", check=False)  # another run, for its results differ
+        assert result.returncode == 2
+        assert "precision is 'bf16' there and 'fp32' here" in result.stderr
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
 def test_freed_memory_is_met_again_without_page_faults():
     code = (
