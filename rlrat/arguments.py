@@ -105,6 +105,8 @@ class RunArguments:
     """Of matrix products; tf32 is for NVIDIA GPUs, bf16 also for CPUs with AMX. Everything else stays fp32."""
     compile: bool = False
     """Compile the update: seconds at the start, then up to twice as fast on a CPU."""
+    profile: bool = False
+    """Say where the time goes, and leave trace.json, of some updates, in the first seed's folder."""
     num_threads: Annotated[int, Range(1, 4096)] | None = None
     """CPU threads; all cores by default."""
     run_dir: Path = Path("runs")
@@ -130,7 +132,7 @@ class RunArguments:
 
 # What does not change a run's result, or is compared on its own (the seed names the folder).
 _OUTSIDE_IDENTITY = {
-    *("seed", "num_seeds", "checkpoint_every", "log_every", "compile", "device", "num_threads"),
+    *("seed", "num_seeds", "checkpoint_every", "log_every", "compile", "profile", "device", "num_threads"),
     *("run_dir", "run_name", "resume", "overwrite"),
 }
 # What the run folder's path says already, or what only says how long and how a run is judged.

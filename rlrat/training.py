@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,6 +24,7 @@ from rlrat.datasets import load_dataset
 from rlrat.errors import InputError, warn
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.machine import find_device, keep_freed_memory, set_precision
+from rlrat.profiling import Profile
 from rlrat.rational import Rational
 from rlrat.runs import RunFolder
 from rlrat.scores import Reference, find_reference
@@ -147,6 +149,10 @@ class Run:
         for seed, folder in self._folders.items():
             folder.create(self._config(seed), overwrite=self.arguments.overwrite)
         self._resume()
+        self._profile = None
+        if self.arguments.profile:
+            first = next(iter(self._folders.values()))
+            self._profile = Profile(learner, self.device, first.path / "trace.json")
         self._progress = Progress(
             *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
             *(TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), TextColumn("{task.fields[score]}")),
@@ -182,15 +188,19 @@ class Run:
             for folder in self._folders.values():
                 folder.close_scalars()
             threading.excepthook = thread_hook
+        if self._profile is not None:
+            self._profile.report(self.console)
         self._finish()
 
     def _loop(self) -> Iterator[int]:
         arguments = self.arguments
         while True:
-            self._evaluate_if_due()
+            with self._part("evaluation"):
+                self._evaluate_if_due()
             done = self.update == arguments.total_updates or not self._alive().any()
             if (done or self.update % arguments.checkpoint_every == 0) and self.update > self._start:
-                self._save()
+                with self._part("checkpoints"):
+                    self._save()
             if done:
                 return
             # Up to the next point at which anything but training happens.
@@ -217,7 +227,11 @@ class Run:
                 raise _Stopped
             self._report_diverged()
             if self.update % arguments.log_every == 0:
-                self._write_metrics()
+                with self._part("logging"):
+                    self._write_metrics()
+
+    def _part(self, name: str) -> AbstractContextManager:
+        return nullcontext() if self._profile is None else self._profile.part(name)
 
     def _evaluate_if_due(self) -> None:
         arguments = self.arguments
