@@ -50,8 +50,9 @@ class Profile:
     def _traced(self, update: Callable) -> Callable:
         def call(*inputs):
             if self._updates == _FIRST:
-                self._profiler = profile()
-                self._profiler.start()
+                with self.part("the profiler"):
+                    self._profiler = profile()
+                    self._profiler.start()
             result = update(*inputs)
             self._updates += 1
             if self._updates == _FIRST + _COUNT:
@@ -62,8 +63,9 @@ class Profile:
 
     def _save(self) -> None:
         if self._profiler is not None:
-            self._profiler.stop()
-            self._profiler.export_chrome_trace(str(self._trace))
+            with self.part("the profiler"):
+                self._profiler.stop()
+                self._profiler.export_chrome_trace(str(self._trace))
             self._profiler = None
 
     def report(self, console: Console) -> None:
