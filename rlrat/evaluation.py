@@ -92,8 +92,8 @@ class Evaluator:
         env_kwargs: passed on to `gymnasium.make`.
         repeats: R; each episode is played this often at once, in the columns r * episodes + e, for a policy that acts
             differently in each repeat.
-        num_threads: threads that step MuJoCo environments; by default the cores that this process may use, at
-            most 4.
+        num_threads: threads that step MuJoCo environments; by default the cores that this process may use (at most 4
+            where Gymnasium steps them).
 
     `envs` are Gymnasium's environments: the first row's, and the others' too where `rlrat.stepping` cannot do without.
 
@@ -115,12 +115,11 @@ class Evaluator:
         self.env_kwargs = dict(env_kwargs or {})
         self.seeds = tuple(int(seed) for seed in np.atleast_1d(seeds))
         self.episodes = episodes
-        num_threads = _default_threads() if num_threads is None else num_threads
         if not self.seeds or min(self.seeds) < 0:
             raise InputError(f"evaluation seeds are {list(self.seeds)}: give at least one, none below 0")
         if episodes < 1:
             raise InputError(f"cannot evaluate {episodes} episodes: give at least 1")
-        if num_threads < 1:
+        if num_threads is not None and num_threads < 1:
             raise InputError(f"cannot step environments on {num_threads} threads: give at least 1")
 
         reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
@@ -266,15 +265,12 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _default_threads() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # Through Gymnasium near half of a Hopper step is Python (130 of 300 us): beyond a few, threads only wait for the
-    # interpreter lock.
-    return min(cores, 4)
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make_rows(
-    env_id: str, env_kwargs: dict[str, Any], seeds: list[int], num_threads: int
+    env_id: str, env_kwargs: dict[str, Any], seeds: list[int], num_threads: int | None
 ) -> tuple[list[Any], NativeRows | GymnasiumRows]:
     """A row for each reset seed, and the environments behind them: the first one where Gymnasium steps none."""
     try:
@@ -317,10 +313,11 @@ def _make_rows(
                     raise
                 raise InputError(f"{env_id} refuses the settings {env_kwargs}: {_one_line(error)}") from None
             _check_evaluable(envs[0], env_id)
-            rows = native_rows(envs[0], seeds, num_threads)
+            rows = native_rows(envs[0], seeds, num_threads or _cores())
             if rows is None:
                 envs.extend(make() for _ in seeds[1:])
-                rows = GymnasiumRows(envs, seeds, num_threads)
+                # Near half of a Hopper step is Python (130 of 300 us): beyond a few, threads only wait for its lock.
+                rows = GymnasiumRows(envs, seeds, num_threads or min(_cores(), 4))
     except BaseException:
         for env in envs:
             env.close()

@@ -310,7 +310,8 @@ def test_threads(monkeypatch):
     for env_id, rows, cores, asked, expected in (
         ("Hopper-v5", 5, 3, None, 3),
         ("Hopper-v5", 2, 3, None, 2),
-        ("Hopper-v5", 9, 64, None, 4),
+        ("Hopper-v5", 9, 64, None, 9),
+        ("Reacher-v5", 9, 64, None, 4),
         ("Hopper-v5", 9, 1, 6, 6),
         ("Pendulum-v1", 5, 3, 3, 1),
     ):
