@@ -89,7 +89,7 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
     """
     try:
         settings = dict(checkpoint["policy"])
-        kind = settings.pop("kind")
+        kind = settings.pop("kind", "mlp")  # checkpoints before there were kinds
         if kind not in KINDS:
             raise InputError(f"its policy is of the kind {kind!r}, known are {', '.join(KINDS)}")
         module, _, name = KINDS[kind].rpartition(".")
