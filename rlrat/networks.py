@@ -58,7 +58,7 @@ class Embedding(nn.Module):
         """`indices` `[S, ...]`, larger ones taken for the last: `[S, ..., features]`."""
         seeds, count, _ = self.weight.shape
         first = torch.arange(0, seeds * count, count, device=indices.device).view(-1, *[1] * (indices.ndim - 1))
-        # Of PyTorch's ways to gather rows, the one whose gradient is quick and always sums in one order.
+        # Not by indexing, whose gradient on a GPU sums in any order.
         return F.embedding(indices.clamp(max=count - 1) + first, self.weight.flatten(0, 1))
 
 

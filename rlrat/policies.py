@@ -26,6 +26,7 @@ class ActingPolicy(nn.Module):
 
     @torch.no_grad()
     def set_units(self, units: "Units") -> None:
+        """Take the units that the agent learns in, the same for every seed."""
         self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
         self.observation_std.copy_(torch.from_numpy(units.observation_std))
         self.action_scale.fill_(units.action_scale)

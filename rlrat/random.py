@@ -80,8 +80,8 @@ class Stream:
         below floor(256 rate + u), where u, uniform in [0, 1), is common to a row of the first axis: so the probability
         is `rate` and not a multiple of 1/256.
 
-        On a CPU the bytes are those of NumPy's Philox-4x64, which takes a tenth of the time (12 ms of a Decision
-        Transformer's update): there, dropout differs from a GPU's.
+        On a CPU the bytes are those of NumPy's Philox-4x64, for a Decision Transformer's update in 1.6 ms instead of
+        12.9: there, dropout differs from a GPU's.
         """
         rows, count = shape[0], math.prod(shape)
         size = 4 * rows + count

@@ -65,15 +65,17 @@ class RunFolder:
         self._updates: dict[str, int] = {}  # of the checkpoints that load, by file name
         self._scalars: SummaryWriter | None = None
 
-    def check(self, config: dict[str, Any], *, resume: bool) -> None:
+    def check(self, config: dict[str, Any], *, resume: bool, defaults: dict[str, Any] | None = None) -> None:
         """Compare the run that is in the folder, if any, with this one; nothing is written.
+
+        A setting that the folder does not know, because it is newer than the run, was what is its default now.
 
         Raises `InputError` where another identity, or without `resume` an unfinished run, is in it.
         """
         there = self.config()
         if there is None:
             return
-        ours, theirs = config["identity"], there["identity"]
+        ours, theirs = config["identity"], {**(defaults or {}), **there["identity"]}
         different = [
             f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
             for name in {**ours, **theirs}

@@ -100,7 +100,8 @@ class Run:
         self._folders = folders
         if not arguments.overwrite:
             for seed, folder in folders.items():
-                folder.check(self._config(seed), resume=arguments.resume)
+                defaults = identity(type(arguments)())
+                folder.check(self._config(seed), resume=arguments.resume, defaults=defaults)
             self._folders = {seed: folder for seed, folder in folders.items() if folder.summary() is None}
         self.seeds = list(self._folders)
         for seed in every_seed:

@@ -38,6 +38,16 @@ def test_another_identity_is_refused_by_the_differing_setting(folder):
     assert json.loads((folder.path / "config.json").read_text()) == other
 
 
+def test_a_setting_newer_than_the_run_was_its_default(folder):
+    for value, others in ((32, []), (16, ["precision is 32 there and 16 here"])):
+        config = {**CONFIG, "identity": {**CONFIG["identity"], "precision": value}}
+        if not others:
+            folder.check(config, resume=True, defaults={"precision": 32, "expectile": 0.9})
+        for message in others:
+            with pytest.raises(InputError, match=message):
+                folder.check(config, resume=True, defaults={"precision": 32, "expectile": 0.9})
+
+
 def test_an_unfinished_run_is_not_resumed_against_the_users_will(folder):
     with pytest.raises(InputError, match="unfinished run"):
         folder.check(CONFIG, resume=False)
