@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.arguments import Positive, Range, RunArguments, parse
+from rlrat.arguments import Axis, Positive, Range, RunArguments, parse
 
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
     critic_activation: str | None = None
     """Not for this agent: it has no critic."""
-    learning_rate: Positive = 3e-4
+    learning_rate: Axis[Positive] = 3e-4
     """Adam's."""
     actor_schedule: Literal["cosine", "constant"] = "constant"
     """The actor's learning rate over all updates."""
@@ -93,7 +93,7 @@ class BC(nn.Module):
 
 def main(args: Arguments) -> None:
     run = Run("bc", args)
-    learner = BC(args, run.dataset, run.seeds, run.device)
+    learner = run.build(BC)
     for update in run.updates(learner):
         run.log(learner.update(*learner.inputs(update)))
 

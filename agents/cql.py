@@ -4,26 +4,26 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.arguments import Count, NotNegative, Positive, Range, RunArguments, Share, parse
+from rlrat.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, Share, beside, parse
 
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
     hidden_dims: tuple[int, ...] = (256, 256, 256)
     """Hidden widths."""
-    actor_learning_rate: Positive = 3e-5
+    actor_learning_rate: Axis[Positive] = 3e-5
     """Adam's, of the actor and the entropy's weight."""
-    critic_learning_rate: Positive = 3e-4
+    critic_learning_rate: Axis[Positive] = 3e-4
     """Adam's, of the critics and the Lagrange multiplier."""
-    discount: Share = 0.99
+    discount: Axis[Share] = 0.99
     """Gamma."""
-    polyak: Share = 0.005
+    polyak: Axis[Share] = 0.005
     """Share of the critics that the target critics take over in each update."""
-    alpha: NotNegative = 10.0
+    alpha: Axis[NotNegative] = 10.0
     """Weight of the conservative loss, eq. 4."""
     num_actions: Count = 10
     """Actions sampled for that loss in each state: this many uniform ones and of the policy at s and at s'."""
-    temperature: Positive = 1.0
+    temperature: Axis[Positive] = 1.0
     """Of that loss's logsumexp over actions."""
     importance_sampling: bool = True
     """Divide the sampled actions by their density in the logsumexp; without it, the data's action is among them."""
@@ -33,7 +33,7 @@ class Arguments(RunArguments):
     """Clips the gap from above."""
     lagrange: bool = False
     """Learn a multiplier of the conservative loss that holds the mean gap at --target-action-gap."""
-    target_action_gap: NotNegative = 5.0
+    target_action_gap: Axis[NotNegative] = 5.0
     """Tau, 5 or 10 in the paper; with --lagrange only."""
     automatic_entropy: bool = True
     """Learn the entropy's weight, with minus the number of action dimensions as the target entropy."""
@@ -225,10 +225,10 @@ class CQL(nn.Module):
         an update.
         """
         args, parameters, target = self.args, tuple(self.q.parameters()), samples.target.unsqueeze(1)
-        weight, target_gap, metrics = args.alpha, 0.0, {}
+        weight, target_gap, metrics = beside(args.alpha, 3), 0.0, {}
         if args.lagrange:
             multiplier = self.log_multiplier.value.exp().clamp(max=_MAX_MULTIPLIER)
-            weight, target_gap = args.alpha * multiplier.detach().view(-1, 1, 1), args.target_action_gap
+            weight, target_gap = weight * multiplier.detach().view(-1, 1, 1), beside(args.target_action_gap, 3)
         inputs = ((batch.observations, 1), (samples.actions, 2), (samples.log_density, 2), (target, 2))
         outputs, gradients = [], None
         for *states, part_target in zip(*(x.split(self.part_size, dim) for x, dim in inputs), strict=True):
@@ -242,7 +242,8 @@ class CQL(nn.Module):
         loss = (q - target).square().mean(-1).sum(1) + conservative
         self.q_optimizer.step(loss, gradients=gradients)
         if args.lagrange:
-            multiplier_loss = -multiplier * args.alpha * (gap.mean((1, 2)) - target_gap)
+            excess = (gap - target_gap).mean((1, 2))
+            multiplier_loss = -multiplier * beside(args.alpha, 1) * excess
             self.multiplier_optimizer.step(multiplier_loss)
             metrics = {"losses/multiplier": multiplier_loss, "charts/multiplier": multiplier}
         metrics |= {"losses/q": loss, "losses/conservative": conservative}
@@ -256,7 +257,7 @@ class CQL(nn.Module):
         """
         args, q = self.args, self.critics(self.q, observations, actions)
         terms = q[:, :, 1:] - log_density.unsqueeze(1) if args.importance_sampling else q
-        soft_maximum = args.temperature * torch.logsumexp(terms / args.temperature, dim=2)
+        soft_maximum = torch.logsumexp(terms / beside(args.temperature, 4), dim=2) * beside(args.temperature, 3)
         gap = soft_maximum - q[:, :, 0]
         if args.gap_low is not None or args.gap_high is not None:
             gap = gap.clamp(args.gap_low, args.gap_high)
@@ -285,7 +286,7 @@ class CQL(nn.Module):
 
 def main(args: Arguments) -> None:
     run = Run("cql", args)
-    learner = CQL(args, run.dataset, run.seeds, run.device)
+    learner = run.build(CQL)
     for update in run.updates(learner):
         run.log(learner.update(*learner.inputs(update)))
 

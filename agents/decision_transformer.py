@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.arguments import Count, NotNegative, Positive, Range, RunArguments, parse
+from rlrat.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, parse
 
 Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
 
@@ -21,13 +21,13 @@ class Arguments(RunArguments):
     """Hidden widths of each block's MLP."""
     critic_activation: str | None = None
     """Not for this agent: it has no critic."""
-    learning_rate: Positive = 1e-4
+    learning_rate: Axis[Positive] = 1e-4
     """AdamW's."""
     warmup_updates: Count = 10_000
     """The learning rate grows linearly over so many updates."""
-    weight_decay: NotNegative = 1e-4
+    weight_decay: Axis[NotNegative] = 1e-4
     """AdamW's, of all but embeddings, norms, the gains in their place, and rational coefficients."""
-    max_norm: Positive = 0.25
+    max_norm: Axis[Positive] = 0.25
     """Clips the norm of a seed's gradient."""
     context_length: Count = 20
     """K, the steps of a window."""
@@ -177,7 +177,7 @@ def check(args: Arguments, dataset: Dataset) -> None:
 
 def main(args: Arguments) -> None:
     run = Run("decision_transformer", args)
-    learner = DecisionTransformer(args, run.dataset, run.seeds, run.device)
+    learner = run.build(DecisionTransformer)
     for update in run.updates(learner):
         run.log(learner.update(*learner.inputs(update)))
 

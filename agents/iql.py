@@ -3,24 +3,24 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.arguments import NotNegative, Positive, Range, RunArguments, Share, parse
+from rlrat.arguments import Axis, NotNegative, Positive, Range, RunArguments, Share, parse
 
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
-    learning_rate: Positive = 3e-4
+    learning_rate: Axis[Positive] = 3e-4
     """Adam's, of every network."""
     actor_schedule: Literal["cosine", "constant"] = "cosine"
     """The actor's learning rate over all updates."""
-    discount: Share = 0.99
+    discount: Axis[Share] = 0.99
     """Gamma."""
-    polyak: Share = 0.005
+    polyak: Axis[Share] = 0.005
     """Share of the critics that the target critics take over in each update."""
-    expectile: Annotated[float, Range(0.0, 1.0, open_low=True, open_high=True)] = 0.7
+    expectile: Axis[Annotated[float, Range(0.0, 1.0, open_low=True, open_high=True)]] = 0.7
     """Tau of the value function's regression, eq. 5."""
-    inverse_temperature: NotNegative = 3.0
+    inverse_temperature: Axis[NotNegative] = 3.0
     """Beta of the advantage weights, eq. 7."""
-    max_weight: Positive = 100.0
+    max_weight: Axis[Positive] = 100.0
     """Clips the advantage weights."""
     update_order: Literal["paper", "corl"] = "paper"
     """paper: Q, V, then the actor with the new V; corl: V, Q, then the actor with the advantage before V's step."""
@@ -163,7 +163,7 @@ class IQL(nn.Module):
 
 def main(args: Arguments) -> None:
     run = Run("iql", args)
-    learner = IQL(args, run.dataset, run.seeds, run.device)
+    learner = run.build(IQL)
     for update in run.updates(learner):
         run.log(learner.update(*learner.inputs(update)))
 

@@ -3,24 +3,24 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rlrat.arguments import Count, NotNegative, Positive, RunArguments, Share, parse
+from rlrat.arguments import Axis, Count, NotNegative, Positive, RunArguments, Share, beside, parse
 
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
-    learning_rate: Positive = 3e-4
+    learning_rate: Axis[Positive] = 3e-4
     """Adam's, of every network."""
-    discount: Share = 0.99
+    discount: Axis[Share] = 0.99
     """Gamma."""
-    polyak: Share = 0.005
+    polyak: Axis[Share] = 0.005
     """Share of the networks that the target networks take over in each update of the actor."""
-    policy_noise: NotNegative = 0.2
+    policy_noise: Axis[NotNegative] = 0.2
     """Standard deviation of the noise on the target policy's actions, in units of their bound."""
-    noise_clip: NotNegative = 0.5
+    noise_clip: Axis[NotNegative] = 0.5
     """Clips that noise."""
     policy_delay: Count = 2
     """Updates of the critics for each of the actor and the target networks."""
-    alpha: NotNegative = 2.5
+    alpha: Axis[NotNegative] = 2.5
     """Weight of Q, once divided by its mean size, against behaviour cloning."""
     initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "xavier_uniform"
     """Initial weights."""
@@ -98,7 +98,8 @@ class TD3BC(nn.Module):
         """TD3's step: regress both critics on r + gamma (1 - d) min Q'(s', pi'(s') + clipped noise)."""
         args = self.args
         with torch.no_grad():
-            noise = (noise * args.policy_noise).clamp(-args.noise_clip, args.noise_clip)
+            scale, clip = beside(args.policy_noise, 3), beside(args.noise_clip, 3)
+            noise = (noise * scale).clamp(-clip, clip)
             next_actions = (self.actions(self.policy_target, batch.next_observations) + noise).clamp(-1.0, 1.0)
             next_q = self.critics(self.q_target, batch.next_observations, next_actions).amin(1)
             target = batch.rewards + args.discount * (1.0 - batch.terminations) * next_q
@@ -114,7 +115,7 @@ class TD3BC(nn.Module):
         """
         actions = self.actions(self.policy.mean, batch.observations)
         q = self.critics(self.q, batch.observations, actions)[:, 0]
-        weight = self.args.alpha / (q.detach().abs().mean(-1) + 1e-6)
+        weight = beside(self.args.alpha, 1) / (q.detach().abs().mean(-1) + 1e-6)
         cloning = (actions - batch.actions).square().mean((-2, -1))
         loss = cloning - weight * q.mean(-1)
         self.policy_optimizer.step(loss)
@@ -136,7 +137,7 @@ class TD3BC(nn.Module):
 
 def main(args: Arguments) -> None:
     run = Run("td3_bc", args)
-    learner = TD3BC(args, run.dataset, run.seeds, run.device)
+    learner = run.build(TD3BC)
     for update in run.updates(learner):
         run.log(learner.update(*learner.inputs(update)))
 

@@ -5,12 +5,14 @@ An agent's own dataclass inherits from `RunArguments` and adds the settings of i
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import re
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +46,12 @@ Positive = Annotated[float, Range(0.0, open_low=True, open_high=True)]
 NotNegative = Annotated[float, Range(0.0, open_high=True)]
 Share = Annotated[float, Range(0.0, 1.0)]
 
+Kind = TypeVar("Kind")
+Axis = Kind | tuple[Kind, ...]
+"""A setting that may differ along the seed axis: several values train side by side, one member for each and each seed.
+
+The agent finds one value as it is, and several as a tensor `[S, 1]` (`beside` gives it more axes)."""
+
 _SEEDS = 2**32  # what a word of the random numbers' key holds
 
 
@@ -70,7 +78,8 @@ class RunArguments:
     seed: Annotated[int, Range(0)] = 0
     """First seed."""
     num_seeds: Count = 1
-    """Seeds trained side by side: seed, seed + 1, ..."""
+    """Seeds trained side by side: seed, seed + 1, ... A setting with several values makes a member for each of them and
+    each seed."""
     total_updates: Count = 300_000
     """Gradient updates."""
     batch_size: Count = 256
@@ -105,8 +114,12 @@ class RunArguments:
     """Of matrix products; tf32 is for NVIDIA GPUs, bf16 also for CPUs with AMX. Everything else stays fp32."""
     compile: bool = False
     """Compile the update: some 20 seconds at the start; then IQL with ReLU is 1.6 times as fast on a CPU."""
+    eval_timeout: Positive = 300.0
+    """Seconds without a step after which an evaluation is begun again and, the second time, recorded as failed."""
     profile: bool = False
     """Say where the time goes, and leave trace.json, of some updates, in the first seed's folder."""
+    track: bool = False
+    """Mirror TensorBoard to Weights & Biases (pip install "rlrat[track]"); WANDB_MODE=offline keeps it here."""
     num_threads: Annotated[int, Range(1, 4096)] | None = None
     """CPU threads; all cores by default."""
     run_dir: Path = Path("runs")
@@ -132,7 +145,8 @@ class RunArguments:
 
 # What does not change a run's result, or is compared on its own (the seed names the folder).
 _OUTSIDE_IDENTITY = {
-    *("seed", "num_seeds", "checkpoint_every", "log_every", "compile", "profile", "device", "num_threads"),
+    *("seed", "num_seeds", "eval_timeout", "checkpoint_every", "log_every"),
+    *("compile", "profile", "track", "device", "num_threads"),
     *("run_dir", "run_name", "resume", "overwrite"),
 }
 # What the run folder's path says already, or what only says how long and how a run is judged.
@@ -171,7 +185,7 @@ def _one_line(box: str) -> str:
         r"(Unrecognized options|Value error|Parsing error|Missing \w+|Required options|Invalid choice) ", text
     )
     text = text[title.end() :] if title and len(text) > title.end() else text
-    return re.split(r" (?:Argument helptext:|For full helptext)", text)[0]
+    return re.split(r" (?:Got errors:|Argument helptext:|For full helptext)", text)[0]
 
 
 def _validate(arguments: RunArguments) -> None:
@@ -186,6 +200,11 @@ def _validate(arguments: RunArguments) -> None:
     if arguments.run_name is not None and not re.fullmatch(r"[\w.,=+-]+", arguments.run_name):
         raise InputError(f"--run-name is {arguments.run_name!r}, but may hold only letters, digits and . , = + - _")
     parse_env_kwargs(arguments.env_kwargs)
+    for name, values in _varied(arguments).items():
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{_flag(name)} is {list(values)}, but must be one or more values, each once")
+        if arguments.run_name is not None:
+            raise InputError(f"--run-name names one folder a seed, but {_flag(name)} has several values: leave it out")
 
 
 def _check_ranges(arguments: Any, prefix: str = "") -> None:
@@ -193,10 +212,61 @@ def _check_ranges(arguments: Any, prefix: str = "") -> None:
         value = getattr(arguments, name)
         if dataclasses.is_dataclass(value):
             _check_ranges(value, f"{name}.")
-        for part in (kind, *get_args(kind)):  # an argument that may be None hides its range one level deeper
+        values = value if isinstance(value, tuple) else (value,)
+        for part in (kind, *get_args(kind)):  # what may be None or several hides its range one level deeper
             for bound in getattr(part, "__metadata__", ()):
-                if value is not None and value not in bound:
-                    raise InputError(f"{_flag(prefix + name)} is {value}, but must be {bound}")
+                for one in values:
+                    if one is not None and one not in bound:
+                        raise InputError(f"{_flag(prefix + name)} is {one}, but must be {bound}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of those that a command trains side by side: its arguments are those of the command that trains it alone."""
+
+    arguments: RunArguments
+    label: str
+    """`seed 3`, or `seed 3 with expectile=0.9`."""
+
+    @property
+    def seed(self) -> int:
+        return self.arguments.seed
+
+
+def _varied(arguments: RunArguments) -> dict[str, tuple[float, ...]]:
+    """The settings that have several values."""
+    return {
+        name: getattr(arguments, name)
+        for name, kind in get_type_hints(type(arguments)).items()
+        if {float, tuple[float, ...]} <= set(get_args(kind)) and isinstance(getattr(arguments, name), tuple)
+    }
+
+
+def members(arguments: RunArguments) -> list[Member]:
+    """Each seed with each combination of the settings that have several values."""
+    varied, found = _varied(arguments), []
+    for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
+        for values in itertools.product(*varied.values()):
+            own = dict(zip(varied, values, strict=True))
+            label = f"seed {seed}" + (" with " + ", ".join(f"{k}={v:g}" for k, v in own.items()) if own else "")
+            found.append(Member(dataclasses.replace(arguments, seed=seed, num_seeds=1, **own), label))
+    return found
+
+
+def side_by_side(arguments: Arguments, members: Sequence[Member], device: Any) -> Arguments:
+    """`arguments` with a tensor `[S, 1]` of the members' values for each setting that has several."""
+    varied = _varied(arguments)
+    if not varied:
+        return arguments
+    import torch
+
+    columns = {name: [[getattr(member.arguments, name)] for member in members] for name in varied}
+    return dataclasses.replace(arguments, **{k: torch.tensor(column, device=device) for k, column in columns.items()})
+
+
+def beside(setting: Any, axes: int) -> Any:
+    """A setting for use with a tensor of so many axes: a number as it is, a tensor `[S, 1]` as `[S, 1, ..., 1]`."""
+    return setting.view(-1, *[1] * (axes - 1)) if hasattr(setting, "view") else setting
 
 
 def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:

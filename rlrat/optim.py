@@ -67,6 +67,15 @@ class SeedGuard(nn.Module):
         self.alive.logical_and_(finite)
         return self.alive
 
+    def freeze(self, name: str, dies: Tensor, update: int) -> None:
+        """Freeze the seeds of `dies` `[S]` for a `name` seen after `update`, whatever they have met since."""
+        if name not in self.names:
+            self.names.append(name)
+        dies = dies.to(self.alive.device)
+        self.first_tensor.masked_fill_(dies, self.names.index(name))
+        self.first_update.masked_fill_(dies, update)
+        self.alive.masked_fill_(dies, False)
+
     def report(self) -> list[tuple[str, int] | None]:
         """For each seed None, or the name of its first non-finite tensor and the update (from 1) that met it."""
         columns = zip(self.alive.tolist(), self.first_tensor.tolist(), self.first_update.tolist(), strict=True)
@@ -78,8 +87,8 @@ class Adam(nn.Module):
 
     Args:
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
-        learning_rate, weight_decay, max_norm: one number, or one for each seed. `max_norm` clips the gradient norm that
-            a seed's network has (all its critics together).
+        learning_rate, weight_decay, max_norm: one number, or one for each seed, in any shape. `max_norm` clips the
+            gradient norm that a seed's network has (all its critics together).
         undecayed: modules whose parameters `weight_decay` leaves alone, besides rational ones.
         rational_rate_scale: multiplies the learning rate of rational coefficients.
         guard, name: the seed's loss and gradient are checked under this name.
@@ -110,7 +119,8 @@ class Adam(nn.Module):
         self._gradients = _pieces(self._gradient, self._parameters_in_order)
 
         def per_seed(value: float | Sequence[float]) -> Tensor:
-            return torch.as_tensor(value, dtype=torch.float32, device=device).expand(seeds).unsqueeze(-1)
+            values = torch.as_tensor(value, dtype=torch.float32, device=device)
+            return values.reshape(-1).expand(seeds).unsqueeze(-1)
 
         rows = math.prod(network.batch_shape)
 
@@ -239,10 +249,14 @@ def cosine(optimizer: Adam, total_updates: int) -> Tensor:
 
 
 @torch.no_grad()
-def polyak_(target: nn.Module, source: nn.Module, rate: float, alive: Tensor) -> None:
-    """target <- target + rate (source - target), two networks that `flatten` has seen, for `alive` `[S]` seeds."""
+def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: Tensor) -> None:
+    """target <- target + rate (source - target), two networks that `flatten` has seen, for `alive` `[S]` seeds.
+
+    `rate` is one number, or `[S, 1]`.
+    """
+    rates = rate * alive.unsqueeze(1)
     pairs = [(target.flat, source.flat)]
     if torch.compiler.is_compiling():
         pairs = list(zip(target.parameters(), source.parameters(), strict=True))
     for ours, theirs in pairs:
-        ours.lerp_(theirs, (rate * alive).view(-1, *[1] * (ours.ndim - 1)))
+        ours.lerp_(theirs, rates.view(-1, *[1] * (ours.ndim - 1)))

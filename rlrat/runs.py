@@ -8,13 +8,14 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlrat.dashboards import LAYOUT
 from rlrat.errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ EVALUATION_COLUMNS = (
 )
 _NEWEST, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 EPISODE_COLUMNS = ("update", "target_return", "episode", "reset_seed", "return", "length")
+ACTIVATION_COLUMNS = (
+    *("update", "layer", "part", "group", "version", "numerator", "denominator"),
+    *("low", "high", "counts"),
+)
 
 
 @contextlib.contextmanager
@@ -113,6 +118,15 @@ class RunFolder:
         """Write or replace a JSON file atomically."""
         self._replace(name, (json.dumps(content, indent=2) + "\n").encode())
 
+    def append_activations(self, update: int, rows: list[dict[str, Any]]) -> None:
+        """Append what `rlrat.inspection.activation_rows` saw to `activations.csv`, ahead of the evaluation's lines."""
+        if rows:
+            self._append("activations.csv", ACTIVATION_COLUMNS, [{"update": update, **row} for row in rows])
+
+    def activations(self) -> list[dict[str, str]]:
+        """The whole lines of `activations.csv`, as text; none where the run has no rational layer."""
+        return self._read_csv("activations.csv", ACTIVATION_COLUMNS)
+
     def append_evaluation(self, lines: list[dict[str, Any]], episodes: list[dict[str, Any]]) -> None:
         """Append to `episodes.csv`, then the lines of `evaluations.csv`, one a target return, that stand for them."""
         self._append("episodes.csv", EPISODE_COLUMNS, episodes)
@@ -179,9 +193,13 @@ class RunFolder:
             elif self._updates.get(_PREVIOUS, update) >= update:
                 previous.unlink(missing_ok=True)
         for name, columns in (("evaluations.csv", EVALUATION_COLUMNS), ("episodes.csv", EPISODE_COLUMNS)):
-            if (self.path / name).exists():
-                rows = [row for row in self._read_csv(name, columns) if int(row["update"]) in evaluations]
-                self._replace(name, _csv_text(columns, rows, header=True).encode())
+            self._keep(name, columns, lambda at: at in evaluations)
+        self._keep("activations.csv", ACTIVATION_COLUMNS, lambda at: at <= update)  # written ahead of the evaluation
+
+    def _keep(self, name: str, columns: tuple[str, ...], wanted: Callable[[int], bool]) -> None:
+        if (self.path / name).exists():
+            rows = [row for row in self._read_csv(name, columns) if wanted(int(row["update"]))]
+            self._replace(name, _csv_text(columns, rows, header=True).encode())
 
     def open_scalars(self, purge_step: int | None) -> None:
         """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more."""
@@ -189,12 +207,19 @@ class RunFolder:
 
         with _writing(self.path):
             self._scalars = SummaryWriter(str(self.path), purge_step=purge_step)
+            self._scalars.add_custom_scalars(LAYOUT)
 
     def add_scalars(self, scalars: dict[str, Any], update: int) -> None:
         """Hand one point of each scalar to TensorBoard's file, on the disk from the next `flush_scalars` on."""
         with _writing(self.path):
             for name, value in scalars.items():
                 self._scalars.add_scalar(name, value, update)
+
+    @contextlib.contextmanager
+    def board(self) -> Iterator["SummaryWriter"]:
+        """TensorBoard's file, for what is no scalar."""
+        with _writing(self.path):
+            yield self._scalars
 
     def flush_scalars(self) -> None:
         with _writing(self.path):

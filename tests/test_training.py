@@ -5,11 +5,14 @@ import os
 import resource
 import signal
 import subprocess
+import time
 
+import numpy as np
 import pytest
 import torch
 from short_runs import assert_equal_runs, read_run, wait_for
 
+from rlrat.evaluation import Evaluator
 from rlrat.runs import RunFolder
 
 
@@ -63,6 +66,69 @@ def test_a_signal_stops_cleanly_and_the_same_command_goes_on(command, run_agent,
     assert "going on from update" in run_agent(*LONG).stdout
     for seed in (0, 1):
         assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
+
+
+def test_evaluations_that_a_signal_leaves_pending_are_made_up_for(run_agent, tmp_path, monkeypatch):
+    """Training is over long before the environments are, at the second of three evaluations."""
+    plain, calls = Evaluator.run, []
+
+    def run(self, policy):
+        calls.append(self)
+        if len(calls) == 1:
+            return plain(self, policy)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:  # until the policy is told that nobody waits any more
+            policy(np.zeros((2, 2, 11)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "run", run)
+        stopped = run_agent("--num-seeds", 2, check=False)
+    assert (stopped.returncode, len(calls)) == (128 + signal.SIGTERM, 2)
+    assert "stopped at update 40" in stopped.stdout
+    assert [len(RunFolder(_run_folder(tmp_path, seed)).evaluations()) for seed in (0, 1)] == [1, 1]
+    again = run_agent("--num-seeds", 2)
+    assert "going on from update 40" in again.stdout
+    found = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]
+    run_agent("--num-seeds", 2, "--overwrite")
+    for seed in (0, 1):
+        assert [row["update"] for row in found[seed]["rows"]] == ["0", "20", "40"]
+        assert_equal_runs(found[seed], read_run(_run_folder(tmp_path, seed)))
+
+
+def test_an_evaluation_that_fails_twice_is_recorded_and_training_goes_on(run_agent, tmp_path, monkeypatch):
+    plain, calls = Evaluator.run, []
+
+    def run(self, policy):
+        calls.append(self)
+        if len(calls) in (2, 3):
+            raise OSError("the simulator is gone")
+        return plain(self, policy)
+
+    monkeypatch.setattr(Evaluator, "run", run)
+    result = run_agent()
+    assert "the evaluation at update 20 failed (OSError: the simulator is gone) again: it is left out" in result.stderr
+    folder = RunFolder(_run_folder(tmp_path))
+    assert [row["update"] for row in folder.evaluations()] == ["0", "40"]
+    assert folder.summary()["failed_evaluations"] == [20]
+    assert folder.summary()["status"] == "finished"
+
+
+def test_settings_side_by_side_have_the_folders_that_each_has_alone(run_agent, tmp_path):
+    both = ("--num-seeds", 2, "--expectile", 0.7, 0.9, "--learning-rate", 3e-4, 1e-3)
+    run_agent(*both)
+    cells = {path.parent.name: path for path in tmp_path.glob("runs/*/*/*/seed1")}
+    short = "relu+batch_size=16{},hidden_dims=16x16{}".format
+    changes = [(expectile, rate) for expectile in ("", ",expectile=0.9") for rate in ("", ",learning_rate=0.001")]
+    assert set(cells) == {short(*change) for change in changes}
+    assert run_agent(*both).stdout.count("nothing to do") == 8
+    alone = ("--seed", 1, "--expectile", 0.9)
+    folder = cells[short(",expectile=0.9", "")]
+    assert f"{folder} is finished: nothing to do" in run_agent(*alone).stdout
+    together = read_run(folder)
+    run_agent(*alone, "--overwrite")
+    for name, value in read_run(folder)["state"].items():
+        torch.testing.assert_close(value, together["state"][name], msg=name)
 
 
 def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(run_agent, tmp_path):
@@ -223,6 +289,9 @@ def test_a_run_whose_every_seed_diverges_ends_early(run_agent, tmp_path):
     ("arguments", "message"),
     [
         (["--dataset", "hoper-medium-v2"], "hopper-medium-v2"),
+        (["--expectile", "0.7", "1.5"], "--expectile is 1.5"),
+        (["--expectile", "0.7", "0.7"], "each once"),
+        (["--expectile", "0.7", "0.9", "--run-name", "mine"], "--run-name"),
         (["--activation", "rellu"], "relu"),
         (["--critic-activation", "rational:softmax"], "elementwise"),
         (["--env-id", "Hoper-v5"], "Hopper-v5"),

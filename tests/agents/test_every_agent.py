@@ -1,9 +1,11 @@
 """What is asked of every agent, on a small dataset and in short runs."""
 
+import importlib
 import json
 import signal
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -56,6 +58,12 @@ SPOILT = [  # what is NaN in the batch of a seed, and which tensor is the first 
     ("iql", {"update_order": "corl"}, "observations", "v loss"),
     ("td3_bc", {}, "rewards", "q loss"),
 ]
+EVERY_SETTING_COUNTS = {  # settings with which each of the others matters within a few updates
+    "cql": {"lagrange": True},
+    "decision_transformer": {"weight_decay": 0.5},
+    "iql": {"max_weight": 1.0},
+    "td3_bc": {"noise_clip": 0.1},
+}
 SETTING = {
     "bc": ("best_episodes", 0.5),
     "cql": ("alpha", 5.0),
@@ -70,6 +78,31 @@ TAGS = {
     "iql": {"losses/q", "charts/q_mean", "losses/v", "charts/v_mean", "charts/advantage_mean", "charts/weight_mean"},
     "td3_bc": {"losses/q", "charts/q_mean", "losses/cloning", "charts/lambda"},
 }
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_settings_that_vary_along_the_seed_axis_act_as_alone(small_dataset, agent):
+    """Every one of them, two members of one seed; the numbers are such that each changes something."""
+    kind = importlib.import_module(f"agents.{agent}").Arguments
+    names = [name for name, hint in get_type_hints(kind).items() if {float, tuple[float, ...]} <= set(get_args(hint))]
+    assert "actor_learning_rate" in names or "learning_rate" in names
+    common = {"batch_size": 8, **EVERY_SETTING_COUNTS.get(agent, {})}
+    for name in names:
+        common[name] = value = common.get(name, getattr(kind(), name))
+        values = (value, 0.5 * value)
+        together, _, train = make_trainer(agent, small_dataset, [3, 3], **{**common, name: torch.tensor([values]).T})
+        for update in range(4):
+            train(update)
+        for index, value in enumerate(values):
+            alone, _, train_alone = make_trainer(agent, small_dataset, [3], **{**common, name: value})
+            for update in range(4):
+                train_alone(update)
+            for key, tensor in together.state_dict().items():
+                torch.testing.assert_close(
+                    tensor[index], alone.state_dict()[key][0], atol=1e-5, rtol=1e-4, msg=f"{name}, {key}"
+                )
+        first, second = (torch.cat([p[index].flatten() for p in together.parameters()]) for index in range(2))
+        assert not torch.equal(first, second), f"{name} changes nothing"
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -1,0 +1,183 @@
+"""Evaluation off the critical path: copies of the policies play in a thread of their own while training goes on."""
+
+import copy
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlrat.errors import warn
+from rlrat.evaluation import Evaluation, Evaluator
+
+MOST_PENDING = 3  # snapshots: one that plays, and two that wait
+
+
+class Snapshot:
+    """The policies of S seeds as they were after `update`.
+
+    Args:
+        wanted: bool [S], the seeds whose results are asked for.
+        train_seconds, wall_seconds: of the run, up to that update.
+        state: the policies' `state_dict`; tensors of a GPU are copied in the order of its stream, without a wait.
+    """
+
+    def __init__(
+        self, update: int, wanted: np.ndarray, train_seconds: float, wall_seconds: float, state: dict[str, Tensor]
+    ) -> None:
+        self.update, self.wanted = update, wanted
+        self.train_seconds, self.wall_seconds = train_seconds, wall_seconds
+        self._copied = None
+        on_gpu = any(tensor.is_cuda for tensor in state.values())
+        with torch.no_grad():
+            self._state = {
+                name: torch.empty_like(tensor, device="cpu", pin_memory=on_gpu).copy_(tensor, non_blocking=True)
+                for name, tensor in state.items()
+            }
+        if on_gpu:
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The policies' tensors, on the CPU."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._state
+
+
+class _Cancelled(Exception):
+    """Nobody waits for this evaluation any more."""
+
+
+class _Job(threading.Thread):
+    """One snapshot's evaluation. A daemon: a step that never returns must not keep the process alive."""
+
+    def __init__(
+        self, policy: nn.Module, state: dict[str, Tensor], evaluator: Evaluator | None, make: Callable[[], Evaluator]
+    ) -> None:
+        super().__init__(name="evaluation", daemon=True)
+        self._policy, self._state, self._make = policy, state, make
+        self.evaluator = evaluator
+        self.result: Evaluation | None = None
+        self.error: BaseException | None = None
+        self.by_policy = False
+        self.cancelled = False
+        self.last_step = time.monotonic()
+        for name in ("reset", "observe"):  # with memory
+            if hasattr(policy, name):
+                setattr(self, name, getattr(policy, name))
+        self.start()
+
+    def run(self) -> None:
+        device = next(self._policy.parameters()).device
+        try:
+            # A stream of its own, else it would wait for all of the training's work.
+            with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
+                self._policy.load_state_dict(self._state)
+                if self.evaluator is None:
+                    self.evaluator = self._make()
+                self.result = self.evaluator.run(self)
+        except BaseException as error:  # to be dealt with by the thread that trains
+            self.error = error
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        if self.cancelled:
+            raise _Cancelled
+        self.last_step = time.monotonic()
+        try:
+            return self._policy(observations)
+        except Exception:
+            self.by_policy = True
+            raise
+
+
+class BackgroundEvaluator:
+    """Evaluates snapshots in their order, one at a time.
+
+    An environment that raises something, or makes no step for `timeout` seconds, is given up and the evaluation begun
+    again with new ones; the second time it has failed, which is no reason for training to stop.
+
+    Args:
+        policy: what is copied, and its copy loaded with each snapshot. The copy acts on the CPU, where environments
+            are; one with memory, a sequence model, on its own device.
+        make: makes an `Evaluator`; called now, and after each failure.
+        timeout: in seconds.
+    """
+
+    def __init__(self, policy: nn.Module, make: Callable[[], Evaluator], timeout: float) -> None:
+        self._original, self._make, self._timeout = policy, make, timeout
+        self._pending: deque[Snapshot] = deque()
+        self._job: _Job | None = None
+        self._tried = 0
+        self._policy, self._evaluator = self._copy(), make()
+
+    def _copy(self) -> nn.Module:
+        policy = copy.deepcopy(self._original).requires_grad_(False)
+        return policy if hasattr(policy, "observe") else policy.cpu()
+
+    @property
+    def pending(self) -> tuple[Snapshot, ...]:
+        """What `collect` has not given yet, oldest first."""
+        return tuple(self._pending)
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Evaluate `snapshot` after those before it."""
+        self._pending.append(snapshot)
+        self._next()
+
+    def _next(self) -> None:
+        if self._job is None and self._pending:
+            self._job = _Job(self._policy, self._pending[0].state, self._evaluator, self._make)
+
+    def collect(self, wait: float = 0.0) -> Iterator[tuple[Snapshot, Evaluation | None]]:
+        """What has been evaluated since, oldest first, after at most `wait` seconds; None for what failed twice.
+
+        Raises:
+            Exception: what the policy raised.
+        """
+        while (job := self._job) is not None:
+            job.join(wait)
+            stuck = job.is_alive()
+            if stuck and time.monotonic() - job.last_step < self._timeout:
+                return
+            self._job, self._evaluator = None, job.evaluator
+            if stuck or job.error is not None:
+                if job.by_policy:
+                    raise job.error
+                job.cancelled = True  # should it ever move again
+                self._evaluator, self._policy = None, self._copy()
+                reason = f"no step in {self._timeout:g} s" if stuck else f"{type(job.error).__name__}: {job.error}"
+                self._tried += 1
+                where = f"the evaluation at update {self._pending[0].update:,} failed ({reason})"
+                if self._tried < 2:
+                    warn(f"{where}: it is tried once more")
+                    self._next()
+                    continue
+                warn(f"{where} again: it is left out")
+            self._tried = 0
+            snapshot = self._pending.popleft()
+            self._next()
+            yield snapshot, job.result
+            wait = 0.0
+
+    def close(self) -> None:
+        """Close the environments; what is pending stays so."""
+        if self._job is not None:
+            self._job.cancelled = True
+            self._job.join(min(self._timeout, 10.0))  # a step of a usual environment takes milliseconds
+            self._evaluator = None if self._job.is_alive() else self._job.evaluator
+            self._job = None
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    def __enter__(self) -> "BackgroundEvaluator":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
