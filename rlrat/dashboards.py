@@ -1,0 +1,124 @@
+"""What dashboards show of a run beside its scalars: TensorBoard's HParams, overlays and figures; W&B's copy."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlrat.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrat.runs import RunFolder
+
+# Each chart overlays every run below --logdir, so that activations are compared without any report.
+LAYOUT = {
+    "evaluation": {
+        "normalised score": ["Multiline", ["eval/normalized_score"]],
+        "return": ["Multiline", ["eval/return_mean"]],
+        "episode length": ["Multiline", ["eval/length_mean"]],
+        "updates per second": ["Multiline", ["charts/updates_per_second"]],
+    },
+    "rational layers": {
+        "share of inputs outside the fitted interval": ["Multiline", ["rational/.*/outside"]],
+        "largest slope on the inputs": ["Multiline", ["rational/.*/largest_slope"]],
+        "slope at large |x|": ["Multiline", ["rational/.*/asymptotic_slope"]],
+    },
+}
+_FEWEST = 5  # evaluations that make a figure over training worth its tenths of a second
+
+
+def finish_board(
+    folder: "RunFolder", config: dict[str, Any], rows: list[dict[str, str]], summary: dict[str, Any]
+) -> None:
+    """Hand TensorBoard what only a finished run has: a row of its HParams tab and a figure of its learned functions.
+
+    The row has the final score and return and, as `area`, the mean height of either curve over training; a diverged
+    run has none of them. The figure needs matplotlib and at least five evaluations.
+
+    Args:
+        folder: with its TensorBoard file open.
+        config, rows, summary: of its `config.json`, its curve and its `summary.json`.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    from rlrat.reports.convergence import mean_height
+
+    updates = np.array([int(row["update"]) for row in rows])
+    metrics: dict[str, float | None] = {"final/return": summary["final_return"], "final/score": summary["final_score"]}
+    for name, column in (("return", "return_mean"), ("score", "normalized_score")):
+        known = summary["status"] == "finished" and len(rows) and all(row[column] for row in rows)
+        values = np.array([float(row[column]) for row in rows]) if known else None
+        metrics[f"final/{name}_area"] = mean_height(updates, values, updates[0], updates[-1]) if known else None
+    # The tab takes its columns from whichever run it reads first: these are every agent's, and `name` has the rest.
+    identity = config["identity"]
+    columns = {name: identity[name] for name in ("activation", "agent", "dataset", "total_updates")}
+    columns |= {"name": folder.path.parent.name.partition("+")[2], "seed": config["seed"]}
+    image = _figure_of(folder) if len(rows) >= _FEWEST else None
+    end = int(updates[-1]) if len(rows) else 0
+    with folder.board() as board:
+        for part in hparams(columns, metrics):
+            board.file_writer.add_summary(part, end)
+        if image is not None:
+            board.add_image("learned activations", image, end, dataformats="HWC")
+    folder.add_scalars({name: value for name, value in metrics.items() if value is not None}, end)
+    folder.flush_scalars()
+
+
+def _figure_of(folder: "RunFolder") -> np.ndarray | None:
+    """The learned functions as an image `[H, W, 3]`, uint8; None without a rational layer or matplotlib."""
+    from rlrat.reports.learned import plot_learned, read_learned
+
+    learned = read_learned(folder.path)
+    if not learned or find_spec("matplotlib") is None:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(plot_learned(learned))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def check_tracking() -> None:
+    """Raises `InputError` where Weights & Biases is not installed."""
+    if find_spec("wandb") is None:
+        raise InputError('--track needs Weights & Biases: pip install "rlrat[track]"')
+
+
+@contextmanager
+def tracked(folders: list[Path], settings: dict[str, Any]) -> Iterator[None]:
+    """Mirror what TensorBoard's files in `folders` get inside the block to one run of Weights & Biases.
+
+    The seeds are told apart by the first part of a name, `seed0/eval/return_mean`. The run's id is the same for a
+    command that goes on and another one after `--overwrite`. Project and entity are `WANDB_PROJECT` (by default rlrat)
+    and `WANDB_ENTITY`; with `WANDB_MODE=offline` nothing is sent.
+
+    Raises:
+        InputError: Weights & Biases refuses to begin a run, for instance because nobody is logged in.
+    """
+    import wandb
+
+    root = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
+    began = [(str(folder.resolve()), (folder / "config.json").stat().st_mtime_ns) for folder in folders]
+    wandb.tensorboard.patch(root_logdir=str(root))
+    try:
+        try:
+            run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "rlrat"),
+                name="/".join(root.parts[-3:]),
+                id=hashlib.sha256(repr(began).encode()).hexdigest()[:16],
+                resume="allow",
+                config=settings,
+                sync_tensorboard=True,
+            )
+        except wandb.Error as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"--track: {reason} (WANDB_MODE=offline needs no account)") from None
+        with run:
+            yield
+    finally:
+        wandb.tensorboard.unpatch()
