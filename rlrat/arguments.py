@@ -114,6 +114,8 @@ class RunArguments:
     """Of matrix products; tf32 is for NVIDIA GPUs, bf16 also for CPUs with AMX. Everything else stays fp32."""
     compile: bool = False
     """Compile the update: some 20 seconds at the start; then IQL with ReLU is 1.6 times as fast on a CPU."""
+    capture: bool = True
+    """On a GPU, record the update as CUDA graphs and replay them."""
     eval_timeout: Positive = 300.0
     """Seconds without a step after which an evaluation is begun again and, the second time, recorded as failed."""
     profile: bool = False
@@ -146,7 +148,7 @@ class RunArguments:
 # What does not change a run's result, or is compared on its own (the seed names the folder).
 _OUTSIDE_IDENTITY = {
     *("seed", "num_seeds", "eval_timeout", "checkpoint_every", "log_every"),
-    *("compile", "profile", "track", "device", "num_threads"),
+    *("compile", "capture", "profile", "track", "device", "num_threads"),
     *("run_dir", "run_name", "resume", "overwrite"),
 }
 # What the run folder's path says already, or what only says how long and how a run is judged.

@@ -1,6 +1,7 @@
 """What this machine offers: its devices, and how its C library treats memory."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -11,11 +12,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def find_device(name: str) -> torch.device:
-    """`auto` (a GPU if there is one), or what PyTorch calls a device.
+    """`auto` (a GPU if there is one), or what PyTorch calls a device; a GPU's matrix products become deterministic.
 
     Raises:
         InputError: one that is not there.
     """
+    # cuBLAS reads it at its first product; without it, streams side by side may share a workspace.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rlrat.activations import check_activation
 from rlrat.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.background import MOST_PENDING, BackgroundEvaluator, Snapshot
+from rlrat.captured import captured
 from rlrat.compiled import compiled
 from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
@@ -119,6 +120,8 @@ class Run:
         self._learner, self._batch = learner, learner.inputs(0)[0]
         if self.arguments.compile:
             learner.update = compiled(learner.update)
+        if self.arguments.capture and self.device.type == "cuda":
+            learner.update = captured(learner)
         self._targets = getattr(learner.policy, "target_returns", (None,))
         gated: dict[str, list[str]] = {}  # names of the networks by what became of them
         for name, network in learner.named_modules():

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlrat import load_dataset
+from rlrat.captured import captured
 from rlrat.compiled import compiled
 from rlrat.machine import keep_freed_memory
 
@@ -83,7 +84,9 @@ def _contender(agent: str, activation: str, dataset, num_seeds: int, compile: bo
     module = importlib.import_module(f"agents.{agent}")
     arguments = module.Arguments(activation=activation, **_SETTINGS.get(agent, {}))
     learner = getattr(module, LEARNERS[agent])(arguments, dataset, list(range(num_seeds)), device)
-    update, done = compiled(learner.update) if compile else learner.update, 0
+    if compile:
+        learner.update = compiled(learner.update)
+    update, done = captured(learner) if device != "cpu" else learner.update, 0
 
     def turn(updates: int) -> float:
         nonlocal done

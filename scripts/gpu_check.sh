@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The GPU tests and benchmarks of rational activations, on a machine with a GPU, in under 8 minutes:
+# The GPU tests, and the benchmarks of rational activations, on a machine with a GPU, in under 8 minutes:
 #
 #     scripts/gpu_check.sh [FOLDER]       writes FOLDER/rational_gpu.json, by default in docs/benchmarks
 #
@@ -43,6 +43,7 @@ mapfile -t others < <(grep -l "mark\.gpu" tests/rational/test_*.py | grep -v tes
 if [ ${#others[@]} != 0 ]; then
     part "other tests" 45 "${tests[@]}" -m "gpu and not slow" "${others[@]}"
 fi
+part "captured updates" 60 "${tests[@]}" -m "gpu and not slow" tests/test_captured.py
 seconds=$((455 - SECONDS))
 part benchmark $((seconds + 5)) "$python" scripts/benchmark_rational.py --output "$folder" --tune --seconds "$seconds"
 

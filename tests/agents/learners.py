@@ -23,12 +23,14 @@ CLASSES = {
 HEADS = ("squashed_gaussian", "tanh_gaussian", "deterministic")  # of BC's and IQL's policies
 
 
-def make_learner(agent: str, dataset: Dataset, seeds: Sequence[int], **settings) -> tuple[nn.Module, Batches]:
+def make_learner(
+    agent: str, dataset: Dataset, seeds: Sequence[int], device: str = "cpu", **settings
+) -> tuple[nn.Module, Batches]:
     module = importlib.import_module(f"agents.{agent}")
     small = {"hidden_dims": (16, 16), "batch_size": 32, "total_updates": 100}
     if agent == "decision_transformer":
         small |= {"embedding_size": 16, "context_length": 6, "num_layers": 2, "warmup_updates": 1}
-    learner = getattr(module, CLASSES[agent])(module.Arguments(**{**small, **settings}), dataset, seeds, "cpu")
+    learner = getattr(module, CLASSES[agent])(module.Arguments(**{**small, **settings}), dataset, seeds, device)
     return learner, learner.batches
 
 

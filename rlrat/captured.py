@@ -1,0 +1,132 @@
+"""An agent's update as CUDA graphs: recorded once, then replayed as a whole instead of launched kernel by kernel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from rlrat.errors import warn
+
+_WARM_UPS = 3  # of the plain update before it is recorded, so that every kernel and library is loaded
+_TOLERANCE = {"rtol": 1e-3, "atol": 1e-5, "equal_nan": True}
+
+
+class Graph(Protocol):
+    """What is recorded and replayed."""
+
+    def warm_up(self, function: Callable[[], Any]) -> Any:
+        """Call `function` as it will be recorded."""
+
+    def record(self, function: Callable[[], Any]) -> Any:
+        """Record what `function` does, without doing it; the tensors that it gives are filled by each `replay`."""
+
+    def replay(self) -> None: ...
+
+
+class CudaGraph:
+    """PyTorch's, with errors that concern this thread alone: evaluation goes on in another one."""
+
+    def __init__(self) -> None:
+        self._stream, self._graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+
+    def warm_up(self, function: Callable[[], Any]) -> Any:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = function()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return result
+
+    def record(self, function: Callable[[], Any]) -> Any:
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+            return function()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+@dataclass
+class _Recording:
+    graph: Graph
+    calls: int = 0
+    inputs: tuple[Tensor, ...] = ()
+    metrics: dict[str, Tensor] | None = None
+
+
+def captured(learner: nn.Module, make_graph: Callable[[], Graph] = CudaGraph) -> Callable[..., dict[str, Tensor]]:
+    """`learner.update` that is recorded in its fourth call and replayed from then on; its metrics are overwritten then.
+
+    An update launches hundreds of small kernels, which takes the host longer than they take the GPU. What is no tensor
+    among the inputs, such as whether the actor learns, chooses a recording of its own. Each recording is replayed
+    twice beside the plain update and compared before it is used: where it cannot be recorded, or does something else,
+    the update runs as it is, after one warning. Needs all of the learner's memory to be in its `state_dict`.
+    """
+    update, recordings, failed = learner.update, {}, False
+
+    def call(*inputs) -> dict[str, Tensor]:
+        nonlocal failed
+        if failed:
+            return update(*inputs)
+        leaves, structure = tree_flatten(inputs)
+        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        key = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        if key not in recordings:
+            recordings[key] = _Recording(make_graph())
+        recording = recordings[key]
+        if recording.metrics is not None:
+            torch._foreach_copy_(recording.inputs, tensors)
+            recording.graph.replay()
+            return recording.metrics
+        recording.calls += 1
+        if recording.calls <= _WARM_UPS:
+            return recording.graph.warm_up(lambda: _detached(update(*inputs)))
+
+        def recorded() -> dict[str, Tensor]:
+            tensors = iter(recording.inputs)
+            own = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            return _detached(update(*tree_unflatten(own, structure)))
+
+        before = _copy(learner)
+        plain = _detached(update(*inputs))
+        once = _copy(learner)
+        update(*inputs)
+        twice = _copy(learner)
+        _load(learner, before)
+        recording.inputs = tuple(tensor.clone() for tensor in tensors)
+        try:
+            metrics = recording.graph.record(recorded)
+            # Twice: what was recorded as a constant shows in the second.
+            recording.graph.replay()
+            recording.graph.replay()
+            state = learner.state_dict()
+            different = [name for name, value in twice.items() if not torch.allclose(state[name], value, **_TOLERANCE)]
+            reason = f"its {different[0]} differs from the plain update's" if different else None
+        except (RuntimeError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+        _load(learner, once)
+        if reason is None:
+            recording.metrics = metrics
+        else:
+            failed = True
+            recordings.clear()
+            warn(f"the update cannot be replayed as a CUDA graph ({reason}): it runs as it is")
+        return plain
+
+    return call
+
+
+def _detached(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+def _copy(learner: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in learner.state_dict().items()}
+
+
+@torch.no_grad()
+def _load(learner: nn.Module, state: dict[str, Tensor]) -> None:
+    """In place: a recording knows its tensors by their addresses."""
+    for name, value in learner.state_dict().items():
+        value.copy_(state[name])
