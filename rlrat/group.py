@@ -165,9 +165,8 @@ class Group:
                 failed=sorted({update for checkpoint in checkpoints for update in checkpoint.get("failed", ())}),
             )
             pending = [{one["update"]: one for one in checkpoint.get("pending", ())} for checkpoint in checkpoints]
-            progress.pending = tuple(
-                self._pending(learner, update, pending, evaluated) for update in sorted(set().union(*pending))
-            )
+            snapshots = [self._pending(learner, at, pending, evaluated) for at in sorted(set().union(*pending))]
+            progress.pending = tuple(snapshot for snapshot in snapshots if snapshot.wanted.any())
         except (LookupError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(

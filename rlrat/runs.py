@@ -194,7 +194,8 @@ class RunFolder:
                 previous.unlink(missing_ok=True)
         for name, columns in (("evaluations.csv", EVALUATION_COLUMNS), ("episodes.csv", EPISODE_COLUMNS)):
             self._keep(name, columns, lambda at: at in evaluations)
-        self._keep("activations.csv", ACTIVATION_COLUMNS, lambda at: at <= update)  # written ahead of the evaluation
+        # Written ahead of the evaluation, which may be pending; at update 0 all begins anew.
+        self._keep("activations.csv", ACTIVATION_COLUMNS, lambda at: at <= update > 0)
 
     def _keep(self, name: str, columns: tuple[str, ...], wanted: Callable[[int], bool]) -> None:
         if (self.path / name).exists():

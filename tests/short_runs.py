@@ -17,19 +17,21 @@ SHORT = (
 
 
 def read_run(folder: Path) -> dict:
-    """What a finished run must have repeated bit for bit: its evaluations without time columns, and its last state."""
+    """What a finished run must have repeated bit for bit: all that it was seen to do, but for times, and its state."""
     rows = [{k: v for k, v in row.items() if "seconds" not in k} for row in RunFolder(folder).evaluations()]
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    activations = folder / "activations.csv"  # only where there are rational layers
     return {
         "rows": rows,
         "episodes": (folder / "episodes.csv").read_text(),
+        "activations": activations.read_text() if activations.exists() else None,
         "state": checkpoint["state"],
         "status": json.loads((folder / "summary.json").read_text())["status"],
     }
 
 
 def assert_equal_runs(ours: dict, theirs: dict) -> None:
-    for key in ("rows", "episodes", "status"):
+    for key in ("rows", "episodes", "activations", "status"):
         assert ours[key] == theirs[key]
     for name, value in theirs["state"].items():
         assert torch.equal(ours["state"][name], value), name
