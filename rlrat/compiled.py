@@ -1,5 +1,7 @@
 """An agent's update as one compiled function (`--compile`): torch.compile, losses, gradients and optimizers inside."""
 
+import signal
+import threading
 from collections.abc import Callable
 
 import torch
@@ -20,6 +22,7 @@ def compiled(update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str
         warn(f"--compile needs a newer torch than {torch.__version__}: the update is not compiled")
         return update
     config.trace_autograd_ops = True
+    _start_workers()
 
     def pure(*inputs) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in update(*inputs).items()}
@@ -38,3 +41,16 @@ def compiled(update: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str
         return update(*inputs)
 
     return call
+
+
+def _start_workers() -> None:
+    """Start inductor's processes, deaf to Ctrl-C, which a terminal sends to all: PyTorch would wait for dead ones."""
+    from torch._inductor.async_compile import AsyncCompile
+
+    if threading.current_thread() is not threading.main_thread():
+        return  # where no signal can be set, and no terminal is likely
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        AsyncCompile.warm_pool()
+    finally:
+        signal.signal(signal.SIGINT, before)
