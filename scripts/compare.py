@@ -1,113 +1,115 @@
-"""Compare learning curves of run folders: a table of the last evaluations and a plot, one panel for each dataset."""
+"""Compare runs: which activation ends higher or learns faster, and whether that may be believed."""
 
-import json
 import sys
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
 from rlrat.errors import InputError, one_line_errors
-from rlrat.runs import RunFolder
+from rlrat.reports.build import build_report
+from rlrat.reports.importing import import_runs, with_scores
+from rlrat.reports.read import filter_runs, read_runs
+from rlrat.reports.report import Comparison, Report
+from rlrat.reports.tables import as_markdown, make_tables
+
+_MOST_VERDICTS = 24  # more are not read in a terminal
 
 
 @dataclass
 class Arguments:
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Run folders, or folders that hold some at any depth."""
+    imports: Annotated[tuple[str, ...], tyro.conf.arg(name="import")] = ()
+    """Others' results: a .csv with columns agent, dataset, activation, seed, update, score, or d3rlpy's logs as
+    DATASET=FOLDER."""
+    by: tuple[str, ...] = ()
+    """Settings that make the labels that are compared: agent, activation, norm, ...; by default activation, with the
+    run name where runs have several (variant)."""
+    filter: tuple[str, ...] = ()
+    """name=value: only runs with this setting; several values of one name are alternatives."""
+    reference: str | None = None
+    """Label whose final value the others' speed is measured against; relu, or else the first."""
+    until: int | None = None
+    """Judge every run as if it had ended at this update; by default the last that finished runs of every label have."""
     output: Path | None = None
-    """Where to write the plot, .png, .pdf or .svg."""
-    last: int = 2
-    """Evaluations at the end of a curve that the table averages."""
-
-
-def read_curves(folders: tuple[Path, ...]) -> dict[tuple[str, str, str], dict[int, tuple[np.ndarray, np.ndarray]]]:
-    """Updates and mean returns of every seed, by (dataset, agent, run) and seed.
-
-    Raises:
-        InputError: no run folder with an evaluation below `folders`.
-    """
-    curves: dict[tuple[str, str, str], dict[int, tuple[np.ndarray, np.ndarray]]] = {}
-    for config in sorted(path for folder in folders for path in folder.rglob("config.json")):
-        rows = RunFolder(config.parent).curve()
-        if not rows:
-            print(f"warning: {config.parent} has no evaluation yet", file=sys.stderr)
-            continue
-        seed = json.loads(config.read_text())["seed"]
-        *_, dataset, agent, run, _ = config.parent.resolve().parts
-        table = np.array([(int(row["update"]), float(row["return_mean"])) for row in rows])
-        curves.setdefault((dataset, agent, run), {})[seed] = (table[:, 0], table[:, 1])
-    if not curves:
-        places = ", ".join(map(str, folders))
-        raise InputError(f"no evaluated run below {places}: give folders that hold config.json and evaluations.csv")
-    return curves
-
-
-def markdown(curves: dict, data_returns: dict[str, float], last: int) -> str:
-    """A line for each run: the mean of its last evaluations, over seeds, and the best evaluation of any trained seed.
-
-    Beside them the mean episode return of the data, and the first as a ratio to it.
-    """
-    columns = ["dataset", "agent", "run", "seeds", f"return, last {last}", "sd over seeds", "best", "data", "ratio"]
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
-    for (dataset, agent, run), seeds in curves.items():
-        finals = np.array([returns[-last:].mean() for _, returns in seeds.values()])
-        best = max(returns[updates > 0].max(initial=-np.inf) for updates, returns in seeds.values())
-        figures = f"{len(seeds)} | {finals.mean():.1f} | {finals.std():.1f} | {best:.1f}"
-        figures += f" | {data_returns[dataset]:.1f} | {finals.mean() / data_returns[dataset]:.2f}"
-        lines.append(f"| {dataset} | {agent} | {run} | {figures} |")
-    return "\n".join(lines)
-
-
-def plot(curves: dict, data_returns: dict[str, float], output: Path) -> None:
-    """Thin lines are seeds, thick ones their mean at the updates that all of them have."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    datasets = sorted({key[0] for key in curves})
-    runs = sorted({key[1:] for key in curves})
-    colours = dict(zip(runs, cycle(pyplot.colormaps["tab10"].colors), strict=False))
-    styles = {run: ("-", "--", ":", "-.")[index // 10 % 4] for index, run in enumerate(runs)}
-    figure, axes = pyplot.subplots(1, len(datasets), figsize=(5.5 * len(datasets), 4), squeeze=False)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
-        for (_, agent, run), seeds in ((key, value) for key, value in curves.items() if key[0] == dataset):
-            colour, style = colours[agent, run], styles[agent, run]
-            common = sorted(set.intersection(*(set(updates) for updates, _ in seeds.values())))
-            mean = np.mean([returns[np.isin(updates, common)] for updates, returns in seeds.values()], axis=0)
-            if len(seeds) > 1:
-                for updates, returns in seeds.values():
-                    axis.plot(updates, returns, color=colour, linewidth=0.8, alpha=0.45)
-            axis.plot(
-                common, mean, style, color=colour, linewidth=2.2, marker="o", markersize=3.5, label=f"{agent} {run}"
-            )
-        axis.axhline(data_returns[dataset], color="0.4", linestyle="--", linewidth=1, label="mean episode of the data")
-        axis.set(title=dataset, xlabel="updates", ylabel="return", ylim=(0, None))
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False, fontsize=9)
-    figure.tight_layout()
-    figure.savefig(output, dpi=150)
+    """Folder for report.html, tables (Markdown, CSV, LaTeX) and figures (SVG, PDF, PNG)."""
 
 
 def main(arguments: Arguments) -> None:
-    if not arguments.runs:
-        raise InputError("no run is given: give run folders, or folders that hold some")
-    if arguments.last < 1:
-        raise InputError(f"--last is {arguments.last}, but must be at least 1")
-    if arguments.output is not None and arguments.output.suffix not in (".png", ".pdf", ".svg"):
-        raise InputError(f"--output is {arguments.output}: give a file that ends in .png, .pdf or .svg")
-    curves = read_curves(arguments.runs)
-    configs = [path for folder in arguments.runs for path in folder.rglob("config.json")]
-    returns = {
-        path.parent.resolve().parts[-4]: json.loads(path.read_text())["dataset"]["return_mean"] for path in configs
-    }
-    print(markdown(curves, returns, arguments.last))
+    if not arguments.runs and not arguments.imports:
+        raise InputError("no run is given: give run folders, folders that hold some, or --import")
+    if arguments.until is not None and arguments.until < 0:
+        raise InputError(f"--until is {arguments.until}, but must be at least 0")
     if arguments.output is not None:
-        plot(curves, returns, arguments.output)
+        _make_folder(arguments.output)
+    records = read_runs(arguments.runs) if arguments.runs else []
+    records += with_scores(import_runs(arguments.imports), records)
+    report = build_report(filter_runs(records, arguments.filter), arguments.by, arguments.reference, arguments.until)
+    print(summary(report))
+    if arguments.output is not None:
+        write(report, arguments.output)
+
+
+def summary(report: Report) -> str:
+    """What a terminal shows: tables of final values and speed, what may be concluded, and what to mind."""
+    tables = make_tables(report)
+    names = [name for name in ("results", "reach", "aggregates") if name in tables]
+    parts = [f"## {tables[name].title}\n\n{tables[name].markdown()}" for name in names]
+    parts += [f"## {title}\n\n{_bullets(lines)}" for title, lines in _conclusions(report).items() if lines]
+    return "\n".join(parts).rstrip()
+
+
+def _conclusions(report: Report) -> dict[str, list[str]]:
+    verdicts = list(report.comparisons)
+    if len(verdicts) > _MOST_VERDICTS:  # what was found comes before what was not
+        verdicts.sort(key=lambda comparison: comparison.winner is None)
+    shown = [f"{comparison.task}: {comparison.verdict}" for comparison in verdicts[:_MOST_VERDICTS]]
+    if len(verdicts) > len(shown):
+        rest = verdicts[len(shown) :]
+        shown.append(f"{len(rest)} more comparisons, {_winners(rest)} of them with a winner: --output has all")
+    return {"What may be concluded": shown, "What to mind": list(report.notes)}
+
+
+def _winners(comparisons: list[Comparison]) -> int:
+    return sum(comparison.winner is not None for comparison in comparisons)
+
+
+def _bullets(lines: list[str]) -> str:
+    return "".join(f"- {as_markdown(line)}\n" for line in lines)
+
+
+def write(report: Report, folder: Path) -> None:
+    """Tables, figures and the page in `folder`.
+
+    Raises:
+        InputError: a file that cannot be written, or packages of the extra `report` that are missing.
+    """
+    try:
+        from rlrat.reports.html import write_report
+        from rlrat.reports.plots import write_figures
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed, which figures need: pip install -e '.[report]'") from None
+    try:
+        for name, table in make_tables(report).items():
+            for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
+                (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
+        (folder / "summary.md").write_text(summary(report) + "\n", encoding="utf-8")
+        write_figures(report, folder)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
+    write_report(report, folder / "report.html")
+    print(f"\n{folder / 'report.html'} shows it in a browser; tables and figures are beside it", file=sys.stderr)
+
+
+def _make_folder(path: Path) -> None:
+    if path.suffix in (".png", ".pdf", ".svg", ".html") or path.is_file():
+        raise InputError(f"--output is {path}: give a folder, in which report.html, tables and figures are written")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

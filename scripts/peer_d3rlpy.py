@@ -98,7 +98,7 @@ def train(agent: str, seeds: list[int], updates: int, every: int, episodes: int,
         trainer = Trainer(agent, 256, seed)
         folder = RunFolder(run_dir / DATASET.replace("/", "-") / agent / "d3rlpy" / f"seed{seed}")
         config = {"seed": seed, "identity": {}, "versions": {"d3rlpy": d3rlpy.__version__}}
-        config["dataset"] = {"return_mean": float(trainer.data.episode_returns.mean())}
+        config["dataset"] = {"id": DATASET, "return_mean": float(trainer.data.episode_returns.mean())}
         folder.create(config, overwrite=True)
 
         def act(observations: np.ndarray, algorithm=trainer.algorithm) -> np.ndarray:

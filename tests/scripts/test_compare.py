@@ -1,55 +1,109 @@
 import importlib.util
-from pathlib import Path
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from short_runs import ROOT
 
 from rlrat.errors import InputError
+from rlrat.reports.read import read_runs
 
 spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")
 compare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compare)
 
 
-def test_curves_are_read_from_run_folders_and_drawn(run_agent, tmp_path, capfd):
-    run_agent("--num-seeds", 2, "--run-name", "a")
+def test_real_runs_are_compared_in_the_terminal_and_in_files(run_agent, tmp_path, capfd):
+    run_agent("--num-seeds", 3, "--run-name", "a")
+    run_agent("--num-seeds", 3, "--run-name", "a", "--activation", "silu")
     run_agent("--run-name", "b")
-    curves = compare.read_curves((tmp_path / "runs",))
-    assert {key: sorted(seeds) for key, seeds in curves.items()} == {
-        ("rlrat-hopper-mixed-v0", "iql", "relu+a"): [0, 1],
-        ("rlrat-hopper-mixed-v0", "iql", "relu+b"): [0],
-    }
-    updates, _ = curves["rlrat-hopper-mixed-v0", "iql", "relu+a"][1]
-    np.testing.assert_array_equal(updates, [0, 20, 40])
-    compare.main(compare.Arguments((tmp_path / "runs",), output=tmp_path / "curves.png"))
-    lines = capfd.readouterr().out.splitlines()
-    assert lines[-1].startswith("| rlrat-hopper-mixed-v0 | iql | relu+b | 1 | ")
-    trained = [returns[1:] for _, returns in curves["rlrat-hopper-mixed-v0", "iql", "relu+a"].values()]
-    ratio = np.mean(trained) / 488.62
-    assert lines[-2].endswith(f" | {np.max(trained):.1f} | 488.6 | {ratio:.2f} |")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    compare.main(compare.Arguments((tmp_path / "runs",), output=tmp_path / "report"))
+    out = capfd.readouterr().out
+    runs = read_runs([tmp_path / "runs"], ["variant=relu+a"])
+    finals = [json.loads((run.path / "summary.json").read_text())["final_score"] for run in runs]
+    line = next(line for line in out.splitlines() if "| relu+a " in line)
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[1:5] == ["iql on rlrat/hopper/mixed-v0", "relu+a", "3", "score"]
+    assert cells[5].startswith(f"{np.mean(finals):.1f}")
+    assert "relu+b against relu+a at the end: nothing can be concluded from 1 and 3 seeds" in out
+    assert "fewer than 3 seeds of relu+b (1) are judged" in out
+    assert (tmp_path / "report" / "summary.md").read_text() == out
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"report.html", "results.md", "results.csv", "results.tex", "curves_updates.svg", "runs.csv"} <= written
 
 
-def test_more_runs_than_colours_are_drawn(tmp_path):
-    curve = {0: (np.array([0, 20]), np.array([1.0, 2.0]))}
-    compare.plot({("data", f"agent{n}", "relu"): curve for n in range(25)}, {"data": 1.5}, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").exists()
+def test_others_results_and_every_choice(run_agent, tmp_path, capfd):
+    run_agent("--num-seeds", 2)
+    table = tmp_path / "published.csv"
+    rows = [f"iql,rlrat/hopper/mixed-v0,gelu,{seed},{update},1.5\n" for seed in range(3) for update in (0, 20, 40)]
+    table.write_text("agent,dataset,activation,seed,update,score\n" + "".join(rows))
+    arguments = compare.Arguments(
+        (tmp_path / "runs",), (str(table),), by=("activation",), filter=("seed=0", "seed=1"), reference="gelu", until=20
+    )
+    compare.main(arguments)
+    out = capfd.readouterr().out
+    assert "to stay above a share of gelu's" in out
+    assert "judged at update 20, which --until says; others go on to 40" in out
+    assert "some runs are imported" in out
+    assert out.index("| gelu ") < out.index("| relu ")
 
 
-def test_a_folder_without_runs_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="no evaluated run below"):
-        compare.read_curves((tmp_path,))
+def test_of_many_comparisons_those_with_a_winner_come_first(tmp_path, capfd):
+    rows = [
+        f"iql,data{d},{activation},{seed},{update},{seed + 50 * (activation == 'd') * (d == 2)}\n"
+        for d in range(3)
+        for activation in "abcd"
+        for seed in range(3)
+        for update in range(3)
+    ]
+    (tmp_path / "results.csv").write_text("agent,dataset,activation,seed,update,score\n" + "".join(rows))
+    compare.main(compare.Arguments(imports=(str(tmp_path / "results.csv"),)))
+    lines = capfd.readouterr().out.partition("## What may be concluded\n\n")[2].splitlines()
+    assert lines[0].startswith("- iql on data2: d ends higher than a: 51.0 against 1.0")
+    assert lines[24] == "- 12 more comparisons, 0 of them with a winner: --output has all"
+
+
+def test_without_matplotlib_only_figures_are_refused(tmp_path, monkeypatch, capfd):
+    (tmp_path / "results.csv").write_text("agent,dataset,activation,seed,update,score\niql,data,relu,0,0,1\n")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "rlrat.reports.plots", raising=False)
+    compare.main(compare.Arguments(imports=(str(tmp_path / "results.csv"),)))
+    assert "| relu " in capfd.readouterr().out
+    with pytest.raises(InputError, match=r"matplotlib is not installed, which figures need: pip install -e '\.\[rep"):
+        compare.main(compare.Arguments(imports=(str(tmp_path / "results.csv"),), output=tmp_path / "report"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"runs": ()}, "no run is given"),
-        ({"last": 0}, "--last is 0, but must be at least 1"),
-        ({"output": Path("x.foo")}, "give a file that ends in .png, .pdf or .svg"),
+        ({}, "no run is given: give run folders"),
+        ({"imports": ("x.csv",), "until": -1}, "--until is -1, but must be at least 0"),
+        ({"imports": ("x.csv",)}, "--import has x.csv, but there is no such file"),
+        ({"imports": ("x.csv",), "output": "curves.png"}, "--output is curves.png: give a folder"),
+        ({"runs": ("nowhere",)}, "nowhere does not exist: give run folders"),
     ],
 )
-def test_mistakes_are_one_line(arguments, message):
+def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = {"runs": tuple(map(compare.Path, arguments.get("runs", ())))}
+    paths |= {"output": compare.Path(arguments["output"])} if "output" in arguments else {}
     with pytest.raises(InputError, match=message):
-        compare.main(compare.Arguments(**{"runs": (Path(),), **arguments}))
+        compare.main(compare.Arguments(**{**arguments, **paths}))
+
+
+def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "report"):
+        with pytest.raises(InputError, match=r"give a folder|cannot make the folder"):
+            compare.main(compare.Arguments(imports=("x.csv",), output=path))
+
+
+def test_a_mistake_exits_with_two_and_no_traceback(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: no evaluated run below {tmp_path}: give folders that hold config.json and evaluations.csv\n"
+    )

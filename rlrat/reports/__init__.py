@@ -1,0 +1,1 @@
+"""Read runs, compare them with statistics that hold, and show them: tables, plots and a page."""

@@ -1,0 +1,265 @@
+"""From run records to a `Report`: who is compared with whom, at which update, in which measure, and every number."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from rlrat.errors import InputError
+from rlrat.reports.convergence import SHARES, final_value, mean_height, median_time, time_to_stay
+from rlrat.reports.curves import interquartile_curve, mean_curve
+from rlrat.reports.differences import find_differences, reference_key, seconds_differ
+from rlrat.reports.explanations import explanations
+from rlrat.reports.notes import find_notes
+from rlrat.reports.read import RunRecord, setting_texts
+from rlrat.reports.report import Curve, Group, Improvement, Profile, Reach, Report, Task
+from rlrat.reports.statistics import (
+    AGGREGATES,
+    Estimate,
+    bootstrap_coverage,
+    estimate,
+    interval,
+    mean,
+    performance_profile,
+    probability_of_improvement,
+    resample,
+    spread_known,
+)
+from rlrat.reports.verdicts import compare_all
+
+_SAMPLES = 2000
+_FIELDS = {"score": "scores", "return": "returns"}
+_THRESHOLDS = 101
+_ENDED = ("finished", "imported")
+
+
+def build_report(
+    records: Sequence[RunRecord],
+    by: Sequence[str] = (),
+    reference: str | None = None,
+    until: int | None = None,
+) -> Report:
+    """Compare runs by label.
+
+    Args:
+        records: of `read_runs` and the importers.
+        by: settings whose values make a run's label; by default `activation`, or, where the runs of an agent on a
+            dataset have more than one name, `variant`: activation and run name, as run folders have it.
+        reference: the label that the others' speed is measured against; by default relu, or else the first.
+        until: judge every run as if it had ended at this update.
+
+    Raises:
+        InputError: a setting that no run has, no such label, or runs of one task of which some have only scores and
+            others only returns.
+    """
+    by = tuple(by) or _default_by(records)
+    texts = [setting_texts(records, name) for name in by]
+    labelled = [(" ".join(parts), record) for *parts, record in zip(*texts, records, strict=True)]
+    labels, reference = _order({label for label, _ in labelled}, reference)
+    by_task: dict[str, dict[str, list[RunRecord]]] = {}
+    for label, record in sorted(labelled, key=lambda pair: labels.index(pair[0])):
+        parts = [getattr(record, name) for name in ("agent", "dataset") if name not in by]
+        by_task.setdefault(" on ".join(parts) or "all runs", {}).setdefault(label, []).append(record)
+    tasks = tuple(_task(name, groups, by, reference, until) for name, groups in sorted(by_task.items()))
+    aggregate_tasks = _aggregate_tasks(tasks, labels)
+    scores = {label: [task.group(label).finals for task in aggregate_tasks] for label in labels if aggregate_tasks}
+    sizes = {len(group.finals) for task in tasks for group in task.groups} - {0, 1}
+    report = Report(
+        by=by,
+        labels=labels,
+        reference=reference,
+        tasks=tasks,
+        comparisons=compare_all(tasks),
+        aggregates={label: _aggregates(groups, aggregate_tasks[0].measure) for label, groups in scores.items()},
+        aggregate_tasks=tuple(task.name for task in aggregate_tasks),
+        aggregate_curves=_aggregate_curves(aggregate_tasks, labels),
+        profiles=_profiles(scores),
+        improvements=tuple(
+            Improvement(first, second, estimate(probability_of_improvement, scores[first], scores[second]))
+            for second, first in combinations(scores, 2)  # so that what is on trial stands first
+        ),
+        coverage={size: bootstrap_coverage(size) for size in sorted(sizes)},
+        notes=(),
+        explanations={},
+    )
+    return replace(report, notes=find_notes(report, until), explanations=explanations(report))
+
+
+def _default_by(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    names: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        names.setdefault((record.agent, record.dataset), set()).add(record.name)
+    return ("activation",) if all(len(there) == 1 for there in names.values()) else ("variant",)
+
+
+def _order(labels: set[str], reference: str | None) -> tuple[tuple[str, ...], str]:
+    """The labels from the reference, over the usual, to what is on trial; and the reference."""
+    if reference is None:
+        reference = min(labels, key=lambda label: (label != "relu", not label.startswith("relu+"), label))
+    if reference not in labels:
+        raise InputError(f"--reference is {reference!r}, but the labels are {', '.join(sorted(labels))}")
+    order = sorted(labels, key=lambda label: (label != reference, label.startswith("rational"), label))
+    return tuple(order), reference
+
+
+def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], reference: str, until: int | None) -> Task:
+    every = [run for group in runs.values() for run in group]
+    measure = _measure(name, every)
+    field = _FIELDS[measure]
+    horizon = _horizon(runs) if until is None else until
+    judged = {
+        label: tuple(run for run in group if horizon is not None and _came_to(run, horizon))
+        for label, group in runs.items()
+    }
+    start = int(max((run.updates[0] for group in judged.values() for run in group), default=0))
+    groups = [_group(label, group, judged[label], field, start, horizon) for label, group in runs.items()]
+    timed = {label for label, group in runs.items() if all(np.isfinite(run.train_seconds).all() for run in group)}
+    differ = seconds_differ([run for label in timed for run in runs[label]])
+    base = next((group for group in groups if group.label == reference and len(group.finals)), None)
+    if base is not None:
+        groups = [
+            replace(group, reach=_reach(group, base, horizon, field, differ is None and group.label in timed))
+            for group in groups
+        ]
+    data_returns = {run.config.get("dataset", {}).get("return_mean") for run in every} - {None}
+    return Task(
+        name=name,
+        measure=measure,
+        groups=tuple(groups),
+        horizon=horizon,
+        start=start,
+        data_return=data_returns.pop() if len(data_returns) == 1 else None,
+        differences=find_differences(runs, by),
+        seconds_differ=differ,
+    )
+
+
+def _horizon(runs: dict[str, list[RunRecord]]) -> int | None:
+    """The last update to which every label that has finished runs has one."""
+    ends = [
+        max(run.updates[-1] for run in group if run.status in _ENDED)
+        for group in runs.values()
+        if any(run.status in _ENDED for run in group)
+    ]
+    return int(min(ends)) if ends else None
+
+
+def _group(
+    label: str, runs: Sequence[RunRecord], judged: tuple[RunRecord, ...], field: str, start: int, horizon: int | None
+) -> Group:
+    finals = np.array([final_value(_until(run, horizon, field)) for run in judged])
+    return Group(
+        label=label,
+        runs=tuple(runs),
+        judged=judged,
+        finals=finals,
+        final_band=estimate(mean, [finals]) if len(finals) else Estimate(*(np.nan,) * 3),
+        areas=np.array([mean_height(run.updates, getattr(run, field), start, horizon) for run in judged]),
+        curves={
+            kind: mean_curve(runs, name)
+            for kind, name in _FIELDS.items()
+            if all(np.isfinite(getattr(run, name)).all() for run in runs)
+        },
+    )
+
+
+def _measure(name: str, runs: Sequence[RunRecord]) -> str:
+    """Scores where every run has them against the same references, else raw returns."""
+    references = {reference_key(run) for run in runs if run.status != "imported"}
+    if len(references) <= 1 and all(np.isfinite(run.scores).all() for run in runs):
+        return "score"
+    if all(np.isfinite(run.returns).all() for run in runs):
+        return "return"
+    raise InputError(
+        f"some runs of {name} have only scores and others none to compare them with: give --filter to leave some out"
+    )
+
+
+def _came_to(run: RunRecord, horizon: int) -> bool:
+    return run.status != "diverged" and run.updates[0] <= horizon <= run.updates[-1]
+
+
+def _until(run: RunRecord, horizon: int, field: str) -> np.ndarray:
+    return getattr(run, field)[: np.searchsorted(run.updates, horizon, side="right")]
+
+
+def _reach(group: Group, base: Group, horizon: int, field: str, seconds: bool) -> tuple[Reach, ...]:
+    """Of the judged runs, and of those that diverged, which kept nothing that they reached."""
+    runs = [run for run in group.runs if run in group.judged or run.status == "diverged"]
+    target = float(base.finals.mean())
+    if not runs or target <= 0:
+        return ()
+    generator = np.random.default_rng(0)
+    base_draws = generator.integers(len(base.finals), size=(_SAMPLES, len(base.finals)))
+    same = group is base and len(runs) == len(base.finals)
+    draws = base_draws if same else generator.integers(len(runs), size=(_SAMPLES, len(runs)))
+    targets = np.append(base.finals[base_draws].mean(-1), target)
+
+    def times(clock: str, share: float) -> np.ndarray:
+        rows = [
+            np.full(len(targets), np.inf)
+            if run.status == "diverged"
+            else time_to_stay(_until(run, horizon, clock), _until(run, horizon, field), share * targets)
+            for run in runs
+        ]
+        return np.stack(rows)
+
+    found = []
+    for share in SHARES:
+        updates = times("updates", share)
+        found.append(
+            Reach(
+                share=share,
+                threshold=share * target,
+                updates=median_time(updates, draws),
+                seconds=median_time(times("train_seconds", share), draws) if seconds else None,
+                reached=int(np.isfinite(updates[:, -1]).sum()),
+                seeds=len(runs),
+            )
+        )
+    return tuple(found)
+
+
+def _aggregate_tasks(tasks: Sequence[Task], labels: Sequence[str]) -> tuple[Task, ...]:
+    """The tasks on which every label is judged; none where their measures do not mean the same."""
+    whole = tuple(t for t in tasks if all((group := t.group(label)) and len(group.finals) for label in labels))
+    references = {
+        run.reference.get("name") for t in whole for group in t.groups for run in group.judged if run.reference
+    }
+    comparable = len(references) <= 1 and all(task.measure == "score" for task in whole)
+    return whole if comparable or len(whole) == 1 else ()
+
+
+def _aggregates(scores: list[np.ndarray], measure: str) -> dict[str, Estimate]:
+    return {
+        name: estimate(statistic, scores)
+        for name, statistic in AGGREGATES.items()
+        if measure == "score" or name != "optimality_gap"
+    }
+
+
+def _aggregate_curves(tasks: Sequence[Task], labels: Sequence[str]) -> dict[str, Curve]:
+    """Only of several tasks: of one, the task's own curves show more."""
+    if len(tasks) < 2:
+        return {}
+    horizon = min(task.horizon for task in tasks)
+    curves = {
+        label: interquartile_curve([task.group(label).judged for task in tasks], "scores", horizon) for label in labels
+    }
+    return {label: curve for label, curve in curves.items() if curve is not None}
+
+
+def _profiles(scores: dict[str, list[np.ndarray]]) -> dict[str, Profile]:
+    if not scores:
+        return {}
+    every = np.concatenate([task for tasks in scores.values() for task in tasks])
+    thresholds = np.linspace(every.min(), every.max(), _THRESHOLDS)
+    found = {}
+    for label, groups in scores.items():
+        low = high = np.full(len(thresholds), np.nan)
+        if spread_known(groups):
+            drawn = resample(groups, _SAMPLES, np.random.default_rng(0))
+            low, high = interval(performance_profile(drawn, thresholds))
+        found[label] = Profile(thresholds, performance_profile(groups, thresholds), low, high)
+    return found

@@ -1,0 +1,69 @@
+"""How fast a curve rises: functions of the arrays of one run, `updates` `[N]` and `values` `[N]`."""
+
+import numpy as np
+
+from rlrat.reports.statistics import Estimate, interval
+
+FINAL_EVALUATIONS = 5
+"""A run's final value is the mean of this many, as the paper has it."""
+SHARES = (0.5, 0.75, 0.9, 0.95)
+"""Of the reference's final value."""
+_WINDOW = 3
+
+
+def final_value(values: np.ndarray) -> np.ndarray:
+    """Mean of the last five evaluations (of all, where there are fewer), `[...]`."""
+    return values[..., -FINAL_EVALUATIONS:].mean(-1)
+
+
+def paper_statistic(finals: np.ndarray) -> tuple[float, float]:
+    """What arXiv 2602.12390 tabulates: mean and population standard deviation over seeds of the final values `[S]`."""
+    return float(finals.mean()), float(finals.std())
+
+
+def mean_height(updates: np.ndarray, values: np.ndarray, start: float, end: float) -> float:
+    """Area under a run's curve between two updates, divided by their distance: a mean in the unit of `values`.
+
+    Trapezoids between evaluations; where none lies at `start` or `end`, the line through its neighbours counts.
+    """
+    if start == end:
+        return float(np.interp(start, updates, values))
+    inside = (updates > start) & (updates < end)
+    x = np.concatenate(([start], updates[inside], [end]))
+    y = np.interp(x, updates, values)
+    return float(np.diff(x) @ (y[1:] + y[:-1]) / 2 / (end - start))
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of each evaluation and the two before it (as many as there are), `[..., N]`."""
+    sums = np.cumsum(values, axis=-1)
+    sums[..., _WINDOW:] = sums[..., _WINDOW:] - sums[..., :-_WINDOW].copy()
+    return sums / np.minimum(np.arange(1, values.shape[-1] + 1), _WINDOW)
+
+
+def time_to_stay(times: np.ndarray, values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """When the running mean of a run comes to stay at or above each of `thresholds` `[K]`: `[K]` of `times` `[N]`.
+
+    Cross and stay: the first evaluation from which on none is below until the run ends; infinite where there is none.
+    """
+    lowest_yet_to_come = np.minimum.accumulate(running_mean(values)[::-1])[::-1]
+    index = np.searchsorted(lowest_yet_to_come, thresholds, side="left")
+    return np.append(times, np.inf)[index]
+
+
+def median_time(times: np.ndarray, draws: np.ndarray) -> Estimate:
+    """Median over seeds of the time to a threshold: infinite, "not reached", where half of the seeds or more never did.
+
+    A seed that never reaches it is censored at its end: it counts as later than every other, which a median takes
+    without assuming by how much. Of a single seed there is no interval.
+
+    Args:
+        times: `[S, B + 1]`, infinite where never; column b is at the threshold of bootstrap sample b, so that it is as
+            uncertain as the reference's seeds make it, and the last one at the threshold of the seeds as they are.
+        draws: the seeds of each sample, `[B, S]`.
+    """
+    value = float(np.median(times[:, -1]))
+    if len(times) < 2:
+        return Estimate(value, np.nan, np.nan)
+    samples = np.median(np.take_along_axis(times[:, :-1], draws.T, axis=0), axis=0)
+    return Estimate(value, *map(float, interval(samples)))

@@ -1,0 +1,77 @@
+"""Curves of several seeds as one: aligned on updates, thinned to what can be drawn, with a band."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlrat.reports.read import RunRecord
+from rlrat.reports.report import Curve
+from rlrat.reports.statistics import interquartile_mean, interval, resample, spread_known
+
+POINTS = 400
+"""More are not told apart on a page; statistics use every evaluation."""
+_AGGREGATE_POINTS = 100
+_SAMPLES = 1000
+
+
+def common_updates(runs: Sequence[RunRecord]) -> np.ndarray:
+    """The updates at which every run was evaluated that was under way then, `[N]`."""
+    updates, evaluated = np.unique(np.concatenate([run.updates for run in runs]), return_counts=True)
+    first, last = (np.sort([run.updates[end] for run in runs]) for end in (0, -1))
+    under_way = np.searchsorted(first, updates, side="right") - np.searchsorted(last, updates, side="left")
+    return updates[evaluated == under_way]
+
+
+def aligned(runs: Sequence[RunRecord], field: str, updates: np.ndarray) -> np.ndarray:
+    """A field of each run's record at `updates` `[N]`, NaN where the run has none: `[S, N]`."""
+    rows = np.full((len(runs), len(updates)), np.nan)
+    for row, run in zip(rows, runs, strict=True):
+        place = np.searchsorted(run.updates, updates)
+        there = place < len(run.updates)
+        there[there] = run.updates[place[there]] == updates[there]
+        row[there] = getattr(run, field)[place[there]]
+    return rows
+
+
+def mean_curve(runs: Sequence[RunRecord], field: str) -> Curve:
+    """Mean over seeds of `returns` or `scores`, its band a bootstrap interval over seeds."""
+    updates = thinned(common_updates(runs), POINTS)
+    values = aligned(runs, field, updates)
+    there = np.isfinite(values)
+    seeds = there.sum(0)
+    filled = np.where(there, values, 0.0)
+    low = high = np.full(len(updates), np.nan)
+    if len(runs) > 1:
+        generator = np.random.default_rng(0)
+        # How often each seed is drawn: sums over the drawn seeds are then one product.
+        weights = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=_SAMPLES)
+        counts = weights @ there
+        with np.errstate(invalid="ignore"):
+            means = np.where(counts > 0, weights @ filled / np.maximum(counts, 1), filled.sum(0) / seeds)
+        low, high = (np.where(seeds > 1, end, np.nan) for end in interval(means))
+    seconds = np.where(there, aligned(runs, "train_seconds", updates), 0.0).sum(0) / seeds
+    return Curve(updates, seconds, filled.sum(0) / seeds, low, high, seeds)
+
+
+def interquartile_curve(tasks: Sequence[Sequence[RunRecord]], field: str, horizon: int) -> Curve | None:
+    """Interquartile mean over the runs of several tasks, at the updates that all have; None where that is no curve."""
+    runs = [run for task in tasks for run in task]
+    updates, evaluated = np.unique(np.concatenate([run.updates for run in runs]), return_counts=True)
+    updates = thinned(updates[(evaluated == len(runs)) & (updates <= horizon)], _AGGREGATE_POINTS)
+    if len(updates) < 2:
+        return None
+    values = [aligned(task, field, updates) for task in tasks]  # [S_t, N]
+    low = high = np.full(len(updates), np.nan)
+    if spread_known(values):
+        samples = [np.moveaxis(drawn, 1, -1) for drawn in resample(values, _SAMPLES, np.random.default_rng(0))]
+        low, high = interval(interquartile_mean(samples))
+    seconds = aligned(runs, "train_seconds", updates).mean(0)
+    mean = interquartile_mean([task.T for task in values])
+    return Curve(updates, seconds, mean, low, high, np.full(len(updates), len(runs)))
+
+
+def thinned(values: np.ndarray, points: int) -> np.ndarray:
+    """At most `points` of `values`, evenly, with the first and the last."""
+    if len(values) <= points:
+        return values
+    return values[np.linspace(0, len(values) - 1, points).round().astype(int)]

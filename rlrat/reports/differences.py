@@ -1,0 +1,81 @@
+"""What differs between runs that are to be compared, beside what they are compared by."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlrat.reports.read import RunRecord, as_text
+
+_PROTOCOL = {  # how runs are judged, not how they learn
+    *("env_id", "env_kwargs", "total_updates", "eval_every", "eval_at", "eval_episodes"),
+    *("dataset_fingerprint", "reference scores"),
+}
+# Settings that the seconds of an update depend on, but not its result.
+_SPEED = ("num_threads", "compile", "capture", "precision")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is not the same in all runs of a task."""
+
+    setting: str
+    values: dict[str, tuple[str, ...]]
+    """The labels that have each value, by the value's text; `-` where a run does not know the setting."""
+    within: tuple[str, ...]
+    """Labels whose own runs differ in it: their seeds are not of one kind."""
+    protocol: bool
+    """It is about how runs are judged, or by which versions, so that their returns may not mean the same."""
+
+    def __str__(self) -> str:
+        return f"{self.setting}: " + ", ".join(f"{value} ({', '.join(who)})" for value, who in self.values.items())
+
+
+def find_differences(runs: dict[str, Sequence[RunRecord]], by: Sequence[str]) -> tuple[Difference, ...]:
+    """What differs between the runs of a task, by label; imported ones, whose settings are not known, are left out."""
+    there: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # setting, value, labels
+    rows = [(label, _settings(run)) for label, group in runs.items() for run in group if run.config.get("identity")]
+    names = {name: None for _, settings in rows for name in settings if name not in (*by, "activation", "agent")}
+    for label, settings in rows:
+        for name in names:
+            there[name][as_text(settings.get(name, "-"))].add(label)
+    found = []
+    for name, values in there.items():
+        if len(values) > 1:
+            owners = [label for labels in values.values() for label in labels]
+            within = tuple(label for label in runs if owners.count(label) > 1)
+            ordered = {value: tuple(label for label in runs if label in values[value]) for value in sorted(values)}
+            found.append(Difference(name, ordered, within, name in _PROTOCOL or name.startswith("version of ")))
+    return tuple(sorted(found, key=lambda difference: not difference.protocol))
+
+
+def seconds_differ(runs: Sequence[RunRecord]) -> str | None:
+    """Why the training seconds of runs cannot be compared, None where they can."""
+    speeds = [
+        {
+            "number of runs in a process": run.config.get("members", run.settings().get("num_seeds", "-")),
+            "device": run.config.get("device", "-"),
+            **{name: run.settings().get(name, "-") for name in _SPEED},
+        }
+        for run in runs
+    ]
+    for name in speeds[0] if speeds else ():
+        values = sorted({as_text(speed[name]) for speed in speeds})
+        if len(values) > 1:
+            return f"the {name} is {' or '.join(values)}"
+    return None
+
+
+def reference_key(run: RunRecord) -> tuple[Any, ...] | None:
+    """What two runs' scores must have in common to mean the same."""
+    reference = run.reference
+    return None if reference is None else tuple(reference.get(key) for key in ("name", "env_id", "random", "expert"))
+
+
+def _settings(run: RunRecord) -> dict[str, Any]:
+    key = reference_key(run)
+    return {
+        **run.config["identity"],
+        "reference scores": "none" if key is None else "{} ({}: {}, {})".format(*key),
+        **{f"version of {name}": version for name, version in run.config.get("versions", {}).items()},
+    }

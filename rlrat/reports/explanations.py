@@ -1,0 +1,49 @@
+"""How each number of a report was computed, in words that stand beside it."""
+
+from rlrat.reports.report import Report
+
+
+def explanations(report: Report) -> dict[str, str]:
+    """By the name that tables and axes give a number."""
+    reference = report.reference
+    return {
+        "score": "100 (return - random) / (expert - random), with the references named in each run's config.json.",
+        "final": (
+            "Mean of a run's last five evaluations at or before the update at which its task is judged. Tables give "
+            "the mean over seeds and the population standard deviation over seeds, as arXiv 2602.12390 does."
+        ),
+        "area": (
+            "Area under a run's curve from update 0 to where its task is judged, by trapezoids, divided by its length: "
+            "the mean height of the curve."
+        ),
+        "reach": (
+            f"When the mean of the last three evaluations came to stay at or above 50, 75, 90 and 95% of {reference}'s "
+            "final value: median over seeds. A seed that never did, or diverged, counts as later than all others; "
+            "where that is half of them or more, the median is not reached. Each bootstrap sample draws the seeds of "
+            f"both the label and {reference}."
+        ),
+        "seconds": (
+            "Training time of the process that trained the run, evaluations that it waited for left out; compared only "
+            "where all runs had as many runs in a process, threads, precision, compilation and device."
+        ),
+        "comparisons": (
+            "Welch's t-test between two labels on one task, on final values and on areas, Holm's correction over all "
+            "comparisons of the report together; a winner has a corrected p below 0.05. It takes three seeds of each. "
+            "The interval of a difference is Welch's, so wide that 95% hold for all of the report's (Bonferroni)."
+        ),
+        "marks": (
+            "Bold: the best mean, where it was tested. Dagger: not told apart from the best by the corrected test, "
+            "which is not to say equal to it. Neither: below the best by that test, or with too few seeds for one."
+        ),
+        "band": "95% percentile bootstrap interval of the mean over seeds at each evaluation. Descriptive.",
+        "aggregates": (
+            "Over all tasks with the seeds of each drawn anew (stratified percentile bootstrap, 2,000 samples). IQM: "
+            "mean of the middle half of all runs. Median and mean: of the tasks' means. Optimality gap: what runs lack "
+            "to a score of 100, on average; less is better."
+        ),
+        "profile": "Share of all runs of all tasks whose final value is above a threshold.",
+        "improvement": (
+            "Probability that a run of the first label ends above one of the second, ties counting half; mean over "
+            "tasks. Its interval is descriptive."
+        ),
+    }

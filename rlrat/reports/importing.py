@@ -1,0 +1,170 @@
+"""Others' results beside ours: a table of curves, or the log folders that d3rlpy leaves."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlrat.errors import InputError, warn
+from rlrat.reports.differences import reference_key
+from rlrat.reports.read import RunRecord
+
+_COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
+_AGENTS = {"td3_plus_bc": "td3_bc"}  # where d3rlpy's name is not ours
+_LOG = "environment.csv"  # what d3rlpy's own examples call an EnvironmentEvaluator
+
+
+def import_runs(sources: Iterable[str]) -> list[RunRecord]:
+    """Runs of other libraries; their name is the file's or `d3rlpy`, so that they stay apart from ours.
+
+    Args:
+        sources: tables (`results.csv`), or d3rlpy's log folders with the dataset that they do not name
+            (`hopper-medium-v2=d3rlpy_logs`).
+
+    Raises:
+        InputError: a source that is not there or is neither.
+    """
+    records = []
+    for source in sources:
+        dataset, _, place = source.rpartition("=")
+        if Path(source).is_file():
+            records += read_table(Path(source))
+        elif dataset and Path(place).is_dir():
+            records += read_d3rlpy(Path(place), dataset)
+        elif Path(source).is_dir():
+            raise InputError(
+                f"--import has the folder {source}, but d3rlpy's logs do not name their dataset: "
+                f"give --import DATASET={source}, such as hopper-medium-v2={source}"
+            )
+        else:
+            raise InputError(f"--import has {source}, but there is no such file: give a .csv, or DATASET=FOLDER")
+    return records
+
+
+def read_table(path: Path) -> list[RunRecord]:
+    """Curves from a CSV file with the columns agent, dataset, activation, seed, update, score; others are ignored.
+
+    Raises:
+        InputError: a missing column, or a line that is no evaluation.
+    """
+    curves: dict[tuple[str, str, str, int], dict[int, float]] = {}
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"{path} has no column {', '.join(missing)}: it takes {', '.join(_COLUMNS)}")
+        try:
+            for row in reader:
+                *key, seed, update, score = (row[column] for column in _COLUMNS)
+                if not all(key) or int(update) < 0 or not np.isfinite(float(score)):
+                    raise ValueError
+                curves.setdefault((*key, int(seed)), {})[int(update)] = float(score)
+        except (ValueError, TypeError, csv.Error):
+            raise InputError(
+                f"line {reader.line_num} of {path} is no evaluation: it takes names in {', '.join(_COLUMNS[:3])}, "
+                "whole numbers in seed and update, a number in score"
+            ) from None
+    if not curves:
+        raise InputError(f"{path} has no evaluation: give a line for each seed and update")
+    return [
+        _record(path, *key, path.stem, seed, sorted(curve), scores=[curve[update] for update in sorted(curve)])
+        for (*key, seed), curve in curves.items()
+    ]
+
+
+def read_d3rlpy(folder: Path, dataset: str) -> list[RunRecord]:
+    """Runs below a folder that d3rlpy's FileAdapter wrote, evaluated by an evaluator called `environment`.
+
+    Their seeds are not logged: they are numbered in the order of the folders.
+
+    Raises:
+        InputError: no such run.
+    """
+    records: list[RunRecord] = []
+    numbers: Counter[tuple[str, str]] = Counter()
+    for path in sorted(found.parent for found in folder.rglob("params.json")):
+        if not (path / _LOG).exists():
+            warn(f"{path} has no {_LOG}: it is left out; name the EnvironmentEvaluator of `fit` `environment`")
+            continue
+        try:
+            config = json.loads((path / "params.json").read_text())["config"]
+            agent, activation = _AGENTS.get(config["type"], config["type"]), _activation(config["params"])
+            updates, returns = _read_log(path / _LOG)
+            seconds = _seconds(path / "time_step.csv", updates)
+        except (ValueError, LookupError, TypeError) as error:
+            warn(f"{path} is no whole log of d3rlpy ({error}): it is left out")
+            continue
+        seed = numbers[agent, activation]
+        numbers[agent, activation] += 1
+        records.append(_record(path, agent, dataset, activation, "d3rlpy", seed, updates, returns, seconds=seconds))
+    if not records:
+        raise InputError(f"no log of d3rlpy below {folder}: give a folder that holds params.json and {_LOG}")
+    return records
+
+
+def with_scores(imported: Sequence[RunRecord], ours: Sequence[RunRecord]) -> list[RunRecord]:
+    """Normalise returns that were imported without scores as our runs on the same dataset are, where those agree."""
+    found = []
+    for record in imported:
+        there = {reference_key(run): run.reference for run in ours if run.dataset == record.dataset}
+        reference = next(iter(there.values())) if len(there) == 1 else None
+        if reference is not None and np.isnan(record.scores).all():
+            scores = 100 * (record.returns - reference["random"]) / (reference["expert"] - reference["random"])
+            record = replace(record, scores=scores)
+        found.append(record)
+    return found
+
+
+def _record(
+    path: Path,
+    agent: str,
+    dataset: str,
+    activation: str,
+    name: str,
+    seed: int,
+    updates: Sequence[int],
+    returns: Sequence[float] | None = None,
+    scores: Sequence[float] | None = None,
+    seconds: np.ndarray | None = None,
+) -> RunRecord:
+    unknown = np.full(len(updates), np.nan)
+    return RunRecord(
+        *(path, agent, dataset, activation, name, seed, "imported", np.array(updates, np.int64)),
+        returns=unknown if returns is None else np.array(returns),
+        scores=unknown if scores is None else np.array(scores),
+        train_seconds=unknown if seconds is None else seconds,
+        wall_seconds=unknown,
+    )
+
+
+def _activation(params: dict[str, Any]) -> str:
+    """Of the actor, or of the only network; d3rlpy's own default is ReLU."""
+    if "activation_type" in params:
+        return params["activation_type"]
+    factory = params.get("actor_encoder_factory") or params.get("encoder_factory") or {}
+    return factory.get("params", {}).get("activation", "relu")
+
+
+def _read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric: lines of epoch, step, value, without a header; the last of a step counts."""
+    rows = {}
+    for line in path.read_text().splitlines():
+        _, step, value = line.split(",")
+        rows[int(step)] = float(value)
+    if not rows or not np.isfinite(list(rows.values())).all():
+        raise ValueError(f"{path.name} has no finite evaluation")
+    steps = np.array(sorted(rows))
+    return steps, np.array([rows[step] for step in steps])
+
+
+def _seconds(path: Path, updates: np.ndarray) -> np.ndarray | None:
+    """Training seconds at `updates`, from the mean seconds of a step that d3rlpy logs for each epoch."""
+    if not path.exists():
+        return None
+    steps, means = _read_log(path)
+    return np.interp(updates, steps, np.cumsum(means * np.diff(steps, prepend=0)))

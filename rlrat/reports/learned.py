@@ -1,0 +1,240 @@
+"""The activation functions that a run has learned, over training, with what they are applied to: `activations.csv`."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rlrat.errors import warn
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from rlrat.reports.read import RunRecord
+    from rlrat.reports.report import Group, Report, Task
+
+# What rlrat.runs and rlrat.rational name so, too; both import torch, which reading needs not.
+_COLUMNS = ["update", "layer", "part", "group", "version", "numerator", "denominator", "low", "high", "counts"]
+_VERSIONS = ("A", "B", "C", "N")
+_SHOWN = 5  # functions of a picture, from the first evaluation to the last
+_MOST_FIGURES = 8  # of one report: each takes a second or two in three formats
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer at T evaluations, for S seeds, P parts (two critics) and G groups of features."""
+
+    name: str
+    version: str
+    """The form of the denominator, as in `rlrat.rational.reference`."""
+    updates: np.ndarray
+    """`[T]`, ascending."""
+    numerator: np.ndarray
+    """`[T, S, P, G, m + 1]`."""
+    denominator: np.ndarray
+    """`[T, S, P, G, n]`, for version C n + 1."""
+    low: np.ndarray
+    """`[T, S, P, G]`, where the histogram begins."""
+    high: np.ndarray
+    """`[T, S, P, G]`, where it ends."""
+    counts: np.ndarray
+    """`[T, S, P, G, bins]`: inputs in equal bins between `low` and `high`."""
+
+    def at(self, times: np.ndarray | slice) -> "Layer":
+        """The same at some of its evaluations, given by their places in `updates`."""
+        arrays = ("updates", "numerator", "denominator", "low", "high", "counts")
+        return replace(self, **{name: getattr(self, name)[times] for name in arrays})
+
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """R(x) `[T, S, P, G, len(x)]` at the points x, in float64."""
+        import torch  # not for those who only read
+
+        from rlrat.rational import rational
+
+        shape = self.numerator.shape[:-1]
+        a, b = (torch.from_numpy(c).flatten(0, -2).contiguous() for c in (self.numerator, self.denominator))
+        rows = torch.from_numpy(np.asarray(x, dtype=np.float64)).repeat(len(a))
+        return rational(rows, a, b, self.version).reshape(*shape, len(x)).numpy()
+
+    def range(self) -> tuple[float, float]:
+        """From the lowest to the highest input of any of its histograms; (-1, 1) where there is none."""
+        seen = self.counts.any(axis=-1)
+        return (float(self.low[seen].min()), float(self.high[seen].max())) if seen.any() else (-1.0, 1.0)
+
+    def histogram(self, edges: np.ndarray) -> np.ndarray:
+        """Share of all inputs in the bins between `edges`, `[T, len(edges) - 1]`; of a bin cut in two each its part."""
+        bins = self.counts.shape[-1]
+        shares = np.zeros((len(self.updates), len(edges) - 1))
+        for time, *rest in np.argwhere(self.counts.any(axis=-1)):
+            at = (time, *rest)
+            own = np.linspace(self.low[at], self.high[at], bins + 1)
+            below = np.append(0.0, np.cumsum(self.counts[at])) / self.counts[at].sum()
+            shares[time] += np.diff(np.interp(edges, own, below))
+        seen = self.counts.any(axis=-1).reshape(len(self.updates), -1).sum(axis=1)
+        return shares / np.maximum(seen, 1)[:, None]
+
+
+def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[str, Layer]:
+    """The rational layers of a run folder by name, at `updates` or all; none where it has no `activations.csv`.
+
+    A line cut short or damaged is named in a warning, and the evaluation that it belongs to is left out.
+    """
+    path = folder / "activations.csv"
+    if not path.exists():
+        return {}
+    whole = path.read_text(errors="replace").rpartition("\n")[0].splitlines()
+    if not whole or whole[0].split(",") != _COLUMNS:
+        warn(f"{path} has no header that can be read: its learned activations are left out")
+        return {}
+    found: dict[str, dict[int, dict[tuple[int, int], tuple]]] = {}
+    damaged = []
+    wanted = None if updates is None else {str(update) for update in updates}
+    for number, line in enumerate(whole[1:], start=2):
+        if wanted is not None and line.partition(",")[0] not in wanted:
+            continue
+        try:
+            update, name, part, group, version, *numbers = line.split(",")
+            numerator, denominator, low, high, counts = (np.array(text.split(), dtype=np.float64) for text in numbers)
+            if version not in _VERSIONS or not np.isfinite(np.concatenate([low, high, counts])).all():
+                raise ValueError
+            entry = (version, numerator, denominator, low[0], high[0], counts)
+            found.setdefault(name, {}).setdefault(int(update), {})[int(part), int(group)] = entry
+        except (ValueError, IndexError):
+            damaged.append(number)
+    if damaged:
+        where = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+        warn(f"{path} has {len(damaged)} damaged line{'s' * (len(damaged) > 1)} ({where}): their updates are left out")
+    layers = (_layer(name, by_update) for name, by_update in found.items())
+    return {layer.name: layer for layer in layers if layer is not None}
+
+
+def _layer(name: str, found: dict[int, dict[tuple[int, int], tuple]]) -> Layer | None:
+    """Its evaluations that have as many lines, and each as many numbers, as most have, and finite coefficients."""
+
+    def shape(entries: dict[tuple[int, int], tuple]) -> tuple:
+        return tuple((at, entry[0], *(len(entry[i]) for i in (1, 2, 5))) for at, entry in sorted(entries.items()))
+
+    shapes = [shape(entries) for entries in found.values()]
+    usual = max(shapes, key=shapes.count)
+    parts, groups = (max(at[axis] for at, *_ in usual) + 1 for axis in (0, 1))
+    times = {
+        update: [entry for _, entry in sorted(entries.items())]
+        for update, entries in sorted(found.items())
+        if shape(entries) == usual and all(np.isfinite(c).all() for e in entries.values() for c in e[1:3])
+    }
+    if not times or len(usual) != parts * groups or len({version for _, version, *_ in usual}) > 1:
+        return None
+    arrays = [
+        np.array([[entry[i] for entry in entries] for entries in times.values()]).reshape(
+            len(times), 1, parts, groups, *((-1,) if i in (1, 2, 5) else ())
+        )
+        for i in range(1, 6)
+    ]
+    return Layer(name, usual[0][1], np.array(list(times)), *arrays)
+
+
+def side_by_side(seeds: Sequence[dict[str, Layer]]) -> dict[str, Layer]:
+    """Layers of several runs as one each with a seed axis, at the updates that all have.
+
+    Runs whose layer has another form than the first one's do not fit beside it and are left out.
+    """
+    joined = {}
+    for name in {name: None for layers in seeds for name in layers}:
+        first, *others = (layers[name] for layers in seeds if name in layers)
+        alike = [first, *(o for o in others if (o.version, _form(o)) == (first.version, _form(first)))]
+        updates = [set(layer.updates.tolist()) for layer in alike]
+        common = np.array(sorted(set.intersection(*updates)), dtype=np.int64)
+        alike = [layer.at(np.isin(layer.updates, common)) for layer in alike]
+        joined[name] = replace(
+            alike[0],
+            **{
+                field: np.concatenate([getattr(layer, field) for layer in alike], axis=1)
+                for field in ("numerator", "denominator", "low", "high", "counts")
+            },
+        )
+    return {name: layer for name, layer in joined.items() if len(layer.updates)}
+
+
+def _form(layer: Layer) -> tuple:
+    return tuple(getattr(layer, name).shape[2:] for name in ("numerator", "denominator", "counts"))
+
+
+def learned_groups(report: "Report", seeds: int) -> "Iterator[tuple[Task, Group, list[RunRecord]]]":
+    """The groups that have learned activations, with at most so many of their runs that have them."""
+    for task in report.tasks:
+        for group in task.groups:
+            runs = [run for run in group.runs if (run.path / "activations.csv").exists()]
+            if runs:
+                yield task, group, runs[:seeds]
+
+
+def learned_figures(report: "Report") -> dict[str, "Figure"]:
+    """`plot_learned` for the first eight groups that have learned activations, by the name of their files."""
+    figures = {}
+    for task, group, runs in islice(learned_groups(report, seeds=5), _MOST_FIGURES):
+        layers = side_by_side([read_learned(run.path) for run in runs])
+        if layers:
+            figure = plot_learned(layers)
+            figure.suptitle(f"{group.label}, {task.name}".replace("$", r"\$"), fontsize=10)
+            figures[re.sub(r"[^\w.,=+-]+", "-", f"learned_{group.label}_{task.name}")] = figure
+    return figures
+
+
+def plot_learned(layers: dict[str, Layer]) -> "Figure":
+    """A panel for each layer: its function at five evaluations, from dark to light, over a histogram of its inputs.
+
+    The functions are the medians over seeds, critics and groups; at the last evaluation a band holds all of them. The
+    histogram is of the last evaluation. Dashed, the first.
+
+    Args:
+        layers: at least one.
+
+    Raises:
+        RuntimeError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise RuntimeError("a plot needs matplotlib: pip install matplotlib") from None
+
+    columns = min(len(layers), 4 if len(layers) > 6 else 3)
+    rows = -(-len(layers) // columns)
+    figure = Figure(figsize=(3.1 * columns, 2.5 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for ax, layer in zip(axes, layers.values(), strict=False):
+        _plot_layer(ax, layer)
+    for ax in list(axes)[len(layers) :]:
+        ax.remove()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False, fontsize=8)
+    return figure
+
+
+def _plot_layer(ax: "Axes", layer: Layer) -> None:
+    from matplotlib import colormaps
+
+    shown = layer.at(np.unique(np.linspace(0, len(layer.updates) - 1, _SHOWN).round().astype(int)))
+    low, high = shown.range()
+    x = np.linspace(low, high, 301)
+    values = shown.values(x).reshape(len(shown.updates), -1, len(x))
+    colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(values)))
+    if values.shape[1] > 1:
+        last = values[-1]
+        ax.fill_between(x, last.min(0), last.max(0), color=colours[-1], alpha=0.25, linewidth=0)
+    for index, (update, lines, colour) in enumerate(zip(shown.updates, values, colours, strict=True)):
+        style = {"linestyle": "--", "color": "black"} if index == 0 else {"color": colour}
+        width = 2.2 if index == len(values) - 1 else 1.2
+        ax.plot(x, np.median(lines, axis=0), linewidth=width, label=f"update {update:,}", **style)
+    edges = np.linspace(low, high, 61)
+    heights = shown.histogram(edges)[-1]
+    heights = 0.25 * heights / max(heights.max(), 1e-12)
+    ax.stairs(heights, edges, fill=True, color="0.85", transform=ax.get_xaxis_transform(), zorder=0, label="inputs")
+    ax.set_title(layer.name, fontsize=9)
+    ax.set(xlabel="x", ylabel="R(x)", xlim=(low, high))
+    ax.grid(alpha=0.25)
+    ax.tick_params(labelsize=8)

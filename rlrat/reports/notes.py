@@ -1,0 +1,90 @@
+"""What a reader must know before any number: what is left out, mixed or missing, a sentence each."""
+
+from collections.abc import Iterator
+
+from rlrat.reports.report import Report, Task
+from rlrat.reports.verdicts import FEWEST_SEEDS
+
+
+def find_notes(report: Report, until: int | None) -> tuple[str, ...]:
+    """The notes of a report that has everything else; `until` is `build_report`'s."""
+    notes = [note for task in report.tasks for note in _task_notes(task, until)]
+    return (*notes, *_aggregate_notes(report), *_coverage_notes(report))
+
+
+def _task_notes(task: Task, until: int | None) -> Iterator[str]:
+    runs = [run for group in task.groups for run in group.runs]
+    judged = [run for group in task.groups for run in group.judged]
+    if task.horizon is None:
+        last = min(int(run.updates[-1]) for run in runs)
+        yield f"{task.name}: no run is finished, so none is judged; --until {last} judges all as if they ended there"
+        return
+    for group in task.groups:
+        if group.unfinished:
+            yield (
+                f"{task.name}: {group.unfinished} of {len(group.runs)} runs of {group.label} have not come to update "
+                f"{task.horizon:,}; they are drawn, but not judged"
+            )
+        if group.diverged:
+            yield (
+                f"{task.name}: {group.diverged} of {len(group.runs)} runs of {group.label} diverged; final values and "
+                "areas are of the others, and in times to reach a share they count as never reaching it"
+            )
+    few = [f"{group.label} ({len(group.judged)})" for group in task.groups if len(group.judged) < FEWEST_SEEDS]
+    if few:
+        yield (
+            f"{task.name}: fewer than {FEWEST_SEEDS} seeds of {', '.join(few)} are judged: which label is better "
+            "cannot be concluded of these, whatever the curves look like"
+        )
+    ends = sorted({int(run.updates[-1]) for run in judged})
+    if ends and ends[-1] > task.horizon:
+        why = "which --until says" if until is not None else "the last that finished runs of every label have"
+        yield (
+            f"{task.name}: judged at update {task.horizon:,}, {why}; others go on to {ends[-1]:,}. Where a schedule is "
+            "laid out over the whole run, a run cut short is no short run"
+        )
+    if task.start > 0:
+        yield f"{task.name}: areas begin at update {task.start:,}, the first that all runs have, not at 0"
+    if task.measure == "return" and any(run.reference for run in runs):
+        yield (
+            f"{task.name}: compared by raw returns, since normalised scores would mix references: some runs have "
+            "others, or none"
+        )
+    yield from _difference_notes(task)
+    for group in task.groups:
+        if len({run.status == "imported" for run in group.runs}) == 2:
+            yield f"{task.name}: {group.label} has imported runs among others, as if they were of one kind"
+    if any(run.status == "imported" for run in runs):
+        yield f"{task.name}: some runs are imported: how they were evaluated, and against what reference, is not known"
+
+
+def _difference_notes(task: Task) -> Iterator[str]:
+    for difference in task.differences:
+        if difference.protocol:
+            yield f"{task.name}: not all runs were judged alike: {difference}"
+        elif difference.within:
+            yield f"{task.name}: {', '.join(difference.within)} has runs of different settings: {difference}"
+
+
+def _aggregate_notes(report: Report) -> Iterator[str]:
+    if len(report.labels) < 2:
+        yield "There is one label, so there is nothing to compare it with"
+    if len(report.tasks) < 2:
+        return
+    if not report.aggregate_tasks:
+        yield (
+            "Nothing is aggregated over tasks: that takes tasks on which every label is judged, all in scores against "
+            "references of one family"
+        )
+    elif len(report.aggregate_tasks) < len(report.tasks):
+        names = ", ".join(report.aggregate_tasks)
+        yield f"Aggregates are over {names} alone: on the other tasks not every label is judged"
+
+
+def _coverage_notes(report: Report) -> Iterator[str]:
+    if report.coverage:
+        told = ", ".join(f"{100 * share:.0f}% with {seeds} seeds" for seeds, share in report.coverage.items())
+        yield (
+            "Bootstrap bands and intervals describe the seeds at hand and decide nothing: one that says 95% holds the "
+            f"true mean in {told} (simulated with normal runs)"
+        )

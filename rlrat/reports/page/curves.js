@@ -1,0 +1,147 @@
+// Learning curves: a panel for each task, and the controls that say what is in them.
+{
+  const controls = document.getElementById("controls");
+  const ticked = (name) =>
+    new Set([...controls.querySelectorAll(`input[name="${name}"]:checked`)].map((input) => input.value));
+
+  const state = () => ({
+    labels: ticked("label"),
+    agents: ticked("agent"),
+    datasets: ticked("dataset"),
+    x: controls.elements.x.value,
+    y: controls.elements.y.value,
+    seeds: controls.elements.seeds.checked,
+  });
+
+  // Aggregates belong to no agent and no dataset: they are shown with any.
+  const within = (names, wanted) => !names.length || names.some((name) => wanted.has(name));
+
+  const shown = (task, now) =>
+    task.groups.filter(
+      (group) =>
+        now.labels.has(data.labels[group.label].name) &&
+        within(group.agents, now.agents) &&
+        within(group.datasets, now.datasets) &&
+        group.curves[now.y],
+    );
+
+  const xOf = (curve, now) => (now.x === "seconds" ? curve.seconds : data.updates[curve.updates]);
+  const xTitles = { updates: "updates", seconds: "training seconds" };
+  const yTitles = { score: "normalised score", return: "return" };
+
+  // What each seed has at every update of the mean, as lines of a hover text.
+  const seedTexts = (group, curve, now) => {
+    const runs = group.runs.filter((run) => run[now.y]);
+    const places = runs.map((run) => new Map(data.updates[run.updates].map((update, at) => [update, at])));
+    return data.updates[curve.updates].map((update) => {
+      const found = runs.flatMap((run, index) => {
+        const at = places[index].get(update);
+        return at === undefined ? [] : [`seed ${run.seed}: ${format(run[now.y][at])}`];
+      });
+      const more = found.length > 12 ? `<br>and ${found.length - 12} more` : "";
+      return found.slice(0, 12).join("<br>") + more;
+    });
+  };
+
+  const bandOf = (curve, x, look) => {
+    const known = x.map((_, at) => at).filter((at) => curve.low[at] !== null && x[at] !== null);
+    const back = [...known].reverse();
+    return {
+      x: [...known, ...back].map((at) => x[at]),
+      y: [...known.map((at) => curve.high[at]), ...back.map((at) => curve.low[at])],
+      mode: "lines",
+      line: { width: 0 },
+      fill: "toself",
+      fillcolor: transparent(colourOf(look), 0.2),
+      hoverinfo: "skip",
+    };
+  };
+
+  const seedsOf = (group, look, now) => {
+    const trace = { x: [], y: [], text: [], mode: "lines", line: { color: transparent(colourOf(look), 0.55), width: 1 } };
+    for (const run of group.runs.filter((run) => run[now.y])) {
+      trace.x.push(...(now.x === "seconds" ? run.seconds : data.updates[run.updates]), null);
+      trace.y.push(...run[now.y], null);
+      const name = `${plain(look.name)}, seed ${run.seed}${run.status === "finished" ? "" : ` (${plain(run.status)})`}`;
+      trace.text.push(...run[now.y].map((value) => `${name}: ${format(value)}`), "");
+    }
+    return { ...trace, hovertemplate: `%{text}<br>${xTitles[now.x]} %{x:,}<extra></extra>` };
+  };
+
+  const meanOf = (group, curve, x, look, now) => {
+    const seeds = seedTexts(group, curve, now);
+    const text = curve.mean.map((mean, at) => {
+      const band = curve.low[at] === null ? "" : ` (${format(curve.low[at])} to ${format(curve.high[at])})`;
+      return `<b>${plain(look.name)}: ${format(mean)}</b>${band}<br>${seeds[at]}`;
+    });
+    return {
+      x,
+      y: curve.mean,
+      text,
+      name: plain(look.name),
+      mode: x.length > 1 ? "lines" : "markers",
+      line: { color: colourOf(look), width: 2.5, dash: look.dash },
+      hovertemplate: `%{text}<br>${xTitles[now.x]} %{x:,}<extra></extra>`,
+    };
+  };
+
+  const draw = (task) => {
+    const now = state();
+    const layers = { bands: [], seeds: [], means: [] };
+    for (const group of shown(task, now)) {
+      const curve = group.curves[now.y];
+      const look = data.labels[group.label];
+      const x = xOf(curve, now);
+      layers.bands.push(bandOf(curve, x, look));
+      if (now.seeds) layers.seeds.push(seedsOf(group, look, now));
+      layers.means.push(meanOf(group, curve, x, look, now));
+    }
+    const layout = layoutOf(xTitles[now.x], yTitles[now.y]);
+    const level = task.data[now.y];
+    if (level !== null) {
+      const line = { color: themeColour("quiet"), width: 1, dash: "dot" };
+      layout.shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: level, y1: level, line, layer: "below" }];
+    }
+    return { traces: [...layers.bands, ...layers.seeds, ...layers.means], layout };
+  };
+
+  const panels = data.tasks.map((task) => ({
+    task,
+    ...addPanel(document.getElementById("panels"), task.name, "", () => draw(task)),
+  }));
+
+  const update = () => {
+    const now = state();
+    let any = false;
+    for (const { task, panel, chart, caption } of panels) {
+      const groups = shown(task, now);
+      panel.hidden = !groups.length;
+      any ||= groups.length > 0;
+      const remarks = [];
+      if (now.x === "seconds" && task.seconds) remarks.push(task.seconds);
+      if (task.data[now.y] !== null) remarks.push("Dotted: the mean episode of the data.");
+      if (task.thinned) remarks.push(task.thinned);
+      caption.textContent = remarks.join(" ");
+      caption.hidden = !remarks.length;
+      const names = groups.map((group) => data.labels[group.label].name).join(", ");
+      chart.setAttribute("aria-label", `${yTitles[now.y]} over ${xTitles[now.x]} on ${task.name}: ${names}`);
+      redraw(chart);
+    }
+    document.getElementById("no-panels").hidden = any;
+  };
+
+  // What no run has cannot be chosen.
+  for (const measure of ["score", "return"]) {
+    const has = data.tasks.some((task) => task.groups.some((group) => group.curves[measure]));
+    controls.querySelector(`input[value="${measure}"]`).disabled = !has;
+    if (measure === "score" && !has) controls.querySelector('input[value="return"]').checked = true;
+  }
+  const timed = data.tasks.some((task) =>
+    task.groups.some((group) => Object.values(group.curves).some((curve) => curve.seconds.some((s) => s !== null))),
+  );
+  controls.querySelector('input[value="seconds"]').disabled = !timed;
+
+  controls.addEventListener("change", update);
+  controls.addEventListener("submit", (event) => event.preventDefault());
+  update();
+}

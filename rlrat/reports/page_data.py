@@ -1,0 +1,177 @@
+"""What the charts of `report.html` draw, as JSON knows it: curves, seeds, learned activations; thinned for drawing."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from rlrat.reports.curves import thinned
+from rlrat.reports.learned import Layer, learned_groups, read_learned, side_by_side
+from rlrat.reports.plots import COLOURS
+from rlrat.reports.read import RunRecord
+from rlrat.reports.report import Curve, Group, Report, Task
+
+DASHES = ("solid", "dash", "dashdot", "longdashdot", "dot")
+"""In the order in which the figures use them."""
+_SEED_POINTS = 150_000  # of all runs together: some 3 MB
+_LEARNED_STEPS = 600  # of the slider, over all groups together: some 4 MB
+_LEARNED_SEEDS = 5  # of a group, so many are drawn
+_LEARNED_BINS = 60
+
+
+def page_data(report: Report) -> dict[str, Any]:
+    """All that the page's scripts need."""
+    labels = [{"name": label, **_look(place)} for place, label in enumerate(report.labels)]
+    return {"labels": labels, **curve_data(report), "learned": learned_data(report)}
+
+
+def _look(place: int) -> dict[str, str]:
+    """Colour and dashes as in the figures; the figures' black is the colour of the page's text, ""."""
+    colour = COLOURS[place % len(COLOURS)]
+    dash = DASHES[(place + place // len(COLOURS)) % len(DASHES)]
+    return {"colour": "" if colour == "#000000" else colour, "dash": dash}
+
+
+def curve_data(report: Report) -> dict[str, Any]:
+    """What the curve charts draw. Updates that many runs have in common are there once, under `updates`."""
+    pool: dict[bytes, int] = {}
+    arrays: list[list[int]] = []
+
+    def pooled(updates: np.ndarray) -> int:
+        key = updates.astype(np.int64).tobytes()
+        if key not in pool:
+            pool[key] = len(arrays)
+            arrays.append(updates.tolist())
+        return pool[key]
+
+    count = sum(len(group.runs) for task in report.tasks for group in task.groups)
+    most = int(np.clip(_SEED_POINTS // max(count, 1), 50, 400))
+
+    def run_data(run: RunRecord, updates: np.ndarray) -> dict[str, Any]:
+        at = drawn_points(run, updates, most)
+        data = {"seed": run.seed, "status": run.status, "updates": pooled(run.updates[at])}
+        data["seconds"] = _numbers(run.train_seconds[at])
+        for name, values in (("score", run.scores), ("return", run.returns)):
+            if np.isfinite(values).any():
+                data[name] = _numbers(values[at])
+        return data
+
+    def curve(curve: Curve) -> dict[str, Any]:
+        data = {name: _numbers(getattr(curve, name)) for name in ("seconds", "mean", "low", "high")}
+        return {"updates": pooled(curve.updates), **data}
+
+    def group_data(group: Group) -> dict[str, Any]:
+        drawn = thinned(next(iter(group.curves.values())).updates, most) if group.curves else np.empty(0, np.int64)
+        return {
+            "label": report.labels.index(group.label),
+            "agents": sorted({run.agent for run in group.runs}),
+            "datasets": sorted({run.dataset for run in group.runs}),
+            "curves": {name: curve(value) for name, value in group.curves.items()},
+            "runs": [run_data(run, drawn) for run in group.runs],
+        }
+
+    tasks = []
+    for task in report.tasks:
+        longest = max(len(run.updates) for group in task.groups for run in group.runs)
+        tasks.append(
+            {
+                "name": task.name,
+                "data": _data_levels(task),
+                "seconds": task.seconds_differ and f"Seconds cannot be compared here: {task.seconds_differ}.",
+                "thinned": f"Drawn are some of {longest:,} evaluations; statistics use all." if longest > most else "",
+                "groups": [group_data(group) for group in task.groups],
+            }
+        )
+    if report.aggregate_curves:
+        groups = [
+            {
+                "label": report.labels.index(label),
+                "agents": [],
+                "datasets": [],
+                "runs": [],
+                "curves": {"score": curve(value)},
+            }
+            for label, value in report.aggregate_curves.items()
+        ]
+        name = f"all {len(report.aggregate_tasks)} tasks, interquartile mean"
+        quiet = {"data": {"score": None, "return": None}, "seconds": None, "thinned": ""}
+        tasks.insert(0, {"name": name, **quiet, "groups": groups})
+    return {"updates": arrays, "tasks": tasks}
+
+
+def drawn_points(run: RunRecord, updates: np.ndarray, most: int) -> np.ndarray:
+    """Places of the evaluations that a seed's line is drawn through: all, or those at `updates` and the extremes.
+
+    In each of `most // 2` stretches of a longer run its lowest and its highest evaluation are kept, so that no
+    collapse is smoothed away.
+    """
+    if len(run.updates) <= most:
+        return np.arange(len(run.updates))
+    values = run.returns if np.isfinite(run.returns).any() else run.scores
+    values = np.where(np.isfinite(values), values, np.nanmean(values))
+    edges = np.linspace(0, len(values), most // 2 + 1).round().astype(int)
+    stretches = [(low, values[low:high]) for low, high in pairwise(edges)]
+    extremes = [low + end for low, part in stretches for end in (part.argmin(), part.argmax())]
+    there = np.flatnonzero(np.isin(run.updates, updates))
+    return np.unique(np.concatenate([there, extremes, [0, len(values) - 1]])).astype(int)
+
+
+def learned_data(report: Report) -> list[dict[str, Any]]:
+    """What the slider shows of every group that has rational layers and their `activations.csv`."""
+    groups = list(learned_groups(report, _LEARNED_SEEDS))
+    steps = int(np.clip(_LEARNED_STEPS // max(len(groups), 1), 6, 41))
+    found = []
+    for task, group, runs in groups:
+        common = np.array(sorted(set.intersection(*(set(run.updates.tolist()) for run in runs))), dtype=np.int64)
+        wanted = frozenset(thinned(common, steps).tolist())
+        layers = side_by_side([read_learned(run.path, wanted) for run in runs])
+        updates = next(iter(layers.values())).updates if layers else ()
+        alike = [layer for layer in layers.values() if np.array_equal(layer.updates, updates)]
+        if alike:
+            found.append(
+                {
+                    "title": f"{group.label}, {task.name}",
+                    "label": report.labels.index(group.label),
+                    "updates": updates.tolist(),
+                    "layers": [_layer_data(layer, [run.seed for run in runs]) for layer in alike],
+                }
+            )
+    return found
+
+
+def _layer_data(layer: Layer, seeds: list[int]) -> dict[str, Any]:
+    low, high = layer.range()
+    times, *shape = layer.numerator.shape[:-1]
+    names = []
+    for seed, part, group in np.ndindex(*shape):
+        name = f"seed {seeds[seed]}" if shape[0] == len(seeds) else f"run {seed + 1}"
+        name += f", critic {part + 1}" if shape[1] > 1 else ""
+        names.append(name + (f", group {group + 1}" if shape[2] > 1 else ""))
+    return {
+        "name": layer.name,
+        "version": layer.version,
+        "low": low,
+        "high": high,
+        "lines": names,
+        **{
+            name: [[_numbers(line) for line in step] for step in getattr(layer, name).reshape(times, len(names), -1)]
+            for name in ("numerator", "denominator")
+        },
+        "histogram": [_numbers(step, 3) for step in layer.histogram(np.linspace(low, high, _LEARNED_BINS + 1))],
+    }
+
+
+def _data_levels(task: Task) -> dict[str, float | None]:
+    """The mean episode return of the data, raw and as a score where all runs have one reference."""
+    runs = [run for group in task.groups for run in group.runs]
+    references = {(r["random"], r["expert"]) if (r := run.reference) else None for run in runs}
+    level, score = task.data_return, None
+    if level is not None and len(references) == 1 and (reference := references.pop()) is not None:
+        random, expert = reference
+        score = 100.0 * (level - random) / (expert - random)
+    return {"return": level, "score": score}
+
+
+def _numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
+    """As JSON knows numbers, rounded to what can be seen; what is not finite is null."""
+    return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in np.asarray(values, dtype=float).tolist()]

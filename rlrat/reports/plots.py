@@ -1,0 +1,200 @@
+"""A report's figures with matplotlib: told apart without colour, too, and legible in print."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from rlrat.reports.learned import learned_figures
+from rlrat.reports.report import Curve, Report, Task
+
+FORMATS = ("svg", "pdf", "png")
+# Okabe & Ito 2008, without their yellow, which vanishes on white paper.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":")
+_MARKERS = "osD^vP*X"
+_STYLE = {
+    **{"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False},
+    **{"axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False},
+    **{"svg.fonttype": "none", "pdf.fonttype": 42, "savefig.dpi": 150, "svg.hashsalt": "rlrat"},
+}
+_COLUMNS = 3
+_MOST_PAIRS = 30  # more lines of a forest are not read
+_MOST_BANDS = 8
+_LONGEST_NAME = 50
+_AXES = {"score": "normalised score", "return": "return", "updates": "updates", "seconds": "training seconds"}
+
+
+def make_figures(report: Report) -> dict[str, Figure]:
+    """All figures of a report, by the name of their files; those that would be empty are left out."""
+    with rc_context(_STYLE):
+        figures = {"curves_updates": learning_curves(report, "updates")}
+        if any(timed(task) for task in report.tasks):
+            figures["curves_seconds"] = learning_curves(report, "seconds")
+        if report.aggregate_curves:
+            figures["aggregate_curve"] = aggregate_curve(report)
+        if report.profiles:
+            figures["profiles"] = profiles(report)
+        if report.improvements:
+            figures["improvement"] = improvement(report)
+        return figures | learned_figures(report)
+
+
+def write_figures(report: Report, folder: Path) -> list[Path]:
+    """Every figure as SVG, PDF and PNG in `folder`."""
+    paths = []
+    for name, figure in make_figures(report).items():
+        for suffix in FORMATS:
+            paths.append(folder / f"{name}.{suffix}")
+            metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix)  # the same file every time
+            with rc_context(_STYLE):
+                figure.savefig(paths[-1], metadata=metadata)
+    return paths
+
+
+def timed(task: Task) -> bool:
+    """Whether a task's runs can be drawn against seconds."""
+    return task.seconds_differ is None and any(
+        np.isfinite(group.curves[task.measure].seconds).all() for group in task.groups
+    )
+
+
+def learning_curves(report: Report, clock: str) -> Figure:
+    """A panel for each task: mean over seeds with its band against `updates` or `seconds`; dotted, the data's mean."""
+    tasks = [task for task in report.tasks if clock == "updates" or timed(task)]
+
+    def draw(axes: Axes, task: Task) -> None:
+        for group in task.groups:
+            curve = group.curves[task.measure]
+            if np.isfinite(getattr(curve, clock)).all():
+                _draw_curve(axes, curve, clock, line_style(report, group.label), banded(report))
+        level = data_level(task)
+        if level is not None:
+            axes.axhline(level, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
+        axes.set(title=_text(task.name), xlabel=_AXES[clock], ylabel=_AXES[task.measure])
+
+    extra = [Line2D([], [], color="0.35", linewidth=1, linestyle=(0, (1, 2)), label="mean of the data")]
+    return _panels(report, tasks, draw, extra if any(data_level(task) is not None for task in tasks) else [])
+
+
+def aggregate_curve(report: Report) -> Figure:
+    """Interquartile mean over all runs of the tasks that are aggregated."""
+
+    def draw(axes: Axes, _: None) -> None:
+        for label, curve in report.aggregate_curves.items():
+            _draw_curve(axes, curve, "updates", line_style(report, label), banded(report))
+        title = f"IQM over {len(report.aggregate_tasks)} tasks"
+        axes.set(title=title, xlabel="updates", ylabel="normalised score")
+
+    return _panels(report, [None], draw)
+
+
+def profiles(report: Report) -> Figure:
+    """Share of runs that end above each score."""
+
+    def draw(axes: Axes, _: None) -> None:
+        for label, profile in report.profiles.items():
+            style = line_style(report, label)
+            if banded(report):
+                axes.fill_between(profile.thresholds, profile.low, profile.high, color=style["color"], alpha=0.15, lw=0)
+            axes.plot(profile.thresholds, profile.share, markevery=max(1, len(profile.thresholds) // 8), **style)
+        measure = next(task.measure for task in report.tasks if task.name in report.aggregate_tasks)
+        axes.set(xlabel=f"final {_AXES[measure]}, x", ylabel="share of runs that end above x", ylim=(-0.02, 1.02))
+
+    return _panels(report, [None], draw)
+
+
+def improvement(report: Report) -> Figure:
+    """A line for each pair of labels: probability that a run of the first ends above one of the second."""
+    pairs = list(report.improvements)
+    if len(pairs) > _MOST_PAIRS:
+        pairs = [pair for pair in pairs if report.reference in (pair.first, pair.second)][:_MOST_PAIRS]
+    names = [f"{_text(pair.first)} above {_text(pair.second)}" for pair in reversed(pairs)]
+    size = (3.8 + 0.075 * max(map(len, names)), 0.9 + 0.3 * len(pairs))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    for place, pair in enumerate(reversed(pairs)):
+        value, low, high = pair.probability.value, pair.probability.low, pair.probability.high
+        axes.plot([low, high], [place, place], color=COLOURS[1], linewidth=4, alpha=0.35, solid_capstyle="butt")
+        axes.plot(value, place, "D", color=COLOURS[1], markersize=5)
+    axes.axvline(0.5, color="0.35", linewidth=1, linestyle="--")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(pairs) - 0.4), yticks=range(len(pairs)), yticklabels=names)
+    axes.set_xlabel("probability (bar: 95% bootstrap interval, descriptive)")
+    return figure
+
+
+def data_level(task: Task) -> float | None:
+    """The dataset's mean episode return in the task's measure; None where it is not known."""
+    if task.data_return is None or task.measure == "return":
+        return task.data_return
+    runs = [run for group in task.groups for run in group.runs if run.reference]
+    if not runs:
+        return None
+    random, expert = (runs[0].reference[key] for key in ("random", "expert"))
+    return 100 * (task.data_return - random) / (expert - random)
+
+
+def line_style(report: Report, label: str) -> dict[str, Any]:
+    """Colour, dashes and marker of a label: the same in all figures, no two labels share all three."""
+    place = report.labels.index(label)
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "linestyle": _LINES[(place + place // len(COLOURS)) % len(_LINES)],
+        "marker": _MARKERS[(place + 2 * (place // len(COLOURS))) % len(_MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.6,
+    }
+
+
+def banded(report: Report) -> bool:
+    """Whether bands still tell anything: those of many labels cover one another and every line."""
+    return len(report.labels) <= _MOST_BANDS
+
+
+def _draw_curve(axes: Axes, curve: Curve, clock: str, style: dict[str, Any], band: bool) -> None:
+    """Where seeds have ended the line goes on faintly: it is the mean of fewer."""
+    x = getattr(curve, clock)
+    every = max(1, len(x) // 8)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    whole = curve.seeds == curve.seeds.max()
+    if band:
+        axes.fill_between(x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.plot(x, np.where(whole, curve.mean, np.nan), markevery=every, **style)
+    if not whole.all():
+        axes.plot(x, curve.mean, **{**style, "marker": "", "linewidth": 0.8, "alpha": 0.5})
+
+
+def _panels(report: Report, items: list, draw: Callable[[Axes, Any], None], extra: list[Line2D] = ()) -> Figure:
+    """A grid of axes, one for each item, under one legend of all labels."""
+    columns = 2 if len(items) == 4 else min(_COLUMNS, len(items))
+    rows = -(-len(items) // columns)
+    handles = [Line2D([], [], label=_text(label), **line_style(report, label)) for label in report.labels]
+    handles += extra
+    widest = max(len(handle.get_label()) for handle in handles)
+    width = max(4.8, 3.4 * columns)
+    across = max(1, min(len(handles), int(width / (0.55 + 0.075 * widest))))
+    height = 2.7 * rows + 0.22 * -(-len(handles) // across) + 0.1
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, item in zip(grid, items, strict=False):
+        draw(axes, item)
+    for axes in grid[len(items) :]:
+        axes.remove()
+    figure.legend(handles=handles, loc="outside lower center", ncols=across)
+    return figure
+
+
+def _text(name: str) -> str:
+    """A name as matplotlib draws it letter for letter, cut where it is too long: no mathematics, none left out."""
+    name = " ".join(name.split())
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[: _LONGEST_NAME - 20]}…{name[-19:]}"
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name

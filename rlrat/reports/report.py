@@ -1,0 +1,158 @@
+"""What a comparison shows, in one object: tables, plots and the page only render it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrat.reports.differences import Difference
+from rlrat.reports.read import RunRecord
+from rlrat.reports.statistics import Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A mean over seeds along training, thinned to what can be drawn; all arrays `[N]`.
+
+    The updates are those that every seed has which went that far; after a seed's end the mean is of the others.
+    """
+
+    updates: np.ndarray
+    seconds: np.ndarray
+    """Mean training seconds of these seeds; NaN where one's are unknown."""
+    mean: np.ndarray
+    low: np.ndarray
+    """With `high`, a bootstrap interval of the mean; NaN where it is of one seed."""
+    high: np.ndarray
+    seeds: np.ndarray
+    """How many seeds the mean is of."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """When half of a group's seeds had come to stay above a share of the reference's final value."""
+
+    share: float
+    """Of the reference's final value, in (0, 1]."""
+    threshold: float
+    updates: Estimate
+    """Median over seeds; infinite where half of them or more never did."""
+    seconds: Estimate | None
+    """The same in training seconds; None where they cannot be compared."""
+    reached: int
+    seeds: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The runs of one label in one task."""
+
+    label: str
+    runs: tuple[RunRecord, ...]
+    """All of them, whatever became of them."""
+    judged: tuple[RunRecord, ...]
+    """Those that came to the task's horizon and did not diverge: `finals` and `areas` are theirs, in this order."""
+    finals: np.ndarray
+    """Mean of a run's last five evaluations, in the task's measure, `[S]`."""
+    final_band: Estimate
+    """Mean of `finals` with its bootstrap interval; NaN where there are none, or too few."""
+    areas: np.ndarray
+    """Mean height of a run's curve between the task's start and horizon, `[S]`."""
+    curves: dict[str, Curve]
+    """By "score" and "return", as far as every run has them."""
+    reach: tuple[Reach, ...] = ()
+
+    @property
+    def diverged(self) -> int:
+        return sum(run.status == "diverged" for run in self.runs)
+
+    @property
+    def unfinished(self) -> int:
+        """Runs that are neither judged nor diverged: they have not come to the horizon."""
+        return len(self.runs) - len(self.judged) - self.diverged
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What labels are compared on: an agent on a dataset, less what the labels tell apart themselves."""
+
+    name: str
+    measure: str
+    """What its statistics are of: "score" (normalised), or "return" where scores cannot be compared."""
+    groups: tuple[Group, ...]
+    horizon: int | None
+    """The update at which its runs are judged, the last that finished runs of every label have; None without any."""
+    start: int
+    """The first update that all judged runs have."""
+    data_return: float | None
+    """Mean episode return of the dataset."""
+    differences: tuple[Difference, ...]
+    """What differs between its runs beside the labels."""
+    seconds_differ: str | None
+    """Why training seconds cannot be compared; None where they can."""
+
+    def group(self, label: str) -> Group | None:
+        return next((group for group in self.groups if group.label == label), None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two labels on one task: Welch's test, Holm's correction over all comparisons of the report."""
+
+    task: str
+    quantity: str
+    """ "final" or "area"."""
+    first: str
+    second: str
+    difference: float
+    """Of the means, first - second; NaN, as all that follows, where there are too few seeds."""
+    low: float
+    """With `high`, Welch's interval of the difference, so wide that 95% hold for all of the report's (Bonferroni)."""
+    high: float
+    p: float
+    p_holm: float
+    winner: str | None
+    verdict: str
+    """A sentence: what may be concluded, and what not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Share of runs above each threshold, `[K]`, with its bootstrap interval, NaN where a task has a single seed."""
+
+    thresholds: np.ndarray
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Probability that a run of `first` ends above one of `second`, mean over tasks."""
+
+    first: str
+    second: str
+    probability: Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    by: tuple[str, ...]
+    """The settings that make the labels."""
+    labels: tuple[str, ...]
+    reference: str
+    """The label whose final value the others' speed is measured against."""
+    tasks: tuple[Task, ...]
+    comparisons: tuple[Comparison, ...]
+    aggregates: dict[str, dict[str, Estimate]]
+    """By label and "iqm", "median", "mean", "optimality_gap"; empty where tasks cannot be aggregated."""
+    aggregate_tasks: tuple[str, ...]
+    """The tasks that `aggregates`, `profiles`, `improvements` and `aggregate_curves` are over."""
+    aggregate_curves: dict[str, Curve]
+    profiles: dict[str, Profile]
+    improvements: tuple[Improvement, ...]
+    coverage: dict[int, float]
+    """True coverage of a bootstrap interval of the mean that says 95%, by number of seeds."""
+    notes: tuple[str, ...]
+    """What a reader must know before any number: what is left out, mixed or missing."""
+    explanations: dict[str, str]
+    """How each number was computed, by the name that tables and axes give it."""

@@ -1,0 +1,234 @@
+"""A report's numbers as tables, and tables as Markdown, CSV and LaTeX (booktabs)."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlrat.reports.convergence import SHARES, paper_statistic
+from rlrat.reports.report import Group, Reach, Report, Task
+from rlrat.reports.statistics import Estimate
+from rlrat.reports.verdicts import best_and_tied
+
+_QUANTITIES = {"final": "mean of the last five evaluations", "area": "mean height of the curve"}
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"},
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    value: float | int | None = None
+    """What a number's cell is sorted by and exported as, unrounded; NaN where it is unknown."""
+    mark: str = ""
+    """best, tied (not told apart from the best), or nothing."""
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def markdown(self) -> str:
+        """Columns padded, so that it reads well as text, too."""
+        lines = [[as_markdown(column) for column in self.columns]]
+        for row in self.rows:
+            lines.append([_mark(cell, as_markdown(cell.text), "**{}**", "{} †") for cell in row])
+        widths = [max(3, *(len(line[place]) for line in lines)) for place in range(len(self.columns))]
+        lines.insert(1, ["-" * width for width in widths])
+        padded = ([text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines)
+        return "\n".join(f"| {' | '.join(line)} |" for line in padded) + "\n"
+
+    def csv(self) -> str:
+        """Numbers with all their digits, without marks."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            writer.writerow(cell.text if cell.value is None else cell.value for cell in row)
+        return text.getvalue()
+
+    def latex(self) -> str:
+        r"""A `tabular` for the package booktabs; best in bold, those not told apart from it with a dagger."""
+        alignment = "".join(
+            "r" if all(row[i].value is not None for row in self.rows) else "l" for i in range(len(self.columns))
+        )
+        lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", _latex_line(map(_latex, self.columns)), r"\midrule"]
+        for row in self.rows:
+            cells = (_mark(cell, _latex(cell.text), r"\textbf{{{}}}", r"{}$^\dagger$") for cell in row)
+            lines.append(_latex_line(cells))
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def make_tables(report: Report) -> dict[str, Table]:
+    """All tables of a report, by the name of their files."""
+    return {
+        "results": results(report),
+        **({"reach": reach(report)} if any(group.reach for task in report.tasks for group in task.groups) else {}),
+        **{quantity: overview(report, quantity) for quantity in _QUANTITIES},
+        **({"aggregates": aggregates(report)} if report.aggregates else {}),
+        "comparisons": comparisons(report),
+        "differences": differences(report),
+        "runs": runs(report),
+    }
+
+
+def results(report: Report) -> Table:
+    """A line for each label of each task: final value with its bootstrap interval, and area."""
+    columns = ("task", "label", "seeds", "measure", "final", "sd", "low", "high", "area", "area sd")
+    rows = tuple(_result(report, task, group) for task in report.tasks for group in task.groups)
+    return Table("Results", columns, rows)
+
+
+def reach(report: Report) -> Table:
+    """A line for each label of each task: when shares of the reference's final value were reached."""
+    shares = [f"{100 * share:.0f}% of {report.reference}" for share in SHARES]
+    columns = ("task", "label", *shares, *(f"{share}, seconds" for share in shares))
+    rows = []
+    for task in report.tasks:
+        for group in task.groups:
+            found = {reached.share: reached for reached in group.reach}
+            times = [
+                _time(found.get(share), clock, task.horizon) for clock in ("updates", "seconds") for share in SHARES
+            ]
+            rows.append((Cell(task.name), Cell(group.label), *times))
+    return Table(f"Updates and training seconds to stay above a share of {report.reference}'s", columns, tuple(rows))
+
+
+def _result(report: Report, task: Task, group: Group) -> tuple[Cell, ...]:
+    last = task.horizon if group.judged else None
+    band = group.final_band
+    numbers = []
+    for values, quantity in ((group.finals, "final"), (group.areas, "area")):
+        mean, deviation = paper_statistic(values) if last is not None else (np.nan, np.nan)
+        numbers.append([number(mean, mark=_marks(report, task, quantity).get(group.label, "")), number(deviation)])
+    seeds = f"{len(group.judged)}" + (f" of {len(group.runs)}" if len(group.judged) < len(group.runs) else "")
+    return (
+        *(Cell(task.name), Cell(group.label), Cell(seeds, len(group.judged)), Cell(task.measure)),
+        *(*numbers[0], number(band.low), number(band.high), *numbers[1]),
+    )
+
+
+def _time(reach: Reach | None, clock: str, horizon: int | None) -> Cell:
+    estimate = getattr(reach, clock, None)
+    if estimate is None:
+        return number(np.nan)
+    if not np.isfinite(estimate.value):
+        return Cell(f"not by {horizon:,} ({reach.reached} of {reach.seeds})", np.inf)
+    ends = "" if np.isnan(estimate.low) else f" ({_end(estimate.low)} to {_end(estimate.high)})"
+    return Cell(f"{estimate.value:,.0f}{ends}", estimate.value)
+
+
+def _end(value: float) -> str:
+    return f"{value:,.0f}" if np.isfinite(value) else "never"
+
+
+def overview(report: Report, quantity: str) -> Table:
+    """A line for each task, a column for each label: mean and population standard deviation over seeds."""
+    rows = []
+    for task in report.tasks:
+        marks, row = _marks(report, task, quantity), [Cell(task.name)]
+        for label in report.labels:
+            group = task.group(label)
+            values = () if group is None else group.finals if quantity == "final" else group.areas
+            mean, deviation = paper_statistic(values) if len(values) else (np.nan, np.nan)
+            text = f"{mean:.1f} ± {deviation:.1f}" if len(values) else "-"
+            row.append(Cell(text, mean, marks.get(label, "")))
+        rows.append(tuple(row))
+    return Table(_QUANTITIES[quantity].capitalize(), ("task", *report.labels), tuple(rows))
+
+
+def aggregates(report: Report) -> Table:
+    """A line for each label: aggregates over tasks, without marks, since no test stands behind them."""
+    names = list(next(iter(report.aggregates.values())))
+    rows = [(Cell(label), *(_estimate(values[name]) for name in names)) for label, values in report.aggregates.items()]
+    title = f"Aggregates over {len(report.aggregate_tasks)} task{'s' * (len(report.aggregate_tasks) > 1)}"
+    return Table(title, ("label", *(name.replace("_", " ").replace("iqm", "IQM") for name in names)), tuple(rows))
+
+
+def comparisons(report: Report) -> Table:
+    """A line for each comparison that was made or would have been, with its verdict."""
+    columns = ("task", "quantity", "first", "second", "difference", "low", "high", "p", "p, Holm", "winner", "verdict")
+    rows = [
+        (
+            *(Cell(text) for text in (c.task, c.quantity, c.first, c.second)),
+            *(number(value) for value in (c.difference, c.low, c.high)),
+            *(Cell("-" if np.isnan(p) else f"{p:.2g}", p) for p in (c.p, c.p_holm)),
+            *(Cell(c.winner or "-"), Cell(c.verdict)),
+        )
+        for c in report.comparisons
+    ]
+    return Table("Comparisons", columns, tuple(rows))
+
+
+def differences(report: Report) -> Table:
+    """A line for each value of each setting that differs within a task."""
+    rows = [
+        (*map(Cell, (task.name, found.setting, value, ", ".join(labels), "yes" if found.protocol else "no")),)
+        for task in report.tasks
+        for found in task.differences
+        for value, labels in found.values.items()
+    ]
+    return Table("Differences", ("task", "setting", "value", "labels", "protocol"), tuple(rows))
+
+
+def runs(report: Report) -> Table:
+    """A line for each run."""
+    columns = ("task", "label", "seed", "status", "judged", "last update", "final", "area", "path")
+    rows = []
+    for task in report.tasks:
+        for group in task.groups:
+            judged = {id(run): pair for run, *pair in zip(group.judged, group.finals, group.areas, strict=True)}
+            for run in group.runs:
+                final, area = judged.get(id(run), (np.nan, np.nan))
+                rows.append(
+                    (
+                        *(Cell(task.name), Cell(group.label), Cell(str(run.seed), run.seed), Cell(run.status)),
+                        *(
+                            Cell("yes" if id(run) in judged else "no"),
+                            Cell(f"{run.updates[-1]:,}", int(run.updates[-1])),
+                        ),
+                        *(number(final), number(area), Cell(str(run.path))),
+                    )
+                )
+    return Table("Runs", columns, tuple(rows))
+
+
+def number(value: float, digits: int = 1, mark: str = "") -> Cell:
+    """A number's cell; NaN is a dash."""
+    return Cell("-" if np.isnan(value) else f"{value:,.{digits}f}", float(value), mark)
+
+
+def _estimate(estimate: Estimate) -> Cell:
+    ends = "" if np.isnan(estimate.low) else f" ({estimate.low:.1f} to {estimate.high:.1f})"
+    return Cell(f"{estimate.value:.1f}{ends}", estimate.value)
+
+
+def _marks(report: Report, task: Task, quantity: str) -> dict[str, str]:
+    best, tied = best_and_tied(task, quantity, report.comparisons)
+    return {**dict.fromkeys(tied, "tied"), **({best: "best"} if best is not None else {})}
+
+
+def _mark(cell: Cell, text: str, best: str, tied: str) -> str:
+    return best.format(text) if cell.mark == "best" else tied.format(text) if cell.mark == "tied" else text
+
+
+def as_markdown(text: str) -> str:
+    """Text, which may have names of any kind in it, so that no cell ends early and no HTML comes alive."""
+    text = re.sub(r"([\\|*`\[\]])", r"\\\1", " ".join(text.split()))
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"

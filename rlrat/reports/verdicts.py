@@ -1,0 +1,107 @@
+"""Who ends higher and who learns faster, as far as tests allow a claim."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from rlrat.reports.report import Comparison, Group, Task
+from rlrat.reports.statistics import LEVEL, holm, welch
+
+FEWEST_SEEDS = 3
+_FEW_SEEDS = 5
+_WORDS = {
+    "final": ("ends higher than", "at the end"),
+    "area": ("is higher on average over training than", "over training"),
+}
+
+
+def compare_all(tasks: Sequence[Task]) -> tuple[Comparison, ...]:
+    """Every pair of labels on every task, by final value and by area under the curve.
+
+    Welch's test each, and Holm's correction over all of them together: at most one report in twenty on labels that do
+    not differ names a winner at all, as far as runs scatter normally.
+    """
+    pairs = [
+        (task, quantity, first, second)
+        for task in tasks
+        for quantity in _WORDS
+        for second, first in combinations(task.groups, 2)  # so that what is on trial stands first
+    ]
+    values = [(_values(first, quantity), _values(second, quantity)) for _, quantity, first, second in pairs]
+    p = np.array([float(welch(*both)[3]) for both in values])
+    corrected = holm(p)
+    made = int(np.isfinite(p).sum())
+    tests = [welch(*both, level=1 - (1 - LEVEL) / max(made, 1)) for both in values]
+    return tuple(
+        _comparison(*pair, [float(number) for number in test], float(p_holm), made)
+        for pair, test, p_holm in zip(pairs, tests, corrected, strict=True)
+    )
+
+
+def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) -> tuple[str | None, set[str]]:
+    """The label with the highest mean, None where no test is of it, and those that tests do not tell apart from it."""
+    judged = [group for group in task.groups if len(group.finals)]
+    if len(judged) < 2:
+        return None, set()
+    best = max(judged, key=lambda group: _values(group, quantity).mean()).label
+    tests = [
+        comparison
+        for comparison in comparisons
+        if (comparison.task, comparison.quantity) == (task.name, quantity) and np.isfinite(comparison.p)
+    ]
+    of_best = [comparison for comparison in tests if best in (comparison.first, comparison.second)]
+    tied = {label for c in of_best if c.winner is None for label in (c.first, c.second)} - {best}
+    return (best, tied) if of_best else (None, set())
+
+
+def _values(group: Group, quantity: str) -> np.ndarray:
+    return group.finals if quantity == "final" else group.areas
+
+
+def _comparison(
+    task: Task, quantity: str, first: Group, second: Group, test: list[float], p_holm: float, made: int
+) -> Comparison:
+    difference, low, high, p = test
+    winner = None
+    if p_holm < 1 - LEVEL:
+        winner = first.label if difference > 0 else second.label
+    verdict = _verdict(quantity, first, second, test, p_holm, made, winner)
+    return Comparison(
+        *(task.name, quantity, first.label, second.label, difference, low, high, p, p_holm, winner, verdict)
+    )
+
+
+def _verdict(
+    quantity: str, first: Group, second: Group, test: list[float], p_holm: float, made: int, winner: str | None
+) -> str:
+    higher, where = _WORDS[quantity]
+    _, low, high, p = test
+    means = {group.label: _values(group, quantity) for group in (first, second)}
+    sizes = [len(values) for values in means.values()]
+    pair = f"{first.label} against {second.label} {where}"
+    if min(sizes) < FEWEST_SEEDS:
+        return (
+            f"{pair}: nothing can be concluded from {sizes[0]} and {sizes[1]} seeds; it takes {FEWEST_SEEDS} of each "
+            "to know a spread at all"
+        )
+    if not np.isfinite(p):
+        return f"{pair}: nothing can be concluded, for the seeds of each are all the same and so no independent runs"
+    means = {label: values.mean() for label, values in means.items()}
+    after = f"p = {p_holm:.2g} after Holm's correction for {made} comparison{'s' * (made > 1)}"
+    if winner is None:
+        text = (
+            f"{first.label} and {second.label} are not told apart {where}: {means[first.label]:.1f} and "
+            f"{means[second.label]:.1f}; the difference may be anything from {low:.1f} to {high:.1f} ({after})"
+        )
+    else:
+        other = second.label if winner == first.label else first.label
+        least, most = (low, high) if winner == first.label else (-high, -low)
+        text = (
+            f"{winner} {higher} {other}: {means[winner]:.1f} against {means[other]:.1f}, by {max(least, 0):.1f} to "
+            f"{most:.1f} ({after})"
+        )
+        if min(sizes) < _FEW_SEEDS:
+            text += f". With {min(sizes)} seeds this rests on runs that scatter normally; runs that collapse do not"
+    lost = [f"{group.diverged} of {len(group.runs)} of {group.label}" for group in (first, second) if group.diverged]
+    return text + (f". Seeds that diverged are left out ({', '.join(lost)})" if lost else "")

@@ -1,0 +1,181 @@
+import numpy as np
+import pytest
+from run_folders import REFERENCE, write_run
+
+from rlrat.errors import InputError
+from rlrat.reports.build import build_report
+from rlrat.reports.read import read_runs
+
+RISING = np.array([0.0, 10, 20, 30, 40, 50, 50, 50, 50, 50])
+
+
+def write_seeds(root, values=RISING, seeds=5, scatter=1.0, **settings):
+    for seed in range(seeds):
+        write_run(root, values + scatter * (seed - (seeds - 1) / 2) / seeds, seed, **settings)
+
+
+def test_final_values_areas_and_times_by_hand(tmp_path):
+    write_seeds(tmp_path, scatter=0.0)
+    write_seeds(tmp_path, np.array([0.0, 40, 60, 60, 60, 60, 60, 60, 60, 60]), activation="rational", scatter=0.0)
+    report = build_report(read_runs([tmp_path]))
+    assert report.labels == ("relu", "rational")
+    assert report.reference == "relu"
+    (task,) = report.tasks
+    assert (task.name, task.measure, task.horizon, task.start) == ("iql on rlrat/hopper/mixed-v0", "score", 90, 0)
+    assert task.data_return == 500
+    relu, rational = task.groups
+    np.testing.assert_allclose(relu.finals, 50)
+    np.testing.assert_allclose(rational.finals, 60)
+    np.testing.assert_allclose(relu.areas, (50 * 5 / 2 + 50 * 4) / 9)
+    reach = {share.share: share for share in relu.reach}
+    # Running mean: 0, 5, 10, 20, 30, 40, 46.7, 50: it is at 25 from update 40 on, at 47.5 from 70 on.
+    assert reach[0.5].updates.value == 40
+    assert reach[0.95].updates.value == 70
+    assert reach[0.95].seconds.value == 7
+    assert [share.updates.value for share in rational.reach] == [20, 30, 30, 30]
+    assert {share.reached for share in rational.reach} == {5}
+
+
+def test_seeds_that_never_reach_or_diverge_are_censored(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, RISING / 2, seeds=3, activation="silu")
+    write_run(tmp_path, RISING[:7], 3, activation="silu", status="diverged")
+    report = build_report(read_runs([tmp_path]))
+    silu = report.tasks[0].group("silu")
+    assert (len(silu.judged), silu.diverged, silu.unfinished) == (3, 1, 0)
+    (half, *_, most) = silu.reach
+    assert (most.reached, most.seeds, most.updates.value) == (0, 4, np.inf)
+    assert half.seeds == 4
+    assert any("1 of 4 runs of silu diverged" in note for note in report.notes)
+
+
+def test_unfinished_runs_are_marked_and_judged_on_demand(tmp_path):
+    write_seeds(tmp_path, seeds=3)
+    write_run(tmp_path, RISING[:4], 3, status=None)
+    report = build_report(read_runs([tmp_path]))
+    (group,) = report.tasks[0].groups
+    assert (len(group.runs), len(group.judged), group.unfinished) == (4, 3, 1)
+    assert any("1 of 4 runs of relu have not come to update 90" in note for note in report.notes)
+    (group,) = build_report(read_runs([tmp_path]), until=30).tasks[0].groups
+    assert len(group.judged) == 4
+    np.testing.assert_allclose(group.finals.mean(), 15, atol=1)
+
+
+def test_where_nothing_is_finished_nothing_is_judged(tmp_path):
+    write_run(tmp_path, RISING, status=None)
+    report = build_report(read_runs([tmp_path]))
+    assert report.tasks[0].horizon is None
+    assert len(report.tasks[0].groups[0].judged) == 0
+    assert "--until 90 judges all" in report.notes[0]
+    np.testing.assert_allclose(report.tasks[0].groups[0].curves["score"].mean, RISING)
+
+
+def test_runs_of_different_lengths_are_judged_at_the_same_update(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, RISING[:6], activation="silu", total_updates=50)
+    report = build_report(read_runs([tmp_path]))
+    assert report.tasks[0].horizon == 50
+    np.testing.assert_allclose(report.tasks[0].group("relu").finals.mean(), 30)
+    assert any("judged at update 50" in note and "others go on to 90" in note for note in report.notes)
+
+
+def test_different_references_are_not_mixed(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, activation="silu", reference={**REFERENCE, "expert": 3000.0})
+    report = build_report(read_runs([tmp_path]))
+    (task,) = report.tasks
+    assert task.measure == "return"
+    np.testing.assert_allclose(task.group("silu").finals.mean(), 1000)
+    assert "optimality_gap" not in report.aggregates["relu"]
+    assert any("compared by raw returns" in note for note in report.notes)
+    assert any("reference scores: " in note and "Hopper-v5: 0.0, 3000.0) (silu)" in note for note in report.notes)
+
+
+def test_runs_without_references_are_compared_by_returns(tmp_path):
+    write_seeds(tmp_path, reference=None)
+    report = build_report(read_runs([tmp_path]))
+    assert report.tasks[0].measure == "return"
+    assert set(report.tasks[0].groups[0].curves) == {"return"}
+
+
+def test_what_differs_in_how_runs_were_judged_is_told(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, activation="silu", eval_episodes=20, config={"versions": {"torch": "2.12.0"}})
+    report = build_report(read_runs([tmp_path]))
+    found = {difference.setting: difference for difference in report.tasks[0].differences}
+    assert found["eval_episodes"].values == {"10": ("relu",), "20": ("silu",)}
+    assert found["version of torch"].protocol
+    assert any("not all runs were judged alike: eval_episodes: 10 (relu), 20 (silu)" in n for n in report.notes)
+
+
+def test_labels_made_of_any_setting_and_runs_that_they_mix(tmp_path):
+    write_seeds(tmp_path, expectile=0.7)
+    write_seeds(tmp_path, expectile=0.9, name="expectile=0.9")
+    report = build_report(read_runs([tmp_path]), by=["expectile"])
+    assert report.labels == ("0.7", "0.9")
+    mixed = build_report(read_runs([tmp_path]), by=["activation"])
+    assert mixed.labels == ("relu",)
+    assert any("relu has runs of different settings: expectile: 0.7 (relu), 0.9 (relu)" in n for n in mixed.notes)
+    both = read_runs([tmp_path])
+    assert build_report(both).labels == ("relu", "relu+expectile=0.9")
+    assert build_report([run for run in both if run.name]).labels == ("relu",)
+
+
+def test_agents_can_be_compared_too(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, agent="td3_bc")
+    report = build_report(read_runs([tmp_path]), by=["agent", "activation"], reference="td3_bc relu")
+    assert report.labels == ("td3_bc relu", "iql relu")
+    assert [task.name for task in report.tasks] == ["rlrat/hopper/mixed-v0"]
+
+
+def test_seconds_are_compared_only_between_equal_processes(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, activation="silu", config={"arguments": {"num_seeds": 1, "num_threads": 1}})
+    write_seeds(tmp_path, activation="gelu", config={"members": 5, "arguments": {"num_seeds": 1, "num_threads": 1}})
+    alike = build_report(read_runs([tmp_path], ["activation=relu", "activation=gelu"])).tasks[0]
+    assert alike.seconds_differ is None
+    assert alike.groups[1].reach[0].seconds is not None
+    (task,) = build_report(read_runs([tmp_path])).tasks
+    assert task.seconds_differ == "the number of runs in a process is 1 or 5"
+    assert {share.seconds for group in task.groups for share in group.reach} == {None}
+
+
+def test_aggregates_are_over_the_tasks_that_every_label_has(tmp_path):
+    for dataset in ("a", "b"):
+        write_seeds(tmp_path, dataset=dataset)
+        write_seeds(tmp_path, RISING + 5, dataset=dataset, activation="silu")
+    write_seeds(tmp_path, dataset="c")
+    report = build_report(read_runs([tmp_path]))
+    assert report.aggregate_tasks == ("iql on a", "iql on b")
+    assert report.aggregates["silu"]["mean"].value == pytest.approx(55)
+    assert report.aggregates["silu"]["optimality_gap"].value == pytest.approx(45)
+    np.testing.assert_allclose(report.aggregate_curves["silu"].mean, RISING + 5)
+    (improvement,) = report.improvements
+    assert (improvement.first, improvement.second, improvement.probability.value) == ("silu", "relu", 1)
+    np.testing.assert_allclose(report.profiles["silu"].share[[0, -1]], [1, 0])
+    assert any("Aggregates are over iql on a, iql on b alone" in note for note in report.notes)
+
+
+def test_tasks_against_different_references_are_not_aggregated(tmp_path):
+    write_seeds(tmp_path, dataset="a")
+    write_seeds(tmp_path, dataset="b", reference={**REFERENCE, "name": "d4rl-v2"})
+    report = build_report(read_runs([tmp_path]))
+    assert report.aggregates == {}
+    assert report.profiles == {}
+    assert any("Nothing is aggregated over tasks" in note for note in report.notes)
+
+
+def test_a_reference_that_ends_below_zero_has_no_shares(tmp_path):
+    write_seeds(tmp_path, -RISING)
+    (task,) = build_report(read_runs([tmp_path])).tasks
+    assert task.groups[0].reach == ()
+
+
+def test_mistakes_are_one_line(tmp_path):
+    write_run(tmp_path, RISING)
+    runs = read_runs([tmp_path])
+    with pytest.raises(InputError, match="--reference is 'gelu', but the labels are relu"):
+        build_report(runs, reference="gelu")
+    with pytest.raises(InputError, match="no run has a setting 'activatoin'; the nearest is activation"):
+        build_report(runs, by=["activatoin"])

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from rlrat.reports.convergence import (
+    final_value,
+    mean_height,
+    median_time,
+    paper_statistic,
+    running_mean,
+    time_to_stay,
+)
+
+
+def test_the_papers_statistic():
+    values = np.array([[100.0, 1, 2, 3, 4, 5], [100, 3, 3, 3, 3, 3], [0, 5, 6, 7, 8, 9]])
+    finals = final_value(values)
+    np.testing.assert_allclose(finals, [3, 3, 7])
+    assert paper_statistic(finals) == pytest.approx((13 / 3, np.sqrt(32 / 9)))
+    assert final_value(np.array([2.0, 4.0])) == 3
+
+
+def test_a_mean_height_is_the_area_by_trapezoids_over_its_length():
+    updates, values = np.array([0, 10, 30]), np.array([0.0, 10.0, 20.0])
+    assert mean_height(updates, values, 0, 30) == pytest.approx((50 + 300) / 30)
+    assert mean_height(updates, values, 5, 20) == pytest.approx((5 * 7.5 + 10 * 12.5) / 15)
+    assert mean_height(updates, values, 10, 10) == 10
+
+
+def test_running_mean_of_three():
+    np.testing.assert_allclose(running_mean(np.array([3.0, 6, 9, 0, 0])), [3, 4.5, 6, 5, 3])
+    np.testing.assert_allclose(running_mean(np.array([[3.0, 6], [1, 1]])), [[3, 4.5], [1, 1]])
+    np.testing.assert_allclose(running_mean(np.array([4.0])), [4])
+
+
+def test_a_threshold_is_reached_where_a_curve_stays_above_it():
+    times = np.arange(0, 70, 10)
+    values = np.array([0.0, 30, 30, 0, 0, 30, 60])  # running mean: 0, 15, 20, 20, 10, 10, 30
+    found = time_to_stay(times, values, np.array([0, 9, 10, 12, 30, 31]))
+    np.testing.assert_array_equal(found, [0, 10, 10, 60, 60, np.inf])
+
+
+def test_the_median_takes_what_never_came_as_latest():
+    times = np.array([[10.0, 10], [20, 20], [np.inf, np.inf]])
+    assert np.isnan(median_time(times[:1], np.array([[0]])).low)
+    found = median_time(times, np.array([[0, 1, 2]]))
+    assert (found.value, found.low, found.high) == (20, 20, 20)
+    half = np.array([[10.0, 10], [np.inf, np.inf]])
+    assert median_time(half, np.array([[0, 0]])).value == np.inf
+    assert median_time(half, np.array([[0, 0]])).low == 10
+
+
+def test_each_bootstrap_sample_has_a_threshold_of_its_own():
+    times = np.array([[10.0, 30.0, 20.0]] * 2)  # two samples, and the seeds as they are
+    found = median_time(times, np.array([[0, 1], [0, 1]]))
+    assert found.value == 20
+    assert 10 <= found.low < found.high <= 30

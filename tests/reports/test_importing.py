@@ -1,0 +1,107 @@
+import json
+
+import numpy as np
+import pytest
+from run_folders import write_run
+
+from rlrat.errors import InputError
+from rlrat.reports.build import build_report
+from rlrat.reports.importing import import_runs, with_scores
+from rlrat.reports.read import read_runs
+
+HEADER = "agent,dataset,activation,seed,update,score\n"
+
+
+def write_log(root, name, returns, kind="td3_plus_bc", **params):
+    """A run as d3rlpy 2.8.1's FileAdapter leaves it: epoch, step, value, without a header."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    (folder / "params.json").write_text(json.dumps({"config": {"type": kind, "params": params}}))
+    rows = [f"{epoch},{40 * epoch},{value}\n" for epoch, value in enumerate(returns, start=1)]
+    (folder / "environment.csv").write_text("".join(rows))
+    (folder / "time_step.csv").write_text("".join(f"{n},{40 * n},0.01\n" for n in range(1, len(returns) + 1)))
+    return folder
+
+
+def test_a_table_of_curves(tmp_path):
+    path = tmp_path / "published.csv"
+    rows = ["iql,data,relu,0,10,2.0\n", "iql,data,relu,0,0,1.0\n", "iql,data,relu,1,0,5\n", '"a,b",data,silu,0,0,1e1\n']
+    path.write_text("\ufeff" + HEADER + "".join(rows), encoding="utf-8")
+    runs = import_runs([str(path)])
+    assert [(run.agent, run.variant, run.seed) for run in runs] == [
+        ("iql", "relu+published", 0), ("iql", "relu+published", 1), ("a,b", "silu+published", 0)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(runs[0].updates, [0, 10])
+    np.testing.assert_array_equal(runs[0].scores, [1.0, 2.0])
+    assert np.isnan(runs[0].returns).all()
+    assert runs[0].status == "imported"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no column agent, dataset"),
+        ("agent,dataset,seed,update,score\n", "has no column activation: it takes agent, dataset, activation"),
+        (HEADER, "has no evaluation"),
+        (HEADER + "iql,data,relu,0,0,1\niql,data,relu,0,1.5,2\n", r"line 3 of .* is no evaluation"),
+        (HEADER + "iql,data,relu,0,0,nan\n", r"line 2 of .* is no evaluation"),
+        (HEADER + "iql,data,relu,0\n", r"line 2 of .* is no evaluation"),
+        (HEADER + ",data,relu,0,0,1\n", r"line 2 of .* is no evaluation"),
+    ],
+)
+def test_a_table_that_is_wrong_is_one_line(tmp_path, text, message):
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        import_runs([str(tmp_path / "results.csv")])
+
+
+def test_d3rlpys_logs(tmp_path, capfd):
+    write_log(tmp_path, "TD3PlusBC_1", [100.0, 300.0], actor_encoder_factory={"params": {"activation": "gelu"}})
+    write_log(tmp_path, "TD3PlusBC_2", [200.0], actor_encoder_factory={"params": {"activation": "gelu"}})
+    write_log(tmp_path, "DT", [1.0], "decision_transformer", activation_type="silu")
+    (write_log(tmp_path, "no_evaluator", [1.0]) / "environment.csv").unlink()
+    (write_log(tmp_path, "cut", [1.0]) / "environment.csv").write_text("1,40")
+    dt, *td3 = import_runs([f"hopper-medium-v2={tmp_path}"])
+    assert (dt.agent, dt.variant) == ("decision_transformer", "silu+d3rlpy")
+    assert [(run.agent, run.dataset, run.variant, run.seed) for run in td3] == [
+        ("td3_bc", "hopper-medium-v2", "gelu+d3rlpy", seed) for seed in (0, 1)
+    ]
+    np.testing.assert_array_equal(td3[0].updates, [40, 80])
+    np.testing.assert_array_equal(td3[0].returns, [100.0, 300.0])
+    np.testing.assert_allclose(td3[0].train_seconds, [0.4, 0.8])
+    error = capfd.readouterr().err
+    assert f"{tmp_path / 'no_evaluator'} has no environment.csv" in error
+    assert f"{tmp_path / 'cut'} is no whole log of d3rlpy" in error
+
+
+def test_imported_returns_get_the_scores_of_ours(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / "runs", np.arange(3.0) + seed, seed, dataset="data", every=40, agent="td3_bc")
+        write_log(tmp_path / "logs", f"run{seed}", [200.0, 400.0])
+    ours = read_runs([tmp_path / "runs"])
+    imported = with_scores(import_runs([f"data={tmp_path / 'logs'}"]), ours)
+    np.testing.assert_allclose(imported[0].scores, [10.0, 20.0])
+    report = build_report([*ours, *imported])
+    assert report.labels == ("relu", "relu+d3rlpy")
+    assert report.tasks[0].measure == "score"
+    assert report.tasks[0].start == 40
+    assert any("areas begin at update 40" in note for note in report.notes)
+    pooled = build_report([*ours, *imported], by=["activation"])
+    assert any("relu has imported runs among others" in note for note in pooled.notes)
+
+
+def test_scores_alone_are_not_compared_with_returns_alone(tmp_path):
+    write_run(tmp_path, [1.0, 2.0], dataset="data", reference=None)
+    (tmp_path / "results.csv").write_text(HEADER + "iql,data,relu,0,0,1\n")
+    runs = [*read_runs([tmp_path]), *import_runs([str(tmp_path / "results.csv")])]
+    with pytest.raises(InputError, match="some runs of iql on data have only scores and others none"):
+        build_report(runs)
+
+
+def test_a_source_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"there is no such file: give a \.csv, or DATASET=FOLDER"):
+        import_runs(["results.csv"])
+    with pytest.raises(InputError, match=r"d3rlpy's logs do not name their dataset: give --import DATASET="):
+        import_runs([str(tmp_path)])
+    with pytest.raises(InputError, match="no log of d3rlpy below"):
+        import_runs([f"data={tmp_path}"])

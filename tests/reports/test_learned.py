@@ -1,0 +1,164 @@
+"""activations.csv read back, from any state that a kill or a disk left it in, and drawn."""
+
+import numpy as np
+import pytest
+import torch
+from page_runs import LAYERS, activations_text, make_run
+from torch import nn
+
+from rlrat import Rational
+from rlrat.inspection import activation_rows
+from rlrat.optim import SeedGuard
+from rlrat.reports import learned
+from rlrat.reports.build import build_report
+from rlrat.reports.learned import learned_figures, plot_learned, read_learned, side_by_side
+from rlrat.reports.read import read_runs
+from rlrat.runs import ACTIVATION_COLUMNS, RunFolder
+
+UPDATES = range(0, 5000, 1000)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "activations.csv").write_text(activations_text(UPDATES, np.random.default_rng(0)))
+    return tmp_path
+
+
+def _edit(folder, edit) -> None:
+    path = folder / "activations.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(edit(lines)))
+
+
+class Learner(nn.Module):
+    def __init__(self, **settings) -> None:
+        super().__init__()
+        self.layer = Rational(batch_shape=(1, 2), **settings)
+        self.guard = SeedGuard(1)
+
+    def inspect(self, batch: torch.Tensor) -> None:
+        self.layer(batch)
+
+
+def test_the_reader_knows_the_columns_that_a_run_writes():
+    assert tuple(learned._COLUMNS) == ACTIVATION_COLUMNS
+
+
+@pytest.mark.parametrize("version", ["A", "B", "C", "N"])
+def test_a_function_is_what_the_layer_was(tmp_path, version):
+    learner = Learner(version=version, groups=2)
+    x = torch.linspace(-1, 1, 7).repeat_interleave(8).view(1, 1, 7, 8)
+    for update in (0, 10):
+        with torch.no_grad():
+            learner.layer.numerator += 0.1 * torch.randn_like(learner.layer.numerator)
+        (rows,) = activation_rows(learner, torch.randn(1, 2, 4, 8))
+        RunFolder(tmp_path).append_activations(update, rows)
+    layer = read_learned(tmp_path)["layer"]
+    assert layer.updates.tolist() == [0, 10]
+    assert layer.numerator.shape == (2, 1, 2, 2, 6)
+    values = layer.values(np.linspace(-1, 1, 7))[-1]  # [S, P, G, x]
+    expected = learner.layer(x.expand(1, 2, 7, 8)).detach()[..., [0, 4]].movedim(2, 3)
+    np.testing.assert_allclose(values, expected.numpy(), rtol=2e-5, atol=2e-5)
+
+
+def test_every_layer_has_its_shape(folder):
+    layers = read_learned(folder)
+    assert tuple(layers) == LAYERS
+    assert layers["q.hidden.0"].denominator.shape == (5, 1, 2, 1, 4)
+    assert layers["v.hidden.0"].counts.shape == (5, 1, 1, 1, 40)
+
+
+def test_only_the_wanted_updates_are_read(folder):
+    assert read_learned(folder, {0, 3000})["v.hidden.0"].updates.tolist() == [0, 3000]
+
+
+def test_a_run_without_rationals_has_none(tmp_path):
+    assert read_learned(tmp_path) == {}
+
+
+def test_a_line_cut_short_costs_its_update_alone(folder, capsys):
+    _edit(folder, lambda lines: [*lines[:-1], lines[-1][:40]])
+    layers = read_learned(folder)
+    assert layers["policy.mean.hidden.0"].updates.tolist() == list(UPDATES)[:-1]
+    assert layers["v.hidden.0"].updates.tolist() == list(UPDATES)
+    assert capsys.readouterr().err == ""  # a kill leaves such a line: it is no damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: line.replace(",A,", ",Z,"),
+        lambda line: line.replace(" ", " x", 1),
+        lambda line: line.rpartition(",")[0] + "\n",
+        lambda line: "\n",
+        lambda line: line.replace("0.0228", "nan", 1),
+        lambda line: line.rpartition(" ")[0] + "\n",  # a bin fewer
+    ],
+)
+def test_a_damaged_line_costs_its_update_alone(folder, damage):
+    _edit(folder, lambda lines: [*lines[:3], damage(lines[3]), *lines[4:]])  # v.hidden.0 at update 0
+    layers = read_learned(folder)
+    assert layers["v.hidden.0"].updates.tolist() == list(UPDATES)[1:]
+    assert layers["q.hidden.0"].updates.tolist() == list(UPDATES)
+
+
+def test_damage_is_named(folder, capsys):
+    _edit(folder, lambda lines: [*lines[:3], "nonsense\n", *lines[4:]])
+    read_learned(folder)
+    assert "activations.csv has 1 damaged line (4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "something,else\n1,2\n", ",".join(ACTIVATION_COLUMNS)])
+def test_a_file_without_a_header_is_left_out(tmp_path, text):
+    (tmp_path / "activations.csv").write_text(text)
+    assert read_learned(tmp_path) == {}
+
+
+def test_seeds_side_by_side_have_the_updates_that_all_have(tmp_path):
+    for seed, updates in enumerate((range(0, 5000, 1000), range(0, 4000, 2000))):
+        (tmp_path / str(seed)).mkdir()
+        text = activations_text(updates, np.random.default_rng(seed))
+        (tmp_path / str(seed) / "activations.csv").write_text(text)
+    seeds = [read_learned(tmp_path / str(seed)) for seed in (0, 1)]
+    layer = side_by_side(seeds)["q.hidden.0"]
+    assert layer.updates.tolist() == [0, 2000]
+    assert layer.numerator.shape == (2, 2, 2, 1, 6)
+    np.testing.assert_array_equal(layer.numerator[1, 0], seeds[0]["q.hidden.0"].numerator[2, 0])
+    np.testing.assert_array_equal(layer.numerator[1, 1], seeds[1]["q.hidden.0"].numerator[1, 0])
+
+
+def test_a_seed_with_other_degrees_does_not_fit_beside_the_first(tmp_path, folder):
+    (tmp_path / "other").mkdir()
+    text = activations_text(UPDATES, np.random.default_rng(1)).replace(",A,", ",B,")
+    (tmp_path / "other" / "activations.csv").write_text(text)
+    joined = side_by_side([read_learned(folder), read_learned(tmp_path / "other")])
+    assert joined["q.hidden.0"].numerator.shape[1] == 1
+
+
+def test_a_histogram_on_other_bins_keeps_every_input(folder):
+    layer = read_learned(folder)["q.hidden.0"]
+    low, high = layer.range()
+    assert (low, high) == (-3.0, 4.0)
+    for bins in (7, 60):
+        shares = layer.histogram(np.linspace(low, high, bins + 1))
+        np.testing.assert_allclose(shares.sum(1), 1.0)
+    half = layer.histogram(np.array([low, -0.0, high]))[0]
+    np.testing.assert_allclose(half, [0.5, 0.5], atol=0.05)  # at update 0 between -2 and 2, with the peak in the middle
+
+
+def test_a_figure_has_a_panel_for_each_layer_and_says_what_its_lines_are(folder):
+    figure = plot_learned(read_learned(folder))
+    assert [ax.get_title() for ax in figure.axes] == list(LAYERS)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [*(f"update {update:,}" for update in UPDATES), "inputs"]
+    assert figure.axes[0].get_xlim() == (-3.0, 4.0)
+
+
+def test_a_report_has_a_figure_for_each_group_that_has_learned(tmp_path):
+    for activation in ("relu", "rational", "rational:gelu"):
+        for seed in (0, 1):
+            make_run(tmp_path, activation, seed, evaluations=6)
+    figures = learned_figures(build_report(read_runs([tmp_path])))
+    assert sorted(figures) == [
+        "learned_rational-gelu_iql-on-rlrat-hopper-mixed-v0", "learned_rational_iql-on-rlrat-hopper-mixed-v0"
+    ]  # fmt: skip

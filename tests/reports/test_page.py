@@ -1,0 +1,325 @@
+"""report.html in a real browser: Debian's chromium, headless, driven by selenium."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from page_runs import LAYERS, make_run
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from rlrat.rational import rational
+from rlrat.reports.build import build_report
+from rlrat.reports.html import write_report
+from rlrat.reports.learned import read_learned
+from rlrat.reports.read import read_runs
+
+BINARIES = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not all(BINARIES.values()), reason="needs Debian's chromium and chromium-driver"),
+]
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+DATASETS = ("hopper-medium-v2", "walker2d-medium-v2")
+
+
+class Browser:
+    """A page as a reader sees it."""
+
+    def __init__(self, driver: webdriver.Chrome) -> None:
+        self.driver = driver
+
+    def open(self, path, width: int = 1200, phone: bool = False, dark: bool = False) -> None:
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": phone}
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": scheme})
+        self.logs()
+        self.driver.get("about:blank")
+        self.driver.get(path.as_uri())
+        self.see("#panels")
+
+    def js(self, code: str, *arguments):
+        return self.driver.execute_script(code, *arguments)
+
+    def find(self, selector: str):
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def wait(self, condition):
+        """What `condition` comes to, once it is true."""
+        deadline = time.monotonic() + 10
+        while not (value := condition()):
+            assert time.monotonic() < deadline, "the page did not come to it"
+            time.sleep(0.02)
+        return value
+
+    def logs(self) -> tuple[list[str], list[str]]:
+        """Messages on the console, and what the page has asked for from anywhere, since the last call."""
+        console = [entry["message"] for entry in self.driver.get_log("browser")]
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        return console, [url for url in asked if not url.startswith(("about:", "data:", "blob:"))]
+
+    def see(self, selector: str) -> None:
+        """Scroll to charts and wait until one is drawn."""
+        self.js("document.querySelector(arguments[0]).scrollIntoView()", selector)
+        self.wait(lambda: self.js("return !!document.querySelector(arguments[0] + ' .main-svg')", selector))
+
+    def lines(self, panel: int = 1) -> dict[str, list[float]]:
+        """The means that a panel of curves shows: heights by label."""
+        data = self.js(
+            "const g = document.querySelectorAll('#panels .chart')[arguments[0]];"
+            "return g.data.filter((t) => t.name).map((t) => [t.name, t.y])", panel,
+        )  # fmt: skip
+        return dict(data)
+
+    def shown_panels(self) -> list[str]:
+        return self.js("return [...document.querySelectorAll('#panels .panel:not([hidden]) h3')].map(e => e.innerText)")
+
+    def axis_titles(self, panel: int = 1) -> list[str]:
+        code = "const l = document.querySelectorAll('#panels .chart')[arguments[0]].layout;"
+        return self.js(code + "return [l.xaxis.title.text, l.yaxis.title.text]", panel)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = BINARIES["chromium"]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(BINARIES["chromedriver"]))
+    yield Browser(driver)
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Two agents on two datasets, three activations of two seeds each."""
+    root = tmp_path_factory.mktemp("runs")
+    for agent in ("iql", "td3_bc"):
+        for dataset in DATASETS:
+            for activation, level in (("relu", 50.0), ("silu", 40.0), ("rational", 60.0)):
+                for seed in range(2):
+                    make_run(root, activation, seed, agent=agent, dataset=dataset, level=level)
+    return build_report(read_runs([root]))
+
+
+@pytest.fixture(scope="module")
+def path(report, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(report, path)
+    return path
+
+
+def test_it_opens_without_a_message_or_a_request(browser, path):
+    browser.open(path)
+    for section in ("#panels .panel:last-child .chart", "#learned-panels .chart"):
+        browser.see(section)
+    assert browser.logs() == ([], [path.as_uri()])
+    buttons = browser.js("return [...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
+    assert "Zoom" in buttons
+    assert not [title for title in buttons if "hare" in title or "loud" in title]  # nothing offers to upload a chart
+
+
+def test_ticks_choose_activations_agents_and_datasets(browser, path, report):
+    browser.open(path)
+    assert set(browser.lines()) == {"relu", "silu", "rational"}
+    np.testing.assert_allclose(
+        browser.lines()["rational"], report.tasks[0].group("rational").curves["score"].mean, rtol=1e-3
+    )
+    browser.js("Plotly.relayout(document.querySelectorAll('#panels .chart')[1], {'xaxis.range': [5000, 9000]})")
+    browser.find("input[name=label][value=silu]").click()
+    assert set(browser.lines()) == {"relu", "rational"}
+    zoomed = "return document.querySelectorAll('#panels .chart')[1]._fullLayout.xaxis.range"
+    assert browser.js(zoomed) == [5000, 9000]
+    assert len(browser.shown_panels()) == 5  # four tasks and their aggregate
+    browser.find("input[name=agent][value=iql]").click()
+    browser.find(f"input[name=dataset][value={DATASETS[0]}]").click()
+    assert browser.shown_panels() == ["all 4 tasks, interquartile mean", f"td3_bc on {DATASETS[1]}"]
+    fits = "const g = document.querySelector('#panels .chart'); return g._fullLayout.width - g.clientWidth"
+    browser.wait(lambda: browser.js(fits) == 0)
+    for label in ("relu", "rational"):
+        browser.find(f"input[name=label][value={label}]").click()
+    assert browser.shown_panels() == []
+    assert browser.find("#no-panels").is_displayed()
+
+
+def test_axes_are_updates_or_seconds_and_scores_or_returns(browser, path, report):
+    browser.open(path)
+    assert browser.axis_titles() == ["updates", "normalised score"]
+    scores = browser.lines()["relu"]
+    browser.find("input[value=return]").click()
+    assert browser.axis_titles() == ["updates", "return"]
+    np.testing.assert_allclose(browser.lines()["relu"], 20 * np.array(scores), rtol=1e-3)
+    browser.find("input[value=seconds]").click()
+    assert browser.axis_titles() == ["training seconds", "return"]
+    x = browser.js("return document.querySelectorAll('#panels .chart')[1].data.find(t => t.name === 'relu').x")
+    np.testing.assert_allclose(x, report.tasks[0].group("relu").curves["return"].seconds, rtol=1e-3)
+
+
+def test_pointing_at_a_mean_says_what_each_seed_has(browser, path, report):
+    browser.open(path)
+    browser.see("#panels .panel:nth-child(2) .chart")
+    chart = browser.driver.find_elements(By.CSS_SELECTOR, "#panels .chart")[1]
+    x, y, width, height = browser.js(
+        "const g = arguments[0], l = g._fullLayout, t = g.data.find((t) => t.name === 'rational');"
+        "const r = g.getBoundingClientRect();"
+        "return [l.xaxis._offset + l.xaxis.d2p(t.x[10]), l.yaxis._offset + l.yaxis.d2p(t.y[10]), r.width, r.height]",
+        chart,
+    )
+    ActionChains(browser.driver).move_to_element_with_offset(chart, x - width / 2, y - height / 2).perform()
+    text = browser.wait(lambda: browser.js("return document.querySelector('.hovertext')?.textContent"))
+    group = report.tasks[0].group("rational")
+    assert "updates 10,000" in text
+    for run in group.runs:
+        assert f"seed {run.seed}: {run.scores[10]:.1f}" in text
+
+
+def test_seeds_are_thin_lines_with_their_names(browser, path):
+    browser.open(path)
+    count = "return document.querySelectorAll('#panels .chart')[1].data.length"
+    before = browser.js(count)
+    browser.find("input[name=seeds]").click()
+    assert browser.js(count) == before + 3
+    texts = browser.js("return document.querySelectorAll('#panels .chart')[1].data.flatMap(t => t.text ?? [])")
+    assert any(text.startswith("silu, seed 1: ") for text in texts)
+
+
+def test_tables_sort_by_any_column_both_ways(browser, path, report):
+    browser.open(path)
+    finals = [float(group.finals.mean()) for task in report.tasks for group in task.groups]
+    column = "#tables table td:nth-child(5)"
+    for order, reverse in (("ascending", False), ("descending", True)):
+        browser.find("#tables table th:nth-child(5) button").click()
+        assert browser.find("#tables table th:nth-child(5)").get_attribute("aria-sort") == order
+        table = browser.find("#tables table")
+        shown = browser.js(
+            "return [...arguments[0].querySelectorAll(arguments[1])].map((c) => Number(c.dataset.value))",
+            table, column.removeprefix("#tables table "),
+        )  # fmt: skip
+        np.testing.assert_allclose(shown, sorted(finals, reverse=reverse))
+    browser.find("#tables table th:nth-child(2) button").click()
+    assert browser.driver.find_elements(By.CSS_SELECTOR, "#tables th[aria-sort]")[0].text.startswith("label")
+
+
+def test_the_slider_goes_through_training(browser, path, report):
+    browser.open(path)
+    browser.see("#learned-panels .chart")
+    assert browser.js("return [...document.querySelectorAll('#learned-panels h3')].map(e => e.innerText)") == [*LAYERS]
+    assert browser.find("#learned-output").text == "update 20,000"
+    browser.find("#learned-update").send_keys(Keys.LEFT)
+    browser.wait(lambda: browser.find("#learned-output").text == "update 19,000")
+    chart = "document.querySelector('#learned-panels .chart')"
+    x, *lines = browser.js(f"const g = {chart}; return [g.data[2].x, ...g.data.slice(2).map((t) => t.y)]")
+    group = report.tasks[0].group("rational")
+    for seed, run in enumerate(group.runs):
+        values = read_learned(run.path)["q.hidden.0"].values(np.array(x))[-2, 0, :, 0]
+        np.testing.assert_allclose(lines[2 * seed : 2 * seed + 2], values, rtol=1e-3, atol=1e-3)
+    browser.find("#learned-run").send_keys(Keys.END)
+    assert browser.find("#learned-run option:checked").text == f"rational, td3_bc on {DATASETS[1]}"
+    browser.see("#learned-panels .chart")
+    assert browser.logs()[0] == []
+
+
+def test_every_form_of_denominator_is_drawn_right(browser, path):
+    """At x = -3 with P = 2 + x, by the definition that every backend is tested against."""
+    browser.open(path)
+    for version, denominator in (("A", [-1.0, 2.0]), ("B", [3.0, 2.0]), ("C", [1.0, -1.0, -2.0]), ("N", [1.0, 1.0])):
+        drawn = browser.js("return rational(arguments[0], [2, 1], arguments[1])(-3)", version, denominator)
+        a, b = (torch.tensor([c], dtype=torch.float64) for c in ([2.0, 1.0], denominator))
+        assert drawn == pytest.approx(rational(torch.tensor([[-3.0]], dtype=torch.float64), a, b, version).item())
+
+
+def test_the_keyboard_reaches_and_moves_everything(browser, path):
+    browser.open(path)
+    reached, active = [], "const e = document.activeElement; return e.id || e.value || e.className || e.innerText"
+    for _ in range(60):
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        reached.append(browser.js(active))
+        if reached[-1] == "silu":
+            browser.driver.switch_to.active_element.send_keys(Keys.SPACE)
+            assert "silu" not in browser.lines()
+        if reached[-1] == "updates":
+            browser.driver.switch_to.active_element.send_keys(Keys.RIGHT)
+            assert browser.axis_titles()[0] == "training seconds"
+        if browser.js("return document.activeElement.closest('th') !== null"):
+            browser.driver.switch_to.active_element.send_keys(Keys.ENTER)
+            assert browser.js("return document.activeElement.closest('th').ariaSort") == "ascending"
+            break
+    else:
+        pytest.fail(f"no table within 60 tabs: {reached}")
+    assert reached[0] == "skip"
+    assert reached.index("relu") < reached.index("silu") < reached.index("updates") < reached.index("score")
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_scrolls_only_downwards(browser, path, width):
+    browser.open(path, width=width, phone=True)
+    assert browser.js("return document.documentElement.scrollWidth") <= width
+    assert browser.js("return window.innerWidth") == width
+    boxes = browser.js("return [...document.querySelectorAll('.controls label')].map(l => l.offsetHeight)")
+    assert min(boxes) >= 24  # large enough to hit
+
+
+def test_dark_mode_reaches_the_charts(browser, path):
+    looks = []
+    for dark in (False, True):
+        browser.open(path, dark=dark)
+        chart, page = "document.querySelector('#panels .chart')", "getComputedStyle(document.body).backgroundColor"
+        line = "g.data.find((t) => t.name === 'relu').line.color"
+        looks.append(browser.js(f"const g = {chart}; return [g.layout.font.color, {line}, {page}]"))
+    assert looks[0] == ["#1b1f24", "#1b1f24", "rgb(255, 255, 255)"]  # the first label's black is the text's colour
+    assert looks[1] == ["#e7eaee", "#e7eaee", "rgb(20, 23, 27)"]
+
+
+def test_paper_has_a_legend_and_no_controls(browser, path):
+    browser.open(path, dark=True)
+    browser.find("input[name=label][value=silu]").click()
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.wait(lambda: browser.js("return document.querySelector('#panels .chart').layout.font.color") == "#000000")
+    seen = [label.text for label in browser.driver.find_elements(By.CSS_SELECTOR, "label") if label.is_displayed()]
+    assert [text for text in seen if text in ("relu", "silu", "rational")] == ["relu", "rational"]
+    assert not browser.find("#controls input[name=x]").is_displayed()
+    chart = "const g = document.querySelector('#panels .chart'); return g._fullLayout.width === g.clientWidth"
+    browser.wait(lambda: browser.js(chart))
+    # What no screen has shown yet is on paper, too.
+    browser.wait(lambda: browser.js("return !!document.querySelector('#learned-panels .panel:last-child .main-svg')"))
+
+
+def test_names_with_html_in_them_are_read_as_they_are(browser, tmp_path):
+    for activation in ("relu", "rational"):
+        for seed in range(2):
+            folder = make_run(tmp_path / "runs", activation, seed)
+            content = json.loads((folder / "config.json").read_text())
+            content["identity"] |= {"dataset": HOSTILE, "activation": activation + HOSTILE}
+            (folder / "config.json").write_text(json.dumps(content))
+    page = tmp_path / "report.html"
+    write_report(build_report(read_runs([tmp_path / "runs"]), by=("activation",)), page)
+    browser.open(page)
+    browser.find("input[name=seeds]").click()
+    assert browser.shown_panels() == [f"iql on {HOSTILE}"]
+    assert browser.js("return document.images.length") == 0
+    assert browser.logs() == ([], [page.as_uri()])
+
+
+def test_a_thousand_runs_make_a_page_below_15_megabytes(browser, tmp_path):
+    for agent in range(5):
+        for dataset in range(10):
+            for activation in ("relu", "silu", "gelu", "rational"):
+                for seed in range(5):
+                    names = {"agent": f"agent{agent}", "dataset": f"dataset{dataset}"}
+                    make_run(tmp_path / "runs", activation, seed, evaluations=100, **names)
+    page = tmp_path / "report.html"
+    write_report(build_report(read_runs([tmp_path / "runs"])), page)
+    assert page.stat().st_size < 15e6
+    browser.open(page)
+    assert len(browser.shown_panels()) == 51
+    browser.see("#panels .panel:last-child .chart")
+    assert browser.logs() == ([], [page.as_uri()])

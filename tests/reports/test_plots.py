@@ -1,0 +1,83 @@
+from itertools import product
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from run_folders import REFERENCE, write_run
+
+from rlrat.reports.build import build_report
+from rlrat.reports.plots import FORMATS, data_level, line_style, make_figures, write_figures
+from rlrat.reports.read import read_runs
+
+RISING = np.array([0.0, 10, 20, 30, 40, 50])
+
+
+@pytest.fixture
+def report(tmp_path):
+    for dataset, activation, seed in product(("a", "b"), ("relu", "rational"), range(3)):
+        write_run(tmp_path / "runs", RISING + seed, seed, dataset=dataset, activation=activation)
+    return build_report(read_runs([tmp_path / "runs"]))
+
+
+def test_every_figure_is_written_in_every_format_without_a_date(report, tmp_path):
+    paths = write_figures(report, tmp_path)
+    names = ("curves_updates", "curves_seconds", "aggregate_curve", "profiles", "improvement")
+    assert {path.name for path in paths} == {f"{name}.{suffix}" for name in names for suffix in FORMATS}
+    starts = {".svg": b"<?xml", ".pdf": b"%PDF", ".png": b"\x89PNG"}
+    assert all(path.read_bytes().startswith(starts[path.suffix]) for path in paths)
+    assert not any(b"<dc:date>" in path.read_bytes() or b"/CreationDate" in path.read_bytes() for path in paths)
+
+
+def test_curves_have_a_panel_for_each_task_with_lines_and_bands(report):
+    figure = make_figures(report)["curves_updates"]
+    assert [axes.get_title() for axes in figure.axes] == ["iql on a", "iql on b"]
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 6]
+        assert len(lines) == 2
+        np.testing.assert_allclose(lines[0].get_ydata(), RISING + 1)
+        assert sum(isinstance(part, PolyCollection) for part in axes.collections) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["relu", "rational", "mean of the data"]
+
+
+def test_the_mean_of_the_data_is_in_the_measure_of_the_curves(tmp_path):
+    write_run(tmp_path, RISING, dataset="a")
+    write_run(tmp_path, RISING, dataset="b", reference=None)
+    write_run(tmp_path, RISING, dataset="c", config={"dataset": {}})
+    tasks = build_report(read_runs([tmp_path])).tasks
+    assert [data_level(task) for task in tasks] == [100 * 500 / REFERENCE["expert"], 500, None]
+
+
+def test_seconds_that_cannot_be_compared_are_not_drawn(tmp_path):
+    write_run(tmp_path, RISING)
+    write_run(tmp_path, RISING, activation="silu", config={"device": "cuda"})
+    assert set(make_figures(build_report(read_runs([tmp_path])))) == {"curves_updates", "profiles", "improvement"}
+
+
+def test_a_curve_goes_on_faintly_where_seeds_have_ended(tmp_path):
+    write_run(tmp_path, RISING, 0)
+    write_run(tmp_path, RISING[:3], 1, status=None)
+    (axes,) = make_figures(build_report(read_runs([tmp_path])))["curves_updates"].axes
+    whole, faint = axes.lines[:2]
+    assert np.isfinite(whole.get_ydata()).sum() == 3
+    assert np.isfinite(faint.get_ydata()).all()
+    assert faint.get_alpha() < 1
+
+
+def test_many_labels_with_odd_names_are_told_apart_and_drawn(tmp_path):
+    names = ["_hidden", "a$b_{c}$", "<b>&", "x" * 80, *(f"name{n}" for n in range(26))]
+    for name in names:
+        write_run(tmp_path, RISING, activation=name.replace("/", "-"))
+    report = build_report(read_runs([tmp_path]))
+    styles = {tuple(str(line_style(report, label)[key]) for key in ("color", "linestyle", "marker")) for label in names}
+    assert len(styles) == len(names)
+    figures = make_figures(report)
+    texts = [text.get_text() for text in figures["curves_updates"].legends[0].get_texts()]
+    assert {" _hidden", r"a\$b_{c}\$", "<b>&", "x" * 30 + "…" + "x" * 19} < set(texts)
+    assert len(texts) == len(names) + 1
+    for name in ("curves_updates", "improvement"):
+        figures[name].savefig(tmp_path / f"{name}.png")
+
+
+def test_nothing_judged_draws_curves_alone(tmp_path):
+    write_run(tmp_path, RISING, status=None)
+    assert set(make_figures(build_report(read_runs([tmp_path])))) == {"curves_updates", "curves_seconds"}

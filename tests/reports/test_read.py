@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pytest
+from run_folders import HEADER, line, write_run
+
+from rlrat.errors import InputError
+from rlrat.reports.build import build_report
+from rlrat.reports.read import read_runs, setting_texts
+
+
+def test_a_run_is_read_with_what_its_folder_says(tmp_path):
+    folder = write_run(tmp_path, [1.0, 2.0, 4.0], 3, activation="rational:gelu", name="expectile=0.9", expectile=0.9)
+    (run,) = read_runs([tmp_path])
+    assert (run.path, run.agent, run.dataset, run.seed) == (folder, "iql", "rlrat/hopper/mixed-v0", 3)
+    assert (run.activation, run.name, run.variant) == ("rational:gelu", "expectile=0.9", "rational:gelu+expectile=0.9")
+    assert run.status == "finished"
+    assert run.reference["name"] == "v5-test"
+    np.testing.assert_array_equal(run.updates, [0, 10, 20])
+    np.testing.assert_array_equal(run.scores, [1.0, 2.0, 4.0])
+    np.testing.assert_array_equal(run.returns, [20.0, 40.0, 80.0])
+    np.testing.assert_array_equal(run.train_seconds, [0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(run.wall_seconds, [0.0, 2.0, 4.0])
+
+
+def test_every_state_of_a_run_is_told(tmp_path):
+    for seed, status in enumerate(("finished", "diverged", None)):
+        write_run(tmp_path, [1.0], seed, status=status)
+    assert [run.status for run in read_runs([tmp_path])] == ["finished", "diverged", "unfinished"]
+
+
+def test_of_several_target_returns_the_first_makes_the_curve(tmp_path):
+    folder = write_run(tmp_path, [])
+    rows = [line(u, v, "", target) for u in (0, 10) for target, v in (("3600", u + 1.0), ("1800", 99.0))]
+    (folder / "evaluations.csv").write_text(HEADER + "".join(rows))
+    (run,) = read_runs([tmp_path])
+    np.testing.assert_array_equal(run.returns, [1.0, 11.0])
+    assert np.isnan(run.scores).all()
+
+
+def test_damaged_lines_are_named_and_left_out(tmp_path, capfd):
+    folder = write_run(tmp_path, [])
+    good = [line(update, 1.0, 2.0) for update in (0, 10, 20)]
+    bad = ["10,0.1\n", line(15, float("nan"), 2.0), "\0" * 20 + "\n", line(-1, 1.0, 2.0), line(30, 1.0, 2.0)[:-1]]
+    (folder / "evaluations.csv").write_text(HEADER + "".join([good[0], *bad[:4], *good[1:], bad[4]]))
+    (run,) = read_runs([tmp_path])
+    np.testing.assert_array_equal(run.updates, [0, 10, 20])
+    assert f"{folder / 'evaluations.csv'}: left out as damaged: line 3, 4, 5, 6, 9" in capfd.readouterr().err
+
+
+def test_an_update_that_was_evaluated_again_counts_once(tmp_path):
+    folder = write_run(tmp_path, [])
+    rows = [line(0, 1.0, 1.0), line(10, 2.0, 2.0), line(20, 3.0, 3.0), line(10, 5.0, 5.0)]
+    (folder / "evaluations.csv").write_text(HEADER + "".join(rows))
+    (run,) = read_runs([tmp_path])
+    np.testing.assert_array_equal(run.updates, [0, 10, 20])
+    np.testing.assert_array_equal(run.returns, [1.0, 5.0, 3.0])
+
+
+@pytest.mark.parametrize("content", ["", "update,retu", "\xff\xfe nonsense\n1,2\n", HEADER])
+def test_a_run_without_an_evaluation_is_named_and_left_out(tmp_path, capfd, content):
+    folder = write_run(tmp_path, [], seed=1)
+    (folder / "evaluations.csv").write_text(content)
+    write_run(tmp_path, [1.0])
+    assert [run.seed for run in read_runs([tmp_path])] == [0]
+    assert f"{folder} has no evaluation yet" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]", '{"agent": "iq'])
+def test_without_its_configuration_a_run_is_named_by_its_path(tmp_path, capfd, content):
+    folder = write_run(tmp_path, [1.0], seed=7, name="a", activation="silu")
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    (run,) = read_runs([tmp_path])
+    assert (run.agent, run.dataset, run.variant, run.seed) == ("iql", "rlrat-hopper-mixed-v0", "silu+a", 7)
+    assert "its settings are taken from its path" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"identity": [], "reference": 3, "seed": "x", "dataset": None},
+        {"versions": 1, "reference": {"random": "1"}, "seed": None, "dataset": {"return_mean": [1]}},
+    ],
+)
+def test_a_configuration_of_the_wrong_shape_does_no_harm(tmp_path, damaged):
+    folder = write_run(tmp_path, [1.0])
+    (folder / "config.json").write_text(json.dumps(damaged))
+    (folder / "summary.json").write_text("{")
+    (run,) = read_runs([tmp_path])
+    assert (run.agent, run.activation, run.seed, run.status) == ("iql", "relu", -1, "unfinished")
+    assert run.reference is None
+    assert build_report([run]).tasks[0].data_return is None
+
+
+def test_a_copy_of_a_run_is_named_and_left_out(tmp_path, capfd):
+    write_run(tmp_path / "a", [1.0, 2.0])
+    longer = write_run(tmp_path / "b", [1.0, 2.0, 3.0])
+    write_run(tmp_path / "b", [1.0, 2.0, 3.0], seed=1)
+    runs = read_runs([tmp_path, tmp_path / "b"])
+    assert [(run.seed, len(run.updates)) for run in runs] == [(0, 3), (1, 3)]
+    error = capfd.readouterr().err
+    assert f"is seed 0 with the settings of {longer}: it is left out as a copy" in error
+    assert error.count("\n") == 1  # a folder that is given twice is no copy
+
+
+def test_filters(tmp_path):
+    for activation in ("relu", "silu", "gelu"):
+        for seed in (0, 1):
+            write_run(tmp_path, [1.0], seed, activation=activation, hidden_dims=[256, 256])
+    read = read_runs([tmp_path], ["activation=relu", "activation=gelu", "seed=1", "hidden-dims=256x256"])
+    assert [(run.activation, run.seed) for run in read] == [("gelu", 1), ("relu", 1)]
+    assert setting_texts(read, "num_seeds") == ["5", "5"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        (["activation"], r"--filter has 'activation', but expects name=value"),
+        (["activatoin=relu"], r"no run has a setting 'activatoin'; the nearest is activation"),
+        (["activation=tanh"], r"no run passes --filter activation=tanh: activation is relu"),
+    ],
+)
+def test_a_filter_that_cannot_be_right_is_one_line(tmp_path, filters, message):
+    write_run(tmp_path, [1.0])
+    with pytest.raises(InputError, match=message):
+        read_runs([tmp_path], filters)
+
+
+def test_paths_without_runs_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="no evaluated run below"):
+        read_runs([tmp_path])
+    with pytest.raises(InputError, match="does not exist: give run folders"):
+        read_runs([tmp_path / "runs"])
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file: give run folders"):
+        read_runs([tmp_path / "file"])

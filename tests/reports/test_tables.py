@@ -1,0 +1,88 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+from run_folders import write_run
+
+from rlrat.reports.build import build_report
+from rlrat.reports.read import read_runs
+from rlrat.reports.tables import Cell, Table, make_tables
+
+NASTY = r"<script>alert('x')</script> | a_b*c & 50% \ $x$ `d`"
+
+
+def test_marks_and_escapes_in_every_format():
+    rows = ((Cell(NASTY), Cell("1.2 ± 0.3", 1.23456, "best")), (Cell("silu"), Cell("1.0", 1.0, "tied")))
+    table = Table("Results", ("task", "final|"), rows)
+    *_, first, second = table.markdown().splitlines()
+    assert first.startswith(r"| &lt;script&gt;alert('x')&lt;/script&gt; \| a_b\*c &amp; 50% \\ $x$ \`d\` |")
+    assert "**1.2 ± 0.3**" in first
+    assert "1.0 †" in second
+    assert len({len(line) for line in table.markdown().splitlines()}) == 1  # padded
+    assert list(csv.reader(io.StringIO(table.csv()))) == [
+        ["task", "final|"], [NASTY, "1.23456"], ["silu", "1.0"]
+    ]  # fmt: skip
+    latex = table.latex().splitlines()
+    assert latex[0] == r"\begin{tabular}{lr}"
+    assert r"\textless{}script\textgreater{}alert('x')" in latex[4]
+    assert r"\textbar{} a\_b*c \& 50\% \textbackslash{} \$x\$ `d` & \textbf{1.2 $\pm$ 0.3} \\" in latex[4]
+    assert latex[5] == r"silu & 1.0$^\dagger$ \\"
+    assert (latex[1], latex[3], latex[6]) == (r"\toprule", r"\midrule", r"\bottomrule")
+
+
+@pytest.fixture
+def tables(tmp_path):
+    rising = np.array([0.0, 10, 20, 30, 40, 40, 40, 40])
+    for seed, offset in enumerate((-1.0, 0.0, 1.0)):
+        write_run(tmp_path, rising + offset, seed)
+        write_run(tmp_path, rising + 0.3 * offset, seed, activation="silu")
+        write_run(tmp_path, 2 * rising + offset, seed, activation="rational")
+    write_run(tmp_path, [1.0], 3, activation="silu", status=None)
+    return make_tables(build_report(read_runs([tmp_path])))
+
+
+def column(table: Table, name: str) -> list[Cell]:
+    return [row[table.columns.index(name)] for row in table.rows]
+
+
+def test_results_have_a_line_for_each_label(tables):
+    results = tables["results"]
+    assert [cell.text for cell in column(results, "label")] == ["relu", "silu", "rational"]
+    assert [cell.text for cell in column(results, "seeds")] == ["3", "3 of 4", "3"]
+    # Mean of the last five: (30 + 4 x 40) / 5.
+    assert [cell.value for cell in column(results, "final")] == pytest.approx([38, 38, 76])
+    assert column(results, "sd")[0].value == pytest.approx(np.sqrt(2 / 3))
+    assert [cell.mark for cell in column(results, "final")] == ["", "", "best"]
+    assert column(results, "low")[0].value < 38 < column(results, "high")[0].value
+
+
+def test_times_that_never_came_are_told(tables):
+    times = column(tables["reach"], "95% of relu")
+    assert [cell.value for cell in times] == [50, 50, 30]
+    assert times[2].text == "30 (30 to 30)"
+    assert [cell.value for cell in column(tables["reach"], "95% of relu, seconds")] == [5, 5, 3]
+
+
+def test_the_overview_is_a_papers_table(tables):
+    assert tables["final"].columns == ("task", "relu", "silu", "rational")
+    (row,) = tables["final"].rows
+    assert [cell.text for cell in row[1:]] == ["38.0 ± 0.8", "38.0 ± 0.2", "76.0 ± 0.8"]
+
+
+def test_every_run_and_comparison_has_a_line(tables):
+    assert len(tables["comparisons"].rows) == 6
+    assert len(tables["runs"].rows) == 10
+    (unfinished,) = (row for row in tables["runs"].rows if row[3].text == "unfinished")
+    assert [cell.text for cell in unfinished[4:8]] == ["no", "0", "-", "-"]
+
+
+def test_what_nobody_reached_and_who_has_no_runs(tmp_path):
+    write_run(tmp_path, [10.0, 10, 10], dataset="a")
+    write_run(tmp_path, [1.0, 1, 1], dataset="a", activation="silu")
+    write_run(tmp_path, [1.0, 1, 1], dataset="b", activation="silu")
+    tables = make_tables(build_report(read_runs([tmp_path])))
+    assert column(tables["reach"], "50% of relu")[1].text == "not by 20 (0 of 1)"
+    assert column(tables["reach"], "50% of relu")[2].text == "-"
+    assert [cell.text for cell in tables["final"].rows[1]] == ["iql on b", "-", "1.0 ± 0.0"]
+    assert all(table.markdown() and table.csv() and table.latex() for table in tables.values())
