@@ -46,14 +46,12 @@ def finish_board(
     """
     from torch.utils.tensorboard.summary import hparams
 
-    from rlrat.reports.convergence import mean_height
-
     updates = np.array([int(row["update"]) for row in rows])
     metrics: dict[str, float | None] = {"final/return": summary["final_return"], "final/score": summary["final_score"]}
     for name, column in (("return", "return_mean"), ("score", "normalized_score")):
         known = summary["status"] == "finished" and len(rows) and all(row[column] for row in rows)
         values = np.array([float(row[column]) for row in rows]) if known else None
-        metrics[f"final/{name}_area"] = mean_height(updates, values, updates[0], updates[-1]) if known else None
+        metrics[f"final/{name}_area"] = _mean_height(updates, values) if known else None
     # The tab takes its columns from whichever run it reads first: these are every agent's, and `name` has the rest.
     identity = config["identity"]
     columns = {name: identity[name] for name in ("activation", "agent", "dataset", "total_updates")}
@@ -67,6 +65,11 @@ def finish_board(
             board.add_image("learned activations", image, end, dataformats="HWC")
     folder.add_scalars({name: value for name, value in metrics.items() if value is not None}, end)
     folder.flush_scalars()
+
+
+def _mean_height(updates: np.ndarray, values: np.ndarray) -> float:
+    """What `rlrat.reports.convergence.mean_height` is over a whole run, without its import of scipy."""
+    return float(np.trapezoid(values, updates) / (updates[-1] - updates[0]) if len(updates) > 1 else values[0])
 
 
 def _figure_of(folder: "RunFolder") -> np.ndarray | None:

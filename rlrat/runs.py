@@ -121,11 +121,7 @@ class RunFolder:
     def append_activations(self, update: int, rows: list[dict[str, Any]]) -> None:
         """Append what `rlrat.inspection.activation_rows` saw to `activations.csv`, ahead of the evaluation's lines."""
         if rows:
-            self._append("activations.csv", ACTIVATION_COLUMNS, [{"update": update, **row} for row in rows])
-
-    def activations(self) -> list[dict[str, str]]:
-        """The whole lines of `activations.csv`, as text; none where the run has no rational layer."""
-        return self._read_csv("activations.csv", ACTIVATION_COLUMNS)
+            self._append("activations.csv", ACTIVATION_COLUMNS, [row | {"update": update} for row in rows])
 
     def append_evaluation(self, lines: list[dict[str, Any]], episodes: list[dict[str, Any]]) -> None:
         """Append to `episodes.csv`, then the lines of `evaluations.csv`, one a target return, that stand for them."""

@@ -64,6 +64,11 @@ def test_a_finished_run_is_a_row_of_the_hparams_tab(finish, scalars):
     assert points["final/return_area"][20_000] == pytest.approx(mean_height(*curve.T, 0, 20_000), rel=1e-6)
 
 
+def test_one_evaluation_is_its_own_area(finish, scalars):
+    folder, _ = finish("relu", evaluations=1)
+    assert scalars(folder.path)["final/return_area"][0] == pytest.approx(float(folder.curve()[0]["return_mean"]))
+
+
 def test_a_run_without_references_has_no_score(finish):
     _, events = finish("relu", FINISHED | {"final_score": None}, reference=None)
     final = {tag for tag in events.Tags()["scalars"] if tag.startswith("final/")}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.runs import EVALUATION_COLUMNS, RunFolder
+from rlrat.runs import ACTIVATION_COLUMNS, EVALUATION_COLUMNS, RunFolder
 
 CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch": "2.13.0"}}
 
@@ -84,6 +84,19 @@ def test_evaluations_survive_a_line_cut_short(folder):
     assert lines[0] == "update,target_return,episode,reset_seed,return,length"
     assert [line.split(",")[0] for line in lines[1:]] == ["0", "0", "100", "100"]
     assert lines[2] == "0,,1,5,1.1,3"
+
+
+def test_going_back_cuts_activations_after_the_checkpoint(folder):
+    row = dict.fromkeys(ACTIVATION_COLUMNS, "1")
+    for update in (0, 100, 200):
+        folder.append_activations(update, [row] * 2)
+    path = folder.path / "activations.csv"
+    path.write_text(path.read_text()[:-4])  # a kill in the middle of a line
+    for update, left in ((100, ["0", "0", "100", "100"]), (0, [])):
+        folder.go_back(update, {0})
+        header, *lines = path.read_text().splitlines()
+        assert header == ",".join(ACTIVATION_COLUMNS)
+        assert [line.split(",")[0] for line in lines] == left
 
 
 def test_a_curve_is_of_the_first_target_return(folder):

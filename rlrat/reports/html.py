@@ -63,7 +63,7 @@ def render(report: Report) -> str:
         "differences": _differences(tables["differences"]),
         "methods": "\n".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.explanations.items()),
         "footer": f"Written on {date.today().isoformat()} by rlrat {version('rlrat')}. "
-        f"The charts are drawn by plotly.js (MIT license), which is part of this file.",
+        "The charts are drawn by plotly.js (MIT license), which is part of this file.",
         "data": _json(data),
         "plotly": plotly,
         "script": script,

@@ -14,9 +14,9 @@ from rlrat.reports.report import Curve, Group, Report, Task
 DASHES = ("solid", "dash", "dashdot", "longdashdot", "dot")
 """In the order in which the figures use them."""
 _SEED_POINTS = 150_000  # of all runs together: some 3 MB
-_LEARNED_STEPS = 600  # of the slider, over all groups together: some 4 MB
+_LEARNED_STEPS = 400  # of the slider, over all groups together: some 2 MB
 _LEARNED_SEEDS = 5  # of a group, so many are drawn
-_LEARNED_BINS = 60
+_LEARNED_BINS = 40
 
 
 def page_data(report: Report) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def curve_data(report: Report) -> dict[str, Any]:
             }
             for label, value in report.aggregate_curves.items()
         ]
-        name = f"all {len(report.aggregate_tasks)} tasks, interquartile mean"
+        name = f"{len(report.aggregate_tasks)} tasks together, interquartile mean"
         quiet = {"data": {"score": None, "return": None}, "seconds": None, "thinned": ""}
         tasks.insert(0, {"name": name, **quiet, "groups": groups})
     return {"updates": arrays, "tasks": tasks}
@@ -154,7 +154,7 @@ def _layer_data(layer: Layer, seeds: list[int]) -> dict[str, Any]:
         "high": high,
         "lines": names,
         **{
-            name: [[_numbers(line) for line in step] for step in getattr(layer, name).reshape(times, len(names), -1)]
+            name: [[_numbers(line, 4) for line in step] for step in getattr(layer, name).reshape(times, len(names), -1)]
             for name in ("numerator", "denominator")
         },
         "histogram": [_numbers(step, 3) for step in layer.histogram(np.linspace(low, high, _LEARNED_BINS + 1))],

@@ -9,7 +9,7 @@ from run_folders import write_run
 from rlrat.inspection import BINS
 from rlrat.runs import ACTIVATION_COLUMNS
 
-LAYERS = ("q.hidden.0", "v.hidden.0", "policy.mean.hidden.0")
+LAYERS = tuple(f"{network}.hidden.{layer}" for network in ("q", "v", "policy.mean") for layer in (0, 1))  # IQL's
 
 
 def make_run(root: Path, activation: str, seed: int, evaluations: int = 21, level: float = 50.0, **run: Any) -> Path:

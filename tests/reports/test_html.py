@@ -143,7 +143,7 @@ def test_learned_functions_are_the_runs(tmp_path):
     layer = entry["layers"][0]
     assert layer["lines"] == [f"seed {seed}, critic {part}" for seed in (0, 1) for part in (1, 2)]
     recorded = read_learned(report.tasks[0].groups[0].runs[1].path)["q.hidden.0"]
-    np.testing.assert_allclose(layer["numerator"][-1][3], recorded.numerator[-1, 0, 1, 0], rtol=1e-4)
+    np.testing.assert_allclose(layer["numerator"][-1][3], recorded.numerator[-1, 0, 1, 0], rtol=1e-3)
     assert entry["updates"] == recorded.updates.tolist()
     np.testing.assert_allclose(np.sum(layer["histogram"], axis=1), 1.0, rtol=1e-2)
 

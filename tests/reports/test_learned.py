@@ -79,7 +79,7 @@ def test_a_run_without_rationals_has_none(tmp_path):
 def test_a_line_cut_short_costs_its_update_alone(folder, capsys):
     _edit(folder, lambda lines: [*lines[:-1], lines[-1][:40]])
     layers = read_learned(folder)
-    assert layers["policy.mean.hidden.0"].updates.tolist() == list(UPDATES)[:-1]
+    assert layers["policy.mean.hidden.1"].updates.tolist() == list(UPDATES)[:-1]
     assert layers["v.hidden.0"].updates.tolist() == list(UPDATES)
     assert capsys.readouterr().err == ""  # a kill leaves such a line: it is no damage
 
@@ -96,7 +96,7 @@ def test_a_line_cut_short_costs_its_update_alone(folder, capsys):
     ],
 )
 def test_a_damaged_line_costs_its_update_alone(folder, damage):
-    _edit(folder, lambda lines: [*lines[:3], damage(lines[3]), *lines[4:]])  # v.hidden.0 at update 0
+    _edit(folder, lambda lines: [*lines[:5], damage(lines[5]), *lines[6:]])  # v.hidden.0 at update 0
     layers = read_learned(folder)
     assert layers["v.hidden.0"].updates.tolist() == list(UPDATES)[1:]
     assert layers["q.hidden.0"].updates.tolist() == list(UPDATES)

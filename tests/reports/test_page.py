@@ -142,7 +142,7 @@ def test_ticks_choose_activations_agents_and_datasets(browser, path, report):
     assert len(browser.shown_panels()) == 5  # four tasks and their aggregate
     browser.find("input[name=agent][value=iql]").click()
     browser.find(f"input[name=dataset][value={DATASETS[0]}]").click()
-    assert browser.shown_panels() == ["all 4 tasks, interquartile mean", f"td3_bc on {DATASETS[1]}"]
+    assert browser.shown_panels() == ["4 tasks together, interquartile mean", f"td3_bc on {DATASETS[1]}"]
     fits = "const g = document.querySelector('#panels .chart'); return g._fullLayout.width - g.clientWidth"
     browser.wait(lambda: browser.js(fits) == 0)
     for label in ("relu", "rational"):

@@ -32,7 +32,7 @@ const layoutOf = (xTitle, yTitle) => {
     automargin: true,
   });
   return {
-    margin: { l: 8, r: 8, t: 8, b: 8 },
+    margin: { l: 8, r: 8, t: 28, b: 8 }, // above, the buttons
     paper_bgcolor: "rgba(0, 0, 0, 0)",
     plot_bgcolor: "rgba(0, 0, 0, 0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: themeColour("text") },
@@ -75,9 +75,10 @@ const drawIfSeen = (element) => {
 
 const sight = new IntersectionObserver(
   (entries) => {
-    for (const entry of entries) {
-      charts.get(entry.target).seen = entry.isIntersecting;
-      drawIfSeen(entry.target);
+    for (const { target, isIntersecting } of entries) {
+      if (!charts.has(target)) continue; // removed since
+      charts.get(target).seen = isIntersecting;
+      drawIfSeen(target);
     }
   },
   { rootMargin: "400px" },
@@ -114,7 +115,7 @@ const addPanel = (parent, title, caption, draw) => {
   heading.textContent = title;
   const chart = document.createElement("div");
   chart.className = "chart";
-  chart.setAttribute("role", "img");
+  chart.setAttribute("role", "group");
   chart.setAttribute("aria-label", title);
   const print = document.createElement("p");
   print.className = "caption";

@@ -48,13 +48,13 @@ if (data.learned.length) {
       x: layer.histogram[0].map((_, bin) => layer.low + width * (bin + 0.5)),
       y: layer.histogram[time],
       width,
-      yaxis: "y2",
       marker: { color: themeColour("bars") },
       hoverinfo: "skip",
     };
     const lines = layer.values[time].map((y, line) => ({
       x: layer.x,
       y,
+      yaxis: "y2",
       mode: "lines",
       line: { color: transparent(colourOf(look), layer.lines.length > 1 ? 0.75 : 1), width: layer.lines.length > 1 ? 1.5 : 2.5 },
       hovertemplate: `${plain(layer.lines[line])}<br>R(%{x:.3g}) = %{y:.3g}<extra></extra>`,
@@ -62,15 +62,17 @@ if (data.learned.length) {
     const first = {
       x: layer.x,
       y: layer.values[0][0],
+      yaxis: "y2",
       mode: "lines",
       line: { color: themeColour("text"), width: 1.2, dash: "dash" },
       hoverinfo: "skip",
     };
     const layout = layoutOf("x", "R(x)");
     layout.xaxis.range = [layer.low, layer.high];
-    layout.yaxis.range = layer.range;
-    const highest = Math.max(...layer.histogram.flat());
-    layout.yaxis2 = { overlaying: "y", range: [0, 4 * highest], visible: false, fixedrange: true };
+    // What overlays another axis lies above it: the functions above the bars.
+    const over = { overlaying: "y", side: "left", tickmode: "auto", showgrid: true };
+    layout.yaxis2 = { ...layout.yaxis, ...over, range: layer.range };
+    layout.yaxis = { range: [0, 4 * Math.max(...layer.histogram[time], 1e-9)], visible: false, fixedrange: true };
     return { traces: [histogram, first, ...lines], layout };
   };
 
