@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from rlrat.compiled import compiled
 from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError, warn
+from rlrat.estimates import SIZES, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.group import Group
 from rlrat.inspection import activation_rows, rational_scalars
@@ -97,10 +99,27 @@ class Run:
         self._warned: set[int] = set()
 
     def build(self, learner: Callable[..., nn.Module]) -> nn.Module:
-        """The learner of all that are trained: each seed, with each combination of the settings that have several."""
+        """The learner of all that are trained: each seed, with each combination of the settings that have several.
+
+        Of sixteen or more, what they will take is measured and said first; fewer are begun at once.
+
+        Raises:
+            InputError: more than the memory holds.
+        """
         group = self._group.members
-        arguments = side_by_side(self.arguments, group, self.device)
-        return learner(arguments, self.dataset, [member.seed for member in group], self.device)
+
+        def first(count: int) -> nn.Module:
+            some = group[:count]
+            arguments = side_by_side(self.arguments, some, self.device)
+            return learner(arguments, self.dataset, [member.seed for member in some], self.device)
+
+        if len(group) >= 2 * max(SIZES):
+            found = estimate(first, len(group), self.device)
+            found.check()
+            seconds = timedelta(seconds=round(found.seconds_per_update * self.arguments.total_updates))
+            text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"
+            self.console.print(text, soft_wrap=True)
+        return first(len(group))
 
     def log(self, metrics: dict[str, Tensor]) -> None:
         """Take one update's metrics, `[S]` each; their means go to TensorBoard every `--log-every` updates.

@@ -17,7 +17,9 @@ import numpy as np
 import torch
 import tyro
 from benchmark_agents import Agents, run_agents
+from benchmark_growth import Growth, run_growth
 from benchmark_rational import Rational, run_rational
+from benchmark_table import Table, run_table
 from rich.console import Console
 
 from rlrat import load_dataset
@@ -172,14 +174,18 @@ def main() -> None:
         Load: run_load,
         Startup: run_startup,
         Evaluate: run_evaluate,
+        Growth: run_growth,
         Rational: run_rational,
+        Table: run_table,
     }
     chosen = tyro.cli(
         Annotated[Agents, tyro.conf.subcommand("agents")]
         | Annotated[Load, tyro.conf.subcommand("load")]
         | Annotated[Startup, tyro.conf.subcommand("startup")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Rational, tyro.conf.subcommand("rational")],
+        | Annotated[Growth, tyro.conf.subcommand("growth")]
+        | Annotated[Rational, tyro.conf.subcommand("rational")]
+        | Annotated[Table, tyro.conf.subcommand("table")],
         description=__doc__,
     )
     with one_line_errors():

@@ -53,32 +53,45 @@ def _figures(part: Part) -> Iterator[dict]:
         raise RuntimeError(f"ended after {part.limit:g} s" if late else f"failed with exit code {process.returncode}")
 
 
-def run(parts: dict[str, Part], head: dict[str, Any], file: Path | None, seconds: float = math.inf) -> dict:
+def run(
+    parts: dict[str, Part],
+    head: dict[str, Any],
+    file: Path | None,
+    seconds: float = math.inf,
+    known: dict | None = None,
+) -> dict:
     """Every part in turn: `head`, the figures of each and, of those that broke, the errors; at last it is printed.
 
-    A part is left out if fewer of the `seconds` remain than it may take.
+    A part is left out if fewer of the `seconds` remain than it may take. What `known`, the report of an earlier run
+    that was interrupted, has of parts without an error is not measured again.
     """
     end = time.monotonic() + seconds
     report = {**head, "parts": {}, "errors": {}, "left_out": []}
+    if known:
+        report["parts"] = {name: found for name, found in known["parts"].items() if name not in known["errors"]}
+    missing = {name: part for name, part in parts.items() if name not in report["parts"]}
     try:
-        for name, part in parts.items():
+        for name, part in missing.items():
             if time.monotonic() + part.limit > end:
                 report["left_out"].append(name)
                 _write(report, file)
                 continue
             print(f"measuring: {name}", flush=True)
             figures = report["parts"][name] = []
+            report["errors"][name] = "interrupted"
             try:
                 for found in _figures(part):
                     figures.append(found)
                     _write(report, file)
+                del report["errors"][name]
+                _write(report, file)
             except RuntimeError as error:
                 report["errors"][name] = str(error)
                 _write(report, file)
     finally:  # also what there is when it is interrupted
-        for name, figures in report["parts"].items():
+        for name in [name for name in parts if name in report["parts"]]:
             print(f"\n{name}: {parts[name].description}")
-            print("\n".join(map(_row, figures)))
+            print("\n".join(map(_row, report["parts"][name])))
             if name in report["errors"]:
                 print(f"  {report['errors'][name]}")
         if report["left_out"]:

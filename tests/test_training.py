@@ -114,6 +114,18 @@ def test_an_evaluation_that_fails_twice_is_recorded_and_training_goes_on(run_age
     assert folder.summary()["status"] == "finished"
 
 
+def test_many_members_are_measured_before_anything_is_written(run_agent, tmp_path, monkeypatch):
+    many = ("--num-seeds", 4, "--expectile", 0.6, 0.7, 0.8, 0.9, "--total-updates", 2, "--eval-episodes", 1)
+    monkeypatch.setattr("rlrat.estimates.available_memory", lambda _: 1)
+    result = run_agent(*many, check=False)
+    assert result.returncode == 2
+    assert "16 members side by side need" in result.stderr
+    assert "are free: not even one fits" in result.stderr
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.undo()
+    assert "16 members side by side: about" in run_agent(*many).stdout
+
+
 def test_settings_side_by_side_have_the_folders_that_each_has_alone(run_agent, tmp_path):
     both = ("--num-seeds", 2, "--expectile", 0.7, 0.9, "--learning-rate", 3e-4, 1e-3)
     run_agent(*both)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlrat.datasets.dataset import Dataset
+from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
 from rlrat.random import Blocks, Stream
 
@@ -80,23 +81,28 @@ class Batches:
         self, dataset: Dataset, seeds: Sequence[int], batch_size: int, device: torch.device | str, units: Units
     ) -> None:
         mean, std = units.observation_mean, units.observation_std
-        columns = (
-            (dataset.observations - mean) / std,
-            dataset.actions / units.action_scale,
-            dataset.rewards[:, None] * units.reward_scale,
-            (dataset.next_observations - mean) / std,
-            dataset.terminations[:, None],
-        )
-        self._widths = [column.shape[1] for column in columns]
-        rows = np.concatenate([column.astype(np.float32) for column in columns], axis=1)
-        self._rows = torch.from_numpy(rows).to(device)  # one row a transition, so that a batch is one gather
-        self._indices = Blocks(Stream(seeds, "batch", device).integers, (batch_size,), high=len(rows))
-        self._shape = (len(seeds), batch_size)
+
+        def read(index: slice | np.ndarray) -> np.ndarray:  # one row a transition, so that a batch is one gather
+            columns = (
+                (dataset.observations[index] - mean) / std,
+                dataset.actions[index] / units.action_scale,
+                dataset.rewards[index, None] * units.reward_scale,
+                (dataset.next_observations[index] - mean) / std,
+                dataset.terminations[index, None],
+            )
+            return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
+
+        def draw(updates: int | Tensor, device: torch.device) -> Tensor:
+            return Stream(seeds, "batch", device).integers(updates, (batch_size,), high=len(dataset))
+
+        observation_size = dataset.observations.shape[1]
+        self._widths = [observation_size, units.action_size, 1, observation_size, 1]
+        self._rows = Rows(read, len(dataset), draw, device)
 
     def at(self, update: int) -> Batch:
         """The batch of `update`: a function of (seed, update)."""
-        rows = self._rows.index_select(0, self._indices.at(update).flatten()).unflatten(0, self._shape)
-        observations, actions, rewards, next_observations, terminations = rows.split(self._widths, dim=-1)
+        columns = self._rows.at(update).split(self._widths, dim=-1)
+        observations, actions, rewards, next_observations, terminations = columns
         return Batch(observations, actions, rewards.squeeze(-1), next_observations, terminations.squeeze(-1))
 
 
@@ -118,27 +124,41 @@ class Windows:
         units: Units,
         return_scale: float,
     ) -> None:
-        observations = (dataset.observations - units.observation_mean) / units.observation_std
-        columns = (observations, dataset.actions / units.action_scale, dataset.returns_to_go()[:, None] / return_scale)
-        self._widths = [column.shape[1] for column in columns]
-        # `length` rows more, so that a window at the end stays inside.
-        rows = np.concatenate([column.astype(np.float32) for column in columns], axis=1)
-        self._rows = torch.from_numpy(np.pad(rows, ((0, length), (0, 0)))).to(device)
+        mean, std, returns_to_go = units.observation_mean, units.observation_std, dataset.returns_to_go()
+
+        def read(index: slice | np.ndarray) -> np.ndarray:
+            columns = (
+                (dataset.observations[index] - mean) / std,
+                dataset.actions[index] / units.action_scale,
+                returns_to_go[index, None] / return_scale,
+            )
+            return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
+
         timesteps = dataset.timesteps()
         sizes = np.diff(np.append(dataset.episode_starts, len(dataset)))
         self._timesteps = torch.from_numpy(timesteps).to(device)
         self._left = torch.from_numpy(np.repeat(sizes, sizes) - timesteps).to(device)
         self._offsets = torch.arange(length, device=device)
         whole = np.flatnonzero(np.repeat(dataset.episode_complete, sizes))
-        self._starts = torch.from_numpy(whole).to(device)
-        self._drawn = Blocks(Stream(seeds, "batch", device).integers, (batch_size,), high=len(whole))
+        starts = {torch.device(place): torch.from_numpy(whole).to(place) for place in ("cpu", device)}
+
+        def first(updates: int | Tensor, device: torch.device) -> Tensor:
+            drawn = Stream(seeds, "batch", device).integers(updates, (batch_size,), high=len(whole))
+            return starts[device][drawn]
+
+        def draw(updates: int | Tensor, device: torch.device) -> Tensor:
+            steps = torch.arange(length, device=device)
+            # A window at the data's end reaches beyond it, where the mask is 0.
+            return (first(updates, device).unsqueeze(-1) + steps).clamp_(max=len(dataset) - 1)
+
+        self._widths = [dataset.observations.shape[1], units.action_size, 1]
+        self._first = Blocks(first, torch.device(device))
+        self._rows = Rows(read, len(dataset), draw, device)
 
     def at(self, update: int) -> WindowBatch:
         """The batch of `update`: a function of (seed, update)."""
-        first = self._starts[self._drawn.at(update)]
-        indices = first.unsqueeze(-1) + self._offsets
-        rows = self._rows.index_select(0, indices.flatten()).unflatten(0, indices.shape)
-        observations, actions, returns_to_go = rows.split(self._widths, dim=-1)
+        first = self._first.at(update)
+        observations, actions, returns_to_go = self._rows.at(update).split(self._widths, dim=-1)
         mask = (self._offsets < self._left[first].unsqueeze(-1)).to(torch.float32)
         timesteps = self._timesteps[first].unsqueeze(-1) + self._offsets
         return WindowBatch(observations, actions, returns_to_go.squeeze(-1), timesteps, mask)

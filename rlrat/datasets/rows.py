@@ -1,0 +1,65 @@
+"""Rows of a dataset for one update after another: gathered on the device, or read ahead where they do not fit there."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlrat.estimates import available_memory
+from rlrat.random import Blocks
+
+_CHUNK = 2**18  # rows that are made at a time, so that the whole is never there twice
+_SHARE = 0.5  # of the free memory that the rows may take
+
+
+class Rows:
+    """What each update gathers from a dataset: float32 `[*shape, W]`.
+
+    Where all rows take at most half of the device's free memory they are kept there. Otherwise they stay in the
+    dataset, which is memory-mapped, and a thread reads those of the next updates, known beforehand, meanwhile.
+
+    Args:
+        read: the rows at a slice or an array `[n]` of indices: `[n, W]`.
+        count: how many there are.
+        draw: `draw(updates, device)` is the indices `[*updates.shape, *shape]` that updates gather, on `device`.
+        resident: whether to keep the rows on the device; by default, where they fit.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[slice | np.ndarray], np.ndarray],
+        count: int,
+        draw: Callable[[Tensor | int, torch.device], Tensor],
+        device: torch.device | str,
+        resident: bool | None = None,
+    ) -> None:
+        self._read, self._draw, self._device = read, draw, torch.device(device)
+        width = read(slice(0, 1)).shape[1]
+        if resident is None:
+            free = available_memory(self._device)
+            resident = free is None or 4 * count * width <= _SHARE * free
+        self._rows = None
+        if resident:
+            self._rows = torch.empty(count, width, device=device)
+            for start in range(0, count, _CHUNK):
+                part = slice(start, min(start + _CHUNK, count))
+                self._rows[part] = self._tensor(part)
+            self._blocks = Blocks(draw, self._device)
+        else:
+            self._blocks = Blocks(self._gather, ahead=True)
+
+    def _tensor(self, index: slice | np.ndarray) -> Tensor:
+        return torch.from_numpy(self._read(index).astype(np.float32, copy=False))
+
+    def _gather(self, updates: Tensor | int) -> Tensor:
+        indices = self._draw(updates, torch.device("cpu"))
+        rows = self._tensor(indices.flatten().numpy()).unflatten(0, indices.shape)
+        return rows.pin_memory() if self._device.type == "cuda" else rows
+
+    def at(self, update: int) -> Tensor:
+        """The rows of `update`, on the device."""
+        numbers = self._blocks.at(update)
+        if self._rows is None:
+            return numbers.to(self._device, non_blocking=True)
+        return self._rows.index_select(0, numbers.flatten()).unflatten(0, numbers.shape)

@@ -1,0 +1,202 @@
+"""What a run of many seeds takes, memory and time, from learners of a few: said before the whole one is built."""
+
+import contextlib
+import ctypes
+import gc
+import re
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rlrat.errors import InputError
+
+SIZES = (2, 8)
+"""Members of the two learners that are compared."""
+
+_WARM, _TIMED, _SECONDS = 2, 10, 0.5  # updates left out, updates timed at most, and after how long no more
+_SPARE = 1.2  # of 8 and 64 members, 0.82 to 1.10 times their memory was predicted: gaps differ from run to run
+
+# The memory of control groups (containers), by what /proc/self/cgroup calls the hierarchy: version 2, version 1.
+_GROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `num_members` members side by side take on `device`: seeds, or each of them with several settings."""
+
+    num_members: int
+    device: torch.device
+    bytes_per_member: int
+    """At the peak of an update, with the gaps that the allocator leaves."""
+    fixed_bytes: int
+    """However many they are: the dataset's, and what a first update loads."""
+    seconds_per_update: float
+    """Of all members together, sampling included."""
+    available_bytes: int | None
+    """What `device` had free before; None where the system does not say."""
+
+    @property
+    def bytes(self) -> int:
+        """What must be free, with a fifth to spare."""
+        return int(_SPARE * (self.fixed_bytes + self.num_members * self.bytes_per_member))
+
+    @property
+    def fits(self) -> bool:
+        """True also where the system does not say."""
+        return self.available_bytes is None or self.bytes <= self.available_bytes
+
+    def check(self) -> None:
+        """Raises InputError where there is not the memory, saying for how many members there is."""
+        if not self.fits:
+            most = int((self.available_bytes / _SPARE - self.fixed_bytes) // self.bytes_per_member)
+            advice = f"at most {most} fit: give a smaller --num-seeds" if most > 0 else "not even one fits"
+            raise InputError(
+                f"{self.num_members} members side by side need {_gigabytes(self.bytes)}, but of "
+                f"{_memory_of(self.device)} {_gigabytes(self.available_bytes)} are free: {advice}"
+            )
+
+    def __str__(self) -> str:
+        free = "" if self.available_bytes is None else f" of {_gigabytes(self.available_bytes)} free"
+        speed = self.num_members / self.seconds_per_update
+        return (
+            f"{self.num_members} members side by side: about {_gigabytes(self.bytes)}{free}, "
+            f"{self.seconds_per_update:.2g} s an update, {speed:,.0f} seed-updates/s"
+        )
+
+
+def estimate(build: Callable[[int], nn.Module], num_members: int, device: torch.device) -> Estimate:
+    """Measure two small learners, which takes seconds, and draw the line through both.
+
+    On a CPU it was within a fifth of the memory that 8 and 64 members of each agent took; the time is as good as the
+    machine is quiet. A GPU that a few members leave idle takes more time for many than the line says, a compiled update
+    usually less of both. What the evaluation's environments take is not in it (Hopper: nothing much; Ant: 4 MB a seed
+    with 20 episodes).
+
+    Args:
+        build: makes the learner (see `rlrat.training.Run`) of the first so many members.
+
+    Raises:
+        InputError: where not even the small learners fit.
+    """
+    before, available = track_peak(device), available_memory(device)
+    try:
+        _measure(build, 1, device)  # loads what first updates load
+        loaded = track_peak(device) - before
+        (small, seconds, _), (large, more_seconds, state) = (_measure(build, size, device) for size in SIZES)
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU, PyTorch has no type of its own for it.
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "t allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"{num_members} members side by side need more than {_memory_of(device)}: not even {max(SIZES)} fit, "
+            "give a smaller --num-seeds"
+        ) from None
+    finally:
+        track_peak(device)  # the whole learner finds the memory as it was
+    more = SIZES[1] - SIZES[0]
+    # Where drawing noise for many updates at once needs the most, it hides what the members need.
+    per_member = max(state // SIZES[1], (large - small) // more, 1)
+    return Estimate(
+        num_members,
+        device,
+        bytes_per_member=per_member,
+        fixed_bytes=max(0, loaded + large - SIZES[1] * per_member),
+        seconds_per_update=more_seconds + max(0.0, more_seconds - seconds) / more * (num_members - SIZES[1]),
+        available_bytes=available,
+    )
+
+
+def available_memory(device: torch.device, root: Path = Path("/")) -> int | None:
+    """Bytes that `device` has free for this process; None where the system does not say.
+
+    Of a CPU's memory, what Linux says is available (pages of files that can be dropped counted), and not more than the
+    control groups leave that the process is in. `root` is where `proc` and `sys` are.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    try:
+        return min([_kilobytes(root / "proc/meminfo", "MemAvailable"), *_left_by_groups(root)])
+    except OSError:
+        return None
+
+
+def track_peak(device: torch.device) -> int:
+    """Give back what is free, and have `peak_memory` count from here on: the bytes in use."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+            trim(0)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use since `track_peak`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        return _kilobytes(Path("/proc/self/status"), "VmHWM")
+    except OSError:  # not Linux: since the process began
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, hierarchy, group = line.split(":", 2)
+        if hierarchy not in _GROUPS:
+            continue
+        base, limit, used, droppable = _GROUPS[hierarchy]
+        path = group.strip("/")
+        # Every group above it has a limit, too; in a container only the last, its own, may be there to see.
+        for folder in (root / base / path, *(root / base / parent for parent in Path(path).parents)):
+            if not (folder / limit).is_file() or (most := (folder / limit).read_text().strip()) == "max":
+                continue
+            files = re.search(rf"^{droppable} (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
+            yield int(most) - int((folder / used).read_text()) + int(files[1])
+
+
+def _measure(build: Callable[[int], nn.Module], size: int, device: torch.device) -> tuple[int, float, int]:
+    """The bytes that it takes at its peak, the mean seconds of an update, and the bytes of its state alone."""
+    before = track_peak(device)
+    learner = build(size)
+    for update in range(_WARM + _TIMED):
+        if update == _WARM:
+            _synchronize(device)
+            started = time.perf_counter()
+        learner.update(*learner.inputs(update))
+        # In pairs: TD3+BC's policy learns in every second update.
+        if update > _WARM and update % 2 and time.perf_counter() - started > _SECONDS:
+            break
+    _synchronize(device)
+    seconds = (time.perf_counter() - started) / (update + 1 - _WARM)
+    return peak_memory(device) - before, seconds, sum(value.nbytes for value in learner.state_dict().values())
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _kilobytes(file: Path, name: str) -> int:
+    return int(re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)[1]) * 1024
+
+
+def _memory_of(device: torch.device) -> str:
+    return "this machine's memory" if device.type == "cpu" else f"the memory of {device}"
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number / 1e9:.3g} GB"

@@ -1,0 +1,111 @@
+"""The `table` subcommand of `scripts/benchmark.py`: a share of the paper's table, and how long the whole would take."""
+
+import csv
+import itertools
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import h5py
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+_ROOT = Path(__file__).parents[1]
+_UPDATES, _EPISODE = 300_000, 1000
+
+
+@dataclass
+class Table:
+    """Every cell of the paper's table for a share of its updates, in runs of the agents as users start them.
+
+    The data is random, of the real sets' shapes and size, and no episode ends before its 1000 steps: as many are
+    evaluated as trained policies would take.
+    """
+
+    share: float = 0.1
+    """Of the 300,000 updates."""
+    agents: tuple[str, ...] = ("iql", "td3_bc")
+    env_ids: tuple[str, ...] = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+    activations: tuple[str, ...] = ("relu", "silu", "gelu", "rational")
+    num_seeds: int = 5
+    """Side by side in each process."""
+    eval_every: int = 10_000
+    eval_episodes: int = 20
+    transitions: int = 1_000_000
+    processes: int = 1
+    """Cells that run at once."""
+    device: str = "auto"
+    compile: bool = False
+
+
+def _write_data(folder: Path, env_id: str, transitions: int) -> Path:
+    with gymnasium.make(env_id) as env:
+        widths = {"observations": env.observation_space.shape[0], "actions": env.action_space.shape[0]}
+    random, path = np.random.default_rng(0), folder / f"{env_id}.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = random.standard_normal((transitions, widths["observations"]), np.float32)
+        file["actions"] = random.uniform(-1.0, 1.0, (transitions, widths["actions"])).astype(np.float32)
+        file["rewards"] = random.standard_normal(transitions, np.float32)
+        file["terminals"] = np.zeros(transitions, bool)
+        file["timeouts"] = np.arange(1, transitions + 1) % _EPISODE == 0
+    return path
+
+
+def run_table(settings: Table) -> dict:
+    updates = round(settings.share * _UPDATES)
+    cells = list(itertools.product(settings.agents, settings.env_ids, settings.activations))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        data = {env_id: _write_data(folder, env_id, settings.transitions) for env_id in settings.env_ids}
+
+        def run(cell: tuple[str, str, str]) -> dict[str, float]:
+            agent, env_id, activation = cell
+            command = [
+                *(sys.executable, str(_ROOT / "agents" / f"{agent}.py"), "--dataset", str(data[env_id])),
+                *("--env-id", env_id, "--activation", activation, "--num-seeds", str(settings.num_seeds)),
+                *("--total-updates", str(updates), "--eval-every", str(min(settings.eval_every, updates))),
+                *("--eval-episodes", str(settings.eval_episodes), "--device", settings.device),
+                *("--run-dir", str(folder / "runs"), *(["--compile"] if settings.compile else [])),
+            ]
+            if env_id.startswith(("Hopper", "Walker2d", "Ant")):
+                command += ["--env-kwargs", "terminate_when_unhealthy=false"]
+            started = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            whole = time.perf_counter() - started
+            (seed, *_) = sorted((folder / "runs" / env_id / agent).glob(f"{activation}*/seed*"))
+            with (seed / "evaluations.csv").open() as file:
+                last = list(csv.DictReader(file))[-1]
+            in_run = float(last["wall_seconds"])
+            return {
+                "start": whole - in_run,
+                "run": in_run,
+                "seed_updates_per_second": settings.num_seeds * updates / float(last["train_seconds"]),
+            }
+
+        run(cells[0])  # fills the caches: of datasets, and of compiled kernels
+        shutil.rmtree(folder / "runs")
+        with ThreadPoolExecutor(settings.processes) as pool:
+            started = time.perf_counter()
+            rows = dict(zip(cells, pool.map(run, cells), strict=True))
+            measured = time.perf_counter() - started
+
+    hours = sum(row["start"] + row["run"] / settings.share for row in rows.values()) / settings.processes / 3600
+    table = RichTable("agent", "environment", "activation", "start, s", "run, s", "seed-updates/s")
+    for cell, row in rows.items():
+        table.add_row(*cell, f"{row['start']:.1f}", f"{row['run']:.1f}", f"{row['seed_updates_per_second']:,.0f}")
+    console = Console()
+    console.print(table)
+    console.print(f"{settings.share:.1%} of {len(cells)} cells in {measured:.0f} s: the whole would take {hours:.2f} h")
+    return {
+        "cells": [dict(zip(("agent", "env_id", "activation"), cell, strict=True)) | row for cell, row in rows.items()],
+        "measured_seconds": measured,
+        "projected_hours": hours,
+        "settings": vars(settings),
+    }
