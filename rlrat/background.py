@@ -59,10 +59,15 @@ class _Job(threading.Thread):
     """One snapshot's evaluation. A daemon: a step that never returns must not keep the process alive."""
 
     def __init__(
-        self, policy: nn.Module, state: dict[str, Tensor], evaluator: Evaluator | None, make: Callable[[], Evaluator]
+        self,
+        policy: nn.Module,
+        snapshot: Snapshot,
+        evaluator: Evaluator | None,
+        make: Callable[[], Evaluator],
+        stream: "torch.cuda.Stream | None",
     ) -> None:
         super().__init__(name="evaluation", daemon=True)
-        self._policy, self._state, self._make = policy, state, make
+        self._policy, self._snapshot, self._make, self._stream = policy, snapshot, make, stream
         self.evaluator = evaluator
         self.result: Evaluation | None = None
         self.error: BaseException | None = None
@@ -71,30 +76,36 @@ class _Job(threading.Thread):
         self.last_step = time.monotonic()
         for name in ("reset", "observe"):  # with memory
             if hasattr(policy, name):
-                setattr(self, name, getattr(policy, name))
+                setattr(self, name, self._watched(getattr(policy, name)))
         self.start()
 
     def run(self) -> None:
-        device = next(self._policy.parameters()).device
         try:
-            # A stream of its own, else it would wait for all of the training's work.
-            with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
-                self._policy.load_state_dict(self._state)
+            with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+                self._policy.load_state_dict(self._snapshot.state)
                 if self.evaluator is None:
                     self.evaluator = self._make()
                 self.result = self.evaluator.run(self)
         except BaseException as error:  # to be dealt with by the thread that trains
             self.error = error
 
+    def _watched(self, function: Callable) -> Callable:
+        """A function of the policy, whose errors are its own."""
+
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except Exception:
+                self.by_policy = True
+                raise
+
+        return call
+
     def __call__(self, observations: np.ndarray) -> np.ndarray:
         if self.cancelled:
             raise _Cancelled
         self.last_step = time.monotonic()
-        try:
-            return self._policy(observations)
-        except Exception:
-            self.by_policy = True
-            raise
+        return self._watched(self._policy)(observations)
 
 
 class BackgroundEvaluator:
@@ -116,6 +127,9 @@ class BackgroundEvaluator:
         self._job: _Job | None = None
         self._tried = 0
         self._policy, self._evaluator = self._copy(), make()
+        on_gpu = any(parameter.is_cuda for parameter in self._policy.parameters())
+        # One of its own, else it would wait for all of the training's work.
+        self._stream = torch.cuda.Stream() if on_gpu else None
 
     def _copy(self) -> nn.Module:
         policy = copy.deepcopy(self._original).requires_grad_(False)
@@ -133,7 +147,9 @@ class BackgroundEvaluator:
 
     def _next(self) -> None:
         if self._job is None and self._pending:
-            self._job = _Job(self._policy, self._pending[0].state, self._evaluator, self._make)
+            if self._stream is not None:
+                self._stream.wait_stream(torch.cuda.current_stream())  # for the policy's copy
+            self._job = _Job(self._policy, self._pending[0], self._evaluator, self._make, self._stream)
 
     def collect(self, wait: float = 0.0) -> Iterator[tuple[Snapshot, Evaluation | None]]:
         """What has been evaluated since, oldest first, after at most `wait` seconds; None for what failed twice.

@@ -40,8 +40,12 @@ class CudaGraph:
         return result
 
     def record(self, function: Callable[[], Any]) -> Any:
-        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-            return function()
+        before = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                return function()
+        finally:
+            torch.cuda.set_stream(before)  # which a capture that fails leaves behind
 
     def replay(self) -> None:
         self._graph.replay()
@@ -50,8 +54,9 @@ class CudaGraph:
 @dataclass
 class _Recording:
     graph: Graph
+    inputs: tuple[Tensor, ...]
+    """What is recorded reads them: each call's are copied here."""
     calls: int = 0
-    inputs: tuple[Tensor, ...] = ()
     metrics: dict[str, Tensor] | None = None
 
 
@@ -73,38 +78,38 @@ def captured(learner: nn.Module, make_graph: Callable[[], Graph] = CudaGraph) ->
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         key = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         if key not in recordings:
-            recordings[key] = _Recording(make_graph())
+            clones = tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors)
+            recordings[key] = _Recording(make_graph(), clones)
         recording = recordings[key]
+        torch._foreach_copy_(recording.inputs, tensors)
         if recording.metrics is not None:
-            torch._foreach_copy_(recording.inputs, tensors)
             recording.graph.replay()
             return recording.metrics
+
+        def plain() -> dict[str, Tensor]:
+            # With the recording's own inputs, so that all kernels that it needs are there before.
+            own = iter(recording.inputs)
+            arguments = [next(own) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            return {name: value.detach() for name, value in update(*tree_unflatten(arguments, structure)).items()}
+
         recording.calls += 1
         if recording.calls <= _WARM_UPS:
-            return recording.graph.warm_up(lambda: _detached(update(*inputs)))
-
-        def recorded() -> dict[str, Tensor]:
-            tensors = iter(recording.inputs)
-            own = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-            return _detached(update(*tree_unflatten(own, structure)))
-
-        before = _copy(learner)
-        plain = _detached(update(*inputs))
-        once = _copy(learner)
-        update(*inputs)
+            return recording.graph.warm_up(plain)
+        before, result = _copy(learner), plain()
+        once, _ = _copy(learner), plain()
         twice = _copy(learner)
         _load(learner, before)
-        recording.inputs = tuple(tensor.clone() for tensor in tensors)
         try:
-            metrics = recording.graph.record(recorded)
+            metrics = recording.graph.record(plain)
             # Twice: what was recorded as a constant shows in the second.
             recording.graph.replay()
             recording.graph.replay()
             state = learner.state_dict()
             different = [name for name, value in twice.items() if not torch.allclose(state[name], value, **_TOLERANCE)]
             reason = f"its {different[0]} differs from the plain update's" if different else None
-        except (RuntimeError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+        except RuntimeError as error:
+            first = error.__context__ or error  # the end of a capture that failed fails, too
+            reason = " ".join(str(first).split())[:200] or type(first).__name__
         _load(learner, once)
         if reason is None:
             recording.metrics = metrics
@@ -112,13 +117,9 @@ def captured(learner: nn.Module, make_graph: Callable[[], Graph] = CudaGraph) ->
             failed = True
             recordings.clear()
             warn(f"the update cannot be replayed as a CUDA graph ({reason}): it runs as it is")
-        return plain
+        return result
 
     return call
-
-
-def _detached(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in metrics.items()}
 
 
 def _copy(learner: nn.Module) -> dict[str, Tensor]:

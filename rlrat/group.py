@@ -32,8 +32,8 @@ class Progress:
     wall_seconds: float = 0.0
     pending: tuple[Snapshot, ...] = ()
     """Evaluations that have no line yet."""
-    failed: list[int] = field(default_factory=list)
-    """Updates whose evaluation an environment broke off, twice."""
+    failed: list[set[int]] = field(default_factory=list)
+    """Of each member, the updates whose evaluation an environment broke off, twice."""
 
 
 class Group:
@@ -136,7 +136,7 @@ class Group:
                     f"{member.label} goes back from update {max(checkpoints):,} to {start:,}, "
                     "the newest that all its neighbours have"
                 )
-        progress, evaluated = Progress(start), [set() for _ in self.folders]
+        progress, evaluated = Progress(start, failed=[set() for _ in self.folders]), [set() for _ in self.folders]
         if start:
             lines = [Counter(int(row["update"]) for row in folder.evaluations()) for folder in self.folders]
             # A kill can have left fewer lines of an evaluation.
@@ -144,8 +144,9 @@ class Group:
             progress = self._load(learner, [checkpoints[start] for checkpoints in found], evaluated)
         for folder, updates in zip(self.folders, evaluated, strict=True):
             folder.go_back(start, updates)
-        for updates in evaluated:
-            updates.update(progress.failed, (snapshot.update for snapshot in progress.pending))
+        for index, updates in enumerate(evaluated):
+            pending = {snapshot.update for snapshot in progress.pending if snapshot.wanted[index]}
+            updates |= progress.failed[index] | pending
         return progress, evaluated
 
     def _load(self, learner: nn.Module, checkpoints: list[dict[str, Any]], evaluated: list[set[int]]) -> Progress:
@@ -156,18 +157,21 @@ class Group:
                     "give another --run-name, or --overwrite to start anew"
                 )
         try:
+            for checkpoint in checkpoints:  # that one may come from a version with other names
+                first, names = checkpoint["state"]["guard.first_tensor"], checkpoint["guard_names"]
+                if first >= 0:
+                    first.fill_(learner.guard.names.index(names[first]))
             learner.load_state_dict(_stack([checkpoint["state"] for checkpoint in checkpoints]))
-            learner.guard.names[:] = checkpoints[0]["guard_names"]
             progress = Progress(
                 checkpoints[0]["update"],
                 max(checkpoint["train_seconds"] for checkpoint in checkpoints),
                 max(checkpoint["wall_seconds"] for checkpoint in checkpoints),
-                failed=sorted({update for checkpoint in checkpoints for update in checkpoint.get("failed", ())}),
+                failed=[set(checkpoint.get("failed", ())) for checkpoint in checkpoints],
             )
             pending = [{one["update"]: one for one in checkpoint.get("pending", ())} for checkpoint in checkpoints]
             snapshots = [self._pending(learner, at, pending, evaluated) for at in sorted(set().union(*pending))]
             progress.pending = tuple(snapshot for snapshot in snapshots if snapshot.wanted.any())
-        except (LookupError, RuntimeError, TypeError) as error:
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"the checkpoints in {self.folders[0].path} do not fit this version of {self._agent} ({reason}): "
@@ -216,7 +220,7 @@ class Group:
                         }
                         for snapshot in progress.pending
                     ],
-                    "failed": list(progress.failed),
+                    "failed": sorted(progress.failed[index]),
                 }
             )
             folder.flush_scalars()
@@ -263,7 +267,8 @@ class Group:
     def finish(self, learner: nn.Module, progress: Progress) -> list[str]:
         """Hand TensorBoard its last and write each `summary.json`; say what each member is."""
         found = []
-        for member, folder, report in zip(self.members, self.folders, learner.guard.report(), strict=True):
+        each = zip(self.members, self.folders, learner.guard.report(), progress.failed, strict=True)
+        for member, folder, report, failed in each:
             rows = folder.curve()
             last = [float(row["return_mean"]) for row in rows[-_FINAL_EVALUATIONS:]]
             scores = [float(row["normalized_score"]) for row in rows if row["normalized_score"]]
@@ -274,7 +279,7 @@ class Group:
                 "final_score": float(np.mean(scores[-_FINAL_EVALUATIONS:])) if scores else None,
                 "best_score": max(scores, default=None),
                 "updates_per_second": progress.update / seconds if seconds else None,
-                "failed_evaluations": list(progress.failed),
+                "failed_evaluations": sorted(failed),
                 "reference": None if self._reference is None else asdict(self._reference),
             }
             if report is not None:

@@ -22,10 +22,13 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda:<number>") from None
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams, events and graphs are made on the current one
+    return device
 
 
 def set_precision(name: str) -> None:

@@ -45,21 +45,26 @@ def _separate(views: Sequence[Tensor]) -> list[Tensor]:
 class SeedGuard(nn.Module):
     """Which seeds are alive: a seed is frozen at its first non-finite tensor, the others go on.
 
-    Everything stays on the device; `report` reads it. The agent adds 1 to `update` when an update begins.
+    Everything stays on the device; `report` reads it. The agent adds 1 to `update` when an update begins. `names` are
+    what may be found not finite; each optimizer adds its own when it is made.
     """
+
+    EVALUATION = "return of an evaluation"
 
     def __init__(self, num_seeds: int) -> None:
         super().__init__()
-        self.names: list[str] = []
+        self.names = [self.EVALUATION]
         self.register_buffer("alive", torch.ones(num_seeds, dtype=torch.bool))
         self.register_buffer("update", torch.zeros(num_seeds, dtype=torch.int64))
         self.register_buffer("first_tensor", torch.full((num_seeds,), -1))
         self.register_buffer("first_update", torch.full((num_seeds,), -1))
 
     def check(self, name: str, values: Tensor) -> Tensor:
-        """Freeze the seeds whose `values` `[S]` are not finite and remember the first such `name`; return `alive`."""
-        if name not in self.names:
-            self.names.append(name)
+        """Freeze the seeds whose `values` `[S]` are not finite and remember the first such `name`; return `alive`.
+
+        Raises:
+            ValueError: a name that is not in `names`.
+        """
         finite = values * 0.0 == 0.0  # torch.isfinite is twice as many operations
         dies = self.alive > finite
         self.first_tensor.masked_fill_(dies, self.names.index(name))
@@ -67,12 +72,10 @@ class SeedGuard(nn.Module):
         self.alive.logical_and_(finite)
         return self.alive
 
-    def freeze(self, name: str, dies: Tensor, update: int) -> None:
-        """Freeze the seeds of `dies` `[S]` for a `name` seen after `update`, whatever they have met since."""
-        if name not in self.names:
-            self.names.append(name)
+    def freeze(self, dies: Tensor, update: int) -> None:
+        """Freeze the seeds of `dies` `[S]`, whose evaluation after `update` was not finite, whatever they met since."""
         dies = dies.to(self.alive.device)
-        self.first_tensor.masked_fill_(dies, self.names.index(name))
+        self.first_tensor.masked_fill_(dies, self.names.index(self.EVALUATION))
         self.first_update.masked_fill_(dies, update)
         self.alive.masked_fill_(dies, False)
 
@@ -113,6 +116,8 @@ class Adam(nn.Module):
         self.betas, self.eps, self.decoupled, self.name = betas, eps, decoupled, name
         self._parameters_in_order = tuple(network.parameters())
         self._guard = (guard,)  # in a tuple: its buffers belong to the agent, not to each optimizer
+        # Now and not at the first step: they are part of what is compiled.
+        guard.names += [f"{name} loss", f"{name} gradient"]
         self.flat = flatten(network)
         device, seeds = self.flat.device, self.flat.shape[0]
         self._gradient, self._scratch = torch.empty_like(self.flat), torch.empty_like(self.flat)

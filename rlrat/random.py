@@ -54,6 +54,8 @@ class Stream:
 
     def bits(self, update: int | Tensor, count: int) -> Tensor:
         """`count` random words of 32 bits for each seed, as int64 in [0, 2^32): `[*update.shape, S, count]`."""
+        if isinstance(update, int):  # filled in on the device: a copy would wait for it
+            update = torch.full((), update, dtype=torch.int64, device=self.device)
         update = torch.as_tensor(update, dtype=torch.int64, device=self.device)[..., None, None]
         position = torch.arange((count + 3) // 4, dtype=torch.int64, device=self.device)
         counter = [position, update & _LOW, update >> 32, torch.zeros_like(position)]

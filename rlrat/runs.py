@@ -101,10 +101,19 @@ class RunFolder:
         """Make the folder with its `config.json`, unless a run that `check` has passed is there."""
         with _writing(self.path):
             if overwrite and self.path.exists():
-                shutil.rmtree(self.path)
+                self._delete()
             self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "config.json").exists():
             self.write_json("config.json", config)
+
+    def _delete(self) -> None:
+        """In an order in which what a kill leaves is no finished run, and nobody else's run to go on from."""
+        for name in ("summary.json", _NEWEST, _PREVIOUS):
+            (self.path / name).unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.name != "config.json":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(self.path)
 
     def config(self) -> dict[str, Any] | None:
         """`config.json`, or None where no run has begun."""

@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from multiprocessing.pool import ThreadPool
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,7 +32,8 @@ class Threads:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._pool = ThreadPoolExecutor(count - 1) if count > 1 else None
+        # Unlike an executor's, its threads do not keep a process alive in which a step never returns.
+        self._pool = ThreadPool(count - 1) if count > 1 else None
 
     def __call__(self, function: Callable[[int], None], rows: np.ndarray) -> None:
         def work(chunk: np.ndarray) -> None:
@@ -43,17 +44,18 @@ class Threads:
             work(rows)
             return
         first, *others = np.array_split(rows, self.count)
-        futures = [self._pool.submit(work, chunk) for chunk in others if len(chunk)]
+        results = [self._pool.apply_async(work, (chunk,)) for chunk in others if len(chunk)]
         try:
             work(first)
         finally:
-            wait(futures)
-        for future in futures:
-            future.result()
+            for result in results:
+                result.wait()
+        for result in results:
+            result.get()
 
     def close(self) -> None:
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.terminate()
 
 
 class GymnasiumRows:

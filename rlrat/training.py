@@ -180,10 +180,13 @@ class Run:
                     f"{self.agent} {self.arguments.activation}",
                     total=self.arguments.total_updates, completed=self._start, speed="", score="",
                 )  # fmt: skip
-                yield from self._loop()
+                try:
+                    yield from self._loop()
+                except _Stopped:
+                    self._save()  # before an environment that hangs is waited for
+                    raise
             finished = self._group.finish(learner, self._progress)
         except _Stopped:
-            self._save()
             without = "overwrite" if self.arguments.overwrite else None if self.arguments.resume else "no-resume"
             command = "the same command" + (f" without --{without}" if without else "")
             done = f"stopped at update {self._progress.update:,}"
@@ -209,6 +212,8 @@ class Run:
             self._evaluate_if_due()
             done = progress.update == arguments.total_updates or not self._alive().any()
             if done:
+                if self._evaluations.pending:
+                    self._save()  # to which a kill while the last ones play goes back
                 self._collect(until=0)
             if (done or progress.update % arguments.checkpoint_every == 0) and progress.update > self._start:
                 with self._part("checkpoints"):
@@ -282,12 +287,13 @@ class Run:
 
     def _record(self, snapshot: Snapshot, whole: Evaluation | None) -> None:
         if whole is None:
-            self._progress.failed.append(snapshot.update)
+            for index in np.flatnonzero(snapshot.wanted):
+                self._progress.failed[index].add(snapshot.update)
             return
         # The last step can have spoilt what no loss has seen yet.
         spoilt = snapshot.wanted & ~np.isfinite(whole.return_mean)
         if spoilt.any():
-            self._learner.guard.freeze("return of an evaluation", torch.from_numpy(spoilt), snapshot.update)
+            self._learner.guard.freeze(torch.from_numpy(spoilt), snapshot.update)
             self._report_diverged()
         wanted = snapshot.wanted & ~self._frozen_before(snapshot.update)
         if not wanted.any():

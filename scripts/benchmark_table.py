@@ -1,8 +1,7 @@
 """The `table` subcommand of `scripts/benchmark.py`: a share of the paper's table, and how long the whole would take."""
 
-import csv
 import itertools
-import shutil
+import json
 import subprocess
 import sys
 import tempfile
@@ -10,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import gymnasium
 import h5py
@@ -42,7 +42,9 @@ class Table:
     processes: int = 1
     """Cells that run at once."""
     device: str = "auto"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     compile: bool = False
+    capture: bool = True
 
 
 def _write_data(folder: Path, env_id: str, transitions: int) -> Path:
@@ -65,32 +67,34 @@ def run_table(settings: Table) -> dict:
         folder = Path(temporary)
         data = {env_id: _write_data(folder, env_id, settings.transitions) for env_id in settings.env_ids}
 
-        def run(cell: tuple[str, str, str]) -> dict[str, float]:
+        def run(cell: tuple[str, str, str], updates: int = updates, runs: str = "runs") -> dict[str, float]:
             agent, env_id, activation = cell
             command = [
                 *(sys.executable, str(_ROOT / "agents" / f"{agent}.py"), "--dataset", str(data[env_id])),
                 *("--env-id", env_id, "--activation", activation, "--num-seeds", str(settings.num_seeds)),
                 *("--total-updates", str(updates), "--eval-every", str(min(settings.eval_every, updates))),
                 *("--eval-episodes", str(settings.eval_episodes), "--device", settings.device),
-                *("--run-dir", str(folder / "runs"), *(["--compile"] if settings.compile else [])),
+                *("--precision", settings.precision, "--compile" if settings.compile else "--no-compile"),
+                *("--capture" if settings.capture else "--no-capture", "--run-dir", str(folder / runs)),
             ]
             if env_id.startswith(("Hopper", "Walker2d", "Ant")):
                 command += ["--env-kwargs", "terminate_when_unhealthy=false"]
-            started = time.perf_counter()
+            started = time.time()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            whole = time.perf_counter() - started
-            (seed, *_) = sorted((folder / "runs" / env_id / agent).glob(f"{activation}*/seed*"))
-            with (seed / "evaluations.csv").open() as file:
-                last = list(csv.DictReader(file))[-1]
-            in_run = float(last["wall_seconds"])
+            ended = time.time()
+            (seed, *_) = sorted((folder / runs / env_id / agent).glob(f"{activation}*/seed*"))
+            began = (seed / "config.json").stat().st_mtime  # written when all is loaded and built
+            speed = json.loads((seed / "summary.json").read_text())["updates_per_second"]
             return {
-                "start": whole - in_run,
-                "run": in_run,
-                "seed_updates_per_second": settings.num_seeds * updates / float(last["train_seconds"]),
+                "start": began - started,
+                "run": ended - began,
+                "seed_updates_per_second": settings.num_seeds * speed,
             }
 
-        run(cells[0])  # fills the caches: of datasets, and of compiled kernels
-        shutil.rmtree(folder / "runs")
+        # Fills the caches of each dataset, and of each agent's kernels.
+        for cell in cells:
+            if cell[1] == settings.env_ids[0] or cell == (settings.agents[0], cell[1], settings.activations[0]):
+                run(cell, 1, "warm")
         with ThreadPoolExecutor(settings.processes) as pool:
             started = time.perf_counter()
             rows = dict(zip(cells, pool.map(run, cells), strict=True))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rlrat.captured import CudaGraph, captured
+from rlrat.compiled import compiled
 
 sys.path.insert(0, str(Path(__file__).parent / "agents"))
 from learners import CLASSES, make_learner
@@ -65,6 +66,35 @@ def test_every_agents_update_is_recorded_and_replayed(small_dataset, agent, caps
     _assert_equal_after(12, plain, other, captured(other, _recorder(other)))
     assert capsys.readouterr().err == ""
     assert Recorder.made == (2 if agent in ("cql", "td3_bc") else 1)  # for what is no tensor: cloning, the actor's step
+
+
+@pytest.mark.parametrize(("agent", "variants"), [("iql", 1), ("td3_bc", 2)])
+def test_a_compiled_update_is_compiled_once_and_before_it_is_recorded(small_dataset, agent, variants, monkeypatch):
+    """`variants` of what is no tensor among the inputs."""
+    compiling, recording = [], []
+
+    class Compiled(Recorder):
+        def record(self, function):
+            recording.append(len(compiling))
+            result = super().record(function)
+            recording.append(len(compiling))
+            return result
+
+    def backend(graph, _):
+        compiling.append(graph)
+        return graph
+
+    whole = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: whole(f, backend=backend, **options))
+    torch._dynamo.reset()
+    plain, other = (make_learner(agent, small_dataset, [3, 4])[0] for _ in range(2))
+    other.update = compiled(other.update)
+    update = captured(other, _recorder(other, Compiled))
+    _assert_equal_after(12, plain, other, update)
+    assert recording == [variants] * 2 * variants
+    other.guard.freeze(torch.tensor([False, True]), 12)
+    update(*other.inputs(12))
+    assert len(compiling) == variants
 
 
 class Adder(nn.Module):

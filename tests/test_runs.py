@@ -1,5 +1,7 @@
+import contextlib
 import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,3 +234,29 @@ def test_without_hard_links_the_checkpoint_is_copied(folder, monkeypatch):
     for update in (10, 20):
         folder.save_checkpoint(_checkpoint(update))
     assert list(folder.checkpoints()) == [20, 10]
+
+
+def test_a_folder_that_is_half_deleted_is_nobodys_run_to_go_on_from(tmp_path, monkeypatch):
+    """Killed before each step of `--overwrite`: no finished run is left, and no checkpoint without its settings."""
+    files = ("config.json", "checkpoint.pt", "checkpoint.previous.pt", "evaluations.csv", "summary.json")
+    plain, steps = Path.unlink, range(len(files))
+    for step in steps:
+        path, count = tmp_path / str(step), 0
+        path.mkdir()
+        for name in files:
+            (path / name).write_text(json.dumps({"identity": {}, "versions": {}}))
+
+        def unlink(self, missing_ok=False):
+            nonlocal count
+            count += 1
+            if count > step:  # noqa: B023
+                raise KeyboardInterrupt
+            plain(self, missing_ok)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", unlink)
+            with contextlib.suppress(KeyboardInterrupt):
+                RunFolder(path).create({}, overwrite=True)
+        left = {file.name for file in path.iterdir()}
+        assert step == 0 or "summary.json" not in left
+        assert "checkpoint.pt" not in left or "config.json" in left

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 import warnings
 
@@ -221,3 +222,21 @@ def test_settings_under_other_names(monkeypatch):
     monkeypatch.setattr(HopperEnv, "is_healthy", True)
     with pytest.warns(UserWarning, match="_healthy_z_range"), Evaluator("Hopper-v5", 0, 2) as evaluator:
         assert len(evaluator.envs) == 2
+
+
+def test_a_step_that_never_returns_does_not_keep_the_process_alive():
+    script = """if True:
+        import threading, time
+        import numpy as np
+        from rlrat.stepping import Threads
+        stuck = threading.Event()
+
+        def step(row):
+            if row:
+                stuck.set()
+                time.sleep(3600)
+
+        threading.Thread(target=Threads(2), args=(step, np.arange(2)), daemon=True).start()
+        stuck.wait()
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from short_runs import assert_equal_runs, read_run, wait_for
 
+from rlrat.background import MOST_PENDING, BackgroundEvaluator
 from rlrat.evaluation import Evaluator
 from rlrat.runs import RunFolder
 
@@ -112,6 +114,59 @@ def test_an_evaluation_that_fails_twice_is_recorded_and_training_goes_on(run_age
     assert [row["update"] for row in folder.evaluations()] == ["0", "40"]
     assert folder.summary()["failed_evaluations"] == [20]
     assert folder.summary()["status"] == "finished"
+
+
+def test_members_of_other_groups_keep_what_was_their_own(run_agent, tmp_path, monkeypatch):
+    """One had an evaluation that failed, one diverged in an evaluation, one had neither."""
+    with monkeypatch.context() as patch:
+        plain, calls = Evaluator.run, []
+
+        def run(self, policy):
+            calls.append(self)
+            if len(calls) in (2, 3):
+                raise OSError("the simulator is gone")
+            return plain(self, policy)
+
+        patch.setattr(Evaluator, "run", run)
+        run_agent("--seed", 0)
+    run_agent("--seed", 1)
+    folders = [RunFolder(_run_folder(tmp_path, seed)) for seed in (0, 1)]
+    before = [folder.evaluations() for folder in folders]
+    for folder in folders:
+        (folder.path / "summary.json").unlink()
+        checkpoint = torch.load(folder.path / "checkpoint.pt", weights_only=True)
+        checkpoint["guard_names"] = checkpoint["guard_names"][::-1]  # another version's
+        if folder is folders[1]:
+            checkpoint["state"]["guard.alive"].fill_(False)
+            checkpoint["state"]["guard.first_update"].fill_(40)
+            checkpoint["state"]["guard.first_tensor"].fill_(len(checkpoint["guard_names"]) - 1)
+        torch.save(checkpoint, folder.path / "checkpoint.pt")
+    run_agent("--num-seeds", 2)
+    assert [folder.evaluations() for folder in folders] == before
+    assert [folder.summary()["failed_evaluations"] for folder in folders] == [[20], []]
+    assert [folder.summary()["status"] for folder in folders] == ["finished", "diverged"]
+    assert folders[1].summary()["diverged_tensor"] == "return of an evaluation"
+
+
+def test_training_waits_only_where_more_than_two_evaluations_do(run_agent, monkeypatch):
+    enough, pending = threading.Event(), []
+    submit, run = BackgroundEvaluator.submit, Evaluator.run
+
+    def counting(self, snapshot):
+        submit(self, snapshot)
+        pending.append(len(self.pending))
+        if len(pending) == MOST_PENDING + 1:
+            enough.set()
+
+    def late(self, policy):
+        assert enough.wait(60), "training waited for the first evaluation"
+        return run(self, policy)
+
+    monkeypatch.setattr(BackgroundEvaluator, "submit", counting)
+    monkeypatch.setattr(Evaluator, "run", late)
+    result = run_agent("--eval-every", 5)
+    assert "failed" not in result.stderr
+    assert (len(pending), max(pending)) == (9, MOST_PENDING + 1)
 
 
 def test_many_members_are_measured_before_anything_is_written(run_agent, tmp_path, monkeypatch):

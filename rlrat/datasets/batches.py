@@ -92,8 +92,11 @@ class Batches:
             )
             return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
 
+        stream = Stream(seeds, "batch", device)
+
         def draw(updates: int | Tensor, device: torch.device) -> Tensor:
-            return Stream(seeds, "batch", device).integers(updates, (batch_size,), high=len(dataset))
+            own = stream if device == stream.device else Stream(seeds, "batch", device)
+            return own.integers(updates, (batch_size,), high=len(dataset))
 
         observation_size = dataset.observations.shape[1]
         self._widths = [observation_size, units.action_size, 1, observation_size, 1]
@@ -140,11 +143,12 @@ class Windows:
         self._left = torch.from_numpy(np.repeat(sizes, sizes) - timesteps).to(device)
         self._offsets = torch.arange(length, device=device)
         whole = np.flatnonzero(np.repeat(dataset.episode_complete, sizes))
+        stream = Stream(seeds, "batch", device)
         starts = {torch.device(place): torch.from_numpy(whole).to(place) for place in ("cpu", device)}
 
         def first(updates: int | Tensor, device: torch.device) -> Tensor:
-            drawn = Stream(seeds, "batch", device).integers(updates, (batch_size,), high=len(whole))
-            return starts[device][drawn]
+            own = stream if device == stream.device else Stream(seeds, "batch", device)
+            return starts[device][own.integers(updates, (batch_size,), high=len(whole))]
 
         def draw(updates: int | Tensor, device: torch.device) -> Tensor:
             steps = torch.arange(length, device=device)
