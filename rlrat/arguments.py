@@ -173,14 +173,14 @@ def parse(kind: type[Arguments], description: str, argv: list[str] | None = None
             arguments = tyro.cli(kind, description=description, args=argv)
     except SystemExit as stop:
         if stop.code:
-            print(f"error: {_one_line(printed.getvalue())}", file=sys.stderr)
+            print(f"error: {one_line(printed.getvalue())}", file=sys.stderr)
         raise
     with one_line_errors():
-        _validate(arguments)
+        validate(arguments)
     return arguments
 
 
-def _one_line(box: str) -> str:
+def one_line(box: str) -> str:
     """What tyro prints in a box, as one line without the frame and the argument's help."""
     text = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", box).split())
     title = re.match(
@@ -190,9 +190,9 @@ def _one_line(box: str) -> str:
     return re.split(r" (?:Got errors:|Argument helptext:|For full helptext)", text)[0]
 
 
-def _validate(arguments: RunArguments) -> None:
+def validate(arguments: RunArguments) -> None:
     """Raise `InputError` for the first number that cannot be right."""
-    _check_ranges(arguments)
+    check_ranges(arguments)
     if arguments.seed + arguments.num_seeds > _SEEDS:
         raise InputError(f"--seed is {arguments.seed}, but the last of --num-seeds must be below {_SEEDS:,}")
     if not arguments.hidden_dims or min(arguments.hidden_dims) < 1:
@@ -209,11 +209,11 @@ def _validate(arguments: RunArguments) -> None:
             raise InputError(f"--run-name names one folder a seed, but {_flag(name)} has several values: leave it out")
 
 
-def _check_ranges(arguments: Any, prefix: str = "") -> None:
+def check_ranges(arguments: Any, prefix: str = "") -> None:
     for name, kind in get_type_hints(type(arguments), include_extras=True).items():
         value = getattr(arguments, name)
         if dataclasses.is_dataclass(value):
-            _check_ranges(value, f"{name}.")
+            check_ranges(value, f"{name}.")
         values = value if isinstance(value, tuple) else (value,)
         for part in (kind, *get_args(kind)):  # what may be None or several hides its range one level deeper
             for bound in getattr(part, "__metadata__", ()):

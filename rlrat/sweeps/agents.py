@@ -1,0 +1,178 @@
+"""Agents as a sweep sees them: the settings of each, read from its file without importing torch."""
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import io
+import sys
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import tyro
+
+from rlrat.arguments import RunArguments, identity, one_line, run_name
+from rlrat.errors import InputError
+
+# Settings that are a sweep's own business -> what says them instead.
+_OWN = {
+    "dataset": "--datasets",
+    "activation": "--activations",
+    "seed": "--seeds and --first-seed",
+    "num_seeds": "--seeds and --seeds-per-process",
+    "num_threads": "--threads",
+    "device": "--device",
+    "run_dir": "--run-dir",
+    "run_name": "nothing: cells are told apart by their settings",
+    "resume": "nothing: a sweep always goes on",
+    "overwrite": "nothing: delete the run folders yourself",
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Agent:
+    """One agent's file and its settings."""
+
+    name: str
+    path: Path
+    arguments: type[RunArguments]
+    _known: dict[tuple, tuple[str, dict[str, Any]]] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def defaults(self) -> RunArguments:
+        return self.arguments()
+
+    @cached_property
+    def kinds(self) -> dict[str, Any]:
+        """The type of every setting by its name, `rational.degrees` for nested ones."""
+        return dict(_kinds(self.arguments))
+
+    def has(self, name: str) -> bool:
+        return name in self.kinds
+
+    def read(self, name: str, text: str) -> Any:
+        """A setting's value from what stands on a command line, "256 256" for one that is a list.
+
+        Raises:
+            InputError: it cannot be one.
+        """
+        kind, printed = self.kinds[name], io.StringIO()
+        try:
+            with contextlib.redirect_stderr(printed):
+                value = tyro.cli(kind, args=text.split() if _may_be_list(kind) else [text])
+        except SystemExit:
+            raise InputError(
+                f"--grid.{_dashes(name)} {text!r} of {self.name}: {one_line(printed.getvalue())}"
+            ) from None
+        one = get_origin(kind) is not tuple and any(_is_number(part) for part in get_args(kind))
+        if one and isinstance(value, tuple):
+            raise InputError(f"--grid.{_dashes(name)} {text!r}: give its values apart, each makes cells of its own")
+        return value
+
+    def run_name(self, values: dict[str, Any]) -> str:
+        """The run name that some settings have."""
+        return self._name_and_identity(values)[0]
+
+    def identity(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The identity that some settings have, but for their dataset."""
+        return {**self._name_and_identity(values)[1], "activation": values["activation"]}
+
+    def _name_and_identity(self, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Those of the settings without dataset and activation: a large grid has far fewer than cells."""
+        key = tuple(item for item in values.items() if item[0] not in ("dataset", "activation"))
+        if key not in self._known:
+            arguments = self.build(dict(key))
+            self._known[key] = run_name(arguments), identity(arguments)
+        return self._known[key]
+
+    def build(self, values: dict[str, Any]) -> RunArguments:
+        """The agent's arguments with some settings changed, by name; nothing is checked."""
+        changes = {name: value for name, value in values.items() if "." not in name}
+        for name, value in values.items():
+            if "." in name:
+                group, _, field = name.partition(".")
+                before = changes.get(group, getattr(self.defaults, group))
+                changes[group] = dataclasses.replace(before, **{field: value})
+        return dataclasses.replace(self.defaults, **changes)
+
+
+def load_agent(name: str, folder: Path) -> Agent:
+    """The agent called `name` in `folder`, or in a file of one's own.
+
+    Raises:
+        InputError: no such file, or no agent in it.
+    """
+    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.py"))
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        raise InputError(f"no agent {name}: {hint}give one of {', '.join(known)}, or a file of your own")
+    module = ModuleType(f"rlrat_sweep_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where the dataclass looks its types up
+    try:
+        exec(compile(_head(path), str(path), "exec"), module.__dict__)
+        arguments = module.Arguments
+        if not issubclass(arguments, RunArguments):
+            raise TypeError("its Arguments are not RunArguments")
+    except (SyntaxError, AttributeError, TypeError, ImportError) as error:
+        raise InputError(f"{path} is no agent ({error}): it needs a dataclass Arguments(RunArguments)") from None
+    return Agent(path.stem, path.resolve(), arguments)
+
+
+def check_axis(name: str, agents: Iterable[Agent]) -> None:
+    """Raise `InputError` for a name of the grid that none of the agents can take."""
+    if name in _OWN:
+        raise InputError(f"--grid.{_dashes(name)} is a sweep's own: use {_OWN[name]}")
+    agents = list(agents)
+    if not any(agent.has(name) for agent in agents):
+        known = sorted({kind for agent in agents for kind in agent.kinds} - set(_OWN))
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(_dashes, nearest))}?" if nearest else ""
+        raise InputError(f"--grid.{_dashes(name)}: no such setting of {', '.join(a.name for a in agents)}{hint}")
+
+
+def command_line(values: dict[str, Any]) -> list[str]:
+    """Settings by name as an agent's command line takes them."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            group, dot, field = _dashes(name).rpartition(".")
+            words.append(f"--{group}{dot}{'' if value else 'no-'}{field}")
+        else:
+            words += [f"--{_dashes(name)}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
+def _head(path: Path) -> ast.Module:
+    """What stands in an agent's file before its main block: its settings. All that imports torch comes after."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for index, statement in enumerate(tree.body):
+        if isinstance(statement, ast.If) and "__main__" in ast.unparse(statement.test):
+            del tree.body[index:]
+            break
+    return tree
+
+
+def _kinds(arguments: type, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, kind in get_type_hints(arguments, include_extras=True).items():
+        if dataclasses.is_dataclass(kind):
+            yield from _kinds(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+def _may_be_list(kind: Any) -> bool:
+    return any(get_origin(part) is tuple for part in (kind, *get_args(kind)))
+
+
+def _is_number(kind: Any) -> bool:
+    return kind in (int, float) or (hasattr(kind, "__metadata__") and get_args(kind)[0] in (int, float))
+
+
+def _dashes(name: str) -> str:
+    return name.replace("_", "-")

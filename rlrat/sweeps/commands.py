@@ -1,0 +1,183 @@
+"""What a sweep's command line does: carry a grid out or only plan it, say how far it is, stop it, try again."""
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rlrat.sweeps.checks import check_datasets, check_folders, check_settings
+from rlrat.sweeps.conductor import Conductor
+from rlrat.sweeps.display import Display, show_estimate, show_plan, show_status, show_summary
+from rlrat.sweeps.estimate import probe
+from rlrat.sweeps.folder import SweepFolder, is_done, seed_status
+from rlrat.sweeps.grid import Cell, Grid, Job, expand, make_jobs
+from rlrat.sweeps.launcher import Launcher
+from rlrat.sweeps.local import LocalLauncher, find_gpus, fitting
+from rlrat.sweeps.locks import Owner, Watch
+from rlrat.sweeps.options import Options, recall, settings
+
+
+def plan(grid: Grid, options: Options, agents: Path) -> tuple[list[Cell], list[Job]]:
+    """The cells and their processes; names and folders are checked, files are not yet looked at."""
+    cells = expand(grid, agents, options.run_dir)
+    return cells, make_jobs(cells, options.seeds_per_process)
+
+
+def extra_settings(options: Options) -> dict[str, Any]:
+    """What every process is told beside its cell."""
+    return {"num_threads": options.threads} | ({} if options.device == "auto" else {"device": options.device})
+
+
+def make_launcher(options: Options, jobs: list[Job], folder: SweepFolder, missing: Sequence[str] = ()) -> Launcher:
+    """Raises `InputError` where the launcher's package or its cluster is not there."""
+    if options.launcher == "ray":
+        from rlrat.sweeps.ray import RayLauncher
+
+        return RayLauncher(options.ray.address, options.threads, options.ray.gpus, options.ray.memory_gb)
+    if options.launcher == "slurm":
+        from rlrat.sweeps.slurm import SlurmLauncher
+
+        return SlurmLauncher(folder, threads=options.threads, **asdict(options.slurm))
+    gpus = [] if options.device == "cpu" else find_gpus()
+    per_gpu = None
+    if gpus and options.workers is None and jobs:
+        probes = probe(jobs, folder, extra_settings(options), missing)
+        memory = max(found.gpu_memory or 0 for found in probes.values())
+        if memory:
+            per_gpu = min(fitting(gpu, memory) for gpu in gpus)
+        else:  # a PyTorch that does not use them
+            gpus = []
+    return LocalLauncher(options.workers, options.threads, gpus, per_gpu)
+
+
+def sweep(options: Options, grid: Grid, agents: Path, console: Console, only: set[str] | None = None) -> int:
+    """Plan, check, carry out; returns the exit code. `only` are the ids of the processes to do, by default all."""
+    cells, jobs = plan(grid, options, agents)
+    check_settings(cells)
+    check_folders(cells)
+    folder = SweepFolder(options.run_dir)
+    missing = check_datasets(cells, fetch=not options.dry_run)
+    if options.dry_run:
+        dry_run(options, cells, jobs, missing, folder, console)
+        return 0
+    folder.remember(grid, settings(options))
+    diverged = sum(seed_status(path) == "diverged" for job in jobs for path in job.folders)
+    jobs = [job for job in jobs if (only is None or job.id in only) and not is_done(job)]
+    if not jobs:
+        return finish(0, options, cells, console)
+    launcher = make_launcher(options, jobs, folder)
+    with Display(console, len(cells), diverged) as display:
+        display.say(f"{len(cells):,} cells in {len(jobs):,} processes; {launcher.describe()}")
+        conductor = Conductor(
+            jobs, launcher, folder, extra=extra_settings(options), retries=options.retries,
+            say=display.say, show=display.show,
+        )  # fmt: skip
+        with listening(conductor, detach=options.launcher == "slurm"):
+            conductor.run()
+    if conductor.detaching:
+        console.print("left: the jobs go on; the same command watches them again, and stop ends them")
+        return 0
+    if conductor.stopping:
+        console.print("stopped; the same command goes on from here", soft_wrap=True)
+        return 128 + signal.SIGINT
+    return finish(conductor.count("failed"), options, cells, console)
+
+
+def dry_run(
+    options: Options, cells: list[Cell], jobs: list[Job], missing: list[str], folder: SweepFolder, console: Console
+) -> None:
+    probes = probe(jobs, folder, extra_settings(options), missing)
+    launcher = make_launcher(options, jobs, folder, missing) if options.launcher == "local" else None
+    where = launcher.describe() if launcher is not None else f"on {options.launcher}"
+    show_plan(console, cells, jobs, probes, missing, where)
+    show_estimate(console, jobs, probes, at_once=launcher.room() if launcher is not None else len(jobs))
+
+
+@contextmanager
+def listening(conductor: Conductor, *, detach: bool) -> Iterator[None]:
+    """A first Ctrl-C or SIGTERM stops (or, with `detach`, leaves) the sweep, a second one does not wait."""
+
+    def on_signal(_number: int, _frame) -> None:
+        if detach:
+            conductor.detaching = True
+        elif conductor.stopping:
+            conductor.killing = True
+        else:
+            conductor.stopping = True
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def finish(failed: int, options: Options, cells: list[Cell], console: Console) -> int:
+    """The summary; returns the exit code."""
+    show_summary(console, cells, options.run_dir)
+    if failed:
+        console.print(f"{failed} processes failed: see status, mend it, and give the same command again, or retry")
+    return 1 if failed else 0
+
+
+def recalled(run_dir: Path, agents: Path) -> list[tuple[Options, Grid, list[Cell], list[Job]]]:
+    """The sweeps that were begun in a folder.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = []
+    for grid, kept in SweepFolder(run_dir).grids():
+        options = recall(kept, run_dir)
+        found.append((options, grid, *plan(grid, options, agents)))
+    return found
+
+
+def status(run_dir: Path, agents: Path, console: Console) -> int:
+    folder, watch = SweepFolder(run_dir), Watch()
+    for _, _, cells, jobs in recalled(run_dir, agents):
+        running: dict[Job, Owner] = {}
+        locked = folder.locked()
+        for job in jobs:
+            for path in job.folders:
+                if path in locked and (owner := watch.holder(folder.lock(path))) is not None:
+                    running[job] = owner
+        show_status(console, cells, jobs, folder, running)
+    for owner in folder.sweeps():
+        console.print(f"a sweep is under way: {owner}")
+    return 0
+
+
+def stop(run_dir: Path, _agents: Path, console: Console) -> int:
+    folder = SweepFolder(run_dir)
+    folder.grids()  # or there is nothing to stop
+    if not folder.sweeps():
+        console.print(f"no sweep is under way in {folder.run_dir}")
+    folder.stop()
+    watch = Watch()
+    before = 0
+    while held := sum(watch.holder(folder.lock(path)) is not None for path in folder.locked()):
+        if held != before:
+            console.print(f"waiting for {held} runs to save a checkpoint")
+        before = held
+        time.sleep(0.5)
+    console.print("stopped; the sweep's command goes on from here")
+    return 0
+
+
+def retry(run_dir: Path, agents: Path, console: Console) -> int:
+    folder, code, any_failed = SweepFolder(run_dir), 0, False
+    for options, grid, _, jobs in recalled(run_dir, agents):
+        failed = {job.id for job in jobs if not is_done(job) and folder.failure(job) is not None}
+        if failed:
+            any_failed = True
+            code = max(code, sweep(options, grid, agents, console, only=failed))
+    if not any_failed:
+        console.print(f"nothing has failed in {folder.run_dir}")
+    return code

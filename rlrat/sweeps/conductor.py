@@ -1,0 +1,267 @@
+"""The loop of a sweep: hands processes to a launcher, tries failed ones again, waits for room, and knows the rest."""
+
+import errno
+import signal
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlrat.errors import InputError
+from rlrat.sweeps.folder import Failure, SweepFolder, checkpoint_mark, is_done, seed_status
+from rlrat.sweeps.grid import Job
+from rlrat.sweeps.launcher import Launcher, Outcome, Task
+from rlrat.sweeps.locks import Owner, Watch
+from rlrat.sweeps.worker import FULL, LOCKED, LOST, Work
+
+MISTAKE = 2  # the exit code of what only the user can mend
+_POLL = 0.1  # seconds between looks at the workers
+_LOOK = 2.0  # between looks at what is in the hands of others, or at a full disk
+_DELAY = 1.0  # before a failed process is tried again, times its attempts
+_MOST_VANISHED = 20
+_GRACE = 120.0  # for workers that were asked to stop
+
+
+@dataclass
+class Entry:
+    """What the sweep knows of a process."""
+
+    job: Job
+    state: str = "waiting"
+    """waiting, running, elsewhere (another sweep's), done or failed."""
+    attempts: int = 0
+    """That failed since a checkpoint was last saved."""
+    vanished: int = 0
+    """Times that its worker did, since then."""
+    not_before: float = 0.0
+    mark: tuple[int, ...] = ()
+    """Of its checkpoints, when it began."""
+    failed_on: set[str] = field(default_factory=set)
+
+
+class Conductor:
+    """Carries out the processes of a plan that are not finished; `run` returns when none is left, or it was stopped."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        launcher: Launcher,
+        folder: SweepFolder,
+        *,
+        extra: dict[str, Any],
+        retries: int,
+        say: Callable[[str], None],
+        show: Callable[["Conductor"], None],
+    ) -> None:
+        """`extra` are settings of every process, `say` takes what happens, `show` is called at every look."""
+        self.entries = {job.id: Entry(job) for job in jobs}
+        self.launcher, self.folder = launcher, folder
+        self.paused_by: Job | None = None
+        self.diverged = 0
+        """Runs that did."""
+        self.stopping = False
+        """Set it to stop the sweep and its workers with a checkpoint."""
+        self.killing = False
+        """Set it not to wait for that."""
+        self.detaching = False
+        """Set it to leave the sweep and let its workers go on."""
+        self._extra, self._retries, self._say, self._show = extra, retries, say, show
+        self._owner, self._watch = Owner(), Watch()
+        self._permit: Path | None = None
+        self._queue: deque[Entry] = deque()
+        self._look_again = 0.0
+
+    def count(self, state: str) -> int:
+        return sum(entry.state == state for entry in self.entries.values())
+
+    def run(self) -> None:
+        for entry in self.entries.values():
+            self.folder.forget_failure(entry.job)
+        self._permit = self.folder.permit(self._owner)
+        adopted = self.launcher.adopt([entry.job for entry in self.entries.values()])
+        for name, entry in self.entries.items():
+            if name in adopted:
+                self._begin(entry)
+            else:
+                self._queue.append(entry)
+        try:
+            while self._queue or self.count("running"):
+                if not self._permit.exists():  # another process said stop
+                    self.stopping = True
+                if self.stopping or self.detaching:
+                    return
+                for outcome in self.launcher.poll():
+                    self._take(outcome)
+                if self.paused_by is None or self._is_room_again():
+                    self._submit()
+                self._show(self)
+                time.sleep(_POLL)
+        finally:
+            if not self.detaching:
+                self._permit.unlink(missing_ok=True)
+                self._wait_for_the_end()
+            self.launcher.close()
+
+    def _wait_for_the_end(self) -> None:
+        """Workers see that the permit is gone, save a checkpoint and end."""
+        until, killed = time.monotonic() + _GRACE, False
+        if self.count("running"):
+            self.stopping = True
+            self._say("stopping: each process saves a checkpoint first")
+            self.launcher.drop_waiting()
+        while self.count("running"):
+            for outcome in self.launcher.poll():
+                self._take(outcome)
+            if not killed and (self.killing or time.monotonic() > until):
+                self.launcher.kill()
+                killed = True
+            self._show(self)
+            time.sleep(_POLL)
+
+    def _submit(self) -> None:
+        """Fill the launcher's room from the queue, past what is in other hands or must wait."""
+        room, now, tasks = self.launcher.room(), time.monotonic(), []
+        for _ in range(len(self._queue)):
+            if len(tasks) >= room:
+                break
+            entry = self._queue.popleft()
+            if entry.not_before > now:
+                self._queue.append(entry)
+            elif is_done(entry.job):  # by another sweep
+                self._end(entry)
+            elif holder := self._holder(entry.job):
+                self._leave(entry, str(holder))
+            else:
+                try:
+                    tasks.append((entry, self._write(entry)))
+                except InputError as error:
+                    if not self._pause_if_full(entry, error):
+                        raise
+                    break
+        if tasks:
+            self.launcher.submit([task for _, task in tasks])
+        for entry, _ in tasks:
+            self._begin(entry)
+
+    def _write(self, entry: Entry) -> Task:
+        job, file, mine = entry.job, self.folder.job_file, self._owner.token[:8]  # two sweeps may try at once
+        work = Work(
+            agent=str(job.cell.agent.path),
+            argv=job.argv(self._extra),
+            locks=[str(self.folder.lock(folder)) for folder in job.folders],
+            log=str(file(job, "log.txt")),
+            outcome=str(file(job, f"outcome-{mine}.json")),
+            attempt=uuid.uuid4().hex,
+            permit=str(self._permit),
+        )
+        self.folder.write(file(job, f"job-{mine}.json"), asdict(work))
+        return Task(job, file(job, f"job-{mine}.json"), frozenset(entry.failed_on))
+
+    def _begin(self, entry: Entry) -> None:
+        entry.state, entry.mark = "running", checkpoint_mark(entry.job)
+
+    def _holder(self, job: Job) -> Owner | None:
+        holders = (self._watch.holder(self.folder.lock(folder)) for folder in job.folders)
+        return next((holder for holder in holders if holder is not None), None)
+
+    def _leave(self, entry: Entry, holder: str) -> None:
+        """To another sweep, until it lets go."""
+        if entry.state != "elsewhere":
+            self._say(f"{entry.job.label}: {holder or 'another process'} is at it")
+        entry.state, entry.not_before = "elsewhere", time.monotonic() + _LOOK
+        self._queue.append(entry)
+
+    def _end(self, entry: Entry) -> None:
+        entry.state = "done"
+        diverged = [folder.name for folder in entry.job.folders if seed_status(folder) == "diverged"]
+        self.diverged += len(diverged)
+        self._say(f"{entry.job.label}: finished" + (f", {', '.join(diverged)} diverged" if diverged else ""))
+
+    def _take(self, outcome: Outcome) -> None:
+        """What an attempt's end means."""
+        entry = self.entries[outcome.task.job.id]
+        for name in (outcome.task.file.name, outcome.task.file.name.replace("job", "outcome")):
+            with suppress(OSError):
+                outcome.task.file.with_name(name).unlink()
+        job, code = entry.job, outcome.code
+        if is_done(job):
+            return self._end(entry)
+        entry.state = "waiting"
+        if self.stopping:
+            return None
+        if code == LOCKED:
+            holder = self._holder(job)
+            return self._leave(entry, str(holder or ""))
+        if code == FULL:
+            return self._pause(entry)
+        if checkpoint_mark(job) != entry.mark:
+            entry.attempts = entry.vanished = 0
+        reason = _reason(outcome)
+        if code is None or code == LOST:  # no fault of the run
+            entry.vanished += 1
+            if entry.vanished > _MOST_VANISHED:
+                return self._give_up(entry, reason, outcome.host)
+            self._say(f"{job.label}: {reason}; it is started again")
+            return self._again(entry)
+        entry.attempts += 1
+        if code == MISTAKE and self.launcher.many_hosts:
+            entry.failed_on.add(outcome.host)
+        if entry.attempts > self._retries or (code == MISTAKE and not self.launcher.many_hosts):
+            return self._give_up(entry, reason, outcome.host)
+        self._say(
+            f"{job.label}: {reason}; attempt {entry.attempts + 1} of {self._retries + 1} goes on from its checkpoint"
+        )
+        return self._again(entry)
+
+    def _again(self, entry: Entry) -> None:
+        entry.not_before = time.monotonic() + _DELAY * min(entry.attempts, 10)
+        self._queue.append(entry)
+
+    def _give_up(self, entry: Entry, reason: str, host: str) -> None:
+        entry.state = "failed"
+        lines = self.folder.last_lines(entry.job)
+        failure = Failure(reason, host, entry.attempts, lines)
+        try:
+            self.folder.write(self.folder.job_file(entry.job, "failed.json"), asdict(failure))
+        except InputError as error:
+            self._say(str(error))
+        tail = "".join(f"\n    {line}" for line in lines)
+        self._say(f"{entry.job.label}: FAILED: {reason} on {host}; its log ends with{tail}")
+
+    def _pause(self, entry: Entry) -> None:
+        self._queue.appendleft(entry)
+        if self.paused_by is None:
+            self._say(f"{entry.job.label}: the disk of {self.folder.run_dir} is full: paused until there is room")
+        self.paused_by, self._look_again = entry.job, time.monotonic() + _LOOK
+
+    def _pause_if_full(self, entry: Entry, error: InputError) -> bool:
+        full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full:
+            self._pause(entry)
+        return full
+
+    def _is_room_again(self) -> bool:
+        if time.monotonic() < self._look_again:
+            return False
+        self._look_again = time.monotonic() + _LOOK
+        if not self.folder.has_room(self.paused_by):
+            return False
+        self.paused_by = None
+        self._say("there is room again: going on")
+        return True
+
+
+def _reason(outcome: Outcome) -> str:
+    code = outcome.code
+    if code is None:
+        return outcome.why or "its worker vanished"
+    if code == LOST:
+        return "it lost its lock"
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return outcome.why or f"exit code {code}"

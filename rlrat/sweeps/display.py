@@ -1,0 +1,228 @@
+"""What a sweep shows: a live table on a terminal, else one line per event; its plan, its status and its summary."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from rlrat.sweeps.conductor import Conductor, Entry
+from rlrat.sweeps.estimate import Probe
+from rlrat.sweeps.folder import Progress, SweepFolder, is_done, read_progress, read_summary, seed_status
+from rlrat.sweeps.grid import Cell, Job
+from rlrat.sweeps.locks import Owner
+
+_ROWS = 20  # of running processes, and of a plan's cells
+_SUMMARY_ROWS = 60
+_REFRESH = 1.0  # seconds
+_LINE_EVERY = 60.0  # seconds between lines about how far all is, where there is no terminal
+
+
+class Display:
+    """Takes a conductor's events and looks."""
+
+    def __init__(self, console: Console, cells: int, diverged: int = 0) -> None:
+        """`cells` of the whole plan, and runs of it that have diverged before."""
+        self._console, self._cells, self._diverged = console, cells, diverged
+        self._shown = self._line = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._seconds: dict[str, float] = {}  # of a whole process, by agent
+
+    def __enter__(self) -> "Display":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(f"{datetime.now():%H:%M:%S} {text}", soft_wrap=True, markup=False, highlight=False)
+
+    def show(self, conductor: Conductor) -> None:
+        now = time.monotonic()
+        if self._live is not None and now - self._shown >= _REFRESH:
+            self._shown = now
+            self._live.update(self._table(conductor), refresh=True)
+        elif self._live is None and now - self._line >= _LINE_EVERY:
+            self._line = now
+            self._looks(conductor)
+            self.say(self._counts(conductor))
+
+    def _table(self, conductor: Conductor) -> Group:
+        table = Table("running", "update", "updates/s", "score or return", box=None, pad_edge=False)
+        running = self._looks(conductor)
+        for entry, progress in running[:_ROWS]:
+            total = entry.job.cell.arguments.total_updates
+            if progress is None:
+                table.add_row(entry.job.label, f"0/{total:,}", "", "")
+                continue
+            speed = progress.update / progress.train_seconds if progress.train_seconds else 0.0
+            value = progress.return_mean if progress.score is None else progress.score
+            table.add_row(entry.job.label, f"{progress.update:,}/{total:,}", f"{speed:.0f}", f"{value:.1f}")
+        more = len(running) - _ROWS
+        rows = [Text(self._counts(conductor))] + ([table] if running else [])
+        return Group(*rows, *([Text(f"and {more} more")] if more > 0 else []))
+
+    def _looks(self, conductor: Conductor) -> list[tuple[Entry, Progress | None]]:
+        """The running processes with their newest evaluation; what they teach about the time of whole ones is kept."""
+        running = []
+        for entry in conductor.entries.values():
+            if entry.state != "running":
+                continue
+            progress = read_progress(entry.job.folders[0])
+            if progress is not None and progress.update:
+                share = progress.update / entry.job.cell.arguments.total_updates
+                self._seconds[entry.job.cell.agent.name] = progress.wall_seconds / share
+            running.append((entry, progress))
+        return running
+
+    def _counts(self, conductor: Conductor) -> str:
+        open_cells, failed_cells = set(), set()
+        for entry in conductor.entries.values():
+            if entry.state != "done":
+                (failed_cells if entry.state == "failed" else open_cells).add(entry.job.cell)
+        done = self._cells - len(open_cells | failed_cells)
+        parts = [f"{done:,} of {self._cells:,} cells done", f"{conductor.count('running')} processes running"]
+        if elsewhere := conductor.count("elsewhere"):
+            parts.append(f"{elsewhere} in other hands")
+        if failed := len(failed_cells):
+            parts.append(f"{failed} failed")
+        if diverged := self._diverged + conductor.diverged:
+            parts.append(f"{diverged} runs diverged")
+        if conductor.paused_by is not None:
+            parts.append("paused: the disk is full")
+        if left := self._left(conductor):
+            parts.append(f"about {duration(left)} left")
+        return ", ".join(parts)
+
+    def _left(self, conductor: Conductor) -> float | None:
+        """Seconds, by what this sweep's processes of each agent took until now; None before any has said."""
+        if not self._seconds:
+            return None
+        typical, left, running = statistics.mean(self._seconds.values()), 0.0, conductor.count("running")
+        for entry in conductor.entries.values():
+            if entry.state in ("waiting", "running"):
+                progress = read_progress(entry.job.folders[0]) if entry.state == "running" else None
+                share = 1 - progress.update / entry.job.cell.arguments.total_updates if progress else 1.0
+                left += share * self._seconds.get(entry.job.cell.agent.name, typical)
+        return left / max(running, 1)
+
+
+def show_plan(
+    console: Console,
+    cells: Sequence[Cell],
+    jobs: Sequence[Job],
+    probes: dict[str, Probe],
+    missing: Sequence[str],
+    where: str,
+) -> None:
+    """What `--dry-run` prints; `where` is the launcher's own description."""
+    done = {job: is_done(job) for job in jobs}
+    table = Table("cell", "seeds", "processes", "finished", box=None, pad_edge=False)
+    by_cell: dict[Cell, list[Job]] = {}
+    for job in jobs:
+        by_cell.setdefault(job.cell, []).append(job)
+    for cell in cells[:_ROWS]:
+        own = by_cell[cell]
+        groups = " ".join(f"{job.seeds[0]}-{job.seeds[-1]}" if len(job.seeds) > 1 else str(job.seeds[0]) for job in own)
+        table.add_row(cell.label, groups, str(len(own)), str(sum(done[job] for job in own)))
+    console.print(table)
+    if len(cells) > _ROWS:
+        console.print(f"and {len(cells) - _ROWS:,} more cells")
+    runs = sum(len(job.seeds) for job in jobs)
+    console.print(
+        f"{len(cells):,} cells, {runs:,} runs in {len(jobs):,} processes; {sum(done.values()):,} are finished"
+    )
+    if missing:
+        console.print(f"to be downloaded: {', '.join(missing)}", soft_wrap=True)
+    console.print(where, soft_wrap=True)
+    for name, probe in probes.items():
+        gpu = f", {probe.gpu_memory / 2**30:.2f} GiB of a GPU" if probe.gpu_memory is not None else ""
+        console.print(
+            f"{name}: {1 / probe.update_seconds:.0f} updates/s, {probe.memory / 2**30:.2f} GiB{gpu} a process "
+            f"(probed: {probe.label})", soft_wrap=True,
+        )  # fmt: skip
+
+
+def show_estimate(console: Console, jobs: Sequence[Job], probes: dict[str, Probe], at_once: int) -> None:
+    """The time and the memory of what is left to do, if `at_once` processes run at a time."""
+    open_jobs = [job for job in jobs if not is_done(job)]
+    if not open_jobs:
+        return
+    seconds = [probes[job.cell.agent.name].seconds(job) for job in open_jobs]
+    at_once = min(at_once, len(open_jobs))
+    total = max(sum(seconds) / at_once, max(seconds))
+    memory = at_once * max(probes[job.cell.agent.name].memory for job in open_jobs)
+    console.print(f"about {duration(total)} with {at_once} processes at a time, and up to {memory / 2**30:.1f} GiB")
+    console.print(
+        "assumed: every process of an agent is like the probed one, none slows another down, episodes last 1000 steps, "
+        "and nothing was begun", soft_wrap=True,
+    )  # fmt: skip
+
+
+def show_status(
+    console: Console, cells: Sequence[Cell], jobs: Sequence[Job], folder: SweepFolder, running: dict[Job, Owner]
+) -> None:
+    """Where every run stands; `running` has the owners of the locks."""
+    counts = dict.fromkeys(("finished", "diverged", "running", "failed", "begun", "missing"), 0)
+    failed, diverged = [], []
+    for job in jobs:
+        states = [seed_status(path) for path in job.folders]
+        failure = None if job in running or ("begun" not in states and "missing" not in states) else folder.failure(job)
+        for path, state in zip(job.folders, states, strict=True):
+            if state in ("begun", "missing"):
+                state = "running" if job in running else "failed" if failure is not None else state
+            counts[state] += 1
+            if state == "diverged":
+                diverged.append(path)
+        if failure is not None:
+            failed.append((job, failure))
+    runs = sum(counts.values())
+    console.print(
+        f"{len(cells):,} cells, {runs:,} runs: " + ", ".join(f"{n:,} {name}" for name, n in counts.items() if n)
+    )
+    for job, owner in list(running.items())[:_ROWS]:
+        progress = read_progress(job.folders[0])
+        far = f"update {progress.update:,} of {job.cell.arguments.total_updates:,}" if progress else "at its beginning"
+        console.print(f"running: {job.label}: {far}, {owner}", soft_wrap=True)
+    for path in diverged[:_ROWS]:
+        summary = read_summary(path) or {}
+        console.print(f"diverged: {path} at update {summary.get('diverged_at')}", soft_wrap=True)
+    for job, failure in failed[:_ROWS]:
+        console.print(f"failed: {job.label}: {failure.reason} on {failure.host}; its log ends with", soft_wrap=True)
+        for line in failure.lines:
+            console.print(f"    {line}", soft_wrap=True, markup=False)
+
+
+def show_summary(console: Console, cells: Sequence[Cell], run_dir: Path) -> None:
+    """Final scores (returns, where there are no references) as mean and population standard deviation over seeds."""
+    table = Table("dataset", "agent", "run", "seeds", "score", "return", "diverged", box=None, pad_edge=False)
+    for cell in cells[:_SUMMARY_ROWS]:
+        summaries = [s for seed in cell.seeds if (s := read_summary(cell.run_folder(seed))) is not None]
+        finished = [s for s in summaries if s.get("status") != "diverged"]
+        numbers = []
+        for name in ("final_score", "final_return"):
+            values = [s[name] for s in finished if s.get(name) is not None]
+            numbers.append(f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}" if values else "")
+        diverged = len(summaries) - len(finished)
+        seeds = f"{len(finished)}/{len(cell.seeds)}"
+        table.add_row(*cell.folder.parts[-3:], seeds, *numbers, str(diverged) if diverged else "")
+    console.print(table)
+    if len(cells) > _SUMMARY_ROWS:
+        console.print(f"and {len(cells) - _SUMMARY_ROWS:,} more cells")
+    console.print(f"compare them: python scripts/compare.py {run_dir}", soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

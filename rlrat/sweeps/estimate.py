@@ -1,0 +1,149 @@
+"""What a plan will take, from a probe: a few updates of one process of each agent, in a folder that is thrown away."""
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlrat.arguments import RunArguments
+from rlrat.errors import InputError
+from rlrat.sweeps.folder import SweepFolder
+from rlrat.sweeps.grid import Job
+from rlrat.sweeps.worker import Work
+
+_WARM, _UPDATES = 4, 24  # the first updates are slow, the rest is timed
+_EPISODES = 2
+_STEPS = 1000  # of an episode, which an untrained policy rarely reaches
+_TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one process of an agent took. Times are of this machine, beside whatever else it does."""
+
+    label: str
+    start_seconds: float
+    """Until its first update, and after its last."""
+    update_seconds: float
+    step_seconds: float
+    """Of one step of all the episodes of an evaluation that play side by side."""
+    memory: int
+    """Bytes, the most that was resident."""
+    gpu_memory: int | None
+    """Bytes that PyTorch reserved, None on a CPU."""
+
+    def seconds(self, job: Job) -> float:
+        """Of a whole process like the probed one, evaluations at their full number of episodes and `_STEPS` steps."""
+        arguments = job.cell.arguments
+        evaluations = 1 + -(-arguments.total_updates // arguments.eval_every) + len(arguments.eval_at)
+        steps = _STEPS * evaluations * arguments.eval_episodes / _EPISODES
+        return self.start_seconds + arguments.total_updates * self.update_seconds + steps * self.step_seconds
+
+
+def probe(
+    jobs: Sequence[Job], folder: SweepFolder, extra: dict[str, Any], missing: Sequence[str] = ()
+) -> dict[str, Probe]:
+    """A probe of the first job of each agent, by the agent's name; those of the same settings are read from a cache.
+
+    Args:
+        missing: datasets that are not here; where an agent has no other, it is probed on the packaged one.
+
+    Raises:
+        InputError: a process that could not be carried out, with what it said.
+    """
+    first: dict[str, Job] = {}
+    for job in sorted(jobs, key=lambda job: job.cell.values["dataset"] in missing):
+        first.setdefault(job.cell.agent.name, job)
+    return {
+        name: _cached(_stand_in(job) if job.cell.values["dataset"] in missing else job, folder, extra)
+        for name, job in first.items()
+    }
+
+
+def _stand_in(job: Job) -> Job:
+    kept = {name: value for name, value in job.cell.values.items() if name not in ("env_id", "env_kwargs")}
+    values = {**kept, "dataset": RunArguments.dataset}
+    return Job(replace(job.cell, values=values), job.seeds)
+
+
+def _cached(job: Job, folder: SweepFolder, extra: dict[str, Any]) -> Probe:
+    cache = folder.path / "probes" / f"{job.id}.json"
+    key = [str(word) for word in job.argv(extra)]
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        content = json.loads(cache.read_text())
+        if content.pop("argv") == key:
+            return Probe(**content)
+    found = _probe(job, extra)
+    with contextlib.suppress(InputError):  # a dry run is allowed where nothing can be written
+        folder.write(cache, {"argv": key, **asdict(found)})
+    return found
+
+
+def _probe(job: Job, extra: dict[str, Any]) -> Probe:
+    with tempfile.TemporaryDirectory() as temporary:
+        run_dir = Path(temporary)
+        short = {
+            "total_updates": _UPDATES, "eval_every": _UPDATES, "eval_at": (_WARM,), "eval_episodes": _EPISODES,
+            "checkpoint_every": _UPDATES, "log_every": _UPDATES,
+        }  # fmt: skip
+        cell = replace(job.cell, values={**job.cell.values, **short}, run_dir=run_dir)
+        trial = Job(cell, job.seeds)
+        permit = run_dir / "permit"
+        permit.touch()
+        file = run_dir / "job.json"
+        paths = {name: str(run_dir / name) for name in ("log", "outcome")}
+        agent = str(cell.agent.path)
+        work = Work(agent, trial.argv(extra), [], attempt=uuid.uuid4().hex, permit=str(permit), **paths)
+        file.write_text(json.dumps(asdict(work)))
+        began = time.monotonic()
+        command = [sys.executable, "-m", "rlrat.sweeps.worker", str(file), str(os.getpid())]
+        try:
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=_TIMEOUT).returncode
+        except subprocess.TimeoutExpired:
+            raise InputError(
+                f"the probe of {job.label} took more than {_TIMEOUT:.0f} s for {_UPDATES} updates"
+            ) from None
+        seconds = time.monotonic() - began
+        rows = _read(trial.folders[0] / "evaluations.csv")
+        if code or str(_UPDATES) not in rows:
+            said = (run_dir / "log").read_text(errors="replace").strip().splitlines() or ["nothing"]
+            raise InputError(f"the probe of {job.label} ended with exit code {code} and said: {said[-1]}")
+        warm = float(rows[str(_WARM)]["train_seconds"])
+        trained, all_of_it = (float(rows[str(_UPDATES)][name]) for name in ("train_seconds", "wall_seconds"))
+        outcome = json.loads((run_dir / "outcome").read_text())
+        return Probe(
+            label=job.label,
+            start_seconds=max(0.0, seconds - all_of_it),
+            update_seconds=max(trained - warm, 1e-3) / (_UPDATES - _WARM),
+            step_seconds=max(0.0, all_of_it - trained) / _steps(trial),
+            memory=outcome["memory"],
+            gpu_memory=outcome.get("gpu_memory"),
+        )
+
+
+def _read(file: Path) -> dict[str, dict[str, str]]:
+    """The lines of a run's evaluations by their update."""
+    try:
+        with file.open(newline="") as opened:
+            return {row["update"]: row for row in csv.DictReader(opened)}
+    except OSError:
+        return {}
+
+
+def _steps(job: Job) -> int:
+    """Steps of a probe's evaluations, each as long as the longest episode of any seed."""
+    longest: dict[str, int] = {}
+    for folder in job.folders:
+        with (folder / "episodes.csv").open(newline="") as opened:
+            for row in csv.DictReader(opened):
+                longest[row["update"]] = max(longest.get(row["update"], 1), int(row["length"]))
+    return sum(longest.values())

@@ -1,0 +1,286 @@
+"""A grid of runs: agents, datasets, activations, seeds and any settings of the agents, as cells and processes."""
+
+import hashlib
+import itertools
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rlrat.arguments import RunArguments, run_folder
+from rlrat.errors import InputError
+from rlrat.sweeps.agents import Agent, check_axis, command_line, load_agent
+
+PRESETS = ("paper", "d4rl-gym", "smoke")
+_KEYS = ("agents", "datasets", "activations", "seeds", "grid")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A cross product: everything in it with everything else."""
+
+    agents: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ("rlrat/hopper/mixed-v0",)
+    activations: tuple[str, ...] = ()
+    """None: each agent's own default."""
+    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Values by setting, as a command line has them; `iql.expectile` is for IQL alone."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a sweep is asked for; it can be written as JSON."""
+
+    blocks: tuple[Block, ...]
+    seeds: int = 1
+    first_seed: int = 0
+
+    def changed(
+        self,
+        agents: Sequence[str] = (),
+        datasets: Sequence[str] = (),
+        activations: Sequence[str] = (),
+        axes: dict[str, tuple[str, ...]] | None = None,
+    ) -> "Grid":
+        """A file's or a preset's grid as flags beside it change it: agents and datasets choose, the others replace.
+
+        Raises:
+            InputError: an agent or a dataset that no block has.
+        """
+        for kind, chosen in (("agents", agents), ("datasets", datasets)):
+            known = {name for block in self.blocks for name in getattr(block, kind)}
+            if unknown := [name for name in chosen if name not in known]:
+                raise InputError(f"--{kind} {unknown[0]} is not in this grid, which has {', '.join(sorted(known))}")
+        dropped = {name for block in self.blocks for name in block.agents if agents and name not in agents}
+        blocks = []
+        for block in self.blocks:
+            kept = {
+                axis: texts
+                for axis, texts in block.axes.items()
+                if axis.partition(".")[0].replace("-", "_") not in dropped
+            }
+            block = replace(
+                block,
+                agents=tuple(name for name in block.agents if not agents or name in agents),
+                datasets=tuple(name for name in block.datasets if not datasets or name in datasets),
+                activations=tuple(activations) or block.activations,
+                axes={**kept, **(axes or {})},
+            )
+            if block.agents and block.datasets:
+                blocks.append(block)
+        if not blocks:
+            raise InputError("no cell is left: no block of this grid has these agents with these datasets")
+        return replace(self, blocks=tuple(blocks))
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One agent on one dataset with one activation and one choice of settings; its seeds are its runs."""
+
+    agent: Agent
+    values: dict[str, Any]
+    """Every setting that the sweep gives, by name; dataset and activation are among them."""
+    seeds: range
+    run_dir: Path
+
+    @cached_property
+    def arguments(self) -> RunArguments:
+        return self.agent.build({**self.values, "run_dir": self.run_dir})
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that the seeds' run folders are in."""
+        named = replace(self.arguments, run_name=self.agent.run_name(self.values))
+        return run_folder(named, self.agent.name, 0).parent
+
+    def run_folder(self, seed: int) -> Path:
+        return self.folder / f"seed{seed}"
+
+    @property
+    def label(self) -> str:
+        """Dataset, agent, and activation with what else is not the default, as the folders are called."""
+        return " ".join(self.folder.parts[-3:])
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A process: seeds of a cell, trained side by side."""
+
+    cell: Cell
+    seeds: range
+
+    @cached_property
+    def id(self) -> str:
+        text = f"{self.cell.folder.relative_to(self.cell.run_dir)} {self.seeds}"
+        return f"{self.cell.agent.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def label(self) -> str:
+        first, last = self.seeds[0], self.seeds[-1]
+        return f"{self.cell.label} seed{first}" + (f"-{last}" if last > first else "")
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.cell.run_folder(seed) for seed in self.seeds]
+
+    def argv(self, extra: dict[str, Any]) -> list[str]:
+        """What follows the agent's file on its command line; `extra` are further settings by name."""
+        own = {"run_dir": self.cell.run_dir, "seed": self.seeds[0], "num_seeds": len(self.seeds)}
+        return command_line({**self.cell.values, **extra, **own})
+
+
+def make_jobs(cells: Iterable[Cell], seeds_per_process: int | None) -> list[Job]:
+    """Each cell's seeds in processes of `seeds_per_process`, all in one where it is None."""
+    return [
+        Job(cell, cell.seeds[start : start + size])
+        for cell in cells
+        for size in (seeds_per_process or len(cell.seeds),)
+        for start in range(0, len(cell.seeds), size)
+    ]
+
+
+def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
+    """Every cell of a grid, in the order of its blocks; names, types and folders are checked.
+
+    An axis that an agent does not have makes no further cells of it, as long as another agent has it.
+
+    Raises:
+        InputError: an unknown agent or setting, a value that is none, or two cells with one folder.
+    """
+    agents: dict[str, Agent] = {}
+    for name in dict.fromkeys(name for block in grid.blocks for name in block.agents):
+        agents[name] = load_agent(name, agents_folder)
+    if not agents:
+        raise InputError("no agent is given: --agents iql td3_bc, --preset smoke, or --file grid.toml")
+    cells = [cell for block in grid.blocks for cell in _expand_block(block, grid, agents, run_dir.resolve())]
+    folders: dict[Path, Cell] = {}
+    for cell in cells:
+        if (other := folders.setdefault(cell.folder, cell)) is not cell:
+            different = {
+                name: (other.values.get(name), cell.values.get(name))
+                for name in {**other.values, **cell.values}
+                if other.values.get(name) != cell.values.get(name)
+            }
+            what = ", ".join(f"{name} {a} and {b}" for name, (a, b) in different.items())
+            why = f"only {what} tell them apart, which is not in its name: give each a --run-dir" if what else (
+                "they are the same: give each name and value once"
+            )  # fmt: skip
+            raise InputError(f"two cells have one folder, {cell.folder}; {why}")
+    return cells
+
+
+def _expand_block(block: Block, grid: Grid, agents: dict[str, Agent], run_dir: Path) -> Iterable[Cell]:
+    chosen = [agents[name] for name in block.agents]
+    by_agent: dict[str, dict[str, tuple[str, ...]]] = {agent.name: {} for agent in chosen}
+    for axis, texts in block.axes.items():
+        first, dot, rest = axis.replace("-", "_").partition(".")
+        own = [agent for agent in chosen if dot and agent.name == first]
+        if not own and first in agents:
+            continue  # of an agent in other blocks
+        name = rest if own else axis.replace("-", "_")
+        check_axis(name, own or (chosen if len(grid.blocks) == 1 else agents.values()))
+        for agent in own or chosen:
+            if agent.has(name) and (own or name not in by_agent[agent.name]):
+                by_agent[agent.name][name] = texts
+    seeds = range(grid.first_seed, grid.first_seed + grid.seeds)
+    datasets = [_absolute(dataset) for dataset in block.datasets]
+    for agent in chosen:
+        activations = block.activations or (agent.defaults.activation,)
+        axes = {name: [agent.read(name, text) for text in texts] for name, texts in by_agent[agent.name].items()}
+        for dataset, activation, *values in itertools.product(datasets, activations, *axes.values()):
+            settings = dict(zip(axes, values, strict=True))
+            yield Cell(agent, {"dataset": dataset, "activation": activation, **settings}, seeds, run_dir)
+
+
+def _absolute(dataset: str) -> str:
+    """A dataset's file is found from any folder that a worker may be in."""
+    path = Path(dataset).expanduser()
+    return str(path.resolve()) if path.suffix in (".hdf5", ".h5") or path.is_file() else dataset
+
+
+def read_grid(name: str) -> Grid:
+    """The grid of a preset, or of a TOML or YAML file.
+
+    A file's `agents`, `datasets`, `activations`, `seeds` and `grid` (a table of values by setting) are one cross
+    product, or what each of its `[[grids]]` has where it does not say otherwise.
+
+    Raises:
+        InputError: no such file, or something in it that is no grid.
+    """
+    if name in PRESETS:
+        text, suffix = resources.files("rlrat.sweeps").joinpath("presets", f"{name}.toml").read_text(), ".toml"
+    else:
+        try:
+            text, suffix = Path(name).read_text(encoding="utf-8"), Path(name).suffix
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read the grid {name}: {getattr(error, 'strerror', error)}") from None
+    content = _parse(text, suffix, name)
+    parts = content.pop("grids", None)
+    if parts is not None and not (isinstance(parts, list) and all(isinstance(part, dict) for part in parts)):
+        raise InputError(f"{name}: grids must be tables, [[grids]]")
+    outer = _check_keys(content, name)
+    seeds = outer.pop("seeds", 1)
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise InputError(f"{name}: seeds is {seeds!r}, but must be a number of seeds, at least 1")
+    blocks = []
+    for part in [{}] if parts is None else parts:
+        inner = _check_keys(part, name)
+        if "seeds" in inner:
+            raise InputError(f"{name}: seeds stand before [[grids]], and are the same for all")
+        axes = {**outer.get("axes", {}), **inner.get("axes", {})}
+        blocks.append(Block(**{**outer, **inner, "axes": axes}))
+    return Grid(tuple(blocks), seeds)
+
+
+def _parse(text: str, suffix: str, name: str) -> dict[str, Any]:
+    try:
+        if suffix in (".yaml", ".yml"):
+            try:
+                import yaml
+            except ImportError:
+                raise InputError(f"{name}: pip install pyyaml to read YAML, or write TOML") from None
+            try:
+                content = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ValueError(" ".join(str(error).split())) from None
+        else:
+            content = tomllib.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("it has no keys")
+        return content
+    except ValueError as error:
+        raise InputError(f"{name} is no grid: {error}") from None
+
+
+def _check_keys(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a file as fields of `Block`, and `seeds`."""
+    if unknown := [key for key in content if key not in _KEYS]:
+        raise InputError(f"{name}: unknown key {unknown[0]!r}; there are {', '.join(_KEYS)} and grids")
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if key == "grid":
+            if not isinstance(value, dict):
+                raise InputError(f"{name}: grid must be a table of values by setting")
+            found["axes"] = {axis: _texts(values, name, f"grid.{axis}") for axis, values in _flat(value)}
+        else:
+            found[key] = value if key == "seeds" else _texts(value, name, key)
+    return found
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
+
+
+def _texts(values: Any, name: str, key: str) -> tuple[str, ...]:
+    """One value or several, each as on a command line; a list in the list is one value of a setting that is a list."""
+    values = values if isinstance(values, list) else [values]
+    if not values or any(isinstance(value, dict) or value is None for value in values):
+        raise InputError(f"{name}: {key} must be a value or a list of values")
+    return tuple(" ".join(map(str, v)) if isinstance(v, list) else str(v) for v in values)

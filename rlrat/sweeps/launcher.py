@@ -1,0 +1,76 @@
+"""What the places where processes run have in common."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rlrat.sweeps.grid import Job
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attempt at a process."""
+
+    job: Job
+    file: Path
+    """What `python -m rlrat.sweeps.worker` is told."""
+    avoid: frozenset[str] = frozenset()
+    """Hosts on which it failed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended."""
+
+    task: Task
+    code: int | None
+    """The worker's exit code, minus the signal's number where one ended it; None where it vanished with its host."""
+    host: str
+    why: str = ""
+    """What the launcher knows beside the code."""
+
+
+class Launcher(Protocol):
+    """Where workers run. Several may be under way; nothing here blocks for longer than a look at their states."""
+
+    many_hosts: bool
+    """Whether another attempt may be on another host."""
+
+    def describe(self) -> str:
+        """In words, for the plan."""
+
+    def room(self) -> int:
+        """How many more tasks it takes now."""
+
+    def submit(self, tasks: list[Task]) -> None:
+        """Start tasks, at most `room()`.
+
+        Raises:
+            InputError: the place refuses them.
+        """
+
+    def poll(self) -> list[Outcome]:
+        """The tasks that ended since the last call."""
+
+    def adopt(self, jobs: list[Job]) -> dict[str, Task]:
+        """Tasks of an earlier sweep that are still under way, by the job's id."""
+
+    def drop_waiting(self) -> None:
+        """The sweep stops: what no worker has begun need not begin."""
+
+    def kill(self) -> None:
+        """End every worker at once."""
+
+    def close(self) -> None:
+        """Let go of the place; no worker is under way."""
+
+
+def read_outcome(task: Task) -> tuple[int | None, str]:
+    """Exit code and host, as the worker wrote them at its end; None and '' where it could not."""
+    try:
+        work = json.loads(task.file.read_text())
+        outcome = json.loads(Path(work["outcome"]).read_text())
+        return (outcome["code"], outcome["host"]) if outcome["attempt"] == work["attempt"] else (None, "")
+    except (OSError, ValueError, KeyError):
+        return None, ""

@@ -1,0 +1,105 @@
+"""Workers on this machine: one thread each on its CPUs, or as many on each of its GPUs as its memory holds."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from rlrat.sweeps.grid import Job
+from rlrat.sweeps.launcher import Outcome, Task
+
+_CONTEXT = 600 * 2**20  # bytes of a GPU that a CUDA context and PyTorch's kernels take, beside its tensors
+_KEEP_FREE = 0.1  # share of a GPU
+
+
+@dataclass(frozen=True)
+class GPU:
+    name: str
+    """As CUDA_VISIBLE_DEVICES takes it."""
+    free: int
+    """Bytes."""
+
+
+def find_gpus() -> list[GPU]:
+    """The NVIDIA GPUs that this process may use, by nvidia-smi; none where there is no such program."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True)
+    if answer.returncode:
+        return []
+    rows = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines() if line.count(",") == 2]
+    found = {index: GPU(index, int(free) * 2**20) for index, _, free in rows if free.isdecimal()}
+    by_uuid = {uuid: index for index, uuid, _ in rows}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return list(found.values())
+    names = [name.strip() for name in visible.split(",") if name.strip()]
+    return [found[index] for name in names if (index := by_uuid.get(name, name)) in found]
+
+
+def fitting(gpu: GPU, memory: int) -> int:
+    """How many processes that each reserve `memory` bytes fit on a GPU; one at least."""
+    return max(1, int(gpu.free * (1 - _KEEP_FREE)) // (memory + _CONTEXT))
+
+
+class LocalLauncher:
+    """Each worker is a child process; it ends, with a checkpoint, if this one does."""
+
+    many_hosts = False
+
+    def __init__(self, workers: int | None, threads: int, gpus: list[GPU], per_gpu: int | None = None) -> None:
+        """`workers` in all; by default `per_gpu` on each of the GPUs, and no more than there are CPUs for."""
+        cpus = max(1, _cpus() // threads)
+        slots = [gpu.name for _ in range(per_gpu or 1) for gpu in gpus][: max(cpus, len(gpus))] or [None] * cpus
+        if workers is not None:
+            slots = [slots[index % len(slots)] for index in range(workers)]
+        self._free: list[str | None] = slots
+        self._running: dict[subprocess.Popen, tuple[Task, str | None]] = {}
+        on = f"{len(gpus)} GPUs" if gpus else f"{_cpus()} CPUs"
+        self._description = f"{len(slots)} processes at a time on {socket.gethostname()} ({on}), {threads} threads each"
+
+    def describe(self) -> str:
+        return self._description
+
+    def room(self) -> int:
+        return len(self._free)
+
+    def submit(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            gpu = self._free.pop(0)
+            environment = os.environ if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rlrat.sweeps.worker", str(task.file), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,  # a Ctrl-C is the sweep's, which then stops its workers
+            )
+            self._running[process] = task, gpu
+
+    def poll(self) -> list[Outcome]:
+        ended = []
+        for process in [process for process in self._running if process.poll() is not None]:
+            task, gpu = self._running.pop(process)
+            self._free.append(gpu)
+            ended.append(Outcome(task, process.returncode, socket.gethostname()))
+        return ended
+
+    def adopt(self, jobs: list[Job]) -> dict[str, Task]:
+        return {}  # they end with their sweep
+
+    def drop_waiting(self) -> None:
+        pass  # what begins now sees that it must not
+
+    def kill(self) -> None:
+        for process in self._running:
+            process.kill()
+
+    def close(self) -> None:
+        pass
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

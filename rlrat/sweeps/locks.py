@@ -1,0 +1,204 @@
+"""Locks that processes on any number of hosts share through a file system, with a heartbeat, and that outlive nobody.
+
+The lock of `<name>` is a file `<name>.<generation>` in a folder; the highest generation counts. It is made by an
+exclusive creation, holds who owns it, and is touched every `HEARTBEAT` seconds. Whoever finds it stale makes the next
+generation, which again only one can. He has the lock if then nothing is there but what he judged and his own; else he
+backs out. An owner who sees a higher generation, or who could not touch his file for `LEASE` seconds, has lost it.
+
+A lock is stale when its process is gone, on the same machine, or when its file did not change for `STALE` seconds of
+the observer's own clock: no two clocks are ever compared.
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+from rlrat.errors import InputError
+
+HEARTBEAT = 5.0
+LEASE = 40.0
+STALE = 60.0
+
+
+def _first_line(path: str) -> str:
+    with suppress(OSError), open(path) as file:
+        return file.readline().strip()
+    return ""
+
+
+@cache
+def _machine() -> str:
+    """Where process ids mean the same processes: this boot of this host, and this container's share of it."""
+    namespace = ""
+    with suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return "/".join((socket.gethostname(), _first_line("/proc/sys/kernel/random/boot_id"), namespace))
+
+
+def _started(pid: int) -> str:
+    """When a process began, in its machine's ticks, so that a number that was given again is not mistaken.
+
+    '' where that cannot be known, `ended` for one whose parent has not yet heard of its end.
+    """
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "ended" if fields[0] in "ZX" else fields[19]
+    return ""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock, as its file says it."""
+
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    machine: str = field(default_factory=_machine)
+    started: str = field(default_factory=lambda: _started(os.getpid()))
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+    def is_gone(self) -> bool | None:
+        """Whether the process has ended; None where this machine cannot know."""
+        if self.machine != _machine():
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # it lives, and is somebody else's
+        return _started(self.pid) != self.started
+
+
+_UNKNOWN = Owner(host="an unknown host", pid=0, machine="?", started="", token="")
+
+
+class Watch:
+    """Remembers what locks looked like, and since when by this process' own clock."""
+
+    def __init__(self, stale: float = STALE, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stale, self._clock = stale, clock
+        self._seen: dict[Path, tuple[tuple, float]] = {}
+
+    def holder(self, lock: Path) -> Owner | None:
+        """Who holds `lock`, None where it is free or stale."""
+        generations = _generations(lock)
+        return self._living(generations[max(generations)]) if generations else None
+
+    def _living(self, file: Path) -> Owner | None:
+        """The owner in a lock's file; None if the file is stale or gone."""
+        found = _read(file)
+        if found is None:
+            return None
+        owner, touched = found
+        gone = owner.is_gone()
+        if gone is not None:
+            return None if gone else owner
+        now = self._clock()
+        looks = (owner.token, touched)
+        before, since = self._seen.get(file, (None, now))
+        if before != looks:
+            since = now
+        self._seen[file] = (looks, since)
+        return None if now - since >= self._stale else owner
+
+    def acquire(self, lock: Path, owner: Owner) -> "Lock | Owner":
+        """The lock, or who has it (or was quicker).
+
+        Raises:
+            InputError: its folder cannot be written, with the refusal as its cause.
+        """
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            found = _generations(lock)
+            before = {number: _read(file) for number, file in found.items()}
+            if found and (holder := self._living(found[max(found)])) is not None:
+                return holder
+            number = max(found, default=0) + 1
+            mine = lock.with_name(f"{lock.name}.{number}")
+            if not _create(mine, owner):
+                return (_read(mine) or (_UNKNOWN, 0))[0]
+            after = {n: _read(file) for n, file in _generations(lock).items()}
+            if after.pop(number, None) is None or after != before:
+                mine.unlink(missing_ok=True)
+                return _UNKNOWN
+            for file in found.values():
+                file.unlink(missing_ok=True)
+            return Lock(lock, number, owner)
+        except OSError as error:
+            raise InputError(f"cannot write the lock {lock}: {error.strerror}") from error
+
+
+class Lock:
+    """A lock that this process holds."""
+
+    def __init__(self, lock: Path, number: int, owner: Owner) -> None:
+        self._lock, self._number, self._owner = lock, number, owner
+        self._file = lock.with_name(f"{lock.name}.{number}")
+
+    def touch(self) -> bool:
+        """One heartbeat; False if the lock has been lost."""
+        if max(_generations(self._lock), default=0) != self._number:
+            return False
+        found = _read(self._file)
+        if found is None or found[0].token != self._owner.token:
+            return False
+        os.utime(self._file)
+        return True
+
+    def release(self) -> None:
+        with suppress(OSError):
+            if (found := _read(self._file)) is not None and found[0].token == self._owner.token:
+                self._file.unlink()
+
+
+def _generations(lock: Path) -> dict[int, Path]:
+    found = {}
+    with suppress(FileNotFoundError), os.scandir(lock.parent) as entries:
+        for entry in entries:
+            name, _, number = entry.name.rpartition(".")
+            if name == lock.name and number.isdecimal():
+                found[int(number)] = Path(entry.path)
+    return found
+
+
+def _read(file: Path) -> tuple[Owner, int] | None:
+    """Owner and time stamp of a lock's file, None where there is none. Opening it makes NFS ask its server."""
+    try:
+        with file.open() as opened:
+            touched = os.fstat(opened.fileno()).st_mtime_ns
+            text = opened.read()
+    except FileNotFoundError:
+        return None
+    try:
+        return Owner(**json.loads(text)), touched
+    except (ValueError, TypeError):
+        return _UNKNOWN, touched  # a full disk, or another version
+
+
+def _create(file: Path, owner: Owner) -> bool:
+    """Make a lock's file unless it is there; where there are hard links, it is whole at once."""
+    whole = file.with_name(f".{owner.token}.tmp")
+    try:
+        whole.write_text(json.dumps(asdict(owner)))
+        try:
+            os.link(whole, file)
+        except FileExistsError:  # or NFS repeated a request whose answer it lost
+            return (_read(file) or (_UNKNOWN, 0))[0].token == owner.token
+        except OSError:  # a file system without hard links
+            with suppress(FileExistsError), file.open("x") as opened:
+                opened.write(json.dumps(asdict(owner)))
+                return True
+            return False
+        return True
+    finally:
+        whole.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""The command line of a sweep, and the grid that it asks for; nothing here needs torch."""
+
+import contextlib
+import io
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from rlrat.arguments import Count, NotNegative, Positive, Range, check_ranges, one_line
+from rlrat.errors import InputError
+from rlrat.sweeps.grid import Block, Grid, read_grid
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    address: str | None = None
+    """Of a cluster, such as auto or ray://head:10001; by default one is started here."""
+    memory_gb: Positive | None = None
+    """Of each process."""
+    gpus: NotNegative = 0.0
+    """Of each process; a share such as 0.25 puts several on one."""
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    partition: str | None = None
+    """Where jobs go."""
+    account: str | None = None
+    """Who pays."""
+    qos: str | None = None
+    """Quality of service."""
+    constraint: str | None = None
+    """Features of the nodes."""
+    minutes: Count = 1440
+    """Limit of a job; one that reaches it goes on in the next."""
+    memory_gb: Positive = 4.0
+    """Of each process."""
+    gpus: Annotated[int, Range(0)] = 0
+    """Of each process."""
+    at_once: Count = 256
+    """Most jobs of an array that run at a time."""
+    warning: Count = 90
+    """Seconds between Slurm's SIGUSR1 and the end of a job, in which it saves a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Options:
+    agents: tuple[str, ...] = ()
+    """bc td3_bc iql cql decision_transformer, or files of your own."""
+    datasets: tuple[str, ...] = ()
+    """As --dataset of an agent; the packaged one by default."""
+    activations: tuple[str, ...] = ()
+    """As --activation of an agent; each agent's own by default."""
+    seeds: Count | None = None
+    """How many seeds of each cell; 1 by default."""
+    first_seed: Annotated[int, Range(0)] = 0
+    """The first of them."""
+    preset: Literal["paper", "d4rl-gym", "smoke"] | None = None
+    """A grid that comes with rlrat; --agents and --datasets choose from it, the rest replaces."""
+    file: Path | None = None
+    """A grid in TOML or YAML, like rlrat/sweeps/presets/*.toml."""
+    run_dir: Path = Path("runs")
+    """Where run folders go, and the sweep's own .sweep."""
+    dry_run: bool = False
+    """Print the plan with an estimate of time and memory, and train nothing."""
+    seeds_per_process: Count | None = None
+    """Seeds trained side by side; all of a cell by default."""
+    threads: Count = 1
+    """CPU threads of each process."""
+    device: str = "auto"
+    """auto (GPUs where there are some), cpu, cuda, ..."""
+    launcher: Literal["local", "ray", "slurm"] = "local"
+    """Where the processes run."""
+    workers: Count | None = None
+    """Processes at a time, with local: by default one for each CPU, or what GPUs have memory for."""
+    retries: Annotated[int, Range(0)] = 2
+    """Times that a failed process is tried again from its checkpoint."""
+    ray: RayOptions = field(default_factory=RayOptions)
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+
+
+def parse(kind: type[Kind], argv: list[str], description: str, prog: str | None = None) -> Kind:
+    """A command line as a `kind`; `--help` is answered, and a mistake is one line on stderr and exit code 2."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(kind, args=argv, description=description, prog=prog)
+    except SystemExit as stop:
+        if stop.code:
+            print(f"error: {one_line(printed.getvalue())}", file=sys.stderr)
+        raise
+
+
+def split_axes(argv: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """A command line without its `--grid.<setting> <value> ...`, and those."""
+    rest: list[str] = []
+    axes: dict[str, list[str]] = {}
+    values = rest
+    for word in argv:
+        if word.startswith("--grid."):
+            name, equals, value = word[len("--grid.") :].partition("=")
+            if name in axes:
+                raise InputError(f"--grid.{name} is given twice: give all its values at once")
+            values = axes[name] = [value] if equals else []
+        elif word.startswith("--"):
+            values = rest
+            rest.append(word)
+        else:
+            values.append(word)
+    if empty := [name for name, found in axes.items() if not found]:
+        raise InputError(f"--grid.{empty[0]} has no value")
+    return rest, {name: tuple(found) for name, found in axes.items()}
+
+
+def find_grid(options: Options, axes: dict[str, tuple[str, ...]]) -> Grid:
+    """What the flags ask for.
+
+    Raises:
+        InputError: a number out of its range, a preset beside a file, or a file that is no grid.
+    """
+    check_ranges(options)
+    if options.preset is not None and options.file is not None:
+        raise InputError("give --preset or --file, not both")
+    source = options.preset or options.file
+    if source is not None:
+        grid = read_grid(str(source)).changed(options.agents, options.datasets, options.activations, axes)
+    else:
+        block = Block(options.agents, options.datasets or Block().datasets, options.activations, axes)
+        grid = Grid((block,))
+    return Grid(grid.blocks, options.seeds or grid.seeds, options.first_seed)
+
+
+def settings(options: Options) -> dict[str, Any]:
+    """What `retry` needs of the options; the grid is kept apart."""
+    kept = asdict(options)
+    for name in ("agents", "datasets", "activations", "seeds", "first_seed", "preset", "file", "run_dir", "dry_run"):
+        del kept[name]
+    return kept
+
+
+def recall(kept: dict[str, Any], run_dir: Path) -> Options:
+    """What `settings` gave, as the options of a sweep in `run_dir`.
+
+    Raises:
+        InputError: it is of another version of rlrat.
+    """
+    try:
+        clusters = {"ray": RayOptions(**kept["ray"]), "slurm": SlurmOptions(**kept["slurm"])}
+        return Options(**{**kept, **clusters}, run_dir=run_dir)
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            f"the sweep in {run_dir} is of another version of rlrat ({error}): give its command again"
+        ) from None

@@ -1,0 +1,130 @@
+"""Workers as tasks of a Ray cluster whose nodes share the file system of the run folders."""
+
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from rlrat.errors import InputError
+from rlrat.sweeps.grid import Job
+from rlrat.sweeps.launcher import Outcome, Task
+
+_PATIENCE = 60.0  # seconds for a file that another node wrote
+
+
+class RayLauncher:
+    """One Ray task for each worker; Ray places it, this launcher decides what is tried again."""
+
+    many_hosts = True
+
+    def __init__(self, address: str | None, threads: int, gpus: float, memory_gb: float | None) -> None:
+        """Join the cluster at `address`, or start one here.
+
+        Raises:
+            InputError: Ray is not installed, there is no such cluster, or none of its nodes is large enough.
+        """
+        try:
+            import ray
+        except ImportError:
+            raise InputError('--launcher ray needs Ray: pip install "rlrat[ray]"') from None
+        self._ray, self._ours = ray, not ray.is_initialized()
+        if self._ours:
+            # Workers find rlrat where it is installed; Ray need not copy the working directory.
+            quiet = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            try:
+                ray.init(address=address, include_dashboard=False if address is None else None, **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise InputError(
+                    f"no Ray cluster at {address or 'this machine'} ({reason}): see `ray status`"
+                ) from None
+        need = {"CPU": threads, "GPU": gpus, "memory": (memory_gb or 0) * 2**30}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0) >= amount for name, amount in need.items()) for node in nodes):
+            wanted = ", ".join(f"{amount:g} {name}" for name, amount in need.items() if amount)
+            self.close()
+            raise InputError(f"no node of the Ray cluster has {wanted}: ask for less, see `ray status`")
+        options: dict[str, Any] = {"num_cpus": threads, "num_gpus": gpus, "max_retries": 0}
+        if memory_gb is not None:
+            options["memory"] = int(memory_gb * 2**30)
+        self._work = ray.remote(_work).options(**options)
+        self._running: dict[Any, Task] = {}
+        self._threads, self._gpus = threads, gpus
+
+    def describe(self) -> str:
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        return f"on a Ray cluster of {len(nodes)} nodes, {self._threads} CPUs each process"
+
+    def room(self) -> int:
+        """As many as Ray can place now, and some that wait, so that none of its resources do."""
+        cpus = self._ray.cluster_resources().get("CPU", 0)
+        return max(0, int(cpus / self._threads) + 2 - len(self._running))
+
+    def submit(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            work = self._work
+            if task.avoid and (node := self._other_node(task.avoid)) is not None:
+                from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+                work = work.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
+            self._running[work.remote(str(task.file), hide_gpus=not self._gpus)] = task
+
+    def poll(self) -> list[Outcome]:
+        if not self._running:
+            return []
+        ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        return [self._end(reference, self._running.pop(reference)) for reference in ready]
+
+    def adopt(self, jobs: list[Job]) -> dict[str, Task]:
+        return {}  # a task ends with the driver that started it
+
+    def drop_waiting(self) -> None:
+        pass  # what begins now sees that it must not
+
+    def kill(self) -> None:
+        for reference in self._running:
+            self._ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        if self._ours:
+            self._ray.shutdown()
+
+    def _end(self, reference: Any, task: Task) -> Outcome:
+        errors = self._ray.exceptions
+        try:
+            code, host = self._ray.get(reference)
+            return Outcome(task, code, host)
+        except errors.OutOfMemoryError:
+            return Outcome(task, -9, "a node of the cluster", "Ray ended it: its node was out of memory")
+        except errors.RayTaskError as error:
+            return Outcome(task, 1, "a node of the cluster", " ".join(str(error).split())[-300:])
+        except errors.RayError as error:  # of the task's worker or node
+            return Outcome(task, None, "", f"its worker vanished ({type(error).__name__})")
+
+    def _other_node(self, avoid: frozenset[str]) -> str | None:
+        for node in self._ray.nodes():
+            if node["Alive"] and node["NodeManagerHostname"] not in avoid:
+                return node["NodeID"]
+        return None
+
+
+def _work(job_file: str, hide_gpus: bool) -> tuple[int, str]:
+    """The Ray task: a worker in a process of its own, which ends when Ray ends this one. Its exit code and its host."""
+    import socket
+
+    until = time.monotonic() + _PATIENCE
+    while not os.path.exists(job_file):
+        if time.monotonic() > until:
+            raise FileNotFoundError(
+                f"{job_file} is not on {socket.gethostname()}: run folders need a shared file system"
+            )
+        time.sleep(0.5)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlrat.sweeps.worker", job_file, str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""} if hide_gpus else None,
+        start_new_session=True,
+    )
+    return process.wait(), socket.gethostname()

@@ -1,0 +1,183 @@
+"""Workers as jobs of a Slurm cluster, in arrays that submitit submits, on a file system that all its nodes share.
+
+A job that Slurm warns (SIGUSR1, before its limit) or preempts (SIGTERM) saves a checkpoint and is queued again.
+Jobs do not end with the sweep that submitted them: the same command finds those that are still in the queue.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rlrat.errors import InputError
+from rlrat.sweeps.folder import SweepFolder
+from rlrat.sweeps.grid import Job
+from rlrat.sweeps.launcher import Outcome, Task, read_outcome
+from rlrat.sweeps.worker import FULL
+
+_MOST = 1000  # jobs in the queue; Slurm's arrays have no more by default
+_LOOK = 5.0  # seconds between questions to Slurm
+_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, -signal.SIGTERM, -signal.SIGUSR1)  # as a worker's exit code
+_WARNING = "USR1"
+
+
+class SlurmLauncher:
+    """One job, or element of an array, for each worker."""
+
+    many_hosts = True
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        *,
+        threads: int,
+        minutes: int,
+        memory_gb: float,
+        gpus: int,
+        at_once: int,
+        warning: int,
+        **where: str | None,
+    ) -> None:
+        """`where` are partition, account, qos and constraint, as sbatch takes them; the rest is `SlurmOptions`.
+
+        Raises:
+            InputError: submitit or Slurm is not installed.
+        """
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = _WARNING  # read when submitit is imported, here and in the jobs
+        try:
+            import submitit
+        except ImportError:
+            raise InputError('--launcher slurm needs submitit: pip install "rlrat[slurm]"') from None
+        if missing := [name for name in ("sbatch", "squeue", "scontrol", "scancel") if shutil.which(name) is None]:
+            raise InputError(f"--launcher slurm needs Slurm, but there is no {missing[0]}: start it on a login node")
+        self._submitit, self._sweep, self._folder = submitit, folder, folder.path / "slurm"
+        self._parameters: dict[str, Any] = {
+            "job_name": "rlrat",
+            "cpus_per_task": threads,
+            "time": minutes,
+            "mem": f"{int(memory_gb * 1024)}MB",
+            "array_parallelism": at_once,
+            "signal_delay_s": warning,
+            "setup": [f"export SUBMITIT_PREEMPT_SIGNAL={_WARNING}"],
+            "additional_parameters": {"requeue": True},  # also where a node fails
+            **({"gpus_per_node": gpus} if gpus else {}),
+            **{name: value for name, value in where.items() if value is not None},
+        }
+        self._running: dict[str, Task] = {}
+        self._looked = 0.0
+
+    def describe(self) -> str:
+        return f"jobs of {self._parameters['cpus_per_task']} CPUs on the Slurm cluster of {socket.gethostname()}"
+
+    def room(self) -> int:
+        return max(0, _MOST - len(self._running))
+
+    def submit(self, tasks: list[Task]) -> None:
+        by_avoid: dict[frozenset[str], list[Task]] = defaultdict(list)
+        for task in tasks:
+            by_avoid[task.avoid].append(task)
+        for avoid, group in by_avoid.items():
+            exclude = {"exclude": ",".join(sorted(avoid))} if avoid else {}
+            try:
+                executor = self._submitit.SlurmExecutor(self._folder, max_num_timeout=10**6)
+                executor.update_parameters(**self._parameters, **exclude)
+                with executor.batch():
+                    jobs = [executor.submit(Element(), str(task.file)) for task in group]
+            except self._submitit.core.utils.FailedJobError as error:
+                reason = " ".join(str(error).split())[-300:]
+                raise InputError(f"Slurm takes no jobs like these ({reason}): see --slurm.* in --help") from None
+            for job, task in zip(jobs, group, strict=True):
+                self._running[job.job_id] = task
+                task.file.with_name("slurm.json").write_text(json.dumps({"job": job.job_id, "file": str(task.file)}))
+
+    def poll(self) -> list[Outcome]:
+        if not self._running or time.monotonic() - self._looked < _LOOK:
+            return []
+        self._looked = time.monotonic()
+        queued = _queued()
+        if queued is None:
+            return []
+        return [self._end(id, self._running.pop(id)) for id in list(self._running) if id not in queued]
+
+    def adopt(self, jobs: list[Job]) -> dict[str, Task]:
+        queued, found = _queued() or set(), {}
+        for job in jobs:
+            with suppress(OSError, ValueError, KeyError):
+                content = json.loads(self._sweep.job_file(job, "slurm.json").read_text())
+                if content["job"] in queued:
+                    self._running[content["job"]] = found[job.id] = Task(job, Path(content["file"]))
+        return found
+
+    def drop_waiting(self) -> None:
+        self._cancel("--state=PENDING")
+
+    def kill(self) -> None:
+        self._cancel()
+
+    def close(self) -> None:
+        pass
+
+    def _cancel(self, *how: str) -> None:
+        if self._running:
+            subprocess.run(["scancel", *how, *self._running], capture_output=True)
+            self._looked = 0.0
+
+    def _end(self, id: str, task: Task) -> Outcome:
+        code, host = read_outcome(task)
+        if code is None and not self._sweep.has_room(task.job):
+            code = FULL  # which could not be told
+        why = f"job {id} ended without a word: see {self._folder}/{id}_0_log.err" if code is None else ""
+        return Outcome(task, 1 if code is None else code, host or "a node of the cluster", why)
+
+
+class Element:
+    """What a job does: a worker in a process of its own. submitit pickles it, and calls it on the node."""
+
+    def __call__(self, job_file: str) -> int:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "rlrat.sweeps.worker", job_file, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._wait()
+        code = self._process.wait()
+        # A sweep that stops its workers has removed its permit; any other stop is Slurm's.
+        if code in _STOPPED and Path(json.loads(Path(job_file).read_text())["permit"]).exists():
+            self._requeue()
+        return code
+
+    def checkpoint(self, job_file: str) -> Any:
+        """Called by submitit when Slurm warns: the worker saves a checkpoint, and the job is submitted again."""
+        import submitit
+
+        self._process.send_signal(signal.SIGUSR1)
+        self._wait()
+        return submitit.helpers.DelayedSubmission(Element(), job_file)
+
+    def _wait(self) -> None:
+        """Until the worker has ended; also from a signal's handler inside of this."""
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+
+    def _requeue(self) -> None:
+        array = os.environ.get("SLURM_ARRAY_JOB_ID")
+        id = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+        if subprocess.run(["scontrol", "requeue", id]).returncode == 0:
+            sys.exit(-1)  # without a result, as submitit itself does
+
+
+def _queued() -> set[str] | None:
+    """The ids of this user's jobs in the queue, elements of arrays apart; None if Slurm does not answer."""
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None
+    return None if answer.returncode else set(answer.stdout.split())

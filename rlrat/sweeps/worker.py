@@ -1,0 +1,238 @@
+"""One process of a sweep: `python -m rlrat.sweeps.worker <job.json> [<parent>]` is an agent's command, under locks.
+
+The agent runs in this very process, so a lock and the training that it guards end at the same instant, whatever ends
+them. A thread touches the locks; it stops the training, as SIGTERM would, when the sweep is gone or asks for it, and at
+once when a lock is lost. Exit codes are the agent's own, and:
+"""
+
+import errno
+import json
+import os
+import runpy
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlrat.errors import InputError
+from rlrat.sweeps.locks import HEARTBEAT, LEASE, STALE, Lock, Owner, Watch
+
+FULL = 74
+"""The disk has no room."""
+LOCKED = 75
+"""Another process has one of the runs."""
+LOST = 76
+"""The locks could not be kept: the training was ended without a checkpoint."""
+
+_TICK = 0.5
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker does, as its job.json says it; paths are absolute."""
+
+    agent: str
+    """The agent's file."""
+    argv: list[str]
+    locks: list[str]
+    """Of the run folders."""
+    log: str
+    """What the agent prints is appended here."""
+    outcome: str
+    """Where to write exit code, host and peak memory at the end."""
+    attempt: str
+    """Told back in the outcome."""
+    permit: str
+    """A file of the sweep; whoever removes it asks all its workers to stop."""
+
+
+class Heartbeat(threading.Thread):
+    """Keeps the locks alive, and the training no longer than it may run."""
+
+    def __init__(self, locks: list[Lock], permit: str, parent: int | None) -> None:
+        super().__init__(daemon=True)
+        self._locks, self._permit, self._parent = locks, permit, parent
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        last, asked = time.monotonic(), False
+        while not self._ended.wait(_TICK):
+            now = time.monotonic()
+            if now - last > LEASE:
+                self._lose("could not be touched in time")
+            if not asked and self._must_stop():
+                asked = True
+                _terminate()
+            if now - last < HEARTBEAT:
+                continue
+            with suppress(OSError):  # of a file system that may come back in time
+                if not all(lock.touch() for lock in self._locks):
+                    self._lose("was taken over")
+                last = now
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def _must_stop(self) -> bool:
+        if self._parent is not None and os.getppid() != self._parent:
+            return True
+        try:
+            os.stat(self._permit)
+        except FileNotFoundError:
+            return True
+        except OSError:  # of a file system that may come back
+            pass
+        return False
+
+    def _lose(self, why: str) -> None:
+        with suppress(OSError):
+            print(f"a lock of these runs {why}: ended without a checkpoint", file=sys.stderr, flush=True)
+        os._exit(LOST)
+
+
+def acquire(locks: list[Path], owner: Owner, watch: Watch) -> list[Lock] | None:
+    """All locks, or None if another process has one. A lock of another host is watched until it moves or is stale."""
+    held: list[Lock] = []
+    until, first = time.monotonic() + STALE + 2 * HEARTBEAT, {}
+    for lock in sorted(locks):
+        while isinstance(got := watch.acquire(lock, owner), Owner):
+            moved = lock in first and first[lock] != _stamp(lock)
+            if got.is_gone() is False or moved or time.monotonic() > until:
+                for taken in held:
+                    taken.release()
+                print(f"{lock.name} is in the hands of {got}", file=sys.stderr)
+                return None
+            first.setdefault(lock, _stamp(lock))
+            time.sleep(0.2)
+            for taken in held:
+                taken.touch()
+        held.append(got)
+    return held
+
+
+def _stamp(lock: Path) -> list[tuple[str, int]]:
+    files = sorted(lock.parent.glob(f"{lock.name}.*"))
+    return [(file.name, file.stat().st_mtime_ns) for file in files if file.exists()]
+
+
+def run_agent(work: Work) -> int:
+    """Do what `python <agent> <argv>` does; its exit code, `FULL` where a disk without room ended it."""
+    sys.argv = [work.agent, *work.argv]
+    try:
+        runpy.run_path(work.agent, run_name="__main__")
+        return 0
+    except SystemExit as stop:
+        if _is_full(stop):
+            return FULL
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(stop.code, file=sys.stderr)
+        return 1
+    except BaseException as error:
+        with suppress(OSError):
+            traceback.print_exc()
+        return FULL if _is_full(error) else 1
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a disk without room is behind an error."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if error is None or id(error) in seen:
+            continue
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen.add(id(error))
+        waiting += [error.__cause__, error.__context__]
+    return False
+
+
+def _listen() -> None:
+    """SIGTERM unwinds before the agent listens itself; what Slurm warns with does what SIGTERM does, once."""
+
+    def unwind(number: int, _frame) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, unwind)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda *_: _terminate())
+
+
+def _terminate() -> None:
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # else the agent is about to stop: a second one kills it
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _open_log(path: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stdout.reconfigure(line_buffering=True)
+
+
+def peak_memory() -> dict[str, int]:
+    """Bytes: `memory`, the most that this process had resident, and `gpu_memory`, the most PyTorch took of a GPU."""
+    import resource
+
+    used = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        used["gpu_memory"] = torch.cuda.max_memory_reserved()
+    return used
+
+
+def main(job_file: str, parent: int | None = None) -> int:
+    """Carry a job out; returns the exit code. `parent` is the process that this one must not outlive."""
+    work = Work(**json.loads(Path(job_file).read_text()))
+    try:
+        _listen()
+        _open_log(work.log)
+        print(f"-- {socket.gethostname()}, process {os.getpid()}: {' '.join([work.agent, *work.argv])}")
+        code = _run_locked(work, parent)
+    except BaseException as error:
+        if not _is_full(error) and not isinstance(error, InputError):
+            raise
+        code = FULL if _is_full(error) else 2
+        with suppress(OSError):
+            print(f"error: {error}", file=sys.stderr)
+    with suppress(OSError):
+        outcome = {"attempt": work.attempt, "code": code, "host": socket.gethostname(), **peak_memory()}
+        temporary = Path(f"{work.outcome}.tmp")
+        temporary.write_text(json.dumps(outcome))
+        os.replace(temporary, work.outcome)
+    return code
+
+
+def _run_locked(work: Work, parent: int | None) -> int:
+    """The agent's exit code, or `LOCKED`."""
+    held = acquire([Path(lock) for lock in work.locks], Owner(), Watch())
+    if held is None:
+        return LOCKED
+    try:
+        heartbeat = Heartbeat(held, work.permit, parent)
+        heartbeat.start()
+        code = run_agent(work)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows takes an instant
+        heartbeat.end()
+        return code
+    finally:
+        for lock in held:
+            lock.release()
+
+
+if __name__ == "__main__":
+    CODE = main(sys.argv[1], *map(int, sys.argv[2:]))
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # a full disk
+            stream.flush()
+    os._exit(CODE)  # threads that still play or log are not waited for

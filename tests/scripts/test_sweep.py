@@ -1,0 +1,60 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from short_runs import ROOT
+
+SCRIPT = ROOT / "scripts" / "sweep.py"
+
+
+def sweep(*argv, code: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, argv)], capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_help_needs_no_torch():
+    script = f"""
+import runpy, sys
+sys.argv = ["sweep.py", "--help"]
+try:
+    runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    for word in ("--grid.expectile 0.7 0.9", "--preset", "--dry-run", "--slurm.partition", "sweep.py status <run-dir>"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--agentz", "iql"), "--agentz"),
+        (("--agents", "iql", "--seeds", "many"), "--seeds"),
+        (("--agents", "sac"), "no agent sac"),
+        (("--grid.x", "1", "--grid.x", "2"), "--grid.x is given twice"),
+        (("status",), "The --run-dir of a sweep"),
+        (("status", "nowhere"), "no sweep has begun in"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, argv, message):
+    done = sweep(*argv, code=2)
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_agent_is_swept(tmp_path):
+    runs = tmp_path / "runs"
+    short = ("--grid.total-updates", 40, "--grid.eval-every", 20, "--grid.eval-episodes", 2)
+    short = (*short, "--grid.hidden-dims", "16 16")
+    said = sweep("--agents", "bc", "--seeds", 2, "--run-dir", runs, "--device", "cpu", *short).stdout
+    assert said.count(": finished") == 1
+    for seed in range(2):
+        folder = runs / "rlrat-hopper-mixed-v0" / "bc" / "relu+hidden_dims=16x16" / f"seed{seed}"
+        assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
+        arguments = json.loads((folder / "config.json").read_text())["arguments"]
+        assert (arguments["num_threads"], arguments["device"]) == (1, "cpu")
+    assert "1 cells, 2 runs: 2 finished" in sweep("status", runs).stdout

@@ -1,0 +1,55 @@
+"""Sweeps of the agent that counts, in this process, and what they say."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from whole_sweeps import CELLS, begin, evaluations
+
+from rlrat.sweeps import commands, conductor
+from rlrat.sweeps.options import Options, find_grid, parse, split_axes
+
+TOY = Path(__file__).with_name("toy.py")
+
+
+class Sweeper:
+    """`sweeper("--seeds", 2)` sweeps below `run_dir`; returns the exit code and keeps what was said in `said`."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir, self.said = run_dir, ""
+
+    def __call__(self, *argv, agents=(TOY,)) -> int:
+        argv, axes = split_axes(["--run-dir", str(self.run_dir), "--agents", *map(str, agents), *map(str, argv)])
+        options = parse(Options, argv, "")
+        return self._do(commands.sweep, options, find_grid(options, axes), TOY.parent)
+
+    def command(self, name: str) -> int:
+        return self._do(getattr(commands, name), self.run_dir, TOY.parent)
+
+    def _do(self, function, *arguments) -> int:
+        text = io.StringIO()
+        try:
+            return function(*arguments, Console(file=text, width=200, highlight=False))
+        finally:
+            self.said = text.getvalue()
+
+    def folder(self, run: str = "relu", seed: int = 0) -> Path:
+        return self.run_dir / "rlrat-hopper-mixed-v0" / "toy" / run / f"seed{seed}"
+
+
+@pytest.fixture
+def sweeper(tmp_path, monkeypatch) -> Sweeper:
+    monkeypatch.setattr(conductor, "_DELAY", 0.0)
+    monkeypatch.setattr(conductor, "_LOOK", 0.2)
+    return Sweeper(tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> dict:
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "runs"
+    assert begin(run_dir).wait() == 0
+    found = evaluations(run_dir)
+    assert len(found) == 2 * CELLS
+    assert all([row["update"] for row in rows] == ["0", "100", "200", "300"] for rows in found.values())
+    return found

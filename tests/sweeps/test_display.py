@@ -1,0 +1,64 @@
+import io
+
+import pytest
+from rich.console import Console
+from short_runs import ROOT
+
+from rlrat.sweeps import display
+from rlrat.sweeps.conductor import Conductor
+from rlrat.sweeps.display import Display, duration
+from rlrat.sweeps.folder import SweepFolder
+from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
+from rlrat.sweeps.local import LocalLauncher
+
+HEADER = "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean,normalized_score"
+
+
+@pytest.fixture
+def conductor(tmp_path):
+    """Of four cells: one done, one failed, one running at update 100 of 300, one waiting."""
+    block = Block((str(ROOT / "tests/sweeps/toy.py"),), activations=("relu", "tanh", "gelu", "silu"))
+    block.axes["total-updates"] = ("300",)
+    jobs = make_jobs(expand(Grid((block,)), ROOT / "agents", tmp_path), None)
+    found = Conductor(
+        jobs, LocalLauncher(1, 1, []), SweepFolder(tmp_path), extra={}, retries=0, say=print, show=lambda _: None
+    )
+    for entry, state in zip(found.entries.values(), ("done", "failed", "running", "waiting"), strict=True):
+        entry.state = state
+    running = jobs[2].folders[0]
+    running.mkdir(parents=True)
+    (running / "evaluations.csv").write_text(f"{HEADER}\n100,2.0,10.0,,2,321.0,0,9,12.5\n")
+    return found
+
+
+def test_the_table_has_what_runs_and_what_became_of_the_rest(conductor, monkeypatch):
+    monkeypatch.setattr(display, "_REFRESH", 0.0)
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=120, color_system=None)
+    conductor.diverged = 1
+    with Display(console, cells=4, diverged=1) as shown:
+        shown.show(conductor)
+        shown.say("an event")
+    said = text.getvalue()
+    # 10 s for a third: 20 s of the running one, 30 s of the waiting one, one at a time
+    counts = "1 of 4 cells done, 1 processes running, 1 failed, 2 runs diverged, about 50 s left"
+    assert counts in said
+    assert "rlrat-hopper-mixed-v0 toy gelu seed0  100/300  50         12.5" in said
+    assert "an event" in said
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(conductor, monkeypatch):
+    text = io.StringIO()
+    conductor.paused_by = next(iter(conductor.entries.values())).job
+    with Display(Console(file=text, width=120), cells=4) as shown:
+        shown.show(conductor)
+        assert text.getvalue() == ""
+        monkeypatch.setattr(display, "_LINE_EVERY", 0.0)
+        shown.show(conductor)
+    assert text.getvalue().count("\n") == 1
+    assert "1 failed, paused: the disk is full, about 50 s left" in text.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (300, "5 min"), (7200, "2.0 h"), (400000, "4.6 days")])
+def test_durations_are_short(seconds, text):
+    assert duration(seconds) == text

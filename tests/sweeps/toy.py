@@ -1,0 +1,89 @@
+"""An agent that counts instead of learning: quick, without torch, and it goes wrong when asked to."""
+
+import csv
+import dataclasses
+import errno
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from rlrat.arguments import Range, RunArguments, identity, parse, run_folder
+from rlrat.errors import InputError, one_line_errors
+
+
+@dataclass(frozen=True)
+class Arguments(RunArguments):
+    total_updates: int = 3
+    """Updates, each with a checkpoint and an evaluation."""
+    pause: float = 0.0
+    """Seconds of an update."""
+    size: Annotated[float, Range(0.0, 1.0)] = 0.5
+    """A number with a range."""
+    trouble: Literal["none", "mistake", "crash", "first", "killed", "diverge", "full"] = "none"
+    """At the last update; first: only in the first process that gets there."""
+
+
+COLUMNS = ("update", "train_seconds", "wall_seconds", "target_return", "episodes", "return_mean", "normalized_score")
+
+
+def misbehave(args: Arguments, folder) -> None:
+    if args.trouble == "mistake":
+        raise InputError("this cannot be: mend it")
+    if args.trouble == "crash" or (args.trouble == "first" and not (folder / "crashed").exists()):
+        (folder / "crashed").touch()
+        raise RuntimeError("the last line of its log")
+    if args.trouble == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if args.trouble == "full" and (args.run_dir / "full").exists():
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise InputError("cannot write it: No space left on device") from error
+
+
+def main(args: Arguments) -> None:
+    folders = [run_folder(args, "toy", args.seed + k) for k in range(args.num_seeds)]
+    if all((folder / "summary.json").exists() for folder in folders):
+        return
+    states = []
+    for k, folder in enumerate(folders):
+        folder.mkdir(parents=True, exist_ok=True)
+        alone = dataclasses.replace(args, seed=args.seed + k, num_seeds=1)
+        config = {
+            "agent": "toy",
+            "seed": args.seed + k,
+            "identity": {**identity(alone), "agent": "toy"},
+            "versions": {},
+        }
+        (folder / "config.json").write_text(json.dumps(config))
+        checkpoint = folder / "checkpoint.pt"
+        states.append(int(checkpoint.read_text()) if checkpoint.exists() else 0)
+    for update in range(min(states) + 1, args.total_updates + 1):
+        time.sleep(args.pause)
+        if update == args.total_updates:
+            misbehave(args, folders[0])
+        for folder in folders:
+            with (folder / "evaluations.csv").open("a") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writerow(COLUMNS)
+                writer.writerow((update, update * 0.1, update * 0.2, "", 1, 10 * update, update))
+            with (folder / "episodes.csv").open("a") as file:
+                file.write("update,length\n" * (file.tell() == 0) + f"{update},{100}\n")
+            temporary = folder / "checkpoint.tmp"
+            temporary.write_text(str(update))
+            os.replace(temporary, folder / "checkpoint.pt")
+        print(f"update {update}")
+    for folder in folders:
+        status = "diverged" if args.trouble == "diverge" and folder is folders[0] else "finished"
+        final = None if status == "diverged" else float(args.total_updates)
+        summary = {"status": status, "final_return": final, "final_score": final, "diverged_at": 2}
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse(Arguments, __doc__))

@@ -1,0 +1,41 @@
+"""A sweep of 12 short cells of real agents, as a process of its own, and what must be the same however it went."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from short_runs import ROOT
+
+from rlrat.sweeps.folder import SweepFolder
+
+CELLS = 12
+GRID = (
+    *("--agents", "iql", "td3_bc", "--activations", "relu", "rational", "gelu", "--seeds", "2"),
+    *("--grid.discount", "0.9", "0.99", "--grid.hidden-dims", "16 16", "--grid.batch-size", "16"),
+    *("--grid.total-updates", "300", "--grid.eval-every", "100", "--grid.eval-episodes", "2"),
+    *("--grid.checkpoint-every", "30", "--grid.log-every", "30", "--retries", "100"),
+)
+
+
+def begin(run_dir: Path, *extra: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "scripts" / "sweep.py"), *GRID, "--run-dir", str(run_dir), *extra]
+    with (run_dir.parent / "said.txt").open("a") as said:
+        return subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def evaluations(run_dir: Path) -> dict[str, list[dict[str, str]]]:
+    """The lines of every run's evaluations.csv, without its time columns, by its folder."""
+    found = {}
+    for file in sorted(run_dir.glob("*/*/*/seed*/evaluations.csv")):
+        with file.open(newline="") as opened:
+            rows = [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(opened)]
+        found[str(file.parent.relative_to(run_dir))] = rows
+    return found
+
+
+def check(run_dir: Path, undisturbed: dict) -> None:
+    assert len(list(run_dir.glob("*/*/*/seed*/summary.json"))) == 2 * CELLS
+    assert evaluations(run_dir) == undisturbed
+    assert not SweepFolder(run_dir).locked()
