@@ -369,7 +369,8 @@ class Run:
 
     def _on_signal(self, number: int, _frame) -> None:
         self._signal = number
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        # A second one ends the process at once; but a machine that is taken away may say so twice.
+        signal.signal(number, signal.SIG_DFL if number in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN)
 
 
 def _quiet_about_disks(failure: threading.ExceptHookArgs) -> None:

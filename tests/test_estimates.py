@@ -148,7 +148,7 @@ def test_an_estimate_is_near_what_a_learner_takes(agent):
     command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": paths}
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     predicted, real = map(int, output.split())
-    assert 0.9 * real < predicted < 1.8 * real
+    assert 0.9 * real - 32 * MEBIBYTE < predicted < 1.8 * real  # BC's 24 take 190 MB, of which libraries are most
 
 
 def test_one_line_that_says_what_it_takes():
