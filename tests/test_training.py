@@ -98,7 +98,8 @@ def test_evaluations_that_a_signal_leaves_pending_are_made_up_for(run_agent, tmp
         assert_equal_runs(found[seed], read_run(_run_folder(tmp_path, seed)))
 
 
-def test_an_evaluation_that_fails_twice_is_recorded_and_training_goes_on(run_agent, tmp_path, monkeypatch):
+def _lose_the_simulator(patch):
+    """At the second evaluation of a run, and when it is tried again."""
     plain, calls = Evaluator.run, []
 
     def run(self, policy):
@@ -107,7 +108,11 @@ def test_an_evaluation_that_fails_twice_is_recorded_and_training_goes_on(run_age
             raise OSError("the simulator is gone")
         return plain(self, policy)
 
-    monkeypatch.setattr(Evaluator, "run", run)
+    patch.setattr(Evaluator, "run", run)
+
+
+def test_an_evaluation_that_fails_twice_is_recorded_and_training_goes_on(run_agent, tmp_path, monkeypatch):
+    _lose_the_simulator(monkeypatch)
     result = run_agent()
     assert "the evaluation at update 20 failed (OSError: the simulator is gone) again: it is left out" in result.stderr
     folder = RunFolder(_run_folder(tmp_path))
@@ -119,15 +124,7 @@ def test_an_evaluation_that_fails_twice_is_recorded_and_training_goes_on(run_age
 def test_members_of_other_groups_keep_what_was_their_own(run_agent, tmp_path, monkeypatch):
     """One had an evaluation that failed, one diverged in an evaluation, one had neither."""
     with monkeypatch.context() as patch:
-        plain, calls = Evaluator.run, []
-
-        def run(self, policy):
-            calls.append(self)
-            if len(calls) in (2, 3):
-                raise OSError("the simulator is gone")
-            return plain(self, policy)
-
-        patch.setattr(Evaluator, "run", run)
+        _lose_the_simulator(patch)
         run_agent("--seed", 0)
     run_agent("--seed", 1)
     folders = [RunFolder(_run_folder(tmp_path, seed)) for seed in (0, 1)]
