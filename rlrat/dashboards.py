@@ -69,7 +69,9 @@ def finish_board(
 
 def _mean_height(updates: np.ndarray, values: np.ndarray) -> float:
     """What `rlrat.reports.convergence.mean_height` is over a whole run, without its import of scipy."""
-    return float(np.trapezoid(values, updates) / (updates[-1] - updates[0]) if len(updates) > 1 else values[0])
+    if len(updates) == 1:
+        return float(values[0])
+    return float(np.diff(updates) @ (values[1:] + values[:-1]) / 2 / (updates[-1] - updates[0]))
 
 
 def _figure_of(folder: "RunFolder") -> np.ndarray | None:

@@ -32,7 +32,8 @@ class Arguments:
     reference: str | None = None
     """Label whose final value the others' speed is measured against; relu, or else the first."""
     until: int | None = None
-    """Judge every run as if it had ended at this update; by default the last that finished runs of every label have."""
+    """Judge every run as if it had ended at this update; by default where most finished runs of every label have
+    come."""
     output: Path | None = None
     """Folder for report.html, tables (Markdown, CSV, LaTeX) and figures (SVG, PDF, PNG)."""
 

@@ -1,5 +1,6 @@
 """From run records to a `Report`: who is compared with whom, at which update, in which measure, and every number."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -32,6 +33,7 @@ _SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns"}
 _THRESHOLDS = 101
 _ENDED = ("finished", "imported")
+_LATE = 0.1  # of the horizon: a run that begins later does not take the others' beginning from their areas
 
 
 def build_report(
@@ -112,14 +114,13 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
         label: tuple(run for run in group if horizon is not None and _came_to(run, horizon))
         for label, group in runs.items()
     }
-    start = int(max((run.updates[0] for group in judged.values() for run in group), default=0))
+    start = _start([int(run.updates[0]) for group in judged.values() for run in group], horizon)
     groups = [_group(label, group, judged[label], field, start, horizon) for label, group in runs.items()]
-    timed = {label for label, group in runs.items() if all(np.isfinite(run.train_seconds).all() for run in group)}
-    differ = seconds_differ([run for label in timed for run in runs[label]])
+    differ = seconds_differ([run for group in groups if group.timed for run in group.runs])
     base = next((group for group in groups if group.label == reference and len(group.finals)), None)
     if base is not None:
         groups = [
-            replace(group, reach=_reach(group, base, horizon, field, differ is None and group.label in timed))
+            replace(group, reach=_reach(group, base, horizon, field, differ is None and group.timed))
             for group in groups
         ]
     data_returns = {run.config.get("dataset", {}).get("return_mean") for run in every} - {None}
@@ -136,17 +137,26 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
 
 
 def _horizon(runs: dict[str, list[RunRecord]]) -> int | None:
-    """The last update to which every label that has finished runs has one."""
-    ends = [
-        max(run.updates[-1] for run in group if run.status in _ENDED)
-        for group in runs.values()
-        if any(run.status in _ENDED for run in group)
-    ]
-    return int(min(ends)) if ends else None
+    """Where most finished runs of a label end, or the earliest of such ends; then of all labels the earliest."""
+    counts = [Counter(int(run.updates[-1]) for run in group if run.status in _ENDED) for group in runs.values()]
+    return min((min(ends, key=lambda end: (-ends[end], end)) for ends in counts if ends), default=None)
+
+
+def _start(firsts: Sequence[int], horizon: int | None) -> int | None:
+    """The last beginning of a judged run in the first tenth, or else the earliest; None where none has a curve."""
+    if horizon is None or not firsts:
+        return None
+    start = max((first for first in firsts if first <= _LATE * horizon), default=min(firsts))
+    return start if start < horizon else None
 
 
 def _group(
-    label: str, runs: Sequence[RunRecord], judged: tuple[RunRecord, ...], field: str, start: int, horizon: int | None
+    label: str,
+    runs: Sequence[RunRecord],
+    judged: tuple[RunRecord, ...],
+    field: str,
+    start: int | None,
+    horizon: int | None,
 ) -> Group:
     finals = np.array([final_value(_until(run, horizon, field)) for run in judged])
     return Group(
@@ -155,7 +165,14 @@ def _group(
         judged=judged,
         finals=finals,
         final_band=estimate(mean, [finals]) if len(finals) else Estimate(*(np.nan,) * 3),
-        areas=np.array([mean_height(run.updates, getattr(run, field), start, horizon) for run in judged]),
+        areas=np.array(
+            [
+                np.nan
+                if start is None or run.updates[0] > start
+                else mean_height(run.updates, getattr(run, field), start, horizon)
+                for run in judged
+            ]
+        ),
         curves={
             kind: mean_curve(runs, name)
             for kind, name in _FIELDS.items()
@@ -194,6 +211,8 @@ def _reach(group: Group, base: Group, horizon: int, field: str, seconds: bool) -
     base_draws = generator.integers(len(base.finals), size=(_SAMPLES, len(base.finals)))
     same = group is base and len(runs) == len(base.finals)
     draws = base_draws if same else generator.integers(len(runs), size=(_SAMPLES, len(runs)))
+    if min(len(base.finals), len(runs)) < 2:
+        draws = None  # a single seed says nothing of its spread
     targets = np.append(base.finals[base_draws].mean(-1), target)
 
     def times(clock: str, share: float) -> np.ndarray:

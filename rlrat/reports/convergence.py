@@ -26,8 +26,6 @@ def mean_height(updates: np.ndarray, values: np.ndarray, start: float, end: floa
 
     Trapezoids between evaluations; where none lies at `start` or `end`, the line through its neighbours counts.
     """
-    if start == end:
-        return float(np.interp(start, updates, values))
     inside = (updates > start) & (updates < end)
     x = np.concatenate(([start], updates[inside], [end]))
     y = np.interp(x, updates, values)
@@ -51,19 +49,19 @@ def time_to_stay(times: np.ndarray, values: np.ndarray, thresholds: np.ndarray) 
     return np.append(times, np.inf)[index]
 
 
-def median_time(times: np.ndarray, draws: np.ndarray) -> Estimate:
+def median_time(times: np.ndarray, draws: np.ndarray | None) -> Estimate:
     """Median over seeds of the time to a threshold: infinite, "not reached", where half of the seeds or more never did.
 
     A seed that never reaches it is censored at its end: it counts as later than every other, which a median takes
-    without assuming by how much. Of a single seed there is no interval.
+    without assuming by how much.
 
     Args:
         times: `[S, B + 1]`, infinite where never; column b is at the threshold of bootstrap sample b, so that it is as
             uncertain as the reference's seeds make it, and the last one at the threshold of the seeds as they are.
-        draws: the seeds of each sample, `[B, S]`.
+        draws: the seeds of each sample, `[B, S]`; None for no interval.
     """
     value = float(np.median(times[:, -1]))
-    if len(times) < 2:
+    if draws is None:
         return Estimate(value, np.nan, np.nan)
     samples = np.median(np.take_along_axis(times[:, :-1], draws.T, axis=0), axis=0)
     return Estimate(value, *map(float, interval(samples)))

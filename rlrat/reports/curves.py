@@ -54,7 +54,10 @@ def mean_curve(runs: Sequence[RunRecord], field: str) -> Curve:
 
 
 def interquartile_curve(tasks: Sequence[Sequence[RunRecord]], field: str, horizon: int) -> Curve | None:
-    """Interquartile mean over the runs of several tasks, at the updates that all have; None where that is no curve."""
+    """Interquartile mean over the runs of several tasks, at the updates that all have; None where that is no curve.
+
+    Every task weighs the same, whatever its number of seeds.
+    """
     runs = [run for task in tasks for run in task]
     updates, evaluated = np.unique(np.concatenate([run.updates for run in runs]), return_counts=True)
     updates = thinned(updates[(evaluated == len(runs)) & (updates <= horizon)], _AGGREGATE_POINTS)
@@ -65,7 +68,7 @@ def interquartile_curve(tasks: Sequence[Sequence[RunRecord]], field: str, horizo
     if spread_known(values):
         samples = [np.moveaxis(drawn, 1, -1) for drawn in resample(values, _SAMPLES, np.random.default_rng(0))]
         low, high = interval(interquartile_mean(samples))
-    seconds = aligned(runs, "train_seconds", updates).mean(0)
+    seconds = np.mean([aligned(task, "train_seconds", updates).mean(0) for task in tasks], axis=0)
     mean = interquartile_mean([task.T for task in values])
     return Curve(updates, seconds, mean, low, high, np.full(len(updates), len(runs)))
 

@@ -6,15 +6,19 @@ from rlrat.reports.report import Report
 def explanations(report: Report) -> dict[str, str]:
     """By the name that tables and axes give a number."""
     reference = report.reference
+    starts = sorted({task.start for task in report.tasks if task.start is not None})
+    start = f"update {' or '.join(f'{start:,}' for start in starts) or 0}"
     return {
         "score": "100 (return - random) / (expert - random), with the references named in each run's config.json.",
         "final": (
             "Mean of a run's last five evaluations at or before the update at which its task is judged. Tables give "
-            "the mean over seeds and the population standard deviation over seeds, as arXiv 2602.12390 does."
+            "the mean over seeds and the population standard deviation over seeds, as arXiv 2602.12390 does; (7 of 10) "
+            "says that three seeds have diverged or not come so far, and are not in it."
         ),
         "area": (
-            "Area under a run's curve from update 0 to where its task is judged, by trapezoids, divided by its length: "
-            "the mean height of the curve."
+            f"Area under a run's curve from {start} to where its task is judged, by trapezoids, divided by its length: "
+            "the mean height of the curve. It begins at the last first evaluation of the task's runs; a run that "
+            "begins after a tenth of training, when others do not, has none."
         ),
         "reach": (
             f"When the mean of the last three evaluations came to stay at or above 50, 75, 90 and 95% of {reference}'s "
@@ -28,20 +32,22 @@ def explanations(report: Report) -> dict[str, str]:
         ),
         "comparisons": (
             "Welch's t-test between two labels on one task, on final values and on areas, Holm's correction over all "
-            "comparisons of the report together; a winner has a corrected p below 0.05. It takes three seeds of each. "
+            "comparisons of the report together; a winner has a corrected p below 0.05. It takes three seeds of each, "
+            "none of which diverged (a mean of the others leaves failures out) or is there twice. "
             "The interval of a difference is Welch's, so wide that 95% hold for all of the report's (Bonferroni)."
         ),
         "marks": (
-            "Bold: the best mean, where it was tested. Dagger: not told apart from the best by the corrected test, "
-            "which is not to say equal to it. Neither: below the best by that test, or with too few seeds for one."
+            "Bold: the best mean, where it was tested; where it was not, nothing is. Dagger: not told apart from the "
+            "best by the corrected test, which is not to say equal to it. Neither: below the best by that test, or not "
+            "tested."
         ),
         "band": "95% percentile bootstrap interval of the mean over seeds at each evaluation. Descriptive.",
         "aggregates": (
             "Over all tasks with the seeds of each drawn anew (stratified percentile bootstrap, 2,000 samples). IQM: "
             "mean of the middle half of all runs. Median and mean: of the tasks' means. Optimality gap: what runs lack "
-            "to a score of 100, on average; less is better."
+            "to a score of 100, on average; less is better. Where seeds are left out of a task, it weighs no less."
         ),
-        "profile": "Share of all runs of all tasks whose final value is above a threshold.",
+        "profile": "Share of runs whose final value is above a threshold, mean over tasks.",
         "improvement": (
             "Probability that a run of the first label ends above one of the second, ties counting half; mean over "
             "tasks. Its interval is descriptive."

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from rlrat.errors import InputError, warn
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import RunRecord
+from rlrat.reports.read import LAST_UPDATE, RunRecord
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
 _AGENTS = {"td3_plus_bc": "td3_bc"}  # where d3rlpy's name is not ours
@@ -22,20 +23,25 @@ _LOG = "environment.csv"  # what d3rlpy's own examples call an EnvironmentEvalua
 def import_runs(sources: Iterable[str]) -> list[RunRecord]:
     """Runs of other libraries; their name is the file's or `d3rlpy`, so that they stay apart from ours.
 
+    A table or log folder that is given twice is read once.
+
     Args:
         sources: tables (`results.csv`), or d3rlpy's log folders with the dataset that they do not name
             (`hopper-medium-v2=d3rlpy_logs`).
 
     Raises:
-        InputError: a source that is not there or is neither.
+        InputError: a source that is not there, is neither or cannot be read.
     """
-    records = []
+    records: list[RunRecord] = []
     for source in sources:
         dataset, _, place = source.rpartition("=")
         if Path(source).is_file():
-            records += read_table(Path(source))
+            if os.path.realpath(source) in _places(records):
+                warn(f"--import has {source} twice: it is read once")
+            else:
+                records += read_table(Path(source))
         elif dataset and Path(place).is_dir():
-            records += read_d3rlpy(Path(place), dataset)
+            records += read_d3rlpy(Path(place), dataset, records)
         elif Path(source).is_dir():
             raise InputError(
                 f"--import has the folder {source}, but d3rlpy's logs do not name their dataset: "
@@ -50,25 +56,15 @@ def read_table(path: Path) -> list[RunRecord]:
     """Curves from a CSV file with the columns agent, dataset, activation, seed, update, score; others are ignored.
 
     Raises:
-        InputError: a missing column, or a line that is no evaluation.
+        InputError: a file that cannot be read, a missing column, or a line that is no evaluation.
     """
-    curves: dict[tuple[str, str, str, int], dict[int, float]] = {}
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file)
-        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-        if missing:
-            raise InputError(f"{path} has no column {', '.join(missing)}: it takes {', '.join(_COLUMNS)}")
-        try:
-            for row in reader:
-                *key, seed, update, score = (row[column] for column in _COLUMNS)
-                if not all(key) or int(update) < 0 or not np.isfinite(float(score)):
-                    raise ValueError
-                curves.setdefault((*key, int(seed)), {})[int(update)] = float(score)
-        except (ValueError, TypeError, csv.Error):
-            raise InputError(
-                f"line {reader.line_num} of {path} is no evaluation: it takes names in {', '.join(_COLUMNS[:3])}, "
-                "whole numbers in seed and update, a number in score"
-            ) from None
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            curves = _read_curves(path, csv.DictReader(file))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except csv.Error as error:
+        raise InputError(f"{path} is no table of comma-separated values: {error}") from None
     if not curves:
         raise InputError(f"{path} has no evaluation: give a line for each seed and update")
     return [
@@ -77,32 +73,68 @@ def read_table(path: Path) -> list[RunRecord]:
     ]
 
 
-def read_d3rlpy(folder: Path, dataset: str) -> list[RunRecord]:
+def _read_curves(path: Path, reader: csv.DictReader) -> dict[tuple[str, str, str, int], dict[int, float]]:
+    """Scores by update, by agent, dataset, activation and seed."""
+    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}: it takes {', '.join(_COLUMNS)}")
+    curves: dict[tuple[str, str, str, int], dict[int, float]] = {}
+    for row in reader:
+        try:
+            *key, seed, update, score = (row[column] for column in _COLUMNS)
+            if not all(key) or not 0 <= int(update) < LAST_UPDATE or not np.isfinite(float(score)):
+                raise ValueError
+            curves.setdefault((*key, int(seed)), {})[int(update)] = float(score)
+        except (ValueError, TypeError):
+            raise InputError(
+                f"line {reader.line_num} of {path} is no evaluation: it takes names in {', '.join(_COLUMNS[:3])}, "
+                "whole numbers in seed and update, the update from 0 to below 2**53, a number in score"
+            ) from None
+    return curves
+
+
+def _places(records: Iterable[RunRecord]) -> set[str]:
+    return {os.path.realpath(record.path) for record in records}
+
+
+def read_d3rlpy(folder: Path, dataset: str, before: Sequence[RunRecord] = ()) -> list[RunRecord]:
     """Runs below a folder that d3rlpy's FileAdapter wrote, evaluated by an evaluator called `environment`.
 
     Their seeds are not logged: they are numbered in the order of the folders.
+
+    Args:
+        folder: at any height above the runs.
+        dataset: that they were trained on, which they do not log.
+        before: what was imported already; what is of it is left out, and numbers go on from it.
 
     Raises:
         InputError: no such run.
     """
     records: list[RunRecord] = []
-    numbers: Counter[tuple[str, str]] = Counter()
-    for path in sorted(found.parent for found in folder.rglob("params.json")):
+    there = _places(before)
+    numbers = Counter((run.agent, run.dataset, run.activation) for run in before if run.path.is_dir())
+    paths = sorted(found.parent for found in folder.rglob("params.json"))
+    fresh = [path for path in paths if os.path.realpath(path) not in there]
+    if len(fresh) < len(paths):
+        warn(f"{len(paths) - len(fresh)} of the runs below {folder} are imported already: they are read once")
+    for path in fresh:
         if not (path / _LOG).exists():
             warn(f"{path} has no {_LOG}: it is left out; name the EnvironmentEvaluator of `fit` `environment`")
             continue
         try:
             config = json.loads((path / "params.json").read_text())["config"]
             agent, activation = _AGENTS.get(config["type"], config["type"]), _activation(config["params"])
+            if not (isinstance(agent, str) and isinstance(activation, str)):
+                raise ValueError("params.json has no name of an agent and an activation")
             updates, returns = _read_log(path / _LOG)
             seconds = _seconds(path / "time_step.csv", updates)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
             warn(f"{path} is no whole log of d3rlpy ({error}): it is left out")
             continue
-        seed = numbers[agent, activation]
-        numbers[agent, activation] += 1
+        seed = numbers[agent, dataset, activation]
+        numbers[agent, dataset, activation] += 1
         records.append(_record(path, agent, dataset, activation, "d3rlpy", seed, updates, returns, seconds=seconds))
-    if not records:
+    if not records and len(fresh) == len(paths):
         raise InputError(f"no log of d3rlpy below {folder}: give a folder that holds params.json and {_LOG}")
     return records
 
@@ -155,6 +187,8 @@ def _read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
     rows = {}
     for line in path.read_text().splitlines():
         _, step, value = line.split(",")
+        if not 0 <= int(step) < LAST_UPDATE:
+            raise ValueError(f"step {step} of {path.name} is not from 0 to below 2**53")
         rows[int(step)] = float(value)
     if not rows or not np.isfinite(list(rows.values())).all():
         raise ValueError(f"{path.name} has no finite evaluation")

@@ -1,5 +1,6 @@
 """The activation functions that a run has learned, over training, with what they are applied to: `activations.csv`."""
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ _COLUMNS = ["update", "layer", "part", "group", "version", "numerator", "denomin
 _VERSIONS = ("A", "B", "C", "N")
 _SHOWN = 5  # functions of a picture, from the first evaluation to the last
 _MOST_FIGURES = 8  # of one report: each takes a second or two in three formats
+_LONGEST_NAME = 50
+_LONGEST_FILE_NAME = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,9 +183,26 @@ def learned_figures(report: "Report") -> dict[str, "Figure"]:
         layers = side_by_side([read_learned(run.path) for run in runs])
         if layers:
             figure = plot_learned(layers)
-            figure.suptitle(f"{group.label}, {task.name}".replace("$", r"\$"), fontsize=10)
-            figures[re.sub(r"[^\w.,=+-]+", "-", f"learned_{group.label}_{task.name}")] = figure
+            figure.suptitle(f"{as_drawn(group.label)}, {as_drawn(task.name)}", fontsize=10)
+            figures[_file_name(f"learned_{group.label}_{task.name}", figures)] = figure
     return figures
+
+
+def as_drawn(name: str) -> str:
+    """A name as matplotlib draws it letter for letter, cut where it is too long: no mathematics, none left out."""
+    name = " ".join(name.split())
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[: _LONGEST_NAME - 20]}…{name[-19:]}"
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
+def _file_name(name: str, taken: Collection[str]) -> str:
+    """Of a figure; where names had to be cut, or differ only in what a file's name cannot have, a hash ends it."""
+    short = re.sub(r"[^\w.,=+-]+", "-", name, flags=re.ASCII)
+    if len(short) > _LONGEST_FILE_NAME or short.lower() in map(str.lower, taken):
+        short = f"{short[: _LONGEST_FILE_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return short
 
 
 def plot_learned(layers: dict[str, Layer]) -> "Figure":
@@ -234,7 +254,7 @@ def _plot_layer(ax: "Axes", layer: Layer) -> None:
     heights = shown.histogram(edges)[-1]
     heights = 0.25 * heights / max(heights.max(), 1e-12)
     ax.stairs(heights, edges, fill=True, color="0.85", transform=ax.get_xaxis_transform(), zorder=0, label="inputs")
-    ax.set_title(layer.name, fontsize=9)
+    ax.set_title(as_drawn(layer.name), fontsize=9)
     ax.set(xlabel="x", ylabel="R(x)", xlim=(low, high))
     ax.grid(alpha=0.25)
     ax.tick_params(labelsize=8)

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterator
 
-from rlrat.reports.report import Report, Task
+import numpy as np
+
+from rlrat.reports.report import Report, Task, named_seeds
 from rlrat.reports.verdicts import FEWEST_SEEDS
 
 
 def find_notes(report: Report, until: int | None) -> tuple[str, ...]:
     """The notes of a report that has everything else; `until` is `build_report`'s."""
-    notes = [note for task in report.tasks for note in _task_notes(task, until)]
+    notes = [note for task in report.tasks for note in _task_notes(task, report, until)]
     return (*notes, *_aggregate_notes(report), *_coverage_notes(report))
 
 
-def _task_notes(task: Task, until: int | None) -> Iterator[str]:
+def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
     runs = [run for group in task.groups for run in group.runs]
     judged = [run for group in task.groups for run in group.judged]
     if task.horizon is None:
@@ -27,8 +29,14 @@ def _task_notes(task: Task, until: int | None) -> Iterator[str]:
             )
         if group.diverged:
             yield (
-                f"{task.name}: {group.diverged} of {len(group.runs)} runs of {group.label} diverged; final values and "
-                "areas are of the others, and in times to reach a share they count as never reaching it"
+                f"{task.name}: {group.diverged} of {len(group.runs)} runs of {group.label} diverged; final values, "
+                "areas and aggregates are of the others, so no test is of it, and in times to reach a share they "
+                "count as never reaching it"
+            )
+        if group.repeated:
+            yield (
+                f"{task.name}: {group.label} has {named_seeds(group.repeated)} more than once (imported twice, or with "
+                "other settings): these need not be independent runs, so no test is of it"
             )
     few = [f"{group.label} ({len(group.judged)})" for group in task.groups if len(group.judged) < FEWEST_SEEDS]
     if few:
@@ -38,13 +46,13 @@ def _task_notes(task: Task, until: int | None) -> Iterator[str]:
         )
     ends = sorted({int(run.updates[-1]) for run in judged})
     if ends and ends[-1] > task.horizon:
-        why = "which --until says" if until is not None else "the last that finished runs of every label have"
+        why = "which --until says" if until is not None else "where most finished runs of every label have come"
         yield (
             f"{task.name}: judged at update {task.horizon:,}, {why}; others go on to {ends[-1]:,}. Where a schedule is "
             "laid out over the whole run, a run cut short is no short run"
         )
-    if task.start > 0:
-        yield f"{task.name}: areas begin at update {task.start:,}, the first that all runs have, not at 0"
+    yield from _area_notes(task)
+    yield from _speed_notes(task, report)
     if task.measure == "return" and any(run.reference for run in runs):
         yield (
             f"{task.name}: compared by raw returns, since normalised scores would mix references: some runs have "
@@ -56,6 +64,39 @@ def _task_notes(task: Task, until: int | None) -> Iterator[str]:
             yield f"{task.name}: {group.label} has imported runs among others, as if they were of one kind"
     if any(run.status == "imported" for run in runs):
         yield f"{task.name}: some runs are imported: how they were evaluated, and against what reference, is not known"
+
+
+def _area_notes(task: Task) -> Iterator[str]:
+    late = [f"{n} of {group.label}" for group in task.groups if (n := int(np.isnan(group.areas).sum()))]
+    if task.start is None:
+        if late:
+            yield f"{task.name}: no run has an evaluation before the update at which it is judged, so none has an area"
+        return
+    if task.start > 0:
+        yield f"{task.name}: areas begin at update {task.start:,}, not at 0: before it some runs have no evaluation"
+    if late:
+        yield (
+            f"{task.name}: {', '.join(late)} have no evaluation by update {task.start:,} and so no area; areas of "
+            "these labels are not tested"
+        )
+
+
+def _speed_notes(task: Task, report: Report) -> Iterator[str]:
+    """Why times to reach a share of the reference are missing."""
+    base = task.group(report.reference)
+    if base is None or not len(base.finals):
+        yield f"{task.name}: no run of {report.reference} is judged, so no speed is measured against it"
+        return
+    if (target := base.finals.mean()) <= 0:
+        yield (
+            f"{task.name}: {report.reference} ends at {target:.1f}, and a share of what is not above 0 means nothing, "
+            "so no speed is measured against it"
+        )
+        return
+    if task.seconds_differ is not None:
+        yield f"{task.name}: training seconds cannot be compared: {task.seconds_differ}"
+    if unknown := [group.label for group in task.groups if not group.timed]:
+        yield f"{task.name}: training seconds of {', '.join(unknown)} are not known"
 
 
 def _difference_notes(task: Task) -> Iterator[str]:

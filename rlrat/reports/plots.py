@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from rlrat.reports.learned import learned_figures
+from rlrat.reports.learned import as_drawn, learned_figures
 from rlrat.reports.report import Curve, Report, Task
 
 FORMATS = ("svg", "pdf", "png")
@@ -27,7 +27,6 @@ _STYLE = {
 _COLUMNS = 3
 _MOST_PAIRS = 30  # more lines of a forest are not read
 _MOST_BANDS = 8
-_LONGEST_NAME = 50
 _AXES = {"score": "normalised score", "return": "return", "updates": "updates", "seconds": "training seconds"}
 
 
@@ -77,7 +76,7 @@ def learning_curves(report: Report, clock: str) -> Figure:
         level = data_level(task)
         if level is not None:
             axes.axhline(level, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-        axes.set(title=_text(task.name), xlabel=_AXES[clock], ylabel=_AXES[task.measure])
+        axes.set(title=as_drawn(task.name), xlabel=_AXES[clock], ylabel=_AXES[task.measure])
 
     extra = [Line2D([], [], color="0.35", linewidth=1, linestyle=(0, (1, 2)), label="mean of the data")]
     return _panels(report, tasks, draw, extra if any(data_level(task) is not None for task in tasks) else [])
@@ -115,7 +114,7 @@ def improvement(report: Report) -> Figure:
     pairs = list(report.improvements)
     if len(pairs) > _MOST_PAIRS:
         pairs = [pair for pair in pairs if report.reference in (pair.first, pair.second)][:_MOST_PAIRS]
-    names = [f"{_text(pair.first)} above {_text(pair.second)}" for pair in reversed(pairs)]
+    names = [f"{as_drawn(pair.first)} above {as_drawn(pair.second)}" for pair in reversed(pairs)]
     size = (3.8 + 0.075 * max(map(len, names)), 0.9 + 0.3 * len(pairs))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
@@ -175,7 +174,7 @@ def _panels(report: Report, items: list, draw: Callable[[Axes, Any], None], extr
     """A grid of axes, one for each item, under one legend of all labels."""
     columns = 2 if len(items) == 4 else min(_COLUMNS, len(items))
     rows = -(-len(items) // columns)
-    handles = [Line2D([], [], label=_text(label), **line_style(report, label)) for label in report.labels]
+    handles = [Line2D([], [], label=as_drawn(label), **line_style(report, label)) for label in report.labels]
     handles += extra
     widest = max(len(handle.get_label()) for handle in handles)
     width = max(4.8, 3.4 * columns)
@@ -189,12 +188,3 @@ def _panels(report: Report, items: list, draw: Callable[[Axes, Any], None], extr
         axes.remove()
     figure.legend(handles=handles, loc="outside lower center", ncols=across)
     return figure
-
-
-def _text(name: str) -> str:
-    """A name as matplotlib draws it letter for letter, cut where it is too long: no mathematics, none left out."""
-    name = " ".join(name.split())
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[: _LONGEST_NAME - 20]}…{name[-19:]}"
-    name = name.replace("$", r"\$")
-    return f" {name}" if name.startswith("_") else name

@@ -23,6 +23,9 @@ _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "scores": "normalized_score",
 }
 
+LAST_UPDATE = 2**53
+"""Updates are below it, where JavaScript has every whole number."""
+
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
 
 
@@ -160,7 +163,7 @@ def _read_run(folder: Path) -> RunRecord:
         warn(f"{folder} has no config.json that can be read: its settings are taken from its path")
         config = {}
     config = {**config, **{key: _mapping(config.get(key)) for key in ("identity", "arguments", "versions", "dataset")}}
-    config["reference"] = _with_numbers(_mapping(config.get("reference")), "random", "expert") or None
+    config["reference"] = _reference(folder, _mapping(config.get("reference")))
     identity, dataset_id = config["identity"], config["dataset"].get("id")
     config["dataset"] = _with_numbers(config["dataset"], "return_mean")
     *_, dataset, agent, variant, last = ("", "", "", "", *folder.resolve().parts)
@@ -178,6 +181,14 @@ def _read_run(folder: Path) -> RunRecord:
         config=config,
         **_read_curve(folder / "evaluations.csv"),
     )
+
+
+def _reference(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
+    reference = _with_numbers(content, "random", "expert") or None
+    if reference is not None and reference["random"] == reference["expert"]:
+        warn(f"{folder} has a reference whose random and expert return are the same: it is left out")
+        return None
+    return reference
 
 
 def _with_numbers(mapping: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -233,7 +244,7 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
                 raise ValueError
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
-            if not 0 <= update < 2**53 or not math.isfinite(values["returns"]):
+            if not 0 <= update < LAST_UPDATE or not math.isfinite(values["returns"]):
                 raise ValueError
         except ValueError:
             damaged.append(number)

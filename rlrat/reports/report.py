@@ -1,5 +1,6 @@
 """What a comparison shows, in one object: tables, plots and the page only render it."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ class Group:
     final_band: Estimate
     """Mean of `finals` with its bootstrap interval; NaN where there are none, or too few."""
     areas: np.ndarray
-    """Mean height of a run's curve between the task's start and horizon, `[S]`."""
+    """Mean height of a run's curve between the task's start and horizon, NaN for one that begins later, `[S]`."""
     curves: dict[str, Curve]
     """By "score" and "return", as far as every run has them."""
     reach: tuple[Reach, ...] = ()
@@ -70,6 +71,37 @@ class Group:
         """Runs that are neither judged nor diverged: they have not come to the horizon."""
         return len(self.runs) - len(self.judged) - self.diverged
 
+    @property
+    def timed(self) -> bool:
+        """Whether every run's training seconds are known."""
+        return all(np.isfinite(run.train_seconds).all() for run in self.runs)
+
+    @property
+    def repeated(self) -> tuple[int, ...]:
+        """Seeds that several judged runs have, which need not be independent then."""
+        counts = Counter(run.seed for run in self.judged)
+        return tuple(sorted(seed for seed, count in counts.items() if count > 1))
+
+    def values(self, quantity: str) -> np.ndarray:
+        """`finals`, or those of `areas` that are known."""
+        return self.finals if quantity == "final" else self.areas[~np.isnan(self.areas)]
+
+    def obstacle(self, quantity: str) -> str | None:
+        """Why no test can be of this label, however many seeds it has; None where one may be."""
+        if self.diverged:
+            return f"{self.diverged} of {len(self.runs)} of {self.label} diverged"
+        if self.repeated:
+            return f"{self.label} has {named_seeds(self.repeated)} more than once"
+        if (known := len(self.values(quantity))) < len(self.judged):
+            return f"{len(self.judged) - known} of {len(self.judged)} of {self.label} begin too late for an area"
+        return None
+
+
+def named_seeds(seeds: tuple[int, ...]) -> str:
+    """`seed 3`, `seeds 0, 1`; of many the first five."""
+    more = f" and {len(seeds) - 5} more" if len(seeds) > 5 else ""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds[:5]))}{more}"
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -80,9 +112,9 @@ class Task:
     """What its statistics are of: "score" (normalised), or "return" where scores cannot be compared."""
     groups: tuple[Group, ...]
     horizon: int | None
-    """The update at which its runs are judged, the last that finished runs of every label have; None without any."""
-    start: int
-    """The first update that all judged runs have."""
+    """The update at which its runs are judged: where most finished runs of every label have come; None without any."""
+    start: int | None
+    """Where areas begin: the first update that all judged runs have which do not begin late; None without any."""
     data_return: float | None
     """Mean episode return of the dataset."""
     differences: tuple[Difference, ...]

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class Cell:
     """What a number's cell is sorted by and exported as, unrounded; NaN where it is unknown."""
     mark: str = ""
     """best, tied (not told apart from the best), or nothing."""
+    details: dict[str, float | int] = field(default_factory=dict)
+    """The other numbers in `text`, by the name that their columns in CSV end in."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,24 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in padded) + "\n"
 
     def csv(self) -> str:
-        """Numbers with all their digits, without marks."""
+        """Numbers with all their digits, without marks; what a cell gives beside its value in columns of its own."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        names = [list({name: None for row in self.rows for name in row[i].details}) for i in range(len(self.columns))]
+        writer.writerow(
+            name
+            for column, details in zip(self.columns, names, strict=True)
+            for name in (column, *(f"{column} {detail}" for detail in details))
+        )
         for row in self.rows:
-            writer.writerow(cell.text if cell.value is None else cell.value for cell in row)
+            writer.writerow(
+                value
+                for cell, details in zip(row, names, strict=True)
+                for value in (
+                    cell.text if cell.value is None else cell.value,
+                    *(cell.details.get(detail, "") for detail in details),
+                )
+            )
         return text.getvalue()
 
     def latex(self) -> str:
@@ -103,15 +117,16 @@ def reach(report: Report) -> Table:
 
 
 def _result(report: Report, task: Task, group: Group) -> tuple[Cell, ...]:
-    last = task.horizon if group.judged else None
     band = group.final_band
     numbers = []
-    for values, quantity in ((group.finals, "final"), (group.areas, "area")):
-        mean, deviation = paper_statistic(values) if last is not None else (np.nan, np.nan)
+    for quantity in _QUANTITIES:
+        values = group.values(quantity)
+        mean, deviation = paper_statistic(values) if len(values) else (np.nan, np.nan)
         numbers.append([number(mean, mark=_marks(report, task, quantity).get(group.label, "")), number(deviation)])
     seeds = f"{len(group.judged)}" + (f" of {len(group.runs)}" if len(group.judged) < len(group.runs) else "")
     return (
-        *(Cell(task.name), Cell(group.label), Cell(seeds, len(group.judged)), Cell(task.measure)),
+        *(Cell(task.name), Cell(group.label), Cell(seeds, len(group.judged), details={"of": len(group.runs)})),
+        Cell(task.measure),
         *(*numbers[0], number(band.low), number(band.high), *numbers[1]),
     )
 
@@ -120,10 +135,11 @@ def _time(reach: Reach | None, clock: str, horizon: int | None) -> Cell:
     estimate = getattr(reach, clock, None)
     if estimate is None:
         return number(np.nan)
+    details = {"low": estimate.low, "high": estimate.high, "reached": reach.reached, "seeds": reach.seeds}
     if not np.isfinite(estimate.value):
-        return Cell(f"not by {horizon:,} ({reach.reached} of {reach.seeds})", np.inf)
+        return Cell(f"not by {horizon:,} ({reach.reached} of {reach.seeds})", np.inf, details=details)
     ends = "" if np.isnan(estimate.low) else f" ({_end(estimate.low)} to {_end(estimate.high)})"
-    return Cell(f"{estimate.value:,.0f}{ends}", estimate.value)
+    return Cell(f"{estimate.value:,.0f}{ends}", estimate.value, details=details)
 
 
 def _end(value: float) -> str:
@@ -131,16 +147,21 @@ def _end(value: float) -> str:
 
 
 def overview(report: Report, quantity: str) -> Table:
-    """A line for each task, a column for each label: mean and population standard deviation over seeds."""
+    """A line for each task, a column for each label: mean and population standard deviation over seeds.
+
+    Where they are not of all seeds, a cell says of how many.
+    """
     rows = []
     for task in report.tasks:
         marks, row = _marks(report, task, quantity), [Cell(task.name)]
         for label in report.labels:
             group = task.group(label)
-            values = () if group is None else group.finals if quantity == "final" else group.areas
+            values, seeds = ((), 0) if group is None else (group.values(quantity), len(group.runs))
             mean, deviation = paper_statistic(values) if len(values) else (np.nan, np.nan)
             text = f"{mean:.1f} ± {deviation:.1f}" if len(values) else "-"
-            row.append(Cell(text, mean, marks.get(label, "")))
+            text += f" ({len(values)} of {seeds})" if len(values) < seeds else ""
+            details = {"sd": deviation, "judged": len(values), "seeds": seeds}
+            row.append(Cell(text, mean, marks.get(label, ""), details))
         rows.append(tuple(row))
     return Table(_QUANTITIES[quantity].capitalize(), ("task", *report.labels), tuple(rows))
 
@@ -208,7 +229,8 @@ def number(value: float, digits: int = 1, mark: str = "") -> Cell:
 
 def _estimate(estimate: Estimate) -> Cell:
     ends = "" if np.isnan(estimate.low) else f" ({estimate.low:.1f} to {estimate.high:.1f})"
-    return Cell(f"{estimate.value:.1f}{ends}", estimate.value)
+    details = {"low": estimate.low, "high": estimate.high}
+    return Cell(f"{estimate.value:.1f}{ends}", estimate.value, details=details)
 
 
 def _marks(report: Report, task: Task, quantity: str) -> dict[str, str]:

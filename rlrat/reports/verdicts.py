@@ -28,11 +28,10 @@ def compare_all(tasks: Sequence[Task]) -> tuple[Comparison, ...]:
         for quantity in _WORDS
         for second, first in combinations(task.groups, 2)  # so that what is on trial stands first
     ]
-    values = [(_values(first, quantity), _values(second, quantity)) for _, quantity, first, second in pairs]
-    p = np.array([float(welch(*both)[3]) for both in values])
+    p = np.array([float(_test(*pair, LEVEL)[3]) for _, *pair in pairs])
     corrected = holm(p)
     made = int(np.isfinite(p).sum())
-    tests = [welch(*both, level=1 - (1 - LEVEL) / max(made, 1)) for both in values]
+    tests = [_test(*pair, 1 - (1 - LEVEL) / max(made, 1)) for _, *pair in pairs]
     return tuple(
         _comparison(*pair, [float(number) for number in test], float(p_holm), made)
         for pair, test, p_holm in zip(pairs, tests, corrected, strict=True)
@@ -41,10 +40,10 @@ def compare_all(tasks: Sequence[Task]) -> tuple[Comparison, ...]:
 
 def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) -> tuple[str | None, set[str]]:
     """The label with the highest mean, None where no test is of it, and those that tests do not tell apart from it."""
-    judged = [group for group in task.groups if len(group.finals)]
+    judged = [group for group in task.groups if len(group.values(quantity))]
     if len(judged) < 2:
         return None, set()
-    best = max(judged, key=lambda group: _values(group, quantity).mean()).label
+    best = max(judged, key=lambda group: group.values(quantity).mean()).label
     tests = [
         comparison
         for comparison in comparisons
@@ -55,8 +54,11 @@ def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) 
     return (best, tied) if of_best else (None, set())
 
 
-def _values(group: Group, quantity: str) -> np.ndarray:
-    return group.finals if quantity == "final" else group.areas
+def _test(quantity: str, first: Group, second: Group, level: float) -> tuple[np.ndarray, ...]:
+    """Welch's; NaN where seeds that are left out, or that are not independent, would make the claim."""
+    if first.obstacle(quantity) or second.obstacle(quantity):
+        return (np.array(np.nan),) * 4
+    return welch(first.values(quantity), second.values(quantity), level)
 
 
 def _comparison(
@@ -77,9 +79,12 @@ def _verdict(
 ) -> str:
     higher, where = _WORDS[quantity]
     _, low, high, p = test
-    means = {group.label: _values(group, quantity) for group in (first, second)}
+    means = {group.label: group.values(quantity) for group in (first, second)}
     sizes = [len(values) for values in means.values()]
     pair = f"{first.label} against {second.label} {where}"
+    obstacles = [obstacle for group in (first, second) if (obstacle := group.obstacle(quantity))]
+    if obstacles:
+        return f"{pair}: {' and '.join(obstacles)}, so nothing can be concluded"
     if min(sizes) < FEWEST_SEEDS:
         return (
             f"{pair}: nothing can be concluded from {sizes[0]} and {sizes[1]} seeds; it takes {FEWEST_SEEDS} of each "
@@ -103,5 +108,4 @@ def _verdict(
         )
         if min(sizes) < _FEW_SEEDS:
             text += f". With {min(sizes)} seeds this rests on runs that scatter normally; runs that collapse do not"
-    lost = [f"{group.diverged} of {len(group.runs)} of {group.label}" for group in (first, second) if group.diverged]
-    return text + (f". Seeds that diverged are left out ({', '.join(lost)})" if lost else "")
+    return text

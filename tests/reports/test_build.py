@@ -47,6 +47,35 @@ def test_seeds_that_never_reach_or_diverge_are_censored(tmp_path):
     assert (most.reached, most.seeds, most.updates.value) == (0, 4, np.inf)
     assert half.seeds == 4
     assert any("1 of 4 runs of silu diverged" in note for note in report.notes)
+    assert report.tasks[0].group("relu").obstacle("final") is None
+    assert silu.obstacle("final") == silu.obstacle("area") == "1 of 4 of silu diverged"
+
+
+def test_the_reference_is_drawn_anew_in_every_bootstrap_sample(tmp_path):
+    write_seeds(tmp_path, scatter=100.0)
+    write_seeds(tmp_path, np.arange(0.0, 100, 10), activation="silu", scatter=0.0)
+    (half, *_, most) = build_report(read_runs([tmp_path])).tasks[0].group("silu").reach
+    # Seeds that are all the same scatter nothing: what is uncertain is the reference's final value alone.
+    assert half.updates.low < half.updates.high
+    assert most.updates.low < most.updates.high
+
+
+def test_of_a_single_seed_of_the_reference_no_interval_is_known(tmp_path):
+    write_run(tmp_path, RISING)
+    write_seeds(tmp_path, activation="silu", scatter=30.0)
+    for share in build_report(read_runs([tmp_path])).tasks[0].group("silu").reach:
+        assert np.isfinite(share.updates.value)
+        assert np.isnan([share.updates.low, share.updates.high, share.seconds.low, share.seconds.high]).all()
+
+
+def test_what_comes_after_the_horizon_counts_for_no_time(tmp_path):
+    write_seeds(tmp_path, RISING[:6], scatter=0.0)
+    write_seeds(tmp_path, np.array([0.0, 40, 50, 50, 50, 50, 0, 0, 0, 0]), activation="silu", scatter=0.0)
+    write_seeds(tmp_path, np.array([0.0, 0, 0, 0, 0, 0, 50, 50, 50, 50]), activation="tanh", scatter=0.0)
+    (task,) = build_report(read_runs([tmp_path])).tasks
+    assert task.horizon == 50
+    assert {share.reached for share in task.group("silu").reach} == {5}
+    assert {share.reached for share in task.group("tanh").reach} == {0}
 
 
 def test_unfinished_runs_are_marked_and_judged_on_demand(tmp_path):
@@ -77,6 +106,70 @@ def test_runs_of_different_lengths_are_judged_at_the_same_update(tmp_path):
     assert report.tasks[0].horizon == 50
     np.testing.assert_allclose(report.tasks[0].group("relu").finals.mean(), 30)
     assert any("judged at update 50" in note and "others go on to 90" in note for note in report.notes)
+
+
+def test_one_long_run_does_not_unjudge_the_others(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, activation="silu", seeds=4)
+    write_run(tmp_path, np.append(RISING, [50.0] * 10), 4, activation="silu")
+    (task,) = build_report(read_runs([tmp_path])).tasks
+    assert task.horizon == 90
+    assert [len(group.judged) for group in task.groups] == [5, 5]
+
+
+def test_of_ends_that_are_as_common_the_earliest_judges_all(tmp_path):
+    for seed, length in enumerate((6, 8, 10)):
+        write_run(tmp_path, RISING[:length], seed)
+    (task,) = build_report(read_runs([tmp_path])).tasks
+    assert (task.horizon, len(task.groups[0].judged)) == (50, 3)
+
+
+def write_late(root, first: int, seed: int, activation: str) -> None:
+    """A run whose first evaluation is its place `first` of ten."""
+    path = write_run(root, RISING, seed, activation=activation) / "evaluations.csv"
+    header, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, *lines[first:]]))
+
+
+def test_a_run_that_begins_late_has_no_area_and_moves_no_others(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, activation="silu", seeds=4)
+    write_late(tmp_path, 9, 4, "silu")  # its last line alone
+    report = build_report(read_runs([tmp_path]))
+    (task,) = report.tasks
+    assert task.start == 0
+    silu = task.group("silu")
+    assert np.isnan(silu.areas).tolist() == [False] * 4 + [True]
+    assert len(silu.finals) == 5
+    final, area = report.comparisons
+    assert np.isfinite(final.p)
+    assert np.isnan(area.p)
+    assert "1 of 5 of silu begin too late for an area, so nothing can be concluded" in area.verdict
+    assert any("1 of silu have no evaluation by update 0 and so no area" in note for note in report.notes)
+    assert "from update 0 to where" in report.explanations["area"]
+
+
+def test_areas_begin_where_all_runs_have_begun(tmp_path):
+    write_seeds(tmp_path, np.append(RISING, [50.0] * 10))
+    for seed in range(3):
+        write_late(tmp_path, 1, seed, "silu")
+    (task,) = (report := build_report(read_runs([tmp_path]), until=90)).tasks
+    assert task.start == 0  # update 10 is after a tenth of 90
+    assert np.isnan(task.group("silu").areas).all()
+    (task,) = (report := build_report([run for run in read_runs([tmp_path]) if run.activation == "silu"])).tasks
+    assert task.start == 10
+    np.testing.assert_allclose(task.groups[0].areas, (60 / 2 + 20 + 30 + 40 + 50 * 4) / 8)
+    assert "from update 10 to where" in report.explanations["area"]
+
+
+def test_runs_of_one_evaluation_have_no_area(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, [5.0], seed)
+        write_late(tmp_path, 9, seed, "silu")
+    report = build_report(read_runs([tmp_path]), until=90)
+    assert report.tasks[0].start is None
+    assert np.isnan(report.tasks[0].group("silu").areas).all()
+    assert any("none has an area" in note for note in report.notes)
 
 
 def test_different_references_are_not_mixed(tmp_path):
@@ -139,6 +232,8 @@ def test_seconds_are_compared_only_between_equal_processes(tmp_path):
     (task,) = build_report(read_runs([tmp_path])).tasks
     assert task.seconds_differ == "the number of runs in a process is 1 or 5"
     assert {share.seconds for group in task.groups for share in group.reach} == {None}
+    notes = build_report(read_runs([tmp_path])).notes
+    assert any("training seconds cannot be compared: the number of runs in a process is 1 or 5" in n for n in notes)
 
 
 def test_aggregates_are_over_the_tasks_that_every_label_has(tmp_path):
@@ -168,8 +263,17 @@ def test_tasks_against_different_references_are_not_aggregated(tmp_path):
 
 def test_a_reference_that_ends_below_zero_has_no_shares(tmp_path):
     write_seeds(tmp_path, -RISING)
-    (task,) = build_report(read_runs([tmp_path])).tasks
-    assert task.groups[0].reach == ()
+    report = build_report(read_runs([tmp_path]))
+    assert report.tasks[0].groups[0].reach == ()
+    assert any("relu ends at -50.0, and a share of what is not above 0 means nothing" in n for n in report.notes)
+
+
+def test_a_task_where_the_reference_is_not_judged_says_so(tmp_path):
+    write_seeds(tmp_path, dataset="a")
+    write_seeds(tmp_path, dataset="b", activation="silu")
+    report = build_report(read_runs([tmp_path]))
+    assert report.tasks[1].groups[0].reach == ()
+    assert "iql on b: no run of relu is judged, so no speed is measured against it" in report.notes
 
 
 def test_mistakes_are_one_line(tmp_path):

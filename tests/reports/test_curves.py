@@ -80,3 +80,9 @@ def test_the_interquartile_curve_is_over_all_runs_of_all_tasks():
     assert curve.low[0] <= 3 <= curve.high[0]
     assert curve.seconds == pytest.approx([0, 2])
     assert interquartile_curve(tasks, "scores", 10) is None
+
+
+def test_in_the_interquartile_curve_a_task_weighs_the_same_whatever_its_seeds():
+    tasks = [[record([0, 10], [value, 8]) for value in (0, 1, 2)], [record([0, 10], [5, 8])]]
+    curve = interquartile_curve(tasks, "scores", 10)
+    np.testing.assert_allclose(curve.mean, [(1 * 1 + 2 * 2 + 3 * 5) / 6, 8])

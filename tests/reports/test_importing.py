@@ -45,6 +45,7 @@ def test_a_table_of_curves(tmp_path):
         (HEADER, "has no evaluation"),
         (HEADER + "iql,data,relu,0,0,1\niql,data,relu,0,1.5,2\n", r"line 3 of .* is no evaluation"),
         (HEADER + "iql,data,relu,0,0,nan\n", r"line 2 of .* is no evaluation"),
+        (HEADER + f"iql,data,relu,0,{2**53},1\n", r"line 2 of .* is no evaluation: .* below 2\*\*53"),
         (HEADER + "iql,data,relu,0\n", r"line 2 of .* is no evaluation"),
         (HEADER + ",data,relu,0,0,1\n", r"line 2 of .* is no evaluation"),
     ],
@@ -55,12 +56,53 @@ def test_a_table_that_is_wrong_is_one_line(tmp_path, text, message):
         import_runs([str(tmp_path / "results.csv")])
 
 
+def test_a_table_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    path.write_text("x" * 200_000)  # more than a field of Python's csv holds
+    with pytest.raises(InputError, match="is no table of comma-separated values: field larger"):
+        import_runs([str(path)])
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(path), "open", refuse)
+    with pytest.raises(InputError, match=r"cannot read .*results\.csv: Permission denied"):
+        import_runs([str(path)])
+
+
+def test_a_source_that_is_given_twice_is_read_once(tmp_path, capfd):
+    (tmp_path / "results.csv").write_text(HEADER + "iql,data,relu,0,0,1\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "results.csv")
+    log = write_log(tmp_path / "logs", "one", [1.0])
+    write_log(tmp_path / "more", "two", [1.0])
+    sources = ["results.csv", "link.csv", "data=logs", f"data=logs/{log.name}", "data=more"]
+    sources = [source.replace("=", f"={tmp_path}/") if "=" in source else f"{tmp_path}/{source}" for source in sources]
+    runs = import_runs(sources)
+    assert [(run.name, run.seed) for run in runs] == [("results", 0), ("d3rlpy", 0), ("d3rlpy", 1)]
+    error = capfd.readouterr().err
+    assert f"--import has {tmp_path}/link.csv twice: it is read once" in error
+    assert f"1 of the runs below {log} are imported already: they are read once" in error
+
+
+def test_tables_of_one_name_are_one_label_whose_seeds_are_not_independent(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        rows = [f"iql,data,relu,{seed},{update},{seed}\n" for seed in range(3) for update in (0, 10)]
+        (tmp_path / folder / "results.csv").write_text(HEADER + "".join(rows))
+    report = build_report(import_runs([str(tmp_path / folder / "results.csv") for folder in ("a", "b")]))
+    assert any("relu has seeds 0, 1, 2 more than once (imported twice" in note for note in report.notes)
+    assert any("training seconds of relu are not known" in note for note in report.notes)
+
+
 def test_d3rlpys_logs(tmp_path, capfd):
     write_log(tmp_path, "TD3PlusBC_1", [100.0, 300.0], actor_encoder_factory={"params": {"activation": "gelu"}})
     write_log(tmp_path, "TD3PlusBC_2", [200.0], actor_encoder_factory={"params": {"activation": "gelu"}})
     write_log(tmp_path, "DT", [1.0], "decision_transformer", activation_type="silu")
     (write_log(tmp_path, "no_evaluator", [1.0]) / "environment.csv").unlink()
     (write_log(tmp_path, "cut", [1.0]) / "environment.csv").write_text("1,40")
+    (write_log(tmp_path, "late", [1.0]) / "environment.csv").write_text(f"1,{2**53},1.0\n")
+    (write_log(tmp_path, "list", [1.0]) / "params.json").write_text('{"config": {"type": "iql", "params": []}}')
+    write_log(tmp_path, "names", [1.0], activation_type=["relu"])
     dt, *td3 = import_runs([f"hopper-medium-v2={tmp_path}"])
     assert (dt.agent, dt.variant) == ("decision_transformer", "silu+d3rlpy")
     assert [(run.agent, run.dataset, run.variant, run.seed) for run in td3] == [
@@ -71,16 +113,17 @@ def test_d3rlpys_logs(tmp_path, capfd):
     np.testing.assert_allclose(td3[0].train_seconds, [0.4, 0.8])
     error = capfd.readouterr().err
     assert f"{tmp_path / 'no_evaluator'} has no environment.csv" in error
-    assert f"{tmp_path / 'cut'} is no whole log of d3rlpy" in error
+    for name in ("cut", "late", "list", "names"):
+        assert f"{tmp_path / name} is no whole log of d3rlpy" in error
 
 
 def test_imported_returns_get_the_scores_of_ours(tmp_path):
     for seed in range(3):
-        write_run(tmp_path / "runs", np.arange(3.0) + seed, seed, dataset="data", every=40, agent="td3_bc")
-        write_log(tmp_path / "logs", f"run{seed}", [200.0, 400.0])
+        write_run(tmp_path / "runs", np.arange(11.0) + seed, seed, dataset="data", every=40, agent="td3_bc")
+        write_log(tmp_path / "logs", f"run{seed}", [200.0, 400.0] * 5)
     ours = read_runs([tmp_path / "runs"])
     imported = with_scores(import_runs([f"data={tmp_path / 'logs'}"]), ours)
-    np.testing.assert_allclose(imported[0].scores, [10.0, 20.0])
+    np.testing.assert_allclose(imported[0].scores, [10.0, 20.0] * 5)
     report = build_report([*ours, *imported])
     assert report.labels == ("relu", "relu+d3rlpy")
     assert report.tasks[0].measure == "score"

@@ -158,7 +158,22 @@ def test_a_report_has_a_figure_for_each_group_that_has_learned(tmp_path):
     for activation in ("relu", "rational", "rational:gelu"):
         for seed in (0, 1):
             make_run(tmp_path, activation, seed, evaluations=6)
-    figures = learned_figures(build_report(read_runs([tmp_path])))
+    report = build_report(read_runs([tmp_path]))
+    figures = learned_figures(report)
     assert sorted(figures) == [
         "learned_rational-gelu_iql-on-rlrat-hopper-mixed-v0", "learned_rational_iql-on-rlrat-hopper-mixed-v0"
     ]  # fmt: skip
+
+
+def test_names_of_any_kind_are_drawn_letter_for_letter_in_files_of_their_own(tmp_path):
+    names = ("rational+$x", "rational+(x", "rational+é", "rational+" + "x" * 120, "rational+" + "x" * 121)
+    for name in names:
+        folder = make_run(tmp_path, "rational", 0, evaluations=2, name=name.partition("+")[2])
+        lines = (folder / "activations.csv").read_text()
+        (folder / "activations.csv").write_text(lines.replace("q.hidden.0", "$q_{0}$"))
+    figures = learned_figures(build_report(read_runs([tmp_path])))
+    assert len({name.lower() for name in figures}) == len(names)
+    assert all(len(name.encode()) <= 100 for name in figures)
+    for figure in figures.values():
+        assert figure.axes[0].get_title() == r"\$q_{0}\$"
+        figure.draw_without_rendering()

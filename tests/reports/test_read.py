@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from run_folders import HEADER, line, write_run
+from run_folders import HEADER, REFERENCE, line, write_run
 
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
@@ -136,3 +136,10 @@ def test_paths_without_runs_are_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file: give run folders"):
         read_runs([tmp_path / "file"])
+
+
+def test_a_reference_between_whose_ends_nothing_lies_is_named_and_left_out(tmp_path, capfd):
+    folder = write_run(tmp_path, [1.0], reference={**REFERENCE, "expert": REFERENCE["random"]})
+    (run,) = read_runs([tmp_path])
+    assert run.reference is None
+    assert f"{folder} has a reference whose random and expert return are the same" in capfd.readouterr().err

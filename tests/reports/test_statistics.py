@@ -70,8 +70,21 @@ def test_aggregates_by_hand_of_tasks_with_different_seeds():
     scores = [np.array([0.0, 10.0, 20.0]), np.array([110.0])]
     assert mean(scores) == pytest.approx((10 + 110) / 2)
     assert median(scores) == pytest.approx(60)
-    assert interquartile_mean(scores) == pytest.approx((10 + 20) / 2)
-    assert optimality_gap(scores) == pytest.approx(100 - (0 + 10 + 20 + 100) / 4)
+    # They weigh 2, 2, 2 and 6 twelfths; the middle half is from 3 to 9: 1 of the ten, 2 of the twenty, 3 of the 110.
+    assert interquartile_mean(scores) == pytest.approx((1 * 10 + 2 * 20 + 3 * 110) / 6)
+    assert optimality_gap(scores) == pytest.approx(100 - (10 + 100) / 2)
+    np.testing.assert_allclose(performance_profile(scores, np.array([5.0, 50.0])), [(2 / 3 + 1) / 2, 1 / 2])
+
+
+def test_a_task_weighs_the_same_whatever_its_seeds():
+    """Copies of its seeds change nothing; rliable, which takes equal numbers alone, tells the value."""
+    random = np.random.default_rng(4)
+    few, many = random.normal(size=4), random.normal(0.3, size=8)
+    theirs = metrics.aggregate_iqm(np.stack([np.repeat(few, 2), many], axis=1))
+    assert interquartile_mean([few, many]) == pytest.approx(theirs)
+    samples = [random.normal(size=(50, 3)), random.normal(size=(50, 7))]
+    each = [interquartile_mean([first, second]) for first, second in zip(*samples, strict=True)]
+    np.testing.assert_allclose(interquartile_mean(samples), each)
 
 
 def test_a_bootstrap_draws_within_tasks_and_the_same_every_time():

@@ -67,7 +67,21 @@ def test_times_that_never_came_are_told(tables):
 def test_the_overview_is_a_papers_table(tables):
     assert tables["final"].columns == ("task", "relu", "silu", "rational")
     (row,) = tables["final"].rows
-    assert [cell.text for cell in row[1:]] == ["38.0 ± 0.8", "38.0 ± 0.2", "76.0 ± 0.8"]
+    assert [cell.text for cell in row[1:]] == ["38.0 ± 0.8", "38.0 ± 0.2 (3 of 4)", "76.0 ± 0.8"]
+
+
+def test_csv_has_every_number_of_a_cell_in_a_column_of_its_own(tables):
+    (final,) = csv.DictReader(io.StringIO(tables["final"].csv()))
+    assert [final[f"silu{detail}"] for detail in ("", " judged", " seeds")] == ["38.0", "3", "4"]
+    assert float(final["silu sd"]) == pytest.approx(0.3 * np.sqrt(2 / 3))
+    reach = list(csv.DictReader(io.StringIO(tables["reach"].csv())))
+    assert all(float(line["95% of relu low"]) <= float(line["95% of relu"]) for line in reach)
+    assert all(float(line["95% of relu"]) <= float(line["95% of relu high"]) for line in reach)
+    assert reach[2]["95% of relu reached"] == reach[2]["95% of relu seeds"] == "3"
+    results = list(csv.DictReader(io.StringIO(tables["results"].csv())))
+    assert [(line["seeds"], line["seeds of"]) for line in results] == [("3", "3"), ("3", "4"), ("3", "3")]
+    aggregates = list(csv.DictReader(io.StringIO(tables["aggregates"].csv())))
+    assert float(aggregates[0]["mean low"]) < float(aggregates[0]["mean"]) < float(aggregates[0]["mean high"])
 
 
 def test_every_run_and_comparison_has_a_line(tables):
@@ -85,4 +99,7 @@ def test_what_nobody_reached_and_who_has_no_runs(tmp_path):
     assert column(tables["reach"], "50% of relu")[1].text == "not by 20 (0 of 1)"
     assert column(tables["reach"], "50% of relu")[2].text == "-"
     assert [cell.text for cell in tables["final"].rows[1]] == ["iql on b", "-", "1.0 ± 0.0"]
+    _, silu, b = csv.DictReader(io.StringIO(tables["reach"].csv()))
+    assert [silu[f"50% of relu{detail}"] for detail in ("", " low", " reached", " seeds")] == ["inf", "nan", "0", "1"]
+    assert [b[f"50% of relu{detail}"] for detail in ("", " low", " reached", " seeds")] == ["nan", "", "", ""]
     assert all(table.markdown() and table.csv() and table.latex() for table in tables.values())

@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from run_folders import write_run
 from scipy import stats
 
 from rlrat.reports.build import build_report
-from rlrat.reports.read import read_runs
-from rlrat.reports.verdicts import best_and_tied
+from rlrat.reports.read import RunRecord, read_runs
+from rlrat.reports.report import Group, Task
+from rlrat.reports.statistics import Estimate
+from rlrat.reports.verdicts import best_and_tied, compare_all
 
 FLAT = np.ones(6)
 
@@ -73,7 +77,77 @@ def test_seeds_that_are_all_the_same_conclude_nothing(report_of):
     assert all("no independent runs" in c.verdict for c in report.comparisons)
 
 
-def test_a_verdict_says_which_seeds_diverged(report_of, tmp_path):
+def test_a_label_with_diverged_seeds_wins_nothing_and_is_not_bold(report_of, tmp_path):
     write_run(tmp_path, 3 * FLAT, 9, activation="silu", status="diverged")
+    report = report_of(relu=[40.0, 41, 42], silu=[90.0, 90.5, 91], tanh=[1.0, 2, 3])
+    of_silu = [c for c in report.comparisons if "silu" in (c.first, c.second)]
+    assert {c.winner for c in of_silu} == {None}
+    assert np.isnan([c.p for c in of_silu]).all()
+    assert of_silu[0].verdict == "silu against relu at the end: 1 of 4 of silu diverged, so nothing can be concluded"
+    assert {c.winner for c in report.comparisons} == {None, "relu"}
+    assert best_and_tied(report.tasks[0], "final", report.comparisons) == (None, set())
+
+
+def simulated_group(label: str, finals: np.ndarray) -> Group:
+    """A seed for each final value, diverged where that is NaN."""
+    empty = np.empty(0)
+    statuses = np.where(np.isnan(finals), "diverged", "finished")
+    runs = [
+        RunRecord(Path(), "iql", "data", label, "", seed, status, empty, empty, empty, empty, empty)
+        for seed, status in enumerate(statuses)
+    ]
+    judged, known = (run for run in runs if run.status == "finished"), finals[~np.isnan(finals)]
+    return Group(label, tuple(runs), tuple(judged), known, Estimate(*(np.nan,) * 3), known, {})
+
+
+@pytest.mark.parametrize("seeds", [10, 20])
+def test_collapses_that_end_in_nan_for_one_label_alone_make_no_winners(seeds):
+    """Both labels collapse as often; of one of them such seeds diverge, and the mean of its others would be higher."""
+    random = np.random.default_rng(5)
+    winners, survivors = 0, 0
+    for _ in range(400):
+        collapsed = random.random((2, seeds)) < 0.3
+        relu, rational = np.where(collapsed, 5, 50) + 5 * random.standard_normal((2, seeds))
+        rational[collapsed[1]] = np.nan
+        groups = simulated_group("relu", relu), simulated_group("rational", rational)
+        found = compare_all([Task("task", "score", groups, 100, 0, None, (), None)])
+        winners += any(c.winner for c in found)
+        survivors += stats.ttest_ind(relu, rational, equal_var=False, nan_policy="omit").pvalue < 0.05 / 2
+    assert survivors > 0.1 * 400
+    assert winners <= 0.05 * 400
+
+
+def test_a_seed_that_is_there_twice_is_named_and_not_tested(report_of, tmp_path):
+    write_run(tmp_path, 91 * FLAT, 2, activation="silu", name="again", total_updates=50)
     report = report_of(relu=[40.0, 41, 42], silu=[90.0, 90.5, 91])
-    assert all("(1 of 4 of silu)" in c.verdict for c in report.comparisons)
+    report = build_report([run for task in report.tasks for g in task.groups for run in g.runs], by=["activation"])
+    assert {c.winner for c in report.comparisons} == {None}
+    assert all("silu has seed 2 more than once, so nothing can be concluded" in c.verdict for c in report.comparisons)
+    assert any("silu has seed 2 more than once (imported twice, or with other settings)" in n for n in report.notes)
+
+
+def test_corrections_and_intervals_are_for_all_comparisons_of_the_report(tmp_path):
+    random = np.random.default_rng(6)
+    for dataset, height in (("a", 1.0), ("b", 3.0)):
+        for place, activation in enumerate(("relu", "silu", "tanh")):
+            for seed in range(5):
+                values = place * height + random.standard_normal() + 0.3 * random.standard_normal(12)
+                write_run(tmp_path, values, seed, dataset=dataset, activation=activation)
+    report = build_report(read_runs([tmp_path]))
+    tests = {}
+    for task in report.tasks:
+        for quantity in ("final", "area"):
+            for first, second in (("silu", "relu"), ("tanh", "relu"), ("tanh", "silu")):
+                pair = [task.group(label).values(quantity) for label in (first, second)]
+                tests[task.name, quantity, first, second] = stats.ttest_ind(*pair, equal_var=False)
+    stepped, least = {}, 0.0
+    for place, (key, test) in enumerate(sorted(tests.items(), key=lambda item: item[1].pvalue)):
+        least = max(least, (len(tests) - place) * test.pvalue)
+        stepped[key] = min(1.0, least)
+    assert len(report.comparisons) == len(tests) == 12
+    for c in report.comparisons:
+        key = c.task, c.quantity, c.first, c.second
+        assert c.p_holm == pytest.approx(stepped[key])
+        assert (c.winner is not None) == (stepped[key] < 0.05)
+        assert (c.low, c.high) == pytest.approx(tuple(tests[key].confidence_interval(1 - 0.05 / 12)))
+    assert {c.winner is None for c in report.comparisons} == {True, False}
