@@ -161,23 +161,33 @@ Arguments = TypeVar("Arguments", bound=RunArguments)
 
 
 def parse(kind: type[Arguments], description: str, argv: list[str] | None = None) -> Arguments:
-    """The command line as a `kind`; `--help` is answered, and a mistake is one line on stderr and exit code 2."""
-    import tyro
-
+    """An agent's command line as a `kind`, whose values are checked, too; else as `read_command_line`."""
     if argv is None:  # the first act of a program
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until its run can be stopped cleanly, no traceback
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    arguments = read_command_line(kind, description, argv)
+    with one_line_errors():
+        validate(arguments)
+    return arguments
+
+
+def read_command_line(
+    kind: type[Kind], description: str, argv: list[str] | None = None, prog: str | None = None
+) -> Kind:
+    """A command line as a `kind`; `--help` is answered, and a mistake is one line on stderr and exit code 2.
+
+    `argv` and the program's name are the process' own by default.
+    """
+    import tyro
+
     printed = io.StringIO()
     try:
         with redirect_stderr(printed):
-            arguments = tyro.cli(kind, description=description, args=argv)
+            return tyro.cli(kind, description=description, args=argv, prog=prog)
     except SystemExit as stop:
         if stop.code:
             print(f"error: {one_line(printed.getvalue())}", file=sys.stderr)
         raise
-    with one_line_errors():
-        validate(arguments)
-    return arguments
 
 
 def one_line(box: str) -> str:

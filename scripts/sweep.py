@@ -18,9 +18,10 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from rlrat.arguments import read_command_line
 from rlrat.errors import one_line_errors
 from rlrat.sweeps import commands
-from rlrat.sweeps.options import Options, find_grid, parse, split_axes
+from rlrat.sweeps.options import Options, find_grid, split_axes
 
 AGENTS = Path(__file__).resolve().parents[1] / "agents"
 COMMANDS = {
@@ -37,14 +38,15 @@ class Folder:
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0, 1 where a process failed, 130 where the sweep was stopped."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    """Returns the exit code: 0, 1 where a process failed, 130 where the sweep was stopped or left."""
+    plain = {"highlight": False, "markup": False, "emoji": False}
+    console = Console(**plain, width=None if sys.stdout.isatty() else 160)
     if argv and argv[0] in COMMANDS:
         command, description = COMMANDS[argv[0]]
-        folder = parse(Folder, argv[1:], description, prog=f"sweep.py {argv[0]}")
+        folder = read_command_line(Folder, description, argv[1:], prog=f"sweep.py {argv[0]}")
         return command(folder.run_dir, AGENTS, console)
     argv, axes = split_axes(argv)
-    options = parse(Options, argv, __doc__)
+    options = read_command_line(Options, __doc__, argv)
     return commands.sweep(options, find_grid(options, axes), AGENTS, console)
 
 

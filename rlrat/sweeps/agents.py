@@ -119,8 +119,9 @@ def load_agent(name: str, folder: Path) -> Agent:
         arguments = module.Arguments
         if not issubclass(arguments, RunArguments):
             raise TypeError("its Arguments are not RunArguments")
-    except (SyntaxError, AttributeError, TypeError, ImportError) as error:
-        raise InputError(f"{path} is no agent ({error}): it needs a dataclass Arguments(RunArguments)") from None
+    except Exception as error:  # whatever somebody's file does
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{path} is no agent ({what}): it needs a dataclass Arguments(RunArguments)") from None
     return Agent(path.stem, path.resolve(), arguments)
 
 

@@ -1,17 +1,23 @@
 """A plan, checked as a whole before anything starts: every mistake that can be seen from here is named at once."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlrat.arguments import identity, validate
+from rlrat.arguments import RunArguments, identity, parse_env_kwargs, validate
 from rlrat.errors import InputError
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import clash
 from rlrat.sweeps.grid import Cell
 
+if TYPE_CHECKING:
+    from rlrat.datasets import Dataset
+
 _NAMED = 5  # of what is wrong, the rest is counted
+_COMPLETED = ("dataset", "env_id", "env_kwargs")  # which a run's folder has as the dataset completes them
+_MEND = "give another --run-dir, or move these away"
 _TOGETHER = ("total_updates", "eval_at")  # what is right of one depends on the other
 
 
@@ -41,24 +47,64 @@ def _check_ranges(agent: Agent, values: dict[str, Any]) -> None:
         raise InputError(f"{agent.name}: {error}") from None
 
 
+def check_device(name: str, *, here: bool) -> None:
+    """Raise `InputError` for what is no device, or none that is `here`; other hosts may have what this one lacks."""
+    if name == "auto":
+        return
+    import torch
+
+    from rlrat.machine import find_device
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda:<number>") from None
+    if device.index:
+        raise InputError(
+            f"--device is {name}, but a process knows the GPU that it is given as cuda: give that, and name GPUs in "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    if not here:
+        return
+    if device.type != "cuda":
+        find_device(name)
+    elif torch.cuda.device_count() == 0:  # which, unlike using one, takes no memory of a GPU
+        raise InputError(f"--device is {name}, but there is no GPU that PyTorch can use: give auto or cpu")
+
+
 def check_folders(cells: Sequence[Cell]) -> None:
-    """Raise `InputError` for run folders that hold other runs, or that this user may not write."""
+    """Raise `InputError` for run folders that hold other runs, or that this user may not write.
+
+    What a dataset completes is compared by `check_datasets`.
+    """
     defaults = {agent: identity(agent.defaults) for agent in {cell.agent for cell in cells}}
     wrong = []
     for cell in cells:
-        if not cell.folder.is_dir():
-            continue
-        for seed in cell.seeds:
-            folder = cell.run_folder(seed)
-            if (different := clash(cell, folder, defaults[cell.agent])) is not None:
-                wrong.append(f"{folder} holds a run with other settings ({different})")
-            elif not _may_write(folder) and not (folder / "summary.json").exists():
-                wrong.append(f"{folder} cannot be written: it is {_owner(folder)}'s")
+        ours = {**cell.agent.identity(cell.values), "agent": cell.agent.name}
+        ours = {name: value for name, value in ours.items() if name not in _COMPLETED}
+        wrong += _clashes(cell, ours, defaults[cell.agent])
+        wrong += filter(None, (_refusal(cell.run_folder(seed)) for seed in _begun(cell)))
     if cells:
-        there = next(parent for parent in (cells[0].run_dir, *cells[0].run_dir.parents) if parent.exists())
-        if not _may_write(there):
-            wrong.append(f"{there} cannot be written: it is {_owner(there)}'s")
-    _raise(wrong, "give another --run-dir, or move these away")
+        wrong += filter(None, [_refusal(cells[0].run_dir)])
+    _raise(wrong, _MEND)
+
+
+def _clashes(cell: Cell, ours: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
+    """A line for each run of a cell that is in its folder with another identity."""
+    found = {folder: clash(folder, ours, defaults) for folder in map(cell.run_folder, _begun(cell))}
+    return [f"{folder} holds a run with other settings ({what})" for folder, what in found.items() if what]
+
+
+def _begun(cell: Cell) -> Sequence[int]:
+    """The seeds of a cell if there is anything in its folder, or that cannot be known."""
+    try:
+        cell.folder.stat()
+    except FileNotFoundError:
+        return ()
+    except OSError:
+        pass
+    return cell.seeds
 
 
 def check_datasets(cells: Sequence[Cell], *, fetch: bool) -> list[str]:
@@ -68,12 +114,16 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool) -> list[str]:
         fetch: download what is missing; else only what is here is read.
 
     Raises:
-        InputError: datasets that do not exist, cannot be had or cannot be used.
+        InputError: datasets that do not exist, cannot be had or cannot be used, or run folders of another dataset or
+            environment.
     """
     from rlrat.datasets import load_dataset
 
-    wrong, missing = [], []
-    for id in dict.fromkeys(cell.values["dataset"] for cell in cells):
+    wrong, clashes, missing = [], [], []
+    by_dataset: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_dataset.setdefault(cell.values["dataset"], []).append(cell)
+    for id, own in by_dataset.items():
         if not fetch and _is_to_be_fetched(id):
             missing.append(id)
             continue
@@ -82,12 +132,21 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool) -> list[str]:
         except InputError as error:
             wrong.append(str(error))
             continue
-        if dataset.env_id is None and any(
-            cell.values.get("env_id") is None for cell in cells if cell.values["dataset"] == id
-        ):
+        if dataset.env_id is None and any(cell.values.get("env_id") is None for cell in own):
             wrong.append(f"dataset {id} names no environment: give --grid.env-id")
+        for cell in own:
+            clashes += _clashes(cell, _completed(cell.arguments, dataset), {})
     _raise(wrong)
+    _raise(clashes, _MEND)
     return missing
+
+
+def _completed(arguments: RunArguments, dataset: "Dataset") -> dict[str, Any]:
+    """What a run's identity has as its dataset completes it."""
+    env_id = arguments.env_id or dataset.env_id
+    kwargs = dataset.env_kwargs if env_id == dataset.env_id else {}
+    found = {"env_id": env_id, "env_kwargs": {**kwargs, **parse_env_kwargs(arguments.env_kwargs)}}
+    return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))
 
 
 def _is_to_be_fetched(id: str) -> bool:
@@ -100,8 +159,14 @@ def _is_to_be_fetched(id: str) -> bool:
     return "/" in id and minari.is_id(id)
 
 
-def _may_write(path: Path) -> bool:
-    return not path.exists() or os.access(path, os.W_OK | os.X_OK)
+def _refusal(folder: Path) -> str | None:
+    """Why a folder that is to be written, or made, cannot be; None where it can, or holds a finished run."""
+    for path in (folder, *folder.parents):
+        if os.path.exists(path):  # which is False of what is in a folder that may not be entered
+            if os.access(path, os.W_OK | os.X_OK) or os.path.exists(path / "summary.json"):
+                return None
+            return f"{path} cannot be written: it is {_owner(path)}'s"
+    return None
 
 
 def _owner(path: Path) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from rlrat.sweeps.checks import check_datasets, check_folders, check_settings
+from rlrat.errors import InputError
+from rlrat.sweeps.checks import check_datasets, check_device, check_folders, check_settings
 from rlrat.sweeps.conductor import Conductor
 from rlrat.sweeps.display import Display, show_estimate, show_plan, show_status, show_summary
 from rlrat.sweeps.estimate import probe
@@ -20,6 +21,7 @@ from rlrat.sweeps.launcher import Launcher
 from rlrat.sweeps.local import LocalLauncher, find_gpus, fitting
 from rlrat.sweeps.locks import Owner, Watch
 from rlrat.sweeps.options import Options, recall, settings
+from rlrat.sweeps.slurm import cancel_waiting
 
 
 def plan(grid: Grid, options: Options, agents: Path) -> tuple[list[Cell], list[Job]]:
@@ -60,12 +62,13 @@ def sweep(options: Options, grid: Grid, agents: Path, console: Console, only: se
     cells, jobs = plan(grid, options, agents)
     check_settings(cells)
     check_folders(cells)
+    check_device(options.device, here=options.launcher == "local")
     folder = SweepFolder(options.run_dir)
     missing = check_datasets(cells, fetch=not options.dry_run)
     if options.dry_run:
         dry_run(options, cells, jobs, missing, folder, console)
         return 0
-    folder.remember(grid, settings(options))
+    folder.remember(grid.absolute(), settings(options))
     diverged = sum(seed_status(path) == "diverged" for job in jobs for path in job.folders)
     jobs = [job for job in jobs if (only is None or job.id in only) and not is_done(job)]
     if not jobs:
@@ -81,7 +84,7 @@ def sweep(options: Options, grid: Grid, agents: Path, console: Console, only: se
             conductor.run()
     if conductor.detaching:
         console.print("left: the jobs go on; the same command watches them again, and stop ends them")
-        return 0
+        return 128 + signal.SIGINT
     if conductor.stopping:
         console.print("stopped; the same command goes on from here", soft_wrap=True)
         return 128 + signal.SIGINT
@@ -95,7 +98,8 @@ def dry_run(
     launcher = make_launcher(options, jobs, folder, missing) if options.launcher == "local" else None
     where = launcher.describe() if launcher is not None else f"on {options.launcher}"
     show_plan(console, cells, jobs, probes, missing, where)
-    show_estimate(console, jobs, probes, at_once=launcher.room() if launcher is not None else len(jobs))
+    at_once = {"local": launcher.room() if launcher else 0, "ray": len(jobs), "slurm": options.slurm.at_once}
+    show_estimate(console, jobs, probes, at_once[options.launcher])
 
 
 @contextmanager
@@ -160,6 +164,12 @@ def stop(run_dir: Path, _agents: Path, console: Console) -> int:
     if not folder.sweeps():
         console.print(f"no sweep is under way in {folder.run_dir}")
     folder.stop()
+    code = 0
+    try:
+        cancel_waiting(folder)
+    except InputError as error:
+        console.print(f"error: {error}", soft_wrap=True)
+        code = 2
     watch = Watch()
     before = 0
     while held := sum(watch.holder(folder.lock(path)) is not None for path in folder.locked()):
@@ -168,7 +178,7 @@ def stop(run_dir: Path, _agents: Path, console: Console) -> int:
         before = held
         time.sleep(0.5)
     console.print("stopped; the sweep's command goes on from here")
-    return 0
+    return code
 
 
 def retry(run_dir: Path, agents: Path, console: Console) -> int:
@@ -178,6 +188,8 @@ def retry(run_dir: Path, agents: Path, console: Console) -> int:
         if failed:
             any_failed = True
             code = max(code, sweep(options, grid, agents, console, only=failed))
+            if code >= 128:  # stopped, and the rest with it
+                return code
     if not any_failed:
         console.print(f"nothing has failed in {folder.run_dir}")
     return code

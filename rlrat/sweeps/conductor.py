@@ -1,6 +1,7 @@
 """The loop of a sweep: hands processes to a launcher, tries failed ones again, waits for room, and knows the rest."""
 
 import errno
+import os
 import signal
 import time
 import uuid
@@ -12,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError
-from rlrat.sweeps.folder import Failure, SweepFolder, checkpoint_mark, is_done, seed_status
+from rlrat.sweeps.folder import Failure, SweepFolder, is_done, newest_updates, seed_status
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.launcher import Launcher, Outcome, Task
-from rlrat.sweeps.locks import Owner, Watch
+from rlrat.sweeps.launcher import Launcher, Outcome, Refused, Task
+from rlrat.sweeps.locks import HEARTBEAT, Owner, Watch
 from rlrat.sweeps.worker import FULL, LOCKED, LOST, Work
 
 MISTAKE = 2  # the exit code of what only the user can mend
 _POLL = 0.1  # seconds between looks at the workers
 _LOOK = 2.0  # between looks at what is in the hands of others, or at a full disk
 _DELAY = 1.0  # before a failed process is tried again, times its attempts
+_REFUSED = 30.0  # before what a cluster refused is handed to it again
 _MOST_VANISHED = 20
 _GRACE = 120.0  # for workers that were asked to stop
 
@@ -34,12 +36,12 @@ class Entry:
     state: str = "waiting"
     """waiting, running, elsewhere (another sweep's), done or failed."""
     attempts: int = 0
-    """That failed since a checkpoint was last saved."""
+    """That failed since an update was evaluated that none before had reached."""
     vanished: int = 0
     """Times that its worker did, since then."""
     not_before: float = 0.0
-    mark: tuple[int, ...] = ()
-    """Of its checkpoints, when it began."""
+    updates: tuple[int, ...] = ()
+    """Newest that were evaluated, of each seed, before it began; going on from a checkpoint can take some back."""
     failed_on: set[str] = field(default_factory=set)
 
 
@@ -73,7 +75,8 @@ class Conductor:
         self._owner, self._watch = Owner(), Watch()
         self._permit: Path | None = None
         self._queue: deque[Entry] = deque()
-        self._look_again = 0.0
+        self._look_again = self._touched = 0.0
+        self._has_begun = False
 
     def count(self, state: str) -> int:
         return sum(entry.state == state for entry in self.entries.values())
@@ -81,8 +84,8 @@ class Conductor:
     def run(self) -> None:
         for entry in self.entries.values():
             self.folder.forget_failure(entry.job)
-        self._permit = self.folder.permit(self._owner)
         adopted = self.launcher.adopt([entry.job for entry in self.entries.values()])
+        self._permit = self.folder.permit(self._owner)
         for name, entry in self.entries.items():
             if name in adopted:
                 self._begin(entry)
@@ -90,8 +93,7 @@ class Conductor:
                 self._queue.append(entry)
         try:
             while self._queue or self.count("running"):
-                if not self._permit.exists():  # another process said stop
-                    self.stopping = True
+                self._look_at_permit()
                 if self.stopping or self.detaching:
                     return
                 for outcome in self.launcher.poll():
@@ -105,6 +107,19 @@ class Conductor:
                 self._permit.unlink(missing_ok=True)
                 self._wait_for_the_end()
             self.launcher.close()
+
+    def _look_at_permit(self) -> None:
+        """Stop if another process has taken it away; else show it now and then that the sweep is there."""
+        try:
+            if time.monotonic() - self._touched < HEARTBEAT:
+                self._permit.stat()
+            else:
+                os.utime(self._permit)
+                self._touched = time.monotonic()
+        except FileNotFoundError:
+            self.stopping = True
+        except OSError:  # of a file system that may come back
+            pass
 
     def _wait_for_the_end(self) -> None:
         """Workers see that the permit is gone, save a checkpoint and end."""
@@ -139,13 +154,31 @@ class Conductor:
                 try:
                     tasks.append((entry, self._write(entry)))
                 except InputError as error:
-                    if not self._pause_if_full(entry, error):
+                    if not _is_full(error):
                         raise
+                    self._queue.appendleft(entry)
+                    self._pause(entry.job)
                     break
-        if tasks:
+        if not tasks:
+            return
+        left: set[Task] = set()
+        try:
             self.launcher.submit([task for _, task in tasks])
-        for entry, _ in tasks:
-            self._begin(entry)
+        except Refused as refused:
+            left = set(refused.left)
+            self._has_begun |= len(left) < len(tasks)
+            if _is_full(refused):
+                self._pause(refused.left[0].job)
+            elif self._has_begun:  # or none will ever be taken
+                self._say(f"{refused}; {len(left)} processes are handed over again in {_REFUSED:.0f} s")
+            else:
+                raise
+        for entry, task in tasks:
+            if task in left:
+                entry.not_before = now if self.paused_by else now + _REFUSED
+                self._queue.append(entry)
+            else:
+                self._begin(entry)
 
     def _write(self, entry: Entry) -> Task:
         job, file, mine = entry.job, self.folder.job_file, self._owner.token[:8]  # two sweeps may try at once
@@ -162,7 +195,9 @@ class Conductor:
         return Task(job, file(job, f"job-{mine}.json"), frozenset(entry.failed_on))
 
     def _begin(self, entry: Entry) -> None:
-        entry.state, entry.mark = "running", checkpoint_mark(entry.job)
+        newest = newest_updates(entry.job)
+        entry.state, entry.updates = "running", tuple(map(max, entry.updates or newest, newest))
+        self._has_begun = True
 
     def _holder(self, job: Job) -> Owner | None:
         holders = (self._watch.holder(self.folder.lock(folder)) for folder in job.folders)
@@ -191,17 +226,19 @@ class Conductor:
         if is_done(job):
             return self._end(entry)
         entry.state = "waiting"
-        if self.stopping:
+        self._look_at_permit()
+        if self.stopping:  # which is why it ended
             return None
         if code == LOCKED:
             holder = self._holder(job)
             return self._leave(entry, str(holder or ""))
         if code == FULL:
-            return self._pause(entry)
-        if checkpoint_mark(job) != entry.mark:
+            self._queue.appendleft(entry)
+            return self._pause(job)
+        if any(after > before for before, after in zip(entry.updates, newest_updates(job), strict=True)):
             entry.attempts = entry.vanished = 0
         reason = _reason(outcome)
-        if code is None or code == LOST:  # no fault of the run
+        if code in (None, LOST, -signal.SIGALRM):  # no fault of the run
             entry.vanished += 1
             if entry.vanished > _MOST_VANISHED:
                 return self._give_up(entry, reason, outcome.host)
@@ -232,17 +269,10 @@ class Conductor:
         tail = "".join(f"\n    {line}" for line in lines)
         self._say(f"{entry.job.label}: FAILED: {reason} on {host}; its log ends with{tail}")
 
-    def _pause(self, entry: Entry) -> None:
-        self._queue.appendleft(entry)
+    def _pause(self, job: Job) -> None:
         if self.paused_by is None:
-            self._say(f"{entry.job.label}: the disk of {self.folder.run_dir} is full: paused until there is room")
-        self.paused_by, self._look_again = entry.job, time.monotonic() + _LOOK
-
-    def _pause_if_full(self, entry: Entry, error: InputError) -> bool:
-        full = getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full:
-            self._pause(entry)
-        return full
+            self._say(f"{job.label}: the disk of {self.folder.run_dir} is full: paused until there is room")
+        self.paused_by, self._look_again = job, time.monotonic() + _LOOK
 
     def _is_room_again(self) -> bool:
         if time.monotonic() < self._look_again:
@@ -255,12 +285,18 @@ class Conductor:
         return True
 
 
+def _is_full(error: InputError) -> bool:
+    return getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _reason(outcome: Outcome) -> str:
     code = outcome.code
     if code is None:
         return outcome.why or "its worker vanished"
     if code == LOST:
         return "it lost its lock"
+    if code == -signal.SIGALRM:
+        return "it could not keep its locks alive"
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

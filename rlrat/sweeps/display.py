@@ -1,4 +1,7 @@
-"""What a sweep shows: a live table on a terminal, else one line per event; its plan, its status and its summary."""
+"""What a sweep shows: a live table on a terminal, else one line per event; its plan, its status and its summary.
+
+Consoles are without markup, emoji and highlighting: what is shown are names and paths as they are.
+"""
 
 import statistics
 import time
@@ -43,7 +46,7 @@ class Display:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(f"{datetime.now():%H:%M:%S} {text}", soft_wrap=True, markup=False, highlight=False)
+        self._console.print(f"{datetime.now():%H:%M:%S} {text}", soft_wrap=True)
 
     def show(self, conductor: Conductor) -> None:
         now = time.monotonic()
@@ -198,7 +201,7 @@ def show_status(
     for job, failure in failed[:_ROWS]:
         console.print(f"failed: {job.label}: {failure.reason} on {failure.host}; its log ends with", soft_wrap=True)
         for line in failure.lines:
-            console.print(f"    {line}", soft_wrap=True, markup=False)
+            console.print(f"    {line}", soft_wrap=True)
 
 
 def show_summary(console: Console, cells: Sequence[Cell], run_dir: Path) -> None:

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError
-from rlrat.sweeps.grid import Block, Cell, Grid, Job
-from rlrat.sweeps.locks import Owner
-
-_RESOLVED = ("dataset", "env_id", "env_kwargs")  # which a run's folder has as the dataset completes them
+from rlrat.sweeps.grid import Block, Grid, Job
+from rlrat.sweeps.locks import STALE, Owner
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,11 @@ def seed_status(folder: Path) -> str:
     summary = read_summary(folder)
     if summary is not None:
         return "diverged" if summary.get("status") == "diverged" else "finished"
-    return "begun" if (folder / "config.json").exists() else "missing"
+    return "begun" if os.path.exists(folder / "config.json") else "missing"
 
 
 def is_done(job: Job) -> bool:
-    return all((folder / "summary.json").exists() for folder in job.folders)
+    return all(os.path.exists(folder / "summary.json") for folder in job.folders)
 
 
 def read_progress(folder: Path) -> Progress | None:
@@ -78,33 +76,27 @@ def read_progress(folder: Path) -> Progress | None:
         return None
 
 
-def clash(cell: Cell, folder: Path, defaults: dict[str, Any]) -> str | None:
-    """How the run in a folder differs from the cell's, None where it does not or none is there.
+def clash(folder: Path, ours: dict[str, Any], defaults: dict[str, Any]) -> str | None:
+    """How the run in a folder differs from one with the identity `ours`, None where it does not or none is there.
 
-    The agent itself compares again, with the dataset's fingerprint. `defaults` is the identity of its own arguments.
+    What the folder does not know is as `defaults` has it, or else not compared. The agent itself compares again.
     """
     config = _read_json(folder / "config.json")
     if config is None:
         return None
     there = {**defaults, **config.get("identity", {})}
-    ours = {**cell.agent.identity(cell.values), "agent": cell.agent.name}
     different = [
-        f"{name} is {there.get(name)!r} there and {value!r} here"
+        f"{name} is {there[name]!r} there and {value!r} here"
         for name, value in ours.items()
-        if name not in _RESOLVED and there.get(name) != value
+        if name in there and there[name] != value
     ]
     return "; ".join(different) or None
 
 
-def checkpoint_mark(job: Job) -> tuple[int, ...]:
-    """Changes whenever a seed of the job saves a checkpoint."""
-    marks = []
-    for folder in job.folders:
-        try:
-            marks.append((folder / "checkpoint.pt").stat().st_mtime_ns)
-        except OSError:
-            marks.append(0)
-    return tuple(marks)
+def newest_updates(job: Job) -> tuple[int, ...]:
+    """The newest update of each seed that was evaluated, -1 where none was."""
+    found = (read_progress(folder) for folder in job.folders)
+    return tuple(-1 if progress is None else progress.update for progress in found)
 
 
 class SweepFolder:
@@ -201,8 +193,31 @@ class SweepFolder:
         return path
 
     def sweeps(self) -> list[Owner]:
-        """The sweeps under way, as far as this machine can know."""
-        return [owner for owner in self._permits().values() if not owner.is_gone()]
+        """The sweeps under way: their process lives on this machine, or has touched its permit of late on another.
+
+        No two clocks are compared: the file system itself, whose time stamps they are, says what time it is.
+        """
+        now, found = self._time(), []
+        for path, owner in self._permits().items():
+            with contextlib.suppress(FileNotFoundError):
+                gone = owner.is_gone()
+                if gone is None and now is not None:
+                    gone = now - path.stat().st_mtime >= STALE
+                if not gone:
+                    found.append(owner)
+        return found
+
+    def _time(self) -> float | None:
+        """What time it is by the file system, None where nothing can be written."""
+        trial = self.path / f".time.{uuid.uuid4().hex[:8]}"
+        try:
+            trial.touch()
+            return trial.stat().st_mtime
+        except OSError:
+            return None
+        finally:
+            with contextlib.suppress(OSError):
+                trial.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Ask every sweep on this folder to stop, wherever it is."""

@@ -18,6 +18,11 @@ PRESETS = ("paper", "d4rl-gym", "smoke")
 _KEYS = ("agents", "datasets", "activations", "seeds", "grid")
 
 
+def axis_name(text: str) -> str:
+    """The one name of an axis, whose spellings `total-updates` and `total_updates` are the same."""
+    return text.replace("-", "_")
+
+
 @dataclass(frozen=True)
 class Block:
     """A cross product: everything in it with everything else."""
@@ -28,6 +33,9 @@ class Block:
     """None: each agent's own default."""
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Values by setting, as a command line has them; `iql.expectile` is for IQL alone."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", {axis_name(axis): texts for axis, texts in self.axes.items()})
 
 
 @dataclass(frozen=True)
@@ -53,15 +61,12 @@ class Grid:
         for kind, chosen in (("agents", agents), ("datasets", datasets)):
             known = {name for block in self.blocks for name in getattr(block, kind)}
             if unknown := [name for name in chosen if name not in known]:
-                raise InputError(f"--{kind} {unknown[0]} is not in this grid, which has {', '.join(sorted(known))}")
-        dropped = {name for block in self.blocks for name in block.agents if agents and name not in agents}
+                there = ", ".join(sorted(known)) or f"no {kind}"
+                raise InputError(f"--{kind} {unknown[0]} is not in this grid, which has {there}")
+        dropped = {axis_name(name) for block in self.blocks for name in block.agents if agents and name not in agents}
         blocks = []
         for block in self.blocks:
-            kept = {
-                axis: texts
-                for axis, texts in block.axes.items()
-                if axis.partition(".")[0].replace("-", "_") not in dropped
-            }
+            kept = {axis: texts for axis, texts in block.axes.items() if axis.partition(".")[0] not in dropped}
             block = replace(
                 block,
                 agents=tuple(name for name in block.agents if not agents or name in agents),
@@ -74,6 +79,18 @@ class Grid:
         if not blocks:
             raise InputError("no cell is left: no block of this grid has these agents with these datasets")
         return replace(self, blocks=tuple(blocks))
+
+    def absolute(self) -> "Grid":
+        """The same from any working directory."""
+        blocks = tuple(
+            replace(
+                block,
+                agents=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in block.agents),
+                datasets=tuple(map(_absolute, block.datasets)),
+            )
+            for block in self.blocks
+        )
+        return replace(self, blocks=blocks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +193,11 @@ def _expand_block(block: Block, grid: Grid, agents: dict[str, Agent], run_dir: P
     chosen = [agents[name] for name in block.agents]
     by_agent: dict[str, dict[str, tuple[str, ...]]] = {agent.name: {} for agent in chosen}
     for axis, texts in block.axes.items():
-        first, dot, rest = axis.replace("-", "_").partition(".")
-        own = [agent for agent in chosen if dot and agent.name == first]
-        if not own and first in agents:
+        first, dot, rest = axis.partition(".")
+        own = [agent for agent in chosen if dot and axis_name(agent.name) == first]
+        if not own and any(axis_name(agent.name) == first for agent in agents.values()):
             continue  # of an agent in other blocks
-        name = rest if own else axis.replace("-", "_")
+        name = rest if own else axis
         check_axis(name, own or (chosen if len(grid.blocks) == 1 else agents.values()))
         for agent in own or chosen:
             if agent.has(name) and (own or name not in by_agent[agent.name]):
@@ -238,10 +255,8 @@ def read_grid(name: str) -> Grid:
 def _parse(text: str, suffix: str, name: str) -> dict[str, Any]:
     try:
         if suffix in (".yaml", ".yml"):
-            try:
-                import yaml
-            except ImportError:
-                raise InputError(f"{name}: pip install pyyaml to read YAML, or write TOML") from None
+            import yaml  # which Minari's download of datasets needs, too
+
             try:
                 content = yaml.safe_load(text)
             except yaml.YAMLError as error:
@@ -264,7 +279,11 @@ def _check_keys(content: dict[str, Any], name: str) -> dict[str, Any]:
         if key == "grid":
             if not isinstance(value, dict):
                 raise InputError(f"{name}: grid must be a table of values by setting")
-            found["axes"] = {axis: _texts(values, name, f"grid.{axis}") for axis, values in _flat(value)}
+            found["axes"] = axes = {}
+            for axis, values in _flat(value):
+                if axis_name(axis) in axes:
+                    raise InputError(f"{name}: grid.{axis} is there twice: give all its values at once")
+                axes[axis_name(axis)] = _texts(values, name, f"grid.{axis}")
         else:
             found[key] = value if key == "seeds" else _texts(value, name, key)
     return found

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rlrat.errors import InputError
 from rlrat.sweeps.grid import Job
 
 
@@ -31,6 +32,15 @@ class Outcome:
     """What the launcher knows beside the code."""
 
 
+class Refused(InputError):
+    """A place did not take all of the tasks."""
+
+    def __init__(self, reason: str, left: list[Task]) -> None:
+        """`left` are those that it did not take."""
+        super().__init__(reason)
+        self.left = left
+
+
 class Launcher(Protocol):
     """Where workers run. Several may be under way; nothing here blocks for longer than a look at their states."""
 
@@ -47,14 +57,18 @@ class Launcher(Protocol):
         """Start tasks, at most `room()`.
 
         Raises:
-            InputError: the place refuses them.
+            Refused: the place does not take all; where its disk is why, with the refusal as its cause.
         """
 
     def poll(self) -> list[Outcome]:
         """The tasks that ended since the last call."""
 
     def adopt(self, jobs: list[Job]) -> dict[str, Task]:
-        """Tasks of an earlier sweep that are still under way, by the job's id."""
+        """Tasks of an earlier sweep that are still under way, by the job's id.
+
+        Raises:
+            InputError: that cannot be known.
+        """
 
     def drop_waiting(self) -> None:
         """The sweep stops: what no worker has begun need not begin."""

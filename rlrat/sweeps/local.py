@@ -31,13 +31,14 @@ def find_gpus() -> list[GPU]:
     if answer.returncode:
         return []
     rows = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines() if line.count(",") == 2]
-    found = {index: GPU(index, int(free) * 2**20) for index, _, free in rows if free.isdecimal()}
-    by_uuid = {uuid: index for index, uuid, _ in rows}
+    # By uuid, as CUDA may count them in another order; names that the user gave stay as they are.
+    rows = [(index, uuid, int(free) * 2**20) for index, uuid, free in rows if free.isdecimal()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        return list(found.values())
-    names = [name.strip() for name in visible.split(",") if name.strip()]
-    return [found[index] for name in names if (index := by_uuid.get(name, name)) in found]
+        return [GPU(uuid, free) for _, uuid, free in rows]
+    memory = {name: free for index, uuid, free in rows for name in (index, uuid)}
+    names = [name.strip() for name in visible.split(",")]
+    return [GPU(name, memory[name]) for name in names if name in memory]
 
 
 def fitting(gpu: GPU, memory: int) -> int:

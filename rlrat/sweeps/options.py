@@ -1,19 +1,12 @@
 """The command line of a sweep, and the grid that it asks for; nothing here needs torch."""
 
-import contextlib
-import io
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import tyro
-
-from rlrat.arguments import Count, NotNegative, Positive, Range, check_ranges, one_line
+from rlrat.arguments import Count, NotNegative, Positive, Range, check_ranges
 from rlrat.errors import InputError
-from rlrat.sweeps.grid import Block, Grid, read_grid
-
-Kind = TypeVar("Kind")
+from rlrat.sweeps.grid import Block, Grid, axis_name, read_grid
 
 
 @dataclass(frozen=True)
@@ -84,28 +77,16 @@ class Options:
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
 
 
-def parse(kind: type[Kind], argv: list[str], description: str, prog: str | None = None) -> Kind:
-    """A command line as a `kind`; `--help` is answered, and a mistake is one line on stderr and exit code 2."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            return tyro.cli(kind, args=argv, description=description, prog=prog)
-    except SystemExit as stop:
-        if stop.code:
-            print(f"error: {one_line(printed.getvalue())}", file=sys.stderr)
-        raise
-
-
 def split_axes(argv: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    """A command line without its `--grid.<setting> <value> ...`, and those."""
+    """A command line without its `--grid.<setting> <value> ...`, and those by `axis_name`."""
     rest: list[str] = []
     axes: dict[str, list[str]] = {}
     values = rest
     for word in argv:
         if word.startswith("--grid."):
-            name, equals, value = word[len("--grid.") :].partition("=")
-            if name in axes:
-                raise InputError(f"--grid.{name} is given twice: give all its values at once")
+            text, equals, value = word[len("--grid.") :].partition("=")
+            if (name := axis_name(text)) in axes:
+                raise InputError(f"--grid.{text} is given twice: give all its values at once")
             values = axes[name] = [value] if equals else []
         elif word.startswith("--"):
             values = rest

@@ -20,12 +20,14 @@ from typing import Any
 from rlrat.errors import InputError
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.launcher import Outcome, Task, read_outcome
+from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
 from rlrat.sweeps.worker import FULL
 
 _MOST = 1000  # jobs in the queue; Slurm's arrays have no more by default
 _LOOK = 5.0  # seconds between questions to Slurm
-_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, -signal.SIGTERM, -signal.SIGUSR1)  # as a worker's exit code
+# A worker's exit code where Slurm stopped it, or it could not keep its locks alive.
+_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGALRM)
+_ASKS = 5  # times that Slurm is asked for its queue, where the answer matters
 _WARNING = "USR1"
 
 
@@ -81,6 +83,7 @@ class SlurmLauncher:
         return max(0, _MOST - len(self._running))
 
     def submit(self, tasks: list[Task]) -> None:
+        left = list(tasks)
         by_avoid: dict[frozenset[str], list[Task]] = defaultdict(list)
         for task in tasks:
             by_avoid[task.avoid].append(task)
@@ -93,10 +96,16 @@ class SlurmLauncher:
                     jobs = [executor.submit(Element(), str(task.file)) for task in group]
             except self._submitit.core.utils.FailedJobError as error:
                 reason = " ".join(str(error).split())[-300:]
-                raise InputError(f"Slurm takes no jobs like these ({reason}): see --slurm.* in --help") from None
+                raise Refused(f"Slurm takes no jobs like these ({reason}): see --slurm.* in --help", left) from None
+            except OSError as error:
+                raise Refused(f"cannot write below {self._folder}: {error.strerror}", left) from error
             for job, task in zip(jobs, group, strict=True):
+                left.remove(task)
                 self._running[job.job_id] = task
-                task.file.with_name("slurm.json").write_text(json.dumps({"job": job.job_id, "file": str(task.file)}))
+                # Without it another sweep submits the process once more, and the lock keeps the two apart.
+                with suppress(OSError):
+                    record = {"job": job.job_id, "file": str(task.file)}
+                    task.file.with_name("slurm.json").write_text(json.dumps(record))
 
     def poll(self) -> list[Outcome]:
         if not self._running or time.monotonic() - self._looked < _LOOK:
@@ -108,7 +117,7 @@ class SlurmLauncher:
         return [self._end(id, self._running.pop(id)) for id in list(self._running) if id not in queued]
 
     def adopt(self, jobs: list[Job]) -> dict[str, Task]:
-        queued, found = _queued() or set(), {}
+        queued, found = _queued_for_sure(), {}
         for job in jobs:
             with suppress(OSError, ValueError, KeyError):
                 content = json.loads(self._sweep.job_file(job, "slurm.json").read_text())
@@ -131,11 +140,34 @@ class SlurmLauncher:
             self._looked = 0.0
 
     def _end(self, id: str, task: Task) -> Outcome:
+        with suppress(OSError):
+            task.file.with_name("slurm.json").unlink()
         code, host = read_outcome(task)
         if code is None and not self._sweep.has_room(task.job):
             code = FULL  # which could not be told
         why = f"job {id} ended without a word: see {self._folder}/{id}_0_log.err" if code is None else ""
         return Outcome(task, 1 if code is None else code, host or "a node of the cluster", why)
+
+
+def cancel_waiting(folder: SweepFolder) -> None:
+    """Cancel the jobs of every sweep on a folder that no worker has begun; those of one that was left are in the queue.
+
+    Raises:
+        InputError: Slurm does not answer, or is not on this machine.
+    """
+    ids = []
+    for file in folder.path.glob("jobs/*/slurm.json"):
+        with suppress(OSError, ValueError, KeyError):
+            ids.append(json.loads(file.read_text())["job"])
+    if not ids:
+        return
+    if shutil.which("scancel") is None:
+        raise InputError(
+            "workers are asked to stop, but jobs that wait in a Slurm queue cannot be cancelled from here, where there "
+            "is no scancel: give this command on a login node"
+        )
+    if waiting := sorted(_queued_for_sure().intersection(ids)):
+        subprocess.run(["scancel", "--state=PENDING", *waiting], capture_output=True)
 
 
 class Element:
@@ -149,7 +181,7 @@ class Element:
         )
         self._wait()
         code = self._process.wait()
-        # A sweep that stops its workers has removed its permit; any other stop is Slurm's.
+        # A sweep that stops its workers has removed its permit; any other stop is not its doing.
         if code in _STOPPED and Path(json.loads(Path(job_file).read_text())["permit"]).exists():
             self._requeue()
         return code
@@ -158,6 +190,8 @@ class Element:
         """Called by submitit when Slurm warns: the worker saves a checkpoint, and the job is submitted again."""
         import submitit
 
+        # Slurm warns all processes of a step, but not every cluster does. A run takes SIGUSR1 any number of times; of
+        # SIGTERM a second one ends it at once, and that would be the one of a preemption meanwhile.
         self._process.send_signal(signal.SIGUSR1)
         self._wait()
         return submitit.helpers.DelayedSubmission(Element(), job_file)
@@ -181,3 +215,16 @@ def _queued() -> set[str] | None:
     except subprocess.TimeoutExpired:
         return None
     return None if answer.returncode else set(answer.stdout.split())
+
+
+def _queued_for_sure() -> set[str]:
+    """The same, asked until Slurm answers.
+
+    Raises:
+        InputError: it does not.
+    """
+    for ask in range(_ASKS):
+        time.sleep(_LOOK if ask else 0)
+        if (queued := _queued()) is not None:
+            return queued
+    raise InputError("Slurm does not say what is in its queue: see squeue, and give the same command again")

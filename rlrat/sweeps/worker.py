@@ -2,7 +2,8 @@
 
 The agent runs in this very process, so a lock and the training that it guards end at the same instant, whatever ends
 them. A thread touches the locks; it stops the training, as SIGTERM would, when the sweep is gone or asks for it, and at
-once when a lock is lost. Exit codes are the agent's own, and:
+once when a lock is lost. Locks that could not be touched for `LEASE` seconds are lost, too: the kernel's timer then
+ends the process with SIGALRM, whatever file system a thread of it hangs in. Exit codes are the agent's own, and:
 """
 
 import errno
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +28,15 @@ FULL = 74
 LOCKED = 75
 """Another process has one of the runs."""
 LOST = 76
-"""The locks could not be kept: the training was ended without a checkpoint."""
+"""A lock was taken over: the training was ended without a checkpoint."""
 
 _TICK = 0.5
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_PASSING = {getattr(errno, name) for name in (
+    *("EIO", "EREMOTEIO", "ESTALE", "EAGAIN", "EINTR", "EBUSY", "ENOLCK", "EMFILE", "ENFILE", "ENOMEM"),
+    *("ETIMEDOUT", "ECONNRESET", "ECONNABORTED", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
+) if hasattr(errno, name)}  # fmt: skip
+"""What a file system or a machine says that may be well again soon; all else, such as EACCES, is the user's to mend."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,14 @@ class Heartbeat(threading.Thread):
         self._locks, self._permit, self._parent = locks, permit, parent
         self._ended = threading.Event()
 
+    def start(self) -> None:
+        self._rearm(time.monotonic())
+        super().start()
+
     def run(self) -> None:
         last, asked = time.monotonic(), False
         while not self._ended.wait(_TICK):
             now = time.monotonic()
-            if now - last > LEASE:
-                self._lose("could not be touched in time")
             if not asked and self._must_stop():
                 asked = True
                 _terminate()
@@ -74,10 +83,16 @@ class Heartbeat(threading.Thread):
                 if not all(lock.touch() for lock in self._locks):
                     self._lose("was taken over")
                 last = now
+                self._rearm(now)
 
     def end(self) -> None:
         self._ended.set()
         self.join()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _rearm(self, touched: float) -> None:
+        """Have the process end when the lease of locks that were touched at `touched` does."""
+        signal.setitimer(signal.ITIMER_REAL, max(touched + LEASE - time.monotonic(), 1e-3))
 
     def _must_stop(self) -> bool:
         if self._parent is not None and os.getppid() != self._parent:
@@ -98,22 +113,23 @@ class Heartbeat(threading.Thread):
 
 def acquire(locks: list[Path], owner: Owner, watch: Watch) -> list[Lock] | None:
     """All locks, or None if another process has one. A lock of another host is watched until it moves or is stale."""
-    held: list[Lock] = []
     until, first = time.monotonic() + STALE + 2 * HEARTBEAT, {}
-    for lock in sorted(locks):
-        while isinstance(got := watch.acquire(lock, owner), Owner):
-            moved = lock in first and first[lock] != _stamp(lock)
-            if got.is_gone() is False or moved or time.monotonic() > until:
+    with ExitStack() as release:
+        held: list[Lock] = []
+        for lock in sorted(locks):
+            while isinstance(got := watch.acquire(lock, owner), Owner):
+                moved = lock in first and first[lock] != _stamp(lock)
+                if got.is_gone() is False or moved or time.monotonic() > until:
+                    print(f"{lock.name} is in the hands of {got}", file=sys.stderr)
+                    return None
+                first.setdefault(lock, _stamp(lock))
+                time.sleep(0.2)
                 for taken in held:
-                    taken.release()
-                print(f"{lock.name} is in the hands of {got}", file=sys.stderr)
-                return None
-            first.setdefault(lock, _stamp(lock))
-            time.sleep(0.2)
-            for taken in held:
-                taken.touch()
-        held.append(got)
-    return held
+                    taken.touch()
+            held.append(got)
+            release.callback(got.release)
+        release.pop_all()
+        return held
 
 
 def _stamp(lock: Path) -> list[tuple[str, int]]:
@@ -122,14 +138,19 @@ def _stamp(lock: Path) -> list[tuple[str, int]]:
 
 
 def run_agent(work: Work) -> int:
-    """Do what `python <agent> <argv>` does; its exit code, `FULL` where a disk without room ended it."""
+    """Do what `python <agent> <argv>` does.
+
+    Its exit code; `FULL` where a disk without room ended it, and 1 where what passes did, though it calls it a mistake.
+    """
     sys.argv = [work.agent, *work.argv]
     try:
         runpy.run_path(work.agent, run_name="__main__")
         return 0
     except SystemExit as stop:
-        if _is_full(stop):
+        if _is_behind(stop, _NO_ROOM):
             return FULL
+        if stop.code == 2 and _is_behind(stop, _PASSING):
+            return 1
         if stop.code is None or isinstance(stop.code, int):
             return stop.code or 0
         print(stop.code, file=sys.stderr)
@@ -137,18 +158,18 @@ def run_agent(work: Work) -> int:
     except BaseException as error:
         with suppress(OSError):
             traceback.print_exc()
-        return FULL if _is_full(error) else 1
+        return FULL if _is_behind(error, _NO_ROOM) else 1
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a disk without room is behind an error."""
+def _is_behind(error: BaseException, numbers: set[int]) -> bool:
+    """Whether an `OSError` with one of these numbers led to an error."""
     seen: set[int] = set()
-    waiting = [error]
+    waiting: list[BaseException | None] = [error]
     while waiting:
         error = waiting.pop()
         if error is None or id(error) in seen:
             continue
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in numbers:
             return True
         seen.add(id(error))
         waiting += [error.__cause__, error.__context__]
@@ -159,9 +180,11 @@ def _listen() -> None:
     """SIGTERM unwinds before the agent listens itself; what Slurm warns with does what SIGTERM does, once."""
 
     def unwind(number: int, _frame) -> None:
+        signal.signal(number, signal.SIG_IGN)  # Slurm may say it twice
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, unwind)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: _terminate())
 
@@ -200,9 +223,10 @@ def main(job_file: str, parent: int | None = None) -> int:
         print(f"-- {socket.gethostname()}, process {os.getpid()}: {' '.join([work.agent, *work.argv])}")
         code = _run_locked(work, parent)
     except BaseException as error:
-        if not _is_full(error) and not isinstance(error, InputError):
+        full = _is_behind(error, _NO_ROOM)
+        if not full and not isinstance(error, InputError):
             raise
-        code = FULL if _is_full(error) else 2
+        code = FULL if full else 1 if _is_behind(error, _PASSING) else 2
         with suppress(OSError):
             print(f"error: {error}", file=sys.stderr)
     with suppress(OSError):

@@ -5,6 +5,11 @@ import sys
 import pytest
 from short_runs import ROOT
 
+from rlrat.errors import InputError
+from rlrat.sweeps.checks import check_datasets, check_folders
+from rlrat.sweeps.commands import recalled
+from rlrat.sweeps.grid import expand
+
 SCRIPT = ROOT / "scripts" / "sweep.py"
 
 
@@ -58,3 +63,11 @@ def test_an_agent_is_swept(tmp_path):
         arguments = json.loads((folder / "config.json").read_text())["arguments"]
         assert (arguments["num_threads"], arguments["device"]) == (1, "cpu")
     assert "1 cells, 2 runs: 2 finished" in sweep("status", runs).stdout
+
+    # What the agent wrote of its dataset and environment is what a plan is compared with.
+    ((_, grid, cells, _),) = recalled(runs, ROOT / "agents")
+    check_folders(cells)
+    assert check_datasets(cells, fetch=False) == []
+    other = expand(grid.changed(axes={"env_kwargs": ("healthy_reward=2",)}), ROOT / "agents", runs)
+    with pytest.raises(InputError, match=r"env_kwargs is \{\} there and \{'healthy_reward': 2\} here"):
+        check_datasets(other, fetch=False)

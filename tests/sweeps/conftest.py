@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 from whole_sweeps import CELLS, begin, evaluations
 
+from rlrat.arguments import read_command_line
 from rlrat.sweeps import commands, conductor
-from rlrat.sweeps.options import Options, find_grid, parse, split_axes
+from rlrat.sweeps.options import Options, find_grid, split_axes
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -21,7 +22,7 @@ class Sweeper:
 
     def __call__(self, *argv, agents=(TOY,)) -> int:
         argv, axes = split_axes(["--run-dir", str(self.run_dir), "--agents", *map(str, agents), *map(str, argv)])
-        options = parse(Options, argv, "")
+        options = read_command_line(Options, "", argv)
         return self._do(commands.sweep, options, find_grid(options, axes), TOY.parent)
 
     def command(self, name: str) -> int:
@@ -30,7 +31,7 @@ class Sweeper:
     def _do(self, function, *arguments) -> int:
         text = io.StringIO()
         try:
-            return function(*arguments, Console(file=text, width=200, highlight=False))
+            return function(*arguments, Console(file=text, width=200, highlight=False, markup=False, emoji=False))
         finally:
             self.said = text.getvalue()
 

@@ -1,7 +1,9 @@
 """Ray and Slurm: what can be told without a cluster, and a real Slurm of one node on this machine."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,28 +11,22 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from short_runs import ROOT
-from whole_sweeps import CELLS, begin, check
+from whole_sweeps import CELLS, TOY_FILE, begin, check, hold_back, wait_until
 
 from rlrat.errors import InputError
 from rlrat.sweeps import conductor, slurm
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
-from rlrat.sweeps.launcher import Outcome, Task
-from rlrat.sweeps.locks import Watch
+from rlrat.sweeps.launcher import Outcome, Refused, Task
+from rlrat.sweeps.locks import STALE, Owner, Watch
 
-TOY_FILE = ROOT / "tests" / "sweeps" / "toy.py"
 OPTIONS = {"threads": 1, "minutes": 10, "memory_gb": 0.5, "gpus": 0, "at_once": 2, "warning": 60}
-
-
-def wait_until(true, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("launcher", ["ray", "slurm"])
@@ -63,7 +59,7 @@ def test_a_cluster_of_ray_that_is_not_there_is_one_line(sweeper):
 
 
 class Cluster:
-    """A launcher of two hosts, the first of which lacks what every process needs."""
+    """A launcher of two hosts, on the first of which every process ends with `code`."""
 
     many_hosts = True
 
@@ -105,16 +101,68 @@ def conduct(tmp_path, monkeypatch):
     monkeypatch.setattr(conductor, "_DELAY", 0.0)
     monkeypatch.setattr(conductor, "_POLL", 0.0)
 
-    def run(launcher) -> list[str]:
-        jobs = make_jobs(expand(Grid((Block((str(TOY_FILE),)),)), TOY_FILE.parent, tmp_path), None)
+    def run(launcher, seed: int = 0, retries: int = 2) -> list[str]:
+        grid = Grid((Block((str(TOY_FILE),)),), first_seed=seed)
+        jobs = make_jobs(expand(grid, TOY_FILE.parent, tmp_path), None)
         said: list[str] = []
         conducted = conductor.Conductor(
-            jobs, launcher, SweepFolder(tmp_path), extra={}, retries=2, say=said.append, show=lambda _: None
+            jobs, launcher, SweepFolder(tmp_path), extra={}, retries=retries, say=said.append, show=lambda _: None
         )
         conducted.run()
         return said
 
     return run
+
+
+class Hesitant(Cluster):
+    """A cluster that refuses what it is handed at these times, once without room on its disk."""
+
+    def __init__(self, refusals: dict[int, OSError | None]) -> None:
+        super().__init__(code=1)
+        self.refusals, self.asked = refusals, 0
+
+    def submit(self, tasks: list[Task]) -> None:
+        self.asked += 1
+        if self.asked in self.refusals:
+            raise Refused("it takes no more", tasks) from self.refusals[self.asked]
+        super().submit([Task(task.job, task.file, frozenset(["first"] * (self.asked > 1))) for task in tasks])
+
+
+def test_a_cluster_that_refuses_what_it_has_taken_before_is_asked_again(conduct, monkeypatch):
+    monkeypatch.setattr(conductor, "_REFUSED", 0.0)
+    cluster = Hesitant({2: None, 3: None})
+    said = conduct(cluster)
+    assert said[-1].endswith("seed0: finished")
+    assert [line.startswith("it takes no more; 1 processes are handed over again") for line in said[1:]] == [
+        *(True, True, False)
+    ]
+    with pytest.raises(InputError, match="it takes no more"):
+        conduct(Hesitant({1: None}), seed=1)
+
+
+def test_a_cluster_whose_disk_is_full_pauses_the_sweep(conduct, monkeypatch):
+    monkeypatch.setattr(conductor, "_REFUSED", 0.0)
+    monkeypatch.setattr(conductor, "_LOOK", 0.0)
+    said = conduct(Hesitant({1: OSError(errno.ENOSPC, "No space left on device")}))
+    assert "is full: paused until there is room" in said[0]
+    assert "there is room again" in said[1]
+    assert said[-1].endswith("seed0: finished")
+
+
+class Stopped(Cluster):
+    """A cluster whose worker sees that its permit is gone, and ends, before the sweep does."""
+
+    def poll(self) -> list[Outcome]:
+        if self.ended:
+            for permit in self.permits.iterdir():
+                permit.unlink()
+        return super().poll()
+
+
+def test_a_worker_that_was_asked_to_stop_has_not_failed(conduct, tmp_path):
+    cluster = Stopped(code=128 + signal.SIGTERM)
+    cluster.permits = tmp_path / ".sweep" / "permits"
+    assert conduct(cluster, retries=0) == []
 
 
 def test_a_dataset_that_one_node_lacks_is_found_on_another(conduct):
@@ -131,30 +179,125 @@ def test_a_worker_that_keeps_vanishing_is_given_up(conduct):
     assert "FAILED: its worker vanished" in said[-1]
 
 
-def test_an_element_of_an_array_that_is_warned_saves_a_checkpoint_and_goes_on(tmp_path):
-    """Without Slurm, submitit's own executor starts again what asks for it."""
+@pytest.fixture
+def element(tmp_path):
+    """`element(agent, *argv)` is a job of submitit's own executor, which, without Slurm, restarts what asks for it."""
     os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
     submitit = pytest.importorskip("submitit", reason='needs submitit: pip install "rlrat[slurm]"')
     (tmp_path / "permit").touch()
-    run_dir = tmp_path / "runs"
-    work = {
-        "agent": str(TOY_FILE), "argv": ["--run-dir", str(run_dir), "--total-updates", "8", "--pause", "0.25"],
-        "locks": [str(tmp_path / "locks" / "seed0")], "attempt": "", "permit": str(tmp_path / "permit"),
-        **{name: str(tmp_path / name) for name in ("log", "outcome")},
-    }  # fmt: skip
-    (tmp_path / "job.json").write_text(json.dumps(work))
-    executor = submitit.LocalExecutor(tmp_path / "jobs")
-    executor.update_parameters(timeout_min=10)
-    job = executor.submit(slurm.Element(), str(tmp_path / "job.json"))
-    wait_until(lambda: "update 3" in (tmp_path / "log").read_text() if (tmp_path / "log").exists() else False)
-    worker = Watch().holder(tmp_path / "locks" / "seed0").pid
-    element = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
-    os.kill(element, signal.SIGUSR1)
+    (tmp_path / "log").touch()
+
+    def submit(agent: Path, *argv: str):
+        work = {
+            "agent": str(agent), "argv": ["--run-dir", str(tmp_path / "runs"), *argv], "attempt": "",
+            "locks": [str(tmp_path / "locks" / "seed0")], "permit": str(tmp_path / "permit"),
+            **{name: str(tmp_path / name) for name in ("log", "outcome")},
+        }  # fmt: skip
+        (tmp_path / "job.json").write_text(json.dumps(work))
+        executor = submitit.LocalExecutor(tmp_path / "jobs")
+        executor.update_parameters(timeout_min=10)
+        return executor.submit(slurm.Element(), str(tmp_path / "job.json"))
+
+    return submit
+
+
+def processes(folder: Path) -> tuple[int, int]:
+    """The worker and its element, both of which Slurm warns."""
+    worker = Watch().holder(folder / "locks" / "seed0").pid
+    return worker, int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def catches(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    (mask,) = re.findall(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_an_element_of_an_array_that_is_warned_saves_a_checkpoint_and_goes_on(tmp_path, element):
+    hold, log = hold_back(tmp_path / "runs"), tmp_path / "log"
+    job = element(TOY_FILE, "--total-updates", "8", "--hold", "4")
+    wait_until(lambda: "update 3" in log.read_text())
+    for process in processes(tmp_path):
+        os.kill(process, signal.SIGUSR1)
+    wait_until(lambda: log.read_text().count("-- ") == 2)
+    hold.unlink()
     assert job.result() == 0
-    log = (tmp_path / "log").read_text()
-    assert log.count("-- ") == 2
-    assert [log.count(f"update {n}\n") for n in range(1, 9)] == [1] * 8
+    assert [log.read_text().count(f"update {n}\n") for n in range(1, 9)] == [1] * 8
     assert os.listdir(tmp_path / "locks") == []
+
+
+@pytest.mark.slow
+def test_a_training_that_is_warned_twice_saves_its_checkpoint(tmp_path, element):
+    slow = ("--hidden-dims", "2048", "2048", "--batch-size", "256")  # so that the second one finds it still stopping
+    often = ("--eval-every", "10", "--eval-episodes", "1", "--checkpoint-every", "1000000", "--num-threads", "1")
+    job = element(ROOT / "agents" / "bc.py", *slow, *often)
+    log = tmp_path / "log"
+    wait_until(lambda: "update 10:" in log.read_text())
+    worker, whole = processes(tmp_path)
+    os.kill(worker, signal.SIGUSR1)
+    wait_until(lambda: not catches(worker, signal.SIGUSR1))
+    os.kill(whole, signal.SIGUSR1)
+    wait_until(lambda: "going on from update" in log.read_text())
+    (tmp_path / "permit").unlink()
+    assert job.result() == 128 + signal.SIGTERM
+    assert log.read_text().count("stopped at update") == 2
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """`programs(squeue="echo 7")` puts shell scripts before all else on the path; what they append to `$SAID`."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setenv("SAID", str(tmp_path / "said"))
+    monkeypatch.setattr(slurm, "_LOOK", 0.0)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "said").touch()
+
+    def write(**scripts: str) -> Path:
+        for name, script in scripts.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        return tmp_path / "said"
+
+    return write
+
+
+def test_a_slurm_that_does_not_answer_has_no_empty_queue(programs):
+    said = programs(squeue='echo asked >> "$SAID"; test "$(wc -l < "$SAID")" -gt 2 && echo 7_0')
+    assert slurm._queued_for_sure() == {"7_0"}
+    assert said.read_text().count("asked") == 3
+    programs(squeue="exit 1")
+    with pytest.raises(InputError, match="Slurm does not say what is in its queue"):
+        slurm._queued_for_sure()
+
+
+def test_stop_cancels_the_jobs_that_a_sweep_left_in_the_queue(sweeper, programs, monkeypatch):
+    assert sweeper() == 0
+    jobs = SweepFolder(sweeper.run_dir).path / "jobs"
+    for id in ("7_0", "8_0"):
+        (jobs / id).mkdir()
+        (jobs / id / "slurm.json").write_text(json.dumps({"job": id, "file": ""}))
+    said = programs(squeue="echo 7_0; echo 9_0", scancel='echo "$@" >> "$SAID"')
+    assert sweeper.command("stop") == 0
+    assert said.read_text() == "--state=PENDING 7_0\n"
+    programs(squeue="exit 1")
+    assert sweeper.command("stop") == 2
+    assert "error: Slurm does not say what is in its queue" in sweeper.said
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert sweeper.command("stop") == 2
+    assert "there is no scancel" in " ".join(sweeper.said.split())
+
+
+def test_a_sweep_of_another_host_is_under_way_while_it_touches_its_permit(tmp_path):
+    folder = SweepFolder(tmp_path)
+    owner = replace(Owner(), machine="another", host="node7")
+    permit = folder.permit(owner)
+    assert folder.sweeps() == [owner]
+    before = time.time() - STALE - 5
+    os.utime(permit, (before, before))
+    assert folder.sweeps() == []
+    here = folder.permit(Owner())
+    os.utime(here, (before, before))
+    assert len(folder.sweeps()) == 1
 
 
 # A real Slurm.
@@ -238,10 +381,13 @@ def squeue(*options: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True).stdout.split()
 
 
+TRAINING = re.compile(r"^update \d", re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_jobs_of_a_real_slurm_survive_warning_preemption_and_the_loss_of_their_sweep(tmp_path, real_slurm, undisturbed):
     extra = ("--launcher", "slurm", "--slurm.partition", "low", "--slurm.memory-gb", "1", "--slurm.minutes", "30")
-    run_dir, over = tmp_path / "runs", threading.Event()
+    run_dir, over, warnings = tmp_path / "runs", threading.Event(), set()
 
     def hurry() -> None:
         """Slurm lets what it requeued wait for two minutes."""
@@ -249,33 +395,49 @@ def test_jobs_of_a_real_slurm_survive_warning_preemption_and_the_loss_of_their_s
             for id in squeue("--states=PENDING"):
                 subprocess.run(["scontrol", "update", f"jobid={id}", "StartTime=now"], capture_output=True)
 
-    def running_training() -> bool:
-        return len(squeue("--states=RUNNING")) == 2 and len(list(run_dir.glob("*/*/*/seed*/checkpoint.pt"))) > 4
+    def training() -> list[str]:
+        """The running jobs whose workers are between the first evaluation and the last."""
+        running, found = squeue("--states=RUNNING"), []
+        for file in (run_dir / ".sweep" / "jobs").glob("*/slurm.json"):
+            with suppress(OSError, ValueError):
+                job, log = json.loads(file.read_text())["job"], file.with_name("log.txt").read_text()
+                if job in running and TRAINING.search(log.rpartition("-- ")[2]) and "update 300:" not in log:
+                    found.append(job)
+        return found
+
+    def warned() -> bool:
+        """Have Slurm warn those that train, each once, until one has saved a checkpoint."""
+        for job in set(training()) - warnings:
+            warnings.add(job)
+            subprocess.run(["scancel", "--signal=USR1", job], check=True)
+        return "stopped at update" in said(run_dir, "jobs/*/log.txt")
 
     thread = threading.Thread(target=hurry)
     thread.start()
     try:
-        process = begin(run_dir, *extra)
-        wait_until(running_training, 120)
-        subprocess.run(["scancel", "--signal=USR1", squeue("--states=RUNNING")[0]], check=True)
-        wait_until(lambda: "Caught signal SIGUSR1" in "".join(f.read_text() for f in logs(run_dir)))
-        wait_until(running_training, 120)
+        process = begin(run_dir, *extra, checkpoint_every=1000)  # none but at a stop, and at the end
+        wait_until(warned, 120)
+        wait_until(lambda: "Caught signal SIGUSR1" in said(run_dir, "slurm/*.err"))
+        wait_until(training, 120)
         subprocess.run(
             ["sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--wrap=true"], check=True
         )
-        wait_until(lambda: "DUE TO JOB REQUEUE" in "".join(f.read_text() for f in logs(run_dir)))
+        wait_until(lambda: "DUE TO JOB REQUEUE" in said(run_dir, "slurm/*.err"))
         process.kill()
         process.wait()
-        wait_until(running_training, 120)
-        process = begin(run_dir, *extra)
+        wait_until(training, 120)
+        process = begin(run_dir, *extra, checkpoint_every=1000)
         assert process.wait(600) == 0
     finally:
         over.set()
         thread.join()
     check(run_dir, undisturbed)
+    for log in (run_dir / ".sweep" / "jobs").glob("*/log.txt"):
+        for attempt in log.read_text().split("-- ")[1:-1]:  # those that Slurm ended
+            assert "stopped at update" in attempt or "update 300:" in attempt or not TRAINING.search(attempt), attempt
     submitted = list((run_dir / ".sweep" / "slurm").glob("*_submitted.pkl"))
     assert len(submitted) == CELLS  # the second sweep found the jobs of the first in the queue
 
 
-def logs(run_dir: Path) -> list[Path]:
-    return list((run_dir / ".sweep" / "slurm").glob("*.err"))
+def said(run_dir: Path, pattern: str) -> str:
+    return "".join(file.read_text() for file in (run_dir / ".sweep").glob(pattern))

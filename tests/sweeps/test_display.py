@@ -17,8 +17,11 @@ HEADER = "update,train_seconds,wall_seconds,target_return,episodes,return_mean,r
 @pytest.fixture
 def conductor(tmp_path):
     """Of four cells: one done, one failed, one running at update 100 of 300, one waiting."""
-    block = Block((str(ROOT / "tests/sweeps/toy.py"),), activations=("relu", "tanh", "gelu", "silu"))
-    block.axes["total-updates"] = ("300",)
+    block = Block(
+        (str(ROOT / "tests/sweeps/toy.py"),),
+        activations=("relu", "tanh", "gelu", "silu"),
+        axes={"total-updates": ("300",)},
+    )
     jobs = make_jobs(expand(Grid((block,)), ROOT / "agents", tmp_path), None)
     found = Conductor(
         jobs, LocalLauncher(1, 1, []), SweepFolder(tmp_path), extra={}, retries=0, say=print, show=lambda _: None

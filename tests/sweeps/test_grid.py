@@ -1,3 +1,5 @@
+import json
+import os
 from pathlib import Path
 
 import h5py
@@ -6,10 +8,13 @@ import pytest
 from short_runs import ROOT
 
 from rlrat.arguments import run_folder
+from rlrat.datasets import load_dataset
 from rlrat.errors import InputError
 from rlrat.sweeps.agents import load_agent
 from rlrat.sweeps.checks import check_datasets, check_folders, check_settings
+from rlrat.sweeps.folder import is_done, seed_status
 from rlrat.sweeps.grid import PRESETS, Block, Grid, expand, make_jobs, read_grid
+from rlrat.sweeps.options import split_axes
 
 AGENTS = ROOT / "agents"
 
@@ -23,7 +28,7 @@ def test_everything_with_everything_else_in_the_folders_that_the_agents_choose(t
         ("iql", "td3_bc"),
         ("rlrat/hopper/mixed-v0", "hopper-medium-v2"),
         ("relu", "rational:gelu"),
-        {"expectile": ("0.7", "0.9"), "td3_bc.alpha": ("1", "2.5"), "hidden-dims": ("64 64",)},
+        {"expectile": ("0.7", "0.9"), "td3_bc.alpha": ("1", "2.5"), "hidden_dims": ("64 64",)},
     )
     found = cells(tmp_path, block, seeds=3)
     names = ["/".join(cell.folder.parts[-3:]) for cell in found]
@@ -39,8 +44,8 @@ def test_everything_with_everything_else_in_the_folders_that_the_agents_choose(t
 def test_seeds_of_a_cell_share_processes_and_the_agents_read_their_command_lines(tmp_path, size):
     import tyro
 
-    axes = {"gated": ("True", "False"), "rational.degrees": ("5 4", "3 2"), "iql.actor-activation": ("None", "tanh")}
-    axes["normalize-observations"] = ("False",)
+    axes = {"gated": ("True", "False"), "rational.degrees": ("5 4", "3 2"), "iql.actor_activation": ("None", "tanh")}
+    axes["normalize_observations"] = ("False",)
     found = cells(tmp_path, Block(("iql",), activations=("rational",), axes=axes), seeds=3)
     jobs = make_jobs(found, size)
     assert [list(job.seeds) for job in jobs[:2]] == ([[0, 1, 2]] * 2 if size is None else [[0, 1], [2]])
@@ -87,7 +92,7 @@ def test_a_users_own_file_is_an_agent(tmp_path):
         (Block(("iql",), axes={"expectile": ("0.7 0.9",)}), "give its values apart, each makes cells of its own"),
         (Block(("iql",), axes={"seed": ("1",)}), "--grid.seed is a sweep's own: use --seeds"),
         (Block(("iql",), axes={"expectile": ("0.7", "0.7")}), "two cells have one folder, .*they are the same"),
-        (Block(("iql",), axes={"total-updates": ("10", "20")}), "only total_updates 10 and 20 tell them apart"),
+        (Block(("iql",), axes={"total_updates": ("10", "20")}), "only total_updates 10 and 20 tell them apart"),
     ],
 )
 def test_what_is_no_grid_is_one_line(tmp_path, block, message):
@@ -99,9 +104,9 @@ def test_what_is_no_grid_is_one_line(tmp_path, block, message):
     ("block", "message"),
     [
         (Block(("iql",), activations=("relu", "rellu")), "unknown activation 'rellu'.*relu"),
-        (Block(("iql",), axes={"actor-activation": ("gelo",)}), "unknown activation 'gelo'"),
+        (Block(("iql",), axes={"actor_activation": ("gelo",)}), "unknown activation 'gelo'"),
         (Block(("iql", "bc"), axes={"expectile": ("0.7", "1.5")}), "iql: --expectile is 1.5, but must be"),
-        (Block(("iql",), axes={"total-updates": ("10",), "eval-at": ("5 20",)}), "--eval-at .* must lie in"),
+        (Block(("iql",), axes={"total_updates": ("10",), "eval_at": ("5 20",)}), "--eval-at .* must lie in"),
     ],
 )
 def test_what_an_agent_would_refuse_is_found_before_anything_starts(tmp_path, block, message):
@@ -116,7 +121,7 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path):
 
 
 def test_settings_that_depend_on_each_other_are_judged_together(tmp_path):
-    check_settings(cells(tmp_path, Block(("iql",), axes={"total-updates": ("1000000",), "eval-at": ("400000",)})))
+    check_settings(cells(tmp_path, Block(("iql",), axes={"total_updates": ("1000000",), "eval_at": ("400000",)})))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -184,15 +189,15 @@ def test_a_file_is_a_grid(tmp_path, suffix, text):
                 ("iql",),
                 ("hopper-medium-v2",),
                 axes={
-                    "total-updates": ("100",), "rational.degrees": ("5 4", "3 2"),
-                    "expectile": ("0.7", "0.9"), "normalize-observations": ("False",),
+                    "total_updates": ("100",), "rational.degrees": ("5 4", "3 2"),
+                    "expectile": ("0.7", "0.9"), "normalize_observations": ("False",),
                 },
             ),
             Block(
                 ("td3_bc", "bc"),
                 ("hopper-medium-v2",),
                 ("relu", "gelu"),
-                {"total-updates": ("100",), "rational.degrees": ("5 4", "3 2")},
+                {"total_updates": ("100",), "rational.degrees": ("5 4", "3 2")},
             ),
         ),
         seeds=2,
@@ -210,6 +215,7 @@ def test_a_file_is_a_grid(tmp_path, suffix, text):
         ("a.toml", "grid = 3", "grid must be a table"),
         ("a.toml", "agents = []", "agents must be a value or a list"),
         ("a.toml", "grids = 3", "grids must be tables"),
+        ("a.toml", "[grid]\ntotal-updates = 3\ntotal_updates = 4", "grid.total_updates is there twice"),
         ("a.toml", "[[grids]]\nseeds = 3", "seeds stand before"),
         ("b.toml", None, "cannot read the grid .*b.toml"),
     ],
@@ -222,16 +228,33 @@ def test_a_file_that_is_no_grid_is_one_line(tmp_path, name, text, message):
 
 
 def test_flags_choose_from_a_preset_and_replace_the_rest(tmp_path):
-    grid = read_grid("d4rl-gym").changed(["iql"], ["hopper-medium-v2"], ["rational"], {"total-updates": ("10",)})
+    grid = read_grid("d4rl-gym").changed(["iql"], ["hopper-medium-v2"], ["rational"], {"total_updates": ("10",)})
     (cell,) = expand(grid, AGENTS, tmp_path)
     assert (cell.arguments.policy, cell.arguments.activation) == ("deterministic", "rational")
     assert cell.arguments.total_updates == 10
     with pytest.raises(InputError, match="--agents bc is not in this grid, which has cql, decision"):
         read_grid("d4rl-gym").changed(["bc"])
+    with pytest.raises(InputError, match="--agents bc is not in this grid, which has no agents"):
+        Grid((Block(),)).changed(["bc"])
+
+
+@pytest.mark.parametrize("spelling", ["total-updates", "total_updates"])
+def test_an_axis_is_the_same_in_either_spelling(tmp_path, spelling):
+    _, axes = split_axes([f"--grid.{spelling}", "10"])
+    for cell in expand(read_grid("smoke").changed(axes=axes), AGENTS, tmp_path):
+        assert cell.arguments.total_updates == 10
+
+
+def test_a_grid_is_the_same_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("")
+    grid = Grid((Block(("mine.py", "iql"), ("data.hdf5", "hopper-medium-v2")),)).absolute()
+    assert grid.blocks[0].agents == (str(tmp_path / "mine.py"), "iql")
+    assert grid.blocks[0].datasets == (str(tmp_path / "data.hdf5"), "hopper-medium-v2")
 
 
 def test_a_folder_with_another_run_clashes(tmp_path):
-    (cell,) = cells(tmp_path, Block(("iql",), axes={"total-updates": ("100",)}))
+    (cell,) = cells(tmp_path, Block(("iql",), axes={"total_updates": ("100",)}))
     cell.run_folder(0).mkdir(parents=True)
     (cell.run_folder(0) / "config.json").write_text(
         '{"identity": {"agent": "iql", "total_updates": 50}, "versions": {}}'
@@ -246,6 +269,55 @@ def test_a_folder_with_another_run_clashes(tmp_path):
     check_folders([cell])  # what the folder does not know is the default
 
 
+def test_a_run_in_another_environment_or_on_other_data_clashes(tmp_path):
+    """As a finished run of Walker2d-v5 does with a cell on the model of -v4."""
+    axes = {"env_kwargs": ("healthy_reward=2",)}
+    (cell,) = cells(tmp_path, Block(("iql",), axes=axes))
+    folder, dataset = cell.run_folder(0), load_dataset("rlrat/hopper/mixed-v0")
+    folder.mkdir(parents=True)
+    there = {
+        **{"agent": "iql", "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint},
+        **{"env_id": dataset.env_id, "env_kwargs": {**dataset.env_kwargs, "healthy_reward": 2}},
+    }
+
+    def write(**changes) -> None:
+        (folder / "config.json").write_text(json.dumps({"identity": {**there, **changes}, "versions": {}}))
+        (folder / "summary.json").write_text('{"status": "finished"}')
+        check_folders([cell])
+
+    write()
+    assert check_datasets([cell], fetch=False) == []
+    for changes, message in (
+        ({"env_kwargs": {}}, r"env_kwargs is {} there and {'healthy_reward': 2} here"),
+        ({"env_id": "Hopper-v4"}, "env_id is 'Hopper-v4' there"),
+        ({"dataset_fingerprint": "other"}, "dataset_fingerprint is 'other' there"),
+    ):
+        write(**changes)
+        with pytest.raises(InputError, match=rf"seed0 holds a run with other settings \({message}"):
+            check_datasets([cell], fetch=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to be somebody else")
+@pytest.mark.parametrize("closed", ["seed0", "relu", "iql", "rlrat-hopper-mixed-v0", "runs"])
+def test_a_folder_that_may_not_be_entered_is_one_line(tmp_path, closed):
+    (cell,) = cells(tmp_path, Block(("iql",)))
+    cell.run_folder(0).mkdir(parents=True)
+    (cell.run_folder(0) / "config.json").write_text("{}")
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    path = next(path for path in (cell.run_folder(0), *cell.run_folder(0).parents) if path.name == closed)
+    path.chmod(0o700)
+    (job,) = make_jobs([cell], None)
+    os.setresuid(65534, 65534, 0)
+    try:
+        with pytest.raises(InputError, match=rf"/{closed} cannot be written: it is root's"):
+            check_folders([cell])
+        assert not is_done(job)
+        assert seed_status(cell.run_folder(0)) in ("begun", "missing")
+    finally:
+        os.setresuid(0, 0, 0)
+
+
 def test_a_folder_of_somebody_else_is_one_line(tmp_path, monkeypatch):
     (cell,) = cells(tmp_path, Block(("iql",)))
     cell.run_folder(0).mkdir(parents=True)
@@ -255,14 +327,14 @@ def test_a_folder_of_somebody_else_is_one_line(tmp_path, monkeypatch):
 
 
 def test_load_agent_refuses_what_is_no_agent(tmp_path):
-    for text in ("x = 1", "class Arguments: pass", "import nothing_of_that_name", "x ="):
+    for text in ("x = 1", "class Arguments: pass", "import nothing_of_that_name", "x =", "1 / 0", "{}['x']"):
         (tmp_path / "odd.py").write_text(text)
         with pytest.raises(InputError, match=r"odd.py is no agent"):
             load_agent(str(tmp_path / "odd.py"), AGENTS)
 
 
 def test_what_a_preset_says_of_an_agent_that_is_not_chosen_is_left_out(tmp_path):
-    grid = Grid((Block(("iql", "td3_bc"), axes={"iql.expectile": ("0.7", "0.9"), "td3-bc.alpha": ("1",)}),))
+    grid = Grid((Block(("iql", "td3_bc"), axes={"iql.expectile": ("0.7", "0.9"), "td3_bc.alpha": ("1",)}),))
     assert len(expand(grid, AGENTS, tmp_path)) == 3
     (cell,) = expand(grid.changed(["td3_bc"]), AGENTS, tmp_path)
     assert cell.arguments.alpha == 1.0
@@ -285,6 +357,6 @@ def test_a_file_without_an_environment_needs_one(tmp_path):
     mine = str(tmp_path / "mine.hdf5")
     with pytest.raises(InputError, match=r"mine.hdf5 names no environment: give --grid.env-id"):
         check_datasets(cells(tmp_path, Block(("iql",), (mine,))), fetch=True)
-    found = cells(tmp_path, Block(("iql",), (mine,), axes={"env-id": ("Hopper-v5",)}))
+    found = cells(tmp_path, Block(("iql",), (mine,), axes={"env_id": ("Hopper-v5",)}))
     assert check_datasets(found, fetch=True) == []
     assert found[0].folder.parts[-3] == "mine"

@@ -6,37 +6,27 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import asdict, replace
 
 import pytest
 from short_runs import ROOT
+from whole_sweeps import TOY_FILE, hold_back, wait_until
 
 from rlrat.errors import InputError
-from rlrat.sweeps import commands, local, worker
+from rlrat.sweeps import commands, local
 from rlrat.sweeps.agents import load_agent
 from rlrat.sweeps.estimate import Probe
 from rlrat.sweeps.folder import SweepFolder, read_progress
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.local import GPU, LocalLauncher, find_gpus, fitting
-from rlrat.sweeps.locks import Owner, Watch
-
-TOY_FILE = ROOT / "tests" / "sweeps" / "toy.py"
+from rlrat.sweeps.locks import Watch
 
 
 def updates(folder) -> list[int]:
     return [int(line.partition(",")[0]) for line in (folder / "evaluations.csv").read_text().splitlines()[1:]]
 
 
-def wait_until(true, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 def begin(sweeper, *argv) -> subprocess.Popen:
-    """The same in a process of its own, without the names of activations, which importing torch would cost."""
+    """As `sweeper`, in a process of its own, without the names of activations, which importing torch would cost."""
     script = "; ".join(
         (
             f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})",
@@ -97,6 +87,20 @@ def test_a_process_that_fails_for_good_is_reported_and_the_others_go_on(sweeper,
     assert f"failed: rlrat-hopper-mixed-v0 {label}: {reason}" in sweeper.said
 
 
+def test_what_a_file_system_says_in_passing_is_tried_again(sweeper):
+    assert sweeper("--grid.trouble", "passing") == 0
+    assert "exit code 1; attempt 2 of 3 goes on from its checkpoint" in sweeper.said
+
+
+def test_retry_that_is_stopped_leaves_the_next_grid(sweeper, monkeypatch):
+    for trouble in ("crash", "killed"):
+        assert sweeper("--grid.trouble", trouble, "--retries", 0) == 1
+    begun = []
+    monkeypatch.setattr(commands, "sweep", lambda *_, only: begun.append(only) or 130)
+    assert sweeper.command("retry") == 130
+    assert len(begun) == 1
+
+
 def test_retry_does_what_failed(sweeper):
     assert sweeper("--grid.trouble", "first", "--retries", 0) == 1
     assert sweeper.command("retry") == 0
@@ -150,23 +154,27 @@ def test_a_full_disk_pauses_the_sweep_until_there_is_room(sweeper, monkeypatch):
 
 
 def test_two_sweeps_on_one_folder_share_the_work(sweeper):
-    arguments = ("--activations", "relu", "tanh", "gelu", "--grid.pause", 0.2, "--workers", 1)
-    other = begin(sweeper, *arguments)
-    wait_until(lambda: SweepFolder(sweeper.run_dir).locked())
-    assert sweeper(*arguments) == 0
-    said = other.communicate()[0]
-    assert other.returncode == 0, said
+    arguments = ("--activations", "relu", "tanh", "gelu", "--grid.hold", 2, "--workers", 1)
+    hold = hold_back(sweeper.run_dir)
+    folder, sweeps = SweepFolder(sweeper.run_dir), []
+    for number in (1, 2):
+        sweeps.append(begin(sweeper, *arguments))
+        wait_until(lambda number=number: len(folder.locked()) == number)
+    hold.unlink()
+    said = [process.communicate()[0] for process in sweeps]
+    assert [process.returncode for process in sweeps] == [0, 0], said
     for run in ("relu", "tanh", "gelu"):
-        assert updates(sweeper.folder(f"{run}+pause=0.2")) == [1, 2, 3]
-    assert "is at it" in said + sweeper.said
+        assert updates(sweeper.folder(f"{run}+hold=2")) == [1, 2, 3]
+    assert "is at it" in said[1]
     logs = [file.read_text() for file in (sweeper.run_dir / ".sweep" / "jobs").glob("*/log.txt")]
     assert sum("update 3" in log for log in logs) == sum(log.count("update 3") for log in logs) == 3
 
 
 def test_a_killed_sweep_takes_its_workers_along_and_the_next_goes_on(sweeper):
-    arguments = ("--grid.pause", 0.3, "--grid.total-updates", 4, "--seeds", 2, "--seeds-per-process", 1, "--workers", 2)
+    arguments = ("--grid.hold", 3, "--grid.total-updates", 4, "--seeds", 2, "--seeds-per-process", 1, "--workers", 2)
+    hold = hold_back(sweeper.run_dir)
     first = begin(sweeper, *arguments)
-    folders = [sweeper.folder("relu+pause=0.3", seed) for seed in range(2)]
+    folders = [sweeper.folder("relu+hold=3", seed) for seed in range(2)]
     wait_until(lambda: all((folder / "checkpoint.pt").exists() for folder in folders))
     first.kill()
     first.communicate()
@@ -176,15 +184,16 @@ def test_a_killed_sweep_takes_its_workers_along_and_the_next_goes_on(sweeper):
     sweeper.command("status")
     assert "2 runs: 2 begun" in sweeper.said
     assert "a sweep is under way" not in sweeper.said
+    hold.unlink()
     assert sweeper(*arguments) == 0
     assert [updates(folder) for folder in folders] == [[1, 2, 3, 4]] * 2
 
 
 @pytest.mark.parametrize("how", ["stop", "SIGINT"])
 def test_a_sweep_is_stopped_with_its_checkpoints_kept(sweeper, how):
-    arguments = ("--grid.pause", 0.2, "--grid.total-updates", 100)
-    process = begin(sweeper, *arguments)
-    folder = sweeper.folder("relu+pause=0.2")
+    hold_back(sweeper.run_dir)
+    process = begin(sweeper, "--grid.hold", 3)
+    folder = sweeper.folder("relu+hold=3")
     wait_until((folder / "checkpoint.pt").exists)
     sweeper.command("status")
     assert "1 runs: 1 running" in sweeper.said
@@ -232,6 +241,9 @@ def test_a_probe_that_fails_says_what_the_agent_said(sweeper):
         (("--grid.size", 2), "toy: --size is 2.0, but must be at least 0 and at most 1"),
         (("--datasets", "hopper-medum-v2"), "unknown dataset 'hopper-medum-v2'; the nearest known: hopper-medium"),
         (("--preset", "smoke", "--file", "x.toml"), "give --preset or --file, not both"),
+        (("--device", "gpu"), "--device gpu cannot be used"),
+        (("--device", "cuda:1"), "--device is cuda:1, but a process knows the GPU that it is given as cuda"),
+        (("--grid.total_updates", 2, "--grid.total-updates", 3), "--grid.total-updates is given twice"),
     ],
 )
 def test_mistakes_are_one_line_before_anything_is_written(sweeper, argv, message):
@@ -253,94 +265,6 @@ def test_a_damaged_record_of_a_sweep_is_one_line(sweeper):
         sweeper.command("status")
 
 
-# The worker.
-
-
-@pytest.fixture
-def work(tmp_path):
-    """`work(argv)` writes a job.json of the toy agent; its file."""
-    permit = tmp_path / "permit"
-    permit.touch()
-
-    def write(*argv: str, **changes):
-        run_dir = tmp_path / "runs"
-        whole = worker.Work(
-            agent=str(TOY_FILE),
-            argv=["--run-dir", str(run_dir), *map(str, argv)],
-            locks=[str(tmp_path / "locks" / "seed0")],
-            log=str(tmp_path / "log.txt"),
-            outcome=str(tmp_path / "outcome.json"),
-            attempt="first",
-            permit=str(permit),
-        )
-        file = tmp_path / "job.json"
-        file.write_text(json.dumps(asdict(replace(whole, **changes))))
-        return file
-
-    return write
-
-
-def start(file, *extra) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlrat.sweeps.worker", str(file), *map(str, extra)], stderr=subprocess.PIPE
-    )
-
-
-def test_a_worker_leaves_an_outcome_and_no_lock(work, tmp_path):
-    assert start(work()).wait() == 0
-    outcome = json.loads((tmp_path / "outcome.json").read_text())
-    assert (outcome["attempt"], outcome["code"]) == ("first", 0)
-    assert 2**20 < outcome["memory"] < 2**32
-    assert os.listdir(tmp_path / "locks") == []
-    assert (tmp_path / "log.txt").read_text().splitlines()[1:] == ["update 1", "update 2", "update 3"]
-
-
-def test_a_worker_leaves_what_another_has(work, tmp_path):
-    held = Watch().acquire(tmp_path / "locks" / "seed0", Owner())
-    process = start(work())
-    assert process.wait() == worker.LOCKED
-    assert "seed0 is in the hands of process" in (tmp_path / "log.txt").read_text()
-    assert held.touch()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_worker_unwinds_at_what_slurm_sends(work, tmp_path, number):
-    process = start(work("--total-updates", 1000, "--pause", 0.05))
-    wait_until(lambda: "update 2" in (tmp_path / "log.txt").read_text() if (tmp_path / "log.txt").exists() else False)
-    process.send_signal(number)
-    assert process.wait() == 128 + signal.SIGTERM
-    assert os.listdir(tmp_path / "locks") == []
-
-
-@pytest.mark.parametrize("how", ["permit", "parent"])
-def test_a_worker_stops_when_its_sweep_is_gone(work, tmp_path, how):
-    process = start(work("--total-updates", 1000, "--pause", 0.05), *([os.getpid() + 1] if how == "parent" else []))
-    if how == "permit":
-        wait_until((tmp_path / "outcome.json").parent.joinpath("locks").exists)
-        (tmp_path / "permit").unlink()
-    assert process.wait(20) == 128 + signal.SIGTERM
-
-
-def test_a_worker_that_lost_its_lock_ends_at_once(work, tmp_path, monkeypatch):
-    script = f"""
-import sys
-from rlrat.sweeps import commands, local, worker
-worker.HEARTBEAT = 0.1
-sys.exit(worker.main({str(work("--total-updates", 1000, "--pause", 0.05))!r}))
-"""
-    process = subprocess.Popen([sys.executable, "-c", script])
-    wait_until(lambda: (tmp_path / "locks").exists() and os.listdir(tmp_path / "locks") == ["seed0.1"])
-    (tmp_path / "locks" / "seed0.2").write_text("taken over")
-    assert process.wait(20) == worker.LOST
-    assert "was taken over: ended without a checkpoint" in (tmp_path / "log.txt").read_text()
-
-
-def test_a_worker_says_that_the_disk_is_full(work, tmp_path):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "full").touch()
-    assert start(work("--trouble", "full")).wait() == worker.FULL
-
-
 # Where workers run.
 
 
@@ -350,10 +274,10 @@ def test_gpus_are_found_and_filled_by_memory(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_gpus() == [GPU("0", 80000 * 2**20), GPU("1", 24000 * 2**20)]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bb")
-    (gpu,) = find_gpus()
-    assert gpu.name == "1"
+    assert find_gpus() == [GPU("GPU-aa", 80000 * 2**20), GPU("GPU-bb", 24000 * 2**20)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-aa,7")
+    assert find_gpus() == [GPU("1", 24000 * 2**20), GPU("GPU-aa", 80000 * 2**20)]
+    gpu = find_gpus()[0]
     assert fitting(gpu, 400 * 2**20) == 21
     assert fitting(gpu, 2**60) == 1
     two = [GPU("0", 0), GPU("1", 0)]
@@ -439,12 +363,14 @@ def test_a_disk_that_is_really_full_pauses_the_sweep(sweeper, tmp_path):
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("needs the right to mount a tmpfs of 4 MB")
     try:
-        process = begin(sweeper, "--grid.pause", 0.2, "--grid.total-updates", 20, "--retries", 0)
-        wait_until((sweeper.folder("relu+pause=0.2") / "checkpoint.pt").exists)
+        hold = hold_back(sweeper.run_dir)
+        process = begin(sweeper, "--grid.hold", 3, "--grid.total-updates", 20, "--retries", 0)
+        wait_until((sweeper.folder("relu+hold=3") / "checkpoint.pt").exists)
         filler = sweeper.run_dir.parent / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
+        hold.unlink()
         said = line = process.stdout.readline()
         while line and "is full: paused until there is room" not in line:
             line = process.stdout.readline()

@@ -18,23 +18,31 @@ from rlrat.errors import InputError, one_line_errors
 class Arguments(RunArguments):
     total_updates: int = 3
     """Updates, each with a checkpoint and an evaluation."""
-    pause: float = 0.0
-    """Seconds of an update."""
+    hold: int = 0
+    """Before this update, wait while there is a file <run-dir>/hold."""
     size: Annotated[float, Range(0.0, 1.0)] = 0.5
     """A number with a range."""
-    trouble: Literal["none", "mistake", "crash", "first", "killed", "diverge", "full"] = "none"
-    """At the last update; first: only in the first process that gets there."""
+    trouble: Literal["none", "mistake", "crash", "first", "passing", "killed", "diverge", "full"] = "none"
+    """At the last update; first and passing: only in the first process that gets there."""
 
 
+COMPLETED = ("dataset", "env_id", "env_kwargs")  # by the dataset, which this agent does not load
 COLUMNS = ("update", "train_seconds", "wall_seconds", "target_return", "episodes", "return_mean", "normalized_score")
 
 
 def misbehave(args: Arguments, folder) -> None:
     if args.trouble == "mistake":
         raise InputError("this cannot be: mend it")
-    if args.trouble == "crash" or (args.trouble == "first" and not (folder / "crashed").exists()):
-        (folder / "crashed").touch()
+    first = not (folder / "crashed").exists()
+    (folder / "crashed").touch()
+    if args.trouble == "crash" or (args.trouble == "first" and first):
+        os.utime(folder / "checkpoint.pt")  # as a run that saves once more before its last evaluation
         raise RuntimeError("the last line of its log")
+    if args.trouble == "passing" and first:
+        try:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        except OSError as error:
+            raise InputError("cannot write it: Stale file handle") from error
     if args.trouble == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if args.trouble == "full" and (args.run_dir / "full").exists():
@@ -55,14 +63,15 @@ def main(args: Arguments) -> None:
         config = {
             "agent": "toy",
             "seed": args.seed + k,
-            "identity": {**identity(alone), "agent": "toy"},
+            "identity": {**{k: v for k, v in identity(alone).items() if k not in COMPLETED}, "agent": "toy"},
             "versions": {},
         }
         (folder / "config.json").write_text(json.dumps(config))
         checkpoint = folder / "checkpoint.pt"
         states.append(int(checkpoint.read_text()) if checkpoint.exists() else 0)
     for update in range(min(states) + 1, args.total_updates + 1):
-        time.sleep(args.pause)
+        while update == args.hold and (args.run_dir / "hold").exists():
+            time.sleep(0.02)
         if update == args.total_updates:
             misbehave(args, folders[0])
         for folder in folders:

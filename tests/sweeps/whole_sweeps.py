@@ -1,26 +1,30 @@
-"""A sweep of 12 short cells of real agents, as a process of its own, and what must be the same however it went."""
+"""What tests of sweeps share: a sweep of 12 short cells of real agents, what is the same however it went, and waits."""
 
 import csv
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from short_runs import ROOT
 
 from rlrat.sweeps.folder import SweepFolder
 
+TOY_FILE = ROOT / "tests" / "sweeps" / "toy.py"
 CELLS = 12
 GRID = (
     *("--agents", "iql", "td3_bc", "--activations", "relu", "rational", "gelu", "--seeds", "2"),
     *("--grid.discount", "0.9", "0.99", "--grid.hidden-dims", "16 16", "--grid.batch-size", "16"),
     *("--grid.total-updates", "300", "--grid.eval-every", "100", "--grid.eval-episodes", "2"),
-    *("--grid.checkpoint-every", "30", "--grid.log-every", "30", "--retries", "100"),
+    *("--grid.log-every", "30", "--retries", "100"),
 )
 
 
-def begin(run_dir: Path, *extra: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "scripts" / "sweep.py"), *GRID, "--run-dir", str(run_dir), *extra]
+def begin(run_dir: Path, *extra: str, checkpoint_every: int = 30) -> subprocess.Popen:
+    own = ("--run-dir", str(run_dir), "--grid.checkpoint-every", str(checkpoint_every))
+    command = [sys.executable, str(ROOT / "scripts" / "sweep.py"), *GRID, *own, *extra]
     with (run_dir.parent / "said.txt").open("a") as said:
         return subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
@@ -39,3 +43,17 @@ def check(run_dir: Path, undisturbed: dict) -> None:
     assert len(list(run_dir.glob("*/*/*/seed*/summary.json"))) == 2 * CELLS
     assert evaluations(run_dir) == undisturbed
     assert not SweepFolder(run_dir).locked()
+
+
+def wait_until(true: Callable[[], object], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def hold_back(run_dir: Path) -> Path:
+    """The file that runs of the agent that counts, with `--hold`, wait for to go."""
+    run_dir.mkdir()
+    (run_dir / "hold").touch()
+    return run_dir / "hold"

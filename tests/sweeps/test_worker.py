@@ -1,0 +1,138 @@
+"""One process of a sweep: its locks, its stops, and what it leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+from whole_sweeps import TOY_FILE, hold_back, wait_until
+
+from rlrat.errors import InputError
+from rlrat.sweeps import worker
+from rlrat.sweeps.locks import Owner, Watch
+
+
+@pytest.fixture
+def work(tmp_path):
+    """`work(argv)` writes a job.json of the toy agent; its file."""
+    permit = tmp_path / "permit"
+    permit.touch()
+
+    def write(*argv: str, **changes):
+        run_dir = tmp_path / "runs"
+        whole = worker.Work(
+            agent=str(TOY_FILE),
+            argv=["--run-dir", str(run_dir), *map(str, argv)],
+            locks=[str(tmp_path / "locks" / "seed0")],
+            log=str(tmp_path / "log.txt"),
+            outcome=str(tmp_path / "outcome.json"),
+            attempt="first",
+            permit=str(permit),
+        )
+        file = tmp_path / "job.json"
+        file.write_text(json.dumps(asdict(replace(whole, **changes))))
+        return file
+
+    return write
+
+
+def start(file, *extra) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rlrat.sweeps.worker", str(file), *map(str, extra)], stderr=subprocess.PIPE
+    )
+
+
+def test_a_worker_leaves_an_outcome_and_no_lock(work, tmp_path):
+    assert start(work()).wait() == 0
+    outcome = json.loads((tmp_path / "outcome.json").read_text())
+    assert (outcome["attempt"], outcome["code"]) == ("first", 0)
+    assert 2**20 < outcome["memory"] < 2**32
+    assert os.listdir(tmp_path / "locks") == []
+    assert (tmp_path / "log.txt").read_text().splitlines()[1:] == ["update 1", "update 2", "update 3"]
+
+
+def test_a_worker_leaves_what_another_has(work, tmp_path):
+    held = Watch().acquire(tmp_path / "locks" / "seed0", Owner())
+    process = start(work())
+    assert process.wait() == worker.LOCKED
+    assert "seed0 is in the hands of process" in (tmp_path / "log.txt").read_text()
+    assert held.touch()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_worker_unwinds_at_what_slurm_sends(work, tmp_path, number):
+    hold_back(tmp_path / "runs")
+    process = start(work("--hold", 3))
+    wait_until(lambda: "update 2" in (tmp_path / "log.txt").read_text() if (tmp_path / "log.txt").exists() else False)
+    process.send_signal(number)
+    assert process.wait() == 128 + signal.SIGTERM
+    assert os.listdir(tmp_path / "locks") == []
+
+
+@pytest.mark.parametrize("how", ["permit", "parent"])
+def test_a_worker_stops_when_its_sweep_is_gone(work, tmp_path, how):
+    hold_back(tmp_path / "runs")
+    process = start(work("--hold", 3), *([os.getpid() + 1] if how == "parent" else []))
+    if how == "permit":
+        wait_until((tmp_path / "outcome.json").parent.joinpath("locks").exists)
+        (tmp_path / "permit").unlink()
+    assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_a_worker_that_lost_its_lock_ends_at_once(work, tmp_path, monkeypatch):
+    hold_back(tmp_path / "runs")
+    script = f"""
+import sys
+from rlrat.sweeps import worker
+worker.HEARTBEAT = 0.1
+sys.exit(worker.main({str(work("--hold", 3))!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    wait_until(lambda: (tmp_path / "locks").exists() and os.listdir(tmp_path / "locks") == ["seed0.1"])
+    (tmp_path / "locks" / "seed0.2").write_text("taken over")
+    assert process.wait(20) == worker.LOST
+    assert "was taken over: ended without a checkpoint" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_worker_whose_file_system_hangs_ends_with_its_lease(work, tmp_path):
+    hold_back(tmp_path / "runs")
+    script = f"""
+import threading
+from rlrat.sweeps import worker
+worker.HEARTBEAT, worker.LEASE = 0.1, 1.0
+worker.Lock.touch = lambda self: threading.Event().wait()
+worker.main({str(work("--hold", 3))!r})
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == -signal.SIGALRM
+
+
+def test_the_lease_is_prolonged_at_each_touch_and_ends_with_the_run(tmp_path, monkeypatch):
+    armed = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append((which, seconds)))
+    monkeypatch.setattr(worker, "HEARTBEAT", 0.0)
+    monkeypatch.setattr(worker, "_TICK", 0.001)
+    (tmp_path / "permit").touch()
+    heartbeat = worker.Heartbeat([], str(tmp_path / "permit"), None)
+    heartbeat.start()
+    wait_until(lambda: len(armed) > 3)
+    heartbeat.end()
+    assert {which for which, _ in armed} == {signal.ITIMER_REAL}
+    *leases, last = (seconds for _, seconds in armed)
+    assert all(0 < seconds <= worker.LEASE for seconds in leases)
+    assert last == 0
+
+
+def test_locks_are_released_where_a_later_one_cannot_be_had(tmp_path):
+    (tmp_path / "b").touch()
+    with pytest.raises(InputError, match="cannot write the lock"):
+        worker.acquire([tmp_path / "a" / "seed0", tmp_path / "b" / "seed0"], Owner(), Watch())
+    assert os.listdir(tmp_path / "a") == []
+
+
+def test_a_worker_says_that_the_disk_is_full(work, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "full").touch()
+    assert start(work("--trouble", "full")).wait() == worker.FULL
