@@ -52,5 +52,5 @@ def undisturbed(tmp_path_factory) -> dict:
     assert begin(run_dir).wait() == 0
     found = evaluations(run_dir)
     assert len(found) == 2 * CELLS
-    assert all([row["update"] for row in rows] == ["0", "100", "200", "300"] for rows in found.values())
+    assert all([row["update"] for row in rows] == ["0", "400", "800", "1200"] for rows in found.values())
     return found

@@ -32,7 +32,7 @@ def torment(
     process = begin(run_dir, *extra)
     while victims:
         assert time.monotonic() < until
-        time.sleep(chance.uniform(0.2, 3.0))
+        time.sleep(chance.uniform(0.2, 2.0))
         assert process.poll() is None, f"the sweep ended with {process.returncode}, {len(victims)} kills too early"
         if len(victims) == total // 2:
             halfway()

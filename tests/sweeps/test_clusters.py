@@ -401,7 +401,7 @@ def test_jobs_of_a_real_slurm_survive_warning_preemption_and_the_loss_of_their_s
         for file in (run_dir / ".sweep" / "jobs").glob("*/slurm.json"):
             with suppress(OSError, ValueError):
                 job, log = json.loads(file.read_text())["job"], file.with_name("log.txt").read_text()
-                if job in running and TRAINING.search(log.rpartition("-- ")[2]) and "update 300:" not in log:
+                if job in running and TRAINING.search(log.rpartition("-- ")[2]) and "update 1,200:" not in log:
                     found.append(job)
         return found
 
@@ -415,7 +415,7 @@ def test_jobs_of_a_real_slurm_survive_warning_preemption_and_the_loss_of_their_s
     thread = threading.Thread(target=hurry)
     thread.start()
     try:
-        process = begin(run_dir, *extra, checkpoint_every=1000)  # none but at a stop, and at the end
+        process = begin(run_dir, *extra, checkpoint_every=10_000)  # none but at a stop, and at the end
         wait_until(warned, 120)
         wait_until(lambda: "Caught signal SIGUSR1" in said(run_dir, "slurm/*.err"))
         wait_until(training, 120)
@@ -426,7 +426,7 @@ def test_jobs_of_a_real_slurm_survive_warning_preemption_and_the_loss_of_their_s
         process.kill()
         process.wait()
         wait_until(training, 120)
-        process = begin(run_dir, *extra, checkpoint_every=1000)
+        process = begin(run_dir, *extra, checkpoint_every=10_000)
         assert process.wait(600) == 0
     finally:
         over.set()
@@ -434,7 +434,7 @@ def test_jobs_of_a_real_slurm_survive_warning_preemption_and_the_loss_of_their_s
     check(run_dir, undisturbed)
     for log in (run_dir / ".sweep" / "jobs").glob("*/log.txt"):
         for attempt in log.read_text().split("-- ")[1:-1]:  # those that Slurm ended
-            assert "stopped at update" in attempt or "update 300:" in attempt or not TRAINING.search(attempt), attempt
+            assert "stopped at update" in attempt or "update 1,200:" in attempt or not TRAINING.search(attempt), attempt
     submitted = list((run_dir / ".sweep" / "slurm").glob("*_submitted.pkl"))
     assert len(submitted) == CELLS  # the second sweep found the jobs of the first in the queue
 

@@ -17,7 +17,7 @@ CELLS = 12
 GRID = (
     *("--agents", "iql", "td3_bc", "--activations", "relu", "rational", "gelu", "--seeds", "2"),
     *("--grid.discount", "0.9", "0.99", "--grid.hidden-dims", "16 16", "--grid.batch-size", "16"),
-    *("--grid.total-updates", "300", "--grid.eval-every", "100", "--grid.eval-episodes", "2"),
+    *("--grid.total-updates", "1200", "--grid.eval-every", "400", "--grid.eval-episodes", "2"),
     *("--grid.log-every", "30", "--retries", "100"),
 )
 
