@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from rlrat import load_dataset
+from rlrat import Dataset, load_dataset
 from rlrat.captured import captured
 from rlrat.compiled import compiled
 from rlrat.machine import keep_freed_memory
@@ -79,11 +81,13 @@ class _Peer:
         self._process.wait()
 
 
-def _contender(agent: str, activation: str, dataset, num_seeds: int, compile: bool = False, device: str = "cpu"):
-    """A function that performs a number of updates and returns the seconds; and the batch size."""
+def make_learner(agent: str, dataset: Dataset, num_seeds: int, device: torch.device | str, **settings) -> nn.Module:
     module = importlib.import_module(f"agents.{agent}")
-    arguments = module.Arguments(activation=activation, **_SETTINGS.get(agent, {}))
-    learner = getattr(module, LEARNERS[agent])(arguments, dataset, list(range(num_seeds)), device)
+    return getattr(module, LEARNERS[agent])(module.Arguments(**settings), dataset, list(range(num_seeds)), device)
+
+
+def make_turn(learner: nn.Module, device: str, compile: bool = False) -> Callable[[int], float]:
+    """A function that performs a number of updates, as a run does, and returns the seconds."""
     if compile:
         learner.update = compiled(learner.update)
     update, done = captured(learner) if device != "cpu" else learner.update, 0
@@ -98,7 +102,7 @@ def _contender(agent: str, activation: str, dataset, num_seeds: int, compile: bo
             torch.accelerator.synchronize()
         return time.perf_counter() - started
 
-    return turn, arguments.batch_size
+    return turn
 
 
 def _measure(agent: str, settings: Agents, dataset) -> dict[str, dict[str, float]]:
@@ -110,7 +114,9 @@ def _measure(agent: str, settings: Agents, dataset) -> dict[str, dict[str, float
         for count in settings.num_seeds:
             for activation in activations:
                 for compile in (False, True) if settings.compile else (False,):
-                    turn, batch_size = _contender(agent, activation, dataset, count, compile, settings.device)
+                    own = {"activation": activation, **_SETTINGS.get(agent, {})}
+                    learner = make_learner(agent, dataset, count, settings.device, **own)
+                    turn, batch_size = make_turn(learner, settings.device, compile), learner.args.batch_size
                     name = f"{agent} {activation}, S = {count}" + (", compiled" if compile else "")
                     contenders[name] = (count, turn)
         if settings.peer_python is not None and agent != "bc":

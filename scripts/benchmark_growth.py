@@ -1,7 +1,6 @@
 """The `growth` subcommand of `scripts/benchmark.py`: how an update's cost grows, and what a run does beside."""
 
 import dataclasses
-import importlib
 import json
 import re
 import shutil
@@ -17,11 +16,10 @@ from pathlib import Path
 import benchmark_parts as parts
 import numpy as np
 import torch
-from benchmark_agents import LEARNERS
+from benchmark_agents import LEARNERS, make_learner, make_turn
 from benchmark_parts import figure
 
-from rlrat import Dataset, InputError, load_dataset
-from rlrat.compiled import compiled
+from rlrat import InputError, load_dataset
 from rlrat.datasets import cache
 from rlrat.estimates import estimate, peak_memory, track_peak
 from rlrat.machine import keep_freed_memory
@@ -121,7 +119,7 @@ def _axis(settings: Growth, axis: str, activation: str, compile: str = "") -> It
         torch._dynamo.reset()  # which counts the compilations of a process
         choice = {} if axis == "num_seeds" else {axis: (value, value) if axis == "hidden_dims" else value}
         seeds = value if axis == "num_seeds" else 1
-        learner = _learner("iql", dataset, seeds, settings.device, activation=activation, **choice)
+        learner = make_learner("iql", dataset, seeds, settings.device, activation=activation, **choice)
         yield figure(str(value), _speed(learner, settings, bool(compile)), "/s")
         del learner
 
@@ -137,7 +135,7 @@ def _transitions(settings: Growth, count: int) -> Iterator[dict]:
     yield figure("on the disk", sum(file.stat().st_size for file in entry.iterdir()) / 1e9, "GB")
     before, private = track_peak(torch.device("cpu")), _private_memory()
     started = time.perf_counter()
-    learner = _learner("iql", cache._open(entry), 1, device)
+    learner = make_learner("iql", cache._open(entry), 1, device)
     yield figure("until the learner is built", time.perf_counter() - started, "s")
     yield figure("updates", _speed(learner, settings), "/s")
     yield figure("peak memory, mapped files included", (peak_memory(torch.device("cpu")) - before) / 1e9, "GB")
@@ -154,7 +152,7 @@ def _memory(settings: Growth) -> Iterator[dict]:
     dataset = load_dataset("rlrat/hopper/mixed-v0")
     for agent in LEARNERS:
         found = estimate(
-            lambda members, agent=agent: _learner(agent, dataset, members, settings.device),
+            lambda members, agent=agent: make_learner(agent, dataset, members, settings.device),
             64,
             torch.device(settings.device),
         )
@@ -178,28 +176,12 @@ def _run(settings: Growth) -> Iterator[dict]:
     yield figure("logging and checkpoints", 100 * share, "%", at_most=2.0)
 
 
-def _learner(agent: str, dataset: Dataset, seeds: int, device: str | torch.device, **choices) -> torch.nn.Module:
-    module = importlib.import_module(f"agents.{agent}")
-    return getattr(module, LEARNERS[agent])(module.Arguments(**choices), dataset, list(range(seeds)), device)
-
-
 def _speed(learner: torch.nn.Module, settings: Growth, compile: bool = False) -> float:
     """Updates per second, sampling included: the median of three turns, after one that is not counted."""
-    update, done = compiled(learner.update) if compile else learner.update, 0
-
-    def turn(updates: int) -> float:
-        nonlocal done
-        started = time.perf_counter()
-        for number in range(done, done + updates):
-            update(*learner.inputs(number))
-        done += updates
-        if settings.device != "cpu":
-            torch.accelerator.synchronize()
-        return updates / (time.perf_counter() - started)
-
-    turn(2)
-    updates = max(1, round(settings.seconds * turn(2)))
-    return statistics.median(turn(updates) for _ in range(3))
+    turn = make_turn(learner, settings.device, compile)
+    turn(2 if settings.device == "cpu" else 5)  # on a GPU until the update is recorded
+    updates = max(1, round(settings.seconds * 2 / turn(2)))
+    return statistics.median(updates / turn(updates) for _ in range(3))
 
 
 def write_dataset(entry: Path, transitions: int) -> None:

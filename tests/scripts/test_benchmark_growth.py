@@ -130,3 +130,10 @@ def test_the_shares_of_a_real_run(settings):
     found = {figure["name"]: figure for figure in growth._part(settings, "run")}
     assert {"update", "sampling", "checkpoints", "logging", "everything else"} <= set(found)
     assert 0 < found["logging and checkpoints"]["value"] < 100
+
+
+@pytest.mark.slow
+def test_the_memory_of_one_more_seed_of_every_agent(settings):
+    found = {figure["name"]: figure["value"] for figure in growth._part(settings, "memory")}
+    assert set(found) == {"iql", "td3_bc", "cql", "decision_transformer", "bc"}
+    assert found["bc"] < found["cql"] < found["decision_transformer"]
