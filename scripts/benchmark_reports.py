@@ -1,7 +1,9 @@
-"""Seconds and memory that a report of many runs takes; the runs are made up, their folders as agents leave them."""
+"""Seconds and memory that a report of many runs takes, and its first paint; the runs are made up."""
 
 import json
 import resource
+import shutil
+import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -60,6 +62,41 @@ def write_runs(root: Path, arguments: Arguments) -> None:
         (folder / "evaluations.csv").write_text("\n".join([_HEADER, *lines]) + "\n")
 
 
+def first_paint(page: Path, rounds: int = 5) -> tuple[float, float] | None:
+    """Median seconds until a headless Chromium paints and until a chart is drawn, None without chromium-driver."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        return None
+    from selenium import webdriver  # of the test extra
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    seen = []
+    for _ in range(rounds):  # each in a browser that has not seen the page
+        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        try:
+            browser.get(page.as_uri())
+            seen.append(browser.execute_async_script(_PAINTED))
+        finally:
+            browser.quit()
+    return tuple(statistics.median(times) / 1000 for times in zip(*seen, strict=True))
+
+
+# Milliseconds since the navigation began.
+_PAINTED = """
+const done = arguments[0];
+document.querySelector("#panels").scrollIntoView();  // charts are drawn once they are in view
+const look = () => {
+  const paint = performance.getEntriesByName("first-contentful-paint")[0];
+  if (paint && document.querySelector("#panels .main-svg")) done([paint.startTime, performance.now()]);
+  else setTimeout(look, 5);
+};
+look();
+"""
+
+
 def main(arguments: Arguments) -> None:
     marks = []  # what was done, and when
 
@@ -84,12 +121,17 @@ def main(arguments: Arguments) -> None:
         write_report(report, output / "report.html")
         size = (output / "report.html").stat().st_size / 1e6
         done(f"report.html, {size:.1f} MB")
+        painted = first_paint(output / "report.html")
 
     shown = Table("part", "seconds", "peak memory so far, MiB")
     for (_, before, _), (part, after, peak) in pairwise(marks):
         shown.add_row(part, f"{after - before:.1f}", f"{peak:.0f}")
     shown.add_row("all", f"{marks[-1][1] - marks[0][1]:.1f}", f"{marks[-1][2]:.0f}")
     Console().print(shown)
+    if painted is None:
+        print("first paint: not measured, it needs Debian's chromium and chromium-driver")
+    else:
+        print(f"first paint after {painted[0]:.2f} s, a chart after {painted[1]:.2f} s")
 
 
 if __name__ == "__main__":

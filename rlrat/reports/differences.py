@@ -12,7 +12,7 @@ _PROTOCOL = {  # how runs are judged, not how they learn
     *("dataset_fingerprint", "reference scores"),
 }
 # Settings that the seconds of an update depend on, but not its result.
-_SPEED = ("num_threads", "compile", "capture", "precision")
+_SPEED = ("num_threads", "compile", "precision")
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,13 @@ def find_differences(runs: dict[str, Sequence[RunRecord]], by: Sequence[str]) ->
 
 def seconds_differ(runs: Sequence[RunRecord]) -> str | None:
     """Why the training seconds of runs cannot be compared, None where they can."""
+    on_gpu = any(run.config.get("device") != "cpu" for run in runs)
+    names = (*_SPEED, "capture") if on_gpu else _SPEED
     speeds = [
         {
             "number of runs in a process": run.config.get("members", run.settings().get("num_seeds", "-")),
             "device": run.config.get("device", "-"),
-            **{name: run.settings().get(name, "-") for name in _SPEED},
+            **{name: run.settings().get(name, "-") for name in names},
         }
         for run in runs
     ]

@@ -236,6 +236,15 @@ def test_seconds_are_compared_only_between_equal_processes(tmp_path):
     assert any("training seconds cannot be compared: the number of runs in a process is 1 or 5" in n for n in notes)
 
 
+@pytest.mark.parametrize(("device", "reason"), [("cpu", None), ("cuda:0", "the capture is - or True")])
+def test_a_capture_matters_only_on_a_gpu(tmp_path, device, reason):
+    write_seeds(tmp_path, config={"device": device})  # of a version that knew no capture
+    arguments = {"num_seeds": 5, "num_threads": 1, "capture": True}
+    write_seeds(tmp_path, activation="silu", config={"device": device, "arguments": arguments})
+    (task,) = build_report(read_runs([tmp_path])).tasks
+    assert task.seconds_differ == reason
+
+
 def test_aggregates_are_over_the_tasks_that_every_label_has(tmp_path):
     for dataset in ("a", "b"):
         write_seeds(tmp_path, dataset=dataset)
