@@ -123,7 +123,7 @@ class RunArguments:
     track: bool = False
     """Mirror TensorBoard to Weights & Biases (pip install "rlrat[track]"); WANDB_MODE=offline keeps it here."""
     num_threads: Annotated[int, Range(1, 4096)] | None = None
-    """CPU threads; all cores by default."""
+    """CPU threads; by default all cores, or fewer where updates are too small for them."""
     run_dir: Path = Path("runs")
     """Where run folders go."""
     run_name: str | None = None

@@ -5,9 +5,11 @@ import os
 import sys
 
 import torch
+from torch import Tensor, nn
 
 from rlrat.errors import InputError
 
+_FLOP_PER_THREAD = 50e6  # of an update; docs/benchmarks/cpu.md has what one and two threads make of several sizes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -34,6 +36,16 @@ def find_device(name: str) -> torch.device:
 def set_precision(name: str) -> None:
     """How float32 matrix products are computed from now on: `fp32`, `tf32` or `bf16` (inputs rounded, float32 sums)."""
     torch.set_float32_matmul_precision({"fp32": "highest", "tf32": "high", "bf16": "medium"}[name])
+
+
+def useful_threads(learner: nn.Module, observations: Tensor) -> int:
+    """How many CPU threads an update of `learner` on `observations`, `[S, B, ..., F]`, can keep busy.
+
+    One for each 50 MFLOP of its matrix products, if each weight meets each row three times (forward, and twice
+    backward); an agent that evaluates many actions of a state could use more.
+    """
+    weights = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
+    return max(1, int(6 * weights * observations.shape[1:-1].numel() // _FLOP_PER_THREAD))
 
 
 def keep_freed_memory() -> None:

@@ -26,7 +26,7 @@ from rlrat.estimates import SIZES, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.group import Group
 from rlrat.inspection import activation_rows, rational_scalars
-from rlrat.machine import find_device, keep_freed_memory, set_precision
+from rlrat.machine import find_device, keep_freed_memory, set_precision, useful_threads
 from rlrat.profiling import Profile
 from rlrat.scores import Reference, find_reference
 
@@ -137,6 +137,8 @@ class Run:
         A first Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and exits.
         """
         self._learner, self._batch = learner, learner.inputs(0)[0]
+        if self.device.type == "cpu" and self.arguments.num_threads is None:
+            self._choose_threads()
         if self.arguments.compile:
             learner.update = compiled(learner.update)
         if self.arguments.capture and self.device.type == "cuda":
@@ -355,6 +357,13 @@ class Run:
         if family == "d4rl" and kwargs == self.dataset.env_kwargs:
             kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
         return None if family is None else find_reference(self.env_id, family, kwargs)
+
+    def _choose_threads(self) -> None:
+        """Fewer than there are, where more would wait for each other."""
+        there, useful = torch.get_num_threads(), useful_threads(self._learner, self._batch[0])
+        if useful < there:
+            torch.set_num_threads(useful)
+            self.console.print(f"{useful} of {there} CPU threads: updates are small (--num-threads)", soft_wrap=True)
 
     def _evaluator(self, seeds: Sequence[int], episodes: int, repeats: int = 1) -> Evaluator:
         return Evaluator(self.env_id, seeds, episodes, self.env_kwargs, self.arguments.num_threads, repeats)

@@ -20,6 +20,7 @@ from benchmark_agents import Agents, run_agents
 from benchmark_growth import Growth, run_growth
 from benchmark_rational import Rational, run_rational
 from benchmark_table import Table, run_table
+from benchmark_threads import Threads, run_threads
 from rich.console import Console
 
 from rlrat import load_dataset
@@ -177,6 +178,7 @@ def main() -> None:
         Growth: run_growth,
         Rational: run_rational,
         Table: run_table,
+        Threads: run_threads,
     }
     chosen = tyro.cli(
         Annotated[Agents, tyro.conf.subcommand("agents")]
@@ -185,7 +187,8 @@ def main() -> None:
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Growth, tyro.conf.subcommand("growth")]
         | Annotated[Rational, tyro.conf.subcommand("rational")]
-        | Annotated[Table, tyro.conf.subcommand("table")],
+        | Annotated[Table, tyro.conf.subcommand("table")]
+        | Annotated[Threads, tyro.conf.subcommand("threads")],
         description=__doc__,
     )
     with one_line_errors():

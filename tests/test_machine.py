@@ -1,6 +1,7 @@
 """Devices, and memory that stays with the process."""
 
 import ctypes
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.machine import find_device
+from rlrat.machine import find_device, useful_threads
 
 
 def test_devices():
@@ -28,6 +29,22 @@ def test_a_run_sets_its_precision(run_agent):
         assert "precision is 'bf16' there and 'fp32' here" in result.stderr
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_threads_are_as_many_as_an_update_keeps_busy():
+    layer = torch.nn.Linear(100, 100, bias=False)  # 6 MFLOP for 100 rows
+    assert [useful_threads(layer, torch.empty(1, rows, 100)) for rows in (1, 1000, 1700, 10_000)] == [1, 1, 2, 12]
+    assert useful_threads(layer, torch.empty(1, 100, 100, 100)) == 12  # windows of a sequence
+    assert useful_threads(layer.requires_grad_(False), torch.empty(1, 10_000, 100)) == 1  # such as a target network
+
+
+def test_a_small_run_takes_few_threads_and_says_so(run_agent, tmp_path):
+    torch.set_num_threads(2)  # run_agent sets it back
+    result = run_agent("--num-threads", "None")
+    assert "1 of 2 CPU threads: updates are small (--num-threads)" in result.stdout
+    assert torch.get_num_threads() == 1
+    config = json.loads(next((tmp_path / "runs").rglob("config.json")).read_text())
+    assert config["arguments"]["num_threads"] == 1
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
