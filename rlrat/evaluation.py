@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,8 +143,7 @@ class Evaluator:
             Exception: whatever an environment or the policy raises, after all environments are closed.
         """
         try:
-            # One with memory is a sequence model, whose calls outweigh the physics.
-            with nullcontext() if hasattr(policy, "observe") else _one_torch_thread():
+            with _few_threads(policy):
                 return self._run(policy)
         except BaseException:
             self.close()
@@ -250,19 +249,13 @@ def _interval(low: np.ndarray, high: np.ndarray) -> str:
     return " x ".join(f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True))
 
 
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def _few_threads(policy: Policy) -> AbstractContextManager:
     """Between a small policy's calls, PyTorch's other threads would spin on the cores that step environments."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    if "torch" not in sys.modules or hasattr(policy, "observe"):
+        return nullcontext()  # a sequence model's calls outweigh the physics
+    from rlrat.machine import one_torch_thread
+
+    return one_torch_thread()
 
 
 def _cores() -> int:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrat.machine import one_torch_thread
+
 _LOW = 0xFFFFFFFF
 _BLOCK, _NUMBERS = 64, 2**20
 
@@ -137,7 +139,7 @@ class Blocks:
             self._numbers = self._next[1].result() if ready else self._draw_block(block)
             self._block = block
             if self._ahead is not None:
-                self._next = block + 1, self._ahead.submit(self._draw_block, block + 1)
+                self._next = block + 1, self._ahead.submit(one_torch_thread()(self._draw_block), block + 1)
         return self._numbers[position]
 
     def _draw_block(self, block: int) -> Tensor:

@@ -1,3 +1,5 @@
+import threading
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -123,3 +125,24 @@ def test_a_block_of_many_numbers_is_short():
     for update in (0, 2, 3, 100):
         assert torch.equal(blocks.at(update), stream.uniform(update, (300, 500)))
     assert blocks._numbers.numel() <= 2**20
+
+
+def test_what_is_drawn_ahead_is_drawn_by_one_torch_thread():
+    stream, seen = Stream([7], "blocks"), []
+
+    def draw(updates):
+        seen.append((threading.current_thread() is threading.main_thread(), torch.get_num_threads()))
+        return stream.uniform(updates, (3,))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        blocks = Blocks(draw, ahead=True)
+        for update in (0, 64, 128):
+            assert torch.equal(blocks.at(update), stream.uniform(update, (3,)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert (False, 1) in seen
+    assert {threads for in_main, threads in seen if in_main} == {2}
+    assert {threads for in_main, threads in seen if not in_main} == {1}
