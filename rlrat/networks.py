@@ -31,6 +31,8 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(*batch_shape, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # the sum becomes part of what follows; baddbmm copies the bias first
+            return self.without_bias(x) + self.bias.unsqueeze(-2)
         batch = self.weight.shape[:-2]
         if len(batch) == 1:
             return torch.baddbmm(self.bias.unsqueeze(-2), x, self.weight)

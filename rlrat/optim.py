@@ -166,6 +166,7 @@ class Adam(nn.Module):
         self._by_parameter = list(zip(self._parameters_in_order, *moments, self._scales, self._decays, strict=True))
         self._rates = self._rate.squeeze(1).unbind() if self._fused else ()
         self._ones = torch.ones(seeds, device=device)
+        self._shared = torch.empty(4, seeds, device=device)
 
     @torch.no_grad()
     def step(self, loss: Tensor, schedule: Tensor | None = None, gradients: Sequence[Tensor] | None = None) -> None:
@@ -227,25 +228,27 @@ class Adam(nn.Module):
             norm = sum(g.reshape(seeds, -1).square().sum(1) for g in gradients).sqrt()
             factor = (self._max_norm.squeeze(1) / (norm + 1e-6)).clamp(max=1.0)
         rate = (self._seed_rate if schedule is None else self._seed_rate * schedule).squeeze(1) * alive
-        decay = self._seed_decay.squeeze(1)
         beta1, beta2 = self.betas
         correction1, correction2 = torch.expm1(self.steps.unsqueeze(-1) * self._log_betas).neg_().unbind(-1)
         root = correction2.sqrt()
+        # In memory: else the loops compute for every 16 elements what all elements of a seed share.
+        decay = (rate if self.decoupled else alive) * self._seed_decay.squeeze(1)
+        shared = factor * alive, rate * root / correction1, self.eps * root, decay
+        self._shared.copy_(torch.stack(shared))
         for (parameter, first, second, scale, decays), gradient in zip(self._by_parameter, gradients, strict=True):
-
-            def column(values: Tensor, axes: int = parameter.ndim - 1) -> Tensor:
-                return values.view(-1, *[1] * axes)
-
-            g = torch.where(column(alive), gradient * column(factor), 0.0)
+            factor, size, floor, decay = self._shared.view(len(shared), seeds, *[1] * (parameter.ndim - 1)).unbind()
+            g = torch.where(factor > 0.0, gradient * factor, 0.0)
+            p = parameter
             if self._decay is not None and decays:
                 if self.decoupled:
-                    parameter.mul_(column(1.0 - scale * rate * decay))
+                    p = p * (1.0 - scale * decay)
                 else:
-                    g = g + column(decay * alive) * parameter
-            first.lerp_(g, 1.0 - beta1)
-            second.mul_(beta2).addcmul_(g, g, value=1.0 - beta2)
-            size = column(scale * rate * root / correction1)
-            parameter.sub_(size * first / (second.sqrt() + column(self.eps * root)))
+                    g = g + decay * parameter
+            m = torch.lerp(first, g, 1.0 - beta1)
+            v = beta2 * second + (1.0 - beta2) * g * g
+            p = p - scale * size * m / (v.sqrt() + floor)
+            for old, new in ((first, m), (second, v), (parameter, p)):  # last, so that it is one pass over memory
+                old.copy_(new)
 
 
 def cosine(optimizer: Adam, total_updates: int) -> Tensor:

@@ -140,7 +140,7 @@ class Run:
         if self.device.type == "cpu" and self.arguments.num_threads is None:
             self._choose_threads()
         if self.arguments.compile:
-            learner.update = compiled(learner.update)
+            learner.update = compiled(learner.update, self.device)
         if self.arguments.capture and self.device.type == "cuda":
             learner.update = captured(learner)
         self._targets = getattr(learner.policy, "target_returns", (None,))

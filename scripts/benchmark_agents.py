@@ -89,7 +89,7 @@ def make_learner(agent: str, dataset: Dataset, num_seeds: int, device: torch.dev
 def make_turn(learner: nn.Module, device: str, compile: bool = False) -> Callable[[int], float]:
     """A function that performs a number of updates, as a run does, and returns the seconds."""
     if compile:
-        learner.update = compiled(learner.update)
+        learner.update = compiled(learner.update, torch.device(device))
     update, done = captured(learner) if device != "cpu" else learner.update, 0
 
     def turn(updates: int) -> float:

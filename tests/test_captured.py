@@ -88,7 +88,7 @@ def test_a_compiled_update_is_compiled_once_and_before_it_is_recorded(small_data
     monkeypatch.setattr(torch, "compile", lambda f, **options: whole(f, backend=backend, **options))
     torch._dynamo.reset()
     plain, other = (make_learner(agent, small_dataset, [3, 4])[0] for _ in range(2))
-    other.update = compiled(other.update)
+    other.update = compiled(other.update, torch.device("cpu"))
     update = captured(other, _recorder(other, Compiled))
     _assert_equal_after(12, plain, other, update)
     assert recording == [variants] * 2 * variants

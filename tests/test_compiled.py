@@ -14,6 +14,7 @@ from rlrat.compiled import compiled
 sys.path.insert(0, str(Path(__file__).parent / "agents"))
 from learners import CLASSES, make_learner
 
+CPU = torch.device("cpu")
 VARIANTS = [
     *[(agent, {}) for agent in CLASSES],
     ("iql", {"actor_dropout": 0.1, "activation": "rational"}),
@@ -45,7 +46,7 @@ def assert_equal_after(updates: int, dataset, agent: str, settings: dict, **tole
 
         return tree_map(convert, learner.inputs(number))
 
-    update = compiled(other.update)
+    update = compiled(other.update, CPU)
     for number in range(updates):
         expected, got = plain.update(*inputs(plain, number)), update(*inputs(other, number))
         assert not any(value.requires_grad for value in got.values())
@@ -90,7 +91,7 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys):
         return {"loss": x.sum() * float(x.sum().item())}
 
     torch._dynamo.reset()
-    call = compiled(update)
+    call = compiled(update, CPU)
     for _ in range(2):
         assert call(torch.ones(3))["loss"] == 9.0
     output = capsys.readouterr()
@@ -103,7 +104,7 @@ def test_an_older_torch_says_so(monkeypatch, capsys):
 
     monkeypatch.setattr(torch._dynamo, "config", object())
     update = lambda: {}  # noqa: E731
-    assert compiled(update) is update
+    assert compiled(update, CPU) is update
     assert "needs a newer torch" in capsys.readouterr().err
 
 
@@ -132,7 +133,7 @@ def test_compiling_outlives_a_ctrl_c_of_the_terminals_whole_group():
         from rlrat.compiled import compiled
         os.setpgrp()
         signal.signal(signal.SIGINT, lambda *_: None)  # as a run's, which stops after the update
-        update = compiled(lambda x: {"y": torch.tanh(x * 3.0) + x})
+        update = compiled(lambda x: {"y": torch.tanh(x * 3.0) + x}, torch.device("cpu"))
         os.killpg(0, signal.SIGINT)
         print(update(torch.ones(8))["y"].sum().item())
     """
