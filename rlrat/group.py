@@ -2,7 +2,8 @@
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -84,6 +85,18 @@ class Group:
         apart = len({member.seed for member in self.members}) == len(self.members)
         return f"{len(self.members)} {'seeds' if apart else 'members'}"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from the folders.
+
+        Raises:
+            InputError: one of them is being trained.
+        """
+        with ExitStack() as stack:
+            for folder in self.folders:
+                stack.enter_context(folder.locked())
+            yield
+
     def create(self) -> None:
         """Make the folders, or with `--overwrite` make them anew."""
         for member, folder in zip(self.members, self.folders, strict=True):
@@ -142,11 +155,11 @@ class Group:
             # A kill can have left fewer lines of an evaluation.
             evaluated = [{u for u, count in counts.items() if count == targets and u <= start} for counts in lines]
             progress = self._load(learner, [checkpoints[start] for checkpoints in found], evaluated)
-        for folder, updates in zip(self.folders, evaluated, strict=True):
-            folder.go_back(start, updates)
-        for index, updates in enumerate(evaluated):
+        for index, (folder, updates) in enumerate(zip(self.folders, evaluated, strict=True)):
             pending = {snapshot.update for snapshot in progress.pending if snapshot.wanted[index]}
-            updates |= progress.failed[index] | pending
+            pending |= progress.failed[index]
+            folder.go_back(start, updates, pending)
+            updates |= pending
         return progress, evaluated
 
     def _load(self, learner: nn.Module, checkpoints: list[dict[str, Any]], evaluated: list[set[int]]) -> Progress:

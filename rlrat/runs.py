@@ -8,12 +8,13 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from rlrat.dashboards import LAYOUT
 from rlrat.errors import InputError, warn
@@ -63,7 +64,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """The files of one seed's run; DESIGN's contract says what is in each."""
+    """The files of one seed's run; the README says what is in each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,6 +106,28 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "config.json").exists():
             self.write_json("config.json", config)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from the folder, which two would leave with lines and checkpoints of both.
+
+        Raises:
+            InputError: another one has it.
+        """
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        with _writing(self.path), contextlib.suppress(NotImplementedError):  # a file system without locks
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise InputError(
+                    f"{self.path} is being trained by another process: wait until it ends, or give another --run-name "
+                    "or --run-dir"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _delete(self) -> None:
         """In an order in which what a kill leaves is no finished run, and nobody else's run to go on from."""
@@ -182,10 +205,11 @@ class RunFolder:
             raise InputError(f"no checkpoint in {self.path} can be read: give --overwrite to start this run anew")
         return found
 
-    def go_back(self, update: int, evaluations: set[int]) -> None:
+    def go_back(self, update: int, evaluations: Set[int], pending: Set[int] = frozenset()) -> None:
         """Leave only what belongs to `update`: no later or damaged checkpoint, no line of another evaluation.
 
-        After `checkpoints`. What is saved next can then never push a checkpoint out that is still needed.
+        `pending` evaluations are still to come, but have their lines of `activations.csv`. After `checkpoints`. What is
+        saved next can then never push a checkpoint out that is still needed.
         """
         newest, previous = self.path / _NEWEST, self.path / _PREVIOUS
         keep = next((name for name, at in self._updates.items() if at == update), None)
@@ -199,15 +223,15 @@ class RunFolder:
                 previous.unlink(missing_ok=True)
         for name, columns in (("evaluations.csv", EVALUATION_COLUMNS), ("episodes.csv", EPISODE_COLUMNS)):
             self._keep(name, columns, lambda at: at in evaluations)
-        # Written ahead of the evaluation, which may be pending; at update 0 all begins anew.
-        self._keep("activations.csv", ACTIVATION_COLUMNS, lambda at: at <= update > 0)
+        # Written ahead of the evaluation.
+        self._keep("activations.csv", ACTIVATION_COLUMNS, lambda at: at in evaluations | pending)
 
     def _keep(self, name: str, columns: tuple[str, ...], wanted: Callable[[int], bool]) -> None:
         if (self.path / name).exists():
             rows = [row for row in self._read_csv(name, columns) if wanted(int(row["update"]))]
             self._replace(name, _csv_text(columns, rows, header=True).encode())
 
-    def open_scalars(self, purge_step: int | None) -> None:
+    def open_scalars(self, purge_step: int) -> None:
         """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more."""
         from torch.utils.tensorboard import SummaryWriter  # takes a while to import
 

@@ -135,7 +135,14 @@ class Run:
         """The updates that are still to do; around them everything is evaluated, logged and saved when it is due.
 
         A first Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and exits.
+
+        Raises:
+            InputError: another process trains in one of the folders.
         """
+        with self._group.locked():
+            yield from self._updates(learner)
+
+    def _updates(self, learner: nn.Module) -> Iterator[int]:
         self._learner, self._batch = learner, learner.inputs(0)[0]
         if self.device.type == "cpu" and self.arguments.num_threads is None:
             self._choose_threads()
@@ -175,7 +182,7 @@ class Run:
                 settings = {"agent": self.agent, **identity(self.arguments)}
                 tracking.enter_context(tracked([folder.path for folder in self._group.folders], settings))
             for folder in self._group.folders:
-                folder.open_scalars(purge_step=self._start + 1 if self._start else None)
+                folder.open_scalars(purge_step=self._start + 1 if self._start else 0)
             evaluator = BackgroundEvaluator(learner.policy, self._environments, self.arguments.eval_timeout)
             with evaluator as self._evaluations, self._bar:
                 self._task = self._bar.add_task(

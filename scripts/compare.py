@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from rlrat.arguments import read_command_line
 from rlrat.errors import InputError, one_line_errors
 from rlrat.reports.build import build_report
 from rlrat.reports.importing import import_runs, with_scores
@@ -115,4 +116,4 @@ def _make_folder(path: Path) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(tyro.cli(Arguments, description=__doc__))
+        main(read_command_line(Arguments, __doc__))

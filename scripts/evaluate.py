@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from rlrat.arguments import parse_env_kwargs
+from rlrat.arguments import parse_env_kwargs, read_command_line
 from rlrat.errors import InputError, one_line_errors, warn
 from rlrat.evaluation import Evaluation, Evaluator
 from rlrat.loading import build_policy, read_checkpoint, set_target_returns
@@ -280,4 +280,4 @@ def main(arguments: Arguments) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(tyro.cli(Arguments, description=__doc__))
+        main(read_command_line(Arguments, __doc__))

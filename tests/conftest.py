@@ -86,6 +86,8 @@ def scalars():
     def read(folder) -> dict[str, dict[int, float]]:
         events = EventAccumulator(str(folder))
         events.Reload()
-        return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+        found = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+        assert all(len(found[tag]) == len(events.Scalars(tag)) for tag in found), "an update is there twice"
+        return found
 
     return read

@@ -1,6 +1,8 @@
 import contextlib
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,14 +90,34 @@ def test_evaluations_survive_a_line_cut_short(folder):
     assert lines[2] == "0,,1,5,1.1,3"
 
 
-def test_going_back_cuts_activations_after_the_checkpoint(folder):
+def test_a_folder_is_one_processs_at_a_time(folder):
+    script = """if True:
+        import sys
+        from pathlib import Path
+        from rlrat.runs import RunFolder
+        with RunFolder(Path(sys.argv[1])).locked():
+            print("mine", flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", script, str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "mine\n"
+        with pytest.raises(InputError, match=r"seed0 is being trained by another process: wait until"), folder.locked():
+            pass
+        process.kill()
+    with folder.locked():  # a kill leaves no lock
+        pass
+
+
+def test_going_back_cuts_activations_of_no_evaluation(folder):
     row = dict.fromkeys(ACTIVATION_COLUMNS, "1")
     for update in (0, 100, 200):
         folder.append_activations(update, [row] * 2)
     path = folder.path / "activations.csv"
     path.write_text(path.read_text()[:-4])  # a kill in the middle of a line
-    for update, left in ((100, ["0", "0", "100", "100"]), (0, [])):
-        folder.go_back(update, {0})
+    two = ["0", "0"]
+    for evaluations, pending, left in (({0}, {100}, [*two, "100", "100"]), ({0}, set(), two), (set(), set(), [])):
+        folder.go_back(100, evaluations, pending)
         header, *lines = path.read_text().splitlines()
         assert header == ",".join(ACTIVATION_COLUMNS)
         assert [line.split(",")[0] for line in lines] == left

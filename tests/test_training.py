@@ -42,10 +42,10 @@ def undisturbed(tmp_path_factory):
     return [read_run(_run_folder(folder, seed)) for seed in (0, 1)]
 
 
-def test_a_run_killed_three_times_equals_an_undisturbed_one(command, run_agent, tmp_path, undisturbed):
+def test_a_run_killed_three_times_equals_an_undisturbed_one(command, run_agent, tmp_path, undisturbed, scalars):
     arguments = command(*LONG)
     evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
-    for update in (100, 300, 400):
+    for update in (0, 300, 400):  # the first time before there is a checkpoint
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         assert wait_for(evaluations, f"\n{update},", process), "the run ended before it could be killed"
         process.send_signal(signal.SIGKILL)
@@ -53,6 +53,18 @@ def test_a_run_killed_three_times_equals_an_undisturbed_one(command, run_agent, 
     run_agent(*LONG)
     for seed in (0, 1):
         assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
+        scalars(_run_folder(tmp_path, seed))  # which asserts that no update is there twice
+
+
+def test_a_run_that_another_process_trains_is_left_alone(run_agent, tmp_path):
+    run_agent()
+    folder = RunFolder(next((tmp_path / "runs").rglob("seed0")))
+    before = read_run(folder.path)
+    with folder.locked():
+        result = run_agent("--overwrite", check=False)
+    assert result.returncode == 2
+    assert "is being trained by another process" in result.stderr
+    assert_equal_runs(read_run(folder.path), before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

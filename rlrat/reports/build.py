@@ -33,7 +33,7 @@ _SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns"}
 _THRESHOLDS = 101
 _ENDED = ("finished", "imported")
-_LATE = 0.1  # of the horizon: a run that begins later does not take the others' beginning from their areas
+_LATE = 0.1  # of the horizon: how late a run may begin to take the others' beginning from their areas, or end before it
 
 
 def build_report(
@@ -194,7 +194,10 @@ def _measure(name: str, runs: Sequence[RunRecord]) -> str:
 
 
 def _came_to(run: RunRecord, horizon: int) -> bool:
-    return run.status != "diverged" and run.updates[0] <= horizon <= run.updates[-1]
+    """It has an evaluation shortly before the horizon, too: a final value of long before would be no final value."""
+    if run.status == "diverged" or not run.updates[0] <= horizon <= run.updates[-1]:
+        return False
+    return _until(run, horizon, "updates")[-1] >= (1.0 - _LATE) * horizon
 
 
 def _until(run: RunRecord, horizon: int, field: str) -> np.ndarray:

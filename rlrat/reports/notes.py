@@ -25,7 +25,7 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
         if group.unfinished:
             yield (
                 f"{task.name}: {group.unfinished} of {len(group.runs)} runs of {group.label} have not come to update "
-                f"{task.horizon:,}; they are drawn, but not judged"
+                f"{task.horizon:,}, or have no evaluation shortly before it; they are drawn, but not judged"
             )
         if group.diverged:
             yield (

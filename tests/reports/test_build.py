@@ -245,6 +245,16 @@ def test_a_capture_matters_only_on_a_gpu(tmp_path, device, reason):
     assert task.seconds_differ == reason
 
 
+def test_a_run_without_an_evaluation_shortly_before_the_horizon_is_not_judged(tmp_path):
+    write_seeds(tmp_path, np.full(11, 10.0))  # until 100
+    write_seeds(tmp_path, np.array([24.0, 7.0, 7.0]), activation="sparse", every=150)
+    report = build_report(read_runs([tmp_path]), until=100)
+    (task,) = report.tasks
+    assert (task.horizon, task.group("sparse").unfinished, len(task.group("sparse").finals)) == (100, 5, 0)
+    assert any("or have no evaluation shortly before it" in note for note in report.notes)
+    assert not any(comparison.winner for comparison in report.comparisons)
+
+
 def test_aggregates_are_over_the_tasks_that_every_label_has(tmp_path):
     for dataset in ("a", "b"):
         write_seeds(tmp_path, dataset=dataset)

@@ -107,3 +107,12 @@ def test_a_mistake_exits_with_two_and_no_traceback(tmp_path):
     assert done.stderr == (
         f"error: no evaluated run below {tmp_path}: give folders that hold config.json and evaluations.csv\n"
     )
+
+
+def test_a_misspelled_option_is_one_line():
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), "runs", "--outpt", "x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "--outpt" in done.stderr
+    assert done.stderr.count("\n") == 1
