@@ -39,7 +39,7 @@ def load_dataset(id: str | os.PathLike[str]) -> Dataset:
         return d4rl.load_name(id)
     if minari.is_local(id):
         return minari.load_local(id)
-    if "/" in id and minari.is_id(id):  # Minari's server has none without a namespace
+    if "/" in id and not id.startswith("rlrat/") and minari.is_id(id):  # Minari's server has none without a namespace
         try:
             minari.download(id)
         except InputError as error:
