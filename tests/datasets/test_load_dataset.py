@@ -25,6 +25,7 @@ PACKAGED = {
         ("hoper-medium-v2", "hopper-medium-v2"),
         ("hopper-medium-v0", "hopper-medium-v2"),
         ("rlrat/hopper/mixed", "rlrat/hopper/mixed-v0"),
+        ("rlrat/hopper/mixd-v0", "rlrat/hopper/mixed-v0"),  # at once, without the network
         ("walker2d_medium_replay-v2", "walker2d-medium-replay-v2"),
         ("HalfCheetah-medium-expert-v2", "halfcheetah-medium-expert-v2"),
         ("own/thing", "own/thing-v0"),
