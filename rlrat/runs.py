@@ -223,8 +223,8 @@ class RunFolder:
                 previous.unlink(missing_ok=True)
         for name, columns in (("evaluations.csv", EVALUATION_COLUMNS), ("episodes.csv", EPISODE_COLUMNS)):
             self._keep(name, columns, lambda at: at in evaluations)
-        # Written ahead of the evaluation.
-        self._keep("activations.csv", ACTIVATION_COLUMNS, lambda at: at in evaluations | pending)
+        known = evaluations | pending  # activations are written ahead of their evaluation
+        self._keep("activations.csv", ACTIVATION_COLUMNS, lambda at: at in known)
 
     def _keep(self, name: str, columns: tuple[str, ...], wanted: Callable[[int], bool]) -> None:
         if (self.path / name).exists():
