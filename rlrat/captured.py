@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rlrat.errors import warn
+from rlrat.errors import reason, warn
 
 _WARM_UPS = 3  # of the plain update before it is recorded, so that every kernel and library is loaded
 _TOLERANCE = {"rtol": 1e-3, "atol": 1e-5, "equal_nan": True}
@@ -106,17 +106,16 @@ def captured(learner: nn.Module, make_graph: Callable[[], Graph] = CudaGraph) ->
             recording.graph.replay()
             state = learner.state_dict()
             different = [name for name, value in twice.items() if not torch.allclose(state[name], value, **_TOLERANCE)]
-            reason = f"its {different[0]} differs from the plain update's" if different else None
+            problem = f"its {different[0]} differs from the plain update's" if different else None
         except RuntimeError as error:
-            first = error.__context__ or error  # the end of a capture that failed fails, too
-            reason = " ".join(str(first).split())[:200] or type(first).__name__
+            problem = reason(error.__context__ or error)  # the end of a capture that failed fails, too
         _load(learner, once)
-        if reason is None:
+        if problem is None:
             recording.metrics = metrics
         else:
             failed = True
             recordings.clear()
-            warn(f"the update cannot be replayed as a CUDA graph ({reason}): it runs as it is")
+            warn(f"the update cannot be replayed as a CUDA graph ({problem}): it runs as it is")
         return result
 
     return call

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 
 if TYPE_CHECKING:
     from rlrat.runs import RunFolder
@@ -121,8 +121,7 @@ def tracked(folders: list[Path], settings: dict[str, Any]) -> Iterator[None]:
                 sync_tensorboard=True,
             )
         except wandb.Error as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"--track: {reason} (WANDB_MODE=offline needs no account)") from None
+            raise InputError(f"--track: {reason(error)} (WANDB_MODE=offline needs no account)") from None
         with run:
             yield
     finally:

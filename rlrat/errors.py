@@ -4,9 +4,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_LONGEST = 300  # characters: PyTorch and Ray say much more
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: the message is one line that says what, where, and what would be right."""
+
+
+def reason(error: object, *, end: bool = False) -> str:
+    """What an exception says, for the inside of one line: its beginning, or with `end` its end where it is long."""
+    text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    line = " ".join(text.split()).rstrip(".") or type(error).__name__
+    return line[-_LONGEST:] if end else line[:_LONGEST]
 
 
 def warn(message: str) -> None:

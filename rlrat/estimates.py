@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import gc
 import re
-import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -136,7 +136,8 @@ def track_peak(device: torch.device) -> int:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+        if trim is not None:
             trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
@@ -144,12 +145,16 @@ def track_peak(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use since `track_peak`."""
+    """The most bytes in use since `track_peak`; 0 where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
         return _kilobytes(Path("/proc/self/status"), "VmHWM")
     except OSError:  # not Linux: since the process began
+        try:
+            import resource
+        except ModuleNotFoundError:  # Windows
+            return 0
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

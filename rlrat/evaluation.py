@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
+from rlrat.machine import one_torch_thread, usable_cores
 from rlrat.stepping import GymnasiumRows, NativeRows, native_rows, row_index
 
 Policy = Callable[[np.ndarray], Any]
@@ -253,13 +254,7 @@ def _few_threads(policy: Policy) -> AbstractContextManager:
     """Between a small policy's calls, PyTorch's other threads would spin on the cores that step environments."""
     if "torch" not in sys.modules or hasattr(policy, "observe"):
         return nullcontext()  # a sequence model's calls outweigh the physics
-    from rlrat.machine import one_torch_thread
-
     return one_torch_thread()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make_rows(
@@ -298,19 +293,19 @@ def _make_rows(
             except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
                 nearest = _nearest(name, cutoff=0.8)
                 raise InputError(
-                    f"{env_id} cannot be made here: {_one_line(error)}"
+                    f"{env_id} cannot be made here: {reason(error)}"
                     + (f"; did you mean {' or '.join(nearest)}?" if nearest else "")
                 ) from None
             except (TypeError, ValueError, AssertionError, OSError, ArithmeticError) as error:
                 if not env_kwargs:
                     raise
-                raise InputError(f"{env_id} refuses the settings {env_kwargs}: {_one_line(error)}") from None
+                raise InputError(f"{env_id} refuses the settings {env_kwargs}: {reason(error)}") from None
             _check_evaluable(envs[0], env_id)
-            rows = native_rows(envs[0], seeds, num_threads or _cores())
+            rows = native_rows(envs[0], seeds, num_threads or usable_cores())
             if rows is None:
                 envs.extend(make() for _ in seeds[1:])
                 # Near half of a Hopper step is Python (130 of 300 us): beyond a few, threads only wait for its lock.
-                rows = GymnasiumRows(envs, seeds, num_threads or min(_cores(), 4))
+                rows = GymnasiumRows(envs, seeds, num_threads or min(usable_cores(), 4))
     except BaseException:
         for env in envs:
             env.close()
@@ -326,7 +321,7 @@ def _check_evaluable(env: Any, env_id: str) -> None:
         raise InputError(f"{env_id} has the actions {actions}: continuous actions only (Box)")
     for kind, space in (("actions", actions), ("observations", observations)):
         if not isinstance(space, Box) or len(space.shape) != 1:
-            raise InputError(f"{env_id} has the {kind} {_one_line(space)}: only vectors work (Box of shape (n,))")
+            raise InputError(f"{env_id} has the {kind} {reason(space)}: only vectors work (Box of shape (n,))")
 
 
 @contextmanager
@@ -343,7 +338,7 @@ def _model_warnings_once() -> Iterator[None]:
         return
     except (RuntimeError, AttributeError, ImportError) as error:  # it imports OpenGL, which MUJOCO_GL chooses
         gl = os.environ.get("MUJOCO_GL", "")
-        raise InputError(f"MuJoCo cannot be imported with MUJOCO_GL={gl}: {_one_line(error)}; unset it") from None
+        raise InputError(f"MuJoCo cannot be imported with MUJOCO_GL={gl}: {reason(error)}; unset it") from None
     seen: dict[str, None] = {}
     previous = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: seen.setdefault(message))
@@ -353,7 +348,7 @@ def _model_warnings_once() -> Iterator[None]:
         mujoco.set_mju_user_warning(previous)
         for message in seen:
             category = DeprecationWarning if "deprecated" in message else RuntimeWarning
-            warnings.warn(f"MuJoCo: {_one_line(message)}", category, stacklevel=2)
+            warnings.warn(f"MuJoCo: {reason(message)}", category, stacklevel=2)
 
 
 def _mujoco_ids() -> dict[str, str]:
@@ -371,7 +366,3 @@ def _mujoco_ids() -> dict[str, str]:
 def _nearest(name: str, cutoff: float) -> list[str]:
     known = _mujoco_ids()
     return [known[key] for key in difflib.get_close_matches(name.lower(), known, n=2, cutoff=cutoff)]
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split()).rstrip(".")

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 from rlrat.machine import find_device
 from rlrat.runs import RunFolder, load_checkpoint
 
@@ -102,9 +102,8 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
             }
         )
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise InputError(
-            f"the checkpoint in {run} does not fit this version of rlrat ({reason}): "
+            f"the checkpoint in {run} does not fit this version of rlrat ({reason(error)}): "
             "use the version in the run's config.json, or train again with --overwrite"
         ) from None
     return policy.to(find_device(device)).eval().requires_grad_(False)

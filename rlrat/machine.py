@@ -5,22 +5,31 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from rlrat.errors import InputError
+
+if TYPE_CHECKING:  # sweeps count cores without PyTorch
+    import torch
+    from torch import Tensor, nn
 
 _FLOP_PER_THREAD = 50e6  # of an update; docs/benchmarks/cpu.md has what one and two threads make of several sizes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def find_device(name: str) -> torch.device:
+def usable_cores() -> int:
+    """The CPU cores that this process may use, which may be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def find_device(name: str) -> "torch.device":
     """`auto` (a GPU if there is one), or what PyTorch calls a device; a GPU's matrix products become deterministic.
 
     Raises:
         InputError: one that is not there.
     """
+    import torch
+
     # cuBLAS reads it at its first product; without it, streams side by side may share a workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
@@ -37,10 +46,12 @@ def find_device(name: str) -> torch.device:
 
 def set_precision(name: str) -> None:
     """How float32 matrix products are computed from now on: `fp32`, `tf32` or `bf16` (inputs rounded, float32 sums)."""
+    import torch
+
     torch.set_float32_matmul_precision({"fp32": "highest", "tf32": "high", "bf16": "medium"}[name])
 
 
-def useful_threads(learner: nn.Module, observations: Tensor) -> int:
+def useful_threads(learner: "nn.Module", observations: "Tensor") -> int:
     """How many CPU threads an update of `learner` on `observations`, `[S, B, ..., F]`, can keep busy.
 
     One for each 50 MFLOP of its matrix products, if each weight meets each row three times (forward, and twice
@@ -57,6 +68,8 @@ def one_torch_thread() -> Iterator[None]:
     Where two threads have helpers, these are more than the cores and sleep between any two operations, also while only
     one thread works: training on two cores then makes 85 instead of 200 updates/s.
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from rlrat.arguments import parse_env_kwargs, read_command_line
-from rlrat.errors import InputError, one_line_errors, warn
+from rlrat.errors import InputError, one_line_errors, reason, warn
 from rlrat.evaluation import Evaluation, Evaluator
 from rlrat.loading import build_policy, read_checkpoint, set_target_returns
+from rlrat.machine import usable_cores
 from rlrat.runs import RunFolder
 from rlrat.scores import Reference
 
@@ -93,7 +94,7 @@ class TrainedRun:
         self.seed = config["seed"] if arguments.seed is None else arguments.seed
         self.num_threads = arguments.num_threads
         if self.num_threads is None:
-            self.num_threads = min(config["arguments"]["num_threads"], os.cpu_count() or 1)
+            self.num_threads = min(config["arguments"]["num_threads"], usable_cores())
         summary = RunFolder(folder).summary()
         if summary is not None and summary["status"] == "diverged":
             warn(f"{path} diverged at update {summary['diverged_at']:,}: its policy is the one frozen then")
@@ -125,6 +126,22 @@ class TrainedRun:
         return dict(zip(self.targets, parts, strict=True)), np.array(recorder.actions)
 
 
+def find_encoder() -> Callable:
+    """What opens an .mp4 to be written frame by frame.
+
+    Raises:
+        InputError: it is not installed, or finds no ffmpeg.
+    """
+    try:
+        import imageio_ffmpeg
+        from imageio.v2 import get_writer
+
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ModuleNotFoundError, RuntimeError) as error:
+        raise InputError(f"no video without an encoder ({reason(error)}): pip install 'rlrat[video]'") from None
+    return get_writer
+
+
 def film(run: TrainedRun, actions: np.ndarray, path: Path) -> Evaluation:
     """Play the first episode of an evaluation again, from its `actions` `[T, act]`, into an .mp4.
 
@@ -133,14 +150,7 @@ def film(run: TrainedRun, actions: np.ndarray, path: Path) -> Evaluation:
     Raises:
         InputError: no encoder is installed, the environment cannot be rendered, or `path` cannot be written.
     """
-    try:
-        import imageio_ffmpeg
-        from imageio.v2 import get_writer
-
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except (ModuleNotFoundError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"no video without an encoder ({reason}): pip install 'rlrat[video]'") from None
+    get_writer = find_encoder()
     temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
     kwargs = {**run.env_kwargs, "render_mode": "rgb_array"}
     try:
@@ -166,8 +176,7 @@ def film(run: TrainedRun, actions: np.ndarray, path: Path) -> Evaluation:
                 writer.append_data(_render(env, run.env_id))
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())[:200]
-        raise InputError(f"cannot write {path}: {reason}") from None
+        raise InputError(f"cannot write {path}: {error.strerror or reason(error)}") from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -175,23 +184,23 @@ def film(run: TrainedRun, actions: np.ndarray, path: Path) -> Evaluation:
 
 
 def _render(env: Any, env_id: str) -> np.ndarray:
-    reason = None
+    problem = None
     # What Gymnasium's viewer, where it could not be made, says when it is deleted is no news.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         frame = env.render()
     except Exception as error:  # every backend, driver and library fails in a way of its own
-        reason = " ".join(str(error).split())[:120]
+        problem = reason(error)
     finally:
         sys.unraisablehook = hook
-    if reason is not None:
+    if problem is not None:
         advice = ""
         if hasattr(env.unwrapped, "mujoco_renderer"):
-            reason = f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: {reason}"
+            problem = f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: {problem}"
             advice = (
                 ": without a display install libegl1 with libgl1-mesa-dri, or libosmesa6, and leave MUJOCO_GL unset"
             )
-        raise InputError(f"{env_id} cannot be rendered here ({reason}){advice}")
+        raise InputError(f"{env_id} cannot be rendered here ({problem}){advice}")
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
         raise InputError(f"{env_id} renders no images: leave out --video")
     return frame
@@ -257,6 +266,7 @@ def main(arguments: Arguments) -> None:
             raise InputError(f"--video is {arguments.video}: give a file that ends in .mp4")
         if len(arguments.runs) > 1:
             raise InputError(f"--video films one run, {len(arguments.runs)} are given: give one")
+        find_encoder()  # rather now than after the evaluation
     # In a pipe a line stays a line.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
     runs = [TrainedRun(path, arguments) for path in arguments.runs]

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -242,6 +243,23 @@ def test_an_older_container_sees_its_own_group_at_the_top(tmp_path):
         f"{group}/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIBIBYTE}\n",
     }
     assert available_memory(CPU, machine(tmp_path, "4:memory:/docker/abc\n0::/\n", files)) == 2 * GIBIBYTE
+
+
+def test_a_system_without_peaks(monkeypatch):
+    """Windows has neither /proc nor the module resource: only the state counts."""
+
+    def refuse(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setitem(sys.modules, "resource", None)
+    runpy.run_path(estimates.__file__)  # is imported all the same
+    monkeypatch.setattr(estimates, "_kilobytes", refuse)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(estimates.ctypes, "CDLL", lambda _: pytest.fail("Windows has no C library without a name"))
+    assert estimates.track_peak(CPU) == 0
+    held = {"held": torch.empty(8, 5 * MEBIBYTE, dtype=torch.int8)}
+    monkeypatch.setattr(Learner, "state_dict", lambda self: held)
+    assert estimate(learner(), 50, CPU).bytes_per_member == 5 * MEBIBYTE
 
 
 def test_a_system_that_does_not_say(tmp_path):

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.machine import find_device, useful_threads
+from rlrat.machine import find_device, usable_cores, useful_threads
 
 
 def test_devices():
@@ -17,6 +18,14 @@ def test_devices():
     assert find_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(InputError, match=r"--device abacus cannot be used: .*; give auto, cpu or cuda:<number>"):
         find_device("abacus")
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
+    assert usable_cores() == 64
 
 
 def test_a_run_sets_its_precision(run_agent):

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 
 
 @contextmanager
@@ -23,8 +23,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except FileNotFoundError:
         raise InputError(f"no file {path}") from None
     except OSError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is truncated or not an HDF5 file ({reason}): delete it and get it again") from None
+        raise InputError(
+            f"{path} is truncated or not an HDF5 file ({reason(error)}): delete it and get it again"
+        ) from None
 
 
 def read(group: h5py.h5g.GroupID, name: str) -> np.ndarray | None:

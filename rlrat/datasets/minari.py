@@ -1,10 +1,10 @@
 """Minari datasets: local ones, downloads, and those that ship inside the package."""
 
 import json
-import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import h5py
 from rlrat.datasets import cache
 from rlrat.datasets.dataset import STEP_FIELDS, Dataset
 from rlrat.datasets.hdf5 import open_hdf5, read
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 
 PACKAGED_ROOT = Path(__file__).with_name("packaged")
 PACKAGED = ("rlrat/hopper/mixed-v0", "rlrat/hopper/medium-v0")
@@ -60,16 +60,19 @@ def download(id: str) -> None:
     import minari
 
     folder = local_root() / id
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each of its five tries is two lines, the last raises
+    with suppress(ImportError):  # Minari says that it is missing, where it needs it
+        from huggingface_hub import logging  # its import sets the level, and Minari imports it late
+
+        logging.set_verbosity_error()  # each of its five tries is two lines, the last raises
     try:
         minari.download_dataset(id, force_download=folder.exists())
     except ImportError as error:
-        raise InputError(f"{id} is not in {local_root()} and cannot be downloaded: {_one_line(error)}") from None
+        raise InputError(f"{id} is not in {local_root()} and cannot be downloaded: {reason(error)}") from None
     except ValueError as error:
-        raise InputError(f"{id} is neither in {local_root()} nor on Minari's server: {_one_line(error)}") from None
+        raise InputError(f"{id} is neither in {local_root()} nor on Minari's server: {reason(error)}") from None
     except Exception as error:  # whatever the HTTP library of Minari's storage raises
-        reason = f"{type(error).__name__}: {_one_line(error)}"
-        raise InputError(f"{id} is not in {local_root()}, and no download without a network ({reason})") from error
+        what = f"{type(error).__name__}: {reason(error)}"
+        raise InputError(f"{id} is not in {local_root()}, and no download without a network ({what})") from error
     if not is_local(id):
         raise InputError(f"the download of {id} left no data in {folder}: remove that folder and try again")
 
@@ -81,10 +84,6 @@ def _metadata_files() -> Iterator[Path]:
 def _is_whole(data: Path) -> bool:
     # an interrupted download leaves the metadata without the data
     return (data / "metadata.json").is_file() and len(list(data.iterdir())) > 1
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _load_folder(id: str, folder: Path, *, beside: bool) -> Dataset:
@@ -124,7 +123,7 @@ def _environment_spaces(id: str, data: Path) -> dict[str, dict]:
     try:
         dataset = MinariDataset(data)
     except Exception as error:  # gymnasium's: an environment that is not installed, or too old
-        raise InputError(f"{id} names no spaces, and its environment cannot be made: {_one_line(error)}") from error
+        raise InputError(f"{id} names no spaces, and its environment cannot be made: {reason(error)}") from error
     return {name: json.loads(serialize_space(getattr(dataset, name))) for name in _SPACES}
 
 

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 
 from rlrat.arguments import RunArguments, identity, one_line, run_name
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 
 # Settings that are a sweep's own business -> what says them instead.
 _OWN = {
@@ -120,7 +120,7 @@ def load_agent(name: str, folder: Path) -> Agent:
         if not issubclass(arguments, RunArguments):
             raise TypeError("its Arguments are not RunArguments")
     except Exception as error:  # whatever somebody's file does
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = f"{type(error).__name__}: {reason(error)}"
         raise InputError(f"{path} is no agent ({what}): it needs a dataclass Arguments(RunArguments)") from None
     return Agent(path.stem, path.resolve(), arguments)
 

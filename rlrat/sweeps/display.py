@@ -174,13 +174,14 @@ def show_status(
     console: Console, cells: Sequence[Cell], jobs: Sequence[Job], folder: SweepFolder, running: dict[Job, Owner]
 ) -> None:
     """Where every run stands; `running` has the owners of the locks."""
-    counts = dict.fromkeys(("finished", "diverged", "running", "failed", "begun", "missing"), 0)
+    counts = dict.fromkeys(("finished", "diverged", "running", "failed", "unfinished", "missing"), 0)
     failed, diverged = [], []
     for job in jobs:
         states = [seed_status(path) for path in job.folders]
-        failure = None if job in running or ("begun" not in states and "missing" not in states) else folder.failure(job)
+        is_open = "unfinished" in states or "missing" in states
+        failure = folder.failure(job) if is_open and job not in running else None
         for path, state in zip(job.folders, states, strict=True):
-            if state in ("begun", "missing"):
+            if state in ("unfinished", "missing"):
                 state = "running" if job in running else "failed" if failure is not None else state
             counts[state] += 1
             if state == "diverged":

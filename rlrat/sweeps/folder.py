@@ -43,11 +43,11 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def seed_status(folder: Path) -> str:
-    """finished, diverged, begun or missing."""
+    """finished, diverged, unfinished or missing."""
     summary = read_summary(folder)
     if summary is not None:
         return "diverged" if summary.get("status") == "diverged" else "finished"
-    return "begun" if os.path.exists(folder / "config.json") else "missing"
+    return "unfinished" if os.path.exists(folder / "config.json") else "missing"
 
 
 def is_done(job: Job) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.arguments import RunArguments, run_folder
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 from rlrat.sweeps.agents import Agent, check_axis, command_line, load_agent
 
 PRESETS = ("paper", "d4rl-gym", "smoke")
@@ -260,7 +260,7 @@ def _parse(text: str, suffix: str, name: str) -> dict[str, Any]:
             try:
                 content = yaml.safe_load(text)
             except yaml.YAMLError as error:
-                raise ValueError(" ".join(str(error).split())) from None
+                raise ValueError(reason(error)) from None
         else:
             content = tomllib.loads(text)
         if not isinstance(content, dict):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from rlrat.machine import usable_cores
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, Task
 
@@ -53,13 +54,13 @@ class LocalLauncher:
 
     def __init__(self, workers: int | None, threads: int, gpus: list[GPU], per_gpu: int | None = None) -> None:
         """`workers` in all; by default `per_gpu` on each of the GPUs, and no more than there are CPUs for."""
-        cpus = max(1, _cpus() // threads)
+        cpus = max(1, usable_cores() // threads)
         slots = [gpu.name for _ in range(per_gpu or 1) for gpu in gpus][: max(cpus, len(gpus))] or [None] * cpus
         if workers is not None:
             slots = [slots[index % len(slots)] for index in range(workers)]
         self._free: list[str | None] = slots
         self._running: dict[subprocess.Popen, tuple[Task, str | None]] = {}
-        on = f"{len(gpus)} GPUs" if gpus else f"{_cpus()} CPUs"
+        on = f"{len(gpus)} GPUs" if gpus else f"{usable_cores()} CPUs"
         self._description = f"{len(slots)} processes at a time on {socket.gethostname()} ({on}), {threads} threads each"
 
     def describe(self) -> str:
@@ -100,7 +101,3 @@ class LocalLauncher:
 
     def close(self) -> None:
         pass
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

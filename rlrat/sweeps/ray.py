@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, Task
 
@@ -36,9 +36,8 @@ class RayLauncher:
             try:
                 ray.init(address=address, include_dashboard=False if address is None else None, **quiet)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = " ".join(str(error).split())[:300]
                 raise InputError(
-                    f"no Ray cluster at {address or 'this machine'} ({reason}): see `ray status`"
+                    f"no Ray cluster at {address or 'this machine'} ({reason(error)}): see `ray status`"
                 ) from None
         need = {"CPU": threads, "GPU": gpus, "memory": (memory_gb or 0) * 2**30}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -99,7 +98,7 @@ class RayLauncher:
         except errors.OutOfMemoryError:
             return Outcome(task, -9, "a node of the cluster", "Ray ended it: its node was out of memory")
         except errors.RayTaskError as error:
-            return Outcome(task, 1, "a node of the cluster", " ".join(str(error).split())[-300:])
+            return Outcome(task, 1, "a node of the cluster", reason(error, end=True))
         except errors.RayError as error:  # of the task's worker or node
             return Outcome(task, None, "", f"its worker vanished ({type(error).__name__})")
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
@@ -95,8 +95,8 @@ class SlurmLauncher:
                 with executor.batch():
                     jobs = [executor.submit(Element(), str(task.file)) for task in group]
             except self._submitit.core.utils.FailedJobError as error:
-                reason = " ".join(str(error).split())[-300:]
-                raise Refused(f"Slurm takes no jobs like these ({reason}): see --slurm.* in --help", left) from None
+                what = reason(error, end=True)
+                raise Refused(f"Slurm takes no jobs like these ({what}): see --slurm.* in --help", left) from None
             except OSError as error:
                 raise Refused(f"cannot write below {self._folder}: {error.strerror}", left) from error
             for job, task in zip(jobs, group, strict=True):
@@ -198,7 +198,8 @@ class Element:
 
     def _wait(self) -> None:
         """Until the worker has ended; also from a signal's handler inside of this."""
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        with suppress(ChildProcessError):  # where `send_signal`, which looks first, has found it ended
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
     def _requeue(self) -> None:
         array = os.environ.get("SLURM_ARRAY_JOB_ID")

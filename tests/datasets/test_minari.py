@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -163,6 +165,24 @@ def test_a_download_that_fails(monkeypatch, error, message):
         load_dataset("mujoco/hoper/medium-v0")
     assert "\n" not in str(caught.value)
     assert "the nearest known: mujoco/hopper/medium-v0" in str(caught.value)
+
+
+def test_the_tries_of_a_download_are_quiet():
+    """Minari imports what downloads when it needs it, and that import says how much is logged."""
+    code = (
+        "import minari\n"
+        "from rlrat.datasets.minari import download\n"
+        "def fail(id, force_download):\n"
+        "    from huggingface_hub import HfApi, logging\n"
+        "    logging.get_logger('huggingface_hub.utils').warning('a try')\n"
+        "    logging.get_logger('huggingface_hub.utils').error('an error')\n"
+        "minari.download_dataset = fail\n"
+        "try:\n"
+        "    download('mujoco/none-v0')\n"
+        "except ValueError: pass\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "an error\n"
 
 
 def test_the_default_folder_is_minaris(monkeypatch):

@@ -194,12 +194,21 @@ def test_a_policy_that_is_lost_is_filmed_until_then(folders, frames, tmp_path, m
     assert evaluate.film(trained, actions, tmp_path / "a.mp4").lengths[0, 0] == 3
 
 
-def test_no_encoder_and_no_rendering_are_one_line_after_the_table(run, main, tmp_path, monkeypatch, request):
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+def no_ffmpeg():
+    raise RuntimeError("No ffmpeg exe could be found.\nInstall ffmpeg")
+
+
+@pytest.mark.parametrize("encoder", [None, types.SimpleNamespace(get_ffmpeg_exe=no_ffmpeg)])
+def test_without_an_encoder_nothing_is_played(run, main, tmp_path, monkeypatch, encoder):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", encoder)
+    monkeypatch.setattr(evaluate.TrainedRun, "evaluate", lambda *_: pytest.fail("played"))
     code, output, errors = main(run, episodes=1, video=tmp_path / "a.mp4")
-    assert (code, len(cells(output)), errors.count("\n")) == (2, 1, 1)
-    assert "pip install 'rlrat[video]'" in errors
-    request.getfixturevalue("frames")
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("error: no video without an encoder (")
+    assert errors.endswith("): pip install 'rlrat[video]'\n")
+
+
+def test_a_film_that_fails_is_one_line_after_the_table(run, main, frames, tmp_path, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     code, output, errors = main(run, episodes=1, video=tmp_path / "a.mp4")
     assert (code, len(cells(output)), errors.count("\n")) == (2, 1, 1), errors

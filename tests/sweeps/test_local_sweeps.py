@@ -182,7 +182,7 @@ def test_a_killed_sweep_takes_its_workers_along_and_the_next_goes_on(sweeper):
     wait_until(lambda: not any(watch.holder(folder.lock(path)) for path in folders))
     assert not any((path / "summary.json").exists() for path in folders)
     sweeper.command("status")
-    assert "2 runs: 2 begun" in sweeper.said
+    assert "2 runs: 2 unfinished" in sweeper.said
     assert "a sweep is under way" not in sweeper.said
     hold.unlink()
     assert sweeper(*arguments) == 0
@@ -281,7 +281,7 @@ def test_gpus_are_found_and_filled_by_memory(tmp_path, monkeypatch):
     assert fitting(gpu, 400 * 2**20) == 21
     assert fitting(gpu, 2**60) == 1
     two = [GPU("0", 0), GPU("1", 0)]
-    monkeypatch.setattr(local, "_cpus", lambda: 5)
+    monkeypatch.setattr(local, "usable_cores", lambda: 5)
     assert LocalLauncher(None, 1, two, per_gpu=2).room() == 4
     assert "2 GPUs" in LocalLauncher(None, 1, two, per_gpu=2).describe()
     assert LocalLauncher(None, 1, two, per_gpu=50).room() == 5  # each process needs a CPU, too
@@ -292,7 +292,7 @@ def test_gpus_are_found_and_filled_by_memory(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("gpu_memory", "room"), [(2**30, 4), (None, 8)])
 def test_a_probe_decides_how_many_processes_share_a_gpu(sweeper, monkeypatch, gpu_memory, room):
-    monkeypatch.setattr(local, "_cpus", lambda: 8)
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
     monkeypatch.setattr(commands, "find_gpus", lambda: [GPU("0", 4 * 2**30), GPU("1", 5 * 2**30)])
     found = Probe("", 1.0, 1.0, 1.0, memory=0, gpu_memory=gpu_memory)
     monkeypatch.setattr(commands, "probe", lambda *_: {"toy": found})
