@@ -176,7 +176,8 @@ def read_command_line(
 ) -> Kind:
     """A command line as a `kind`; `--help` is answered, and a mistake is one line on stderr and exit code 2.
 
-    `argv` and the program's name are the process' own by default.
+    A `kind` is a dataclass, or a union of them for subcommands. `argv` and the program's name are the process' own by
+    default.
     """
     import tyro
 
@@ -191,13 +192,33 @@ def read_command_line(
 
 
 def one_line(box: str) -> str:
-    """What tyro prints in a box, as one line without the frame and the argument's help."""
-    text = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", box).split())
-    title = re.match(
-        r"(Unrecognized options|Value error|Parsing error|Missing \w+|Required options|Invalid choice) ", text
-    )
-    text = text[title.end() :] if title and len(text) > title.end() else text
-    return re.split(r" (?:Got errors:|Argument helptext:|For full helptext)", text)[0]
+    """What tyro prints in a box, as one line without the frame and the help of options."""
+    box = re.sub(r"\x1b\[[\d;]*m", "", box)  # colours, in a terminal
+    box = re.sub(r"^[╭│╰ ][─ ]|[╮│╯]$", "", box, flags=re.MULTILINE)  # the frame, blanks where it cannot be printed
+    if "Unrecognized" in box:  # of the options that are alike, only the names
+        box = re.sub(r"^( {4}-[^\s,]+(?:, -[^\s,]+)*).*(?:\n {4}(?!-).*)*", r"\1,", box, flags=re.MULTILINE)
+    parts = re.split(r"^ ?[─-]{3,} *$| ─+$", box, flags=re.MULTILINE)  # the title, and what lines divide
+    parts = [" ".join(part.split()).split(" Got errors:")[0] for part in parts]
+    if wrong := re.search(_NO_NUMBER, "\n".join(parts)):
+        option, given, kind = wrong.groups()
+        number, several = "number" if "FLOAT" in kind else "whole number", "..." in kind
+        count = len(re.findall("INT|FLOAT", kind)) // (1 + several)  # [INT [INT ...]] has each twice
+        wanted = f"{count} {number}s" if count > 1 else f"one or more {number}s" if several else f"a {number}"
+        return f"{option or 'the value'} is {given}, but must be {wanted}"
+    said = [re.sub(r"(?<=\S)[.,]$", "", part) for part in parts if part and not re.match(_UNSAID, part)]
+    return ". ".join(said).replace("Expected 1 values", "Expected 1 value")
+
+
+# Where numbers are expected: the option, what was given, and what --help says of it, such as {None}|INT.
+_NO_NUMBER = (
+    r"Error parsing (?:(--\S+)|.*?): .*?(?:\[|: )('.*').*\n"
+    r"Argument helptext: (?:--\S+ )?((?:{None}|INT|FLOAT|[][{}|. ])+)"
+)
+# Help, and titles that say less than what follows.
+_UNSAID = (
+    r"Argument helptext:|For full helptext|"
+    r"(Unrecognized options|Value error|Parsing error|Missing argument|Required options|Invalid choice)$"
+)
 
 
 def validate(arguments: RunArguments) -> None:

@@ -16,14 +16,15 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from benchmark_agents import Agents, run_agents
+from _benchmark_agents import Agents, run_agents
+from _benchmark_table import Table, run_table
+from _benchmark_threads import Threads, run_threads
 from benchmark_growth import Growth, run_growth
 from benchmark_rational import Rational, run_rational
-from benchmark_table import Table, run_table
-from benchmark_threads import Threads, run_threads
 from rich.console import Console
 
 from rlrat import load_dataset
+from rlrat.arguments import read_command_line
 from rlrat.errors import one_line_errors
 
 _IQL = Path(__file__).parents[1] / "agents" / "iql.py"
@@ -180,7 +181,7 @@ def main() -> None:
         Table: run_table,
         Threads: run_threads,
     }
-    chosen = tyro.cli(
+    chosen = read_command_line(
         Annotated[Agents, tyro.conf.subcommand("agents")]
         | Annotated[Load, tyro.conf.subcommand("load")]
         | Annotated[Startup, tyro.conf.subcommand("startup")]
@@ -189,7 +190,7 @@ def main() -> None:
         | Annotated[Rational, tyro.conf.subcommand("rational")]
         | Annotated[Table, tyro.conf.subcommand("table")]
         | Annotated[Threads, tyro.conf.subcommand("threads")],
-        description=__doc__,
+        __doc__,
     )
     with one_line_errors():
         rows = commands[type(chosen)](chosen)

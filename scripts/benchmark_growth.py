@@ -1,5 +1,6 @@
 """The `growth` subcommand of `scripts/benchmark.py`: how an update's cost grows, and what a run does beside."""
 
+import argparse
 import dataclasses
 import json
 import re
@@ -13,11 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import benchmark_parts as parts
+import _benchmark_parts as parts
 import numpy as np
 import torch
-from benchmark_agents import LEARNERS, make_learner, make_turn
-from benchmark_parts import figure
+from _benchmark_agents import LEARNERS, make_learner, make_turn
+from _benchmark_parts import figure
 
 from rlrat import InputError, load_dataset
 from rlrat.datasets import cache
@@ -293,5 +294,9 @@ def plot(report: dict, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    for found in _part(Growth(**json.loads(sys.argv[1])), sys.argv[2]):
+    parser = argparse.ArgumentParser(description="A part of `benchmark.py growth`, which starts this; a figure a line.")
+    parser.add_argument("settings", type=json.loads, help="of Growth, as JSON")
+    parser.add_argument("part", help="its name, such as memory")
+    arguments = parser.parse_args()
+    for found in _part(Growth(**arguments.settings), arguments.part):
         print(json.dumps(found), flush=True)

@@ -25,9 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import benchmark_parts as parts
+import _benchmark_parts as parts
 import torch
-from benchmark_parts import figure
+from _benchmark_parts import figure
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1]))  # where rlrat is not installed

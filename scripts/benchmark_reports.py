@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from rlrat.arguments import read_command_line
 from rlrat.reports.build import build_report
 from rlrat.reports.html import write_report
 from rlrat.reports.plots import write_figures
@@ -135,4 +135,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments, description=__doc__))
+    main(read_command_line(Arguments, __doc__))

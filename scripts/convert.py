@@ -8,6 +8,7 @@ point MINARI_DATASETS_PATH at it and `minari.load_dataset(SOURCE_ID)` reads the 
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from gymnasium.spaces import Box, Space
 from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 
+from rlrat.arguments import read_command_line
 from rlrat.errors import InputError, one_line_errors
 
 FIELDS = {
@@ -30,7 +32,15 @@ FIELDS = {
 }
 
 
-def convert(source_id: Annotated[str, tyro.conf.Positional], out_folder: Annotated[Path, tyro.conf.Positional]) -> None:
+@dataclass
+class Arguments:
+    source_id: Annotated[str, tyro.conf.Positional]
+    """Minari's id of the dataset."""
+    out_folder: Annotated[Path, tyro.conf.Positional]
+    """Where it is written, in a folder of the same id."""
+
+
+def convert(source_id: str, out_folder: Path) -> None:
     """Write the float32 version of Minari dataset SOURCE_ID under OUT_FOLDER.
 
     Raises:
@@ -85,4 +95,4 @@ def _write_episodes(path: Path, source: minari.MinariDataset) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        tyro.cli(convert, description=__doc__)
+        convert(**vars(read_command_line(Arguments, __doc__)))

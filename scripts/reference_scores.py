@@ -8,14 +8,15 @@ Minari's expert dataset. A new measurement gets a new name (v5-<year>.<month>): 
 
 import json
 import platform
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 import rlrat
+from rlrat.arguments import read_command_line
 from rlrat.errors import InputError, one_line_errors
 from rlrat.evaluation import Evaluator
 
@@ -27,6 +28,16 @@ EXPERTS = {  # mean and standard deviation of the return, model card
 }
 EPISODES_PER_SEED = 50
 OUTPUT = Path(rlrat.__file__).parent / "reference_scores.json"
+
+
+@dataclass
+class Arguments:
+    episodes: int = 1000
+    """Random episodes per environment, a multiple of 50."""
+    num_threads: int | None = None
+    """Threads that step the environments; all cores by default."""
+    output: Path = OUTPUT
+    """The file to write."""
 
 
 def measure_random(env_id: str, num_seeds: int, num_threads: int | None = None) -> dict[str, float]:
@@ -46,20 +57,14 @@ def measure_random(env_id: str, num_seeds: int, num_threads: int | None = None) 
     }
 
 
-def main(episodes: int = 1000, num_threads: int | None = None, output: Path = OUTPUT) -> None:
-    """Measure the v5 reference returns.
-
-    Args:
-        episodes: Random episodes per environment, a multiple of 50.
-        num_threads: Threads that step the environments; all cores by default.
-        output: The file to write.
-    """
+def main(arguments: Arguments) -> None:
+    episodes, output = arguments.episodes, arguments.output
     num_seeds, rest = divmod(episodes, EPISODES_PER_SEED)
     if rest or num_seeds < 1:
         raise InputError(f"--episodes {episodes}: choose a multiple of {EPISODES_PER_SEED}")
     environments = {}
     for env_id, (mean, std, source) in EXPERTS.items():
-        random = measure_random(env_id, num_seeds, num_threads)
+        random = measure_random(env_id, num_seeds, arguments.num_threads)
         environments[env_id] = {
             "random": random,
             "expert": {"return_mean": mean, "return_std": std, "source": source},
@@ -83,4 +88,4 @@ def main(episodes: int = 1000, num_threads: int | None = None, output: Path = OU
 
 if __name__ == "__main__":
     with one_line_errors():
-        tyro.cli(main)
+        main(read_command_line(Arguments, __doc__))

@@ -1,8 +1,13 @@
+import io
+import runpy
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import tyro
 from short_runs import ROOT
 
 from agents.iql import Arguments
@@ -12,6 +17,7 @@ from rlrat.arguments import (
     identity,
     parse,
     parse_env_kwargs,
+    read_command_line,
     run_folder,
     run_name,
     settings,
@@ -90,6 +96,105 @@ def test_mistakes_are_one_line_and_exit_code_2(argv, message, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+@dataclass
+class Point:
+    at: Annotated[Path, tyro.conf.Positional]
+    """Where it is."""
+    times: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass
+class Line:
+    length: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "argv", "line"),
+    [
+        # Options that are not there: those alike by their names alone, whatever is said of them.
+        (Arguments, "--totl-updates 5", "Unrecognized options: --totl-updates, 5. Perhaps you meant: --total-updates"),
+        (Arguments, "--num-seed x", "Unrecognized options: --num-seed, x. Perhaps you meant: --num-seeds"),
+        (Arguments, "--no-gatedd", "Unrecognized options: --no-gatedd. Perhaps you meant: --gated, --no-gated"),
+        (
+            Arguments,
+            "--rationl.version A",
+            "Unrecognized options: --rationl.version, A. Perhaps you meant: --rational.version",
+        ),
+        (Arguments, "--polyk 1", "Unrecognized options: --polyk, 1. Perhaps you meant: --polyak, --policy"),
+        (Arguments, "--xyzzy", "Unrecognized options: --xyzzy"),
+        # Values.
+        (Arguments, "--total-updates 1.5", "--total-updates is '1.5', but must be a whole number"),
+        (Arguments, "--num-threads x", "--num-threads is 'x', but must be a whole number"),
+        (Arguments, "--eval-timeout x", "--eval-timeout is 'x', but must be a number"),
+        (Arguments, "--learning-rate abc", "--learning-rate is 'abc', but must be one or more numbers"),
+        (Arguments, "--learning-rate 1 b", "--learning-rate is '1', 'b', but must be one or more numbers"),
+        (Arguments, "--hidden-dims a", "--hidden-dims is 'a', but must be one or more whole numbers"),
+        (Arguments, "--rational.degrees 5 x", "--rational.degrees is '5', 'x', but must be 2 whole numbers"),
+        (
+            Arguments,
+            "--precision fp64",
+            "invalid choice 'fp64' for argument '--precision'. Expected one of ('fp32', 'tf32', 'bf16')",
+        ),
+        (
+            Arguments,
+            "--rational.version Z",
+            "invalid choice 'Z' for argument '--rational.version'. Expected one of ('A', 'B', 'C', 'N')",
+        ),
+        # Values that are missing.
+        (Arguments, "--total-updates", "Missing value for argument '--total-updates'. Expected 1 value"),
+        (Arguments, "--rational.degrees 5", "Missing value for argument '--rational.degrees'. Expected 2 values"),
+        (Point, "", "Missing from it.py: PATH Where it is. (required)"),
+        (Point, "here --times 1", "--times is '1', but must be 2 whole numbers"),
+        # Subcommands.
+        (Point | Line, "", "Missing subcommand. Expected one of {point, line}"),
+        (Point | Line, "lime", "Unrecognized options: lime. Available subcommands: point, line"),
+        (Point | Line, "line --lenght 5", "Unrecognized options: --lenght, 5. Perhaps you meant: --length"),
+        (Point | Line, "line --length x", "--length is 'x', but must be a number"),
+    ],
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_tyro_says_of_a_mistake_is_good_to_read(kind, argv, line, terminal, capsys, monkeypatch):
+    if terminal:  # which tyro prints frames and colours for
+        monkeypatch.setenv("COLUMNS", "50")
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with pytest.raises(SystemExit) as stop:
+        read_command_line(kind, "test", argv.split(), prog="it.py")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def run_script(monkeypatch, name: str, *argv: str) -> int | str | None:
+    """The exit code of a file of scripts/ that ends at its command line."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / name), *argv])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("name", "argv", "line"),
+    [
+        ("benchmark.py", ("agents", "--round", "3"), "Unrecognized options: --round, 3. Perhaps you meant: --rounds"),
+        ("benchmark_reports.py", ("--sedes", "3"), "Unrecognized options: --sedes, 3. Perhaps you meant: --seeds"),
+        ("convert.py", ("own/set-v0", "out", "more"), "Unrecognized options: more"),
+        ("reference_scores.py", ("--episodes", "many"), "--episodes is 'many', but must be a whole number"),
+        ("reference_scores.py", ("--episodes", "70"), "--episodes 70: choose a multiple of 50"),
+    ],
+)
+def test_a_mistake_in_a_scripts_command_line_is_one_line(name, argv, line, monkeypatch, capsys):
+    assert run_script(monkeypatch, name, *argv) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "scripts").glob("benchmark*.py"))])
+def test_every_benchmark_answers_help(name, monkeypatch, capsys):
+    assert not run_script(monkeypatch, name, "--help")
+    assert capsys.readouterr().out.startswith("usage: ")
 
 
 def test_help_names_every_activation_and_is_answered_without_torch():

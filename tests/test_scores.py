@@ -103,7 +103,7 @@ def test_a_small_measurement_agrees_with_the_file(script, env_id):
 
 def test_the_script_writes_what_scores_reads(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "EXPERTS", {"Hopper-v5": script.EXPERTS["Hopper-v5"]})
-    script.main(episodes=50, output=tmp_path / "out.json")
+    script.main(script.Arguments(episodes=50, output=tmp_path / "out.json"))
     written, packaged = (json.loads(path.read_text()) for path in (tmp_path / "out.json", script.OUTPUT))
     assert written.keys() == packaged.keys()
     ours, theirs = (table["environments"]["Hopper-v5"] for table in (written, packaged))
@@ -111,7 +111,7 @@ def test_the_script_writes_what_scores_reads(script, tmp_path, monkeypatch, caps
     assert ours["random"].keys() == theirs["random"].keys()
     assert "Hopper-v5: random" in capsys.readouterr().out
     with pytest.raises(InputError, match="--episodes 70: choose a multiple of 50"):
-        script.main(episodes=70, output=tmp_path / "out.json")
+        script.main(script.Arguments(episodes=70, output=tmp_path / "out.json"))
 
 
 INFOS = """

@@ -10,8 +10,8 @@ from rlrat.datasets import cache
 from rlrat.errors import InputError
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import _benchmark_parts as parts
 import benchmark_growth as growth
-import benchmark_parts as parts
 from benchmark_growth import Growth
 
 

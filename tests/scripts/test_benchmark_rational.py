@@ -10,7 +10,7 @@ from short_runs import ROOT
 from rlrat.rational import Rational, cpu
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import benchmark_parts as parts
+import _benchmark_parts as parts
 import benchmark_rational
 
 

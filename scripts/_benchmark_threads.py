@@ -5,7 +5,7 @@ import statistics
 from dataclasses import dataclass, field
 
 import torch
-from benchmark_agents import make_learner, make_turn
+from _benchmark_agents import make_learner, make_turn
 from rich.console import Console
 from rich.table import Table
 
