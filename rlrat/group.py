@@ -16,7 +16,7 @@ from rlrat.arguments import Member, RunArguments, identity, run_folder, settings
 from rlrat.background import Snapshot
 from rlrat.dashboards import finish_board
 from rlrat.datasets import Dataset
-from rlrat.errors import InputError, warn
+from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import Evaluation
 from rlrat.runs import RunFolder
 from rlrat.scores import Reference
@@ -97,11 +97,6 @@ class Group:
                 stack.enter_context(folder.locked())
             yield
 
-    def create(self) -> None:
-        """Make the folders, or with `--overwrite` make them anew."""
-        for member, folder in zip(self.members, self.folders, strict=True):
-            folder.create(self._config(member), overwrite=self._arguments.overwrite)
-
     def _config(self, member: Member) -> dict[str, Any]:
         dataset, arguments = self._dataset, settings(member.arguments)
         shared = {
@@ -134,21 +129,28 @@ class Group:
         }
 
     def restore(self, learner: nn.Module, targets: int) -> tuple[Progress, list[set[int]]]:
-        """Load the newest update that all members have, and cut off what lies after it.
+        """Make the folders, load the newest update that all members have, and cut off what lies after it.
 
         `targets` is how many lines an evaluation has. Also the evaluations that each member has.
 
         Raises:
-            InputError: checkpoints that cannot be used.
+            InputError: checkpoints that cannot be used, or that the members could only lose.
         """
+        if self._arguments.overwrite:
+            for folder in self.folders:
+                folder.delete()
         found = [folder.checkpoints() for folder in self.folders]
         start = max(set.intersection(*map(set, found)), default=0)
+        if not start and any(found):
+            self._check_trained_together(found)
         for member, checkpoints in zip(self.members, found, strict=True):
             if start < max(checkpoints, default=0):
                 warn(
                     f"{member.label} goes back from update {max(checkpoints):,} to {start:,}, "
                     "the newest that all its neighbours have"
                 )
+        for member, folder in zip(self.members, self.folders, strict=True):
+            folder.create(self._config(member), start)
         progress, evaluated = Progress(start, failed=[set() for _ in self.folders]), [set() for _ in self.folders]
         if start:
             lines = [Counter(int(row["update"]) for row in folder.evaluations()) for folder in self.folders]
@@ -161,6 +163,18 @@ class Group:
             folder.go_back(start, updates, pending)
             updates |= pending
         return progress, evaluated
+
+    def _check_trained_together(self, found: list[dict[int, Any]]) -> None:
+        """Only a kill in their first save leaves those of one process without an update that all have."""
+        starts = [(config.get("resumed") or [config])[-1] for folder in self.folders if (config := folder.config())]
+        if [start.get("members") for start in starts] == [len(self.members)] * len(self.members):
+            return
+        at = [max(checkpoints, default=0) for checkpoints in found]
+        most, least = int(np.argmax(at)), int(np.argmin(at))
+        raise InputError(
+            f"{self.members[most].label} is at update {at[most]:,} and {self.members[least].label} at {at[least]:,}: "
+            "side by side both would begin at 0; train them in commands of their own, or give --overwrite to begin anew"
+        )
 
     def _load(self, learner: nn.Module, checkpoints: list[dict[str, Any]], evaluated: list[set[int]]) -> Progress:
         for folder, checkpoint in zip(self.folders, checkpoints, strict=True):
@@ -185,10 +199,9 @@ class Group:
             snapshots = [self._pending(learner, at, pending, evaluated) for at in sorted(set().union(*pending))]
             progress.pending = tuple(snapshot for snapshot in snapshots if snapshot.wanted.any())
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"the checkpoints in {self.folders[0].path} do not fit this version of {self._agent} ({reason}): "
-                "give another --run-name, or --overwrite to start anew"
+                f"the checkpoints in {self.folders[0].path} do not fit this version of {self._agent} "
+                f"({reason(error)}): give another --run-name, or --overwrite to start anew"
             ) from None
         return progress
 

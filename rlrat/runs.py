@@ -98,14 +98,16 @@ class RunFolder:
             if there["versions"].get(name) != version and self.summary() is None:
                 warn(f"{self.path} was begun with {name} {there['versions'].get(name)} and goes on with {version}")
 
-    def create(self, config: dict[str, Any], *, overwrite: bool) -> None:
-        """Make the folder with its `config.json`, unless a run that `check` has passed is there."""
+    def create(self, config: dict[str, Any], update: int = 0) -> None:
+        """Make the folder with its `config.json`; a run that `check` has passed goes on from `update`.
+
+        Where it goes on in another way (device, threads, runs in the process, versions), `config.json` says so, too.
+        """
         with _writing(self.path):
-            if overwrite and self.path.exists():
-                self._delete()
             self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "config.json").exists():
-            self.write_json("config.json", config)
+        if update and (there := self.config()) is not None:
+            config = _gone_on(there, config, update)
+        self.write_json("config.json", config)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -129,14 +131,17 @@ class RunFolder:
         finally:
             lock.release()
 
-    def _delete(self) -> None:
+    def delete(self) -> None:
         """In an order in which what a kill leaves is no finished run, and nobody else's run to go on from."""
-        for name in ("summary.json", _NEWEST, _PREVIOUS):
-            (self.path / name).unlink(missing_ok=True)
-        for path in self.path.iterdir():
-            if path.name != "config.json":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        shutil.rmtree(self.path)
+        if not self.path.exists():
+            return
+        with _writing(self.path):
+            for name in ("summary.json", _NEWEST, _PREVIOUS):
+                (self.path / name).unlink(missing_ok=True)
+            for path in self.path.iterdir():
+                if path.name != "config.json":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(self.path)
 
     def config(self) -> dict[str, Any] | None:
         """`config.json`, or None where no run has begun."""
@@ -310,6 +315,21 @@ class RunFolder:
             return content
         except ValueError as error:
             raise InputError(f"{path} is damaged ({error}): mend it, or give --overwrite to start anew") from None
+
+
+def _gone_on(there: dict[str, Any], now: dict[str, Any], update: int) -> dict[str, Any]:
+    """The `config.json` that is there, with the way in which its run goes on from `update`."""
+    resumed = [start for start in there.get("resumed", ()) if start["update"] < update]  # later ones led nowhere
+    if _way(resumed[-1] if resumed else there) != _way(now):
+        resumed.append({"update": update, **_way(now)})
+    return {**there, "resumed": resumed}
+
+
+def _way(config: dict[str, Any]) -> dict[str, Any]:
+    """How a run is trained, which its result does not depend on, but its speed does."""
+    arguments = config.get("arguments", {})
+    own = {name: config.get(name) for name in ("members", "device", "versions")}
+    return {**own, "arguments": {name: arguments.get(name) for name in ("num_threads", "compile", "capture")}}
 
 
 def _csv_text(columns: tuple[str, ...], rows: list[dict[str, Any]], *, header: bool) -> str:

@@ -159,7 +159,6 @@ class Run:
             self.console.print(f"gated: {', '.join(names)}: {text}", soft_wrap=True)
         if self.reference is None:
             self.console.print(f"no reference scores for {self.env_id} with this data: returns are raw", soft_wrap=True)
-        self._group.create()
         self._progress, self._evaluated = self._group.restore(learner, len(self._targets))
         self._start = self._progress.update
         if self._start:

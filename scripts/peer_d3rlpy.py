@@ -99,7 +99,8 @@ def train(agent: str, seeds: list[int], updates: int, every: int, episodes: int,
         folder = RunFolder(run_dir / DATASET.replace("/", "-") / agent / "d3rlpy" / f"seed{seed}")
         config = {"seed": seed, "identity": {}, "versions": {"d3rlpy": d3rlpy.__version__}}
         config["dataset"] = {"id": DATASET, "return_mean": float(trainer.data.episode_returns.mean())}
-        folder.create(config, overwrite=True)
+        folder.delete()
+        folder.create(config)
 
         def act(observations: np.ndarray, algorithm=trainer.algorithm) -> np.ndarray:
             return algorithm.predict(observations[0].astype(np.float32))[None]

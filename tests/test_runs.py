@@ -17,7 +17,7 @@ CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "seed0")
-    folder.create(CONFIG, overwrite=False)
+    folder.create(CONFIG)
     return folder
 
 
@@ -29,8 +29,27 @@ def _evaluation(update):
 
 def test_the_same_run_may_go_on(folder):
     folder.check(CONFIG, resume=True)
-    folder.create(CONFIG, overwrite=False)
-    assert json.loads((folder.path / "config.json").read_text()) == CONFIG
+    folder.create(CONFIG, update=100)
+    assert folder.config() == {**CONFIG, "resumed": []}
+
+
+def test_a_run_says_how_it_went_on(folder):
+    """Each start from a checkpoint in another way, but none that a start from an earlier update made void."""
+    way = {"device": "cpu", "versions": {"torch": "2.14.0"}, "arguments": {"num_threads": 1, "batch_size": 256}}
+    expected = []
+    for update, members in ((100, 2), (200, 2), (300, 5), (400, 2), (250, 3)):
+        folder.create({**CONFIG, **way, "members": members}, update)
+        expected = [one for one in expected if one[0] < update]
+        if not expected or expected[-1][1] != members:
+            expected.append((update, members))
+        assert [(start["update"], start["members"]) for start in folder.config()["resumed"]] == expected
+    assert expected == [(100, 2), (250, 3)]
+    last = folder.config()["resumed"][-1]
+    assert last["versions"] == way["versions"]
+    assert last["arguments"] == {"num_threads": 1, "compile": None, "capture": None}
+    assert folder.config()["identity"] == CONFIG["identity"]
+    folder.create({**CONFIG, **way})  # it begins anew
+    assert folder.config() == {**CONFIG, **way}
 
 
 def test_another_identity_is_refused_by_the_differing_setting(folder):
@@ -38,7 +57,8 @@ def test_another_identity_is_refused_by_the_differing_setting(folder):
     with pytest.raises(InputError, match=r"expectile is 0\.7 there and 0\.9 here\)") as caught:
         folder.check(other, resume=True)
     assert "batch_size" not in str(caught.value)
-    folder.create(other, overwrite=True)
+    folder.delete()
+    folder.create(other)
     assert json.loads((folder.path / "config.json").read_text()) == other
 
 
@@ -65,14 +85,14 @@ def test_a_changed_version_warns(folder, capsys):
 def test_a_folder_killed_before_it_began_is_taken_over(tmp_path):
     (tmp_path / "seed0").mkdir()
     (tmp_path / "seed0" / "config.json.tmp").write_text('{"iden')
-    RunFolder(tmp_path / "seed0").create(CONFIG, overwrite=False)
+    RunFolder(tmp_path / "seed0").create(CONFIG)
     assert json.loads((tmp_path / "seed0" / "config.json").read_text()) == CONFIG
 
 
 def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(InputError, match=r"cannot write .*Not a directory.* --run-dir"):
-        RunFolder(tmp_path / "runs" / "seed0").create(CONFIG, overwrite=False)
+        RunFolder(tmp_path / "runs" / "seed0").create(CONFIG)
 
 
 def test_evaluations_survive_a_line_cut_short(folder):
@@ -170,7 +190,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(folder, damage, capsys):
 def test_a_group_interrupted_twice_between_its_saves_keeps_the_update_that_all_have(tmp_path):
     folders = [RunFolder(tmp_path / f"seed{s}") for s in (0, 1)]
     for folder in folders:
-        folder.create(CONFIG, overwrite=False)
+        folder.create(CONFIG)
         for update in (10, 20):
             folder.save_checkpoint(_checkpoint(update))
     for _ in range(2):  # seed 0 saves update 30, then a kill comes before seed 1 does
@@ -220,7 +240,8 @@ def test_a_damaged_json_file_is_one_line(folder, name, content):
     (folder.path / name).write_bytes(content)
     with pytest.raises(InputError, match=rf"{name} is damaged \(.*--overwrite"):
         folder.check({**CONFIG, "versions": {"torch": "2.14.0"}}, resume=True)
-    folder.create(CONFIG, overwrite=True)
+    folder.delete()
+    folder.create(CONFIG)
     folder.check(CONFIG, resume=True)
     assert folder.summary() is None
 
@@ -278,7 +299,7 @@ def test_a_folder_that_is_half_deleted_is_nobodys_run_to_go_on_from(tmp_path, mo
         with monkeypatch.context() as patch:
             patch.setattr(Path, "unlink", unlink)
             with contextlib.suppress(KeyboardInterrupt):
-                RunFolder(path).create({}, overwrite=True)
-        left = {file.name for file in path.iterdir()}
+                RunFolder(path).delete()
+        left = {file.name for file in path.iterdir()} if path.exists() else set()
         assert step == 0 or "summary.json" not in left
         assert "checkpoint.pt" not in left or "config.json" in left

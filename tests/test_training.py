@@ -267,17 +267,28 @@ def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_pat
         assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
 
 
-def test_a_seed_that_joins_a_group_goes_back_and_says_so(run_agent, tmp_path):
-    run_agent("--num-seeds", 2, "--run-name", "group")
-    expected = read_run(tmp_path / "runs/rlrat-hopper-mixed-v0/iql/relu+group/seed0")
-    run_agent("--run-name", "joins")
-    alone = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/relu+joins/seed0"
+def test_seeds_that_came_to_different_updates_alone_are_not_thrown_back(run_agent, tmp_path):
+    run_agent()
+    alone = _run_folder(tmp_path)
     (alone / "summary.json").unlink()
-    result = run_agent("--num-seeds", 2, "--run-name", "joins")
-    assert "seed 0 goes back from update 40 to 0" in result.stderr
-    joined = read_run(alone)
-    assert joined["rows"] == expected["rows"]
-    assert set(RunFolder(alone).checkpoints()) == {40, 20}
+    before = {path.name: path.read_bytes() for path in alone.iterdir()}
+    result = run_agent("--num-seeds", 2, check=False)
+    assert result.returncode == 2
+    assert "error: seed 0 is at update 40 and seed 1 at 0: side by side both would begin at 0" in result.stderr
+    assert not alone.with_name("seed1").exists()
+    assert {path.name: path.read_bytes() for path in alone.iterdir()} == before
+
+
+def test_a_group_killed_in_its_first_save_begins_anew(run_agent, tmp_path):
+    run_agent("--num-seeds", 2)
+    expected = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]
+    for seed in (0, 1):
+        (_run_folder(tmp_path, seed) / "summary.json").unlink()
+        (_run_folder(tmp_path, seed) / "checkpoint.previous.pt").unlink()
+    (_run_folder(tmp_path, 1) / "checkpoint.pt").unlink()
+    assert "seed 0 goes back from update 40 to 0" in run_agent("--num-seeds", 2).stderr
+    for seed in (0, 1):
+        assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
 
 
 def test_settings_that_the_agent_refuses_leave_what_was_there(run_agent, tmp_path):
