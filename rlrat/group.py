@@ -19,9 +19,7 @@ from rlrat.datasets import Dataset
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import Evaluation
 from rlrat.runs import RunFolder
-from rlrat.scores import Reference
-
-_FINAL_EVALUATIONS = 5  # a run's score is the mean of its last five
+from rlrat.scores import FINAL_EVALUATIONS, Reference
 
 
 @dataclass
@@ -296,13 +294,13 @@ class Group:
         each = zip(self.members, self.folders, learner.guard.report(), progress.failed, strict=True)
         for member, folder, report, failed in each:
             rows = folder.curve()
-            last = [float(row["return_mean"]) for row in rows[-_FINAL_EVALUATIONS:]]
+            last = [float(row["return_mean"]) for row in rows[-FINAL_EVALUATIONS:]]
             scores = [float(row["normalized_score"]) for row in rows if row["normalized_score"]]
             seconds = progress.train_seconds
             summary = {
                 "status": "finished",
                 "final_return": float(np.mean(last)) if last else None,
-                "final_score": float(np.mean(scores[-_FINAL_EVALUATIONS:])) if scores else None,
+                "final_score": float(np.mean(scores[-FINAL_EVALUATIONS:])) if scores else None,
                 "best_score": max(scores, default=None),
                 "updates_per_second": progress.update / seconds if seconds else None,
                 "failed_evaluations": sorted(failed),

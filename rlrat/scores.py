@@ -20,6 +20,9 @@ from numpy.typing import ArrayLike
 
 from rlrat.errors import InputError
 
+FINAL_EVALUATIONS = 5
+"""A run's final value is the mean of its last so many, as arXiv 2602.12390 has it."""
+
 FAMILIES = ("v5", "d4rl")
 
 D4RL_LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")

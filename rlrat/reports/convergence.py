@@ -3,9 +3,8 @@
 import numpy as np
 
 from rlrat.reports.statistics import Estimate, interval
+from rlrat.scores import FINAL_EVALUATIONS
 
-FINAL_EVALUATIONS = 5
-"""A run's final value is the mean of this many, as the paper has it."""
 SHARES = (0.5, 0.75, 0.9, 0.95)
 """Of the reference's final value."""
 _WINDOW = 3

@@ -11,7 +11,7 @@ _PROTOCOL = {  # how runs are judged, not how they learn
     *("env_id", "env_kwargs", "total_updates", "eval_every", "eval_at", "eval_episodes"),
     *("dataset_fingerprint", "reference scores"),
 }
-# Settings that the seconds of an update depend on, but not its result.
+# Settings that the seconds of an update depend on; a run may go on with others, but for the precision.
 _SPEED = ("num_threads", "compile", "precision")
 
 
@@ -51,15 +51,16 @@ def find_differences(runs: dict[str, Sequence[RunRecord]], by: Sequence[str]) ->
 
 def seconds_differ(runs: Sequence[RunRecord]) -> str | None:
     """Why the training seconds of runs cannot be compared, None where they can."""
-    on_gpu = any(run.config.get("device") != "cpu" for run in runs)
+    on_gpu = any(start.get("device") != "cpu" for run in runs for start in run.starts)
     names = (*_SPEED, "capture") if on_gpu else _SPEED
     speeds = [
         {
-            "number of runs in a process": run.config.get("members", run.settings().get("num_seeds", "-")),
-            "device": run.config.get("device", "-"),
-            **{name: run.settings().get(name, "-") for name in names},
+            "number of runs in a process": start.get("members", run.settings().get("num_seeds", "-")),
+            "device": start.get("device", "-"),
+            **{name: {**run.settings(), **start.get("arguments", {})}.get(name, "-") for name in names},
         }
         for run in runs
+        for start in run.starts
     ]
     for name in speeds[0] if speeds else ():
         values = sorted({as_text(speed[name]) for speed in speeds})
@@ -79,5 +80,14 @@ def _settings(run: RunRecord) -> dict[str, Any]:
     return {
         **run.config["identity"],
         "reference scores": "none" if key is None else "{} ({}: {}, {})".format(*key),
-        **{f"version of {name}": version for name, version in run.config.get("versions", {}).items()},
+        **{f"version of {name}": " then ".join(versions) for name, versions in _versions(run).items()},
     }
+
+
+def _versions(run: RunRecord) -> dict[str, dict[str, None]]:
+    """The versions of each package that a run was trained with, in their order."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for start in run.starts:
+        for name, version in start.get("versions", {}).items():
+            found[name][as_text(version)] = None
+    return found

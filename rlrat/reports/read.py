@@ -52,7 +52,7 @@ class RunRecord:
     """Seconds spent in updates until then; NaN where unknown, as `wall_seconds`."""
     wall_seconds: np.ndarray
     config: dict[str, Any] = field(default_factory=dict)
-    """`config.json`: identity, arguments, dataset, reference, versions; empty where it is not known."""
+    """`config.json`: identity, arguments, dataset, reference, versions, resumed; empty where it is not known."""
 
     @property
     def variant(self) -> str:
@@ -64,26 +64,31 @@ class RunRecord:
         """What a score of 0 and 100 stand for: name, env_id, random, expert, source, date."""
         return self.config.get("reference")
 
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """Where it was begun, and where it went on in another way: members, device, versions, arguments of each."""
+        return [self.config, *self.config.get("resumed", ())]
+
     def settings(self) -> dict[str, Any]:
         """Whatever can be filtered and grouped by: identity, other arguments, and what the folder says."""
         return {
             **self.config.get("arguments", {}),
             **self.config.get("identity", {}),
             **{name: getattr(self, name) for name in _FIELDS},
+            "run_name": self.name,
         }
 
 
-def read_runs(paths: Iterable[Path], filters: Iterable[str] = ()) -> list[RunRecord]:
+def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
     """Every run with an evaluation at or below `paths`, in the order of their folders.
 
     Whatever is empty, cut short or damaged is named in a warning and left out.
 
     Args:
         paths: run folders, or folders that hold some at any depth.
-        filters: `name=value` over any setting; of values for one name any may hold, of names all must.
 
     Raises:
-        InputError: a path that does not exist, no run with an evaluation, or a filter that no run passes.
+        InputError: a path that does not exist, or no run with an evaluation.
     """
     records, folders = [], list(_run_folders(paths))
     for folder in folders:
@@ -95,11 +100,11 @@ def read_runs(paths: Iterable[Path], filters: Iterable[str] = ()) -> list[RunRec
     if not records:
         places = ", ".join(map(str, paths))
         raise InputError(f"no evaluated run below {places}: give folders that hold config.json and evaluations.csv")
-    return filter_runs(_without_copies(records), filters)
+    return _without_copies(records)
 
 
 def filter_runs(records: Sequence[RunRecord], filters: Iterable[str]) -> list[RunRecord]:
-    """The records that pass every `name=value`.
+    """The records that pass `name=value` over any setting: of values for one name any may hold, of names all must.
 
     Raises:
         InputError: a filter without "=", of a setting that no run has, or one that no run passes.
@@ -163,6 +168,12 @@ def _read_run(folder: Path) -> RunRecord:
         warn(f"{folder} has no config.json that can be read: its settings are taken from its path")
         config = {}
     config = {**config, **{key: _mapping(config.get(key)) for key in ("identity", "arguments", "versions", "dataset")}}
+    resumed = config.get("resumed")
+    config["resumed"] = [
+        {**start, **{key: _mapping(start.get(key)) for key in ("arguments", "versions")}}
+        for start in (resumed if isinstance(resumed, list) else ())
+        if isinstance(start, dict)
+    ]
     config["reference"] = _reference(folder, _mapping(config.get("reference")))
     identity, dataset_id = config["identity"], config["dataset"].get("id")
     config["dataset"] = _with_numbers(config["dataset"], "return_mean")

@@ -4,7 +4,7 @@ from run_folders import REFERENCE, write_run
 
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
-from rlrat.reports.read import read_runs
+from rlrat.reports.read import filter_runs, read_runs
 
 RISING = np.array([0.0, 10, 20, 30, 40, 50, 50, 50, 50, 50])
 
@@ -226,7 +226,7 @@ def test_seconds_are_compared_only_between_equal_processes(tmp_path):
     write_seeds(tmp_path)
     write_seeds(tmp_path, activation="silu", config={"arguments": {"num_seeds": 1, "num_threads": 1}})
     write_seeds(tmp_path, activation="gelu", config={"members": 5, "arguments": {"num_seeds": 1, "num_threads": 1}})
-    alike = build_report(read_runs([tmp_path], ["activation=relu", "activation=gelu"])).tasks[0]
+    alike = build_report(filter_runs(read_runs([tmp_path]), ["activation=relu", "activation=gelu"])).tasks[0]
     assert alike.seconds_differ is None
     assert alike.groups[1].reach[0].seconds is not None
     (task,) = build_report(read_runs([tmp_path])).tasks
@@ -234,6 +234,25 @@ def test_seconds_are_compared_only_between_equal_processes(tmp_path):
     assert {share.seconds for group in task.groups for share in group.reach} == {None}
     notes = build_report(read_runs([tmp_path])).notes
     assert any("training seconds cannot be compared: the number of runs in a process is 1 or 5" in n for n in notes)
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        ({"members": 5, "device": "cpu", "arguments": {"num_threads": 1}}, None),
+        ({"members": 2, "device": "cpu", "arguments": {"num_threads": 1}}, "the number of runs in a process is 2 or 5"),
+        ({"members": 5, "device": "cuda", "arguments": {"num_threads": 1}}, "the device is cpu or cuda"),
+        ({"members": 5, "device": "cpu", "arguments": {"num_threads": 2}}, "the num_threads is 1 or 2"),
+    ],
+)
+def test_a_run_that_went_on_in_another_way_has_no_seconds(tmp_path, start, reason):
+    resumed = [{"update": 30, "versions": {"torch": "2.14.0"}, **start}]
+    write_seeds(tmp_path, config={"members": 5, "device": "cpu", "resumed": resumed})
+    report = build_report(read_runs([tmp_path]))
+    assert report.tasks[0].seconds_differ == reason
+    write_seeds(tmp_path, activation="silu", config={"members": 5, "device": "cpu"})
+    (difference,) = build_report(read_runs([tmp_path])).tasks[0].differences
+    assert str(difference) == "version of torch: 2.13.0 (silu), 2.13.0 then 2.14.0 (relu)"
 
 
 @pytest.mark.parametrize(("device", "reason"), [("cpu", None), ("cuda:0", "the capture is - or True")])

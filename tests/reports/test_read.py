@@ -6,7 +6,7 @@ from run_folders import HEADER, REFERENCE, line, write_run
 
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
-from rlrat.reports.read import read_runs, setting_texts
+from rlrat.reports.read import filter_runs, read_runs, setting_texts
 
 
 def test_a_run_is_read_with_what_its_folder_says(tmp_path):
@@ -80,8 +80,14 @@ def test_without_its_configuration_a_run_is_named_by_its_path(tmp_path, capfd, c
 @pytest.mark.parametrize(
     "damaged",
     [
-        {"identity": [], "reference": 3, "seed": "x", "dataset": None},
-        {"versions": 1, "reference": {"random": "1"}, "seed": None, "dataset": {"return_mean": [1]}},
+        {"identity": [], "reference": 3, "seed": "x", "dataset": None, "resumed": [2]},
+        {
+            "versions": 1,
+            "reference": {"random": "1"},
+            "seed": None,
+            "dataset": {"return_mean": [1]},
+            "resumed": 1,
+        },
     ],
 )
 def test_a_configuration_of_the_wrong_shape_does_no_harm(tmp_path, damaged):
@@ -109,9 +115,13 @@ def test_filters(tmp_path):
     for activation in ("relu", "silu", "gelu"):
         for seed in (0, 1):
             write_run(tmp_path, [1.0], seed, activation=activation, hidden_dims=[256, 256])
-    read = read_runs([tmp_path], ["activation=relu", "activation=gelu", "seed=1", "hidden-dims=256x256"])
+    read = filter_runs(read_runs([tmp_path]), ["activation=relu", "activation=gelu", "seed=1", "hidden-dims=256x256"])
     assert [(run.activation, run.seed) for run in read] == [("gelu", 1), ("relu", 1)]
     assert setting_texts(read, "num_seeds") == ["5", "5"]
+    write_run(tmp_path, [1.0], activation="tanh", name="own", config={"arguments": {"run_name": "own"}})
+    (own,) = filter_runs(read_runs([tmp_path]), ["run-name=own"])
+    assert own.activation == "tanh"
+    assert len(filter_runs(read_runs([tmp_path]), ["run-name="])) == 6
 
 
 @pytest.mark.parametrize(
@@ -125,7 +135,7 @@ def test_filters(tmp_path):
 def test_a_filter_that_cannot_be_right_is_one_line(tmp_path, filters, message):
     write_run(tmp_path, [1.0])
     with pytest.raises(InputError, match=message):
-        read_runs([tmp_path], filters)
+        filter_runs(read_runs([tmp_path]), filters)
 
 
 def test_paths_without_runs_are_one_line(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from short_runs import ROOT
 
 from rlrat.errors import InputError
-from rlrat.reports.read import read_runs
+from rlrat.reports.read import filter_runs, read_runs
 
 spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")
 compare = importlib.util.module_from_spec(spec)
@@ -21,7 +21,7 @@ def test_real_runs_are_compared_in_the_terminal_and_in_files(run_agent, tmp_path
     run_agent("--run-name", "b")
     compare.main(compare.Arguments((tmp_path / "runs",), output=tmp_path / "report"))
     out = capfd.readouterr().out
-    runs = read_runs([tmp_path / "runs"], ["variant=relu+a"])
+    runs = filter_runs(read_runs([tmp_path / "runs"]), ["variant=relu+a"])
     finals = [json.loads((run.path / "summary.json").read_text())["final_score"] for run in runs]
     line = next(line for line in out.splitlines() if "| relu+a " in line)
     cells = [cell.strip() for cell in line.split("|")]
