@@ -42,7 +42,8 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         mend = "make room and give the same command again" if full else "choose another --run-dir"
-        raise InputError(f"cannot write {path}: {error.strerror}; what was saved before is whole: {mend}") from error
+        whole = "; what was saved before is whole" if path.parent.is_dir() else ""
+        raise InputError(f"cannot write {path}: {error.strerror}{whole}: {mend}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -42,8 +42,8 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     if not arguments.runs and not arguments.imports:
         raise InputError("no run is given: give run folders, folders that hold some, or --import")
-    if arguments.until is not None and arguments.until < 0:
-        raise InputError(f"--until is {arguments.until}, but must be at least 0")
+    if arguments.until is not None and arguments.until < 1:
+        raise InputError(f"--until is {arguments.until}, but must be at least 1")
     if arguments.output is not None:
         _make_folder(arguments.output)
     records = read_runs(arguments.runs) if arguments.runs else []

@@ -91,7 +91,7 @@ def test_a_folder_killed_before_it_began_is_taken_over(tmp_path):
 
 def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(InputError, match=r"cannot write .*Not a directory.* --run-dir"):
+    with pytest.raises(InputError, match=r"cannot write .*seed0: Not a directory: choose another --run-dir"):
         RunFolder(tmp_path / "runs" / "seed0").create(CONFIG)
 
 

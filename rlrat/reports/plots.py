@@ -120,11 +120,15 @@ def improvement(report: Report) -> Figure:
     axes = figure.subplots()
     for place, pair in enumerate(reversed(pairs)):
         value, low, high = pair.probability.value, pair.probability.low, pair.probability.high
-        axes.plot([low, high], [place, place], color=COLOURS[1], linewidth=4, alpha=0.35, solid_capstyle="butt")
+        axes.plot([low, high], [place, place], color=COLOURS[1], linewidth=4, alpha=0.35, solid_capstyle="projecting")
         axes.plot(value, place, "D", color=COLOURS[1], markersize=5)
     axes.axvline(0.5, color="0.35", linewidth=1, linestyle="--")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(pairs) - 0.4), yticks=range(len(pairs)), yticklabels=names)
-    axes.set_xlabel("probability (bar: 95% bootstrap interval, descriptive)")
+    counts = {
+        len(group.finals) for task in report.tasks if task.name in report.aggregate_tasks for group in task.groups
+    }
+    seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    axes.set_xlabel(f"probability (bar: 95% bootstrap interval of {seeds} seeds, descriptive)")
     return figure
 
 

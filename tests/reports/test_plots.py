@@ -47,6 +47,15 @@ def test_the_mean_of_the_data_is_in_the_measure_of_the_curves(tmp_path):
     assert [data_level(task) for task in tasks] == [100 * 500 / REFERENCE["expert"], 500, None]
 
 
+def test_a_probability_of_improvement_says_of_how_many_seeds_it_is(report, tmp_path):
+    assert "interval of 3 seeds" in make_figures(report)["improvement"].axes[0].get_xlabel()
+    for seed in range(5):
+        write_run(tmp_path / "more", RISING + seed, seed, dataset="a", activation="relu")
+    write_run(tmp_path / "more", RISING, dataset="a", activation="silu")
+    figure = make_figures(build_report(read_runs([tmp_path / "more"])))["improvement"]
+    assert "interval of 1 to 5 seeds" in figure.axes[0].get_xlabel()
+
+
 def test_seconds_that_cannot_be_compared_are_not_drawn(tmp_path):
     write_run(tmp_path, RISING)
     write_run(tmp_path, RISING, activation="silu", config={"device": "cuda"})

@@ -79,7 +79,7 @@ def test_without_matplotlib_only_figures_are_refused(tmp_path, monkeypatch, capf
     ("arguments", "message"),
     [
         ({}, "no run is given: give run folders"),
-        ({"imports": ("x.csv",), "until": -1}, "--until is -1, but must be at least 0"),
+        ({"imports": ("x.csv",), "until": 0}, "--until is 0, but must be at least 1"),
         ({"imports": ("x.csv",)}, "--import has x.csv, but there is no such file"),
         ({"imports": ("x.csv",), "output": "curves.png"}, "--output is curves.png: give a folder"),
         ({"runs": ("nowhere",)}, "nowhere does not exist: give run folders"),
