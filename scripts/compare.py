@@ -10,7 +10,7 @@ import tyro
 from rlrat.arguments import read_command_line
 from rlrat.errors import InputError, one_line_errors
 from rlrat.reports.build import build_report
-from rlrat.reports.importing import import_runs, with_scores
+from rlrat.reports.importing import import_runs, with_scores, write_table
 from rlrat.reports.read import filter_runs, read_runs
 from rlrat.reports.report import Comparison, Report
 from rlrat.reports.tables import as_markdown, make_tables
@@ -36,7 +36,7 @@ class Arguments:
     """Judge every run as if it had ended at this update; by default where most finished runs of every label have
     come."""
     output: Path | None = None
-    """Folder for report.html, tables (Markdown, CSV, LaTeX) and figures (SVG, PDF, PNG)."""
+    """Folder for report.html, tables (Markdown, CSV, LaTeX), figures (SVG, PDF, PNG), and curves.csv for --import."""
 
 
 def main(arguments: Arguments) -> None:
@@ -98,6 +98,8 @@ def write(report: Report, folder: Path) -> None:
             for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
                 (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
         (folder / "summary.md").write_text(summary(report) + "\n", encoding="utf-8")
+        runs = [run for task in report.tasks for group in task.groups for run in group.runs]
+        write_table(runs, folder / "curves.csv")
         write_figures(report, folder)
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None

@@ -73,6 +73,21 @@ def read_table(path: Path) -> list[RunRecord]:
     ]
 
 
+def write_table(records: Iterable[RunRecord], path: Path) -> None:
+    """The scores of runs as a table that `read_table` reads; runs of one activation are told apart by their names.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for run in records:
+            known = np.isfinite(run.scores)
+            for update, score in zip(run.updates[known].tolist(), run.scores[known].tolist(), strict=True):
+                writer.writerow((run.agent, run.dataset, run.variant, run.seed, update, f"{score:.6g}"))
+
+
 def _read_curves(path: Path, reader: csv.DictReader) -> dict[tuple[str, str, str, int], dict[int, float]]:
     """Scores by update, by agent, dataset, activation and seed."""
     missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]

@@ -6,7 +6,7 @@ from run_folders import write_run
 
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
-from rlrat.reports.importing import import_runs, with_scores
+from rlrat.reports.importing import import_runs, with_scores, write_table
 from rlrat.reports.read import read_runs
 
 HEADER = "agent,dataset,activation,seed,update,score\n"
@@ -68,6 +68,18 @@ def test_a_table_that_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(type(path), "open", refuse)
     with pytest.raises(InputError, match=r"cannot read .*results\.csv: Permission denied"):
         import_runs([str(path)])
+
+
+def test_curves_that_are_written_are_read_again(tmp_path):
+    write_run(tmp_path / "runs", [100.0, 321.4], seed=3, activation="rational:gelu", name="own")
+    write_run(tmp_path / "runs", [100.0], activation="raw, alone", reference=None)  # it has no scores
+    ours = read_runs([tmp_path / "runs"])
+    write_table(ours, tmp_path / "curves.csv")
+    (run,) = import_runs([str(tmp_path / "curves.csv")])
+    own = next(run for run in ours if run.seed == 3)
+    assert (run.agent, run.dataset, run.activation, run.seed) == ("iql", own.dataset, "rational:gelu+own", 3)
+    np.testing.assert_array_equal(run.updates, own.updates)
+    np.testing.assert_allclose(run.scores, own.scores, rtol=1e-5)
 
 
 def test_a_source_that_is_given_twice_is_read_once(tmp_path, capfd):

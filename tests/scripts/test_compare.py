@@ -31,7 +31,7 @@ def test_real_runs_are_compared_in_the_terminal_and_in_files(run_agent, tmp_path
     assert "fewer than 3 seeds of relu+b (1) are judged" in out
     assert (tmp_path / "report" / "summary.md").read_text() == out
     written = {path.name for path in (tmp_path / "report").iterdir()}
-    assert {"report.html", "results.md", "results.csv", "results.tex", "curves_updates.svg", "runs.csv"} <= written
+    assert {"report.html", "results.md", "results.csv", "results.tex", "curves_updates.svg", "curves.csv"} <= written
 
 
 def test_others_results_and_every_choice(run_agent, tmp_path, capfd):
