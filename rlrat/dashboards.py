@@ -75,7 +75,7 @@ def _mean_height(updates: np.ndarray, values: np.ndarray) -> float:
 
 
 def _figure_of(folder: "RunFolder") -> np.ndarray | None:
-    """The learned functions as an image `[H, W, 3]`, uint8; None without a rational layer or matplotlib."""
+    """The learned functions as an image `[H, W, 3]`, uint8; None without a trained activation or matplotlib."""
     from rlrat.reports.learned import plot_learned, read_learned
 
     learned = read_learned(folder.path)

@@ -1,4 +1,4 @@
-"""What the rational layers of a learner do on a batch: scalars for TensorBoard, and the lines of `activations.csv`."""
+"""What the trained activations of a learner do on a batch: TensorBoard's scalars and the lines of `activations.csv`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlrat.activations import PReLU
 from rlrat.rational import Rational
 
 BINS = 40
@@ -16,15 +17,14 @@ _QUANTILES = (0.001, 0.999)  # a histogram over every input would be one bar whe
 
 
 @torch.no_grad()
-def _look(learner: nn.Module, batch: tuple, look: Callable[[str, Rational, Tensor], None]) -> None:
-    """`look(name, layer, inputs)` at every rational layer while `learner.inspect` passes the batch through it."""
-    names = {layer: name for name, layer in learner.named_modules() if isinstance(layer, Rational)}
-    handles = [
-        layer.register_forward_pre_hook(
-            lambda layer, args, kwargs: look(names[layer], layer, layer.argument(*args, **kwargs)), with_kwargs=True
-        )
-        for layer in names
-    ]
+def _look(learner: nn.Module, batch: tuple, look: Callable[[str, Any, Tensor], None], *kinds: type) -> None:
+    """`look(name, layer, inputs)` at every layer of these kinds while `learner.inspect` passes the batch through it."""
+    names = {layer: name for name, layer in learner.named_modules() if isinstance(layer, kinds)}
+
+    def hook(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        look(names[layer], layer, layer.argument(*args, **kwargs) if isinstance(layer, Rational) else args[0])
+
+    handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in names]
     try:
         if handles:
             learner.inspect(batch)
@@ -48,28 +48,28 @@ def rational_scalars(learner: nn.Module, batch: tuple) -> dict[str, Tensor]:
         scalars[f"rational/{name}/largest_slope"] = layer.derivative(x).abs().reshape(seeds, -1).amax(1).cpu()
         scalars[f"rational/{name}/outside"] = ((x < low) | (x > high)).float().reshape(seeds, -1).mean(1).cpu()
 
-    _look(learner, batch, look)
+    _look(learner, batch, look, Rational)
     return scalars
 
 
 def activation_rows(learner: nn.Module, batch: tuple) -> list[list[dict[str, Any]]]:
-    """For each seed the lines of `activations.csv`: every rational layer's coefficients, and the inputs it meets.
+    """For each seed the lines of `activations.csv`: every trained activation's coefficients and inputs.
 
     One line for each layer, part (0 and 1 for a pair of critics) and group, of which the first 8 are kept. `counts` is
-    a histogram of some 16,000 inputs over 40 equal bins from `low` to `high`, between which 99.8% of them lie. Without
-    a rational layer there are no lines. Nothing of the learner changes.
+    a histogram of some 16,000 inputs over 40 equal bins from `low` to `high`, between which 99.8% of them lie. A PReLU
+    is of version `prelu`, its slope the numerator. Without a trained activation there are no lines. Nothing of the
+    learner changes.
     """
     rows: list[list[dict[str, Any]]] = [[] for _ in range(learner.guard.alive.shape[0])]
 
-    def look(name: str, layer: Rational, x: Tensor) -> None:
-        seeds, groups = x.shape[0], layer.groups
-        parts = layer.numerator[..., 0, 0].numel() // seeds
+    def look(name: str, layer: Rational | PReLU, x: Tensor) -> None:
+        version, *coefficients = _form(layer)
+        seeds, groups = x.shape[0], coefficients[0].shape[-2]
+        parts = coefficients[0][..., 0, 0].numel() // seeds
         kept = min(groups, _GROUPS)
         x = x.reshape(seeds, parts, -1, groups, x.shape[-1] // groups)[:, :, :, :kept].movedim(3, 2).flatten(3)
         inputs = x[..., :: x.shape[-1] // _INPUTS | 1].float().cpu().numpy()  # an odd step meets every feature
-        numerator, denominator = (
-            c.reshape(seeds, parts, groups, -1).float().cpu().numpy() for c in (layer.numerator, layer.denominator)
-        )
+        numerator, denominator = (c.reshape(seeds, parts, groups, -1).float().cpu().numpy() for c in coefficients)
         for seed, part, group in np.ndindex(seeds, parts, kept):
             at = seed, part, group
             low, high, counts = _histogram(inputs[at])
@@ -78,7 +78,7 @@ def activation_rows(learner: nn.Module, batch: tuple) -> list[list[dict[str, Any
                     "layer": name.removesuffix(".activation"),
                     "part": part,
                     "group": group,
-                    "version": layer.version,
+                    "version": version,
                     "numerator": _numbers(numerator[at]),
                     "denominator": _numbers(denominator[at]),
                     "low": f"{low:.6g}",
@@ -87,8 +87,16 @@ def activation_rows(learner: nn.Module, batch: tuple) -> list[list[dict[str, Any
                 }
             )
 
-    _look(learner, batch, look)
+    _look(learner, batch, look, Rational, PReLU)
     return rows
+
+
+def _form(layer: Rational | PReLU) -> tuple[str, Tensor, Tensor]:
+    """Its version and coefficients `[*batch_shape, groups, n]`; a PReLU's slope takes the numerator's place."""
+    if isinstance(layer, Rational):
+        return layer.version, layer.numerator, layer.denominator
+    slope = layer.weight[..., None, None]
+    return "prelu", slope, slope[..., :0]
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -50,7 +50,7 @@ class Run:
 
     A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`,
     or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`), `inputs(update)`,
-    the first of which is the batch, and `inspect(batch)`, one pass of the networks whose rational layers are logged.
+    the first of which is the batch, and `inspect(batch)`, a pass through those whose trained activations are logged.
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:

@@ -1,4 +1,4 @@
-"""What is recorded of rational layers: exact coefficients, true histograms, and nothing of the training changes."""
+"""What is recorded of trained activations: exact coefficients, true histograms, and nothing of the training changes."""
 
 import csv
 
@@ -10,16 +10,17 @@ from torch import nn
 
 from agents import iql
 from rlrat import Rational
+from rlrat.activations import PReLU
 from rlrat.inspection import BINS, activation_rows, rational_scalars
 from rlrat.optim import SeedGuard
 
 
 class Learner(nn.Module):
-    """Two seeds with one rational layer, which meets the batch as it is."""
+    """Two seeds with one trained activation, which meets the batch as it is."""
 
-    def __init__(self, **settings) -> None:
+    def __init__(self, kind: type[nn.Module] = Rational, **settings) -> None:
         super().__init__()
-        self.layer = Rational(batch_shape=(2,), **settings)
+        self.layer = kind(batch_shape=(2,), **settings)
         self.guard = SeedGuard(2)
 
     def inspect(self, batch: torch.Tensor) -> None:
@@ -30,8 +31,8 @@ def _numbers(text: str) -> np.ndarray:
     return np.array(text.split(), dtype=np.float64)
 
 
-def _iql(dataset, seeds) -> iql.IQL:
-    arguments = iql.Arguments(activation="rational", hidden_dims=(16, 16), batch_size=16)
+def _iql(dataset, seeds, activation="rational", **settings) -> iql.IQL:
+    arguments = iql.Arguments(activation=activation, **settings, hidden_dims=(16, 16), batch_size=16)
     return iql.IQL(arguments, dataset, seeds, "cpu")
 
 
@@ -53,8 +54,25 @@ def test_coefficients_are_read_back_bit_for_bit(small_dataset):
                 assert torch.equal(ours, getattr(layer, name)[at].detach())
 
 
-def test_a_histogram_holds_what_the_layer_meets():
-    learner = Learner()
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_prelu_has_a_slope_of_its_own_for_each_critic(small_dataset, gated):
+    learner = _iql(small_dataset, [0, 1], activation="prelu", gated=gated)
+    slopes = torch.tensor([[0.1, 0.2], [0.3, 0.4]])  # [S, critics]
+    with torch.no_grad():
+        learner.q.hidden[0].activation.weight.copy_(slopes)
+    for seed, lines in enumerate(activation_rows(learner, learner.inputs(0)[0])):
+        assert len(lines) == 2 * 2 + 2 + 2
+        assert {(line["version"], line["group"], line["denominator"]) for line in lines} == {("prelu", 0, "")}
+        assert all(_numbers(line["counts"]).any() for line in lines)
+        ours = {line["part"]: float(line["numerator"]) for line in lines if line["layer"] == "q.hidden.0"}
+        assert ours == pytest.approx(dict(enumerate(slopes[seed].tolist())))
+        assert {line["numerator"] for line in lines if line["layer"] != "q.hidden.0"} == {"0.25"}
+    assert rational_scalars(learner, learner.inputs(0)[0]) == {}
+
+
+@pytest.mark.parametrize("kind", [Rational, PReLU])
+def test_a_histogram_holds_what_the_layer_meets(kind):
+    learner = Learner(kind)
     inputs = torch.randn(2, 50, 64) * torch.tensor([1.0, 10.0])[:, None, None]
     for x, (line,) in zip(inputs, activation_rows(learner, inputs), strict=True):
         low, high, counts = float(line["low"]), float(line["high"]), _numbers(line["counts"])
@@ -94,7 +112,7 @@ def test_inputs_without_a_spread_or_without_a_number(value, count):
         assert np.isfinite([float(line["low"]), float(line["high"])]).all()
 
 
-def test_without_rationals_nothing_is_passed_through(small_dataset, monkeypatch):
+def test_without_trained_activations_nothing_is_passed_through(small_dataset, monkeypatch):
     arguments = iql.Arguments(hidden_dims=(16,), batch_size=16)
     learner = iql.IQL(arguments, small_dataset, [0, 1], "cpu")
     monkeypatch.setattr(learner, "inspect", lambda batch: pytest.fail("a pass that nobody looks at"))
@@ -132,8 +150,9 @@ def test_a_pass_that_fails_leaves_no_hook_behind():
     assert not learner.layer._forward_pre_hooks
 
 
-def test_a_run_keeps_them_at_every_evaluation(run_agent, tmp_path):
-    run_agent("--activation", "rational")
+@pytest.mark.parametrize("activation", ["rational", "prelu"])
+def test_a_run_keeps_them_at_every_evaluation(run_agent, tmp_path, activation):
+    run_agent("--activation", activation)
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     with (folder / "activations.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -144,7 +163,7 @@ def test_a_run_keeps_them_at_every_evaluation(run_agent, tmp_path):
     assert first != last
 
 
-def test_a_run_without_rationals_has_no_such_file(run_agent, tmp_path):
+def test_a_run_without_trained_activations_has_no_such_file(run_agent, tmp_path):
     run_agent("--total-updates", 1)
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     assert not (folder / "activations.csv").exists()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What rlrat.runs and rlrat.rational name so, too; both import torch, which reading needs not.
 _COLUMNS = ["update", "layer", "part", "group", "version", "numerator", "denominator", "low", "high", "counts"]
-_VERSIONS = ("A", "B", "C", "N")
+_VERSIONS = ("A", "B", "C", "N", "prelu")
 _SHOWN = 5  # functions of a picture, from the first evaluation to the last
 _MOST_FIGURES = 8  # of one report: each takes a second or two in three formats
 _LONGEST_NAME = 50
@@ -34,13 +34,13 @@ class Layer:
 
     name: str
     version: str
-    """The form of the denominator, as in `rlrat.rational.reference`."""
+    """A rational's form of the denominator, as in `rlrat.rational.reference`, or `prelu`."""
     updates: np.ndarray
     """`[T]`, ascending."""
     numerator: np.ndarray
-    """`[T, S, P, G, m + 1]`."""
+    """`[T, S, P, G, m + 1]`, for prelu its slope alone."""
     denominator: np.ndarray
-    """`[T, S, P, G, n]`, for version C n + 1."""
+    """`[T, S, P, G, n]`, for version C n + 1, for prelu none."""
     low: np.ndarray
     """`[T, S, P, G]`, where the histogram begins."""
     high: np.ndarray
@@ -54,7 +54,9 @@ class Layer:
         return replace(self, **{name: getattr(self, name)[times] for name in arrays})
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        """R(x) `[T, S, P, G, len(x)]` at the points x, in float64."""
+        """What the layer makes of the points x, `[T, S, P, G, len(x)]`, in float64."""
+        if self.version == "prelu":
+            return np.where(x > 0, x, self.numerator * x)
         import torch  # not for those who only read
 
         from rlrat.rational import rational
@@ -83,7 +85,7 @@ class Layer:
 
 
 def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[str, Layer]:
-    """The rational layers of a run folder by name, at `updates` or all; none where it has no `activations.csv`.
+    """The trained activations of a run folder by layer, at `updates` or all; none where it has no `activations.csv`.
 
     A line cut short or damaged is named in a warning, and the evaluation that it belongs to is left out.
     """
@@ -104,6 +106,8 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
             update, name, part, group, version, *numbers = line.split(",")
             numerator, denominator, low, high, counts = (np.array(text.split(), dtype=np.float64) for text in numbers)
             if version not in _VERSIONS or not np.isfinite(np.concatenate([low, high, counts])).all():
+                raise ValueError
+            if version == "prelu" and (len(numerator), len(denominator)) != (1, 0):
                 raise ValueError
             entry = (version, numerator, denominator, low[0], high[0], counts)
             found.setdefault(name, {}).setdefault(int(update), {})[int(part), int(group)] = entry
@@ -255,6 +259,6 @@ def _plot_layer(ax: "Axes", layer: Layer) -> None:
     heights = 0.25 * heights / max(heights.max(), 1e-12)
     ax.stairs(heights, edges, fill=True, color="0.85", transform=ax.get_xaxis_transform(), zorder=0, label="inputs")
     ax.set_title(as_drawn(layer.name), fontsize=9)
-    ax.set(xlabel="x", ylabel="R(x)", xlim=(low, high))
+    ax.set(xlabel="x", ylabel="f(x)", xlim=(low, high))
     ax.grid(alpha=0.25)
     ax.tick_params(labelsize=8)

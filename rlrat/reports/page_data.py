@@ -117,7 +117,7 @@ def drawn_points(run: RunRecord, updates: np.ndarray, most: int) -> np.ndarray:
 
 
 def learned_data(report: Report) -> list[dict[str, Any]]:
-    """What the slider shows of every group that has rational layers and their `activations.csv`."""
+    """What the slider shows of every group that has learned activations."""
     groups = list(learned_groups(report, _LEARNED_SEEDS))
     steps = int(np.clip(_LEARNED_STEPS // max(len(groups), 1), 6, 41))
     found = []

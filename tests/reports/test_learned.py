@@ -7,11 +7,13 @@ from page_runs import LAYERS, activations_text, make_run
 from torch import nn
 
 from rlrat import Rational
+from rlrat.activations import PReLU
 from rlrat.inspection import activation_rows
 from rlrat.optim import SeedGuard
 from rlrat.reports import learned
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import learned_figures, plot_learned, read_learned, side_by_side
+from rlrat.reports.page_data import learned_data
 from rlrat.reports.read import read_runs
 from rlrat.runs import ACTIVATION_COLUMNS, RunFolder
 
@@ -31,9 +33,9 @@ def _edit(folder, edit) -> None:
 
 
 class Learner(nn.Module):
-    def __init__(self, **settings) -> None:
+    def __init__(self, kind: type[nn.Module] = Rational, **settings) -> None:
         super().__init__()
-        self.layer = Rational(batch_shape=(1, 2), **settings)
+        self.layer = kind(batch_shape=(1, 2), **settings)
         self.guard = SeedGuard(1)
 
     def inspect(self, batch: torch.Tensor) -> None:
@@ -59,6 +61,33 @@ def test_a_function_is_what_the_layer_was(tmp_path, version):
     values = layer.values(np.linspace(-1, 1, 7))[-1]  # [S, P, G, x]
     expected = learner.layer(x.expand(1, 2, 7, 8)).detach()[..., [0, 4]].movedim(2, 3)
     np.testing.assert_allclose(values, expected.numpy(), rtol=2e-5, atol=2e-5)
+
+
+def _write_prelu(folder, updates) -> None:
+    """Two critics, whose slopes are 0.25 at first and then 0.5 and -1."""
+    learner = Learner(PReLU)
+    for update in updates:
+        (rows,) = activation_rows(learner, torch.linspace(-2, 3, 64).expand(1, 2, 4, 64))
+        RunFolder(folder).append_activations(update, rows)
+        with torch.no_grad():
+            learner.layer.weight.copy_(torch.tensor([[0.5, -1.0]]))
+
+
+def test_a_prelu_is_bent_at_zero(tmp_path):
+    _write_prelu(tmp_path, (0, 10))
+    layer = read_learned(tmp_path)["layer"]
+    assert layer.numerator.shape == (2, 1, 2, 1, 1)
+    assert layer.denominator.shape == (2, 1, 2, 1, 0)
+    first, last = layer.values(np.array([-2.0, 0.0, 3.0]))[:, 0, :, 0]  # [critic, x]
+    np.testing.assert_array_equal(first, [[-0.5, 0.0, 3.0], [-0.5, 0.0, 3.0]])
+    np.testing.assert_array_equal(last, [[-1.0, 0.0, 3.0], [2.0, 0.0, 3.0]])
+
+
+@pytest.mark.parametrize("slope", ["", "x", "0.25 0.25", "nan"])
+def test_a_damaged_line_of_a_prelu_costs_its_update_alone(tmp_path, slope):
+    _write_prelu(tmp_path, (0, 10))
+    _edit(tmp_path, lambda lines: [lines[0], *(line.replace(",0.25,", f",{slope},") for line in lines[1:])])
+    assert read_learned(tmp_path)["layer"].updates.tolist() == [10]
 
 
 def test_every_layer_has_its_shape(folder):
@@ -163,6 +192,21 @@ def test_a_report_has_a_figure_for_each_group_that_has_learned(tmp_path):
     assert sorted(figures) == [
         "learned_rational-gelu_iql-on-rlrat-hopper-mixed-v0", "learned_rational_iql-on-rlrat-hopper-mixed-v0"
     ]  # fmt: skip
+
+
+def test_a_report_draws_a_prelu(tmp_path):
+    for seed in (0, 1):
+        _write_prelu(make_run(tmp_path, "prelu", seed, evaluations=2), (0, 1000))
+    report = build_report(read_runs([tmp_path]))
+    (figure,) = learned_figures(report).values()
+    (ax,) = figure.axes
+    (last,) = (line for line in ax.lines if line.get_label() == "update 1,000")
+    x, y = last.get_data()
+    np.testing.assert_allclose(y, np.where(x > 0, x, -0.25 * x))  # the median of slopes 0.5 and -1
+    ((layer,),) = (entry["layers"] for entry in learned_data(report))
+    assert (layer["version"], layer["lines"][-1]) == ("prelu", "seed 1, critic 2")
+    assert layer["numerator"] == [[[0.25]] * 4, [[0.5], [-1.0]] * 2]
+    assert layer["denominator"] == [[[]] * 4] * 2
 
 
 def test_names_of_any_kind_are_drawn_letter_for_letter_in_files_of_their_own(tmp_path):

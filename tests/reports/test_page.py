@@ -228,13 +228,14 @@ def test_the_slider_goes_through_training(browser, path, report):
     assert browser.logs()[0] == []
 
 
-def test_every_form_of_denominator_is_drawn_right(browser, path):
-    """At x = -3 with P = 2 + x, by the definition that every backend is tested against."""
+def test_every_form_of_function_is_drawn_right(browser, path):
+    """At x = -3 with P = 2 + x, by the definition that every backend is tested against; a PReLU by hand."""
     browser.open(path)
     for version, denominator in (("A", [-1.0, 2.0]), ("B", [3.0, 2.0]), ("C", [1.0, -1.0, -2.0]), ("N", [1.0, 1.0])):
         drawn = browser.js("return rational(arguments[0], [2, 1], arguments[1])(-3)", version, denominator)
         a, b = (torch.tensor([c], dtype=torch.float64) for c in ([2.0, 1.0], denominator))
         assert drawn == pytest.approx(rational(torch.tensor([[-3.0]], dtype=torch.float64), a, b, version).item())
+    assert browser.js("return [-3, 0, 2].map(prelu(0.25))") == [-0.75, 0, 2]
 
 
 def test_the_keyboard_reaches_and_moves_everything(browser, path):

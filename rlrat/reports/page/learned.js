@@ -14,6 +14,8 @@ const rational = (version, numerator, denominator) => {
   return (x) => sum(numerator, x) / q(x);
 };
 
+const prelu = (slope) => (x) => (x > 0 ? x : slope * x);
+
 if (data.learned.length) {
   const select = document.getElementById("learned-run");
   const slider = document.getElementById("learned-update");
@@ -28,9 +30,11 @@ if (data.learned.length) {
     if (layer.x) return;
     layer.x = Array.from({ length: points }, (_, i) => layer.low + ((layer.high - layer.low) * i) / (points - 1));
     layer.values = layer.numerator.map((lines, time) =>
-      lines.map((numerator, line) =>
-        layer.x.map(rational(layer.version, numerator, layer.denominator[time][line])).map((y) => (isFinite(y) ? y : null)),
-      ),
+      lines.map((numerator, line) => {
+        const denominator = layer.denominator[time][line];
+        const f = layer.version === "prelu" ? prelu(numerator[0]) : rational(layer.version, numerator, denominator);
+        return layer.x.map(f).map((y) => (isFinite(y) ? y : null));
+      }),
     );
     const all = layer.values.flat(2).filter((y) => y !== null).sort((a, b) => a - b);
     const cut = layer.version === "N" ? Math.floor(all.length / 50) : 0; // poles would flatten everything else
@@ -57,7 +61,7 @@ if (data.learned.length) {
       yaxis: "y2",
       mode: "lines",
       line: { color: transparent(colourOf(look), layer.lines.length > 1 ? 0.75 : 1), width: layer.lines.length > 1 ? 1.5 : 2.5 },
-      hovertemplate: `${plain(layer.lines[line])}<br>R(%{x:.3g}) = %{y:.3g}<extra></extra>`,
+      hovertemplate: `${plain(layer.lines[line])}<br>f(%{x:.3g}) = %{y:.3g}<extra></extra>`,
     }));
     const first = {
       x: layer.x,
@@ -67,7 +71,7 @@ if (data.learned.length) {
       line: { color: themeColour("text"), width: 1.2, dash: "dash" },
       hoverinfo: "skip",
     };
-    const layout = layoutOf("x", "R(x)");
+    const layout = layoutOf("x", "f(x)");
     layout.xaxis.range = [layer.low, layer.high];
     // What overlays another axis lies above it: the functions above the bars.
     const over = { overlaying: "y", side: "left", tickmode: "auto", showgrid: true };
