@@ -18,9 +18,25 @@ def reason(error: object, *, end: bool = False) -> str:
     return line[-_LONGEST:] if end else line[:_LONGEST]
 
 
+_listeners: list[list[str]] = []
+
+
 def warn(message: str) -> None:
     """One line on stderr about something that goes on nonetheless."""
     print(f"warning: {message}", file=sys.stderr)
+    for said in _listeners:
+        said.append(message)
+
+
+@contextmanager
+def heard_warnings() -> Iterator[list[str]]:
+    """What `warn` says meanwhile, for those who do not see stderr."""
+    said: list[str] = []
+    _listeners.append(said)
+    try:
+        yield said
+    finally:
+        _listeners.remove(said)
 
 
 @contextmanager

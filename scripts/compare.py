@@ -1,21 +1,22 @@
 """Compare runs: which activation ends higher or learns faster, and whether that may be believed."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from rlrat.arguments import read_command_line
-from rlrat.errors import InputError, one_line_errors
+from rlrat.errors import InputError, heard_warnings, one_line_errors
 from rlrat.reports.build import build_report
 from rlrat.reports.importing import import_runs, with_scores, write_table
-from rlrat.reports.read import filter_runs, read_runs
+from rlrat.reports.read import as_text, filter_runs, read_runs
 from rlrat.reports.report import Comparison, Report
 from rlrat.reports.tables import as_markdown, make_tables
 
 _MOST_VERDICTS = 24  # more are not read in a terminal
+_MOST_WARNINGS = 20
 
 
 @dataclass
@@ -46,12 +47,20 @@ def main(arguments: Arguments) -> None:
         raise InputError(f"--until is {arguments.until}, but must be at least 1")
     if arguments.output is not None:
         _make_folder(arguments.output)
-    records = read_runs(arguments.runs) if arguments.runs else []
-    records += with_scores(import_runs(arguments.imports), records)
+    with heard_warnings() as said:
+        records = read_runs(arguments.runs) if arguments.runs else []
+        records += with_scores(import_runs(arguments.imports), records)
     report = build_report(filter_runs(records, arguments.filter), arguments.by, arguments.reference, arguments.until)
+    report = replace(report, notes=(*report.notes, *shortened(said)))
     print(summary(report))
     if arguments.output is not None:
         write(report, arguments.output)
+
+
+def shortened(said: list[str]) -> list[str]:
+    """The first of the warnings about what was read, as notes."""
+    more = [f"{len(said) - _MOST_WARNINGS} more warnings of this kind"] if len(said) > _MOST_WARNINGS else []
+    return [as_text(text) for text in said[:_MOST_WARNINGS]] + more
 
 
 def summary(report: Report) -> str:
@@ -98,7 +107,8 @@ def write(report: Report, folder: Path) -> None:
             for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
                 (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
         (folder / "summary.md").write_text(summary(report) + "\n", encoding="utf-8")
-        runs = [run for task in report.tasks for group in task.groups for run in group.runs]
+        scored = [task for task in report.tasks if task.measure == "score"]  # against one reference each
+        runs = [run for task in scored for group in task.groups for run in group.runs]
         write_table(runs, folder / "curves.csv")
         write_figures(report, folder)
     except OSError as error:

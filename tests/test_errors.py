@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlrat.errors import reason
+from rlrat.errors import heard_warnings, reason, warn
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ def test_a_long_reason_is_cut():
     error = RuntimeError("a" * 299 + "bc" + "d" * 299)
     assert reason(error) == "a" * 299 + "b"
     assert reason(error, end=True) == "c" + "d" * 299
+
+
+def test_warnings_are_printed_and_heard(capsys):
+    with heard_warnings() as said:
+        warn("one")
+    warn("two")
+    assert said == ["one"]
+    assert capsys.readouterr().err == "warning: one\nwarning: two\n"

@@ -9,11 +9,11 @@ import numpy as np
 
 from rlrat.errors import InputError
 from rlrat.reports.convergence import SHARES, final_value, mean_height, median_time, time_to_stay
-from rlrat.reports.curves import interquartile_curve, mean_curve
+from rlrat.reports.curves import common_updates, interquartile_curve, mean_curve
 from rlrat.reports.differences import find_differences, reference_key, seconds_differ
 from rlrat.reports.explanations import explanations
 from rlrat.reports.notes import find_notes
-from rlrat.reports.read import RunRecord, setting_texts
+from rlrat.reports.read import RunRecord, as_text, setting_texts
 from rlrat.reports.report import Curve, Group, Improvement, Profile, Reach, Report, Task
 from rlrat.reports.statistics import (
     AGGREGATES,
@@ -28,6 +28,7 @@ from rlrat.reports.statistics import (
     spread_known,
 )
 from rlrat.reports.verdicts import compare_all
+from rlrat.scores import FINAL_EVALUATIONS
 
 _SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns"}
@@ -57,15 +58,17 @@ def build_report(
     """
     by = tuple(by) or _default_by(records)
     texts = [setting_texts(records, name) for name in by]
-    labelled = [(" ".join(parts), record) for *parts, record in zip(*texts, records, strict=True)]
+    labelled = [
+        (" ".join(part or "-" for part in parts), record) for *parts, record in zip(*texts, records, strict=True)
+    ]
     labels, reference = _order({label for label, _ in labelled}, reference)
     by_task: dict[str, dict[str, list[RunRecord]]] = {}
     for label, record in sorted(labelled, key=lambda pair: labels.index(pair[0])):
         parts = [getattr(record, name) for name in ("agent", "dataset") if name not in by]
         by_task.setdefault(" on ".join(parts) or "all runs", {}).setdefault(label, []).append(record)
     tasks = tuple(_task(name, groups, by, reference, until) for name, groups in sorted(by_task.items()))
-    aggregate_tasks = _aggregate_tasks(tasks, labels)
-    scores = {label: [task.group(label).finals for task in aggregate_tasks] for label in labels if aggregate_tasks}
+    aggregate_tasks, together = _aggregated(tasks, labels)
+    scores = {label: [task.group(label).finals for task in aggregate_tasks] for label in together}
     sizes = {len(group.finals) for task in tasks for group in task.groups} - {0, 1}
     report = Report(
         by=by,
@@ -75,7 +78,7 @@ def build_report(
         comparisons=compare_all(tasks),
         aggregates={label: _aggregates(groups, aggregate_tasks[0].measure) for label, groups in scores.items()},
         aggregate_tasks=tuple(task.name for task in aggregate_tasks),
-        aggregate_curves=_aggregate_curves(aggregate_tasks, labels),
+        aggregate_curves=_aggregate_curves(aggregate_tasks, together),
         profiles=_profiles(scores),
         improvements=tuple(
             Improvement(first, second, estimate(probability_of_improvement, scores[first], scores[second]))
@@ -114,13 +117,23 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
         label: tuple(run for run in group if horizon is not None and _came_to(run, horizon))
         for label, group in runs.items()
     }
-    start = _start([int(run.updates[0]) for group in judged.values() for run in group], horizon)
-    groups = [_group(label, group, judged[label], field, start, horizon) for label, group in runs.items()]
+    shared, spacing = _shared([run for group in judged.values() for run in group], horizon)
+    compared = {label: tuple(_at(run, shared) for run in group) for label, group in judged.items()}
+    start = _start([int(run.updates[0]) for group in compared.values() for run in group], horizon)
+    groups = [
+        replace(
+            _group(label, group, judged[label], compared[label], field, start, horizon),
+            uneven=spacing is not None and shared is None,
+        )
+        for label, group in runs.items()
+    ]
     differ = seconds_differ([run for group in groups if group.timed for run in group.runs])
     base = next((group for group in groups if group.label == reference and len(group.finals)), None)
     if base is not None:
         groups = [
-            replace(group, reach=_reach(group, base, horizon, field, differ is None and group.timed))
+            replace(
+                group, reach=_reach(group, compared[group.label], base, horizon, field, differ is None and group.timed)
+            )
             for group in groups
         ]
     data_returns = {run.config.get("dataset", {}).get("return_mean") for run in every} - {None}
@@ -132,6 +145,7 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
         start=start,
         data_return=data_returns.pop() if len(data_returns) == 1 else None,
         differences=find_differences(runs, by),
+        spacing=spacing,
         seconds_differ=differ,
     )
 
@@ -140,6 +154,37 @@ def _horizon(runs: dict[str, list[RunRecord]]) -> int | None:
     """Where most finished runs of a label end, or the earliest of such ends; then of all labels the earliest."""
     counts = [Counter(int(run.updates[-1]) for run in group if run.status in _ENDED) for group in runs.values()]
     return min((min(ends, key=lambda end: (-ends[end], end)) for ends in counts if ends), default=None)
+
+
+def _shared(runs: Sequence[RunRecord], horizon: int | None) -> tuple[np.ndarray | None, str | None]:
+    """The updates that all judged runs have and what that means, where they were not all evaluated at the same.
+
+    The last five evaluations of one run may span a tenth of training and those of another all of it.
+    """
+    if horizon is None or not runs:
+        return None, None
+    shared = common_updates(runs)
+    if all(np.isin(run.updates, shared).all() for run in runs):
+        return None, None
+    before = shared[shared <= horizon]
+    if len(before) >= FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE) * horizon:
+        return shared, (
+            "not all runs were evaluated at the same updates: final values, areas and times are of the "
+            f"{len(before):,} evaluations that all have"
+        )
+    return None, (
+        "runs were evaluated at other updates than others, too few of them the same, so no test is made: final values, "
+        "areas and times are of each run's own evaluations"
+    )
+
+
+def _at(run: RunRecord, updates: np.ndarray | None) -> RunRecord:
+    """The run as if it had been evaluated at these updates alone; None for all of its own."""
+    if updates is None:
+        return run
+    there = np.isin(run.updates, updates)
+    arrays = ("updates", "returns", "scores", "train_seconds", "wall_seconds")
+    return replace(run, **{name: getattr(run, name)[there] for name in arrays})
 
 
 def _start(firsts: Sequence[int], horizon: int | None) -> int | None:
@@ -154,11 +199,13 @@ def _group(
     label: str,
     runs: Sequence[RunRecord],
     judged: tuple[RunRecord, ...],
+    compared: tuple[RunRecord, ...],
     field: str,
     start: int | None,
     horizon: int | None,
 ) -> Group:
-    finals = np.array([final_value(_until(run, horizon, field)) for run in judged])
+    """`compared` are the judged runs at the evaluations that count."""
+    finals = np.array([final_value(_until(run, horizon, field)) for run in compared])
     return Group(
         label=label,
         runs=tuple(runs),
@@ -170,7 +217,7 @@ def _group(
                 np.nan
                 if start is None or run.updates[0] > start
                 else mean_height(run.updates, getattr(run, field), start, horizon)
-                for run in judged
+                for run in compared
             ]
         ),
         curves={
@@ -183,7 +230,7 @@ def _group(
 
 def _measure(name: str, runs: Sequence[RunRecord]) -> str:
     """Scores where every run has them against the same references, else raw returns."""
-    references = {reference_key(run) for run in runs if run.status != "imported"}
+    references = {reference_key(run) for run in runs if not run.imported}
     if len(references) <= 1 and all(np.isfinite(run.scores).all() for run in runs):
         return "score"
     if all(np.isfinite(run.returns).all() for run in runs):
@@ -204,9 +251,11 @@ def _until(run: RunRecord, horizon: int, field: str) -> np.ndarray:
     return getattr(run, field)[: np.searchsorted(run.updates, horizon, side="right")]
 
 
-def _reach(group: Group, base: Group, horizon: int, field: str, seconds: bool) -> tuple[Reach, ...]:
+def _reach(
+    group: Group, compared: Sequence[RunRecord], base: Group, horizon: int, field: str, seconds: bool
+) -> tuple[Reach, ...]:
     """Of the judged runs, and of those that diverged, which kept nothing that they reached."""
-    runs = [run for run in group.runs if run in group.judged or run.status == "diverged"]
+    runs = [*compared, *(run for run in group.runs if run.status == "diverged")]
     target = float(base.finals.mean())
     if not runs or target <= 0:
         return ()
@@ -243,14 +292,24 @@ def _reach(group: Group, base: Group, horizon: int, field: str, seconds: bool) -
     return tuple(found)
 
 
-def _aggregate_tasks(tasks: Sequence[Task], labels: Sequence[str]) -> tuple[Task, ...]:
-    """The tasks on which every label is judged; none where their measures do not mean the same."""
-    whole = tuple(t for t in tasks if all((group := t.group(label)) and len(group.finals) for label in labels))
+def _aggregated(tasks: Sequence[Task], labels: Sequence[str]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
+    """Tasks, and labels that are judged on all of them; none where their measures do not mean the same.
+
+    The tasks of all labels or the labels of all tasks, whichever is more: a label on few tasks costs no others theirs.
+    """
+
+    def judged(task: Task, label: str) -> bool:
+        return (group := task.group(label)) is not None and len(group.finals) > 0
+
+    whole = tuple(task for task in tasks if all(judged(task, label) for label in labels))
+    everywhere = tuple(label for label in labels if all(judged(task, label) for task in tasks))
+    if len(everywhere) > 1 and len(everywhere) * len(tasks) > len(labels) * len(whole):
+        whole, labels = tuple(tasks), everywhere
     references = {
-        run.reference.get("name") for t in whole for group in t.groups for run in group.judged if run.reference
+        as_text(run.reference.get("name")) for t in whole for group in t.groups for run in group.judged if run.reference
     }
     comparable = len(references) <= 1 and all(task.measure == "score" for task in whole)
-    return whole if comparable or len(whole) == 1 else ()
+    return (whole, tuple(labels)) if whole and (comparable or len(whole) == 1) else ((), ())
 
 
 def _aggregates(scores: list[np.ndarray], measure: str) -> dict[str, Estimate]:

@@ -35,7 +35,8 @@ def find_differences(runs: dict[str, Sequence[RunRecord]], by: Sequence[str]) ->
     """What differs between the runs of a task, by label; imported ones, whose settings are not known, are left out."""
     there: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # setting, value, labels
     rows = [(label, _settings(run)) for label, group in runs.items() for run in group if run.config.get("identity")]
-    names = {name: None for _, settings in rows for name in settings if name not in (*by, "activation", "agent")}
+    told = {*by, "agent"} | ({"activation"} if "variant" in by else set())  # an agent is in the label or in the task
+    names = {name: None for _, settings in rows for name in settings if name not in told}
     for label, settings in rows:
         for name in names:
             there[name][as_text(settings.get(name, "-"))].add(label)
@@ -72,7 +73,9 @@ def seconds_differ(runs: Sequence[RunRecord]) -> str | None:
 def reference_key(run: RunRecord) -> tuple[Any, ...] | None:
     """What two runs' scores must have in common to mean the same."""
     reference = run.reference
-    return None if reference is None else tuple(reference.get(key) for key in ("name", "env_id", "random", "expert"))
+    if reference is None:
+        return None
+    return as_text(reference.get("name")), as_text(reference.get("env_id")), reference["random"], reference["expert"]
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrat.errors import InputError, warn
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import LAST_UPDATE, RunRecord
+from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
 _AGENTS = {"td3_plus_bc": "td3_bc"}  # where d3rlpy's name is not ours
@@ -53,24 +53,29 @@ def import_runs(sources: Iterable[str]) -> list[RunRecord]:
 
 
 def read_table(path: Path) -> list[RunRecord]:
-    """Curves from a CSV file with the columns agent, dataset, activation, seed, update, score; others are ignored.
+    """Curves from a CSV file with the columns agent, dataset, activation, seed, update, score.
+
+    In a column status, which may be there, a line of a run that diverged says `diverged`. Other columns are ignored.
 
     Raises:
         InputError: a file that cannot be read, a missing column, or a line that is no evaluation.
     """
+    diverged: set[tuple] = set()
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            curves = _read_curves(path, csv.DictReader(file))
+            curves = _read_curves(path, csv.DictReader(file), diverged)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except csv.Error as error:
         raise InputError(f"{path} is no table of comma-separated values: {error}") from None
     if not curves:
         raise InputError(f"{path} has no evaluation: give a line for each seed and update")
-    return [
-        _record(path, *key, path.stem, seed, sorted(curve), scores=[curve[update] for update in sorted(curve)])
-        for (*key, seed), curve in curves.items()
-    ]
+    found = []
+    for key, curve in curves.items():
+        *names, seed = key
+        run = _record(path, *names, path.stem, seed, sorted(curve), scores=[curve[update] for update in sorted(curve)])
+        found.append(replace(run, status="diverged") if key in diverged else run)
+    return found
 
 
 def write_table(records: Iterable[RunRecord], path: Path) -> None:
@@ -81,15 +86,17 @@ def write_table(records: Iterable[RunRecord], path: Path) -> None:
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow((*_COLUMNS, "status"))
         for run in records:
             known = np.isfinite(run.scores)
             for update, score in zip(run.updates[known].tolist(), run.scores[known].tolist(), strict=True):
-                writer.writerow((run.agent, run.dataset, run.variant, run.seed, update, f"{score:.6g}"))
+                writer.writerow((run.agent, run.dataset, run.variant, run.seed, update, f"{score:.6g}", run.status))
 
 
-def _read_curves(path: Path, reader: csv.DictReader) -> dict[tuple[str, str, str, int], dict[int, float]]:
-    """Scores by update, by agent, dataset, activation and seed."""
+def _read_curves(
+    path: Path, reader: csv.DictReader, diverged: set[tuple]
+) -> dict[tuple[str, str, str, int], dict[int, float]]:
+    """Scores by update, by agent, dataset, activation and seed; those that `diverged` are added to it."""
     missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}: it takes {', '.join(_COLUMNS)}")
@@ -99,7 +106,13 @@ def _read_curves(path: Path, reader: csv.DictReader) -> dict[tuple[str, str, str
             *key, seed, update, score = (row[column] for column in _COLUMNS)
             if not all(key) or not 0 <= int(update) < LAST_UPDATE or not np.isfinite(float(score)):
                 raise ValueError
-            curves.setdefault((*key, int(seed)), {})[int(update)] = float(score)
+            run = (*map(as_text, key), int(seed))
+            if curves.setdefault(run, {}).setdefault(int(update), float(score)) != float(score):
+                raise InputError(f"line {reader.line_num} of {path} has another score of a seed and update than before")
+            if row.get("status") == "diverged":
+                diverged.add(run)
+        except InputError:
+            raise
         except (ValueError, TypeError):
             raise InputError(
                 f"line {reader.line_num} of {path} is no evaluation: it takes names in {', '.join(_COLUMNS[:3])}, "
@@ -181,7 +194,7 @@ def _record(
 ) -> RunRecord:
     unknown = np.full(len(updates), np.nan)
     return RunRecord(
-        *(path, agent, dataset, activation, name, seed, "imported", np.array(updates, np.int64)),
+        *(path, agent, dataset, activation, as_text(name), seed, "imported", np.array(updates, np.int64)),
         returns=unknown if returns is None else np.array(returns),
         scores=unknown if scores is None else np.array(scores),
         train_seconds=unknown if seconds is None else seconds,

@@ -51,6 +51,8 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
             f"{task.name}: judged at update {task.horizon:,}, {why}; others go on to {ends[-1]:,}. Where a schedule is "
             "laid out over the whole run, a run cut short is no short run"
         )
+    if (spacing := task.spacing) is not None:
+        yield f"{task.name}: {spacing}"
     yield from _area_notes(task)
     yield from _speed_notes(task, report)
     if task.measure == "return" and any(run.reference for run in runs):
@@ -60,9 +62,9 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
         )
     yield from _difference_notes(task)
     for group in task.groups:
-        if len({run.status == "imported" for run in group.runs}) == 2:
+        if len({run.imported for run in group.runs}) == 2:
             yield f"{task.name}: {group.label} has imported runs among others, as if they were of one kind"
-    if any(run.status == "imported" for run in runs):
+    if any(run.imported for run in runs):
         yield f"{task.name}: some runs are imported: how they were evaluated, and against what reference, is not known"
 
 
@@ -104,7 +106,8 @@ def _difference_notes(task: Task) -> Iterator[str]:
         if difference.protocol:
             yield f"{task.name}: not all runs were judged alike: {difference}"
         elif difference.within:
-            yield f"{task.name}: {', '.join(difference.within)} has runs of different settings: {difference}"
+            have = "has" if len(difference.within) == 1 else "have"
+            yield f"{task.name}: {', '.join(difference.within)} {have} runs of different settings: {difference}"
 
 
 def _aggregate_notes(report: Report) -> Iterator[str]:
@@ -117,9 +120,12 @@ def _aggregate_notes(report: Report) -> Iterator[str]:
             "Nothing is aggregated over tasks: that takes tasks on which every label is judged, all in scores against "
             "references of one family"
         )
-    elif len(report.aggregate_tasks) < len(report.tasks):
+        return
+    if len(report.aggregate_tasks) < len(report.tasks):
         names = ", ".join(report.aggregate_tasks)
         yield f"Aggregates are over {names} alone: on the other tasks not every label is judged"
+    if left := [label for label in report.labels if label not in report.aggregates]:
+        yield f"Aggregates are without {', '.join(left)}, not judged on every task; --filter chooses other labels"
 
 
 def _coverage_notes(report: Report) -> Iterator[str]:

@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 import os
+import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +42,7 @@ class RunRecord:
     """The run name, which tells runs of one activation apart; often empty."""
     seed: int
     status: str
-    """finished, diverged, unfinished, or imported."""
+    """finished, diverged, unfinished, or imported, where it is not known to have diverged."""
     updates: np.ndarray
     """int64, ascending, each once."""
     returns: np.ndarray
@@ -52,7 +53,12 @@ class RunRecord:
     """Seconds spent in updates until then; NaN where unknown, as `wall_seconds`."""
     wall_seconds: np.ndarray
     config: dict[str, Any] = field(default_factory=dict)
-    """`config.json`: identity, arguments, dataset, reference, versions, resumed; empty where it is not known."""
+    """`config.json`: identity, arguments, dataset, reference, versions, resumed; empty for an imported run."""
+
+    @property
+    def imported(self) -> bool:
+        """How it was evaluated, and against what reference, is not known."""
+        return not self.config
 
     @property
     def variant(self) -> str:
@@ -93,7 +99,9 @@ def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
     records, folders = [], list(_run_folders(paths))
     for folder in folders:
         record = _read_run(folder)
-        if not len(record.updates):
+        if record is None:
+            warn(f"{folder} has no config.json that can be read: it is left out")
+        elif not len(record.updates):
             warn(f"{folder} has no evaluation yet: it is left out")
         else:
             records.append(record)
@@ -142,8 +150,9 @@ def setting_texts(records: Sequence[RunRecord], name: str) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """A setting's value as run names have it."""
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    """A setting's value as run names have it, of characters that every file and terminal takes."""
+    text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
@@ -162,11 +171,10 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
                     yield Path(root)
 
 
-def _read_run(folder: Path) -> RunRecord:
+def _read_run(folder: Path) -> RunRecord | None:
     config = _read_json(folder / "config.json")
     if config is None:
-        warn(f"{folder} has no config.json that can be read: its settings are taken from its path")
-        config = {}
+        return None
     config = {**config, **{key: _mapping(config.get(key)) for key in ("identity", "arguments", "versions", "dataset")}}
     resumed = config.get("resumed")
     config["resumed"] = [
@@ -181,16 +189,20 @@ def _read_run(folder: Path) -> RunRecord:
     activation, _, name = variant.partition("+")
     seed = config.get("seed", last.removeprefix("seed"))
     summary = (_read_json(folder / "summary.json") if (folder / "summary.json").exists() else None) or {}
+    curve = _read_curve(folder / "evaluations.csv")
+    if (reference := config["reference"]) is not None and (unknown := np.isnan(curve["scores"])).any():
+        scores = 100 * (curve["returns"] - reference["random"]) / (reference["expert"] - reference["random"])
+        curve["scores"] = np.where(unknown, scores, curve["scores"])
     return RunRecord(
         path=folder,
-        agent=str(config.get("agent", agent)),
-        dataset=str(identity.get("dataset") or dataset_id or dataset),
-        activation=str(identity.get("activation") or activation),
-        name=name,
+        agent=as_text(config.get("agent", agent)),
+        dataset=as_text(identity.get("dataset") or dataset_id or dataset),
+        activation=as_text(identity.get("activation") or activation),
+        name=as_text(name),
         seed=int(seed) if str(seed).isdecimal() else -1,
-        status=str(summary.get("status", "unfinished")),
+        status=as_text(summary.get("status", "unfinished")),
         config=config,
-        **_read_curve(folder / "evaluations.csv"),
+        **curve,
     )
 
 

@@ -61,6 +61,8 @@ class Group:
     curves: dict[str, Curve]
     """By "score" and "return", as far as every run has them."""
     reach: tuple[Reach, ...] = ()
+    uneven: bool = False
+    """The task's judged runs have too few evaluations at the same updates to be compared."""
 
     @property
     def diverged(self) -> int:
@@ -92,6 +94,8 @@ class Group:
             return f"{self.diverged} of {len(self.runs)} of {self.label} diverged"
         if self.repeated:
             return f"{self.label} has {named_seeds(self.repeated)} more than once"
+        if self.uneven:
+            return "runs were evaluated at other updates than others"
         if (known := len(self.values(quantity))) < len(self.judged):
             return f"{len(self.judged) - known} of {len(self.judged)} of {self.label} begin too late for an area"
         return None
@@ -121,6 +125,8 @@ class Task:
     """What differs between its runs beside the labels."""
     seconds_differ: str | None
     """Why training seconds cannot be compared; None where they can."""
+    spacing: str | None = None
+    """What it means for its numbers that its runs were not all evaluated at the same updates; None where they were."""
 
     def group(self, label: str) -> Group | None:
         return next((group for group in self.groups if group.label == label), None)
@@ -176,7 +182,8 @@ class Report:
     tasks: tuple[Task, ...]
     comparisons: tuple[Comparison, ...]
     aggregates: dict[str, dict[str, Estimate]]
-    """By label and "iqm", "median", "mean", "optimality_gap"; empty where tasks cannot be aggregated."""
+    """By label and "iqm", "median", "mean", "optimality_gap", of labels that are judged on all `aggregate_tasks`; empty
+    where tasks cannot be aggregated."""
     aggregate_tasks: tuple[str, ...]
     """The tasks that `aggregates`, `profiles`, `improvements` and `aggregate_curves` are over."""
     aggregate_curves: dict[str, Curve]

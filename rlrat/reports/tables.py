@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rlrat.reports.convergence import SHARES, paper_statistic
+from rlrat.reports.read import as_text
 from rlrat.reports.report import Group, Reach, Report, Task
 from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied
@@ -121,7 +122,7 @@ def _result(report: Report, task: Task, group: Group) -> tuple[Cell, ...]:
     numbers = []
     for quantity in _QUANTITIES:
         values = group.values(quantity)
-        mean, deviation = paper_statistic(values) if len(values) else (np.nan, np.nan)
+        mean, deviation = _mean_and_spread(values)
         numbers.append([number(mean, mark=_marks(report, task, quantity).get(group.label, "")), number(deviation)])
     seeds = f"{len(group.judged)}" + (f" of {len(group.runs)}" if len(group.judged) < len(group.runs) else "")
     return (
@@ -129,6 +130,12 @@ def _result(report: Report, task: Task, group: Group) -> tuple[Cell, ...]:
         Cell(task.measure),
         *(*numbers[0], number(band.low), number(band.high), *numbers[1]),
     )
+
+
+def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
+    """The paper's statistic; one seed has no spread that could be known."""
+    mean, deviation = paper_statistic(values) if len(values) else (np.nan, np.nan)
+    return mean, deviation if len(values) > 1 else np.nan
 
 
 def _time(reach: Reach | None, clock: str, horizon: int | None) -> Cell:
@@ -157,8 +164,8 @@ def overview(report: Report, quantity: str) -> Table:
         for label in report.labels:
             group = task.group(label)
             values, seeds = ((), 0) if group is None else (group.values(quantity), len(group.runs))
-            mean, deviation = paper_statistic(values) if len(values) else (np.nan, np.nan)
-            text = f"{mean:.1f} ± {deviation:.1f}" if len(values) else "-"
+            mean, deviation = _mean_and_spread(values)
+            text = number(mean).text + (f" ± {deviation:.1f}" if len(values) > 1 else "")
             text += f" ({len(values)} of {seeds})" if len(values) < seeds else ""
             details = {"sd": deviation, "judged": len(values), "seeds": seeds}
             row.append(Cell(text, mean, marks.get(label, ""), details))
@@ -216,7 +223,7 @@ def runs(report: Report) -> Table:
                             Cell("yes" if id(run) in judged else "no"),
                             Cell(f"{run.updates[-1]:,}", int(run.updates[-1])),
                         ),
-                        *(number(final), number(area), Cell(str(run.path))),
+                        *(number(final), number(area), Cell(as_text(run.path))),
                     )
                 )
     return Table("Runs", columns, tuple(rows))

@@ -82,7 +82,7 @@ def _verdict(
     means = {group.label: group.values(quantity) for group in (first, second)}
     sizes = [len(values) for values in means.values()]
     pair = f"{first.label} against {second.label} {where}"
-    obstacles = [obstacle for group in (first, second) if (obstacle := group.obstacle(quantity))]
+    obstacles = {obstacle: None for group in (first, second) if (obstacle := group.obstacle(quantity))}
     if obstacles:
         return f"{pair}: {' and '.join(obstacles)}, so nothing can be concluded"
     if min(sizes) < FEWEST_SEEDS:
@@ -103,7 +103,7 @@ def _verdict(
         other = second.label if winner == first.label else first.label
         least, most = (low, high) if winner == first.label else (-high, -low)
         text = (
-            f"{winner} {higher} {other}: {means[winner]:.1f} against {means[other]:.1f}, by {max(least, 0):.1f} to "
+            f"{winner} {higher} {other}: {means[winner]:.1f} against {means[other]:.1f}, by {least:z.1f} to "
             f"{most:.1f} ({after})"
         )
         if min(sizes) < _FEW_SEEDS:

@@ -274,6 +274,53 @@ def test_a_run_without_an_evaluation_shortly_before_the_horizon_is_not_judged(tm
     assert not any(comparison.winner for comparison in report.comparisons)
 
 
+def test_how_often_runs_were_evaluated_makes_no_winner(tmp_path):
+    """The last five evaluations of one are a tenth of training, of the other half of it."""
+
+    def curve(every):
+        return 50 * (1 - np.exp(-np.arange(0, 1001, every) / 200))
+
+    write_seeds(tmp_path, curve(10))
+    write_seeds(tmp_path, curve(100), activation="silu", every=100)
+    (task,) = (report := build_report(read_runs([tmp_path]))).tasks
+    assert not any(comparison.winner for comparison in report.comparisons)
+    relu, silu = task.groups
+    np.testing.assert_allclose(relu.finals, silu.finals)
+    np.testing.assert_allclose(relu.areas, silu.areas)
+    assert [share.updates for share in relu.reach] == [share.updates for share in silu.reach]
+    assert any("final values, areas and times are of the 11 evaluations that all have" in n for n in report.notes)
+    alone = build_report(filter_runs(read_runs([tmp_path]), ["activation=relu"]))
+    assert not any("at the same updates" in note for note in alone.notes)
+
+
+def test_runs_without_evaluations_in_common_are_not_tested(tmp_path):
+    write_seeds(tmp_path, RISING)
+    write_seeds(tmp_path, RISING + 10, activation="silu", every=7)
+    report = build_report(read_runs([tmp_path]), until=63)
+    assert {comparison.p for comparison in report.comparisons if comparison.p == comparison.p} == set()
+    assert "silu against relu at the end: runs were evaluated at other updates than others, so" in (
+        report.comparisons[0].verdict
+    )
+    assert any("too few of them the same, so no test is made" in note for note in report.notes)
+
+
+def test_activations_that_a_label_mixes_are_told(tmp_path):
+    for agent in ("iql", "td3_bc"):
+        write_seeds(tmp_path, agent=agent)
+        write_seeds(tmp_path, RISING + 5, agent=agent, activation="rational")
+    report = build_report(read_runs([tmp_path]), by=["agent"])
+    (difference,) = report.tasks[0].differences
+    assert difference.setting == "activation"
+    assert difference.within == ("iql", "td3_bc")
+    assert any("iql, td3_bc have runs of different settings: activation: rational" in note for note in report.notes)
+
+
+def test_a_label_without_text_is_a_dash(tmp_path):
+    write_seeds(tmp_path)
+    write_seeds(tmp_path, name="own")
+    assert set(build_report(read_runs([tmp_path]), by=["run-name"]).labels) == {"-", "own"}
+
+
 def test_aggregates_are_over_the_tasks_that_every_label_has(tmp_path):
     for dataset in ("a", "b"):
         write_seeds(tmp_path, dataset=dataset)
@@ -288,6 +335,17 @@ def test_aggregates_are_over_the_tasks_that_every_label_has(tmp_path):
     assert (improvement.first, improvement.second, improvement.probability.value) == ("silu", "relu", 1)
     np.testing.assert_allclose(report.profiles["silu"].share[[0, -1]], [1, 0])
     assert any("Aggregates are over iql on a, iql on b alone" in note for note in report.notes)
+
+
+def test_a_label_on_few_tasks_costs_the_others_none_of_theirs(tmp_path):
+    for dataset in ("a", "b", "c"):
+        for activation in ("relu", "silu"):
+            write_seeds(tmp_path, dataset=dataset, activation=activation)
+    write_seeds(tmp_path, dataset="a", activation="tried")
+    report = build_report(read_runs([tmp_path]))
+    assert len(report.aggregate_tasks) == 3
+    assert set(report.aggregates) == set(report.profiles) == set(report.aggregate_curves) == {"relu", "silu"}
+    assert any("Aggregates are without tried, not judged on every task" in note for note in report.notes)
 
 
 def test_tasks_against_different_references_are_not_aggregated(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -48,6 +49,7 @@ def test_a_table_of_curves(tmp_path):
         (HEADER + f"iql,data,relu,0,{2**53},1\n", r"line 2 of .* is no evaluation: .* below 2\*\*53"),
         (HEADER + "iql,data,relu,0\n", r"line 2 of .* is no evaluation"),
         (HEADER + ",data,relu,0,0,1\n", r"line 2 of .* is no evaluation"),
+        (HEADER + "iql,data,relu,0,0,1\n" * 2 + "iql,data,relu,0,0,2\n", r"line 4 of .* has another score of a seed"),
     ],
 )
 def test_a_table_that_is_wrong_is_one_line(tmp_path, text, message):
@@ -80,6 +82,19 @@ def test_curves_that_are_written_are_read_again(tmp_path):
     assert (run.agent, run.dataset, run.activation, run.seed) == ("iql", own.dataset, "rational:gelu+own", 3)
     np.testing.assert_array_equal(run.updates, own.updates)
     np.testing.assert_allclose(run.scores, own.scores, rtol=1e-5)
+
+
+def test_a_run_that_diverged_is_imported_as_such(tmp_path):
+    for activation, seed, status in product(("relu", "silu"), range(3), ("finished",)):
+        write_run(tmp_path / "runs", [1.0, 2.0, 3.0 + seed], seed, activation=activation, status=status)
+    write_run(tmp_path / "runs", [1.0], 3, activation="silu", status="diverged")
+    write_table(read_runs([tmp_path / "runs"]), tmp_path / "curves.csv")
+    report = build_report(import_runs([str(tmp_path / "curves.csv")]))
+    group = report.tasks[0].group("silu")
+    assert (len(group.judged), group.diverged) == (3, 1)
+    assert report.tasks[0].measure == "score"
+    both = build_report([*import_runs([str(tmp_path / "curves.csv")]), *read_runs([tmp_path / "runs"])])
+    assert both.tasks[0].measure == "score"
 
 
 def test_a_source_that_is_given_twice_is_read_once(tmp_path, capfd):

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from run_folders import HEADER, REFERENCE, line, write_run
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
 from rlrat.reports.read import filter_runs, read_runs, setting_texts
+from rlrat.reports.tables import make_tables
 
 
 def test_a_run_is_read_with_what_its_folder_says(tmp_path):
@@ -35,7 +37,7 @@ def test_of_several_target_returns_the_first_makes_the_curve(tmp_path):
     (folder / "evaluations.csv").write_text(HEADER + "".join(rows))
     (run,) = read_runs([tmp_path])
     np.testing.assert_array_equal(run.returns, [1.0, 11.0])
-    assert np.isnan(run.scores).all()
+    np.testing.assert_allclose(run.scores, run.returns / 20)
 
 
 def test_damaged_lines_are_named_and_left_out(tmp_path, capfd):
@@ -67,14 +69,37 @@ def test_a_run_without_an_evaluation_is_named_and_left_out(tmp_path, capfd, cont
 
 
 @pytest.mark.parametrize("content", [None, "", "[1]", '{"agent": "iq'])
-def test_without_its_configuration_a_run_is_named_by_its_path(tmp_path, capfd, content):
+def test_without_its_configuration_a_run_is_left_out(tmp_path, capfd, content):
+    write_run(tmp_path, [1.0])
     folder = write_run(tmp_path, [1.0], seed=7, name="a", activation="silu")
     (folder / "config.json").unlink()
     if content is not None:
         (folder / "config.json").write_text(content)
     (run,) = read_runs([tmp_path])
-    assert (run.agent, run.dataset, run.variant, run.seed) == ("iql", "rlrat-hopper-mixed-v0", "silu+a", 7)
-    assert "its settings are taken from its path" in capfd.readouterr().err
+    assert run.seed == 0
+    assert capfd.readouterr().err == f"warning: {folder} has no config.json that can be read: it is left out\n"
+
+
+def test_a_score_that_is_not_there_is_that_of_the_return(tmp_path):
+    folder = write_run(tmp_path, [])
+    rows = [line(0, 20.0, 1.0), line(10, 40.0, "nan"), line(20, 60.0, "")]
+    (folder / "evaluations.csv").write_text(HEADER + "".join(rows))
+    (run,) = read_runs([tmp_path])
+    np.testing.assert_allclose(run.scores, [1.0, 2.0, 3.0])
+
+
+def test_names_are_of_characters_that_can_be_written(tmp_path):
+    folder = write_run(tmp_path, [1.0], reference=None)
+    config = json.loads((folder / "config.json").read_text())
+    config["identity"] |= {"dataset": "d\ud800", "activation": "\x1b[1mb\x07\ufffe"}
+    (folder / "config.json").write_text(json.dumps(config))
+    folder.parent.rename(folder.parent.with_name(os.fsdecode(b"relu+\xff")))
+    (run,) = read_runs([tmp_path])
+    assert (run.dataset, run.activation, run.name) == ("d\ufffd", "\ufffd[1mb\ufffd\ufffd", "\ufffd")
+    report = build_report([run], by=["activation", "run-name"])
+    for table in make_tables(report).values():
+        (table.markdown() + table.csv() + table.latex()).encode()
+    assert report.labels == ("\ufffd[1mb\ufffd\ufffd \ufffd",)
 
 
 @pytest.mark.parametrize(

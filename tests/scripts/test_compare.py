@@ -65,6 +65,19 @@ def test_of_many_comparisons_those_with_a_winner_come_first(tmp_path, capfd):
     assert lines[24] == "- 12 more comparisons, 0 of them with a winner: --output has all"
 
 
+def test_what_is_left_out_is_among_what_to_mind(tmp_path, capfd):
+    for place in range(22):
+        (tmp_path / "runs" / f"{place:02}").mkdir(parents=True)
+        (tmp_path / "runs" / f"{place:02}" / "evaluations.csv").touch()
+    (tmp_path / "runs" / "whole").mkdir()
+    (tmp_path / "runs" / "whole" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "whole" / "evaluations.csv").write_text("update,return_mean\n0,1.0\n")
+    compare.main(compare.Arguments((tmp_path / "runs",)))
+    lines = capfd.readouterr().out.partition("## What to mind\n\n")[2].splitlines()
+    assert lines[-21] == f"- {tmp_path}/runs/00 has no config.json that can be read: it is left out"
+    assert lines[-2:] == [lines[-21].replace("/00 ", "/19 "), "- 2 more warnings of this kind"]
+
+
 def test_without_matplotlib_only_figures_are_refused(tmp_path, monkeypatch, capfd):
     (tmp_path / "results.csv").write_text("agent,dataset,activation,seed,update,score\niql,data,relu,0,0,1\n")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
