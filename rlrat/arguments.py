@@ -8,12 +8,13 @@ import io
 import itertools
 import json
 import math
+import os
 import re
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -181,20 +182,31 @@ def read_command_line(
     """
     import tyro
 
-    printed = io.StringIO()
+    def read() -> Kind:
+        return tyro.cli(kind, description=description, args=argv, prog=prog)
+
+    printed, width = io.StringIO(), os.environ.get("COLUMNS")
     try:
         with redirect_stderr(printed):
-            return tyro.cli(kind, description=description, args=argv, prog=prog)
+            return read()
     except SystemExit as stop:
         if stop.code:
-            print(f"error: {one_line(printed.getvalue())}", file=sys.stderr)
+            os.environ["COLUMNS"] = "10000"  # again, without the line breaks that would be blanks inside of values
+            with redirect_stderr(wide := io.StringIO()), suppress(SystemExit):
+                read()
+            print(f"error: {one_line(wide.getvalue() or printed.getvalue())}", file=sys.stderr)
         raise
+    finally:
+        os.environ.pop("COLUMNS", None)
+        os.environ.update({"COLUMNS": width} if width is not None else {})
 
 
 def one_line(box: str) -> str:
     """What tyro prints in a box, as one line without the frame and the help of options."""
     box = re.sub(r"\x1b\[[\d;]*m", "", box)  # colours, in a terminal
     box = re.sub(r"^[╭│╰ ][─ ]|[╮│╯]$", "", box, flags=re.MULTILINE)  # the frame, blanks where it cannot be printed
+    if "Missing from" in box:
+        box = re.sub(r"^( {4}\S+).*(?:\n {8}.*)*", r"\1,", box, flags=re.MULTILINE)
     if "Unrecognized" in box:  # of the options that are alike, only the names
         box = re.sub(r"^( {4}-[^\s,]+(?:, -[^\s,]+)*).*(?:\n {4}(?!-).*)*", r"\1,", box, flags=re.MULTILINE)
     parts = re.split(r"^ ?[─-]{3,} *$| ─+$", box, flags=re.MULTILINE)  # the title, and what lines divide
@@ -211,7 +223,7 @@ def one_line(box: str) -> str:
 
 # Where numbers are expected: the option, what was given, and what --help says of it, such as {None}|INT.
 _NO_NUMBER = (
-    r"Error parsing (?:(--\S+)|.*?): .*?(?:\[|: )('.*').*\n"
+    r"Error parsing (?:(--\S+)|.*?): .*?(?:\[|base 10: |float: )(['\"].*['\"]).*\n"
     r"Argument helptext: (?:--\S+ )?((?:{None}|INT|FLOAT|[][{}|. ])+)"
 )
 # Help, and titles that say less than what follows.

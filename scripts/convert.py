@@ -34,9 +34,9 @@ FIELDS = {
 
 @dataclass
 class Arguments:
-    source_id: Annotated[str, tyro.conf.Positional]
+    source_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE_ID")]
     """Minari's id of the dataset."""
-    out_folder: Annotated[Path, tyro.conf.Positional]
+    out_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT_FOLDER")]
     """Where it is written, in a folder of the same id."""
 
 

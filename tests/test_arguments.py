@@ -145,7 +145,14 @@ class Line:
         # Values that are missing.
         (Arguments, "--total-updates", "Missing value for argument '--total-updates'. Expected 1 value"),
         (Arguments, "--rational.degrees 5", "Missing value for argument '--rational.degrees'. Expected 2 values"),
-        (Point, "", "Missing from it.py: PATH Where it is. (required)"),
+        (Point, "", "Missing from it.py: PATH"),
+        # Values that would be wrapped, and quotes inside of them.
+        (Arguments, "--total-updates 1,000", "--total-updates is '1,000', but must be a whole number"),
+        (Arguments, f"--total-updates {'9' * 90}x", f"--total-updates is '{'9' * 90}x', but must be a whole number"),
+        (Arguments, "--total-updates it's", '--total-updates is "it\'s", but must be a whole number'),
+        (Arguments, "--num-threads o'clock", '--num-threads is "o\'clock", but must be a whole number'),
+        (Arguments, "--rational.degrees 5 it's", "--rational.degrees is '5', \"it's\", but must be 2 whole numbers"),
+        (Arguments, "--rational.foo 1", "Unrecognized options: --rational.foo, 1"),
         (Point, "here --times 1", "--times is '1', but must be 2 whole numbers"),
         # Subcommands.
         (Point | Line, "", "Missing subcommand. Expected one of {point, line}"),
@@ -182,6 +189,7 @@ def run_script(monkeypatch, name: str, *argv: str) -> int | str | None:
         ("benchmark.py", ("agents", "--round", "3"), "Unrecognized options: --round, 3. Perhaps you meant: --rounds"),
         ("benchmark_reports.py", ("--sedes", "3"), "Unrecognized options: --sedes, 3. Perhaps you meant: --seeds"),
         ("convert.py", ("own/set-v0", "out", "more"), "Unrecognized options: more"),
+        ("convert.py", (), f"Missing from {ROOT / 'scripts' / 'convert.py'}: SOURCE_ID, OUT_FOLDER"),
         ("reference_scores.py", ("--episodes", "many"), "--episodes is 'many', but must be a whole number"),
         ("reference_scores.py", ("--episodes", "70"), "--episodes 70: choose a multiple of 50"),
     ],
