@@ -10,7 +10,7 @@ from rlrat.arguments import RunArguments, identity, parse_env_kwargs, validate
 from rlrat.errors import InputError
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import clash
-from rlrat.sweeps.grid import Cell
+from rlrat.sweeps.grid import Cell, Job
 
 if TYPE_CHECKING:
     from rlrat.datasets import Dataset
@@ -88,6 +88,21 @@ def check_folders(cells: Sequence[Cell]) -> None:
     if cells:
         wrong += filter(None, [_refusal(cells[0].run_dir)])
     _raise(wrong, _MEND)
+
+
+def check_together(jobs: Sequence[Job]) -> None:
+    """Raise `InputError` where a process has seeds with a checkpoint and seeds that were never begun.
+
+    Side by side all would begin at 0.
+    """
+    wrong = []
+    for job in jobs:
+        unfinished = [path for path in job.folders if not (path / "summary.json").exists()]
+        begun = [path.name for path in unfinished if (path / "checkpoint.pt").exists()]
+        new = [path.name for path in unfinished if not (path / "config.json").exists()]
+        if begun and new:
+            wrong.append(f"{job.cell.label}: a checkpoint of {', '.join(begun)}, none of {', '.join(new)}")
+    _raise(wrong, "give --seeds-per-process 1, or first let the seeds end that have begun")
 
 
 def _clashes(cell: Cell, ours: dict[str, Any], defaults: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from rlrat.errors import InputError
-from rlrat.sweeps.checks import check_datasets, check_device, check_folders, check_settings
+from rlrat.sweeps.checks import check_datasets, check_device, check_folders, check_settings, check_together
 from rlrat.sweeps.conductor import Conductor
 from rlrat.sweeps.display import Display, show_estimate, show_plan, show_status, show_summary
 from rlrat.sweeps.estimate import probe
@@ -62,6 +62,7 @@ def sweep(options: Options, grid: Grid, agents: Path, console: Console, only: se
     cells, jobs = plan(grid, options, agents)
     check_settings(cells)
     check_folders(cells)
+    check_together(jobs)
     check_device(options.device, here=options.launcher == "local")
     folder = SweepFolder(options.run_dir)
     missing = check_datasets(cells, fetch=not options.dry_run)

@@ -201,6 +201,14 @@ def element(tmp_path):
     return submit
 
 
+def test_an_element_whose_worker_has_ended_is_submitted_again():
+    submitit = pytest.importorskip("submitit", reason='needs submitit: pip install "rlrat[slurm]"')
+    element = slurm.Element()
+    element._process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, element._process.pid, os.WEXITED | os.WNOWAIT)
+    assert isinstance(element.checkpoint("job.json"), submitit.helpers.DelayedSubmission)
+
+
 def processes(folder: Path) -> tuple[int, int]:
     """The worker and its element, both of which Slurm warns."""
     worker = Watch().holder(folder / "locks" / "seed0").pid

@@ -11,7 +11,7 @@ from rlrat.arguments import run_folder
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError
 from rlrat.sweeps.agents import load_agent
-from rlrat.sweeps.checks import check_datasets, check_folders, check_settings
+from rlrat.sweeps.checks import check_datasets, check_folders, check_settings, check_together
 from rlrat.sweeps.folder import is_done, seed_status
 from rlrat.sweeps.grid import PRESETS, Block, Grid, expand, make_jobs, read_grid
 from rlrat.sweeps.options import split_axes
@@ -251,6 +251,24 @@ def test_a_grid_is_the_same_from_any_folder(tmp_path, monkeypatch):
     grid = Grid((Block(("mine.py", "iql"), ("data.hdf5", "hopper-medium-v2")),)).absolute()
     assert grid.blocks[0].agents == (str(tmp_path / "mine.py"), "iql")
     assert grid.blocks[0].datasets == (str(tmp_path / "data.hdf5"), "hopper-medium-v2")
+
+
+def test_seeds_that_have_begun_are_not_put_beside_new_ones(tmp_path):
+    grid = Grid((Block(("iql",)),), seeds=3)
+    together = [make_jobs(expand(grid, ROOT / "agents", tmp_path), each) for each in (None, 1)]
+    folders = together[0][0].folders
+    for folder in folders[:2]:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    check_together(together[0])  # killed before its folders were made
+    for folder in folders[:2]:
+        (folder / "checkpoint.pt").touch()
+    with pytest.raises(InputError, match=r"a checkpoint of seed0, seed1, none of seed2: give --seeds-per-process 1"):
+        check_together(together[0])
+    check_together(together[1])
+    for folder in folders[:2]:
+        (folder / "summary.json").touch()
+    check_together(together[0])
 
 
 def test_a_folder_with_another_run_clashes(tmp_path):
