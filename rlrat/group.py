@@ -18,7 +18,7 @@ from rlrat.dashboards import finish_board
 from rlrat.datasets import Dataset
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import Evaluation
-from rlrat.runs import RunFolder
+from rlrat.runs import RunFolder, starts
 from rlrat.scores import FINAL_EVALUATIONS, Reference
 
 
@@ -83,6 +83,10 @@ class Group:
         apart = len({member.seed for member in self.members}) == len(self.members)
         return f"{len(self.members)} {'seeds' if apart else 'members'}"
 
+    @property
+    def _labels(self) -> list[str]:
+        return [member.label for member in self.members]
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from the folders.
@@ -110,6 +114,7 @@ class Group:
             "agent": self._agent,
             "seed": member.seed,
             "members": len(self.members),
+            "group": self._labels,
             "identity": shared,
             "arguments": arguments,
             "dataset": {
@@ -135,6 +140,8 @@ class Group:
             InputError: checkpoints that cannot be used, or that the members could only lose.
         """
         if self._arguments.overwrite:
+            for folder in self.folders:  # all first, so that a kill leaves nothing that some go on from
+                folder.forget()
             for folder in self.folders:
                 folder.delete()
         found = [folder.checkpoints() for folder in self.folders]
@@ -147,14 +154,15 @@ class Group:
                     f"{member.label} goes back from update {max(checkpoints):,} to {start:,}, "
                     "the newest that all its neighbours have"
                 )
-        for member, folder in zip(self.members, self.folders, strict=True):
-            folder.create(self._config(member), start)
         progress, evaluated = Progress(start, failed=[set() for _ in self.folders]), [set() for _ in self.folders]
         if start:
             lines = [Counter(int(row["update"]) for row in folder.evaluations()) for folder in self.folders]
             # A kill can have left fewer lines of an evaluation.
             evaluated = [{u for u, count in counts.items() if count == targets and u <= start} for counts in lines]
             progress = self._load(learner, [checkpoints[start] for checkpoints in found], evaluated)
+        if start < self._arguments.total_updates:  # else nothing is trained any more
+            for member, folder in zip(self.members, self.folders, strict=True):
+                folder.create(self._config(member), start)
         for index, (folder, updates) in enumerate(zip(self.folders, evaluated, strict=True)):
             pending = {snapshot.update for snapshot in progress.pending if snapshot.wanted[index]}
             pending |= progress.failed[index]
@@ -163,9 +171,9 @@ class Group:
         return progress, evaluated
 
     def _check_trained_together(self, found: list[dict[int, Any]]) -> None:
-        """Only a kill in their first save leaves those of one process without an update that all have."""
-        starts = [(config.get("resumed") or [config])[-1] for folder in self.folders if (config := folder.config())]
-        if [start.get("members") for start in starts] == [len(self.members)] * len(self.members):
+        """Only a kill in its first save leaves a group without an update that all have."""
+        last = [starts(config)[-1] for folder in self.folders if (config := folder.config())]
+        if [start.get("group") for start in last] == [self._labels] * len(self.members) and max(map(len, found)) == 1:
             return
         at = [max(checkpoints, default=0) for checkpoints in found]
         most, least = int(np.argmax(at)), int(np.argmin(at))

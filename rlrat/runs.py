@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from rlrat.dashboards import LAYOUT
-from rlrat.errors import InputError, warn
+from rlrat.errors import InputError, reason, warn
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,15 +35,15 @@ ACTIVATION_COLUMNS = (
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn what a disk or its permissions refuse into the user's one line."""
+def _writing(path: Path, *, saved: bool = True) -> Iterator[None]:
+    """Turn what a disk or its permissions refuse into the user's one line; whether something was `saved` before."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         mend = "make room and give the same command again" if full else "choose another --run-dir"
-        whole = "; what was saved before is whole" if path.parent.is_dir() else ""
-        raise InputError(f"cannot write {path}: {error.strerror}{whole}: {mend}") from error
+        whole = "; what was saved before is whole" if saved else ""
+        raise InputError(f"cannot write {path}: {error.strerror or reason(error)}{whole}: {mend}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class RunFolder:
 
         Where it goes on in another way (device, threads, runs in the process, versions), `config.json` says so, too.
         """
-        with _writing(self.path):
+        with _writing(self.path, saved=False):
             self.path.mkdir(parents=True, exist_ok=True)
         if update and (there := self.config()) is not None:
             config = _gone_on(there, config, update)
@@ -118,7 +118,7 @@ class RunFolder:
             InputError: another one has it.
         """
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-        with _writing(self.path), contextlib.suppress(NotImplementedError):  # a file system without locks
+        with _writing(self.path, saved=False), contextlib.suppress(NotImplementedError):  # a file system without locks
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 lock.acquire(timeout=0)
@@ -132,17 +132,20 @@ class RunFolder:
         finally:
             lock.release()
 
-    def delete(self) -> None:
-        """In an order in which what a kill leaves is no finished run, and nobody else's run to go on from."""
-        if not self.path.exists():
-            return
-        with _writing(self.path):
+    def forget(self) -> None:
+        """Make it a run that has only begun: what a kill leaves then is nothing to go on from."""
+        with _writing(self.path, saved=False):
             for name in ("summary.json", _NEWEST, _PREVIOUS):
                 (self.path / name).unlink(missing_ok=True)
-            for path in self.path.iterdir():
-                if path.name != "config.json":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-            shutil.rmtree(self.path)
+
+    def delete(self) -> None:
+        """Empty the folder, which may be a link to another, of all that was written there."""
+        self.forget()
+        if not self.path.exists():
+            return
+        with _writing(self.path, saved=False):
+            for path in sorted(self.path.iterdir(), key=lambda path: path.name == "config.json"):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def config(self) -> dict[str, Any] | None:
         """`config.json`, or None where no run has begun."""
@@ -318,9 +321,16 @@ class RunFolder:
             raise InputError(f"{path} is damaged ({error}): mend it, or give --overwrite to start anew") from None
 
 
+def starts(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """A run's `config.json`, and the entries of `resumed` that say how it went on otherwise; damaged ones are not."""
+    resumed = config.get("resumed")
+    entries = resumed if isinstance(resumed, list) else []
+    return [config, *(start for start in entries if isinstance(start, dict) and isinstance(start.get("update"), int))]
+
+
 def _gone_on(there: dict[str, Any], now: dict[str, Any], update: int) -> dict[str, Any]:
     """The `config.json` that is there, with the way in which its run goes on from `update`."""
-    resumed = [start for start in there.get("resumed", ()) if start["update"] < update]  # later ones led nowhere
+    resumed = [start for start in starts(there)[1:] if start["update"] < update]  # later ones led nowhere
     if _way(resumed[-1] if resumed else there) != _way(now):
         resumed.append({"update": update, **_way(now)})
     return {**there, "resumed": resumed}
@@ -329,7 +339,7 @@ def _gone_on(there: dict[str, Any], now: dict[str, Any], update: int) -> dict[st
 def _way(config: dict[str, Any]) -> dict[str, Any]:
     """How a run is trained, which its result does not depend on, but its speed does."""
     arguments = config.get("arguments", {})
-    own = {name: config.get(name) for name in ("members", "device", "versions")}
+    own = {name: config.get(name) for name in ("members", "group", "device", "versions")}
     return {**own, "arguments": {name: arguments.get(name) for name in ("num_threads", "compile", "capture")}}
 
 

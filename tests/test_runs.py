@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.runs import ACTIVATION_COLUMNS, EVALUATION_COLUMNS, RunFolder
+from rlrat.runs import ACTIVATION_COLUMNS, EVALUATION_COLUMNS, RunFolder, starts
 
 CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch": "2.13.0"}}
 
@@ -37,17 +37,19 @@ def test_a_run_says_how_it_went_on(folder):
     """Each start from a checkpoint in another way, but none that a start from an earlier update made void."""
     way = {"device": "cpu", "versions": {"torch": "2.14.0"}, "arguments": {"num_threads": 1, "batch_size": 256}}
     expected = []
-    for update, members in ((100, 2), (200, 2), (300, 5), (400, 2), (250, 3)):
+    for update, members in ((100, 2), (200, 2), (300, 5), (400, 2), (250, 3), (250, 4)):
         folder.create({**CONFIG, **way, "members": members}, update)
         expected = [one for one in expected if one[0] < update]
         if not expected or expected[-1][1] != members:
             expected.append((update, members))
         assert [(start["update"], start["members"]) for start in folder.config()["resumed"]] == expected
-    assert expected == [(100, 2), (250, 3)]
+    assert expected == [(100, 2), (250, 4)]
     last = folder.config()["resumed"][-1]
     assert last["versions"] == way["versions"]
     assert last["arguments"] == {"num_threads": 1, "compile": None, "capture": None}
     assert folder.config()["identity"] == CONFIG["identity"]
+    folder.create({**CONFIG, **way, "members": 4, "device": "cuda"}, 260)
+    assert [start["device"] for start in folder.config()["resumed"]] == ["cpu", "cpu", "cuda"]
     folder.create({**CONFIG, **way})  # it begins anew
     assert folder.config() == {**CONFIG, **way}
 
@@ -70,6 +72,24 @@ def test_a_setting_newer_than_the_run_was_its_default(folder):
         for message in others:
             with pytest.raises(InputError, match=message):
                 folder.check(config, resume=True, defaults={"precision": 32, "expectile": 0.9})
+
+
+@pytest.mark.parametrize("resumed", [None, 3, [3], [{}], {"a": 1}, [{"update": "x"}]])
+def test_damage_to_how_a_run_went_on_does_no_harm(folder, resumed):
+    folder.create({**CONFIG, "resumed": resumed})
+    assert starts(folder.config()) == [folder.config()]
+    folder.create({**CONFIG, "members": 2}, 10)
+    assert [start["members"] for start in folder.config()["resumed"]] == [2]
+
+
+def test_a_folder_that_is_a_link_stays_one(tmp_path):
+    (tmp_path / "scratch" / "more").mkdir(parents=True)
+    (tmp_path / "seed0").symlink_to(tmp_path / "scratch")
+    for name in ("config.json", "checkpoint.pt", "summary.json", "more/file"):
+        (tmp_path / "scratch" / name).write_text("{}")
+    RunFolder(tmp_path / "seed0").delete()
+    assert (tmp_path / "seed0").is_symlink()
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_an_unfinished_run_is_not_resumed_against_the_users_will(folder):

@@ -15,7 +15,7 @@ from short_runs import assert_equal_runs, read_run, wait_for
 
 from rlrat.background import MOST_PENDING, BackgroundEvaluator
 from rlrat.evaluation import Evaluator
-from rlrat.runs import RunFolder
+from rlrat.runs import RunFolder, load_checkpoint
 
 
 def _run_folder(tmp_path, seed=0):
@@ -277,6 +277,42 @@ def test_seeds_that_came_to_different_updates_alone_are_not_thrown_back(run_agen
     assert "error: seed 0 is at update 40 and seed 1 at 0: side by side both would begin at 0" in result.stderr
     assert not alone.with_name("seed1").exists()
     assert {path.name: path.read_bytes() for path in alone.iterdir()} == before
+
+
+def test_seeds_of_two_groups_without_a_common_update_are_not_thrown_back(run_agent, tmp_path):
+    run_agent("--num-seeds", 2)
+    run_agent("--seed", 2, "--num-seeds", 2)
+    for seed in (1, 2):
+        (_run_folder(tmp_path, seed) / "summary.json").unlink()
+        (_run_folder(tmp_path, seed) / "checkpoint.previous.pt").unlink()
+    (_run_folder(tmp_path, 2) / "checkpoint.pt").unlink()  # killed before it had one, and as many in its process
+    result = run_agent("--seed", 1, "--num-seeds", 2, check=False)
+    assert "error: seed 1 is at update 40 and seed 2 at 0" in result.stderr
+    assert (_run_folder(tmp_path, 1) / "checkpoint.pt").exists()
+
+
+def test_a_kill_between_the_last_files_is_no_other_way_to_train(run_agent, tmp_path):
+    run_agent("--num-seeds", 2)
+    config = RunFolder(_run_folder(tmp_path, 1)).config()
+    (_run_folder(tmp_path, 1) / "summary.json").unlink()
+    run_agent("--num-seeds", 2)
+    assert RunFolder(_run_folder(tmp_path, 1)).summary()["status"] == "finished"
+    assert RunFolder(_run_folder(tmp_path, 1)).config() == config
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_folder_as_it_was(run_agent, tmp_path):
+    run_agent()
+    folder = _run_folder(tmp_path)
+    (folder / "summary.json").unlink()
+    (folder / "checkpoint.previous.pt").unlink()
+    checkpoint = load_checkpoint(folder / "checkpoint.pt")
+    del checkpoint["state"]["guard.alive"]
+    torch.save({**checkpoint, "update": 20}, folder / "checkpoint.pt")
+    before = (folder / "config.json").read_bytes()
+    result = run_agent("--num-threads", 2, check=False)
+    assert result.returncode == 2
+    assert "do not fit this version of iql" in result.stderr
+    assert (folder / "config.json").read_bytes() == before
 
 
 def test_a_group_killed_in_its_first_save_begins_anew(run_agent, tmp_path):
