@@ -172,12 +172,23 @@ def _form(layer: Layer) -> tuple:
 
 
 def learned_groups(report: "Report", seeds: int) -> "Iterator[tuple[Task, Group, list[RunRecord]]]":
-    """The groups that have learned activations, with at most so many of their runs that have them."""
+    """The groups that have learned activations, with at most so many of their runs that have them.
+
+    Of the judged runs, where any has: one that has barely begun would leave the others few updates in common.
+    """
     for task in report.tasks:
         for group in task.groups:
-            runs = [run for run in group.runs if (run.path / "activations.csv").exists()]
-            if runs:
-                yield task, group, runs[:seeds]
+            for candidates in (group.judged, group.runs):
+                if runs := [run for run in candidates if (run.path / "activations.csv").exists()]:
+                    yield task, group, runs[:seeds]
+                    break
+
+
+def seeds_shown(group: "Group", seeds: Sequence[int]) -> str:
+    """Of which of a group's runs a picture is: `seeds 0, 2 of 3 runs`; nothing where it is of all."""
+    from rlrat.reports.report import named_seeds  # with scipy, which training needs not
+
+    return "" if len(seeds) == len(group.runs) else f"{named_seeds(tuple(seeds))} of {len(group.runs)} runs"
 
 
 def learned_figures(report: "Report") -> dict[str, "Figure"]:
@@ -187,18 +198,35 @@ def learned_figures(report: "Report") -> dict[str, "Figure"]:
         layers = side_by_side([read_learned(run.path) for run in runs])
         if layers:
             figure = plot_learned(layers)
-            figure.suptitle(f"{as_drawn(group.label)}, {as_drawn(task.name)}", fontsize=10)
+            shown = seeds_shown(group, [run.seed for run in runs])
+            title = [as_drawn(group.label), as_drawn(task.name), *([shown] if shown else [])]
+            fits = len(", ".join(title)) < 11 * figure.get_figwidth()
+            figure.suptitle((", " if fits else ",\n").join(title), fontsize=10)
             figures[_file_name(f"learned_{group.label}_{task.name}", figures)] = figure
     return figures
 
 
-def as_drawn(name: str) -> str:
-    """A name as matplotlib draws it letter for letter, cut where it is too long: no mathematics, none left out."""
+def as_drawn(name: str, width: int = _LONGEST_NAME) -> str:
+    """A name as matplotlib draws it letter for letter, in lines of `width` letters: no mathematics, none left out.
+
+    What is longer than a name may be is cut in its middle.
+    """
     name = " ".join(name.split())
     if len(name) > _LONGEST_NAME:
         name = f"{name[: _LONGEST_NAME - 20]}…{name[-19:]}"
-    name = name.replace("$", r"\$")
+    lines = [""]
+    for piece in re.findall(rf"[^ /_+-]{{1,{width - 1}}}[ /_+-]?|[ /_+-]", name):  # a line may end after any of these
+        if len(lines[-1] + piece.rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    name = "\n".join(line.strip() for line in lines).replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
+
+
+def grid_of(panels: int) -> tuple[int, int, float]:
+    """Rows, columns and the width of a panel in inches: all fit a page, so that print leaves letters legible."""
+    columns = 2 if panels == 4 else min(panels, 3)
+    return -(-panels // columns), columns, min(4.8, 7.0 / columns)
 
 
 def _file_name(name: str, taken: Collection[str]) -> str:
@@ -226,16 +254,18 @@ def plot_learned(layers: dict[str, Layer]) -> "Figure":
     except ImportError:
         raise RuntimeError("a plot needs matplotlib: pip install matplotlib") from None
 
-    columns = min(len(layers), 4 if len(layers) > 6 else 3)
-    rows = -(-len(layers) // columns)
-    figure = Figure(figsize=(3.1 * columns, 2.5 * rows + 0.5), layout="constrained")
+    rows, columns, wide = grid_of(len(layers))
+    titles = [as_drawn(name, int((wide - 0.75) / 0.076)) for name in layers]
+    high = 0.8 + 0.42 * wide + 0.16 * max(title.count("\n") + 1 for title in titles)
+    figure = Figure(figsize=(wide * columns, high * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
-    for ax, layer in zip(axes, layers.values(), strict=False):
+    for ax, title, layer in zip(axes, titles, layers.values(), strict=False):
         _plot_layer(ax, layer)
+        ax.set_title(title, fontsize=9)
     for ax in list(axes)[len(layers) :]:
         ax.remove()
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -258,7 +288,6 @@ def _plot_layer(ax: "Axes", layer: Layer) -> None:
     heights = shown.histogram(edges)[-1]
     heights = 0.25 * heights / max(heights.max(), 1e-12)
     ax.stairs(heights, edges, fill=True, color="0.85", transform=ax.get_xaxis_transform(), zorder=0, label="inputs")
-    ax.set_title(as_drawn(layer.name), fontsize=9)
     ax.set(xlabel="x", ylabel="f(x)", xlim=(low, high))
     ax.grid(alpha=0.25)
-    ax.tick_params(labelsize=8)
+    ax.tick_params(labelsize=9)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rlrat.reports.curves import thinned
-from rlrat.reports.learned import Layer, learned_groups, read_learned, side_by_side
+from rlrat.reports.learned import Layer, learned_groups, read_learned, seeds_shown, side_by_side
 from rlrat.reports.plots import COLOURS
 from rlrat.reports.read import RunRecord
 from rlrat.reports.report import Curve, Group, Report, Task
@@ -58,7 +58,7 @@ def curve_data(report: Report) -> dict[str, Any]:
 
     def curve(curve: Curve) -> dict[str, Any]:
         data = {name: _numbers(getattr(curve, name)) for name in ("seconds", "mean", "low", "high")}
-        return {"updates": pooled(curve.updates), **data}
+        return {"updates": pooled(curve.updates), "seeds": curve.seeds.tolist(), **data}
 
     def group_data(group: Group) -> dict[str, Any]:
         drawn = thinned(next(iter(group.curves.values())).updates, most) if group.curves else np.empty(0, np.int64)
@@ -133,26 +133,28 @@ def learned_data(report: Report) -> list[dict[str, Any]]:
                     "title": f"{group.label}, {task.name}",
                     "label": report.labels.index(group.label),
                     "updates": updates.tolist(),
-                    "layers": [_layer_data(layer, [run.seed for run in runs]) for layer in alike],
+                    "layers": [_layer_data(layer, group, [run.seed for run in runs]) for layer in alike],
                 }
             )
     return found
 
 
-def _layer_data(layer: Layer, seeds: list[int]) -> dict[str, Any]:
+def _layer_data(layer: Layer, group: Group, seeds: list[int]) -> dict[str, Any]:
     low, high = layer.range()
     times, *shape = layer.numerator.shape[:-1]
     names = []
-    for seed, part, group in np.ndindex(*shape):
+    for seed, part, features in np.ndindex(*shape):
         name = f"seed {seeds[seed]}" if shape[0] == len(seeds) else f"run {seed + 1}"
         name += f", critic {part + 1}" if shape[1] > 1 else ""
-        names.append(name + (f", group {group + 1}" if shape[2] > 1 else ""))
+        names.append(name + (f", group {features + 1}" if shape[2] > 1 else ""))
+    shown = seeds_shown(group, seeds) if shape[0] == len(seeds) else f"{shape[0]} of {len(group.runs)} runs"
     return {
         "name": layer.name,
         "version": layer.version,
         "low": low,
         "high": high,
         "lines": names,
+        "shown": shown,
         **{
             name: [[_numbers(line, 4) for line in step] for step in getattr(layer, name).reshape(times, len(names), -1)]
             for name in ("numerator", "denominator")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from rlrat.reports.learned import as_drawn, learned_figures
+from rlrat.reports.learned import as_drawn, grid_of, learned_figures
 from rlrat.reports.report import Curve, Report, Task
 
 FORMATS = ("svg", "pdf", "png")
@@ -20,11 +20,10 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 _LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), ":")
 _MARKERS = "osD^vP*X"
 _STYLE = {
-    **{"font.size": 9, "axes.titlesize": 9.5, "axes.spines.top": False, "axes.spines.right": False},
+    **{"font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False},
     **{"axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False},
-    **{"svg.fonttype": "none", "pdf.fonttype": 42, "savefig.dpi": 150, "svg.hashsalt": "rlrat"},
+    **{"svg.fonttype": "none", "pdf.fonttype": 42, "savefig.dpi": 200, "svg.hashsalt": "rlrat"},
 }
-_COLUMNS = 3
 _MOST_PAIRS = 30  # more lines of a forest are not read
 _MOST_BANDS = 8
 _AXES = {"score": "normalised score", "return": "return", "updates": "updates", "seconds": "training seconds"}
@@ -76,10 +75,11 @@ def learning_curves(report: Report, clock: str) -> Figure:
         level = data_level(task)
         if level is not None:
             axes.axhline(level, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-        axes.set(title=as_drawn(task.name), xlabel=_AXES[clock], ylabel=_AXES[task.measure])
+        axes.set(xlabel=_AXES[clock], ylabel=_AXES[task.measure])
 
     extra = [Line2D([], [], color="0.35", linewidth=1, linestyle=(0, (1, 2)), label="mean of the data")]
-    return _panels(report, tasks, draw, extra if any(data_level(task) is not None for task in tasks) else [])
+    known = any(data_level(task) is not None for task in tasks)
+    return _panels(report, {task.name: task for task in tasks}, draw, extra if known else [])
 
 
 def aggregate_curve(report: Report) -> Figure:
@@ -88,10 +88,9 @@ def aggregate_curve(report: Report) -> Figure:
     def draw(axes: Axes, _: None) -> None:
         for label, curve in report.aggregate_curves.items():
             _draw_curve(axes, curve, "updates", line_style(report, label), banded(report))
-        title = f"IQM over {len(report.aggregate_tasks)} tasks"
-        axes.set(title=title, xlabel="updates", ylabel="normalised score")
+        axes.set(xlabel="updates", ylabel="normalised score")
 
-    return _panels(report, [None], draw)
+    return _panels(report, {f"IQM over {len(report.aggregate_tasks)} tasks": None}, draw)
 
 
 def profiles(report: Report) -> Figure:
@@ -106,7 +105,7 @@ def profiles(report: Report) -> Figure:
         measure = next(task.measure for task in report.tasks if task.name in report.aggregate_tasks)
         axes.set(xlabel=f"final {_AXES[measure]}, x", ylabel="share of runs that end above x", ylim=(-0.02, 1.02))
 
-    return _panels(report, [None], draw)
+    return _panels(report, {"": None}, draw)
 
 
 def improvement(report: Report) -> Figure:
@@ -114,13 +113,16 @@ def improvement(report: Report) -> Figure:
     pairs = list(report.improvements)
     if len(pairs) > _MOST_PAIRS:
         pairs = [pair for pair in pairs if report.reference in (pair.first, pair.second)][:_MOST_PAIRS]
-    names = [f"{as_drawn(pair.first)} above {as_drawn(pair.second)}" for pair in reversed(pairs)]
-    size = (3.8 + 0.075 * max(map(len, names)), 0.9 + 0.3 * len(pairs))
+    ends = [(as_drawn(pair.first), as_drawn(pair.second)) for pair in reversed(pairs)]
+    broken = max(len(first + second) for first, second in ends) > 34
+    names = [f"{first}{chr(10) if broken else ' '}above {second}" for first, second in ends]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    size = (min(3.2 + 0.075 * longest, 7.0), 0.9 + (0.36 if broken else 0.27) * len(pairs))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for place, pair in enumerate(reversed(pairs)):
         value, low, high = pair.probability.value, pair.probability.low, pair.probability.high
-        axes.plot([low, high], [place, place], color=COLOURS[1], linewidth=4, alpha=0.35, solid_capstyle="projecting")
+        axes.plot([low, high], [place, place], color=COLOURS[1], linewidth=4, alpha=0.35, solid_capstyle="butt")
         axes.plot(value, place, "D", color=COLOURS[1], markersize=5)
     axes.axvline(0.5, color="0.35", linewidth=1, linestyle="--")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(pairs) - 0.4), yticks=range(len(pairs)), yticklabels=names)
@@ -128,7 +130,7 @@ def improvement(report: Report) -> Figure:
         len(group.finals) for task in report.tasks if task.name in report.aggregate_tasks for group in task.groups
     }
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
-    axes.set_xlabel(f"probability (bar: 95% bootstrap interval of {seeds} seeds, descriptive)")
+    axes.set_xlabel(f"probability (bar: 95% bootstrap\ninterval of {seeds} seeds, descriptive)")
     return figure
 
 
@@ -165,7 +167,8 @@ def _draw_curve(axes: Axes, curve: Curve, clock: str, style: dict[str, Any], ban
     x = getattr(curve, clock)
     every = max(1, len(x) // 8)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    ticks = 4 if axes.get_gridspec().ncols > 2 else 5  # 200k beside 400k needs its place
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     whole = curve.seeds == curve.seeds.max()
     if band:
         axes.fill_between(x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
@@ -174,20 +177,23 @@ def _draw_curve(axes: Axes, curve: Curve, clock: str, style: dict[str, Any], ban
         axes.plot(x, curve.mean, **{**style, "marker": "", "linewidth": 0.8, "alpha": 0.5})
 
 
-def _panels(report: Report, items: list, draw: Callable[[Axes, Any], None], extra: list[Line2D] = ()) -> Figure:
-    """A grid of axes, one for each item, under one legend of all labels."""
-    columns = 2 if len(items) == 4 else min(_COLUMNS, len(items))
-    rows = -(-len(items) // columns)
+def _panels(
+    report: Report, items: dict[str, Any], draw: Callable[[Axes, Any], None], extra: list[Line2D] = ()
+) -> Figure:
+    """A grid of axes, one for each item under its title, over one legend of all labels."""
+    rows, columns, wide = grid_of(len(items))
+    titles = [as_drawn(title, int((wide - 0.75) / 0.076)) for title in items]  # what the axes leave, in letters
     handles = [Line2D([], [], label=as_drawn(label), **line_style(report, label)) for label in report.labels]
     handles += extra
     widest = max(len(handle.get_label()) for handle in handles)
-    width = max(4.8, 3.4 * columns)
-    across = max(1, min(len(handles), int(width / (0.55 + 0.075 * widest))))
-    height = 2.7 * rows + 0.22 * -(-len(handles) // across) + 0.1
-    figure = Figure(figsize=(width, height), layout="constrained")
+    across = max(1, min(len(handles), int(wide * columns / (0.55 + 0.075 * widest))))
+    high = 1.0 + 0.42 * wide + 0.16 * max(title.count("\n") + 1 for title in titles)
+    height = high * rows + 0.22 * -(-len(handles) // across) + 0.1
+    figure = Figure(figsize=(wide * columns, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, item in zip(grid, items, strict=False):
+    for axes, title, item in zip(grid, titles, items.values(), strict=False):
         draw(axes, item)
+        axes.set_title(title)
     for axes in grid[len(items) :]:
         axes.remove()
     figure.legend(handles=handles, loc="outside lower center", ncols=across)

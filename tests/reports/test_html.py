@@ -129,6 +129,7 @@ def test_curves_are_the_reports(tmp_path):
         curve = drawn["curves"]["score"]
         np.testing.assert_allclose(curve["mean"], group.curves["score"].mean, rtol=1e-4)
         assert data["updates"][curve["updates"]] == group.curves["score"].updates.tolist()
+        assert curve["seeds"] == [3] * 21
         assert len(drawn["runs"]) == 3
         for seed, run in zip(drawn["runs"], group.runs, strict=True):
             np.testing.assert_allclose(seed["return"], run.returns, rtol=1e-4)

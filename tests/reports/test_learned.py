@@ -12,7 +12,7 @@ from rlrat.inspection import activation_rows
 from rlrat.optim import SeedGuard
 from rlrat.reports import learned
 from rlrat.reports.build import build_report
-from rlrat.reports.learned import learned_figures, plot_learned, read_learned, side_by_side
+from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_learned, side_by_side
 from rlrat.reports.page_data import learned_data
 from rlrat.reports.read import read_runs
 from rlrat.runs import ACTIVATION_COLUMNS, RunFolder
@@ -194,6 +194,27 @@ def test_a_report_has_a_figure_for_each_group_that_has_learned(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_seed_that_has_barely_begun_hides_nothing_of_the_others(tmp_path):
+    for seed, evaluations, status in ((0, 6, "finished"), (1, 2, None), (2, 6, "finished")):
+        make_run(tmp_path, "rational", seed, evaluations, status=status)
+    report = build_report(read_runs([tmp_path]))
+    (figure,) = learned_figures(report).values()
+    assert figure.get_suptitle() == "rational, iql on rlrat/hopper/mixed-v0, seeds 0, 2 of 3 runs"
+    assert "update 5,000" in [text.get_text() for text in figure.legends[0].get_texts()]
+    (entry,) = learned_data(report)
+    assert entry["updates"] == list(range(0, 6000, 1000))
+    assert entry["layers"][-1]["lines"] == ["seed 0", "seed 2"]
+    assert {layer["shown"] for layer in entry["layers"]} == {"seeds 0, 2 of 3 runs"}
+
+
+def test_runs_none_of_which_is_judged_are_shown_all(tmp_path):
+    for seed, evaluations in ((0, 6), (1, 2)):
+        make_run(tmp_path, "rational", seed, evaluations, status=None)
+    (entry,) = learned_data(build_report(read_runs([tmp_path])))
+    assert (entry["updates"], entry["layers"][-1]["lines"]) == ([0, 1000], ["seed 0", "seed 1"])
+    assert entry["layers"][-1]["shown"] == ""
+
+
 def test_a_report_draws_a_prelu(tmp_path):
     for seed in (0, 1):
         _write_prelu(make_run(tmp_path, "prelu", seed, evaluations=2), (0, 1000))
@@ -207,6 +228,14 @@ def test_a_report_draws_a_prelu(tmp_path):
     assert (layer["version"], layer["lines"][-1]) == ("prelu", "seed 1, critic 2")
     assert layer["numerator"] == [[[0.25]] * 4, [[0.5], [-1.0]] * 2]
     assert layer["denominator"] == [[[]] * 4] * 2
+
+
+def test_a_name_is_broken_where_its_parts_end():
+    name = "decision_transformer on rlrat/hopper/mixed-v0"
+    assert as_drawn(name, 20).split("\n") == ["decision_transformer", "on rlrat/hopper/", "mixed-v0"]
+    assert as_drawn(name) == name
+    assert as_drawn("_a$b", 2).split("\n") == [" _a", r"\$b"]
+    assert as_drawn("") == ""
 
 
 def test_names_of_any_kind_are_drawn_letter_for_letter_in_files_of_their_own(tmp_path):

@@ -79,6 +79,20 @@ class Browser:
         )  # fmt: skip
         return dict(data)
 
+    def point_at(self, panel: int, label: str, place: int) -> str:
+        """What the page says of a mean's point."""
+        self.see(f"#panels .panel:nth-child({panel + 1}) .chart")
+        chart = self.driver.find_elements(By.CSS_SELECTOR, "#panels .chart")[panel]
+        x, y, width, height = self.js(
+            "const g = arguments[0], l = g._fullLayout, r = g.getBoundingClientRect();"
+            "const at = arguments[2], told = (t) => t.text?.[at]?.startsWith(`<b>${arguments[1]}:`);"
+            "const t = g.data.find((t) => told(t) && t.y[at] !== null), [x, y] = [t.x[at], t.y[at]];"
+            "return [l.xaxis._offset + l.xaxis.d2p(x), l.yaxis._offset + l.yaxis.d2p(y), r.width, r.height]",
+            chart, label, place,
+        )  # fmt: skip
+        ActionChains(self.driver).move_to_element_with_offset(chart, x - width / 2, y - height / 2).perform()
+        return self.wait(lambda: self.js("return document.querySelector('.hovertext')?.textContent"))
+
     def shown_panels(self) -> list[str]:
         return self.js("return [...document.querySelectorAll('#panels .panel:not([hidden]) h3')].map(e => e.innerText)")
 
@@ -166,20 +180,53 @@ def test_axes_are_updates_or_seconds_and_scores_or_returns(browser, path, report
 
 def test_pointing_at_a_mean_says_what_each_seed_has(browser, path, report):
     browser.open(path)
-    browser.see("#panels .panel:nth-child(2) .chart")
-    chart = browser.driver.find_elements(By.CSS_SELECTOR, "#panels .chart")[1]
-    x, y, width, height = browser.js(
-        "const g = arguments[0], l = g._fullLayout, t = g.data.find((t) => t.name === 'rational');"
-        "const r = g.getBoundingClientRect();"
-        "return [l.xaxis._offset + l.xaxis.d2p(t.x[10]), l.yaxis._offset + l.yaxis.d2p(t.y[10]), r.width, r.height]",
-        chart,
-    )
-    ActionChains(browser.driver).move_to_element_with_offset(chart, x - width / 2, y - height / 2).perform()
-    text = browser.wait(lambda: browser.js("return document.querySelector('.hovertext')?.textContent"))
+    text = browser.point_at(1, "rational", 10)
     group = report.tasks[0].group("rational")
     assert "updates 10,000" in text
     for run in group.runs:
         assert f"seed {run.seed}: {run.scores[10]:.1f}" in text
+    assert "mean of" not in text
+
+
+def test_a_mean_is_faint_where_it_is_of_fewer_seeds(browser, tmp_path):
+    for seed, evaluations, status in ((0, 21, "finished"), (1, 21, "finished"), (2, 11, None)):
+        make_run(tmp_path / "runs", "rational", seed, evaluations, status=status)
+    page = tmp_path / "report.html"
+    report = build_report(read_runs([tmp_path / "runs"]))
+    write_report(report, page)
+    browser.open(page)
+    traces = browser.js(
+        "const told = document.querySelector('#panels .chart').data.filter((t) => t.hoverinfo !== 'skip');"
+        "return told.map((t) => [t.name ?? '', t.y, t.line.width, t.line.color])"
+    )
+    (faint, mean), expected = traces, report.tasks[0].groups[0].curves["score"].mean
+    assert (faint[0], mean[0]) == ("", "rational")
+    assert faint[2] < mean[2]
+    assert faint[3].startswith("rgba(")
+    assert not mean[3].startswith("rgba(")
+    for (_, heights, *_), drawn in ((faint, slice(10, 21)), (mean, slice(0, 11))):  # they meet at update 10,000
+        assert [place for place, y in enumerate(heights) if y is not None] == list(range(21))[drawn]
+        np.testing.assert_allclose(heights[drawn], expected[drawn], rtol=1e-3)
+    text = browser.point_at(0, "rational", 15)
+    assert "mean of 2 of 3 seeds" in text
+    assert [f"seed {seed}: " in text for seed in range(3)] == [True, True, False]
+    assert "mean of" not in browser.point_at(0, "rational", 10)
+    assert browser.js("return document.querySelectorAll('.hovertext').length") == 1
+    assert "Faint: the mean of fewer seeds." in browser.find("#panels .caption").text
+    assert browser.find("#learned-panels .caption").text == "Shown: seeds 0, 1 of 3 runs."
+    assert browser.logs() == ([], [page.as_uri()])
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_every_tick_has_its_label(browser, path, width):
+    browser.open(path, width=width, phone=width < 500)
+    for axis, last in (("updates", "20k"), ("seconds", "2000")):
+        browser.js("document.querySelector(`input[value=${arguments[0]}]`).click()", axis)
+        shown = browser.js(
+            "const texts = [...document.querySelectorAll('#panels .panel:first-child .xtick text')];"
+            "return texts.filter((t) => getComputedStyle(t).display !== 'none').map((t) => t.textContent)"
+        )
+        assert shown[-1] == last
 
 
 def test_seeds_are_thin_lines_with_their_names(browser, path):

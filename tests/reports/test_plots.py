@@ -2,11 +2,15 @@ from itertools import product
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from page_runs import activations_text
 from run_folders import REFERENCE, write_run
 
 from rlrat.reports.build import build_report
-from rlrat.reports.plots import FORMATS, data_level, line_style, make_figures, write_figures
+from rlrat.reports.plots import _STYLE, FORMATS, data_level, line_style, make_figures, write_figures
 from rlrat.reports.read import read_runs
 
 RISING = np.array([0.0, 10, 20, 30, 40, 50])
@@ -37,6 +41,48 @@ def test_curves_have_a_panel_for_each_task_with_lines_and_bands(report):
         np.testing.assert_allclose(lines[0].get_ydata(), RISING + 1)
         assert sum(isinstance(part, PolyCollection) for part in axes.collections) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["relu", "rational", "mean of the data"]
+
+
+def _texts(figure: Figure) -> list[Text]:
+    """All that is drawn; ticks beyond the ends of an axis are not."""
+    ticks = [(axis, tick) for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis.majorTicks]
+    within = [low <= tick.get_loc() <= high for axis, tick in ticks for low, high in [axis.get_view_interval()]]
+    hidden = {id(tick.label1) for (_, tick), shown in zip(ticks, within, strict=True) if not shown}
+    texts = figure.findobj(lambda part: isinstance(part, Text) and part.get_visible() and part.get_text())
+    return [text for text in texts if id(text) not in hidden]
+
+
+DATASETS = ("D4RL/hopper/medium-expert-v2", "x" * 60, "mujoco/walker2d/medium-v0", "b c", "d", "rlrat/hopper/mixed-v0")
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("labels", [("relu", "rational"), ("relu", "rational:" + "y" * 60)])
+def test_a_page_of_text_holds_every_figure_and_all_that_is_written_in_it(tmp_path, tasks, labels):
+    for dataset, activation, seed in product(DATASETS[:tasks], labels, range(2)):
+        run = {"agent": "decision_transformer", "dataset": dataset, "activation": activation}
+        folder = write_run(tmp_path, 1000 * RISING + seed, seed, every=180_000, **run)
+        if activation != "relu":
+            text = activations_text(range(0, 1_080_000, 180_000), np.random.default_rng(seed))
+            (folder / "activations.csv").write_text(text)
+    figures = make_figures(build_report(read_runs([tmp_path])))
+    assert {"curves_updates", "improvement"} < set(figures)
+    assert any(name.startswith("learned_") for name in figures)
+    for name, figure in figures.items():
+        with rc_context(_STYLE):
+            figure.draw_without_rendering()
+        assert figure.get_figwidth() <= 7.0
+        texts = _texts(figure)
+        assert min(text.get_fontsize() for text in texts) >= 9.0  # 7 in a column of 5.5 inches
+        boxes = [text.get_window_extent() for text in texts]
+        for text, box in zip(texts, boxes, strict=True):
+            inside = (figure.bbox.min <= box.min).all() and (box.max <= figure.bbox.max).all()
+            assert inside, f"{name} cuts {text.get_text()}"
+            assert box.count_overlaps(boxes) == 1, f"{name} has something over {text.get_text()}"
+
+
+def test_an_interval_is_drawn_between_its_ends(report):
+    (bar,) = (line for line in make_figures(report)["improvement"].axes[0].lines if line.get_linewidth() == 4)
+    assert bar.get_solid_capstyle() == "butt"
 
 
 def test_the_mean_of_the_data_is_in_the_measure_of_the_curves(tmp_path):

@@ -32,7 +32,7 @@ const layoutOf = (xTitle, yTitle) => {
     automargin: true,
   });
   return {
-    margin: { l: 8, r: 8, t: 28, b: 8 }, // above, the buttons
+    margin: { l: 8, r: 22, t: 28, b: 8 }, // above, the buttons; on the right, half of the last tick's label
     paper_bgcolor: "rgba(0, 0, 0, 0)",
     plot_bgcolor: "rgba(0, 0, 0, 0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: themeColour("text") },

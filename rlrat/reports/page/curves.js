@@ -68,21 +68,31 @@
     return { ...trace, hovertemplate: `%{text}<br>${xTitles[now.x]} %{x:,}<extra></extra>` };
   };
 
-  const meanOf = (group, curve, x, look, now) => {
+  const fewer = (curve) => Math.min(...curve.seeds) < Math.max(...curve.seeds);
+
+  // The mean of all seeds and, as a faint line, that of fewer, where others have ended.
+  const meansOf = (group, curve, x, look, now) => {
     const seeds = seedTexts(group, curve, now);
+    const most = Math.max(...curve.seeds);
     const text = curve.mean.map((mean, at) => {
       const band = curve.low[at] === null ? "" : ` (${format(curve.low[at])} to ${format(curve.high[at])})`;
-      return `<b>${plain(look.name)}: ${format(mean)}</b>${band}<br>${seeds[at]}`;
+      const left = curve.seeds[at] < most ? `mean of ${curve.seeds[at]} of ${most} seeds<br>` : "";
+      return `<b>${plain(look.name)}: ${format(mean)}</b>${band}<br>${left}${seeds[at]}`;
     });
-    return {
+    const trace = (color, width, shown) => ({
       x,
-      y: curve.mean,
+      y: curve.mean.map((mean, at) => (shown(at) ? mean : null)),
       text,
-      name: plain(look.name),
       mode: x.length > 1 ? "lines" : "markers",
-      line: { color: colourOf(look), width: 2.5, dash: look.dash },
+      line: { color, width, dash: look.dash },
       hovertemplate: `%{text}<br>${xTitles[now.x]} %{x:,}<extra></extra>`,
-    };
+    });
+    const whole = (at) => curve.seeds[at] === most;
+    const mean = { ...trace(colourOf(look), 2.5, whole), name: plain(look.name) };
+    if (!fewer(curve)) return [mean];
+    // Its neighbours too, so that the two lines meet.
+    const near = (at) => [at - 1, at, at + 1].some((place) => place in x && !whole(place));
+    return [trace(transparent(colourOf(look), 0.5), 1.2, near), mean];
   };
 
   const draw = (task) => {
@@ -94,7 +104,7 @@
       const x = xOf(curve, now);
       layers.bands.push(bandOf(curve, x, look));
       if (now.seeds) layers.seeds.push(seedsOf(group, look, now));
-      layers.means.push(meanOf(group, curve, x, look, now));
+      layers.means.push(...meansOf(group, curve, x, look, now));
     }
     const layout = layoutOf(xTitles[now.x], yTitles[now.y]);
     const level = task.data[now.y];
@@ -120,6 +130,7 @@
       const remarks = [];
       if (now.x === "seconds" && task.seconds) remarks.push(task.seconds);
       if (task.data[now.y] !== null) remarks.push("Dotted: the mean episode of the data.");
+      if (groups.some((group) => fewer(group.curves[now.y]))) remarks.push("Faint: the mean of fewer seeds.");
       if (task.thinned) remarks.push(task.thinned);
       caption.textContent = remarks.join(" ");
       caption.hidden = !remarks.length;

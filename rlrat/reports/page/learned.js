@@ -94,7 +94,8 @@ if (data.learned.length) {
     }
     slider.max = String(run().updates.length - 1);
     slider.value = slider.max;
-    panels = run().layers.map((layer) => addPanel(parent, layer.name, "", () => draw(layer)));
+    const caption = (layer) => layer.shown && `Shown: ${layer.shown}.`;
+    panels = run().layers.map((layer) => addPanel(parent, layer.name, caption(layer), () => draw(layer)));
     update();
   };
 
