@@ -130,7 +130,8 @@ def improvement(report: Report) -> Figure:
         len(group.finals) for task in report.tasks if task.name in report.aggregate_tasks for group in task.groups
     }
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)})))
-    axes.set_xlabel(f"probability (bar: 95% bootstrap\ninterval of {seeds} seeds, descriptive)")
+    bar = f" (bar: 95% bootstrap\ninterval of {seeds} seeds, descriptive)" if max(counts) > 1 else ""
+    axes.set_xlabel(f"probability{bar}")
     return figure
 
 

@@ -11,7 +11,7 @@ from run_folders import REFERENCE, write_run
 
 from rlrat.reports.build import build_report
 from rlrat.reports.plots import _STYLE, FORMATS, data_level, line_style, make_figures, write_figures
-from rlrat.reports.read import read_runs
+from rlrat.reports.read import filter_runs, read_runs
 
 RISING = np.array([0.0, 10, 20, 30, 40, 50])
 
@@ -100,6 +100,8 @@ def test_a_probability_of_improvement_says_of_how_many_seeds_it_is(report, tmp_p
     write_run(tmp_path / "more", RISING, dataset="a", activation="silu")
     figure = make_figures(build_report(read_runs([tmp_path / "more"])))["improvement"]
     assert "interval of 1 to 5 seeds" in figure.axes[0].get_xlabel()
+    single = filter_runs(read_runs([tmp_path / "more"]), ["seed=0"])
+    assert make_figures(build_report(single))["improvement"].axes[0].get_xlabel() == "probability"
 
 
 def test_seconds_that_cannot_be_compared_are_not_drawn(tmp_path):
