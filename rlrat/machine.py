@@ -33,7 +33,7 @@ def find_device(name: str) -> "torch.device":
     # cuBLAS reads it at its first product; without it, streams side by side may share a workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
