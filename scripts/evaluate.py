@@ -32,7 +32,7 @@ _MOST_FRAMES = 60  # a second: players drop what is beyond, and Hopper has 125
 
 @dataclass
 class Arguments:
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run folders, <run-dir>/<dataset>/<agent>/<activation>/seed<k>, or checkpoint files in them."""
     episodes: int = 100
     """Episodes per run, and per target return."""

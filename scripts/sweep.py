@@ -33,7 +33,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Folder:
-    run_dir: Annotated[Path, tyro.conf.Positional]
+    run_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR")]
     """The --run-dir of a sweep."""
 
 

@@ -40,7 +40,7 @@ except SystemExit:
         (("--agents", "iql", "--seeds", "many"), "--seeds"),
         (("--agents", "sac"), "no agent sac"),
         (("--grid.x", "1", "--grid.x", "2"), "--grid.x is given twice"),
-        (("status",), "The --run-dir of a sweep"),
+        (("status",), "Missing from sweep.py status: RUN_DIR"),
         (("status", "nowhere"), "no sweep has begun in"),
     ],
 )
