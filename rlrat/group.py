@@ -132,7 +132,7 @@ class Group:
         }
 
     def restore(self, learner: nn.Module, targets: int) -> tuple[Progress, list[set[int]]]:
-        """Make the folders, load the newest update that all members have, and cut off what lies after it.
+        """Load the newest update that all members have, cut off what lies after it, and make the folders.
 
         `targets` is how many lines an evaluation has. Also the evaluations that each member has.
 
@@ -160,14 +160,15 @@ class Group:
             # A kill can have left fewer lines of an evaluation.
             evaluated = [{u for u, count in counts.items() if count == targets and u <= start} for counts in lines]
             progress = self._load(learner, [checkpoints[start] for checkpoints in found], evaluated)
-        if start < self._arguments.total_updates:  # else nothing is trained any more
-            for member, folder in zip(self.members, self.folders, strict=True):
-                folder.create(self._config(member), start)
         for index, (folder, updates) in enumerate(zip(self.folders, evaluated, strict=True)):
             pending = {snapshot.update for snapshot in progress.pending if snapshot.wanted[index]}
             pending |= progress.failed[index]
             folder.go_back(start, updates, pending)
             updates |= pending
+        # Last, so that a kill before leaves no word of a way in which nothing was trained.
+        if start < self._arguments.total_updates:  # else nothing is trained any more
+            for member, folder in zip(self.members, self.folders, strict=True):
+                folder.create(self._config(member), start)
         return progress, evaluated
 
     def _check_trained_together(self, found: list[dict[int, Any]]) -> None:

@@ -163,18 +163,18 @@ def _shared(runs: Sequence[RunRecord], horizon: int | None) -> tuple[np.ndarray 
     """
     if horizon is None or not runs:
         return None, None
-    shared = common_updates(runs)
-    if all(np.isin(run.updates, shared).all() for run in runs):
+    shared, own = common_updates(runs), [_until(run, horizon, "updates") for run in runs]
+    before = shared[(shared >= max(updates[0] for updates in own)) & (shared <= horizon)]  # the last began, too
+    if all(np.isin(updates, shared).all() for updates in own):
         return None, None
-    before = shared[shared <= horizon]
     if len(before) >= FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE) * horizon:
         return shared, (
             "not all runs were evaluated at the same updates: final values, areas and times are of the "
             f"{len(before):,} evaluations that all have"
         )
     return None, (
-        "runs were evaluated at other updates than others, too few of them the same, so no test is made: final values, "
-        "areas and times are of each run's own evaluations"
+        "too few evaluations, or none near the end, are at updates that all runs have, so no test is made: final "
+        "values, areas and times are of each run's own evaluations; --filter leaves out a label that stands apart"
     )
 
 
@@ -301,15 +301,16 @@ def _aggregated(tasks: Sequence[Task], labels: Sequence[str]) -> tuple[tuple[Tas
     def judged(task: Task, label: str) -> bool:
         return (group := task.group(label)) is not None and len(group.finals) > 0
 
+    def comparable(some: Sequence[Task]) -> bool:
+        runs = [run for task in some for group in task.groups for run in group.judged if run.reference]
+        families = {as_text(run.reference.get("name")) for run in runs}
+        return len(some) == 1 or (len(families) <= 1 and all(task.measure == "score" for task in some))
+
     whole = tuple(task for task in tasks if all(judged(task, label) for label in labels))
     everywhere = tuple(label for label in labels if all(judged(task, label) for task in tasks))
-    if len(everywhere) > 1 and len(everywhere) * len(tasks) > len(labels) * len(whole):
-        whole, labels = tuple(tasks), everywhere
-    references = {
-        as_text(run.reference.get("name")) for t in whole for group in t.groups for run in group.judged if run.reference
-    }
-    comparable = len(references) <= 1 and all(task.measure == "score" for task in whole)
-    return (whole, tuple(labels)) if whole and (comparable or len(whole) == 1) else ((), ())
+    choices = [(whole, tuple(labels)), *([(tuple(tasks), everywhere)] if len(everywhere) > 1 else [])]
+    choices = [(some, names) for some, names in choices if some and comparable(some)]
+    return max(choices, key=lambda choice: len(choice[0]) * len(choice[1]), default=((), ()))
 
 
 def _aggregates(scores: list[np.ndarray], measure: str) -> dict[str, Estimate]:

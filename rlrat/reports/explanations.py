@@ -34,7 +34,8 @@ def explanations(report: Report) -> dict[str, str]:
         "comparisons": (
             "Welch's t-test between two labels on one task, on final values and on areas, Holm's correction over all "
             "comparisons of the report together; a winner has a corrected p below 0.05. It takes three seeds of each, "
-            "none of which diverged (a mean of the others leaves failures out) or is there twice. "
+            "none of which diverged (a mean of the others leaves failures out) or is there twice, and "
+            "runs of the task that were evaluated at the same updates, or at enough of the same. "
             "The interval of a difference is Welch's, so wide that 95% hold for all of the report's (Bonferroni)."
         ),
         "marks": (

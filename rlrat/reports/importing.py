@@ -55,15 +55,15 @@ def import_runs(sources: Iterable[str]) -> list[RunRecord]:
 def read_table(path: Path) -> list[RunRecord]:
     """Curves from a CSV file with the columns agent, dataset, activation, seed, update, score.
 
-    In a column status, which may be there, a line of a run that diverged says `diverged`. Other columns are ignored.
+    In a column status, which may be there, lines of a run say `diverged` or `unfinished`. Other columns are ignored.
 
     Raises:
         InputError: a file that cannot be read, a missing column, or a line that is no evaluation.
     """
-    diverged: set[tuple] = set()
+    statuses: dict[tuple, str] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            curves = _read_curves(path, csv.DictReader(file), diverged)
+            curves = _read_curves(path, csv.DictReader(file), statuses)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except csv.Error as error:
@@ -74,7 +74,7 @@ def read_table(path: Path) -> list[RunRecord]:
     for key, curve in curves.items():
         *names, seed = key
         run = _record(path, *names, path.stem, seed, sorted(curve), scores=[curve[update] for update in sorted(curve)])
-        found.append(replace(run, status="diverged") if key in diverged else run)
+        found.append(replace(run, status=statuses.get(key, run.status)))
     return found
 
 
@@ -87,16 +87,20 @@ def write_table(records: Iterable[RunRecord], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*_COLUMNS, "status"))
+        seen: Counter[tuple] = Counter()
         for run in records:
             known = np.isfinite(run.scores)
+            key = (run.agent, run.dataset, run.variant, run.seed)
+            seen[key] += 1  # of several lengths or settings, say
+            variant = run.variant + (f" ({seen[key]})" if seen[key] > 1 else "")
             for update, score in zip(run.updates[known].tolist(), run.scores[known].tolist(), strict=True):
-                writer.writerow((run.agent, run.dataset, run.variant, run.seed, update, f"{score:.6g}", run.status))
+                writer.writerow((run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status))
 
 
 def _read_curves(
-    path: Path, reader: csv.DictReader, diverged: set[tuple]
+    path: Path, reader: csv.DictReader, statuses: dict[tuple, str]
 ) -> dict[tuple[str, str, str, int], dict[int, float]]:
-    """Scores by update, by agent, dataset, activation and seed; those that `diverged` are added to it."""
+    """Scores by update, by agent, dataset, activation and seed; what is no finished run is in `statuses`."""
     missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}: it takes {', '.join(_COLUMNS)}")
@@ -109,8 +113,8 @@ def _read_curves(
             run = (*map(as_text, key), int(seed))
             if curves.setdefault(run, {}).setdefault(int(update), float(score)) != float(score):
                 raise InputError(f"line {reader.line_num} of {path} has another score of a seed and update than before")
-            if row.get("status") == "diverged":
-                diverged.add(run)
+            if (status := row.get("status")) in ("diverged", "unfinished"):
+                statuses[run] = status
         except InputError:
             raise
         except (ValueError, TypeError):

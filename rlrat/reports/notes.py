@@ -113,13 +113,12 @@ def _difference_notes(task: Task) -> Iterator[str]:
 def _aggregate_notes(report: Report) -> Iterator[str]:
     if len(report.labels) < 2:
         yield "There is one label, so there is nothing to compare it with"
-    if len(report.tasks) < 2:
-        return
     if not report.aggregate_tasks:
-        yield (
-            "Nothing is aggregated over tasks: that takes tasks on which every label is judged, all in scores against "
-            "references of one family"
-        )
+        if len(report.tasks) > 1:
+            yield (
+                "Nothing is aggregated over tasks: that takes tasks on which every label is judged, or labels that are "
+                "judged on every task, all in scores against references of one family"
+            )
         return
     if len(report.aggregate_tasks) < len(report.tasks):
         names = ", ".join(report.aggregate_tasks)

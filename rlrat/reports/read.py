@@ -42,7 +42,7 @@ class RunRecord:
     """The run name, which tells runs of one activation apart; often empty."""
     seed: int
     status: str
-    """finished, diverged, unfinished, or imported, where it is not known to have diverged."""
+    """finished, diverged, unfinished, or imported, where no more is known."""
     updates: np.ndarray
     """int64, ascending, each once."""
     returns: np.ndarray

@@ -1,9 +1,12 @@
+from itertools import product
+
 import numpy as np
 import pytest
-from run_folders import REFERENCE, write_run
+from run_folders import REFERENCE, line, write_run
 
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
+from rlrat.reports.importing import import_runs
 from rlrat.reports.read import filter_runs, read_runs
 
 RISING = np.array([0.0, 10, 20, 30, 40, 50, 50, 50, 50, 50])
@@ -301,7 +304,40 @@ def test_runs_without_evaluations_in_common_are_not_tested(tmp_path):
     assert "silu against relu at the end: runs were evaluated at other updates than others, so" in (
         report.comparisons[0].verdict
     )
-    assert any("too few of them the same, so no test is made" in note for note in report.notes)
+    assert any("so no test is made" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("updates", [(99, 105), (95, 105), (10, *range(15, 110, 10))])
+def test_imports_that_share_few_evaluations_are_not_tested(tmp_path, updates):
+    write_seeds(tmp_path, np.linspace(0, 50, 12))
+    rows = [f"iql,rlrat/hopper/mixed-v0,relu,{seed},{u},{u + seed}\n" for seed in range(3) for u in updates]
+    (tmp_path / "others.csv").write_text("agent,dataset,activation,seed,update,score\n" + "".join(rows))
+    records = [*read_runs([tmp_path]), *import_runs([str(tmp_path / "others.csv")])]
+    report = build_report(records, until=100)
+    (task,) = report.tasks
+    assert all(np.isfinite(group.finals).all() and len(group.finals) for group in task.groups)
+    assert not any(np.isfinite(comparison.p) for comparison in report.comparisons)
+    assert "so no test is made" in task.spacing
+
+
+def test_evaluations_beyond_the_horizon_need_not_agree(tmp_path):
+    write_seeds(tmp_path, np.append(RISING, 50.0))
+    write_seeds(tmp_path, RISING, activation="silu")
+    for folder in tmp_path.glob("**/silu/seed*"):
+        with (folder / "evaluations.csv").open("a") as file:
+            file.write(line(97, 1000.0, 50.0) + line(100, 1000.0, 50.0))
+    (task,) = build_report(read_runs([tmp_path]), until=90).tasks
+    assert task.spacing is None
+    np.testing.assert_allclose(task.group("relu").finals, task.group("silu").finals)
+
+
+def test_tasks_that_all_labels_have_are_aggregated_where_the_others_are_of_another_family(tmp_path):
+    for dataset, activation in (("a", "relu"), ("a", "silu"), ("a", "gelu"), *product(("b", "c"), ("relu", "silu"))):
+        reference = {**REFERENCE, "name": "other" if dataset == "b" else "v5-test"}
+        write_seeds(tmp_path, dataset=dataset, activation=activation, reference=reference)
+    report = build_report(read_runs([tmp_path]))
+    assert report.aggregate_tasks == ("iql on a",)
+    assert set(report.aggregates) == {"relu", "silu", "gelu"}
 
 
 def test_activations_that_a_label_mixes_are_told(tmp_path):

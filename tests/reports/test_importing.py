@@ -93,6 +93,15 @@ def test_a_run_that_diverged_is_imported_as_such(tmp_path):
     group = report.tasks[0].group("silu")
     assert (len(group.judged), group.diverged) == (3, 1)
     assert report.tasks[0].measure == "score"
+    write_run(tmp_path / "more", [1.0, 2.0], activation="silu", status=None)
+    for length in (2, 3):
+        write_run(tmp_path / f"{length}", [1.0] * length, total_updates=length)  # one seed, twice
+    records = read_runs([tmp_path / "more", tmp_path / "2", tmp_path / "3"])
+    write_table(records, tmp_path / "more.csv")
+    again = import_runs([str(tmp_path / "more.csv")])
+    assert [(run.activation, run.status, len(run.updates)) for run in again] == [
+        ("silu", "unfinished", 2), ("relu", "imported", 2), ("relu (2)", "imported", 3)
+    ]  # fmt: skip
     both = build_report([*import_runs([str(tmp_path / "curves.csv")]), *read_runs([tmp_path / "runs"])])
     assert both.tasks[0].measure == "score"
 
