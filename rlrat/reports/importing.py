@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrat.errors import InputError, warn
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text
+from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text, normalized
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
 _AGENTS = {"td3_plus_bc": "td3_bc"}  # where d3rlpy's name is not ours
@@ -178,8 +178,7 @@ def with_scores(imported: Sequence[RunRecord], ours: Sequence[RunRecord]) -> lis
         there = {reference_key(run): run.reference for run in ours if run.dataset == record.dataset}
         reference = next(iter(there.values())) if len(there) == 1 else None
         if reference is not None and np.isnan(record.scores).all():
-            scores = 100 * (record.returns - reference["random"]) / (reference["expert"] - reference["random"])
-            record = replace(record, scores=scores)
+            record = replace(record, scores=normalized(record.returns, reference))
         found.append(record)
     return found
 

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from rlrat.reports.learned import as_drawn, grid_of, learned_figures
+from rlrat.reports.read import normalized
 from rlrat.reports.report import Curve, Report, Task
 
 FORMATS = ("svg", "pdf", "png")
@@ -142,8 +143,7 @@ def data_level(task: Task) -> float | None:
     runs = [run for group in task.groups for run in group.runs if run.reference]
     if not runs:
         return None
-    random, expert = (runs[0].reference[key] for key in ("random", "expert"))
-    return 100 * (task.data_return - random) / (expert - random)
+    return normalized(task.data_return, runs[0].reference)
 
 
 def line_style(report: Report, label: str) -> dict[str, Any]:

@@ -155,6 +155,11 @@ def as_text(value: Any) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
+def normalized(returns: np.ndarray | float, reference: dict[str, Any]) -> np.ndarray | float:
+    """Scores of returns against a run's reference."""
+    return 100 * (returns - reference["random"]) / (reference["expert"] - reference["random"])
+
+
 def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
     """Folders with a config.json or evaluations.csv, each once; nothing below one is looked at."""
     seen = set()
@@ -191,8 +196,7 @@ def _read_run(folder: Path) -> RunRecord | None:
     summary = (_read_json(folder / "summary.json") if (folder / "summary.json").exists() else None) or {}
     curve = _read_curve(folder / "evaluations.csv")
     if (reference := config["reference"]) is not None and (unknown := np.isnan(curve["scores"])).any():
-        scores = 100 * (curve["returns"] - reference["random"]) / (reference["expert"] - reference["random"])
-        curve["scores"] = np.where(unknown, scores, curve["scores"])
+        curve["scores"] = np.where(unknown, normalized(curve["returns"], reference), curve["scores"])
     return RunRecord(
         path=folder,
         agent=as_text(config.get("agent", agent)),
