@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,7 +30,10 @@ def compiled(update: Callable[..., dict[str, Tensor]], device: torch.device) -> 
     def pure(*inputs) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in update(*inputs).items()}
 
-    fast, failed = torch.compile(pure, fullgraph=True, dynamic=False), False
+    # Its own code: what is compiled belongs to that, and is used again for whatever passes the guards.
+    pure.__code__ = pure.__code__.replace()
+    options = {"guard_filter_fn": _necessary}
+    fast, failed = torch.compile(pure, fullgraph=True, dynamic=False, options=options), False
 
     def call(*inputs) -> dict[str, Tensor]:
         nonlocal failed
@@ -44,6 +47,15 @@ def compiled(update: Callable[..., dict[str, Tensor]], device: torch.device) -> 
         return update(*inputs)
 
     return call
+
+
+def _necessary(guards: Sequence) -> list[bool]:
+    """Which to look at before each call: those of the inputs and of PyTorch's state, such as autocast.
+
+    The thousand others ask whether the learner's modules and settings are the same, which an update does not change:
+    6% of IQL's.
+    """
+    return [guard.name == "" or guard.name.startswith("inputs") for guard in guards]
 
 
 def _start_workers() -> None:
