@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from contextvars import ContextVar
 from importlib.metadata import version
 from types import ModuleType
 
@@ -12,12 +11,12 @@ from torch import Tensor
 from . import cpu, gpu, reference
 
 BACKENDS = ("reference", "cpu", "triton")
-_forced: ContextVar[str | None] = ContextVar("rlrat.rational.backend", default=None)
+_forced: str | None = None  # not a ContextVar, which torch.compile cannot look into
 
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Compute every rational activation inside the block by one backend, for tests and measurements.
+    """Compute every rational activation inside the block, in all threads, by one backend: for tests and measurements.
 
     Raises:
         ValueError: an unknown name.
@@ -28,16 +27,17 @@ def backend(name: str) -> Iterator[None]:
     reason = {"cpu": cpu.unavailable, "triton": gpu.unavailable}.get(name)
     if reason is not None:
         raise RuntimeError(reason)
-    token = _forced.set(name)
+    global _forced
+    before, _forced = _forced, name
     try:
         yield
     finally:
-        _forced.reset(token)
+        _forced = before
 
 
 def forced() -> str | None:
     """The backend that `backend` asks for here."""
-    return _forced.get()
+    return _forced
 
 
 def _choose(

@@ -207,3 +207,5 @@ EXPORT const char *rational_instructions(void) { return NAMES[instructions()]; }
 EXPORT void rational_choose(int level) {
     chosen = level < 0 || level > best() ? best() : level;
 }
+
+#include "dispatcher.inc"

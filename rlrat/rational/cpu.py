@@ -2,18 +2,25 @@
 
 import ctypes
 import importlib.util
+import sys
 import warnings
 
 import torch
 from torch import Tensor
 
-from .layout import Layout, empty_output, is_flat
+from .layout import Layout, empty_output, entries_stride, is_flat
 
 MAX_DEGREE = 8  # MAX_TERMS in cpu.c
 _THREADED = 32_768  # elements from which on a second thread pays, as in torch's own elementwise operations
 
 _TYPES = (torch.float32, torch.float64)  # what the kernels compute in
 _pointer, _int = ctypes.c_void_p, ctypes.c_int
+# What dispatcher.inc calls of libtorch's stable C interface, in its order.
+_INTERFACE = (
+    *(f"aoti_torch_get_{name}" for name in ("sizes", "strides", "dim", "numel", "data_ptr", "dtype")),
+    *("aoti_torch_delete_tensor_object", "torch_get_num_threads", "aoti_torch_empty_strided", "aoti_torch_check"),
+    *("aoti_torch_dtype_float64", "aoti_torch_device_type_cpu"),
+)
 _Call = ctypes.c_int64 * 17  # struct Call in cpu.c
 
 
@@ -43,6 +50,27 @@ def _load() -> tuple[ctypes.CDLL | None, bool, str | None]:
 _library, has_pool, unavailable = _load()
 if _library is not None:
     _forward, _backward = _library.rational_forward, _library.rational_backward
+
+
+def register(namespace: str, forward: str, backward: str) -> bool:
+    """Make the kernels those of two operators, which are called without Python then; False where that cannot be.
+
+    The operators take tensors that `takes` allows, see dispatcher.inc.
+    """
+    if _library is None or sys.platform != "linux":
+        return False
+    try:
+        torch_library = ctypes.CDLL("libtorch_cpu.so")  # the one that is there: glibc knows it by this name
+        functions = [ctypes.cast(getattr(torch_library, name), _pointer) for name in _INTERFACE]
+        begin, add = torch_library.aoti_torch_library_init_impl, torch_library.aoti_torch_library_impl
+    except (OSError, AttributeError):
+        return False
+    _library.rational_torch((_pointer * len(functions))(*functions), ctypes.c_int64(_THREADED))
+    handle, source = _pointer(), b"rlrat/rational/dispatcher.inc"  # a constant: the address of it is kept
+    if begin(namespace.encode(), b"CPU", source, _int(0), ctypes.byref(handle)) != 0:
+        return False
+    kernels = {forward: _library.rational_boxed_forward, backward: _library.rational_boxed_backward}
+    return all(add(handle, name.encode(), ctypes.cast(kernel, _pointer)) == 0 for name, kernel in kernels.items())
 
 
 def instructions() -> str:
@@ -75,6 +103,17 @@ def threads() -> int:
 def supports(degrees: tuple[int, int]) -> bool:
     """Whether the degrees are ones that the kernels know."""
     return max(degrees) <= MAX_DEGREE
+
+
+def takes(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor, gate: Tensor) -> bool:
+    """Whether the registered operators take these, of a degree that the kernels know, as they are."""
+    parameters, others = (numerator, denominator, bias), (x, gate)
+    return (
+        x.dtype in _TYPES
+        and all(t.dtype == x.dtype and t.is_cpu for t in (*parameters, *others))
+        and all(entries_stride(t, numerator.ndim - 2) is not None for t in parameters)
+        and all(t.is_contiguous() for t in others)
+    )
 
 
 class Plan:

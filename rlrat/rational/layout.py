@@ -69,17 +69,18 @@ class Layout(NamedTuple):
 
     def entries(self, t: Tensor) -> tuple[Tensor, int]:
         """t `[*batch, ...]` or a copy of it, and the stride of its batch, whose entries have no gaps."""
-        dims, expected = self.batch_dims, 1
-        sizes, strides = t.shape, t.stride()
-        for size, stride in zip(reversed(sizes[dims:]), reversed(strides[dims:]), strict=True):
-            if size != 1 and stride != expected:
-                break
-            expected *= size
-        else:
-            batch = _one_stride(sizes[:dims], strides[:dims])
-            if batch is not None:
-                return t, batch
-        return t.contiguous(), math.prod(sizes[dims:])
+        batch = entries_stride(t, self.batch_dims)
+        return (t.contiguous(), math.prod(t.shape[self.batch_dims :])) if batch is None else (t, batch)
+
+
+def entries_stride(t: Tensor, batch_dims: int) -> int | None:
+    """The stride of t's batch, whose entries have no gaps, or None where there is none."""
+    expected, sizes, strides = 1, t.shape, t.stride()
+    for size, stride in zip(reversed(sizes[batch_dims:]), reversed(strides[batch_dims:]), strict=True):
+        if size != 1 and stride != expected:
+            return None
+        expected *= max(size, 1)  # as PyTorch's own strides
+    return _one_stride(sizes[:batch_dims], strides[:batch_dims])
 
 
 def _one_stride(sizes: tuple[int, ...], strides: tuple[int, ...]) -> int | None:

@@ -2,7 +2,8 @@
 
 The operators `rlrat::rational` and `rlrat::rational_backward` have no derivative; `rational` gives them one by an
 autograd.Function. torch.library.custom_op with register_autograd would cost several times the dispatch and break
-torch.func.grad.
+torch.func.grad. `rlrat::rational_direct` and its backward are the same for what a compiled graph has on a CPU: it calls
+the C kernels without Python, which would cost more than they do.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.library import Library
 
-from . import backends
+from . import backends, cpu
 from .layout import empty_output
 from .reference import expression, validate
 
@@ -18,7 +19,14 @@ _library = Library("rlrat", "DEF")
 _inputs = "Tensor x, Tensor numerator, Tensor denominator, Tensor? bias, Tensor? gate, str version"
 _library.define(f"rational({_inputs}) -> Tensor")
 # The last two are empty where there is no bias or gate. (With a list PyTorch cannot make is_grads_batched work.)
-_library.define(f"rational_backward(Tensor grad, {_inputs}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+_gradients = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
+_library.define(f"rational_backward(Tensor grad, {_inputs}) -> {_gradients}")
+# What C can read, see dispatcher.inc: an absent bias or gate is empty, the version its letter's code.
+_inputs = "Tensor x, Tensor numerator, Tensor denominator, Tensor bias, Tensor gate, int version"
+_exact = [torch.Tag.needs_exact_strides]
+_library.define(f"rational_direct({_inputs}) -> Tensor", tags=_exact)
+_library.define(f"rational_direct_backward(Tensor grad, {_inputs}) -> {_gradients}", tags=_exact)
+has_direct = cpu.register("rlrat", "rational_direct", "rational_direct_backward")
 
 
 def _forward(
@@ -63,6 +71,8 @@ def _refuse_grad(name: str):
 
 for _name in ("rational", "rational_backward"):
     _library.impl(_name, _refuse_grad(_name), "Autograd")
+for _name in ("rational_direct", "rational_direct_backward"):
+    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 
 @torch.library.register_fake("rlrat::rational", lib=_library)
@@ -79,6 +89,30 @@ def _(grad, x, numerator, denominator, bias, gate, version):
         x.new_empty(0) if bias is None else bias.new_empty(bias.shape),
         x.new_empty(0) if gate is None else empty_output(x, numerator, bias),
     )
+
+
+@torch.library.register_fake("rlrat::rational_direct", lib=_library)
+def _(x, numerator, denominator, bias, gate, version):
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("rlrat::rational_direct_backward", lib=_library)
+def _(grad, *inputs):
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs[:-1])
+
+
+def _direct(
+    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+) -> tuple | None:
+    """What `rational_direct` takes for these, where a graph is compiled that may call it."""
+    if not has_direct or not torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
+        return None
+    absent = x.new_empty(0)
+    tensors = (x, numerator, denominator, absent if bias is None else bias, absent if gate is None else gate)
+    degrees = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
+    if backends.forced() is not None or not cpu.supports(degrees) or not cpu.takes(*tensors):
+        return None
+    return *tensors, ord(version)
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -107,6 +141,9 @@ class _Rational(torch.autograd.Function):
     def forward(x, numerator, denominator, bias, gate, version) -> Tensor:
         if _plain(x):
             return _forward(x, numerator, denominator, bias, gate, version)
+        inputs = _direct(x, numerator, denominator, bias, gate, version)
+        if inputs is not None:
+            return torch.ops.rlrat.rational_direct(*inputs)
         return torch.ops.rlrat.rational(x, numerator, denominator, bias, gate, version)
 
     @staticmethod
@@ -158,6 +195,9 @@ class _RationalBackward(torch.autograd.Function):
     def forward(grad, x, numerator, denominator, bias, gate, version) -> tuple[Tensor, ...]:
         if _plain(grad):
             return _backward(grad, x, numerator, denominator, bias, gate, version)
+        inputs = _direct(x, numerator, denominator, bias, gate, version)
+        if inputs is not None and grad.dtype == x.dtype:
+            return torch.ops.rlrat.rational_direct_backward(grad.contiguous(), *inputs)
         return torch.ops.rlrat.rational_backward(grad, x, numerator, denominator, bias, gate, version)
 
     @staticmethod
