@@ -130,17 +130,22 @@ class Blocks:
         self._next: tuple[int, Future[Tensor]] | None = None
 
     def at(self, update: int) -> Tensor:
+        first, numbers = self.block(update)
+        return numbers[update - first]
+
+    def block(self, update: int) -> tuple[int, Tensor]:
+        """The first update of the block that `update` lies in, and the numbers of all its updates."""
         if self._length < 0:
             count = self._draw(update, *self._args, **self._kwargs).numel()
             self._length = max(1, min(_BLOCK, _NUMBERS // count))
-        block, position = divmod(update, self._length)
+        block = update // self._length
         if block != self._block:
             ready = self._next is not None and self._next[0] == block
             self._numbers = self._next[1].result() if ready else self._draw_block(block)
             self._block = block
             if self._ahead is not None:
                 self._next = block + 1, self._ahead.submit(one_torch_thread()(self._draw_block), block + 1)
-        return self._numbers[position]
+        return block * self._length, self._numbers
 
     def _draw_block(self, block: int) -> Tensor:
         updates = torch.arange(block * self._length, (block + 1) * self._length)

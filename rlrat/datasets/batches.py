@@ -99,13 +99,12 @@ class Batches:
             return own.integers(updates, (batch_size,), high=len(dataset))
 
         observation_size = dataset.observations.shape[1]
-        self._widths = [observation_size, units.action_size, 1, observation_size, 1]
-        self._rows = Rows(read, len(dataset), draw, device)
+        widths = (observation_size, units.action_size, 1, observation_size, 1)
+        self._rows = Rows(read, len(dataset), widths, draw, device)
 
     def at(self, update: int) -> Batch:
         """The batch of `update`: a function of (seed, update)."""
-        columns = self._rows.at(update).split(self._widths, dim=-1)
-        observations, actions, rewards, next_observations, terminations = columns
+        observations, actions, rewards, next_observations, terminations = self._rows.at(update)
         return Batch(observations, actions, rewards.squeeze(-1), next_observations, terminations.squeeze(-1))
 
 
@@ -155,14 +154,14 @@ class Windows:
             # A window at the data's end reaches beyond it, where the mask is 0.
             return (first(updates, device).unsqueeze(-1) + steps).clamp_(max=len(dataset) - 1)
 
-        self._widths = [dataset.observations.shape[1], units.action_size, 1]
         self._first = Blocks(first, torch.device(device))
-        self._rows = Rows(read, len(dataset), draw, device)
+        widths = (dataset.observations.shape[1], units.action_size, 1)
+        self._rows = Rows(read, len(dataset), widths, draw, device)
 
     def at(self, update: int) -> WindowBatch:
         """The batch of `update`: a function of (seed, update)."""
         first = self._first.at(update)
-        observations, actions, returns_to_go = self._rows.at(update).split(self._widths, dim=-1)
+        observations, actions, returns_to_go = self._rows.at(update)
         mask = (self._offsets < self._left[first].unsqueeze(-1)).to(torch.float32)
         timesteps = self._timesteps[first].unsqueeze(-1) + self._offsets
         return WindowBatch(observations, actions, returns_to_go.squeeze(-1), timesteps, mask)

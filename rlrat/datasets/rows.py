@@ -1,6 +1,6 @@
 """Rows of a dataset for one update after another: gathered on the device, or read ahead where they do not fit there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,17 +11,21 @@ from rlrat.random import Blocks
 
 _CHUNK = 2**18  # rows that are made at a time, so that the whole is never there twice
 _SHARE = 0.5  # of the free memory that the rows may take
+_GATHERED = 2**18  # numbers that are gathered at a time, which a core's cache holds
 
 
 class Rows:
-    """What each update gathers from a dataset: float32 `[*shape, W]`.
+    """What each update gathers from a dataset, in columns: float32 `[*shape, width]` for each of the widths.
 
     Where all rows take at most half of the device's free memory they are kept there. Otherwise they stay in the
     dataset, which is memory-mapped, and a thread reads those of the next updates, known beforehand, meanwhile.
 
+    Several updates' rows are gathered at once, as a call takes longer than its work.
+
     Args:
-        read: the rows at a slice or an array `[n]` of indices: `[n, W]`.
+        read: the rows at a slice or an array `[n]` of indices: `[n, sum of the widths]`.
         count: how many there are.
+        widths: of the columns.
         draw: `draw(updates, device)` is the indices `[*updates.shape, *shape]` that updates gather, on `device`.
         resident: whether to keep the rows on the device; by default, where they fit.
     """
@@ -30,12 +34,14 @@ class Rows:
         self,
         read: Callable[[slice | np.ndarray], np.ndarray],
         count: int,
+        widths: Sequence[int],
         draw: Callable[[Tensor | int, torch.device], Tensor],
         device: torch.device | str,
         resident: bool | None = None,
     ) -> None:
-        self._read, self._draw, self._device = read, draw, torch.device(device)
-        width = read(slice(0, 1)).shape[1]
+        self._read, self._draw, self._device, self._widths = read, draw, torch.device(device), list(widths)
+        self._first, self._updates = 0, []  # the columns of some neighbouring updates
+        width = sum(widths)
         if resident is None:
             free = available_memory(self._device)
             resident = free is None or 4 * count * width <= _SHARE * free
@@ -57,9 +63,20 @@ class Rows:
         rows = self._tensor(indices.flatten().numpy()).unflatten(0, indices.shape)
         return rows.pin_memory() if self._device.type == "cuda" else rows
 
-    def at(self, update: int) -> Tensor:
-        """The rows of `update`, on the device."""
-        numbers = self._blocks.at(update)
+    def at(self, update: int) -> tuple[Tensor, ...]:
+        """The columns of `update`, on the device."""
+        if not 0 <= update - self._first < len(self._updates):
+            self._first, rows = self._gather_several(update)
+            columns = rows.split(self._widths, dim=-1)
+            self._updates = list(zip(*(column.unbind() for column in columns), strict=True))
+        return self._updates[update - self._first]
+
+    def _gather_several(self, update: int) -> tuple[int, Tensor]:
+        """The first of some neighbouring updates, of which `update` is one, and their rows."""
+        first, numbers = self._blocks.block(update)
         if self._rows is None:
-            return numbers.to(self._device, non_blocking=True)
-        return self._rows.index_select(0, numbers.flatten()).unflatten(0, numbers.shape)
+            return first, numbers.to(self._device, non_blocking=True)
+        several = max(1, _GATHERED // (numbers[0].numel() * self._rows.shape[1]))
+        start = (update - first) // several * several
+        numbers = numbers[start : start + several]
+        return first + start, self._rows.index_select(0, numbers.flatten()).unflatten(0, numbers.shape)

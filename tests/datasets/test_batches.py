@@ -70,10 +70,26 @@ def test_rows_are_kept_where_they_fit_into_half_of_what_is_free(monkeypatch, fre
     def draw(updates, device):
         return (torch.as_tensor(updates).unsqueeze(-1) + torch.arange(3)) % 30
 
-    kept = rows.Rows(read, 30, draw, "cpu")
+    kept = rows.Rows(read, 30, (5, 2), draw, "cpu")
     before = len(asked)
-    assert torch.equal(kept.at(5), torch.from_numpy(data[5:8].astype(np.float32)))
+    columns = kept.at(5)
+    assert [column.shape for column in columns] == [(3, 5), (3, 2)]
+    assert torch.equal(torch.cat(columns, dim=-1), torch.from_numpy(data[5:8].astype(np.float32)))
     assert (len(asked) == before) == resident
+
+
+@pytest.mark.parametrize("gathered", [1, 3 * 7 * 5, 3 * 7 * 64])  # numbers: of one update, of five, of a block
+def test_rows_of_several_updates_are_gathered_at_once(monkeypatch, gathered):
+    monkeypatch.setattr(rows, "_GATHERED", gathered)
+    data = torch.randn(300, 7, generator=torch.Generator().manual_seed(0))
+
+    def draw(updates, device):
+        return torch.as_tensor(updates).unsqueeze(-1) + torch.arange(3)
+
+    kept = rows.Rows(lambda index: data[index].numpy(), 300, (5, 2), draw, "cpu")
+    for update in (0, 1, 4, 5, 63, 64, 200, 199, 0):
+        assert torch.equal(torch.cat(kept.at(update), dim=-1), data[update : update + 3])
+    assert len(kept._updates) == {1: 1, 105: 5, 1344: 64}[gathered]
 
 
 def test_units(small_dataset):
