@@ -107,13 +107,13 @@ def supports(degrees: tuple[int, int]) -> bool:
 
 def takes(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor, gate: Tensor) -> bool:
     """Whether the registered operators take these, of a degree that the kernels know, as they are."""
-    parameters, others = (numerator, denominator, bias), (x, gate)
-    return (
-        x.dtype in _TYPES
-        and all(t.dtype == x.dtype and t.is_cpu for t in (*parameters, *others))
-        and all(entries_stride(t, numerator.ndim - 2) is not None for t in parameters)
-        and all(t.is_contiguous() for t in others)
-    )
+    for t in (x, gate, numerator, denominator, bias):  # no generators, at which torch 2.15's compiler fails
+        if t.dtype != x.dtype or t.dtype not in _TYPES or not t.is_cpu:
+            return False
+    for t in (numerator, denominator, bias):
+        if entries_stride(t, numerator.ndim - 2) is None:
+            return False
+    return x.is_contiguous() and gate.is_contiguous()
 
 
 class Plan:
