@@ -21,9 +21,6 @@ def compiled(update: Callable[..., dict[str, Tensor]], device: torch.device) -> 
     from torch._functorch import config as functorch
     from torch._inductor import config as inductor
 
-    if not hasattr(config, "trace_autograd_ops"):  # before torch 2.13
-        warn(f"--compile needs a newer torch than {torch.__version__}: the update is not compiled")
-        return update
     config.trace_autograd_ops = True
     inductor.cpp_wrapper = device.type == "cpu"  # what calls the loops, too, in C++: 4% of an update
     functorch.autograd_cache_allow_custom_autograd_functions = True  # rational's: 4 s of a second start
@@ -46,7 +43,7 @@ def compiled(update: Callable[..., dict[str, Tensor]], device: torch.device) -> 
                 failed = True
                 reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
                 warn(f"the update cannot be compiled ({reason}): it runs as it is")
-        return update(*inputs)
+        return pure(*inputs)
 
     return call
 

@@ -202,8 +202,9 @@ class SequencePolicy(ActingPolicy):
         if dropout[0] is not None:
             x = x * dropout[0]
         every = slice(0, TOKENS * steps)
-        first, stop, stride = wanted.indices(steps)
-        states = slice(TOKENS * first + 1, TOKENS * (stop - 1) + 2, TOKENS * stride)  # actions are read off these
+        chosen = range(steps)[wanted]  # torch 2.11 does not trace slice.indices
+        # Actions are read off these.
+        states = slice(TOKENS * chosen.start + 1, TOKENS * (chosen.stop - 1) + 2, TOKENS * chosen.step)
         for index, block in enumerate(self.blocks):
             # Nothing reads the last block's other tokens: leaving them out saves two thirds of its products.
             last = index == len(self.blocks) - 1

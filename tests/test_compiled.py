@@ -99,15 +99,6 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys):
     assert output.err.count("\n") == 1
 
 
-def test_an_older_torch_says_so(monkeypatch, capsys):
-    import torch._dynamo
-
-    monkeypatch.setattr(torch._dynamo, "config", object())
-    update = lambda: {}  # noqa: E731
-    assert compiled(update, CPU) is update
-    assert "needs a newer torch" in capsys.readouterr().err
-
-
 def test_a_command_compiles_and_an_uncompiled_one_takes_its_run_for_finished(run_agent, monkeypatch):
     whole, calls = torch.compile, []
 

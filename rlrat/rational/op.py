@@ -105,7 +105,7 @@ def _direct(
     x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
 ) -> tuple | None:
     """What `rational_direct` takes for these, where a graph is compiled that may call it."""
-    if not has_direct or not torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.numel() == 0:
+    if not has_direct or not torch.compiler.is_dynamo_compiling() or x.numel() == 0:  # not for torch.export
         return None
     absent = x.new_empty(0)
     tensors = (x, numerator, denominator, absent if bias is None else bias, absent if gate is None else gate)

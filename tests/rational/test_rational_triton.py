@@ -247,7 +247,7 @@ COMPILED = [
     for version, degrees, fused in (("A", [5, 4], False), ("C", [8, 8], True))
     for architecture in (80, 90)
 ]
-MOST_REGISTERS = {"forward": 128, "backward": 200}
+MOST_REGISTERS = {"forward": 128, "backward": 224}  # of degree 8 with Triton 3.6: 217
 
 
 def _compile(cases, folder):
