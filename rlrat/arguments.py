@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
+from tyro import conf
+
 from rlrat.errors import InputError, one_line_errors
 
 
@@ -113,8 +115,8 @@ class RunArguments:
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Of matrix products; tf32 is for NVIDIA GPUs, bf16 also for CPUs with AMX. Everything else stays fp32."""
-    compile: bool = False
-    """Compile the update: some 20 seconds at the start; then IQL with ReLU is 1.7 times as fast on a CPU."""
+    compile: Annotated[bool | None, conf.arg(constructor=bool)] = None
+    """Compile the update: half a minute, then up to twice as fast on a CPU; by default from 20,000 updates on there."""
     capture: bool = True
     """On a GPU, record the update as CUDA graphs and replay them."""
     eval_timeout: Positive = 300.0
@@ -261,7 +263,7 @@ def check_ranges(arguments: Any, prefix: str = "") -> None:
         for part in (kind, *get_args(kind)):  # what may be None or several hides its range one level deeper
             for bound in getattr(part, "__metadata__", ()):
                 for one in values:
-                    if one is not None and one not in bound:
+                    if isinstance(bound, Range) and one is not None and one not in bound:
                         raise InputError(f"{_flag(prefix + name)} is {one}, but must be {bound}")
 
 

@@ -1,5 +1,6 @@
 """A run: from a command line to finished run folders, through any number of kills."""
 
+import dataclasses
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from rlrat.activations import check_activation
 from rlrat.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.background import MOST_PENDING, BackgroundEvaluator, Snapshot
 from rlrat.captured import captured
-from rlrat.compiled import compiled
+from rlrat.compiled import compiled, pays
 from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError, warn
@@ -62,7 +63,6 @@ class Run:
             InputError: for whatever in the arguments, the dataset or the folders the user can mend.
             SystemExit: with code 0, where every seed is finished.
         """
-        self.arguments = arguments
         self.agent = agent
         self.console = Console(highlight=False)
         for name in (arguments.activation, arguments.actor_activation, arguments.critic_activation):
@@ -71,6 +71,9 @@ class Run:
         if arguments.track:
             check_tracking()
         self.device = find_device(arguments.device)
+        if arguments.compile is None:
+            arguments = dataclasses.replace(arguments, compile=pays(arguments.total_updates, self.device))
+        self.arguments = arguments
         keep_freed_memory()
         set_precision(arguments.precision)
         if arguments.num_threads is not None:
@@ -147,6 +150,7 @@ class Run:
         if self.device.type == "cpu" and self.arguments.num_threads is None:
             self._choose_threads()
         if self.arguments.compile:
+            self.console.print("the first update is compiled, for some seconds (--no-compile)", soft_wrap=True)
             learner.update = compiled(learner.update, self.device)
         if self.arguments.capture and self.device.type == "cuda":
             learner.update = captured(learner)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from rlrat.compiled import compiled
+from rlrat.compiled import compiled, pays
 
 sys.path.insert(0, str(Path(__file__).parent / "agents"))
 from learners import CLASSES, make_learner
@@ -99,6 +99,29 @@ def test_what_cannot_be_compiled_runs_as_it_is(capsys):
     assert output.err.count("\n") == 1
 
 
+def test_a_long_run_on_a_cpu_with_a_compiler_pays(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name == "my-c++" else None)
+    monkeypatch.delenv("CXX", raising=False)
+    assert not pays(300_000, CPU)
+    monkeypatch.setenv("CXX", "my-c++")
+    assert pays(20_000, CPU)
+    assert not pays(19_999, CPU)
+    assert not pays(300_000, torch.device("cuda"))
+
+
+def test_a_run_compiles_by_itself_where_that_pays(run_agent, monkeypatch):
+    whole, calls = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: calls.append(f) or whole(f, backend="eager", **options))
+    monkeypatch.setattr("rlrat.training.pays", lambda updates, device: updates == 4)
+    torch._dynamo.reset()
+    run_agent("--total-updates", 3)
+    run_agent("--total-updates", 4, "--no-compile", "--seed", 7)
+    assert not calls
+    result = run_agent("--total-updates", 4, "--seed", 8)
+    assert len(calls) == 1
+    assert "the first update is compiled" in result.stdout
+
+
 def test_a_command_compiles_and_an_uncompiled_one_takes_its_run_for_finished(run_agent, monkeypatch):
     whole, calls = torch.compile, []
 
@@ -121,7 +144,7 @@ def test_compiling_outlives_a_ctrl_c_of_the_terminals_whole_group():
     script = """if True:
         import os, signal
         import torch
-        from rlrat.compiled import compiled
+        from rlrat.compiled import compiled, pays
         os.setpgrp()
         signal.signal(signal.SIGINT, lambda *_: None)  # as a run's, which stops after the update
         update = compiled(lambda x: {"y": torch.tanh(x * 3.0) + x}, torch.device("cpu"))
