@@ -38,6 +38,8 @@ def compiled(update: Callable[..., dict[str, Tensor]], device: torch.device) -> 
     config.trace_autograd_ops = True
     inductor.cpp_wrapper = device.type == "cpu"  # what calls the loops, too, in C++: 4% of an update
     functorch.autograd_cache_allow_custom_autograd_functions = True  # rational's: 4 s of a second start
+    if device.type == "cpu":  # it is one file of C++: more processes would only take memory
+        inductor.compile_threads = min(inductor.compile_threads, 2)
     _start_workers()
 
     def pure(*inputs) -> dict[str, Tensor]:
