@@ -116,7 +116,7 @@ class RunArguments:
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     """Of matrix products; tf32 is for NVIDIA GPUs, bf16 also for CPUs with AMX. Everything else stays fp32."""
     compile: Annotated[bool | None, conf.arg(constructor=bool)] = None
-    """Compile the update: half a minute, then up to twice as fast on a CPU; by default from 20,000 updates on there."""
+    """Compile the update: half a minute, then up to twice as fast on a CPU; by default of 20,000 updates or more."""
     capture: bool = True
     """On a GPU, record the update as CUDA graphs and replay them."""
     eval_timeout: Positive = 300.0
@@ -148,7 +148,7 @@ class RunArguments:
         }
 
 
-# What does not change a run's result, or is compared on its own (the seed names the folder).
+# What does not change a run's result, but for rounding, or is compared on its own (the seed names the folder).
 _OUTSIDE_IDENTITY = {
     *("seed", "num_seeds", "eval_timeout", "checkpoint_every", "log_every"),
     *("compile", "capture", "profile", "track", "device", "num_threads"),

@@ -150,7 +150,7 @@ class Run:
         if self.device.type == "cpu" and self.arguments.num_threads is None:
             self._choose_threads()
         if self.arguments.compile:
-            self.console.print("the first update is compiled, for some seconds (--no-compile)", soft_wrap=True)
+            self.console.print("the first update is compiled, for up to a minute (--no-compile)", soft_wrap=True)
             learner.update = compiled(learner.update, self.device)
         if self.arguments.capture and self.device.type == "cuda":
             learner.update = captured(learner)

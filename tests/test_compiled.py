@@ -85,6 +85,23 @@ def test_a_compiled_update_is_near_the_plain_one_in_float32(small_dataset, agent
     assert "cannot be compiled" not in capsys.readouterr().err
 
 
+def test_other_inputs_are_compiled_anew(monkeypatch):
+    whole, graphs = torch.compile, []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda f, **options: whole(f, backend=backend, **options))
+    torch._dynamo.reset()
+    call = compiled(lambda x, sign: {"y": x * 2.0 if sign else -x}, CPU)
+    cases = [(torch.ones(3), True), (torch.ones(4), True), (torch.ones(3).double(), True), (torch.ones(3), False)]
+    for _ in range(2):
+        for x, sign in cases:
+            torch.testing.assert_close(call(x, sign)["y"], x * 2.0 if sign else -x)
+    assert len(graphs) == len(cases)
+
+
 def test_what_cannot_be_compiled_runs_as_it_is(capsys):
     def update(x):
         print("seen")  # with fullgraph, a break

@@ -18,6 +18,8 @@ _forced: str | None = None  # not a ContextVar, which torch.compile cannot look 
 def backend(name: str) -> Iterator[None]:
     """Compute every rational activation inside the block, in all threads, by one backend: for tests and measurements.
 
+    An agent's update that was compiled before keeps its own (rlrat/compiled.py).
+
     Raises:
         ValueError: an unknown name.
         RuntimeError: a backend that cannot be used here; the message says why.

@@ -19,7 +19,7 @@ _pointer, _int = ctypes.c_void_p, ctypes.c_int
 _INTERFACE = (
     *(f"aoti_torch_get_{name}" for name in ("sizes", "strides", "dim", "numel", "data_ptr", "dtype")),
     *("aoti_torch_delete_tensor_object", "torch_get_num_threads", "aoti_torch_empty_strided", "aoti_torch_check"),
-    *("aoti_torch_dtype_float64", "aoti_torch_device_type_cpu"),
+    *("aoti_torch_dtype_float32", "aoti_torch_dtype_float64", "aoti_torch_device_type_cpu"),
 )
 _Call = ctypes.c_int64 * 17  # struct Call in cpu.c
 

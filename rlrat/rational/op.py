@@ -71,7 +71,7 @@ def _refuse_grad(name: str):
 
 for _name in ("rational", "rational_backward"):
     _library.impl(_name, _refuse_grad(_name), "Autograd")
-for _name in ("rational_direct", "rational_direct_backward"):
+for _name in ("rational_direct", "rational_direct_backward"):  # a graph's inputs may want gradients, which it computes
     _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 

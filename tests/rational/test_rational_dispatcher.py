@@ -104,6 +104,24 @@ def test_strides_that_they_cannot_read_are_an_error():
             torch.ops.rlrat.rational_direct(*_direct(*REFUSED[case](*inputs), None, None, "A"))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x, a, b: (x.half(), a, b), "tensors of one type"),
+        (lambda x, a, b: (x, a.double(), b), "tensors of one type"),
+        (lambda x, a, b: (x.half(), a.half(), b.half()), "float32 or float64"),
+        (lambda x, a, b: (x[:, :, :0], a, b), "no such shapes"),
+        (lambda x, a, b: (x, a[0, 0, 0], b), "no such shapes"),
+        (lambda x, a, b: (x, torch.zeros(2, 2, 2, 10), b), "degrees up to 8"),
+        (lambda x, a, b: (x, a, torch.zeros(2, 2, 2, 9)), "degrees up to 8"),
+    ],
+)
+def test_other_tensors_that_they_cannot_read_are_an_error(change, said):
+    x, a, b = (t.detach() for t in draw_inputs("A", (2, 2), 2, dtype=torch.float32))
+    with pytest.raises(RuntimeError, match=said):
+        torch.ops.rlrat.rational_direct(*_direct(*change(x, a, b), None, None, "A"))
+
+
 def _operators(function, *inputs) -> set[str]:
     """What a compiled graph of `function` and of its gradient calls."""
     found = set()
