@@ -166,7 +166,7 @@ def show_estimate(console: Console, jobs: Sequence[Job], probes: dict[str, Probe
     console.print(f"about {duration(total)} with {at_once} processes at a time, and up to {memory / 2**30:.1f} GiB")
     console.print(
         "assumed: every process of an agent is like the probed one, none slows another down, episodes last 1000 steps, "
-        "nothing was begun, and no update is compiled (on a CPU half the time and 0.7 GiB more a process)", soft_wrap=True,
+        "nothing was begun, and no update is compiled (on a CPU half the time, 0.7 GiB more each)", soft_wrap=True,
     )  # fmt: skip
 
 
