@@ -263,8 +263,8 @@ def _compile(cases, folder):
 def test_compiled_for_a_gpu_they_load_16_bytes_and_do_not_spill(tmp_path):
     for case, found in zip(COMPILED, _compile(COMPILED, tmp_path), strict=True):
         direction, *_, fused, _ = case
-        # Some Triton versions keep a few values, used only after it, out of the loop's registers.
-        assert found["spilled"] <= 16, case
+        # Some Triton versions (of 3.6 to 3.9) keep a few values, used only after it, out of the loop's registers.
+        assert found["spilled"] <= (32 if fused else 8), case
         assert found["registers"] <= MOST_REGISTERS[direction], case
         assert found["wide loads"] >= 1 + (direction == "backward") + 2 * fused, case
         assert found["wide stores"] >= 1 + (direction == "backward") * fused, case
