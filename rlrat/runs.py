@@ -337,7 +337,7 @@ def _gone_on(there: dict[str, Any], now: dict[str, Any], update: int) -> dict[st
 
 
 def _way(config: dict[str, Any]) -> dict[str, Any]:
-    """How a run is trained, which its result depends on by rounding alone, but its speed does."""
+    """How a run is trained: what its speed depends on, and its result by rounding alone."""
     arguments = config.get("arguments", {})
     own = {name: config.get(name) for name in ("members", "group", "device", "versions")}
     return {**own, "arguments": {name: arguments.get(name) for name in ("num_threads", "compile", "capture")}}

@@ -247,7 +247,7 @@ COMPILED = [
     for version, degrees, fused in (("A", [5, 4], False), ("C", [8, 8], True))
     for architecture in (80, 90)
 ]
-MOST_REGISTERS = {"forward": 128, "backward": 224}  # of degree 8 with Triton 3.6: 217
+MOST_REGISTERS = {"forward": 128, "backward": 200}
 
 
 def _compile(cases, folder):
@@ -261,11 +261,14 @@ def _compile(cases, folder):
 
 
 def test_compiled_for_a_gpu_they_load_16_bytes_and_do_not_spill(tmp_path):
+    import triton
+
+    release = triton.__version__[:3]
     for case, found in zip(COMPILED, _compile(COMPILED, tmp_path), strict=True):
         direction, *_, fused, _ = case
-        # Some Triton versions (of 3.6 to 3.9) keep a few values, used only after it, out of the loop's registers.
-        assert found["spilled"] <= (32 if fused else 8), case
-        assert found["registers"] <= MOST_REGISTERS[direction], case
+        # Some Triton versions keep a few values, used only after it, out of the loop's registers.
+        assert found["spilled"] <= 16 * fused + 16 * (release in ("3.7", "3.8")), case
+        assert found["registers"] <= MOST_REGISTERS[direction] + 24 * (release in ("3.6", "3.7")), case
         assert found["wide loads"] >= 1 + (direction == "backward") + 2 * fused, case
         assert found["wide stores"] >= 1 + (direction == "backward") * fused, case
         assert found["float atomics"] == 0, case
