@@ -78,6 +78,12 @@ class RunArguments:
     """Gymnasium environment to evaluate in; the dataset's own by default."""
     env_kwargs: tuple[str, ...] = ()
     """Environment settings, name=value, such as xml_file=walker2d.xml."""
+    env_modules: tuple[str, ...] = ()
+    """Modules of yours that register environments; what data names is looked up there, and never imported."""
+    max_episode_steps: Count | None = None
+    """Steps after which an episode of an evaluation is cut; by default as the environment is registered."""
+    action_bounds: tuple[tuple[float, float], ...] | None = None
+    """Least and greatest action, LOW HIGH, or a pair for each component; by default the data's or the environment's."""
     seed: Annotated[int, Range(0)] = 0
     """First seed."""
     num_seeds: Count = 1
@@ -150,14 +156,15 @@ class RunArguments:
 
 # What does not change a run's result, but for rounding, or is compared on its own (the seed names the folder).
 _OUTSIDE_IDENTITY = {
-    *("seed", "num_seeds", "eval_timeout", "checkpoint_every", "log_every"),
+    *("seed", "num_seeds", "env_modules", "eval_timeout", "checkpoint_every", "log_every"),
     *("compile", "capture", "profile", "track", "device", "num_threads"),
     *("run_dir", "run_name", "resume", "overwrite"),
 }
 # What the run folder's path says already, or what only says how long and how a run is judged.
 _OUTSIDE_NAME = {
     *_OUTSIDE_IDENTITY,
-    *("dataset", "env_id", "env_kwargs", "activation", "total_updates", "eval_every", "eval_at", "eval_episodes"),
+    *("dataset", "env_id", "env_kwargs", "max_episode_steps", "action_bounds"),
+    *("activation", "total_updates", "eval_every", "eval_at", "eval_episodes"),
 }
 
 Arguments = TypeVar("Arguments", bound=RunArguments)

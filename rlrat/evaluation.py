@@ -4,8 +4,6 @@ Rewards, terminations and time limits are Gymnasium's: `rlrat.stepping` steps th
 at once, with the same results bit for bit, and every other one as `gymnasium.make` made it.
 """
 
-import difflib
-import importlib
 import os
 import sys
 import warnings
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rlrat.environments import find_spec, nearest, typed
 from rlrat.errors import InputError, reason
 from rlrat.machine import one_torch_thread, usable_cores
 from rlrat.stepping import GymnasiumRows, NativeRows, native_rows, row_index
@@ -77,8 +76,11 @@ def evaluate(
     env_kwargs: Mapping[str, Any] | None = None,
     num_threads: int | None = None,
 ) -> Evaluation:
-    """Run `episodes` episodes of `env_id` for each seed: an `Evaluator` (arguments, errors) for one evaluation."""
-    with Evaluator(env_id, seed, episodes, env_kwargs, num_threads) as evaluator:
+    """Run `episodes` episodes of `env_id` for each seed: an `Evaluator` (arguments, errors) for one evaluation.
+
+    `env_id` may also be `module:id`; the module is then imported.
+    """
+    with Evaluator(typed(env_id), seed, episodes, env_kwargs, num_threads) as evaluator:
         return evaluator.run(policy)
 
 
@@ -86,7 +88,7 @@ class Evaluator:
     """S x E environments that stay open from one evaluation to the next.
 
     Args:
-        env_id: a Gymnasium id such as Hopper-v5, or `module:id`; its actions and observations are vectors.
+        env_id: a registered id such as Hopper-v5; its actions and observations are vectors.
         seeds: one seed (S = 1) or S of them. Row (s, e) is reset with `reset_seed(seeds[s], e)` at every evaluation:
             whatever is compared meets the same initial states, and a seed's episodes do not depend on its neighbours.
         episodes: E, episodes per seed.
@@ -261,25 +263,9 @@ def _make_rows(
     env_id: str, env_kwargs: dict[str, Any], seeds: list[int], num_threads: int | None
 ) -> tuple[list[Any], NativeRows | GymnasiumRows]:
     """A row for each reset seed, and the environments behind them: the first one where Gymnasium steps none."""
-    try:
-        import gymnasium
-    except ModuleNotFoundError:
-        raise InputError("evaluation needs Gymnasium: pip install 'gymnasium[mujoco]'") from None
-    module, _, name = env_id.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)
-        # Made from its spec: by name, Gymnasium would advise a newer version each time, but D4RL's data needs -v4.
-        spec = gymnasium.spec(name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"environment {env_id!r} needs a module that is not installed: {error}") from None
-    except gymnasium.error.Error:
-        nearest = _nearest(name, cutoff=0.6)
-        known = ", ".join(sorted(_mujoco_ids().values()))
-        raise InputError(
-            f"unknown environment {env_id!r}: "
-            + (f"did you mean {' or '.join(nearest)}?" if nearest else f"the MuJoCo environments are {known}")
-        ) from None
+    # Made from its spec: by name, Gymnasium would advise a newer version each time, but D4RL's data needs -v4.
+    spec = find_spec(env_id)
+    import gymnasium
 
     def make() -> Any:
         # The checker only warns; it changes nothing that an environment returns.
@@ -291,10 +277,10 @@ def _make_rows(
             try:
                 envs.append(make())
             except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-                nearest = _nearest(name, cutoff=0.8)
+                near = nearest(env_id, cutoff=0.8)
                 raise InputError(
                     f"{env_id} cannot be made here: {reason(error)}"
-                    + (f"; did you mean {' or '.join(nearest)}?" if nearest else "")
+                    + (f"; did you mean {' or '.join(near)}?" if near else "")
                 ) from None
             except (TypeError, ValueError, AssertionError, OSError, ArithmeticError) as error:
                 if not env_kwargs:
@@ -349,20 +335,3 @@ def _model_warnings_once() -> Iterator[None]:
         for message in seen:
             category = DeprecationWarning if "deprecated" in message else RuntimeWarning
             warnings.warn(f"MuJoCo: {reason(message)}", category, stacklevel=2)
-
-
-def _mujoco_ids() -> dict[str, str]:
-    """The ids of Gymnasium's own MuJoCo environments by their lower-case spelling."""
-    from gymnasium.envs.registration import registry
-
-    return {
-        key.lower(): key
-        for key, spec in registry.items()
-        # Older versions need mujoco_py.
-        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and spec.version >= 4
-    }
-
-
-def _nearest(name: str, cutoff: float) -> list[str]:
-    known = _mujoco_ids()
-    return [known[key] for key in difflib.get_close_matches(name.lower(), known, n=2, cutoff=cutoff)]

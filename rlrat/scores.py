@@ -37,6 +37,15 @@ _D4RL_SOURCE = "d4rl 1.1, d4rl/infos.py (REF_MIN_SCORE, REF_MAX_SCORE); Fu et al
 _D4RL_DATE = "2022-09-12"
 
 
+def final_evaluations(updates: ArrayLike) -> np.ndarray:
+    """Which of a run's evaluations, of ascending `updates` `[N]`, make its final value: bool `[N]`.
+
+    The last five, or all where there are fewer; never that of the untrained policy, at update 0.
+    """
+    trained = np.asarray(updates) > 0
+    return trained & (trained[::-1].cumsum()[::-1] <= FINAL_EVALUATIONS)
+
+
 @dataclass(frozen=True)
 class Reference:
     """The mean returns that a score of 0 and of 100 stand for."""

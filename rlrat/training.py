@@ -22,7 +22,8 @@ from rlrat.captured import captured
 from rlrat.compiled import compiled, pays
 from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
-from rlrat.errors import InputError, warn
+from rlrat.environments import import_modules, of_data
+from rlrat.errors import warn
 from rlrat.estimates import SIZES, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.group import Group
@@ -78,12 +79,10 @@ class Run:
         set_precision(arguments.precision)
         if arguments.num_threads is not None:
             torch.set_num_threads(arguments.num_threads)
-        self.dataset = load_dataset(arguments.dataset)
-        self.env_id = arguments.env_id or self.dataset.env_id
-        if self.env_id is None:
-            raise InputError(f"dataset {self.dataset.id} names no environment: give --env-id")
-        kwargs = self.dataset.env_kwargs if self.env_id == self.dataset.env_id else {}
-        self.env_kwargs = {**kwargs, **parse_env_kwargs(arguments.env_kwargs)}
+        import_modules(arguments.env_modules)
+        self.dataset = load_dataset(arguments.dataset, env_id=arguments.env_id, action_bounds=arguments.action_bounds)
+        given = parse_env_kwargs(arguments.env_kwargs)
+        self.env_id, self.env_kwargs = of_data(self.dataset, arguments.env_id, given)
         self.reference = self._find_reference()
 
         judged = (self.dataset, self.env_id, self.env_kwargs, self.reference)

@@ -225,6 +225,7 @@ def write_dataset(entry: Path, transitions: int) -> None:
         np.save(entry / f"{name}.npy", array)
         arrays[name] = [array.shape, array.dtype.str]
     values = {"id": "synthetic", "env_id": "Hopper-v5", "env_kwargs": {}, "reference": None, "fingerprint": ""}
+    values |= {"env_recorded": {}, "notes": []}
     (entry / "manifest.json").write_text(json.dumps({"values": values, "arrays": arrays}))
 
 

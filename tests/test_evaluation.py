@@ -240,7 +240,8 @@ def test_unknown_environments():
     assert "did you mean Hopper-v5" in refused("Hopper-v9", 0, 1)
     assert "Walker2d-v5" in refused("Zzz", 0, 1)
     assert "did you mean Hopper-v5" in refused("Hopper-v2", 0, 1)
-    assert "No module named 'no_such_module'" in refused("no_such_module:Env-v0", 0, 1)
+    with pytest.raises(InputError, match="there is no module no_such_module"):
+        evaluate(RowPolicy(), "no_such_module:Env-v0", 1, 0)
 
 
 def test_environments_that_cannot_be_evaluated(monkeypatch):

@@ -373,7 +373,7 @@ def test_a_diverging_seed_is_frozen_named_and_the_others_go_on(small_dataset, tm
     from agents import iql
     from rlrat.datasets.batches import Batches
 
-    monkeypatch.setattr("rlrat.training.load_dataset", lambda _: small_dataset)
+    monkeypatch.setattr("rlrat.training.load_dataset", lambda *_, **__: small_dataset)
     plain = Batches.at
 
     def poisoned(self, update):

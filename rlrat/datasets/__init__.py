@@ -2,10 +2,12 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlrat.datasets import d4rl, minari
 from rlrat.datasets.dataset import Dataset
+from rlrat.environments import import_modules
 from rlrat.errors import InputError
 
 __all__ = ["Dataset", "load_dataset"]
@@ -17,7 +19,13 @@ _MINARI_MUJOCO = [
 ]
 
 
-def load_dataset(id: str | os.PathLike[str]) -> Dataset:
+def load_dataset(
+    id: str | os.PathLike[str],
+    *,
+    env_id: str | None = None,
+    env_modules: Sequence[str] = (),
+    action_bounds: Sequence[tuple[float, float]] | None = None,
+) -> Dataset:
     """The dataset of an id; from its second loading on a memory-mapped cache.
 
     Args:
@@ -25,10 +33,15 @@ def load_dataset(id: str | os.PathLike[str]) -> Dataset:
             `mujoco/hopper/medium-v0`, looked for under `MINARI_DATASETS_PATH` (`~/.minari/datasets`) and then
             downloaded; a D4RL name such as `hopper-medium-v2`, looked for under `D4RL_DATASET_DIR`
             (`~/.d4rl/datasets`) and then downloaded; or a path to an .hdf5 file of D4RL's layout.
+        env_id: the Gymnasium environment that the data belongs to, `module:id` included, where it does not say so:
+            its bounds of actions apply.
+        env_modules: your modules that register environments; they are imported.
+        action_bounds: least and greatest action, a pair, or one for each component, over all that is recorded.
 
     Raises:
         InputError: no such dataset, no network to fetch it, or unusable data.
     """
+    import_modules(env_modules)
     id = os.fspath(id)
     if id in minari.PACKAGED:
         return minari.load_packaged(id)

@@ -26,7 +26,7 @@ from rlrat.datasets.dataset import Dataset
 # NumPy reads a header by ast.literal_eval, in which two threads of CPython 3.11 at once may meet a SystemError.
 _PARSING = threading.Lock()
 
-FORMAT_VERSION = 1  # raise it when what is converted, or how it is laid out, changes
+FORMAT_VERSION = 2  # raise it when what is converted, or how it is laid out, changes
 _TEMPORARY = ".tmp-"
 _ABANDONED = 3600  # seconds after which a temporary folder belongs to no living process
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError)  # what a missing, short or garbled file raises
@@ -140,7 +140,8 @@ def _open(entry: Path) -> Dataset | None:
             if list(array.shape) != shape or array.dtype.str != dtype:
                 return None
             arrays[name] = array
-        return Dataset(**manifest["values"], **arrays)
+        values = manifest["values"]
+        return Dataset(**{**values, "notes": tuple(values["notes"])}, **arrays)
     except _DAMAGED:
         return None
 

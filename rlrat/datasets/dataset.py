@@ -58,8 +58,13 @@ class Dataset:
     action_high: np.ndarray
     """`[act]` float32."""
     env_id: str | None
-    """Gymnasium environment that the data belongs to."""
+    """Gymnasium environment that the data belongs to, as the data names it: text, of which nothing is imported."""
     env_kwargs: dict[str, Any]
+    """Its settings, as recorded."""
+    env_recorded: dict[str, Any]
+    """What else was recorded of it, as JSON: `env_spec` (all of it) and `eval_env_spec`, where there are any."""
+    notes: tuple[str, ...]
+    """What was changed or assumed when the data was read, a line each: warned of at every load."""
     reference: Literal["v5", "d4rl"] | None
     """The family of reference scores that belongs to the data."""
     fingerprint: str
@@ -138,7 +143,7 @@ class Dataset:
             )
         columns = ("observations", "actions", "rewards", "next_observations", "terminations")
         episodes = ("episode_returns", "episode_lengths", "episode_complete")
-        about = ("action_low", "action_high", "env_id", "env_kwargs", "reference")
+        about = ("action_low", "action_high", "env_id", "env_kwargs", "env_recorded", "reference", "notes")
         return assemble(
             self.id,
             episode_starts=np.cumsum(steps[best]) - steps[best],
@@ -155,6 +160,7 @@ class Dataset:
         id: str = "episodes",
         env_id: str | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
+        env_recorded: Mapping[str, Any] | None = None,
         action_low: ArrayLike = -1.0,
         action_high: ArrayLike = 1.0,
     ) -> "Dataset":
@@ -167,6 +173,7 @@ class Dataset:
             id: a name for the data.
             env_id: the Gymnasium environment to evaluate in.
             env_kwargs: its settings.
+            env_recorded: what else was recorded of it, see the field.
             action_low: least action, one number or `[act]`.
             action_high: greatest action, one number or `[act]`.
 
@@ -207,6 +214,7 @@ class Dataset:
             action_high=high,
             env_id=env_id,
             env_kwargs=dict(env_kwargs or {}),
+            env_recorded=env_recorded,
             reference="v5" if _MUJOCO_V5.fullmatch(env_id or "") else None,
         )
 
@@ -214,7 +222,15 @@ class Dataset:
         return self.episode_returns[self.episode_complete] if self.episode_complete.any() else self.episode_returns
 
 
-def assemble(id: str, *, terminations: np.ndarray, episode_starts: np.ndarray, **fields: Any) -> Dataset:
+def assemble(
+    id: str,
+    *,
+    terminations: np.ndarray,
+    episode_starts: np.ndarray,
+    env_recorded: Mapping[str, Any] | None = None,
+    notes: Iterable[str] = (),
+    **fields: Any,
+) -> Dataset:
     """A `Dataset` of checked arrays: sets the truncations, freezes the arrays, takes the fingerprint."""
     ends = np.append(episode_starts[1:], len(terminations))
     last = ends[ends > episode_starts] - 1  # a D4RL episode of one step, cut by the time limit, has no transition left
@@ -226,7 +242,8 @@ def assemble(id: str, *, terminations: np.ndarray, episode_starts: np.ndarray, *
     for value in fields.values():
         if isinstance(value, np.ndarray):
             value.setflags(write=False)
-    return Dataset(id=id, fingerprint=_fingerprint(fields), **fields)
+    about = {"env_recorded": dict(env_recorded or {}), "notes": tuple(notes)}
+    return Dataset(id=id, fingerprint=_fingerprint(fields), **about, **fields)
 
 
 def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrat.arguments import RunArguments, identity, parse_env_kwargs, validate
+from rlrat.environments import of_data
 from rlrat.errors import InputError
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import clash
@@ -149,6 +150,7 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool) -> list[str]:
             continue
         if dataset.env_id is None and any(cell.values.get("env_id") is None for cell in own):
             wrong.append(f"dataset {id} names no environment: give --grid.env-id")
+            continue
         for cell in own:
             clashes += _clashes(cell, _completed(cell.arguments, dataset), {})
     _raise(wrong)
@@ -158,9 +160,8 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool) -> list[str]:
 
 def _completed(arguments: RunArguments, dataset: "Dataset") -> dict[str, Any]:
     """What a run's identity has as its dataset completes it."""
-    env_id = arguments.env_id or dataset.env_id
-    kwargs = dataset.env_kwargs if env_id == dataset.env_id else {}
-    found = {"env_id": env_id, "env_kwargs": {**kwargs, **parse_env_kwargs(arguments.env_kwargs)}}
+    env_id, kwargs = of_data(dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs))
+    found = {"env_id": env_id, "env_kwargs": kwargs}
     return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))
 
 
