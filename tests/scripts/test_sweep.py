@@ -7,8 +7,9 @@ from short_runs import ROOT
 
 from rlrat.errors import InputError
 from rlrat.sweeps.checks import check_datasets, check_folders
-from rlrat.sweeps.commands import recalled
+from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import expand
+from rlrat.sweeps.remembered import recall
 
 SCRIPT = ROOT / "scripts" / "sweep.py"
 
@@ -65,7 +66,8 @@ def test_an_agent_is_swept(tmp_path):
     assert "1 cells, 2 runs: 2 finished" in sweep("status", runs).stdout
 
     # What the agent wrote of its dataset and environment is what a plan is compared with.
-    ((_, grid, cells, _),) = recalled(runs, ROOT / "agents")
+    (found,) = recall(SweepFolder(runs))
+    grid, cells = found.grid, expand(found.grid, ROOT / "agents", runs)
     check_folders(cells)
     assert check_datasets(cells, fetch=False) == []
     other = expand(grid.changed(axes={"env_kwargs": ("healthy_reward=2",)}), ROOT / "agents", runs)

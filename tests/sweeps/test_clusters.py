@@ -25,6 +25,7 @@ from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.launcher import Outcome, Refused, Task
 from rlrat.sweeps.locks import STALE, Owner, Watch
+from rlrat.sweeps.worker import Work
 
 OPTIONS = {"threads": 1, "minutes": 10, "memory_gb": 0.5, "gpus": 0, "at_once": 2, "warning": 60}
 
@@ -80,7 +81,7 @@ class Cluster:
             if code == 0:
                 for folder in task.job.folders:
                     folder.mkdir(parents=True)
-                    (folder / "summary.json").write_text("{}")
+                    (folder / "summary.json").write_text('{"status": "finished"}')
             self.ended.append(Outcome(task, code, host))
 
     def poll(self) -> list[Outcome]:
@@ -125,7 +126,7 @@ class Hesitant(Cluster):
         self.asked += 1
         if self.asked in self.refusals:
             raise Refused("it takes no more", tasks) from self.refusals[self.asked]
-        super().submit([Task(task.job, task.file, frozenset(["first"] * (self.asked > 1))) for task in tasks])
+        super().submit([replace(task, avoid=frozenset(["first"] * (self.asked > 1))) for task in tasks])
 
 
 def test_a_cluster_that_refuses_what_it_has_taken_before_is_asked_again(conduct, monkeypatch):
@@ -188,15 +189,15 @@ def element(tmp_path):
     (tmp_path / "log").touch()
 
     def submit(agent: Path, *argv: str):
-        work = {
-            "agent": str(agent), "argv": ["--run-dir", str(tmp_path / "runs"), *argv], "attempt": "",
-            "locks": [str(tmp_path / "locks" / "seed0")], "permit": str(tmp_path / "permit"),
-            **{name: str(tmp_path / name) for name in ("log", "outcome")},
-        }  # fmt: skip
-        (tmp_path / "job.json").write_text(json.dumps(work))
+        work = Work(
+            str(agent),
+            ["--run-dir", str(tmp_path / "runs"), *argv],
+            [str(tmp_path / "locks" / "seed0")],
+            **{name: str(tmp_path / name) for name in ("log", "outcome", "permit")},
+        )
         executor = submitit.LocalExecutor(tmp_path / "jobs")
         executor.update_parameters(timeout_min=10)
-        return executor.submit(slurm.Element(), str(tmp_path / "job.json"))
+        return executor.submit(slurm.Element(), work)
 
     return submit
 
@@ -206,7 +207,7 @@ def test_an_element_whose_worker_has_ended_is_submitted_again():
     element = slurm.Element()
     element._process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, element._process.pid, os.WEXITED | os.WNOWAIT)
-    assert isinstance(element.checkpoint("job.json"), submitit.helpers.DelayedSubmission)
+    assert isinstance(element.checkpoint(None), submitit.helpers.DelayedSubmission)
 
 
 def processes(folder: Path) -> tuple[int, int]:
@@ -283,7 +284,7 @@ def test_stop_cancels_the_jobs_that_a_sweep_left_in_the_queue(sweeper, programs,
     jobs = SweepFolder(sweeper.run_dir).path / "jobs"
     for id in ("7_0", "8_0"):
         (jobs / id).mkdir()
-        (jobs / id / "slurm.json").write_text(json.dumps({"job": id, "file": ""}))
+        (jobs / id / "slurm.json").write_text(json.dumps({"job": id, "outcome": "outcome-a.json"}))
     said = programs(squeue="echo 7_0; echo 9_0", scancel='echo "$@" >> "$SAID"')
     assert sweeper.command("stop") == 0
     assert said.read_text() == "--state=PENDING 7_0\n"

@@ -267,7 +267,7 @@ def test_seeds_that_have_begun_are_not_put_beside_new_ones(tmp_path):
         check_together(together[0])
     check_together(together[1])
     for folder in folders[:2]:
-        (folder / "summary.json").touch()
+        (folder / "summary.json").write_text('{"status": "finished"}')
     check_together(together[0])
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from short_runs import ROOT
-from whole_sweeps import TOY_FILE, hold_back, wait_until
+from whole_sweeps import TOY_FILE, hold_back, wait_until, write_record
 
 from rlrat.errors import InputError
 from rlrat.sweeps import commands, local
@@ -97,15 +97,15 @@ def test_retry_that_is_stopped_leaves_the_next_grid(sweeper, monkeypatch):
         assert sweeper("--grid.trouble", trouble, "--retries", 0) == 1
     begun = []
     monkeypatch.setattr(commands, "sweep", lambda *_, only: begun.append(only) or 130)
-    assert sweeper.command("retry") == 130
+    assert sweeper.command("retry", "--agents", TOY_FILE) == 130
     assert len(begun) == 1
 
 
 def test_retry_does_what_failed(sweeper):
     assert sweeper("--grid.trouble", "first", "--retries", 0) == 1
-    assert sweeper.command("retry") == 0
+    assert sweeper.command("retry", "--agents", TOY_FILE) == 0
     assert "in 1 processes" in sweeper.said
-    assert sweeper.command("retry") == 0
+    assert sweeper.command("retry", "--agents", TOY_FILE) == 0
     assert "nothing has failed" in sweeper.said
 
 
@@ -261,7 +261,7 @@ def test_a_folder_without_a_sweep_is_one_line(sweeper, command):
 def test_a_damaged_record_of_a_sweep_is_one_line(sweeper):
     (sweeper.run_dir / ".sweep" / "grids").mkdir(parents=True)
     (sweeper.run_dir / ".sweep" / "grids" / "a.json").write_text("{}")
-    with pytest.raises(InputError, match=r"a.json is damaged"):
+    with pytest.raises(InputError, match=r"a.json cannot be used \(its grid is of another type\)"):
         sweeper.command("status")
 
 
@@ -350,9 +350,11 @@ def test_a_sweep_of_another_version_is_one_line(sweeper):
     (file,) = (sweeper.run_dir / ".sweep" / "grids").iterdir()
     content = json.loads(file.read_text())
     content["options"]["of_tomorrow"] = 1
-    file.write_text(json.dumps(content))
+    write_record(file, content)
+    (sweeper.folder() / "summary.json").write_text('{"status": "failed"}')
+    assert sweeper.command("status") == 0
     with pytest.raises(InputError, match=r"is of another version of rlrat .*of_tomorrow"):
-        sweeper.command("status")
+        sweeper.command("retry", "--agents", TOY_FILE)
 
 
 @pytest.mark.slow
