@@ -97,7 +97,8 @@ def _sweep(content: dict[str, Any], run_dir: Path) -> Sweep:
     version = content.pop("version", 1)
     if version not in (1, VERSION):
         raise ValueError("it is of a newer version of rlrat")
-    if version == VERSION and content.pop("checksum", None) != checksum(content):
+    known = content.pop("checksum", None)
+    if (version == VERSION or known is not None) and known != checksum(content):
         raise ValueError("its checksum is wrong")
     grid, options = _grid(content.get("grid")), content.get("options")
     if not isinstance(options, dict):

@@ -127,3 +127,11 @@ def test_a_worker_says_that_the_disk_is_full(work, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "full").touch()
     assert worker.start(work("--trouble", "full")).wait() == worker.FULL
+
+
+def test_a_log_that_is_a_link_is_not_followed(work, tmp_path, capfd):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "log.txt").symlink_to(tmp_path / "precious")
+    assert worker.start(work()).wait() == 2
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert f"error: cannot write the log {tmp_path / 'log.txt'}" in capfd.readouterr().err
