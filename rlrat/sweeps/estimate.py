@@ -77,14 +77,23 @@ def _stand_in(job: Job) -> Job:
 def _cached(job: Job, folder: SweepFolder, extra: dict[str, Any]) -> Probe:
     cache = folder.path / "probes" / f"{job.id}.json"
     key = [str(word) for word in job.argv(extra)]
-    with contextlib.suppress(OSError, ValueError):
-        content = read_json(cache)
-        if content.pop("argv", None) == key:
-            return make(Probe, content)
+    if (known := recalled(cache, key)) is not None:
+        return known
     found = _probe(job, extra)
     with contextlib.suppress(InputError):  # a dry run is allowed where nothing can be written
         folder.write(cache, {"argv": key, **asdict(found)})
     return found
+
+
+def recalled(cache: Path, argv: list[str]) -> Probe | None:
+    """What a probe of the same command line found before, if that is known."""
+    try:
+        content = read_json(cache)
+        found = make(Probe, {name: value for name, value in content.items() if name != "argv"})
+    except (OSError, ValueError):
+        return None
+    times = (found.start_seconds, found.update_seconds, found.step_seconds, found.memory, found.gpu_memory or 0)
+    return found if content.get("argv") == argv and min(times) >= 0 and found.update_seconds > 0 else None
 
 
 def _probe(job: Job, extra: dict[str, Any]) -> Probe:

@@ -173,7 +173,7 @@ class SweepFolder:
                 for entry in entries:
                     if entry.name.endswith(".json") and not entry.name.startswith("."):
                         with contextlib.suppress(FileNotFoundError):  # it is just replaced
-                            found.append((entry.stat().st_mtime, Path(entry.path)))
+                            found.append((entry.stat(follow_symlinks=False).st_mtime, Path(entry.path)))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
