@@ -63,7 +63,7 @@ class Agent:
         kind, printed = self.kinds[name], io.StringIO()
         try:
             with contextlib.redirect_stderr(printed):
-                value = tyro.cli(kind, args=text.split() if _may_be_list(kind) else [text])
+                value = tyro.cli(kind, args=text.split() if _may_be_list(kind) else [text], add_help=False)
         except SystemExit:
             raise InputError(
                 f"--grid.{_dashes(name)} {text!r} of {self.name}: {one_line(printed.getvalue())}"

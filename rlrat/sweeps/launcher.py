@@ -98,4 +98,4 @@ def read_outcome(task: Task) -> tuple[int | None, str]:
         said = make(_Said, read_json(task.outcome))
     except (OSError, ValueError):
         return None, ""
-    return said.code, said.host if re.fullmatch(r"[\w.-]+", said.host) else ""
+    return said.code, said.host if re.fullmatch(r"\w[\w.-]*", said.host) else ""

@@ -75,8 +75,9 @@ class SlurmLauncher:
             raise InputError('--launcher slurm needs submitit: pip install "rlrat[slurm]"') from None
         if missing := [name for name in ("sbatch", "squeue", "scontrol", "scancel") if shutil.which(name) is None]:
             raise InputError(f"--launcher slurm needs Slurm, but there is no {missing[0]}: start it on a login node")
-        if wrong := [f"--slurm.{name}" for name, value in where.items() if value and not re.fullmatch(r"\S+", value)]:
-            raise InputError(f"{wrong[0]} is {where[wrong[0][8:]]!r}, but must be one word")
+        for name, value in where.items():
+            if value is not None and not re.fullmatch(r"[^\s'\"`$\\]+", value):  # it stands in a shell script
+                raise InputError(f"--slurm.{name} is {value!r}, but must be one word as sbatch takes it")
         self._submitit, self._sweep, self._folder = submitit, folder, _own_folder(folder.path / "slurm")
         self._parameters: dict[str, Any] = {
             "job_name": _NAME,

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -23,7 +24,7 @@ from rlrat.errors import InputError
 from rlrat.sweeps import conductor, slurm
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
-from rlrat.sweeps.launcher import Outcome, Refused, Task
+from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
 from rlrat.sweeps.locks import STALE, Owner, Watch
 from rlrat.sweeps.worker import Work
 
@@ -268,6 +269,48 @@ def programs(tmp_path, monkeypatch):
         return tmp_path / "said"
 
     return write
+
+
+@pytest.fixture
+def launcher(tmp_path, programs):
+    """`launcher(partition="gpu")` is one of a Slurm that says yes to everything."""
+    pytest.importorskip("submitit", reason='needs submitit: pip install "rlrat[slurm]"')
+    programs(**dict.fromkeys(("sbatch", "squeue", "scontrol", "scancel", "srun"), "echo Submitted batch job 7"))
+
+    def build(**where) -> slurm.SlurmLauncher:
+        return slurm.SlurmLauncher(SweepFolder(tmp_path / "runs"), **OPTIONS, **where)
+
+    return build
+
+
+def test_no_words_of_a_folder_get_into_a_script_of_slurm(launcher, tmp_path):
+    for value in ("gpu\ntouch it", "gpu --wrap=true", "$(touch it)", ""):
+        with pytest.raises(InputError, match=r"--slurm.partition is .*, but must be one word"):
+            launcher(partition=value)
+    assert "1 CPUs" in launcher(partition="gpu", constraint="[a100*2&b]").describe()
+    outcome = tmp_path / "outcome.json"
+    for host in ("node7.cluster", "a\ntouch it", "a b", "--wrap"):
+        outcome.write_text(json.dumps({"code": 1, "host": host, "memory": 1}))
+        assert read_outcome(Task(None, outcome, None)) == (1, host if host.startswith("node7") else "")
+
+
+def test_what_jobs_of_slurm_run_lies_where_only_its_owner_writes(launcher, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / ".sweep" / "slurm"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    found = launcher()
+    assert folder.stat().st_mode & 0o777 == 0o755
+    (job,) = make_jobs(expand(Grid((Block((str(TOY_FILE),)),)), TOY_FILE.parent, tmp_path / "runs"), None)
+    work = Work(str(TOY_FILE), ["--seed", "0"], [], "log", str(tmp_path / "outcome-a.json"), "permit")
+    found.submit([Task(job, tmp_path / "outcome-a.json", work)])
+    script = next(folder.glob("*submission*.sh"))
+    assert f"{sys.executable} -P -u -m submitit.core._submit" in script.read_text()
+    (pickled,) = folder.glob("*_submitted.pkl")
+    assert pickle.loads(pickled.read_bytes()).args == (work,)  # our own, from a moment ago
+    assert json.loads((tmp_path / "slurm.json").read_text()) == {"job": "7", "outcome": "outcome-a.json"}
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    with pytest.raises(InputError, match="slurm, from which jobs of Slurm run, is somebody else's"):
+        launcher()
 
 
 def test_a_slurm_that_does_not_answer_has_no_empty_queue(programs):

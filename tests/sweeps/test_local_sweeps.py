@@ -134,6 +134,30 @@ def test_a_run_that_diverges_is_finished_and_counted(sweeper):
     assert "seed0 at update 2" in sweeper.said
 
 
+def test_a_run_of_which_no_evaluation_worked_has_failed(sweeper):
+    assert sweeper("--grid.trouble", "unscored", "--retries", 1) == 1
+    label, folder = "rlrat-hopper-mixed-v0 toy relu+trouble=unscored seed0", sweeper.folder("relu+trouble=unscored")
+    why = "exit code 1: no evaluation of what it trained worked"
+    assert f"{label}: {why}; attempt 2 of 2 goes on" in sweeper.said
+    assert f"{label}: FAILED: {why}" in sweeper.said
+    assert "toy    relu+trouble=unscored  0/1" in sweeper.said
+    assert sweeper.command("status") == 0
+    assert "1 runs: 1 failed" in sweeper.said
+    assert f"failed: {label}: {why}" in sweeper.said
+    (record,) = (sweeper.run_dir / ".sweep" / "jobs").glob("*/failed.json")
+    record.unlink()  # as of a run that was begun by hand
+    sweeper.command("status")
+    assert "1 runs: 1 failed" in sweeper.said
+    assert f"failed: {folder}: no evaluation of what it trained worked" in sweeper.said
+    (folder / "summary.json").write_text('["finished"]')
+    sweeper.command("status")
+    assert "1 runs: 1 unfinished" in sweeper.said
+    assert sweeper("--grid.trouble", "unscored", "--retries", 0) == 1
+    assert sweeper.command("retry", "--agents", TOY_FILE) == 1
+    log = record.with_name("log.txt").read_text()
+    assert log.count("-- ") == 2 + 1 + 1  # retry has the options of the newest sweep
+
+
 def test_a_full_disk_pauses_the_sweep_until_there_is_room(sweeper, monkeypatch):
     sweeper.run_dir.mkdir()
     (sweeper.run_dir / "full").touch()
