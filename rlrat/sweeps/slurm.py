@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import time
@@ -197,18 +196,18 @@ def _record(file: Path) -> _Queued | None:
 
 
 def _own_folder(path: Path) -> Path:
-    """The folder of submitit's scripts and pickles, which is code that jobs run: none but its owner may write there.
+    """The folder of submitit's scripts and pickles, which is code that jobs run: none but its owner gets there.
 
     Raises:
         InputError: it is somebody else's, or cannot be made.
     """
     try:
-        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
         if found.st_uid != os.geteuid():
             raise InputError(f"{path}, from which jobs of Slurm run, is somebody else's: give another --run-dir")
-        if found.st_mode & 0o022:
-            path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
+        if found.st_mode & 0o077:  # the files in it may be writable by a group
+            path.chmod(0o700)
     except OSError as error:
         raise InputError(f"cannot make {path}, from which jobs of Slurm run: {error.strerror}") from None
     return path

@@ -299,7 +299,7 @@ def test_what_jobs_of_slurm_run_lies_where_only_its_owner_writes(launcher, tmp_p
     folder.mkdir(parents=True)
     folder.chmod(0o777)
     found = launcher()
-    assert folder.stat().st_mode & 0o777 == 0o755
+    assert folder.stat().st_mode & 0o777 == 0o700
     (job,) = make_jobs(expand(Grid((Block((str(TOY_FILE),)),)), TOY_FILE.parent, tmp_path / "runs"), None)
     work = Work(str(TOY_FILE), ["--seed", "0"], [], "log", str(tmp_path / "outcome-a.json"), "permit")
     found.submit([Task(job, tmp_path / "outcome-a.json", work)])
