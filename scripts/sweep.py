@@ -7,6 +7,8 @@ Give the same command again at any time: it does what is missing. Beside it:
     python scripts/sweep.py status <run-dir>    how far every run is
     python scripts/sweep.py stop <run-dir>      save checkpoints and end, wherever the sweep runs
     python scripts/sweep.py retry <run-dir>     the failed processes once more
+
+A folder is data: code of your own is named to retry again, with --agents and --env-modules.
 """
 
 import signal
