@@ -193,6 +193,9 @@ def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
     Raises:
         InputError: an unknown agent or setting, a value that is none, or two cells with one folder.
     """
+    texts = {text for block in grid.blocks for text in _texts_of(block)}
+    if odd := sorted(text for text in texts if text != printable(text)):
+        raise InputError(f"the grid has {odd[0]!r}, with characters that no name or value has")
     agents: dict[str, Agent] = {}
     for name in dict.fromkeys(name for block in grid.blocks for name in block.agents):
         agents[name] = load_agent(name, agents_folder)
@@ -217,6 +220,10 @@ def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
             )  # fmt: skip
             raise InputError(f"two cells have one folder, {cell.folder}; {why}")
     return cells
+
+
+def _texts_of(block: Block) -> Iterable[str]:
+    return itertools.chain(block.agents, block.datasets, block.activations, block.axes, *block.axes.values())
 
 
 def _size(block: Block) -> int:

@@ -96,6 +96,8 @@ def test_a_users_own_file_is_an_agent(tmp_path):
     ("block", "message"),
     [
         (Block(()), "no agent is given"),
+        (Block(("iql",), ("a\0.hdf5",)), r"the grid has 'a\\x00.hdf5', with characters that no name"),
+        (Block(("iql",), axes={"env_id": ("\ud800",)}), r"the grid has '\\ud800'"),
         (Block(("iqll",)), "no agent iqll: did you mean iql"),
         (
             Block(("iql",), axes={"expectle": ("0.7",)}),
