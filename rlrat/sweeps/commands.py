@@ -203,9 +203,9 @@ def retry(run_dir: Path, agents: Path, console: Console, named: Named) -> int:
     for recalled in recall(folder):
         jobs = processes(folder, recalled, agents, named.agents)
         if any(has_failed(folder, job) for job in jobs):
-            grid = named.admit(recalled.grid, where(folder))
-            again.append((named.options(recall_options(recalled.options, run_dir), where(folder)), grid))
-    for options, grid in again:
+            options = recall_options(recalled.options, run_dir)
+            again.append(named.admit_sweep(recalled.grid, options, where(folder)))
+    for grid, options in again:
         _, jobs = plan(grid, options, agents)
         failed = {job.id for job in jobs if has_failed(folder, job)}
         if not failed:

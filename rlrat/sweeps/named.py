@@ -42,29 +42,32 @@ class Named:
         Raises:
             InputError: it has code that is not named here, with the options to add.
         """
-        lacking: dict[str, list[str]] = {"--agents": [], "--env-modules": [], "--env-kwargs": []}
-        blocks = [self._block(block, typed, has_typed_kwargs, lacking) for block in grid.blocks]
-        self._refuse(lacking, where)
-        return dataclasses.replace(grid, blocks=tuple(blocks))
+        admitted, lacking = self._admit(grid, typed, has_typed_kwargs)
+        _refuse(lacking, where)
+        return admitted
 
     def admit_agents(self, grid: Grid, where: str) -> Grid:
         """The same, of a grid of which no environment is made."""
-        axes = {axis for block in grid.blocks for axis in block.axes}
-        return self.admit(grid, where, typed=axes)
+        return self.admit(grid, where, typed={axis for block in grid.blocks for axis in block.axes})
 
-    def options(self, recalled: "Options", where: str) -> "Options":
-        """A sweep's options that were read, once the modules and the cluster in them are named here.
+    def admit_sweep(self, grid: Grid, options: "Options", where: str) -> tuple[Grid, "Options"]:
+        """The same, with the options that a folder has; modules and the cluster in them must be named here, too."""
+        admitted, lacking = self._admit(grid, (), has_typed_kwargs=False)
+        lacking["--env-modules"] += [name for name in options.env_modules if name not in self.env_modules]
+        address = options.ray.address
+        is_other = options.launcher == "ray" and address not in (None, "auto", self.ray_address)
+        _refuse({**lacking, "--ray.address": [address] if is_other else []}, where)
+        return admitted, dataclasses.replace(options, env_modules=self.env_modules)
 
-        Raises:
-            InputError: one is not.
-        """
-        address = recalled.ray.address
-        is_other = recalled.launcher == "ray" and address not in (None, "auto", self.ray_address)
-        modules = [name for name in recalled.env_modules if name not in self.env_modules]
-        self._refuse({"--env-modules": modules, "--ray.address": [address] if is_other else []}, where)
-        return dataclasses.replace(recalled, env_modules=self.env_modules)
+    def _admit(self, grid: Grid, typed: Container[str], has_typed_kwargs: bool) -> tuple[Grid, dict[str, list[str]]]:
+        """The grid, and what is not named here by the option to name it with."""
+        lacking: dict[str, list[str]] = {"--agents": [], "--env-modules": [], "--env-kwargs": []}
+        blocks = [self._block(block, typed, has_typed_kwargs, lacking) for block in grid.blocks]
+        return dataclasses.replace(grid, blocks=tuple(blocks)), lacking
 
-    def _block(self, block: Block, typed: Container[str], has_typed_kwargs: bool, lacking: dict[str, list[str]]):
+    def _block(
+        self, block: Block, typed: Container[str], has_typed_kwargs: bool, lacking: dict[str, list[str]]
+    ) -> Block:
         files = {spelling: name for name in self.agents for spelling in (name, str(Path(name).resolve()))}
         lacking["--agents"] += [name for name in block.agents if is_file(name) and name not in files]
         axes = dict(block.axes)
@@ -81,16 +84,17 @@ class Named:
                 lacking["--env-kwargs"] += [pair for pair in pairs if _is_text(pair)]
         return dataclasses.replace(block, agents=tuple(files.get(name, name) for name in block.agents), axes=axes)
 
-    def _refuse(self, lacking: dict[str, list[str]], where: str) -> None:
-        words = []
-        for option, names in lacking.items():
-            if names:
-                words += [option, *(shlex.quote(name) for name in dict.fromkeys(names))]
-        if words:
-            raise InputError(
-                f"{where} names code or files of yours, which only a command line may: add {' '.join(words)} "
-                "if you trust them"
-            )
+
+def _refuse(lacking: dict[str, list[str]], where: str) -> None:
+    words = []
+    for option, names in lacking.items():
+        if names:
+            words += [option, *(shlex.quote(name) for name in dict.fromkeys(names))]
+    if words:
+        raise InputError(
+            f"{where} names code or files of yours, which only a command line may: add {' '.join(words)} "
+            "if you trust them"
+        )
 
 
 def is_file(agent: str) -> bool:

@@ -149,11 +149,12 @@ def test_what_a_folder_recalls_of_environments_and_clusters_is_named_again():
     found = Named(env_modules=("my_envs",), env_kwargs=("xml_file=x.xml",)).admit(grid, "it")
     assert found.blocks[0].axes == {**axes, "env_id": ("Toy-v0", "Hopper-v5")}
 
-    kept = Options(env_modules=("my_envs",), launcher="ray", ray=RayOptions(address="ray://elsewhere:10001"))
-    with pytest.raises(InputError, match=r"add --env-modules my_envs --ray\.address ray://elsewhere:10001 if"):
-        Named().options(kept, "it")
-    named = Named(env_modules=("my_envs", "more"), ray_address="ray://elsewhere:10001")
-    assert named.options(kept, "it").env_modules == ("my_envs", "more")
+    kept = Options(env_modules=("more",), launcher="ray", ray=RayOptions(address="ray://elsewhere:10001"))
+    with pytest.raises(InputError) as error:
+        Named(env_kwargs=("xml_file=x.xml",)).admit_sweep(grid, kept, "it")
+    assert "add --env-modules my_envs more --ray.address ray://elsewhere:10001 if you trust" in str(error.value)
+    named = Named(env_modules=("my_envs", "more"), env_kwargs=("xml_file=x.xml",), ray_address="ray://elsewhere:10001")
+    assert named.admit_sweep(grid, kept, "it")[1].env_modules == ("my_envs", "more")
 
 
 def test_a_grids_file_names_no_code_that_the_command_line_does_not(tmp_path, monkeypatch):
