@@ -1,5 +1,6 @@
 """What the user is told in one line: errors that can be mended, and warnings."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,14 @@ _LONGEST = 300  # characters: PyTorch and Ray say much more
 
 class InputError(ValueError):
     """Something the user gave is wrong: the message is one line that says what, where, and what would be right."""
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def printable(text: str) -> str:
+    """What others wrote, without what would steer a terminal."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def reason(error: object, *, end: bool = False) -> str:

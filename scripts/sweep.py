@@ -7,11 +7,13 @@ Give the same command again at any time: it does what is missing. Beside it:
     python scripts/sweep.py status <run-dir>    how far every run is
     python scripts/sweep.py stop <run-dir>      save checkpoints and end, wherever the sweep runs
     python scripts/sweep.py retry <run-dir>     the failed processes once more
+
+A folder is data: code of your own is named to retry again, with --agents and --env-modules.
 """
 
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +23,10 @@ from rich.console import Console
 from rlrat.arguments import read_command_line
 from rlrat.errors import one_line_errors
 from rlrat.sweeps import commands
+from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, find_grid, split_axes
 
 AGENTS = Path(__file__).resolve().parents[1] / "agents"
-COMMANDS = {
-    "status": (commands.status, "How far every run is."),
-    "stop": (commands.stop, "Have every sweep on a folder save checkpoints and end."),
-    "retry": (commands.retry, "Try the failed processes again."),
-}
 
 
 @dataclass(frozen=True)
@@ -37,17 +35,44 @@ class Folder:
     """The --run-dir of a sweep."""
 
 
+@dataclass(frozen=True)
+class Status(Folder):
+    agents: tuple[str, ...] = ()
+    """Files of your own agents; only a sweep that an older version of rlrat began needs them."""
+
+
+@dataclass(frozen=True)
+class Retry(Folder):
+    named: Annotated[Named, tyro.conf.arg(name="")] = field(default_factory=Named)
+
+
+COMMANDS = {
+    "status": (Status, "How far every run is. Nothing that the folder names is run."),
+    "stop": (Folder, "Have every sweep on a folder save checkpoints and end."),
+    "retry": (Retry, "Try the failed processes again. Code of your own that they need is named again."),
+}
+
+
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0, 1 where a process failed, 130 where the sweep was stopped or left."""
     plain = {"highlight": False, "markup": False, "emoji": False}
     console = Console(**plain, width=None if sys.stdout.isatty() else 160)
     if argv and argv[0] in COMMANDS:
-        command, description = COMMANDS[argv[0]]
-        folder = read_command_line(Folder, description, argv[1:], prog=f"sweep.py {argv[0]}")
-        return command(folder.run_dir, AGENTS, console)
+        return folder_command(argv, console)
     argv, axes = split_axes(argv)
     options = read_command_line(Options, __doc__, argv)
     return commands.sweep(options, find_grid(options, axes), AGENTS, console)
+
+
+def folder_command(argv: list[str], console: Console) -> int:
+    """`status`, `stop` or `retry` of a folder."""
+    kind, description = COMMANDS[argv[0]]
+    given = read_command_line(kind, description, argv[1:], prog=f"sweep.py {argv[0]}")
+    if isinstance(given, Status):
+        return commands.status(given.run_dir, AGENTS, console, given.agents)
+    if isinstance(given, Retry):
+        return commands.retry(given.run_dir, AGENTS, console, given.named)
+    return commands.stop(given.run_dir, console)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ _OWN = {
     "num_seeds": "--seeds and --seeds-per-process",
     "num_threads": "--threads",
     "device": "--device",
+    "env_modules": "--env-modules",
     "run_dir": "--run-dir",
     "run_name": "nothing: cells are told apart by their settings",
     "resume": "nothing: a sweep always goes on",
-    "overwrite": "nothing: delete the run folders yourself",
+    "overwrite": "nothing: give another --run-dir",
 }
 
 
@@ -62,7 +63,7 @@ class Agent:
         kind, printed = self.kinds[name], io.StringIO()
         try:
             with contextlib.redirect_stderr(printed):
-                value = tyro.cli(kind, args=text.split() if _may_be_list(kind) else [text])
+                value = tyro.cli(kind, args=text.split() if _may_be_list(kind) else [text], add_help=False)
         except SystemExit:
             raise InputError(
                 f"--grid.{_dashes(name)} {text!r} of {self.name}: {one_line(printed.getvalue())}"
@@ -105,9 +106,9 @@ def load_agent(name: str, folder: Path) -> Agent:
     Raises:
         InputError: no such file, or no agent in it.
     """
+    known = sorted(file.stem for file in folder.glob("*.py"))
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.py"))
+    if not (path.is_file() if name.endswith(".py") else name in known):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
         raise InputError(f"no agent {name}: {hint}give one of {', '.join(known)}, or a file of your own")
@@ -145,8 +146,12 @@ def command_line(values: dict[str, Any]) -> list[str]:
             group, dot, field = _dashes(name).rpartition(".")
             words.append(f"--{group}{dot}{'' if value else 'no-'}{field}")
         else:
-            words += [f"--{_dashes(name)}", *map(str, value if isinstance(value, tuple) else (value,))]
+            words += [f"--{_dashes(name)}", *_words(value)]
     return words
+
+
+def _words(value: Any) -> list[str]:
+    return [word for one in value for word in _words(one)] if isinstance(value, tuple) else [str(value)]
 
 
 def _head(path: Path) -> ast.Module:

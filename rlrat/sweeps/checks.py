@@ -4,17 +4,14 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlrat.arguments import RunArguments, identity, parse_env_kwargs, validate
 from rlrat.environments import of_data
 from rlrat.errors import InputError
 from rlrat.sweeps.agents import Agent
-from rlrat.sweeps.folder import clash
+from rlrat.sweeps.folder import DONE, clash, seed_status
 from rlrat.sweeps.grid import Cell, Job
-
-if TYPE_CHECKING:
-    from rlrat.datasets import Dataset
 
 _NAMED = 5  # of what is wrong, the rest is counted
 _COMPLETED = ("dataset", "env_id", "env_kwargs")  # which a run's folder has as the dataset completes them
@@ -98,9 +95,9 @@ def check_together(jobs: Sequence[Job]) -> None:
     """
     wrong = []
     for job in jobs:
-        unfinished = [path for path in job.folders if not (path / "summary.json").exists()]
-        begun = [path.name for path in unfinished if (path / "checkpoint.pt").exists()]
-        new = [path.name for path in unfinished if not (path / "config.json").exists()]
+        unfinished = [path for path in job.folders if seed_status(path) not in DONE]
+        begun = [path.name for path in unfinished if os.path.exists(path / "checkpoint.pt")]
+        new = [path.name for path in unfinished if not os.path.exists(path / "config.json")]
         if begun and new:
             wrong.append(f"{job.cell.label}: a checkpoint of {', '.join(begun)}, none of {', '.join(new)}")
     _raise(wrong, "give --seeds-per-process 1, or first let the seeds end that have begun")
@@ -123,43 +120,46 @@ def _begun(cell: Cell) -> Sequence[int]:
     return cell.seeds
 
 
-def check_datasets(cells: Sequence[Cell], *, fetch: bool) -> list[str]:
+def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[str] = ()) -> list[str]:
     """Have every dataset here, readable, and with an environment; returns those that are still to be downloaded.
 
     Args:
         fetch: download what is missing; else only what is here is read.
+        env_modules: the user's modules that register environments.
 
     Raises:
         InputError: datasets that do not exist, cannot be had or cannot be used, or run folders of another dataset or
             environment.
     """
-    from rlrat.datasets import load_dataset
-
     wrong, clashes, missing = [], [], []
-    by_dataset: dict[str, list[Cell]] = {}
+    known: dict[tuple, dict[str, Any] | None] = {}  # what each choice of data and environment completes
     for cell in cells:
-        by_dataset.setdefault(cell.values["dataset"], []).append(cell)
-    for id, own in by_dataset.items():
-        if not fetch and _is_to_be_fetched(id):
-            missing.append(id)
+        arguments = cell.arguments
+        if not fetch and _is_to_be_fetched(arguments.dataset):
+            missing.append(arguments.dataset)
             continue
-        try:
-            dataset = load_dataset(id)
-        except InputError as error:
-            wrong.append(str(error))
-            continue
-        if dataset.env_id is None and any(cell.values.get("env_id") is None for cell in own):
-            wrong.append(f"dataset {id} names no environment: give --grid.env-id")
-            continue
-        for cell in own:
-            clashes += _clashes(cell, _completed(cell.arguments, dataset), {})
+        key = (arguments.dataset, arguments.env_id, arguments.env_kwargs, arguments.action_bounds)
+        if key not in known:
+            try:
+                known[key] = _completed(arguments, env_modules)
+            except InputError as error:
+                known[key] = None
+                wrong.append(str(error))
+        if known[key] is not None:
+            clashes += _clashes(cell, known[key], {})
     _raise(wrong)
     _raise(clashes, _MEND)
-    return missing
+    return list(dict.fromkeys(missing))
 
 
-def _completed(arguments: RunArguments, dataset: "Dataset") -> dict[str, Any]:
+def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str, Any]:
     """What a run's identity has as its dataset completes it."""
+    from rlrat.datasets import load_dataset
+
+    bounds = {"env_id": arguments.env_id, "action_bounds": arguments.action_bounds}
+    dataset = load_dataset(arguments.dataset, env_modules=env_modules, **bounds)
+    if dataset.env_id is None and arguments.env_id is None:
+        raise InputError(f"dataset {arguments.dataset} names no environment: give --grid.env-id")
     env_id, kwargs = of_data(dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs))
     found = {"env_id": env_id, "env_kwargs": kwargs}
     return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))

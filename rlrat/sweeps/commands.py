@@ -10,17 +10,20 @@ from typing import Any
 
 from rich.console import Console
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, warn
 from rlrat.sweeps.checks import check_datasets, check_device, check_folders, check_settings, check_together
 from rlrat.sweeps.conductor import Conductor
 from rlrat.sweeps.display import Display, show_estimate, show_plan, show_status, show_summary
 from rlrat.sweeps.estimate import probe
-from rlrat.sweeps.folder import SweepFolder, is_done, seed_status
-from rlrat.sweeps.grid import Cell, Grid, Job, expand, make_jobs
+from rlrat.sweeps.folder import DONE, SweepFolder, is_done, seed_status
+from rlrat.sweeps.grid import Cell, Grid, Job, Process, expand, make_jobs
 from rlrat.sweeps.launcher import Launcher
 from rlrat.sweeps.local import LocalLauncher, find_gpus, fitting
-from rlrat.sweeps.locks import Owner, Watch
-from rlrat.sweeps.options import Options, recall, settings
+from rlrat.sweeps.locks import Watch
+from rlrat.sweeps.named import Named
+from rlrat.sweeps.options import Options, recall_options, settings
+from rlrat.sweeps.records import fits
+from rlrat.sweeps.remembered import Sweep, recall, remember
 from rlrat.sweeps.slurm import cancel_waiting
 
 
@@ -32,7 +35,8 @@ def plan(grid: Grid, options: Options, agents: Path) -> tuple[list[Cell], list[J
 
 def extra_settings(options: Options) -> dict[str, Any]:
     """What every process is told beside its cell."""
-    return {"num_threads": options.threads} | ({} if options.device == "auto" else {"device": options.device})
+    given = {"device": options.device} if options.device != "auto" else {}
+    return {"num_threads": options.threads, **given, **({"env_modules": m} if (m := options.env_modules) else {})}
 
 
 def make_launcher(options: Options, jobs: list[Job], folder: SweepFolder, missing: Sequence[str] = ()) -> Launcher:
@@ -65,11 +69,11 @@ def sweep(options: Options, grid: Grid, agents: Path, console: Console, only: se
     check_together(jobs)
     check_device(options.device, here=options.launcher == "local")
     folder = SweepFolder(options.run_dir)
-    missing = check_datasets(cells, fetch=not options.dry_run)
+    missing = check_datasets(cells, fetch=not options.dry_run, env_modules=options.env_modules)
     if options.dry_run:
         dry_run(options, cells, jobs, missing, folder, console)
         return 0
-    folder.remember(grid.absolute(), settings(options))
+    remember(folder, grid.absolute(), settings(options), jobs)
     diverged = sum(seed_status(path) == "diverged" for job in jobs for path in job.folders)
     jobs = [job for job in jobs if (only is None or job.id in only) and not is_done(job)]
     if not jobs:
@@ -131,37 +135,47 @@ def finish(failed: int, options: Options, cells: list[Cell], console: Console) -
     return 1 if failed else 0
 
 
-def recalled(run_dir: Path, agents: Path) -> list[tuple[Options, Grid, list[Cell], list[Job]]]:
-    """The sweeps that were begun in a folder.
+def processes(folder: SweepFolder, sweep: Sweep, agents: Path, files: Sequence[str]) -> Sequence[Process]:
+    """The processes of a sweep that was begun in a folder, without any agent's code.
+
+    Only where it is of an older version, which did not write them down, are its agents loaded: those of rlrat by their
+    names, and `files` that this command line names.
 
     Raises:
-        InputError: there are none.
+        InputError: such a sweep has other agents, or is damaged.
     """
-    found = []
-    for grid, kept in SweepFolder(run_dir).grids():
-        options = recall(kept, run_dir)
-        found.append((options, grid, *plan(grid, options, agents)))
-    return found
+    if sweep.processes is not None:
+        return sweep.processes
+    size = sweep.options.get("seeds_per_process")
+    if size is not None and not (fits(size, int) and size > 0):
+        raise InputError(f"the sweep in {folder.run_dir} is damaged: give its command again")
+    grid = Named(tuple(files)).admit_agents(sweep.grid, where(folder))
+    return make_jobs(expand(grid, agents, folder.run_dir), size)
 
 
-def status(run_dir: Path, agents: Path, console: Console) -> int:
+def where(folder: SweepFolder) -> str:
+    return f"the sweep in {folder.run_dir}"
+
+
+def status(run_dir: Path, agents: Path, console: Console, files: Sequence[str] = ()) -> int:
+    """`files` are agents that the command line names, which only a sweep of an older version needs."""
     folder, watch = SweepFolder(run_dir), Watch()
-    for _, _, cells, jobs in recalled(run_dir, agents):
-        running: dict[Job, Owner] = {}
+    for sweep in recall(folder):
+        jobs, running = processes(folder, sweep, agents, files), {}
         locked = folder.locked()
         for job in jobs:
             for path in job.folders:
                 if path in locked and (owner := watch.holder(folder.lock(path))) is not None:
                     running[job] = owner
-        show_status(console, cells, jobs, folder, running)
+        show_status(console, jobs, folder, running)
     for owner in folder.sweeps():
         console.print(f"a sweep is under way: {owner}")
     return 0
 
 
-def stop(run_dir: Path, _agents: Path, console: Console) -> int:
+def stop(run_dir: Path, console: Console) -> int:
     folder = SweepFolder(run_dir)
-    folder.grids()  # or there is nothing to stop
+    folder.grid_files()  # or there is nothing to stop
     if not folder.sweeps():
         console.print(f"no sweep is under way in {folder.run_dir}")
     folder.stop()
@@ -182,15 +196,29 @@ def stop(run_dir: Path, _agents: Path, console: Console) -> int:
     return code
 
 
-def retry(run_dir: Path, agents: Path, console: Console) -> int:
-    folder, code, any_failed = SweepFolder(run_dir), 0, False
-    for options, grid, _, jobs in recalled(run_dir, agents):
-        failed = {job.id for job in jobs if not is_done(job) and folder.failure(job) is not None}
-        if failed:
-            any_failed = True
-            code = max(code, sweep(options, grid, agents, console, only=failed))
-            if code >= 128:  # stopped, and the rest with it
-                return code
-    if not any_failed:
+def retry(run_dir: Path, agents: Path, console: Console, named: Named) -> int:
+    """`named` is the code that the command line names, without which none that the folder names is run."""
+    folder, code = SweepFolder(run_dir), 0
+    again = []
+    for recalled in recall(folder):
+        jobs = processes(folder, recalled, agents, named.agents)
+        if any(has_failed(folder, job) for job in jobs):
+            options = recall_options(recalled.options, run_dir)
+            again.append(named.admit_sweep(recalled.grid, options, where(folder)))
+    for grid, options in again:
+        _, jobs = plan(grid, options, agents)
+        failed = {job.id for job in jobs if has_failed(folder, job)}
+        if not failed:
+            warn(f"an agent of {where(folder)} has other settings than then: give the sweep's own command again")
+            continue
+        code = max(code, sweep(options, grid, agents, console, only=failed))
+        if code >= 128:  # stopped, and the rest with it
+            return code
+    if not again:
         console.print(f"nothing has failed in {folder.run_dir}")
     return code
+
+
+def has_failed(folder: SweepFolder, job: Process) -> bool:
+    states = [seed_status(path) for path in job.folders]
+    return "failed" in states or (not DONE.issuperset(states) and folder.failure(job) is not None)

@@ -151,14 +151,7 @@ class Conductor:
             elif holder := self._holder(entry.job):
                 self._leave(entry, str(holder))
             else:
-                try:
-                    tasks.append((entry, self._write(entry)))
-                except InputError as error:
-                    if not _is_full(error):
-                        raise
-                    self._queue.appendleft(entry)
-                    self._pause(entry.job)
-                    break
+                tasks.append((entry, self._task(entry)))
         if not tasks:
             return
         left: set[Task] = set()
@@ -180,19 +173,17 @@ class Conductor:
             else:
                 self._begin(entry)
 
-    def _write(self, entry: Entry) -> Task:
-        job, file, mine = entry.job, self.folder.job_file, self._owner.token[:8]  # two sweeps may try at once
+    def _task(self, entry: Entry) -> Task:
+        job, file = entry.job, self.folder.job_file
         work = Work(
             agent=str(job.cell.agent.path),
             argv=job.argv(self._extra),
             locks=[str(self.folder.lock(folder)) for folder in job.folders],
             log=str(file(job, "log.txt")),
-            outcome=str(file(job, f"outcome-{mine}.json")),
-            attempt=uuid.uuid4().hex,
+            outcome=str(file(job, f"outcome-{uuid.uuid4().hex}.json")),  # two sweeps may try at once
             permit=str(self._permit),
         )
-        self.folder.write(file(job, f"job-{mine}.json"), asdict(work))
-        return Task(job, file(job, f"job-{mine}.json"), frozenset(entry.failed_on))
+        return Task(job, Path(work.outcome), work, frozenset(entry.failed_on))
 
     def _begin(self, entry: Entry) -> None:
         newest = newest_updates(entry.job)
@@ -219,9 +210,8 @@ class Conductor:
     def _take(self, outcome: Outcome) -> None:
         """What an attempt's end means."""
         entry = self.entries[outcome.task.job.id]
-        for name in (outcome.task.file.name, outcome.task.file.name.replace("job", "outcome")):
-            with suppress(OSError):
-                outcome.task.file.with_name(name).unlink()
+        with suppress(OSError):
+            outcome.task.outcome.unlink()
         job, code = entry.job, outcome.code
         if is_done(job):
             return self._end(entry)
@@ -238,6 +228,8 @@ class Conductor:
         if any(after > before for before, after in zip(entry.updates, newest_updates(job), strict=True)):
             entry.attempts = entry.vanished = 0
         reason = _reason(outcome)
+        if any(seed_status(folder) == "failed" for folder in job.folders):
+            reason += ": no evaluation of what it trained worked"
         if code in (None, LOST, -signal.SIGALRM):  # no fault of the run
             entry.vanished += 1
             if entry.vanished > _MOST_VANISHED:
@@ -298,6 +290,6 @@ def _reason(outcome: Outcome) -> str:
     if code == -signal.SIGALRM:
         return "it could not keep its locks alive"
     if code < 0:
-        name = signal.Signals(-code).name
+        name = signal.Signals(-code).name if -code in [*signal.Signals] else f"signal {-code}"
         return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
     return outcome.why or f"exit code {code}"

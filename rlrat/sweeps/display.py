@@ -14,11 +14,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rlrat.errors import printable
 from rlrat.sweeps.conductor import Conductor, Entry
 from rlrat.sweeps.estimate import Probe
-from rlrat.sweeps.folder import Progress, SweepFolder, is_done, read_progress, read_summary, seed_status
-from rlrat.sweeps.grid import Cell, Job
+from rlrat.sweeps.folder import DONE, Progress, SweepFolder, is_done, read_progress, read_summary, seed_status
+from rlrat.sweeps.grid import Cell, Job, Process
 from rlrat.sweeps.locks import Owner
+from rlrat.sweeps.records import fits, number
 
 _ROWS = 20  # of running processes, and of a plan's cells
 _SUMMARY_ROWS = 60
@@ -62,7 +64,7 @@ class Display:
         table = Table("running", "update", "updates/s", "score or return", box=None, pad_edge=False)
         running = self._looks(conductor)
         for entry, progress in running[:_ROWS]:
-            total = entry.job.cell.arguments.total_updates
+            total = entry.job.total_updates
             if progress is None:
                 table.add_row(entry.job.label, f"0/{total:,}", "", "")
                 continue
@@ -81,7 +83,7 @@ class Display:
                 continue
             progress = read_progress(entry.job.folders[0])
             if progress is not None and progress.update:
-                share = progress.update / entry.job.cell.arguments.total_updates
+                share = progress.update / entry.job.total_updates
                 self._seconds[entry.job.cell.agent.name] = progress.wall_seconds / share
             running.append((entry, progress))
         return running
@@ -113,7 +115,7 @@ class Display:
         for entry in conductor.entries.values():
             if entry.state in ("waiting", "running"):
                 progress = read_progress(entry.job.folders[0]) if entry.state == "running" else None
-                share = 1 - progress.update / entry.job.cell.arguments.total_updates if progress else 1.0
+                share = 1 - progress.update / entry.job.total_updates if progress else 1.0
                 left += share * self._seconds.get(entry.job.cell.agent.name, typical)
         return left / max(running, 1)
 
@@ -170,18 +172,20 @@ def show_estimate(console: Console, jobs: Sequence[Job], probes: dict[str, Probe
     )  # fmt: skip
 
 
-def show_status(
-    console: Console, cells: Sequence[Cell], jobs: Sequence[Job], folder: SweepFolder, running: dict[Job, Owner]
-) -> None:
+def show_status(console: Console, jobs: Sequence[Process], folder: SweepFolder, running: dict[Process, Owner]) -> None:
     """Where every run stands; `running` has the owners of the locks."""
     counts = dict.fromkeys(("finished", "diverged", "running", "failed", "unfinished", "missing"), 0)
-    failed, diverged = [], []
+    cells, failed, diverged, unscored = set(), [], [], []
     for job in jobs:
-        states = [seed_status(path) for path in job.folders]
-        is_open = "unfinished" in states or "missing" in states
+        cells.add(job.folder)
+        folders = job.folders
+        states = [seed_status(path) for path in folders]
+        is_open = not DONE.issuperset(states)
         failure = folder.failure(job) if is_open and job not in running else None
-        for path, state in zip(job.folders, states, strict=True):
-            if state in ("unfinished", "missing"):
+        for path, state in zip(folders, states, strict=True):
+            if state == "failed" and failure is None and job not in running:
+                unscored.append(path)
+            if state not in DONE:
                 state = "running" if job in running else "failed" if failure is not None else state
             counts[state] += 1
             if state == "diverged":
@@ -194,11 +198,14 @@ def show_status(
     )
     for job, owner in list(running.items())[:_ROWS]:
         progress = read_progress(job.folders[0])
-        far = f"update {progress.update:,} of {job.cell.arguments.total_updates:,}" if progress else "at its beginning"
+        far = f"update {progress.update:,} of {job.total_updates:,}" if progress else "at its beginning"
         console.print(f"running: {job.label}: {far}, {owner}", soft_wrap=True)
     for path in diverged[:_ROWS]:
-        summary = read_summary(path) or {}
-        console.print(f"diverged: {path} at update {summary.get('diverged_at')}", soft_wrap=True)
+        update = (read_summary(path) or {}).get("diverged_at")
+        at = f" at update {update}" if fits(update, int) else ""
+        console.print(f"diverged: {printable(str(path))}{at}", soft_wrap=True)
+    for path in unscored[:_ROWS]:
+        console.print(f"failed: {printable(str(path))}: no evaluation of what it trained worked", soft_wrap=True)
     for job, failure in failed[:_ROWS]:
         console.print(f"failed: {job.label}: {failure.reason} on {failure.host}; its log ends with", soft_wrap=True)
         for line in failure.lines:
@@ -210,12 +217,12 @@ def show_summary(console: Console, cells: Sequence[Cell], run_dir: Path) -> None
     table = Table("dataset", "agent", "run", "seeds", "score", "return", "diverged", box=None, pad_edge=False)
     for cell in cells[:_SUMMARY_ROWS]:
         summaries = [s for seed in cell.seeds if (s := read_summary(cell.run_folder(seed))) is not None]
-        finished = [s for s in summaries if s.get("status") != "diverged"]
+        finished = [s for s in summaries if s.get("status") == "finished"]
         numbers = []
         for name in ("final_score", "final_return"):
-            values = [s[name] for s in finished if s.get(name) is not None]
+            values = [value for s in finished if (value := number(s.get(name))) is not None]
             numbers.append(f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}" if values else "")
-        diverged = len(summaries) - len(finished)
+        diverged = sum(s.get("status") == "diverged" for s in summaries)
         seeds = f"{len(finished)}/{len(cell.seeds)}"
         table.add_row(*cell.folder.parts[-3:], seeds, *numbers, str(diverged) if diverged else "")
     console.print(table)

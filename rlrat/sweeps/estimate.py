@@ -3,12 +3,9 @@
 import contextlib
 import csv
 import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +15,8 @@ from rlrat.arguments import RunArguments
 from rlrat.errors import InputError
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.worker import Work
+from rlrat.sweeps.records import make, read_json
+from rlrat.sweeps.worker import Work, start
 
 _WARM, _UPDATES = 4, 24  # the first updates are slow, the rest is timed
 _EPISODES = 2
@@ -42,10 +40,10 @@ class Probe:
     """Bytes that PyTorch reserved, None on a CPU."""
 
     def seconds(self, job: Job) -> float:
-        """Of a whole process like the probed one, evaluations at their full number of episodes and `_STEPS` steps."""
+        """Of a whole process like the probed one, with all episodes of its evaluations, each as long as it may be."""
         arguments = job.cell.arguments
         evaluations = 1 + -(-arguments.total_updates // arguments.eval_every) + len(arguments.eval_at)
-        steps = _STEPS * evaluations * arguments.eval_episodes / _EPISODES
+        steps = min(_STEPS, arguments.max_episode_steps or _STEPS) * evaluations * arguments.eval_episodes / _EPISODES
         return self.start_seconds + arguments.total_updates * self.update_seconds + steps * self.step_seconds
 
 
@@ -70,7 +68,8 @@ def probe(
 
 
 def _stand_in(job: Job) -> Job:
-    kept = {name: value for name, value in job.cell.values.items() if name not in ("env_id", "env_kwargs")}
+    own = ("env_id", "env_kwargs", "action_bounds")
+    kept = {name: value for name, value in job.cell.values.items() if name not in own}
     values = {**kept, "dataset": RunArguments.dataset}
     return Job(replace(job.cell, values=values), job.seeds)
 
@@ -78,14 +77,23 @@ def _stand_in(job: Job) -> Job:
 def _cached(job: Job, folder: SweepFolder, extra: dict[str, Any]) -> Probe:
     cache = folder.path / "probes" / f"{job.id}.json"
     key = [str(word) for word in job.argv(extra)]
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        content = json.loads(cache.read_text())
-        if content.pop("argv") == key:
-            return Probe(**content)
+    if (known := recalled(cache, key)) is not None:
+        return known
     found = _probe(job, extra)
     with contextlib.suppress(InputError):  # a dry run is allowed where nothing can be written
         folder.write(cache, {"argv": key, **asdict(found)})
     return found
+
+
+def recalled(cache: Path, argv: list[str]) -> Probe | None:
+    """What a probe of the same command line found before, if that is known."""
+    try:
+        content = read_json(cache)
+        found = make(Probe, {name: value for name, value in content.items() if name != "argv"})
+    except (OSError, ValueError):
+        return None
+    times = (found.start_seconds, found.update_seconds, found.step_seconds, found.memory, found.gpu_memory or 0)
+    return found if content.get("argv") == argv and min(times) >= 0 and found.update_seconds > 0 else None
 
 
 def _probe(job: Job, extra: dict[str, Any]) -> Probe:
@@ -99,19 +107,19 @@ def _probe(job: Job, extra: dict[str, Any]) -> Probe:
         trial = Job(cell, job.seeds)
         permit = run_dir / "permit"
         permit.touch()
-        file = run_dir / "job.json"
         paths = {name: str(run_dir / name) for name in ("log", "outcome")}
-        agent = str(cell.agent.path)
-        work = Work(agent, trial.argv(extra), [], attempt=uuid.uuid4().hex, permit=str(permit), **paths)
-        file.write_text(json.dumps(asdict(work)))
+        work = Work(str(cell.agent.path), trial.argv(extra), [], permit=str(permit), **paths)
         began = time.monotonic()
-        command = [sys.executable, "-m", "rlrat.sweeps.worker", str(file), str(os.getpid())]
+        worker = start(work)
         try:
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=_TIMEOUT).returncode
+            code = worker.wait(_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise InputError(
                 f"the probe of {job.label} took more than {_TIMEOUT:.0f} s for {_UPDATES} updates"
             ) from None
+        finally:
+            worker.kill()
+            worker.wait()
         seconds = time.monotonic() - began
         rows = _read(trial.folders[0] / "evaluations.csv")
         if code or str(_UPDATES) not in rows:

@@ -2,17 +2,22 @@
 
 import contextlib
 import csv
-import hashlib
 import json
+import math
 import os
 import uuid
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrat.errors import InputError
-from rlrat.sweeps.grid import Block, Grid, Job
-from rlrat.sweeps.locks import STALE, Owner
+from rlrat.environments import bare
+from rlrat.errors import InputError, printable, reason
+from rlrat.sweeps.grid import Process
+from rlrat.sweeps.locks import STALE, Owner, read_owner
+from rlrat.sweeps.records import make, open_file, read_json
+
+DONE = frozenset(("finished", "diverged"))
+"""States of a seed after which there is nothing more to train."""
 
 
 @dataclass(frozen=True)
@@ -39,40 +44,40 @@ class Failure:
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """A finished run's summary; None while it is not finished, or its summary cannot be read."""
-    return _read_json(folder / "summary.json")
+    return _read(folder / "summary.json")
 
 
 def seed_status(folder: Path) -> str:
-    """finished, diverged, unfinished or missing."""
-    summary = read_summary(folder)
-    if summary is not None:
-        return "diverged" if summary.get("status") == "diverged" else "finished"
+    """finished, diverged, failed (no evaluation worked), unfinished or missing.
+
+    A summary that is none counts as unfinished: the agent says what is wrong with it.
+    """
+    status = (read_summary(folder) or {}).get("status")
+    if isinstance(status, str) and status in ("finished", "diverged", "failed"):
+        return status
     return "unfinished" if os.path.exists(folder / "config.json") else "missing"
 
 
-def is_done(job: Job) -> bool:
-    return all(os.path.exists(folder / "summary.json") for folder in job.folders)
+def is_done(process: Process) -> bool:
+    return all(seed_status(folder) in DONE for folder in process.folders)
 
 
 def read_progress(folder: Path) -> Progress | None:
     """The newest evaluation of a run at its first target return, None before the first one."""
     try:
-        with (folder / "evaluations.csv").open("rb") as file:
-            header = file.readline().decode()
+        with open_file(folder / "evaluations.csv") as file:
+            header = file.readline(4096).decode()
             size = os.fstat(file.fileno()).st_size
             file.seek(max(len(header), size - 4096))
-            lines = file.read().decode(errors="replace").rpartition("\n")[0].splitlines()
+            lines = file.read(4096).decode(errors="replace").rpartition("\n")[0].splitlines()
         rows = list(csv.DictReader(lines, fieldnames=next(csv.reader([header]))))
         first = next(row for row in rows if row["update"] == rows[-1]["update"])
-        score = first["normalized_score"]
-        return Progress(
-            int(first["update"]),
-            float(first["wall_seconds"]),
-            float(first["train_seconds"]),
-            float(first["return_mean"]),
-            float(score) if score else None,
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration):
+        update, score = int(first["update"]), first["normalized_score"]
+        wall, trained = float(first["wall_seconds"]), float(first["train_seconds"])
+        if not (0 <= update < 2**53 and 0 <= wall < math.inf and 0 <= trained < math.inf):
+            return None
+        return Progress(update, wall, trained, float(first["return_mean"]), float(score) if score else None)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration, csv.Error):
         return None
 
 
@@ -81,19 +86,22 @@ def clash(folder: Path, ours: dict[str, Any], defaults: dict[str, Any]) -> str |
 
     What the folder does not know is as `defaults` has it, or else not compared. The agent itself compares again.
     """
-    config = _read_json(folder / "config.json")
+    config = _read(folder / "config.json")
     if config is None:
         return None
-    there = {**defaults, **config.get("identity", {})}
+    identity = config.get("identity")
+    there = {**defaults, **(identity if isinstance(identity, dict) else {})}
+    if isinstance(there.get("env_id"), str):
+        there["env_id"] = bare(there["env_id"])  # older runs have the module that it was named with
     different = [
-        f"{name} is {there[name]!r} there and {value!r} here"
+        f"{name} is {_shown(there[name])} there and {_shown(value)} here"
         for name, value in ours.items()
-        if name in there and there[name] != value
+        if name in there and there[name] != (bare(value) if name == "env_id" and isinstance(value, str) else value)
     ]
     return "; ".join(different) or None
 
 
-def newest_updates(job: Job) -> tuple[int, ...]:
+def newest_updates(job: Process) -> tuple[int, ...]:
     """The newest update of each seed that was evaluated, -1 where none was."""
     found = (read_progress(folder) for folder in job.folders)
     return tuple(-1 if progress is None else progress.update for progress in found)
@@ -105,6 +113,7 @@ class SweepFolder:
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir.resolve()
         self.path = self.run_dir / ".sweep"
+        self.grids = self.path / "grids"
 
     def lock(self, folder: Path) -> Path:
         """The lock of a run folder."""
@@ -120,18 +129,18 @@ class SweepFolder:
             if not name.startswith(".")
         }
 
-    def job_file(self, job: Job, name: str) -> Path:
+    def job_file(self, job: Process, name: str) -> Path:
         """A file of a process: log.txt, failed.json, or what its workers are told and leave."""
         return self.path / "jobs" / job.id / name
 
-    def last_lines(self, job: Job, number: int = 5) -> list[str]:
+    def last_lines(self, job: Process, number: int = 5) -> list[str]:
         try:
-            with self.job_file(job, "log.txt").open("rb") as file:
+            with open_file(self.job_file(job, "log.txt")) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-                lines = file.read().decode(errors="replace").splitlines()
+                lines = file.read(4096).decode(errors="replace").splitlines()
         except OSError:
             return []
-        return [line for line in lines if line.strip()][-number:]
+        return [printable(line) for line in lines if line.strip()][-number:]
 
     def write(self, path: Path, content: dict[str, Any]) -> None:
         """Write a JSON file atomically.
@@ -152,36 +161,26 @@ class SweepFolder:
                 f"cannot write {path}: {error.strerror}; choose another --run-dir, or make room"
             ) from error
 
-    # The grids that were asked for, for `status` and `retry`.
-
-    def remember(self, grid: Grid, options: dict[str, Any]) -> None:
-        content = {"grid": asdict(grid), "options": options}
-        name = hashlib.sha256(json.dumps(asdict(grid)).encode()).hexdigest()[:12]
-        self.write(self.path / "grids" / f"{name}.json", content)
-
-    def grids(self) -> list[tuple[Grid, dict[str, Any]]]:
-        """Every grid that was asked for here, the oldest first, with the options of its newest sweep.
+    def grid_files(self) -> list[Path]:
+        """What sweeps remember of themselves (`rlrat.sweeps.remembered`), the oldest first.
 
         Raises:
-            InputError: there is none, or one cannot be read.
+            InputError: there is none, or that cannot be known.
         """
-        files = sorted((self.path / "grids").glob("*.json"), key=lambda file: file.stat().st_mtime)
-        if not files:
-            raise InputError(f"no sweep has begun in {self.run_dir}: give the --run-dir of one")
         found = []
-        for file in files:
-            try:
-                content = json.loads(file.read_text())
-                blocks = tuple(
-                    Block(**{key: _tuples(value) for key, value in block.items()})
-                    for block in content["grid"].pop("blocks")
-                )
-                found.append((Grid(blocks, **content["grid"]), content["options"]))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{file} is damaged ({error!r}): remove it and give the sweep's command again"
-                ) from None
-        return found
+        try:
+            with os.scandir(self.grids) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".json") and not entry.name.startswith("."):
+                        with contextlib.suppress(FileNotFoundError):  # it is just replaced
+                            found.append((entry.stat(follow_symlinks=False).st_mtime, Path(entry.path)))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise InputError(f"cannot read {self.grids}: {error.strerror}") from None
+        if not found:
+            raise InputError(f"no sweep has begun in {self.run_dir}: give the --run-dir of one")
+        return [file for _, file in sorted(found)]
 
     # A sweep that is under way has a permit here, and so its workers have: to stop is to remove it, which works on a
     # full disk, too.
@@ -199,7 +198,7 @@ class SweepFolder:
         """
         now, found = self._time(), []
         for path, owner in self._permits().items():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 gone = owner.is_gone()
                 if gone is None and now is not None:
                     gone = now - path.stat().st_mtime >= STALE
@@ -222,28 +221,35 @@ class SweepFolder:
     def stop(self) -> None:
         """Ask every sweep on this folder to stop, wherever it is."""
         for path in self._permits():
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot remove the sweep's permit {path}: {error.strerror}") from None
 
     def _permits(self) -> dict[Path, Owner]:
         found = {}
-        for path in (self.path / "permits").glob("[!.]*"):
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                found[path] = Owner(**json.loads(path.read_text()))
+        with contextlib.suppress(OSError):
+            for path in sorted((self.path / "permits").glob("[!.]*")):
+                with contextlib.suppress(OSError, ValueError), open_file(path) as file:
+                    found[path] = read_owner(file.read(2**16))
         return found
 
     # What was given up.
 
-    def failure(self, job: Job) -> Failure | None:
-        content = _read_json(self.job_file(job, "failed.json"))
-        if content is None:
+    def failure(self, job: Process) -> Failure | None:
+        try:
+            found = make(Failure, read_json(self.job_file(job, "failed.json")))
+        except FileNotFoundError:
             return None
-        return Failure(**{entry.name: content.get(entry.name) for entry in fields(Failure)})
+        except (OSError, ValueError) as error:
+            return Failure(f"its record cannot be read ({reason(error)})", "an unknown host", 0, [])
+        return Failure(printable(found.reason), printable(found.host), found.attempts, [*map(printable, found.lines)])
 
-    def forget_failure(self, job: Job) -> None:
+    def forget_failure(self, job: Process) -> None:
         with contextlib.suppress(OSError):
             self.job_file(job, "failed.json").unlink(missing_ok=True)
 
-    def has_room(self, job: Job) -> bool:
+    def has_room(self, job: Process) -> bool:
         """Whether twice what the job's next checkpoints take can be written, and at least 1 MiB."""
         sizes = []
         for folder in job.folders:
@@ -266,15 +272,15 @@ class SweepFolder:
                 trial.unlink(missing_ok=True)
 
 
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: tuple(values) for key, values in value.items()}
-    return tuple(value)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_bytes())
-        return content if isinstance(content, dict) else None
+        return read_json(path)
     except (OSError, ValueError):
         return None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reason(repr(value))
+    except RecursionError:
+        return "nested too deep"

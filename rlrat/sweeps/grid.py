@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.arguments import RunArguments, run_folder
-from rlrat.errors import InputError, reason
+from rlrat.errors import InputError, printable, reason
 from rlrat.sweeps.agents import Agent, check_axis, command_line, load_agent
 
 PRESETS = ("paper", "d4rl-gym", "smoke")
+_MOST_SEEDS, _MOST_CELLS = 100_000, 1_000_000
 _KEYS = ("agents", "datasets", "activations", "seeds", "grid")
 
 
@@ -119,29 +121,52 @@ class Cell:
     @property
     def label(self) -> str:
         """Dataset, agent, and activation with what else is not the default, as the folders are called."""
-        return " ".join(self.folder.parts[-3:])
+        return printable(" ".join(self.folder.parts[-3:]))
+
+
+class Process:
+    """Seeds of a cell that are trained side by side, as far as looking at them needs."""
+
+    run_dir: Path
+    folder: Path
+    """`<run-dir>/<dataset>/<agent>/<run>`, that the seeds' run folders are in."""
+    seeds: range
+    total_updates: int
+
+    @cached_property
+    def id(self) -> str:
+        text = f"{self.folder.relative_to(self.run_dir)} {self.seeds}"
+        return f"{self.folder.parent.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def label(self) -> str:
+        """Dataset, agent, activation with what else is not the default, and seeds, as the folders are called."""
+        first, last = self.seeds[0], self.seeds[-1]
+        return printable(" ".join(self.folder.parts[-3:])) + f" seed{first}" + (f"-{last}" if last > first else "")
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.folder / f"seed{seed}" for seed in self.seeds]
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A process: seeds of a cell, trained side by side."""
+class Job(Process):
+    """A process of a plan."""
 
     cell: Cell
     seeds: range
 
-    @cached_property
-    def id(self) -> str:
-        text = f"{self.cell.folder.relative_to(self.cell.run_dir)} {self.seeds}"
-        return f"{self.cell.agent.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    @property
+    def run_dir(self) -> Path:
+        return self.cell.run_dir
 
     @property
-    def label(self) -> str:
-        first, last = self.seeds[0], self.seeds[-1]
-        return f"{self.cell.label} seed{first}" + (f"-{last}" if last > first else "")
+    def folder(self) -> Path:
+        return self.cell.folder
 
     @property
-    def folders(self) -> list[Path]:
-        return [self.cell.run_folder(seed) for seed in self.seeds]
+    def total_updates(self) -> int:
+        return self.cell.arguments.total_updates
 
     def argv(self, extra: dict[str, Any]) -> list[str]:
         """What follows the agent's file on its command line; `extra` are further settings by name."""
@@ -151,12 +176,13 @@ class Job:
 
 def make_jobs(cells: Iterable[Cell], seeds_per_process: int | None) -> list[Job]:
     """Each cell's seeds in processes of `seeds_per_process`, all in one where it is None."""
-    return [
-        Job(cell, cell.seeds[start : start + size])
-        for cell in cells
-        for size in (seeds_per_process or len(cell.seeds),)
-        for start in range(0, len(cell.seeds), size)
-    ]
+    return [Job(cell, seeds) for cell in cells for seeds in in_processes(cell.seeds, seeds_per_process)]
+
+
+def in_processes(seeds: range, seeds_per_process: int | None) -> Iterable[range]:
+    """The seeds of each process of a cell."""
+    size = seeds_per_process or len(seeds)
+    return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
 def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
@@ -167,11 +193,18 @@ def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
     Raises:
         InputError: an unknown agent or setting, a value that is none, or two cells with one folder.
     """
+    texts = {text for block in grid.blocks for text in _texts_of(block)}
+    if odd := sorted(text for text in texts if text != printable(text)):
+        raise InputError(f"the grid has {odd[0]!r}, with characters that no name or value has")
     agents: dict[str, Agent] = {}
     for name in dict.fromkeys(name for block in grid.blocks for name in block.agents):
         agents[name] = load_agent(name, agents_folder)
     if not agents:
         raise InputError("no agent is given: --agents iql td3_bc, --preset smoke, or --file grid.toml")
+    if grid.seeds > _MOST_SEEDS:
+        raise InputError(f"--seeds is {grid.seeds:,}, but must be at most {_MOST_SEEDS:,}")
+    if (most := sum(map(_size, grid.blocks))) > _MOST_CELLS:
+        raise InputError(f"the grid has up to {most:,} cells, but a sweep may have {_MOST_CELLS:,}: divide it")
     cells = [cell for block in grid.blocks for cell in _expand_block(block, grid, agents, run_dir.resolve())]
     folders: dict[Path, Cell] = {}
     for cell in cells:
@@ -187,6 +220,16 @@ def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
             )  # fmt: skip
             raise InputError(f"two cells have one folder, {cell.folder}; {why}")
     return cells
+
+
+def _texts_of(block: Block) -> Iterable[str]:
+    return itertools.chain(block.agents, block.datasets, block.activations, block.axes, *block.axes.values())
+
+
+def _size(block: Block) -> int:
+    """At most so many cells are in a block: an agent may lack some of its axes."""
+    axes = math.prod(map(len, block.axes.values()))
+    return len(block.agents) * len(block.datasets) * max(len(block.activations), 1) * axes
 
 
 def _expand_block(block: Block, grid: Grid, agents: dict[str, Agent], run_dir: Path) -> Iterable[Cell]:
@@ -302,4 +345,8 @@ def _texts(values: Any, name: str, key: str) -> tuple[str, ...]:
     values = values if isinstance(values, list) else [values]
     if not values or any(isinstance(value, dict) or value is None for value in values):
         raise InputError(f"{name}: {key} must be a value or a list of values")
-    return tuple(" ".join(map(str, v)) if isinstance(v, list) else str(v) for v in values)
+    return tuple(" ".join(_words(value)) for value in values)
+
+
+def _words(value: Any) -> list[str]:
+    return [word for one in value for word in _words(one)] if isinstance(value, list) else [str(value)]

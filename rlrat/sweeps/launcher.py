@@ -1,21 +1,25 @@
 """What the places where processes run have in common."""
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rlrat.errors import InputError
 from rlrat.sweeps.grid import Job
+from rlrat.sweeps.records import make, read_json
+from rlrat.sweeps.worker import Work
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """One attempt at a process."""
 
     job: Job
-    file: Path
-    """What `python -m rlrat.sweeps.worker` is told."""
+    outcome: Path
+    """Where its worker says at its end how it went."""
+    work: Work | None
+    """What its worker is to do; None where another sweep has handed it over already."""
     avoid: frozenset[str] = frozenset()
     """Hosts on which it failed."""
 
@@ -80,11 +84,18 @@ class Launcher(Protocol):
         """Let go of the place; no worker is under way."""
 
 
+@dataclass(frozen=True)
+class _Said:
+    code: int
+    host: str
+    memory: int
+    gpu_memory: int = 0
+
+
 def read_outcome(task: Task) -> tuple[int | None, str]:
     """Exit code and host, as the worker wrote them at its end; None and '' where it could not."""
     try:
-        work = json.loads(task.file.read_text())
-        outcome = json.loads(Path(work["outcome"]).read_text())
-        return (outcome["code"], outcome["host"]) if outcome["attempt"] == work["attempt"] else (None, "")
-    except (OSError, ValueError, KeyError):
+        said = make(_Said, read_json(task.outcome))
+    except (OSError, ValueError):
         return None, ""
+    return said.code, said.host if re.fullmatch(r"\w[\w.-]*", said.host) else ""

@@ -4,12 +4,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 
 from rlrat.machine import usable_cores
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, Task
+from rlrat.sweeps.worker import start
 
 _CONTEXT = 600 * 2**20  # bytes of a GPU that a CUDA context and PyTorch's kernels take, beside its tensors
 _KEEP_FREE = 0.1  # share of a GPU
@@ -72,13 +72,8 @@ class LocalLauncher:
     def submit(self, tasks: list[Task]) -> None:
         for task in tasks:
             gpu = self._free.pop(0)
-            environment = os.environ if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
-            process = subprocess.Popen(
-                [sys.executable, "-m", "rlrat.sweeps.worker", str(task.file), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C is the sweep's, which then stops its workers
-            )
+            environment = None if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+            process = start(task.work, environment)
             self._running[process] = task, gpu
 
     def poll(self) -> list[Outcome]:

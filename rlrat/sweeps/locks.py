@@ -9,6 +9,7 @@ A lock is stale when its process is gone, on the same machine, or when its file 
 the observer's own clock: no two clocks are ever compared.
 """
 
+import errno
 import json
 import os
 import socket
@@ -20,7 +21,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, printable
+from rlrat.sweeps.records import open_file
 
 HEARTBEAT = 5.0
 LEASE = 40.0
@@ -79,6 +81,24 @@ class Owner:
         return _started(self.pid) != self.started
 
 
+def read_owner(text: str | bytes) -> Owner:
+    """The owner in a file that others may have written.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    kinds = {"host": str, "pid": int, "machine": str, "started": str, "token": str}
+    if not isinstance(content, dict) or set(content) != set(kinds):
+        raise ValueError("it is no owner")
+    if not all(type(content[name]) is kind for name, kind in kinds.items()) or not 0 <= content["pid"] < 2**31:
+        raise ValueError("it is no owner")
+    return Owner(**{**content, "host": printable(content["host"])})
+
+
 _UNKNOWN = Owner(host="an unknown host", pid=0, machine="?", started="", token="")
 
 
@@ -90,9 +110,18 @@ class Watch:
         self._seen: dict[Path, tuple[tuple, float]] = {}
 
     def holder(self, lock: Path) -> Owner | None:
-        """Who holds `lock`, None where it is free or stale."""
-        generations = _generations(lock)
-        return self._living(generations[max(generations)]) if generations else None
+        """Who holds `lock`, None where it is free or stale.
+
+        Raises:
+            InputError: it may not be read.
+        """
+        try:
+            generations = _generations(lock)
+            return self._living(generations[max(generations)]) if generations else None
+        except PermissionError as error:
+            raise InputError(f"cannot read the lock {lock}: {error.strerror}") from None
+        except OSError:  # of a file system that may come back
+            return _UNKNOWN
 
     def _living(self, file: Path) -> Owner | None:
         """The owner in a lock's file; None if the file is stale or gone."""
@@ -163,7 +192,7 @@ class Lock:
 
 def _generations(lock: Path) -> dict[int, Path]:
     found = {}
-    with suppress(FileNotFoundError), os.scandir(lock.parent) as entries:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(lock.parent) as entries:
         for entry in entries:
             name, _, number = entry.name.rpartition(".")
             if name == lock.name and number.isdecimal():
@@ -174,14 +203,18 @@ def _generations(lock: Path) -> dict[int, Path]:
 def _read(file: Path) -> tuple[Owner, int] | None:
     """Owner and time stamp of a lock's file, None where there is none. Opening it makes NFS ask its server."""
     try:
-        with file.open() as opened:
+        with open_file(file) as opened:
             touched = os.fstat(opened.fileno()).st_mtime_ns
-            text = opened.read()
+            text = opened.read(2**16)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EINVAL):  # may not be read, or is no file
+            raise
+        return _UNKNOWN, file.stat().st_mtime_ns
     try:
-        return Owner(**json.loads(text)), touched
-    except (ValueError, TypeError):
+        return read_owner(text), touched
+    except ValueError:
         return _UNKNOWN, touched  # a full disk, or another version
 
 

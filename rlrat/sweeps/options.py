@@ -1,12 +1,14 @@
 """The command line of a sweep, and the grid that it asks for; nothing here needs torch."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from rlrat.arguments import Count, NotNegative, Positive, Range, check_ranges
 from rlrat.errors import InputError
 from rlrat.sweeps.grid import Block, Grid, axis_name, read_grid
+from rlrat.sweeps.named import Named
+from rlrat.sweeps.records import fits, make
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Options:
     """As --dataset of an agent; the packaged one by default."""
     activations: tuple[str, ...] = ()
     """As --activation of an agent; each agent's own by default."""
+    env_modules: tuple[str, ...] = ()
+    """Modules of yours that register environments, as --env-modules of an agent; for every cell."""
     seeds: Count | None = None
     """How many seeds of each cell; 1 by default."""
     first_seed: Annotated[int, Range(0)] = 0
@@ -56,7 +60,7 @@ class Options:
     preset: Literal["paper", "d4rl-gym", "smoke"] | None = None
     """A grid that comes with rlrat; --agents and --datasets choose from it, the rest replaces."""
     file: Path | None = None
-    """A grid in TOML or YAML, like rlrat/sweeps/presets/*.toml."""
+    """A grid in TOML or YAML, like rlrat/sweeps/presets/*.toml; files of agents in it are named in --agents, too."""
     run_dir: Path = Path("runs")
     """Where run folders go, and the sweep's own .sweep."""
     dry_run: bool = False
@@ -102,14 +106,19 @@ def find_grid(options: Options, axes: dict[str, tuple[str, ...]]) -> Grid:
     """What the flags ask for.
 
     Raises:
-        InputError: a number out of its range, a preset beside a file, or a file that is no grid.
+        InputError: a number out of its range, a preset beside a file, or a file that is no grid or names code that
+            the flags do not.
     """
     check_ranges(options)
     if options.preset is not None and options.file is not None:
         raise InputError("give --preset or --file, not both")
     source = options.preset or options.file
     if source is not None:
-        grid = read_grid(str(source)).changed(options.agents, options.datasets, options.activations, axes)
+        grid = read_grid(str(source)).changed(options.agents, options.datasets, options.activations)
+        if options.file is not None:
+            named = Named(options.agents, options.env_modules)
+            grid = named.admit(grid, f"the grid {source}", typed=axes, has_typed_kwargs=True)
+        grid = grid.changed(axes=axes)
     else:
         block = Block(options.agents, options.datasets or Block().datasets, options.activations, axes)
         grid = Grid((block,))
@@ -124,16 +133,22 @@ def settings(options: Options) -> dict[str, Any]:
     return kept
 
 
-def recall(kept: dict[str, Any], run_dir: Path) -> Options:
+def recall_options(kept: dict[str, Any], run_dir: Path) -> Options:
     """What `settings` gave, as the options of a sweep in `run_dir`.
 
     Raises:
         InputError: it is of another version of rlrat.
     """
     try:
-        clusters = {"ray": RayOptions(**kept["ray"]), "slurm": SlurmOptions(**kept["slurm"])}
-        return Options(**{**kept, **clusters}, run_dir=run_dir)
-    except (TypeError, KeyError) as error:
+        clusters = {"ray": make(RayOptions, kept.get("ray")), "slurm": make(SlurmOptions, kept.get("slurm"))}
+        modules = kept.get("env_modules", [])
+        if not fits(modules, list[str]):
+            raise ValueError("env_modules is of another type")
+        rest = {name: value for name, value in kept.items() if name not in (*clusters, "env_modules")}
+        found = replace(make(Options, rest), **clusters, env_modules=tuple(modules), run_dir=run_dir)
+        check_ranges(found)
+        return found
+    except ValueError as error:
         raise InputError(
             f"the sweep in {run_dir} is of another version of rlrat ({error}): give its command again"
         ) from None

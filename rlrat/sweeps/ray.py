@@ -1,14 +1,13 @@
 """Workers as tasks of a Ray cluster whose nodes share the file system of the run folders."""
 
 import os
-import subprocess
-import sys
 import time
 from typing import Any
 
 from rlrat.errors import InputError, reason
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, Task
+from rlrat.sweeps.worker import Work, start
 
 _PATIENCE = 60.0  # seconds for a file that another node wrote
 
@@ -68,7 +67,7 @@ class RayLauncher:
                 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
                 work = work.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True))
-            self._running[work.remote(str(task.file), hide_gpus=not self._gpus)] = task
+            self._running[work.remote(task.work, hide_gpus=not self._gpus)] = task
 
     def poll(self) -> list[Outcome]:
         if not self._running:
@@ -109,21 +108,15 @@ class RayLauncher:
         return None
 
 
-def _work(job_file: str, hide_gpus: bool) -> tuple[int, str]:
+def _work(work: Work, hide_gpus: bool) -> tuple[int, str]:
     """The Ray task: a worker in a process of its own, which ends when Ray ends this one. Its exit code and its host."""
     import socket
 
-    until = time.monotonic() + _PATIENCE
-    while not os.path.exists(job_file):
+    until, permits = time.monotonic() + _PATIENCE, os.path.dirname(work.permit)
+    while not os.path.exists(permits):
         if time.monotonic() > until:
             raise FileNotFoundError(
-                f"{job_file} is not on {socket.gethostname()}: run folders need a shared file system"
+                f"{permits} is not on {socket.gethostname()}: run folders need a shared file system"
             )
         time.sleep(0.5)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rlrat.sweeps.worker", job_file, str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""} if hide_gpus else None,
-        start_new_session=True,
-    )
-    return process.wait(), socket.gethostname()
+    return start(work, {**os.environ, "CUDA_VISIBLE_DEVICES": ""} if hide_gpus else None).wait(), socket.gethostname()

@@ -4,8 +4,9 @@ A job that Slurm warns (SIGUSR1, before its limit) or preempts (SIGTERM) saves a
 Jobs do not end with the sweep that submitted them: the same command finds those that are still in the queue.
 """
 
-import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from rlrat.errors import InputError, reason
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
-from rlrat.sweeps.worker import FULL
+from rlrat.sweeps.records import make, read_json
+from rlrat.sweeps.worker import FULL, Work, start
 
 _MOST = 1000  # jobs in the queue; Slurm's arrays have no more by default
 _LOOK = 5.0  # seconds between questions to Slurm
@@ -29,6 +32,17 @@ _LOOK = 5.0  # seconds between questions to Slurm
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGALRM)
 _ASKS = 5  # times that Slurm is asked for its queue, where the answer matters
 _WARNING = "USR1"
+_NAME = "rlrat"
+_RECORD = "slurm.json"
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """A process that was handed to Slurm, for the next sweep on the folder."""
+
+    job: str
+    outcome: str
+    """The name of the file that its worker leaves beside this record."""
 
 
 class SlurmLauncher:
@@ -60,9 +74,12 @@ class SlurmLauncher:
             raise InputError('--launcher slurm needs submitit: pip install "rlrat[slurm]"') from None
         if missing := [name for name in ("sbatch", "squeue", "scontrol", "scancel") if shutil.which(name) is None]:
             raise InputError(f"--launcher slurm needs Slurm, but there is no {missing[0]}: start it on a login node")
-        self._submitit, self._sweep, self._folder = submitit, folder, folder.path / "slurm"
+        for name, value in where.items():
+            if value is not None and not re.fullmatch(r"[^\s'\"`$\\]+", value):  # it stands in a shell script
+                raise InputError(f"--slurm.{name} is {value!r}, but must be one word as sbatch takes it")
+        self._submitit, self._sweep, self._folder = submitit, folder, _own_folder(folder.path / "slurm")
         self._parameters: dict[str, Any] = {
-            "job_name": "rlrat",
+            "job_name": _NAME,
             "cpus_per_task": threads,
             "time": minutes,
             "mem": f"{int(memory_gb * 1024)}MB",
@@ -90,10 +107,12 @@ class SlurmLauncher:
         for avoid, group in by_avoid.items():
             exclude = {"exclude": ",".join(sorted(avoid))} if avoid else {}
             try:
-                executor = self._submitit.SlurmExecutor(self._folder, max_num_timeout=10**6)
+                # As `rlrat.sweeps.worker.start` does.
+                python = f"{shlex.quote(sys.executable)} -P"
+                executor = self._submitit.SlurmExecutor(self._folder, max_num_timeout=10**6, python=python)
                 executor.update_parameters(**self._parameters, **exclude)
                 with executor.batch():
-                    jobs = [executor.submit(Element(), str(task.file)) for task in group]
+                    jobs = [executor.submit(Element(), task.work) for task in group]
             except self._submitit.core.utils.FailedJobError as error:
                 what = reason(error, end=True)
                 raise Refused(f"Slurm takes no jobs like these ({what}): see --slurm.* in --help", left) from None
@@ -103,9 +122,9 @@ class SlurmLauncher:
                 left.remove(task)
                 self._running[job.job_id] = task
                 # Without it another sweep submits the process once more, and the lock keeps the two apart.
-                with suppress(OSError):
-                    record = {"job": job.job_id, "file": str(task.file)}
-                    task.file.with_name("slurm.json").write_text(json.dumps(record))
+                with suppress(InputError):
+                    record = _Queued(job.job_id, task.outcome.name)
+                    self._sweep.write(task.outcome.with_name(_RECORD), asdict(record))
 
     def poll(self) -> list[Outcome]:
         if not self._running or time.monotonic() - self._looked < _LOOK:
@@ -119,10 +138,10 @@ class SlurmLauncher:
     def adopt(self, jobs: list[Job]) -> dict[str, Task]:
         queued, found = _queued_for_sure(), {}
         for job in jobs:
-            with suppress(OSError, ValueError, KeyError):
-                content = json.loads(self._sweep.job_file(job, "slurm.json").read_text())
-                if content["job"] in queued:
-                    self._running[content["job"]] = found[job.id] = Task(job, Path(content["file"]))
+            record = _record(self._sweep.job_file(job, _RECORD))
+            if record is not None and record.job in queued:
+                task = Task(job, self._sweep.job_file(job, record.outcome), None)
+                self._running[record.job] = found[job.id] = task
         return found
 
     def drop_waiting(self) -> None:
@@ -141,7 +160,7 @@ class SlurmLauncher:
 
     def _end(self, id: str, task: Task) -> Outcome:
         with suppress(OSError):
-            task.file.with_name("slurm.json").unlink()
+            task.outcome.with_name(_RECORD).unlink()
         code, host = read_outcome(task)
         if code is None and not self._sweep.has_room(task.job):
             code = FULL  # which could not be told
@@ -155,10 +174,8 @@ def cancel_waiting(folder: SweepFolder) -> None:
     Raises:
         InputError: Slurm does not answer, or is not on this machine.
     """
-    ids = []
-    for file in folder.path.glob("jobs/*/slurm.json"):
-        with suppress(OSError, ValueError, KeyError):
-            ids.append(json.loads(file.read_text())["job"])
+    records = map(_record, folder.path.glob(f"jobs/*/{_RECORD}"))
+    ids = [record.job for record in records if record is not None]
     if not ids:
         return
     if shutil.which("scancel") is None:
@@ -170,23 +187,45 @@ def cancel_waiting(folder: SweepFolder) -> None:
         subprocess.run(["scancel", "--state=PENDING", *waiting], capture_output=True)
 
 
+def _record(file: Path) -> _Queued | None:
+    try:
+        found = make(_Queued, read_json(file))
+    except (OSError, ValueError):
+        return None
+    return found if re.fullmatch(r"outcome-\w+\.json", found.outcome) else None
+
+
+def _own_folder(path: Path) -> Path:
+    """The folder of submitit's scripts and pickles, which is code that jobs run: none but its owner gets there.
+
+    Raises:
+        InputError: it is somebody else's, or cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
+        if found.st_uid != os.geteuid():
+            raise InputError(f"{path}, from which jobs of Slurm run, is somebody else's: give another --run-dir")
+        if found.st_mode & 0o077:  # the files in it may be writable by a group
+            path.chmod(0o700)
+    except OSError as error:
+        raise InputError(f"cannot make {path}, from which jobs of Slurm run: {error.strerror}") from None
+    return path
+
+
 class Element:
     """What a job does: a worker in a process of its own. submitit pickles it, and calls it on the node."""
 
-    def __call__(self, job_file: str) -> int:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "rlrat.sweeps.worker", job_file, str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def __call__(self, work: Work) -> int:
+        self._process = start(work)
         self._wait()
         code = self._process.wait()
         # A sweep that stops its workers has removed its permit; any other stop is not its doing.
-        if code in _STOPPED and Path(json.loads(Path(job_file).read_text())["permit"]).exists():
+        if code in _STOPPED and Path(work.permit).exists():
             self._requeue()
         return code
 
-    def checkpoint(self, job_file: str) -> Any:
+    def checkpoint(self, work: Work) -> Any:
         """Called by submitit when Slurm warns: the worker saves a checkpoint, and the job is submitted again."""
         import submitit
 
@@ -194,7 +233,7 @@ class Element:
         # SIGTERM a second one ends it at once, and that would be the one of a preemption meanwhile.
         self._process.send_signal(signal.SIGUSR1)
         self._wait()
-        return submitit.helpers.DelayedSubmission(Element(), job_file)
+        return submitit.helpers.DelayedSubmission(Element(), work)
 
     def _wait(self) -> None:
         """Until the worker has ended; also from a signal's handler inside of this."""
@@ -209,8 +248,8 @@ class Element:
 
 
 def _queued() -> set[str] | None:
-    """The ids of this user's jobs in the queue, elements of arrays apart; None if Slurm does not answer."""
-    command = ["squeue", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
+    """The ids of this user's jobs of sweeps in the queue, elements of arrays apart; None if Slurm does not answer."""
+    command = ["squeue", f"--name={_NAME}", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,7 @@
-"""One process of a sweep: `python -m rlrat.sweeps.worker <job.json> [<parent>]` is an agent's command, under locks.
+"""One process of a sweep: `python -P -m rlrat.sweeps.worker <parent>` is an agent's command, under locks.
+
+What it does, `Work`, it reads from its standard input, which only who started it could write: a file in the sweep's
+folder, which others may be able to change, would choose what runs here.
 
 The agent runs in this very process, so a lock and the training that it guards end at the same instant, whatever ends
 them. A thread touches the locks; it stops the training, as SIGTERM would, when the sweep is gone or asks for it, and at
@@ -12,12 +15,15 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlrat.errors import InputError
@@ -41,7 +47,7 @@ _PASSING = {getattr(errno, name) for name in (
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker does, as its job.json says it; paths are absolute."""
+    """What a worker does; paths are absolute."""
 
     agent: str
     """The agent's file."""
@@ -52,10 +58,22 @@ class Work:
     """What the agent prints is appended here."""
     outcome: str
     """Where to write exit code, host and peak memory at the end."""
-    attempt: str
-    """Told back in the outcome."""
     permit: str
     """A file of the sweep; whoever removes it asks all its workers to stop."""
+
+
+def start(work: Work, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
+    """Begin a worker, which ends when this process does."""
+    with tempfile.TemporaryFile() as told:
+        told.write(json.dumps(asdict(work)).encode())
+        told.seek(0)
+        return subprocess.Popen(
+            # -P: no module is taken from the working directory, which may be somebody's sweep folder.
+            [sys.executable, "-P", "-m", "rlrat.sweeps.worker", str(os.getpid())],
+            stdin=told,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C is the sweep's, which then stops its workers
+        )
 
 
 class Heartbeat(threading.Thread):
@@ -138,11 +156,12 @@ def _stamp(lock: Path) -> list[tuple[str, int]]:
 
 
 def run_agent(work: Work) -> int:
-    """Do what `python <agent> <argv>` does.
+    """Do what `python <agent> <argv>` does; modules beside the agent's file are found.
 
     Its exit code; `FULL` where a disk without room ended it, and 1 where what passes did, though it calls it a mistake.
     """
     sys.argv = [work.agent, *work.argv]
+    sys.path.insert(0, os.path.dirname(work.agent))
     try:
         runpy.run_path(work.agent, run_name="__main__")
         return 0
@@ -195,8 +214,12 @@ def _terminate() -> None:
 
 
 def _open_log(path: str) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # A link in the sweep's folder could lead to any file of the user.
+        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        raise InputError(f"cannot write the log {path}: {error.strerror}") from error
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
@@ -214,9 +237,8 @@ def peak_memory() -> dict[str, int]:
     return used
 
 
-def main(job_file: str, parent: int | None = None) -> int:
-    """Carry a job out; returns the exit code. `parent` is the process that this one must not outlive."""
-    work = Work(**json.loads(Path(job_file).read_text()))
+def main(work: Work, parent: int | None = None) -> int:
+    """Carry it out; returns the exit code. `parent` is the process that this one must not outlive."""
     try:
         _listen()
         _open_log(work.log)
@@ -230,7 +252,7 @@ def main(job_file: str, parent: int | None = None) -> int:
         with suppress(OSError):
             print(f"error: {error}", file=sys.stderr)
     with suppress(OSError):
-        outcome = {"attempt": work.attempt, "code": code, "host": socket.gethostname(), **peak_memory()}
+        outcome = {"code": code, "host": socket.gethostname(), **peak_memory()}
         temporary = Path(f"{work.outcome}.tmp")
         temporary.write_text(json.dumps(outcome))
         os.replace(temporary, work.outcome)
@@ -254,8 +276,17 @@ def _run_locked(work: Work, parent: int | None) -> int:
             lock.release()
 
 
+def _told() -> Work:
+    """What this worker is to do; its standard input is empty from then on."""
+    work = Work(**json.load(sys.stdin))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return work
+
+
 if __name__ == "__main__":
-    CODE = main(sys.argv[1], *map(int, sys.argv[2:]))
+    CODE = main(_told(), *map(int, sys.argv[1:]))
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # a full disk
             stream.flush()

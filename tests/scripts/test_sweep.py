@@ -2,13 +2,15 @@ import json
 import subprocess
 import sys
 
+import gymnasium
 import pytest
 from short_runs import ROOT
 
 from rlrat.errors import InputError
 from rlrat.sweeps.checks import check_datasets, check_folders
-from rlrat.sweeps.commands import recalled
+from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import expand
+from rlrat.sweeps.remembered import recall
 
 SCRIPT = ROOT / "scripts" / "sweep.py"
 
@@ -51,22 +53,30 @@ def test_mistakes_are_one_line(tmp_path, argv, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_an_agent_is_swept(tmp_path):
-    runs = tmp_path / "runs"
+def test_an_agent_is_swept_in_an_environment_of_ones_own(tmp_path, monkeypatch):
+    """Whose module lies in the working directory, of the sweep and so of its workers."""
+    runs, entry = tmp_path / "runs", "gymnasium.envs.mujoco.hopper_v5:HopperEnv"
+    (tmp_path / "swept_envs.py").write_text(f"import gymnasium\ngymnasium.register('Swept-v0', {entry!r})\n")
+    monkeypatch.chdir(tmp_path)
+    environment = ("--env-modules", "swept_envs", "--grid.env-id", "Swept-v0", "--grid.max-episode-steps", 100)
     short = ("--grid.total-updates", 40, "--grid.eval-every", 20, "--grid.eval-episodes", 2)
     short = (*short, "--grid.hidden-dims", "16 16")
-    said = sweep("--agents", "bc", "--seeds", 2, "--run-dir", runs, "--device", "cpu", *short).stdout
+    said = sweep("--agents", "bc", "--seeds", 2, "--run-dir", runs, "--device", "cpu", *short, *environment).stdout
     assert said.count(": finished") == 1
     for seed in range(2):
         folder = runs / "rlrat-hopper-mixed-v0" / "bc" / "relu+hidden_dims=16x16" / f"seed{seed}"
         assert json.loads((folder / "summary.json").read_text())["status"] == "finished"
-        arguments = json.loads((folder / "config.json").read_text())["arguments"]
-        assert (arguments["num_threads"], arguments["device"]) == (1, "cpu")
+        config = json.loads((folder / "config.json").read_text())
+        assert (config["arguments"]["num_threads"], config["arguments"]["device"]) == (1, "cpu")
+        assert config["identity"]["env_id"] == "Swept-v0"
     assert "1 cells, 2 runs: 2 finished" in sweep("status", runs).stdout
 
     # What the agent wrote of its dataset and environment is what a plan is compared with.
-    ((_, grid, cells, _),) = recalled(runs, ROOT / "agents")
+    (found,) = recall(SweepFolder(runs))
+    grid, cells = found.grid, expand(found.grid, ROOT / "agents", runs)
     check_folders(cells)
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", {**gymnasium.envs.registration.registry})
+    gymnasium.register("Swept-v0", entry)
     assert check_datasets(cells, fetch=False) == []
     other = expand(grid.changed(axes={"env_kwargs": ("healthy_reward=2",)}), ROOT / "agents", runs)
     with pytest.raises(InputError, match=r"env_kwargs is \{\} there and \{'healthy_reward': 2\} here"):

@@ -1,15 +1,20 @@
 """Sweeps of the agent that counts, in this process, and what they say."""
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from short_runs import ROOT
 from whole_sweeps import CELLS, begin, evaluations
 
 from rlrat.arguments import read_command_line
 from rlrat.sweeps import commands, conductor
 from rlrat.sweeps.options import Options, find_grid, split_axes
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import sweep
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -25,8 +30,9 @@ class Sweeper:
         options = read_command_line(Options, "", argv)
         return self._do(commands.sweep, options, find_grid(options, axes), TOY.parent)
 
-    def command(self, name: str) -> int:
-        return self._do(getattr(commands, name), self.run_dir, TOY.parent)
+    def command(self, name: str, *words) -> int:
+        """`command("retry", "--agents", "mine.py")` as on a command line."""
+        return self._do(sweep.folder_command, [name, str(self.run_dir), *map(str, words)])
 
     def _do(self, function, *arguments) -> int:
         text = io.StringIO()

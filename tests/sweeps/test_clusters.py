@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -23,8 +24,9 @@ from rlrat.errors import InputError
 from rlrat.sweeps import conductor, slurm
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
-from rlrat.sweeps.launcher import Outcome, Refused, Task
+from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
 from rlrat.sweeps.locks import STALE, Owner, Watch
+from rlrat.sweeps.worker import Work
 
 OPTIONS = {"threads": 1, "minutes": 10, "memory_gb": 0.5, "gpus": 0, "at_once": 2, "warning": 60}
 
@@ -80,7 +82,7 @@ class Cluster:
             if code == 0:
                 for folder in task.job.folders:
                     folder.mkdir(parents=True)
-                    (folder / "summary.json").write_text("{}")
+                    (folder / "summary.json").write_text('{"status": "finished"}')
             self.ended.append(Outcome(task, code, host))
 
     def poll(self) -> list[Outcome]:
@@ -125,7 +127,7 @@ class Hesitant(Cluster):
         self.asked += 1
         if self.asked in self.refusals:
             raise Refused("it takes no more", tasks) from self.refusals[self.asked]
-        super().submit([Task(task.job, task.file, frozenset(["first"] * (self.asked > 1))) for task in tasks])
+        super().submit([replace(task, avoid=frozenset(["first"] * (self.asked > 1))) for task in tasks])
 
 
 def test_a_cluster_that_refuses_what_it_has_taken_before_is_asked_again(conduct, monkeypatch):
@@ -188,15 +190,15 @@ def element(tmp_path):
     (tmp_path / "log").touch()
 
     def submit(agent: Path, *argv: str):
-        work = {
-            "agent": str(agent), "argv": ["--run-dir", str(tmp_path / "runs"), *argv], "attempt": "",
-            "locks": [str(tmp_path / "locks" / "seed0")], "permit": str(tmp_path / "permit"),
-            **{name: str(tmp_path / name) for name in ("log", "outcome")},
-        }  # fmt: skip
-        (tmp_path / "job.json").write_text(json.dumps(work))
+        work = Work(
+            str(agent),
+            ["--run-dir", str(tmp_path / "runs"), *argv],
+            [str(tmp_path / "locks" / "seed0")],
+            **{name: str(tmp_path / name) for name in ("log", "outcome", "permit")},
+        )
         executor = submitit.LocalExecutor(tmp_path / "jobs")
         executor.update_parameters(timeout_min=10)
-        return executor.submit(slurm.Element(), str(tmp_path / "job.json"))
+        return executor.submit(slurm.Element(), work)
 
     return submit
 
@@ -206,7 +208,7 @@ def test_an_element_whose_worker_has_ended_is_submitted_again():
     element = slurm.Element()
     element._process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, element._process.pid, os.WEXITED | os.WNOWAIT)
-    assert isinstance(element.checkpoint("job.json"), submitit.helpers.DelayedSubmission)
+    assert isinstance(element.checkpoint(None), submitit.helpers.DelayedSubmission)
 
 
 def processes(folder: Path) -> tuple[int, int]:
@@ -269,6 +271,48 @@ def programs(tmp_path, monkeypatch):
     return write
 
 
+@pytest.fixture
+def launcher(tmp_path, programs):
+    """`launcher(partition="gpu")` is one of a Slurm that says yes to everything."""
+    pytest.importorskip("submitit", reason='needs submitit: pip install "rlrat[slurm]"')
+    programs(**dict.fromkeys(("sbatch", "squeue", "scontrol", "scancel", "srun"), "echo Submitted batch job 7"))
+
+    def build(**where) -> slurm.SlurmLauncher:
+        return slurm.SlurmLauncher(SweepFolder(tmp_path / "runs"), **OPTIONS, **where)
+
+    return build
+
+
+def test_no_words_of_a_folder_get_into_a_script_of_slurm(launcher, tmp_path):
+    for value in ("gpu\ntouch it", "gpu --wrap=true", "$(touch it)", ""):
+        with pytest.raises(InputError, match=r"--slurm.partition is .*, but must be one word"):
+            launcher(partition=value)
+    assert "1 CPUs" in launcher(partition="gpu", constraint="[a100*2&b]").describe()
+    outcome = tmp_path / "outcome.json"
+    for host in ("node7.cluster", "a\ntouch it", "a b", "--wrap"):
+        outcome.write_text(json.dumps({"code": 1, "host": host, "memory": 1}))
+        assert read_outcome(Task(None, outcome, None)) == (1, host if host.startswith("node7") else "")
+
+
+def test_what_jobs_of_slurm_run_lies_where_only_its_owner_writes(launcher, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / ".sweep" / "slurm"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    found = launcher()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (job,) = make_jobs(expand(Grid((Block((str(TOY_FILE),)),)), TOY_FILE.parent, tmp_path / "runs"), None)
+    work = Work(str(TOY_FILE), ["--seed", "0"], [], "log", str(tmp_path / "outcome-a.json"), "permit")
+    found.submit([Task(job, tmp_path / "outcome-a.json", work)])
+    script = next(folder.glob("*submission*.sh"))
+    assert f"{sys.executable} -P -u -m submitit.core._submit" in script.read_text()
+    (pickled,) = folder.glob("*_submitted.pkl")
+    assert pickle.loads(pickled.read_bytes()).args == (work,)  # our own, from a moment ago
+    assert json.loads((tmp_path / "slurm.json").read_text()) == {"job": "7", "outcome": "outcome-a.json"}
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    with pytest.raises(InputError, match="slurm, from which jobs of Slurm run, is somebody else's"):
+        launcher()
+
+
 def test_a_slurm_that_does_not_answer_has_no_empty_queue(programs):
     said = programs(squeue='echo asked >> "$SAID"; test "$(wc -l < "$SAID")" -gt 2 && echo 7_0')
     assert slurm._queued_for_sure() == {"7_0"}
@@ -283,7 +327,7 @@ def test_stop_cancels_the_jobs_that_a_sweep_left_in_the_queue(sweeper, programs,
     jobs = SweepFolder(sweeper.run_dir).path / "jobs"
     for id in ("7_0", "8_0"):
         (jobs / id).mkdir()
-        (jobs / id / "slurm.json").write_text(json.dumps({"job": id, "file": ""}))
+        (jobs / id / "slurm.json").write_text(json.dumps({"job": id, "outcome": "outcome-a.json"}))
     said = programs(squeue="echo 7_0; echo 9_0", scancel='echo "$@" >> "$SAID"')
     assert sweeper.command("stop") == 0
     assert said.read_text() == "--state=PENDING 7_0\n"

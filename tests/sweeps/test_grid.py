@@ -56,6 +56,21 @@ def test_seeds_of_a_cell_share_processes_and_the_agents_read_their_command_lines
         assert (read.seed, read.num_seeds, read.num_threads) == (job.seeds[0], len(job.seeds), 1)
 
 
+@pytest.mark.parametrize(
+    ("text", "bounds"), [("-1 1 0 0.3", ((-1, 1), (0, 0.3))), ("-2 2", ((-2, 2),)), ("None", None)]
+)
+def test_pairs_and_what_may_be_none_reach_the_agent(tmp_path, text, bounds):
+    import tyro
+
+    steps = ("None", "50")
+    for value, limit in zip(steps, (None, 50), strict=True):
+        axes = {"action_bounds": (text,), "max_episode_steps": (value,)}
+        (job,) = make_jobs(cells(tmp_path, Block(("iql",), axes=axes)), None)
+        read = tyro.cli(job.cell.agent.arguments, args=job.argv({}))
+        assert (read.action_bounds, read.max_episode_steps) == (bounds, limit)
+        assert job.cell.arguments.action_bounds == bounds
+
+
 def test_an_agents_settings_are_read_without_importing_torch():
     import subprocess
     import sys
@@ -81,6 +96,8 @@ def test_a_users_own_file_is_an_agent(tmp_path):
     ("block", "message"),
     [
         (Block(()), "no agent is given"),
+        (Block(("iql",), ("a\0.hdf5",)), r"the grid has 'a\\x00.hdf5', with characters that no name"),
+        (Block(("iql",), axes={"env_id": ("\ud800",)}), r"the grid has '\\ud800'"),
         (Block(("iqll",)), "no agent iqll: did you mean iql"),
         (
             Block(("iql",), axes={"expectle": ("0.7",)}),
@@ -88,6 +105,8 @@ def test_a_users_own_file_is_an_agent(tmp_path):
         ),
         (Block(("iql", "bc"), axes={"bc.expectile": ("0.7",)}), "--grid.expectile: no such setting of bc"),
         (Block(("iql",), axes={"expectile": ("high",)}), "--grid.expectile 'high' of iql: .*one or more numbers"),
+        (Block(("iql",), axes={"env_id": ("--help",)}), "--grid.env-id '--help' of iql: "),
+        (Block(("iql",), axes={"expectile": ("0.7",) * 1001, "tau": ("1",) * 1000}), "up to 1,001,000 cells"),
         (Block(("iql",), axes={"policy": ("x",)}), "--grid.policy 'x' of iql: .*squashed_gaussian"),
         (Block(("iql",), axes={"expectile": ("0.7 0.9",)}), "give its values apart, each makes cells of its own"),
         (Block(("iql",), axes={"seed": ("1",)}), "--grid.seed is a sweep's own: use --seeds"),
@@ -98,6 +117,11 @@ def test_a_users_own_file_is_an_agent(tmp_path):
 def test_what_is_no_grid_is_one_line(tmp_path, block, message):
     with pytest.raises(InputError, match=message):
         cells(tmp_path, block)
+
+
+def test_more_seeds_than_a_sweep_may_have_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="--seeds is 100,000,000, but must be at most 100,000"):
+        cells(tmp_path, Block(("iql",)), seeds=100_000_000)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +184,7 @@ seeds = 2
 [grid]
 total-updates = 100
 rational.degrees = [[5, 4], [3, 2]]
+action-bounds = [[[-1, 1], [0, 0.3]]]
 [[grids]]
 agents = "iql"
 grid = { expectile = [0.7, 0.9], normalize-observations = false }
@@ -170,7 +195,7 @@ activations = ["relu", "gelu"]
 YAML = """
 datasets: [hopper-medium-v2]
 seeds: 2
-grid: {total-updates: 100, rational: {degrees: [[5, 4], [3, 2]]}}
+grid: {total-updates: 100, rational: {degrees: [[5, 4], [3, 2]]}, action-bounds: [[[-1, 1], [0, 0.3]]]}
 grids:
   - agents: iql
     grid: {expectile: [0.7, 0.9], normalize-observations: false}
@@ -189,7 +214,7 @@ def test_a_file_is_a_grid(tmp_path, suffix, text):
                 ("iql",),
                 ("hopper-medium-v2",),
                 axes={
-                    "total_updates": ("100",), "rational.degrees": ("5 4", "3 2"),
+                    "total_updates": ("100",), "rational.degrees": ("5 4", "3 2"), "action_bounds": ("-1 1 0 0.3",),
                     "expectile": ("0.7", "0.9"), "normalize_observations": ("False",),
                 },
             ),
@@ -197,7 +222,9 @@ def test_a_file_is_a_grid(tmp_path, suffix, text):
                 ("td3_bc", "bc"),
                 ("hopper-medium-v2",),
                 ("relu", "gelu"),
-                {"total_updates": ("100",), "rational.degrees": ("5 4", "3 2")},
+                {
+                    "total_updates": ("100",), "rational.degrees": ("5 4", "3 2"), "action_bounds": ("-1 1 0 0.3",),
+                },
             ),
         ),
         seeds=2,
@@ -267,7 +294,7 @@ def test_seeds_that_have_begun_are_not_put_beside_new_ones(tmp_path):
         check_together(together[0])
     check_together(together[1])
     for folder in folders[:2]:
-        (folder / "summary.json").touch()
+        (folder / "summary.json").write_text('{"status": "finished"}')
     check_together(together[0])
 
 

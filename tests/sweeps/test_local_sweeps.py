@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from short_runs import ROOT
-from whole_sweeps import TOY_FILE, hold_back, wait_until
+from whole_sweeps import TOY_FILE, hold_back, wait_until, write_record
 
 from rlrat.errors import InputError
 from rlrat.sweeps import commands, local
@@ -97,15 +97,15 @@ def test_retry_that_is_stopped_leaves_the_next_grid(sweeper, monkeypatch):
         assert sweeper("--grid.trouble", trouble, "--retries", 0) == 1
     begun = []
     monkeypatch.setattr(commands, "sweep", lambda *_, only: begun.append(only) or 130)
-    assert sweeper.command("retry") == 130
+    assert sweeper.command("retry", "--agents", TOY_FILE) == 130
     assert len(begun) == 1
 
 
 def test_retry_does_what_failed(sweeper):
     assert sweeper("--grid.trouble", "first", "--retries", 0) == 1
-    assert sweeper.command("retry") == 0
+    assert sweeper.command("retry", "--agents", TOY_FILE) == 0
     assert "in 1 processes" in sweeper.said
-    assert sweeper.command("retry") == 0
+    assert sweeper.command("retry", "--agents", TOY_FILE) == 0
     assert "nothing has failed" in sweeper.said
 
 
@@ -132,6 +132,30 @@ def test_a_run_that_diverges_is_finished_and_counted(sweeper):
     sweeper.command("status")
     assert "2 runs: 1 finished, 1 diverged" in sweeper.said
     assert "seed0 at update 2" in sweeper.said
+
+
+def test_a_run_of_which_no_evaluation_worked_has_failed(sweeper):
+    assert sweeper("--grid.trouble", "unscored", "--retries", 1) == 1
+    label, folder = "rlrat-hopper-mixed-v0 toy relu+trouble=unscored seed0", sweeper.folder("relu+trouble=unscored")
+    why = "exit code 1: no evaluation of what it trained worked"
+    assert f"{label}: {why}; attempt 2 of 2 goes on" in sweeper.said
+    assert f"{label}: FAILED: {why}" in sweeper.said
+    assert "toy    relu+trouble=unscored  0/1" in sweeper.said
+    assert sweeper.command("status") == 0
+    assert "1 runs: 1 failed" in sweeper.said
+    assert f"failed: {label}: {why}" in sweeper.said
+    (record,) = (sweeper.run_dir / ".sweep" / "jobs").glob("*/failed.json")
+    record.unlink()  # as of a run that was begun by hand
+    sweeper.command("status")
+    assert "1 runs: 1 failed" in sweeper.said
+    assert f"failed: {folder}: no evaluation of what it trained worked" in sweeper.said
+    (folder / "summary.json").write_text('["finished"]')
+    sweeper.command("status")
+    assert "1 runs: 1 unfinished" in sweeper.said
+    assert sweeper("--grid.trouble", "unscored", "--retries", 0) == 1
+    assert sweeper.command("retry", "--agents", TOY_FILE) == 1
+    log = record.with_name("log.txt").read_text()
+    assert log.count("-- ") == 2 + 1 + 1  # retry has the options of the newest sweep
 
 
 def test_a_full_disk_pauses_the_sweep_until_there_is_room(sweeper, monkeypatch):
@@ -261,7 +285,7 @@ def test_a_folder_without_a_sweep_is_one_line(sweeper, command):
 def test_a_damaged_record_of_a_sweep_is_one_line(sweeper):
     (sweeper.run_dir / ".sweep" / "grids").mkdir(parents=True)
     (sweeper.run_dir / ".sweep" / "grids" / "a.json").write_text("{}")
-    with pytest.raises(InputError, match=r"a.json is damaged"):
+    with pytest.raises(InputError, match=r"a.json cannot be used \(its grid is of another type\)"):
         sweeper.command("status")
 
 
@@ -350,9 +374,11 @@ def test_a_sweep_of_another_version_is_one_line(sweeper):
     (file,) = (sweeper.run_dir / ".sweep" / "grids").iterdir()
     content = json.loads(file.read_text())
     content["options"]["of_tomorrow"] = 1
-    file.write_text(json.dumps(content))
+    write_record(file, content)
+    (sweeper.folder() / "summary.json").write_text('{"status": "failed"}')
+    assert sweeper.command("status") == 0
     with pytest.raises(InputError, match=r"is of another version of rlrat .*of_tomorrow"):
-        sweeper.command("status")
+        sweeper.command("retry", "--agents", TOY_FILE)
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
 
 import pytest
 from whole_sweeps import TOY_FILE, hold_back, wait_until
@@ -17,38 +16,28 @@ from rlrat.sweeps.locks import Owner, Watch
 
 @pytest.fixture
 def work(tmp_path):
-    """`work(argv)` writes a job.json of the toy agent; its file."""
+    """`work(argv)`: what a worker of the toy agent does."""
     permit = tmp_path / "permit"
     permit.touch()
 
-    def write(*argv: str, **changes):
+    def build(*argv: str) -> worker.Work:
         run_dir = tmp_path / "runs"
-        whole = worker.Work(
+        return worker.Work(
             agent=str(TOY_FILE),
             argv=["--run-dir", str(run_dir), *map(str, argv)],
             locks=[str(tmp_path / "locks" / "seed0")],
             log=str(tmp_path / "log.txt"),
             outcome=str(tmp_path / "outcome.json"),
-            attempt="first",
             permit=str(permit),
         )
-        file = tmp_path / "job.json"
-        file.write_text(json.dumps(asdict(replace(whole, **changes))))
-        return file
 
-    return write
-
-
-def start(file, *extra) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rlrat.sweeps.worker", str(file), *map(str, extra)], stderr=subprocess.PIPE
-    )
+    return build
 
 
 def test_a_worker_leaves_an_outcome_and_no_lock(work, tmp_path):
-    assert start(work()).wait() == 0
+    assert worker.start(work()).wait() == 0
     outcome = json.loads((tmp_path / "outcome.json").read_text())
-    assert (outcome["attempt"], outcome["code"]) == ("first", 0)
+    assert outcome["code"] == 0
     assert 2**20 < outcome["memory"] < 2**32
     assert os.listdir(tmp_path / "locks") == []
     assert (tmp_path / "log.txt").read_text().splitlines()[1:] == ["update 1", "update 2", "update 3"]
@@ -56,7 +45,7 @@ def test_a_worker_leaves_an_outcome_and_no_lock(work, tmp_path):
 
 def test_a_worker_leaves_what_another_has(work, tmp_path):
     held = Watch().acquire(tmp_path / "locks" / "seed0", Owner())
-    process = start(work())
+    process = worker.start(work())
     assert process.wait() == worker.LOCKED
     assert "seed0 is in the hands of process" in (tmp_path / "log.txt").read_text()
     assert held.touch()
@@ -65,7 +54,7 @@ def test_a_worker_leaves_what_another_has(work, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_worker_unwinds_at_what_slurm_sends(work, tmp_path, number):
     hold_back(tmp_path / "runs")
-    process = start(work("--hold", 3))
+    process = worker.start(work("--hold", 3))
     wait_until(lambda: "update 2" in (tmp_path / "log.txt").read_text() if (tmp_path / "log.txt").exists() else False)
     process.send_signal(number)
     assert process.wait() == 128 + signal.SIGTERM
@@ -73,9 +62,11 @@ def test_a_worker_unwinds_at_what_slurm_sends(work, tmp_path, number):
 
 
 @pytest.mark.parametrize("how", ["permit", "parent"])
-def test_a_worker_stops_when_its_sweep_is_gone(work, tmp_path, how):
+def test_a_worker_stops_when_its_sweep_is_gone(work, tmp_path, monkeypatch, how):
     hold_back(tmp_path / "runs")
-    process = start(work("--hold", 3), *([os.getpid() + 1] if how == "parent" else []))
+    if how == "parent":
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+    process = worker.start(work("--hold", 3))
     if how == "permit":
         wait_until((tmp_path / "outcome.json").parent.joinpath("locks").exists)
         (tmp_path / "permit").unlink()
@@ -88,7 +79,7 @@ def test_a_worker_that_lost_its_lock_ends_at_once(work, tmp_path, monkeypatch):
 import sys
 from rlrat.sweeps import worker
 worker.HEARTBEAT = 0.1
-sys.exit(worker.main({str(work("--hold", 3))!r}))
+sys.exit(worker.main(worker.{work("--hold", 3)!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", script])
     wait_until(lambda: (tmp_path / "locks").exists() and os.listdir(tmp_path / "locks") == ["seed0.1"])
@@ -104,7 +95,7 @@ import threading
 from rlrat.sweeps import worker
 worker.HEARTBEAT, worker.LEASE = 0.1, 1.0
 worker.Lock.touch = lambda self: threading.Event().wait()
-worker.main({str(work("--hold", 3))!r})
+worker.main(worker.{work("--hold", 3)!r})
 """
     assert subprocess.run([sys.executable, "-c", script], timeout=30).returncode == -signal.SIGALRM
 
@@ -135,4 +126,12 @@ def test_locks_are_released_where_a_later_one_cannot_be_had(tmp_path):
 def test_a_worker_says_that_the_disk_is_full(work, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "full").touch()
-    assert start(work("--trouble", "full")).wait() == worker.FULL
+    assert worker.start(work("--trouble", "full")).wait() == worker.FULL
+
+
+def test_a_log_that_is_a_link_is_not_followed(work, tmp_path, capfd):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "log.txt").symlink_to(tmp_path / "precious")
+    assert worker.start(work()).wait() == 2
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert f"error: cannot write the log {tmp_path / 'log.txt'}" in capfd.readouterr().err

@@ -22,7 +22,7 @@ class Arguments(RunArguments):
     """Before this update, wait while there is a file <run-dir>/hold."""
     size: Annotated[float, Range(0.0, 1.0)] = 0.5
     """A number with a range."""
-    trouble: Literal["none", "mistake", "crash", "first", "passing", "killed", "diverge", "full"] = "none"
+    trouble: Literal["none", "mistake", "crash", "first", "passing", "killed", "diverge", "full", "unscored"] = "none"
     """At the last update; first and passing: only in the first process that gets there."""
 
 
@@ -52,9 +52,16 @@ def misbehave(args: Arguments, folder) -> None:
             raise InputError("cannot write it: No space left on device") from error
 
 
+def is_finished(summary) -> bool:
+    try:
+        return json.loads(summary.read_text())["status"] in ("finished", "diverged")
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def main(args: Arguments) -> None:
     folders = [run_folder(args, "toy", args.seed + k) for k in range(args.num_seeds)]
-    if all((folder / "summary.json").exists() for folder in folders):
+    if all(is_finished(folder / "summary.json") for folder in folders):
         return
     states = []
     for k, folder in enumerate(folders):
@@ -88,9 +95,12 @@ def main(args: Arguments) -> None:
         print(f"update {update}")
     for folder in folders:
         status = "diverged" if args.trouble == "diverge" and folder is folders[0] else "finished"
-        final = None if status == "diverged" else float(args.total_updates)
+        status = "failed" if args.trouble == "unscored" else status
+        final = float(args.total_updates) if status == "finished" else None
         summary = {"status": status, "final_return": final, "final_score": final, "diverged_at": 2}
         (folder / "summary.json").write_text(json.dumps(summary))
+    if args.trouble == "unscored":  # as where every evaluation failed
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What tests of sweeps share: a sweep of 12 short cells of real agents, what is the same however it went, and waits."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from short_runs import ROOT
 
+from rlrat.sweeps import remembered
 from rlrat.sweeps.folder import SweepFolder
 
 TOY_FILE = ROOT / "tests" / "sweeps" / "toy.py"
@@ -57,3 +59,10 @@ def hold_back(run_dir: Path) -> Path:
     run_dir.mkdir()
     (run_dir / "hold").touch()
     return run_dir / "hold"
+
+
+def write_record(file: Path, content: dict) -> None:
+    """What a sweep remembers of itself, changed by somebody who knows its checksum."""
+    content = {name: value for name, value in content.items() if name not in ("version", "checksum")}
+    whole = {"version": remembered.VERSION, "checksum": remembered.checksum(content), **content}
+    file.write_text(json.dumps(whole))

@@ -1,0 +1,116 @@
+"""What may run: code that this command line names. A sweep folder or a grid's file names none."""
+
+import dataclasses
+import shlex
+from collections.abc import Container
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from rlrat.arguments import parse_env_kwargs
+from rlrat.environments import bare
+from rlrat.errors import InputError
+from rlrat.sweeps.grid import Block, Grid
+
+if TYPE_CHECKING:
+    from rlrat.sweeps.options import Options
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the command line of `retry` names again; each must be what the sweep's own command had."""
+
+    agents: tuple[str, ...] = ()
+    """The files of your own agents that the sweep trains; nothing that a folder names is run by itself."""
+    env_modules: tuple[str, ...] = ()
+    """Your modules that register the sweep's environments."""
+    env_kwargs: tuple[str, ...] = ()
+    """Settings of its environments whose values are text, such as xml_file=walker2d.xml."""
+    ray_address: Annotated[str | None, tyro.conf.arg(name="ray.address")] = None
+    """Of the Ray cluster that it ran on."""
+
+    def admit(self, grid: Grid, where: str, *, typed: Container[str] = (), has_typed_kwargs: bool = False) -> Grid:
+        """A grid that was read, whose agents' files are those named here and whose environments name no module.
+
+        Args:
+            where: what it was read from, for the message.
+            typed: its axes that this command line has instead.
+            has_typed_kwargs: whether its environments' settings are the user's own.
+
+        Raises:
+            InputError: it has code that is not named here, with the options to add.
+        """
+        admitted, lacking = self._admit(grid, typed, has_typed_kwargs)
+        _refuse(lacking, where)
+        return admitted
+
+    def admit_agents(self, grid: Grid, where: str) -> Grid:
+        """The same, of a grid of which no environment is made."""
+        return self.admit(grid, where, typed={axis for block in grid.blocks for axis in block.axes})
+
+    def admit_sweep(self, grid: Grid, options: "Options", where: str) -> tuple[Grid, "Options"]:
+        """The same, with the options that a folder has; modules and the cluster in them must be named here, too."""
+        admitted, lacking = self._admit(grid, (), has_typed_kwargs=False)
+        lacking["--env-modules"] += [name for name in options.env_modules if name not in self.env_modules]
+        address = options.ray.address
+        is_other = options.launcher == "ray" and address not in (None, "auto", self.ray_address)
+        _refuse({**lacking, "--ray.address": [address] if is_other else []}, where)
+        return admitted, dataclasses.replace(options, env_modules=self.env_modules)
+
+    def _admit(self, grid: Grid, typed: Container[str], has_typed_kwargs: bool) -> tuple[Grid, dict[str, list[str]]]:
+        """The grid, and what is not named here by the option to name it with."""
+        lacking: dict[str, list[str]] = {"--agents": [], "--env-modules": [], "--env-kwargs": []}
+        blocks = [self._block(block, typed, has_typed_kwargs, lacking) for block in grid.blocks]
+        return dataclasses.replace(grid, blocks=tuple(blocks)), lacking
+
+    def _block(
+        self, block: Block, typed: Container[str], has_typed_kwargs: bool, lacking: dict[str, list[str]]
+    ) -> Block:
+        files = {spelling: name for name in self.agents for spelling in (name, str(Path(name).resolve()))}
+        lacking["--agents"] += [name for name in block.agents if is_file(name) and name not in files]
+        axes = dict(block.axes)
+        for axis, texts in axes.items():
+            setting = axis.rpartition(".")[2]
+            if axis in typed:
+                continue
+            if setting == "env_id":
+                modules = [text.rpartition(":")[0] for text in texts]
+                lacking["--env-modules"] += [name for name in modules if name and name not in self.env_modules]
+                axes[axis] = tuple(map(bare, texts))
+            elif setting == "env_kwargs" and not has_typed_kwargs:
+                pairs = [pair for text in texts for pair in text.split() if pair not in self.env_kwargs]
+                lacking["--env-kwargs"] += [pair for pair in pairs if _is_text(pair)]
+        return dataclasses.replace(block, agents=tuple(files.get(name, name) for name in block.agents), axes=axes)
+
+
+def _refuse(lacking: dict[str, list[str]], where: str) -> None:
+    words = []
+    for option, names in lacking.items():
+        if names:
+            words += [option, *(shlex.quote(name) for name in dict.fromkeys(names))]
+    if words:
+        raise InputError(
+            f"{where} names code or files of yours, which only a command line may: add {' '.join(words)} "
+            "if you trust them"
+        )
+
+
+def is_file(agent: str) -> bool:
+    """Whether an agent is a file of one's own, and not one by name that comes with rlrat."""
+    return agent.endswith(".py")
+
+
+def _is_text(pair: str) -> bool:
+    """Whether a setting of an environment could name a file."""
+
+    def has_text(value: Any) -> bool:
+        if isinstance(value, dict):
+            return any(map(has_text, [*value, *value.values()]))
+        return any(map(has_text, value)) if isinstance(value, list | tuple | set) else isinstance(value, str)
+
+    try:
+        return any(map(has_text, parse_env_kwargs((pair,)).values()))
+    except (InputError, RecursionError):  # which the agent refuses, too
+        return True

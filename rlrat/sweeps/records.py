@@ -1,0 +1,105 @@
+"""Reading what lies in a folder: data that may be damaged, of another version or somebody else's, of whatever types."""
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import stat
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+_LARGEST = 2**26  # bytes of a JSON file; the plan of 10,000 cells is below 1 MB
+
+Kind = TypeVar("Kind")
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a plain file for reading, and nothing that could keep the reader waiting, such as a named pipe.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is none.
+    """
+    with open_file(path) as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError(f"it has more than {_LARGEST:,} bytes")
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content
+
+
+def make(kind: type[Kind], content: Any) -> Kind:
+    """A dataclass from the object that JSON has of it; a field that is absent has its default.
+
+    Raises:
+        ValueError: a field that is absent, unknown or of another type.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"it has no {kind.__name__}")
+    kinds = _kinds(kind)
+    if unknown := [name for name in content if name not in kinds]:
+        raise ValueError(f"{unknown[0]} is unknown")
+    if wrong := [name for name, value in content.items() if not fits(value, kinds[name])]:
+        raise ValueError(f"{wrong[0]} is of another type")
+    try:
+        return kind(**content)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+@cache
+def _kinds(kind: type) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: one for name, one in get_type_hints(kind, include_extras=True).items() if name in names}
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON is of a type, such as `int | None` or `list[str]`; numbers must be finite."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return fits(value, parts[0])
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return isinstance(value, str) and value in parts
+    if origin is list:
+        return isinstance(value, list) and all(fits(one, parts[0]) for one in value)
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    if kind is float:
+        return number(value) is not None
+    return isinstance(value, kind)
+
+
+def number(value: Any) -> float | None:
+    """A finite number from JSON, None where it is none."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
