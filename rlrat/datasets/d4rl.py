@@ -85,7 +85,7 @@ def load_file(path: Path) -> Dataset:
     known = _STEM.fullmatch(name)
     id = name if known else path.stem
     env_id, env_kwargs = _ENVIRONMENTS[known[1]] if known else (None, {})
-    source = cache.Source(id, (path,), path.with_name(path.name + ".rlrat-cache"))
+    source = cache.Source(id, (path,), cache.beside_file(path))
     return cache.load(
         source,
         lambda: _convert(path, id, env_id=env_id, env_kwargs=env_kwargs, reference="d4rl" if id in FILES else None),

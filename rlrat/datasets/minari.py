@@ -86,7 +86,7 @@ def _is_whole(data: Path) -> bool:
 
 def _load_folder(id: str, folder: Path, *, beside: bool) -> Dataset:
     files = tuple(sorted(path for path in (folder / "data").rglob("*") if path.is_file()))
-    source = cache.Source(id, files, folder / ".rlrat-cache" if beside else None)
+    source = cache.Source(id, files, cache.beside_folder(folder) if beside else None)
     return cache.load(source, lambda: _convert(id, folder / "data"))
 
 

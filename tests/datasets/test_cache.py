@@ -74,7 +74,7 @@ def test_the_second_load_maps_the_first_ones_arrays(source, convert, beside, use
 
 def test_a_warm_load_does_not_read_the_source(source, convert, monkeypatch):
     cache.load(source, convert)
-    monkeypatch.setattr(cache, "_content_key", lambda _: pytest.fail("the source was read"))
+    monkeypatch.setattr(cache, "content_key", lambda _: pytest.fail("the source was read"))
     cache.load(source, convert)
 
 
@@ -83,7 +83,7 @@ def test_a_touched_source_is_hashed_but_not_converted(source, convert, monkeypat
     os.utime(source.files[0], ns=(1, 1))
     assert is_mapped(cache.load(source, convert))
     assert convert.calls == 1
-    monkeypatch.setattr(cache, "_content_key", lambda _: pytest.fail("the new time was not noted"))
+    monkeypatch.setattr(cache, "content_key", lambda _: pytest.fail("the new time was not noted"))
     cache.load(source, convert)
 
 
@@ -235,7 +235,7 @@ def test_many_at_once(source, make_episode, beside):
     loaded = []
 
     def load():
-        loaded.append(cache.load(source, lambda: Dataset.from_episodes([make_episode(2000)])))
+        loaded.append(cache.load(source, lambda: Dataset.from_episodes([make_episode(2000)], id=source.id)))
 
     threads = [threading.Thread(target=load) for _ in range(8)]
     for thread in threads:
@@ -273,7 +273,7 @@ else:
 episode = {"observations": np.zeros((9, 4)), "actions": np.zeros((8, 2)), "rewards": np.zeros(8),
            "terminations": np.zeros(8, bool), "truncations": np.zeros(8, bool)}
 cache.load(cache.Source("some/set-v0", (path,), path.with_name("source.bin.rlrat-cache")),
-           lambda: Dataset.from_episodes([episode]))
+           lambda: Dataset.from_episodes([episode], id="some/set-v0"))
 """
 
 
