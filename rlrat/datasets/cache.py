@@ -193,13 +193,22 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def _entry_of(path: Path) -> str | None:
+    """The entry of a stamp of any format version."""
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))["entry"]
+        return entry if _ENTRY.fullmatch(entry) else None
+    except Exception:  # as in `read_stamp`
+        return None
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
 def _try_write_stamp(root: Root, source: Source, stamp: list, sight: str, key: str) -> None:
     """Point the source at entry `key` and remove the entry that it pointed at before."""
-    before = read_stamp(root.stamp)
+    before, entry_before = read_stamp(root.stamp), _entry_of(root.stamp)
     same = before is not None and before["source"] == stamp and before["entry"] == key
     sights = [*(before["sights"] if same else ()), sight][-_MOST_SIGHTS:]
     places = [os.path.relpath(path, root.around) if root.around else str(path.resolve()) for path in source.files]
@@ -213,8 +222,8 @@ def _try_write_stamp(root: Root, source: Source, stamp: list, sight: str, key: s
         with contextlib.suppress(OSError):
             temporary.unlink()
         return
-    if before is not None and before["entry"] != key:
-        shutil.rmtree(root.path / before["entry"], ignore_errors=True)
+    if entry_before not in (None, key):
+        shutil.rmtree(root.path / entry_before, ignore_errors=True)
 
 
 def content_key(source: Source) -> str:
