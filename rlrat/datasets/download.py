@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from filelock import FileLock
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -23,6 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from rlrat.console import Console
 from rlrat.errors import InputError
 
 ATTEMPTS = 5
