@@ -108,11 +108,11 @@ def load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
 
 
 def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
-    stamp, sight = _stamp(source), _sight(source)
+    stamp, sight = _stamp(source), _sight(source)  # before anything is read
     roots = [root for root in _roots(source) if root.is_usable]
     for root in roots:
         found = read_stamp(root.stamp)
-        if found is not None and found["source"] == stamp and sight in found["sights"]:
+        if found is not None and is_seen(source, found):
             dataset = _open(root.path / found["entry"], source.id)
             if dataset is not None:
                 return dataset
@@ -134,6 +134,15 @@ def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
         mapped = _open(root.path / key, source.id)
         return dataset if mapped is None else mapped
     return dataset
+
+
+def is_seen(source: Source, stamp: dict[str, Any]) -> bool:
+    """Whether the source's files are as its stamp knows them, so that their content need not be read.
+
+    Raises:
+        OSError: they are not there.
+    """
+    return stamp["source"] == _stamp(source) and _sight(source) in stamp["sights"]
 
 
 def user_root() -> Path | None:
