@@ -38,7 +38,8 @@ from rlrat.datasets.download import download
 from rlrat.datasets.hdf5 import open_hdf5, read
 from rlrat.errors import InputError
 
-BASE_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+BASE_URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+HOSTS = ("rail.eecs.berkeley.edu",)  # that may be sent on to
 TIME_LIMIT = 1000  # of all locomotion environments
 LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 # -v4 is the nearest to D4RL's -v2 that installs. Its Ant leaves out the contact forces, which the data has (as zeros).
@@ -69,7 +70,7 @@ def load_name(name: str) -> Dataset:
     """
     path = folder() / FILES[name]
     if not path.exists():
-        download(f"{BASE_URL}/{FILES[name]}", path, check=_check_opens)
+        download(f"{BASE_URL}/{FILES[name]}", path, check=_check_opens, hosts=HOSTS)
     return load_file(path)
 
 
