@@ -103,16 +103,17 @@ def load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
         return _load(source, convert)
     except FileNotFoundError as error:
         raise InputError(f"{source.id}: {error.filename} is not there any more") from None
-    except PermissionError as error:
-        raise InputError(f"{source.id}: cannot read {error.filename}: {reason(error.strerror)}") from None
+    except OSError as error:
+        where = error.filename or source.files[0].parent
+        raise InputError(f"{source.id}: cannot read {where}: {reason(error.strerror or error)}") from None
 
 
 def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
-    stamp, sight = _stamp(source), _sight(source)  # before anything is read
+    stamp, sight = seen = look(source)
     roots = [root for root in _roots(source) if root.is_usable]
     for root in roots:
         found = read_stamp(root.stamp)
-        if found is not None and is_seen(source, found):
+        if found is not None and is_known(seen, found):
             dataset = _open(root.path / found["entry"], source.id)
             if dataset is not None:
                 return dataset
@@ -123,7 +124,7 @@ def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
             _try_write_stamp(root, source, stamp, sight, key)
             return dataset
     dataset = convert()
-    if (_stamp(source), _sight(source)) != (stamp, sight):
+    if look(source) != seen:
         return dataset  # it changed meanwhile: the key may belong to other content
     for root in roots:
         try:
@@ -134,15 +135,6 @@ def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
         mapped = _open(root.path / key, source.id)
         return dataset if mapped is None else mapped
     return dataset
-
-
-def is_seen(source: Source, stamp: dict[str, Any]) -> bool:
-    """Whether the source's files are as its stamp knows them, so that their content need not be read.
-
-    Raises:
-        OSError: they are not there.
-    """
-    return stamp["source"] == _stamp(source) and _sight(source) in stamp["sights"]
 
 
 def user_root() -> Path | None:
@@ -173,18 +165,24 @@ def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _stamp(source: Source) -> list:
-    """What a copy of the source has in common with it."""
+def look(source: Source) -> tuple[list, str]:
+    """What a copy of the source has in common with it, and what nobody can set back after a change.
+
+    The latter are numbers of which another machine may see others for the same files.
+
+    Raises:
+        OSError: they are not there.
+    """
     stats = [path.stat() for path in source.files]
     files = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(source.files, stats, strict=True)]
-    return [FORMAT_VERSION, source.id, source.settings, files]
+    numbers = [(stat.st_dev, stat.st_ino, stat.st_ctime_ns) for stat in stats]
+    sight = hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:32]
+    return [FORMAT_VERSION, source.id, source.settings, files], sight
 
 
-def _sight(source: Source) -> str:
-    """What nobody can set back after a change; another machine may see other numbers of the same files."""
-    stats = [path.stat() for path in source.files]
-    seen = [(stat.st_dev, stat.st_ino, stat.st_ctime_ns) for stat in stats]
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:32]
+def is_known(seen: tuple[list, str], stamp: dict[str, Any]) -> bool:
+    """Whether a source's files are as its stamp knows them, so that their content need not be read."""
+    return stamp["source"] == seen[0] and seen[1] in stamp["sights"]
 
 
 def read_stamp(path: Path) -> dict[str, Any] | None:

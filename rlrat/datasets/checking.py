@@ -89,7 +89,7 @@ def _check_entry(source: cache.Source, root: Path, stamp: dict) -> Finding:
             return dataclasses.replace(finding, said=said, is_damaged=True)
         return dataclasses.replace(finding, said=f"damaged ({wrong}): {_ANEW}", is_damaged=True)
     try:
-        same = cache.is_seen(source, stamp) or cache.content_key(source) == stamp["entry"]
+        same = cache.is_known(cache.look(source), stamp) or cache.content_key(source) == stamp["entry"]
     except OSError:
         return dataclasses.replace(finding, said="ok, but its source is gone or cannot be read")
     return finding if same else dataclasses.replace(finding, said=f"the source has changed: {_ANEW}")

@@ -171,10 +171,10 @@ def test_a_copy_with_its_times_is_hashed_once(source, convert, tmp_path, monkeyp
 
 
 def test_machines_that_share_a_cache_do_not_undo_each_others_stamps(source, convert, beside, monkeypatch):
-    hashed, content_key = [], cache.content_key
+    hashed, look, content_key = [], cache.look, cache.content_key
 
     def load(machine):
-        monkeypatch.setattr(cache, "_sight", lambda _: machine)
+        monkeypatch.setattr(cache, "look", lambda source: (look(source)[0], machine))
         monkeypatch.setattr(cache, "content_key", lambda source: hashed.append(machine) or content_key(source))
         cache.load(source, convert)
 
