@@ -98,7 +98,7 @@ class _Output:
     """A text stream that is left, for good, at its first failure."""
 
     def __init__(self, stream: TextIO | None, said_to: TextIO | None = None) -> None:
-        self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115  closed by `>&-`
+        self._stream = _nowhere() if stream is None else stream
         self._said_to, self._broken, self.is_lost = said_to, False, False
         if getattr(self._stream, "errors", None) == "strict" and hasattr(self._stream, "reconfigure"):
             self._stream.reconfigure(errors="replace")  # names of files may have any bytes, terminals few letters
@@ -134,3 +134,10 @@ class _Output:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
+
+
+def _nowhere() -> TextIO:
+    """A stream instead of one that is closed (`>&-`), with its number, which else the next file gets that is opened."""
+    number = os.open(os.devnull, os.O_WRONLY)
+    os.set_inheritable(number, True)
+    return open(number, "w", closefd=False)

@@ -81,6 +81,13 @@ def test_a_closed_pipe_is_left_quietly(tmp_path):
     assert (tmp_path / "done").exists()
 
 
+@pytest.mark.parametrize(("closed", "number"), [(">&-", 1), ("2>&-", 2)])
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path, closed, number):
+    text = "import os; file = open('kept', 'w'); os.write(NUMBER, b'what a library prints'); file.write('data')"
+    assert program(text.replace("NUMBER", str(number)), closed, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "kept").read_text() == "data"
+
+
 def test_a_tracebacks_error_is_not_hidden():
     done = program("print('a'); raise OSError(28, 'No space left on device')", ">/dev/full")
     assert done.returncode == 1
