@@ -136,6 +136,18 @@ def test_another_users_folder_is_not_private(around):
     assert mode(around) == 0o755
 
 
+@gives_away
+def test_a_link_that_another_made_is_not_followed(around, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir(0o755)
+    (around / "link").symlink_to(own)
+    assert make_private(around / "link")
+    own.chmod(0o755)
+    os.chown(around / "link", STRANGER, -1, follow_symlinks=False)
+    assert not make_private(around / "link")
+    assert mode(own) == 0o755
+
+
 def test_what_cannot_be_made_is_not_private(around):
     (around / "file").touch()
     assert not make_private(around / "file" / "folder")
