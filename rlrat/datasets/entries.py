@@ -63,7 +63,7 @@ def write(entry: Path, dataset: Dataset, sources: tuple[Path, ...]) -> None:
     files = {}
     for name, array in arrays.items():
         path = entry / f"{name}.npy"
-        np.save(path, array, allow_pickle=False)
+        np.save(path, np.ascontiguousarray(array), allow_pickle=False)
         files[name] = [array.shape, array.dtype.str, *_finish(path, sources)]
         os.utime(path, (seconds, seconds))
     manifest = {"values": values, "arrays": files, "seconds": seconds}

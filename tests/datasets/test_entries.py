@@ -69,6 +69,12 @@ def test_all_is_on_the_disk(dataset, tmp_path, monkeypatch):
     assert sorted(kept) == sorted(map(str, tmp_path.iterdir()))
 
 
+def test_arrays_of_any_order_are_written_in_one(dataset, tmp_path):
+    dataset = dataclasses.replace(dataset, observations=np.asfortranarray(dataset.observations))
+    entries.write(tmp_path, dataset, ())
+    np.testing.assert_array_equal(entries.read(tmp_path, dataset.id).observations, dataset.observations)
+
+
 def test_settings_with_numbers_as_names_keep_their_checksum(dataset, tmp_path):
     dataset = dataclasses.replace(dataset, env_kwargs={10: 0.1, 9: float("inf"), "a": [1, None]})
     entries.write(tmp_path, dataset, ())
