@@ -125,7 +125,8 @@ class Heartbeat(threading.Thread):
 
     def _lose(self, why: str) -> None:
         with suppress(OSError):
-            print(f"a lock of these runs {why}: ended without a checkpoint", file=sys.stderr, flush=True)
+            # Not through sys.stderr, which the agent's command line takes away while it is read.
+            os.write(2, f"a lock of these runs {why}: ended without a checkpoint\n".encode())
         os._exit(LOST)
 
 
