@@ -32,11 +32,14 @@ def explanations(report: Report) -> dict[str, str]:
             "where all runs had as many runs in a process, threads, precision, compilation and device."
         ),
         "comparisons": (
-            "Welch's t-test between two labels on one task, on final values and on areas, Holm's correction over all "
-            "comparisons of the report together; a winner has a corrected p below 0.05. It takes three seeds of each, "
+            "A t-test between two labels on one task, on final values and on areas, whose p is the largest that any "
+            "ratio of the labels' spreads gives (Welch's, made cautious for few seeds and unequal numbers); corrected "
+            "for all pairs, tasks and both quantities of the report together (Holm's over pairs, Simes's for the two "
+            "quantities of a pair); a winner has a corrected p below 0.05. It takes three seeds of each, "
             "none of which diverged (a mean of the others leaves failures out) or is there twice, and "
             "runs of the task that were evaluated at the same updates, or at enough of the same. "
-            "The interval of a difference is Welch's, so wide that 95% hold for all of the report's (Bonferroni)."
+            "The interval of a difference is the test's, so wide that 95% hold for all of the report's (Bonferroni); "
+            "the correction is sharper, so that a winner's may just reach 0."
         ),
         "marks": (
             "Bold: the best mean, where it was tested; where it was not, nothing is. Dagger: not told apart from the "

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rlrat.reports.report import Report, Task, named_seeds
-from rlrat.reports.verdicts import FEWEST_SEEDS
+from rlrat.reports.significance import FEWEST_SEEDS
 
 
 def find_notes(report: Report, until: int | None) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two labels on one task: Welch's test, Holm's correction over all comparisons of the report."""
+    """Two labels on one task: `significance.compare_means`, corrected for all comparisons of the report."""
 
     task: str
     quantity: str
@@ -144,10 +144,10 @@ class Comparison:
     difference: float
     """Of the means, first - second; NaN, as all that follows, where there are too few seeds."""
     low: float
-    """With `high`, Welch's interval of the difference, so wide that 95% hold for all of the report's (Bonferroni)."""
+    """With `high`, the interval of the difference, so wide that 95% hold for all of the report's (Bonferroni)."""
     high: float
     p: float
-    p_holm: float
+    p_corrected: float
     winner: str | None
     verdict: str
     """A sentence: what may be concluded, and what not."""

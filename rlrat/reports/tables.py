@@ -183,12 +183,24 @@ def aggregates(report: Report) -> Table:
 
 def comparisons(report: Report) -> Table:
     """A line for each comparison that was made or would have been, with its verdict."""
-    columns = ("task", "quantity", "first", "second", "difference", "low", "high", "p", "p, Holm", "winner", "verdict")
+    columns = (
+        "task",
+        "quantity",
+        "first",
+        "second",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "p, corrected",
+        "winner",
+        "verdict",
+    )
     rows = [
         (
             *(Cell(text) for text in (c.task, c.quantity, c.first, c.second)),
             *(number(value) for value in (c.difference, c.low, c.high)),
-            *(Cell("-" if np.isnan(p) else f"{p:.2g}", p) for p in (c.p, c.p_holm)),
+            *(Cell("-" if np.isnan(p) else f"{p:.2g}", p) for p in (c.p, c.p_corrected)),
             *(Cell(c.winner or "-"), Cell(c.verdict)),
         )
         for c in report.comparisons
