@@ -12,9 +12,11 @@ def explanations(report: Report) -> dict[str, str]:
         "score": "100 (return - random) / (expert - random), with the references named in each run's config.json.",
         "final": (
             "Mean of a run's last five evaluations at or before the update at which its task is judged (where runs "
-            "were not all evaluated at the same updates, of those that all have). Tables give the mean over seeds and "
+            "were not all evaluated at the same updates, of those that all have). That of the untrained policy, at "
+            "update 0, never counts; where there are fewer than five others, it is of these, and tables, notes and "
+            "conclusions say of how many. Tables give the mean over seeds and "
             "the population standard deviation over seeds, as arXiv 2602.12390 does; (7 of 10) says that three seeds "
-            "have diverged or not come so far, and are not in it."
+            "have diverged, failed or not come so far, and are not in it."
         ),
         "area": (
             f"Area under a run's curve from {start} to where its task is judged, by trapezoids, divided by its length: "

@@ -97,6 +97,7 @@ def _verdict(
         return f"{pair}: nothing can be concluded, for the seeds of each are all the same and so no independent runs"
     means = {label: values.mean() for label, values in means.items()}
     after = f"p = {p_corrected:.2g} corrected for {made} comparison{'s' * (made > 1)}"
+    after = _few_finals(first, second, quantity) + after
     if winner is None:
         text = (
             f"{first.label} and {second.label} are not told apart {where}: {means[first.label]:.1f} and "
@@ -110,3 +111,8 @@ def _verdict(
         if min(sizes) < _FEW_SEEDS:
             text += f". With {min(sizes)} seeds this rests on runs that scatter normally; runs that collapse do not"
     return text
+
+
+def _few_finals(first: Group, second: Group, quantity: str) -> str:
+    few = [f"{group.few_finals} of {group.label}" for group in (first, second) if group.few_finals]
+    return f"fewer than five evaluations: {' and '.join(few)}; " if few and quantity == "final" else ""

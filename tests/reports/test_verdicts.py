@@ -99,7 +99,8 @@ def simulated_group(label: str, finals: np.ndarray) -> Group:
         for seed, status in enumerate(statuses)
     ]
     judged, known = (run for run in runs if run.status == "finished"), finals[~np.isnan(finals)]
-    return Group(label, tuple(runs), tuple(judged), known, Estimate(*(np.nan,) * 3), known, {})
+    counts = np.full(len(known), 5)
+    return Group(label, tuple(runs), tuple(judged), known, counts, Estimate(*(np.nan,) * 3), known, {})
 
 
 @pytest.mark.parametrize("seeds", [10, 20])
