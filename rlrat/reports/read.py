@@ -28,7 +28,6 @@ _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
 LAST_UPDATE = 2**53
 """Updates are below it, where JavaScript has every whole number."""
 
-_PLAIN = re.compile(r"[0-9a-zA-Z.,+-]*\n")  # of a line; Python's numbers may have spaces, "_" and others' digits, too
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
 _STATUSES = ("finished", "diverged", "failed")  # that a summary.json may say
 _LEAST_RANGE = 1e-9  # of returns: over less a score is rounding
@@ -181,7 +180,7 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
         if not os.path.isdir(path):
             kind = "is a file" if os.path.exists(path) else "does not exist"
             raise InputError(f"{path} {kind}: give run folders, or folders that hold some")
-        for root, folders, files in os.walk(path, onerror=_cannot_list):
+        for root, folders, files in os.walk(path, onerror=cannot_list):
             folders.sort()
             if {"config.json", "evaluations.csv"} & set(files):
                 folders.clear()
@@ -190,7 +189,8 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
                     yield Path(root)
 
 
-def _cannot_list(error: OSError) -> None:
+def cannot_list(error: OSError) -> None:
+    """Name a folder that `os.walk` cannot look into."""
     warn(f"the folder {as_text(error.filename)} cannot be read ({reason(error.strerror)}): it is left out")
 
 
@@ -302,6 +302,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and _depth_is_sane(content) else None
 
 
+def plain(line: str) -> str:
+    """A line of numbers and commas as it is.
+
+    Raises:
+        ValueError: it has what only Python takes for a part of a number: spaces, "_", others' digits.
+    """
+    if not re.fullmatch(r"[0-9a-zA-Z.,+-]*", line):
+        raise ValueError
+    return line
+
+
 def open_text(path: Path) -> TextIO:
     """A file open for reading; what is no UTF-8 is replaced.
 
@@ -362,8 +373,9 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
         line = line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line
         row = line.rstrip("\n").split(",")
         try:
-            if len(row) != len(header) or not line.endswith("\n") or not _PLAIN.fullmatch(line):
+            if len(row) != len(header) or not line.endswith("\n"):
                 raise ValueError
+            plain(line.rstrip("\n"))
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
             if not 0 <= update < LAST_UPDATE or not math.isfinite(values["returns"]):
