@@ -380,13 +380,15 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
             if not 0 <= update < LAST_UPDATE or not math.isfinite(values["returns"]):
                 raise ValueError
+            wanted = "" if target is None else row[target]
+            first_target = wanted if first_target is None else first_target
+            if bool(wanted) != bool(first_target) or (wanted and not math.isfinite(float(wanted))):
+                raise ValueError
         except ValueError:
             damaged.append(number)
             continue
-        if target is not None:
-            first_target = row[target] if first_target is None else first_target
-            if row[target] != first_target:
-                continue
+        if wanted != first_target:
+            continue
         columns["updates"].append(update)
         for name, value in values.items():
             columns[name].append(value)
