@@ -19,7 +19,9 @@ _FEWER = "mean of the last five evaluations, or of all that a trained policy has
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"\dag{}"},
+    **{character: f"{{{character}}}" for character in "[]*"},  # after the end of a line these would be options of it
+    "\N{REPLACEMENT CHARACTER}": "?",  # which LaTeX has no letter for
 }
 
 
@@ -274,9 +276,14 @@ def _mark(cell: Cell, text: str, best: str, tied: str) -> str:
     return best.format(text) if cell.mark == "best" else tied.format(text) if cell.mark == "tied" else text
 
 
-def as_markdown(text: str) -> str:
-    """Text, which may have names of any kind in it, so that no cell ends early and no HTML comes alive."""
-    text = re.sub(r"([\\|*`\[\]])", r"\\\1", " ".join(text.split()))
+def as_markdown(text: str, cell: bool = True) -> str:
+    """Text, which may have names of any kind in it, so that no cell ends early and no HTML or markup comes alive.
+
+    An underscore inside a word is none. Outside a `cell`, what begins a line might make it a heading or a list.
+    """
+    text = re.sub(r"([\\|*`~\[\]]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
+    if not cell:
+        text = re.sub(r"^(\d*)([#=+.)-])", r"\1\\\2", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -69,9 +69,9 @@ def test_what_is_left_out_is_among_what_to_mind(tmp_path, capfd):
     for place in range(22):
         (tmp_path / "runs" / f"{place:02}").mkdir(parents=True)
         (tmp_path / "runs" / f"{place:02}" / "evaluations.csv").touch()
-    (tmp_path / "runs" / "whole").mkdir()
-    (tmp_path / "runs" / "whole" / "config.json").write_text("{}")
-    (tmp_path / "runs" / "whole" / "evaluations.csv").write_text("update,return_mean\n0,1.0\n")
+    (tmp_path / "runs" / "seed0").mkdir()
+    (tmp_path / "runs" / "seed0" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "seed0" / "evaluations.csv").write_text("update,return_mean\n0,1.0\n")
     compare.main(compare.Arguments((tmp_path / "runs",)))
     lines = capfd.readouterr().out.partition("## What to mind\n\n")[2].splitlines()
     assert lines[-21] == f"- {tmp_path}/runs/00 has no config.json that can be read: it is left out"
