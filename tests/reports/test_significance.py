@@ -62,7 +62,7 @@ def test_the_simulation_sees_what_welchs_test_gets_wrong():
     assert false_claims((3, 20), (1, 1), 3, 2000, test=scipys_welch) > 0.1
 
 
-@pytest.mark.parametrize(("tasks", "least"), [(1, 0.30), (3, 0.18)])
+@pytest.mark.parametrize(("tasks", "least"), [(1, 0.42), (3, 0.22)])
 def test_five_seeds_still_tell_what_welchs_test_with_holms_correction_tells(tasks, least):
     """At 1.5 sd between two labels, spreads alike, the least is what those two tell."""
     after = corrected_reports((5, 5), (1, 1), tasks, 5000, apart=1.5)
