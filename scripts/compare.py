@@ -1,5 +1,6 @@
 """Compare runs: which activation ends higher or learns faster, and whether that may be believed."""
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +119,7 @@ def write(report: Report, folder: Path) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    if path.suffix in (".png", ".pdf", ".svg", ".html") or path.is_file():
+    if path.suffix in (".png", ".pdf", ".svg", ".html") or os.path.isfile(path):
         raise InputError(f"--output is {path}: give a folder, in which report.html, tables and figures are written")
     try:
         path.mkdir(parents=True, exist_ok=True)

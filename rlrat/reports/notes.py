@@ -89,8 +89,8 @@ def _run_notes(task: Task) -> Iterator[str]:
             if run.missing:
                 count = len(run.missing)
                 yield (
-                    f"{task.name}: {as_text(run.path)} lacks {count} evaluation{'s' * (count > 1)} that it made, or "
-                    f"should have made, at update {', '.join(f'{update:,}' for update in run.missing[:5])}"
+                    f"{task.name}: {as_text(run.path)} lacks {count} evaluation{'s' * (count > 1)}, lost or failed, "
+                    f"at update {', '.join(f'{update:,}' for update in run.missing[:5])}"
                     f"{f' and {count - 5} more' if count > 5 else ''}: its numbers are of the others"
                 )
 

@@ -60,7 +60,7 @@ class RunRecord:
     config: dict[str, Any] = field(default_factory=dict)
     """`config.json`: identity, arguments, dataset, reference, versions, resumed; empty for an imported run."""
     missing: tuple[int, ...] = ()
-    """Updates at which an evaluation should be and is not, as `summary.json` has them."""
+    """Updates whose evaluations were lost or failed, as `summary.json` has them."""
 
     @property
     def last(self) -> int:
@@ -267,19 +267,23 @@ def _seed(folder: Path, value: Any) -> int:
 
 
 def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
-    """Status, and the updates whose evaluations are missing."""
+    """Status, and the updates whose evaluations were lost or failed."""
     path = folder / "summary.json"
     if not os.path.lexists(path):
         return "unfinished", ()
     summary = read_json(path) or {}
-    status, missing = summary.get("status"), summary.get("missing_evaluations") or []
+    status = summary.get("status")
     if status not in _STATUSES:
         warn(f"{path} cannot be read, or has no status that is known: the run counts as unfinished")
         status = "unfinished"
-    whole = [u for u in missing if type(u) is int and 0 <= u < LAST_UPDATE] if isinstance(missing, list) else []
-    if not isinstance(missing, list) or len(whole) < len(missing):
-        warn(f"{path} has missing_evaluations that are no list of updates: what is none is left out")
-    return status, tuple(sorted(set(whole)))
+    missing: set[int] = set()
+    for name in ("missing_evaluations", "failed_evaluations"):
+        said = summary.get(name) or []
+        whole = [u for u in said if type(u) is int and 0 <= u < LAST_UPDATE] if isinstance(said, list) else []
+        if not isinstance(said, list) or len(whole) < len(said):
+            warn(f"{path} has {name} that are no list of updates: what is none is left out")
+        missing.update(whole)
+    return status, tuple(sorted(missing))
 
 
 def as_number(value: Any) -> float | None:

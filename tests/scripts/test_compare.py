@@ -108,7 +108,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
 
 def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "report"):
+    for path in (tmp_path / "file", tmp_path / "file" / "report", tmp_path / ("x" * 300)):
         with pytest.raises(InputError, match=r"give a folder|cannot make the folder"):
             compare.main(compare.Arguments(imports=("x.csv",), output=path))
 
