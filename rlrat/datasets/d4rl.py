@@ -38,7 +38,8 @@ from rlrat.datasets.download import download
 from rlrat.datasets.hdf5 import open_hdf5, read
 from rlrat.errors import InputError
 
-BASE_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+BASE_URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+HOSTS = ("rail.eecs.berkeley.edu",)  # that may be sent on to
 TIME_LIMIT = 1000  # of all locomotion environments
 LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 # -v4 is the nearest to D4RL's -v2 that installs. Its Ant leaves out the contact forces, which the data has (as zeros).
@@ -69,7 +70,7 @@ def load_name(name: str) -> Dataset:
     """
     path = folder() / FILES[name]
     if not path.exists():
-        download(f"{BASE_URL}/{FILES[name]}", path, check=_check_opens)
+        download(f"{BASE_URL}/{FILES[name]}", path, check=_check_opens, hosts=HOSTS)
     return load_file(path)
 
 
@@ -85,7 +86,7 @@ def load_file(path: Path) -> Dataset:
     known = _STEM.fullmatch(name)
     id = name if known else path.stem
     env_id, env_kwargs = _ENVIRONMENTS[known[1]] if known else (None, {})
-    source = cache.Source(id, (path,), path.with_name(path.name + ".rlrat-cache"))
+    source = cache.Source(id, (path,), cache.beside_file(path))
     return cache.load(
         source,
         lambda: _convert(path, id, env_id=env_id, env_kwargs=env_kwargs, reference="d4rl" if id in FILES else None),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlrat.errors import InputError, reason, warn
+from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
 from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text, cannot_list, normalized, open_text, plain, read_json
 
@@ -96,9 +97,10 @@ def write_table(records: Iterable[RunRecord], path: Path) -> None:
             seen[key] += 1  # of several lengths or settings, say
             variant = run.variant + (f" ({seen[key]})" if seen[key] > 1 else "")
             for update, score in zip(run.updates[known].tolist(), run.scores[known].tolist(), strict=True):
-                writer.writerow((run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status))
+                cells = (run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status)
+                writer.writerow(map(guarded, cells))
             if not len(run.updates):
-                writer.writerow((run.agent, run.dataset, variant, run.seed, 0, "", run.status))
+                writer.writerow(map(guarded, (run.agent, run.dataset, variant, run.seed, 0, "", run.status)))
 
 
 def _read_curves(
@@ -114,7 +116,7 @@ def _read_curves(
             *key, seed, update, score = (row[column] for column in _COLUMNS)
             if not all(key) or not 0 <= int(update) < LAST_UPDATE or abs(int(seed)) >= LAST_UPDATE:
                 raise ValueError
-            run = (*map(as_text, key), int(seed))
+            run = (*(as_text(unguarded(text)) for text in key), int(seed))
             if (status := row.get("status")) in _STATUSES:
                 statuses[run] = status
             if status in _STATUSES[:2] and score.strip().lower() in ("", "nan"):

@@ -192,7 +192,9 @@ def test_urls_are_d4rls():
     tables = d4rl_tables()
     if tables is None:
         pytest.skip("the extra d4rl is not installed")
-    published = {name: url for name, url in tables.urls.items() if "/gym_mujoco_v2/" in url}
+    published = {
+        name: url.replace("http://", "https://") for name, url in tables.urls.items() if "/gym_mujoco_v2/" in url
+    }
     assert {name: f"{d4rl.BASE_URL}/{file}" for name, file in d4rl.FILES.items()} == published
 
 
@@ -254,7 +256,9 @@ def test_rounding_beyond_the_bounds_is_clipped(write_hdf5, d4rl_arrays):
 def test_a_file_that_is_truncated_or_not_hdf5(write_hdf5, d4rl_arrays, damage):
     path = write_hdf5("small.hdf5", d4rl_arrays("tot"))
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match=r"small.hdf5 is truncated or not an HDF5 file .*: delete it and get it again"):
+    with pytest.raises(
+        InputError, match=r"small.hdf5 is truncated or not an HDF5 file .*: get it again from its source"
+    ):
         load_dataset(path)
 
 
