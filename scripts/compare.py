@@ -1,5 +1,6 @@
 """Compare runs: which activation ends higher or learns faster, and whether that may be believed."""
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def summary(report: Report) -> str:
     """What a terminal shows: tables of final values and speed, what may be concluded, and what to mind."""
     tables = make_tables(report)
     names = [name for name in ("results", "reach", "aggregates") if name in tables]
-    parts = [f"## {tables[name].title}\n\n{tables[name].markdown()}" for name in names]
+    parts = [f"## {as_markdown(tables[name].title)}\n\n{tables[name].markdown()}" for name in names]
     parts += [f"## {title}\n\n{_bullets(lines)}" for title, lines in _conclusions(report).items() if lines]
     return "\n".join(parts).rstrip()
 
@@ -88,7 +89,7 @@ def _winners(comparisons: list[Comparison]) -> int:
 
 
 def _bullets(lines: list[str]) -> str:
-    return "".join(f"- {as_markdown(line)}\n" for line in lines)
+    return "".join(f"- {as_markdown(line, cell=False)}\n" for line in lines)
 
 
 def write(report: Report, folder: Path) -> None:
@@ -118,7 +119,7 @@ def write(report: Report, folder: Path) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    if path.suffix in (".png", ".pdf", ".svg", ".html") or path.is_file():
+    if path.suffix in (".png", ".pdf", ".svg", ".html") or os.path.isfile(path):
         raise InputError(f"--output is {path}: give a folder, in which report.html, tables and figures are written")
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from rlrat.reports.statistics import (
     spread_known,
 )
 from rlrat.reports.verdicts import compare_all
-from rlrat.scores import FINAL_EVALUATIONS
+from rlrat.scores import FINAL_EVALUATIONS, final_evaluations
 
 _SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns"}
@@ -152,7 +152,7 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
 
 def _horizon(runs: dict[str, list[RunRecord]]) -> int | None:
     """Where most finished runs of a label end, or the earliest of such ends; then of all labels the earliest."""
-    counts = [Counter(int(run.updates[-1]) for run in group if run.status in _ENDED) for group in runs.values()]
+    counts = [Counter(run.last for run in group if run.status in _ENDED and run.last > 0) for group in runs.values()]
     return min((min(ends, key=lambda end: (-ends[end], end)) for ends in counts if ends), default=None)
 
 
@@ -167,7 +167,7 @@ def _shared(runs: Sequence[RunRecord], horizon: int | None) -> tuple[np.ndarray 
     before = shared[(shared >= max(updates[0] for updates in own)) & (shared <= horizon)]  # the last began, too
     if all(np.isin(updates, shared).all() for updates in own):
         return None, None
-    if len(before) >= FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE) * horizon:
+    if final_evaluations(before).sum() == FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE) * horizon:
         return shared, (
             "not all runs were evaluated at the same updates: final values, areas and times are of the "
             f"{len(before):,} evaluations that all have"
@@ -205,12 +205,15 @@ def _group(
     horizon: int | None,
 ) -> Group:
     """`compared` are the judged runs at the evaluations that count."""
-    finals = np.array([final_value(_until(run, horizon, field)) for run in compared])
+    ends = [(_until(run, horizon, "updates"), _until(run, horizon, field)) for run in compared]
+    finals = np.array([final_value(*end) for end in ends])
+    drawn = [run for run in runs if len(run.updates)]
     return Group(
         label=label,
         runs=tuple(runs),
         judged=judged,
         finals=finals,
+        final_counts=np.array([final_evaluations(updates).sum() for updates, _ in ends], dtype=int),
         final_band=estimate(mean, [finals]) if len(finals) else Estimate(*(np.nan,) * 3),
         areas=np.array(
             [
@@ -221,9 +224,9 @@ def _group(
             ]
         ),
         curves={
-            kind: mean_curve(runs, name)
+            kind: mean_curve(drawn, name)
             for kind, name in _FIELDS.items()
-            if all(np.isfinite(getattr(run, name)).all() for run in runs)
+            if drawn and all(np.isfinite(getattr(run, name)).all() for run in drawn)
         },
     )
 
@@ -241,10 +244,13 @@ def _measure(name: str, runs: Sequence[RunRecord]) -> str:
 
 
 def _came_to(run: RunRecord, horizon: int) -> bool:
-    """It has an evaluation shortly before the horizon, too: a final value of long before would be no final value."""
-    if run.status == "diverged" or not run.updates[0] <= horizon <= run.updates[-1]:
+    """It has an evaluation shortly before the horizon, too: a final value of long before would be no final value.
+
+    One of the policy that nothing has trained yet is none.
+    """
+    if run.status in ("diverged", "failed") or not len(run.updates) or not run.updates[0] <= horizon <= run.last:
         return False
-    return _until(run, horizon, "updates")[-1] >= (1.0 - _LATE) * horizon
+    return _until(run, horizon, "updates")[-1] >= max(1, (1.0 - _LATE) * horizon)
 
 
 def _until(run: RunRecord, horizon: int, field: str) -> np.ndarray:

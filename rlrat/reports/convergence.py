@@ -3,16 +3,20 @@
 import numpy as np
 
 from rlrat.reports.statistics import Estimate, interval
-from rlrat.scores import FINAL_EVALUATIONS
+from rlrat.scores import final_evaluations
 
 SHARES = (0.5, 0.75, 0.9, 0.95)
 """Of the reference's final value."""
 _WINDOW = 3
 
 
-def final_value(values: np.ndarray) -> np.ndarray:
-    """Mean of the last five evaluations (of all, where there are fewer), `[...]`."""
-    return values[..., -FINAL_EVALUATIONS:].mean(-1)
+def final_value(updates: np.ndarray, values: np.ndarray) -> float:
+    """Mean of a run's last five evaluations, or of all where there are fewer, without that of the untrained policy.
+
+    NaN where there is no other.
+    """
+    counted = values[final_evaluations(updates)]
+    return float(counted.mean()) if len(counted) else np.nan
 
 
 def paper_statistic(finals: np.ndarray) -> tuple[float, float]:

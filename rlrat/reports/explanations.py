@@ -12,9 +12,11 @@ def explanations(report: Report) -> dict[str, str]:
         "score": "100 (return - random) / (expert - random), with the references named in each run's config.json.",
         "final": (
             "Mean of a run's last five evaluations at or before the update at which its task is judged (where runs "
-            "were not all evaluated at the same updates, of those that all have). Tables give the mean over seeds and "
+            "were not all evaluated at the same updates, of those that all have). That of the untrained policy, at "
+            "update 0, never counts; where there are fewer than five others, it is of these, and tables, notes and "
+            "conclusions say of how many. Tables give the mean over seeds and "
             "the population standard deviation over seeds, as arXiv 2602.12390 does; (7 of 10) says that three seeds "
-            "have diverged or not come so far, and are not in it."
+            "have diverged, failed or not come so far, and are not in it."
         ),
         "area": (
             f"Area under a run's curve from {start} to where its task is judged, by trapezoids, divided by its length: "
@@ -32,11 +34,14 @@ def explanations(report: Report) -> dict[str, str]:
             "where all runs had as many runs in a process, threads, precision, compilation and device."
         ),
         "comparisons": (
-            "Welch's t-test between two labels on one task, on final values and on areas, Holm's correction over all "
-            "comparisons of the report together; a winner has a corrected p below 0.05. It takes three seeds of each, "
+            "A t-test between two labels on one task, on final values and on areas, whose p is the largest that any "
+            "ratio of the labels' spreads gives (Welch's, made cautious for few seeds and unequal numbers); corrected "
+            "for all pairs, tasks and both quantities of the report together (Holm's over pairs, Simes's for the two "
+            "quantities of a pair); a winner has a corrected p below 0.05. It takes three seeds of each, "
             "none of which diverged (a mean of the others leaves failures out) or is there twice, and "
             "runs of the task that were evaluated at the same updates, or at enough of the same. "
-            "The interval of a difference is Welch's, so wide that 95% hold for all of the report's (Bonferroni)."
+            "The interval of a difference is the test's, so wide that 95% hold for all of the report's (Bonferroni); "
+            "the correction is sharper, so that a winner's may just reach 0."
         ),
         "marks": (
             "Bold: the best mean, where it was tested; where it was not, nothing is. Dagger: not told apart from the "

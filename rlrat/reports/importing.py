@@ -1,7 +1,6 @@
 """Others' results beside ours: a table of curves, or the log folders that d3rlpy leaves."""
 
 import csv
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.errors import InputError, warn
+from rlrat.errors import InputError, reason, warn
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text, normalized
+from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text, cannot_list, normalized, open_text, plain, read_json
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
 _AGENTS = {"td3_plus_bc": "td3_bc"}  # where d3rlpy's name is not ours
+_STATUSES = ("diverged", "failed", "unfinished")  # that a table's lines may say
 _LOG = "environment.csv"  # what d3rlpy's own examples call an EnvironmentEvaluator
 
 
@@ -36,14 +36,14 @@ def import_runs(sources: Iterable[str]) -> list[RunRecord]:
     records: list[RunRecord] = []
     for source in sources:
         dataset, _, place = source.rpartition("=")
-        if Path(source).is_file():
+        if os.path.isfile(source):
             if os.path.realpath(source) in _places(records):
                 warn(f"--import has {source} twice: it is read once")
             else:
                 records += read_table(Path(source))
-        elif dataset and Path(place).is_dir():
+        elif dataset and os.path.isdir(place):
             records += read_d3rlpy(Path(place), dataset, records)
-        elif Path(source).is_dir():
+        elif os.path.isdir(source):
             raise InputError(
                 f"--import has the folder {source}, but d3rlpy's logs do not name their dataset: "
                 f"give --import DATASET={source}, such as hopper-medium-v2={source}"
@@ -56,7 +56,9 @@ def import_runs(sources: Iterable[str]) -> list[RunRecord]:
 def read_table(path: Path) -> list[RunRecord]:
     """Curves from a CSV file with the columns agent, dataset, activation, seed, update, score.
 
-    In a column status, which may be there, lines of a run say `diverged` or `unfinished`. Other columns are ignored.
+    In a column status, which may be there, lines of a run say `diverged`, `failed` or `unfinished`; a line that says
+    one of the first two may be without a score, so that a run without any evaluation is counted, too. Other columns are
+    ignored.
 
     Raises:
         InputError: a file that cannot be read, a missing column, or a line that is no evaluation.
@@ -69,7 +71,7 @@ def read_table(path: Path) -> list[RunRecord]:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except csv.Error as error:
         raise InputError(f"{path} is no table of comma-separated values: {error}") from None
-    if not curves:
+    if not any(curves.values()):
         raise InputError(f"{path} has no evaluation: give a line for each seed and update")
     found = []
     for key, curve in curves.items():
@@ -97,6 +99,8 @@ def write_table(records: Iterable[RunRecord], path: Path) -> None:
             for update, score in zip(run.updates[known].tolist(), run.scores[known].tolist(), strict=True):
                 cells = (run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status)
                 writer.writerow(map(guarded, cells))
+            if not len(run.updates):
+                writer.writerow(map(guarded, (run.agent, run.dataset, variant, run.seed, 0, "", run.status)))
 
 
 def _read_curves(
@@ -110,19 +114,25 @@ def _read_curves(
     for row in reader:
         try:
             *key, seed, update, score = (row[column] for column in _COLUMNS)
-            if not all(key) or not 0 <= int(update) < LAST_UPDATE or not np.isfinite(float(score)):
+            if not all(key) or not 0 <= int(update) < LAST_UPDATE or abs(int(seed)) >= LAST_UPDATE:
                 raise ValueError
             run = (*(as_text(unguarded(text)) for text in key), int(seed))
+            if (status := row.get("status")) in _STATUSES:
+                statuses[run] = status
+            if status in _STATUSES[:2] and score.strip().lower() in ("", "nan"):
+                curves.setdefault(run, {})
+                continue
+            if not np.isfinite(float(score)):
+                raise ValueError
             if curves.setdefault(run, {}).setdefault(int(update), float(score)) != float(score):
                 raise InputError(f"line {reader.line_num} of {path} has another score of a seed and update than before")
-            if (status := row.get("status")) in ("diverged", "unfinished"):
-                statuses[run] = status
         except InputError:
             raise
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, AttributeError):
             raise InputError(
                 f"line {reader.line_num} of {path} is no evaluation: it takes names in {', '.join(_COLUMNS[:3])}, "
-                "whole numbers in seed and update, the update from 0 to below 2**53, a number in score"
+                "whole numbers below 2**53 in seed and update, the update from 0, and a number in score (or the status "
+                "diverged)"
             ) from None
     return curves
 
@@ -145,32 +155,51 @@ def read_d3rlpy(folder: Path, dataset: str, before: Sequence[RunRecord] = ()) ->
         InputError: no such run.
     """
     records: list[RunRecord] = []
+    dataset = as_text(dataset)
     there = _places(before)
     numbers = Counter((run.agent, run.dataset, run.activation) for run in before if run.path.is_dir())
-    paths = sorted(found.parent for found in folder.rglob("params.json"))
+    paths = sorted(Path(root) for root, _, files in os.walk(folder, onerror=cannot_list) if "params.json" in files)
     fresh = [path for path in paths if os.path.realpath(path) not in there]
     if len(fresh) < len(paths):
         warn(f"{len(paths) - len(fresh)} of the runs below {folder} are imported already: they are read once")
     for path in fresh:
-        if not (path / _LOG).exists():
+        if not os.path.lexists(path / _LOG):
             warn(f"{path} has no {_LOG}: it is left out; name the EnvironmentEvaluator of `fit` `environment`")
             continue
         try:
-            config = json.loads((path / "params.json").read_text())["config"]
-            agent, activation = _AGENTS.get(config["type"], config["type"]), _activation(config["params"])
-            if not (isinstance(agent, str) and isinstance(activation, str)):
-                raise ValueError("params.json has no name of an agent and an activation")
+            agent, activation = _names(path / "params.json")
             updates, returns = _read_log(path / _LOG)
-            seconds = _seconds(path / "time_step.csv", updates)
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-            warn(f"{path} is no whole log of d3rlpy ({error}): it is left out")
+        except (ValueError, OSError) as error:
+            warn(f"{path} is no whole log of d3rlpy ({reason(error)}): it is left out")
             continue
         seed = numbers[agent, dataset, activation]
         numbers[agent, dataset, activation] += 1
-        records.append(_record(path, agent, dataset, activation, "d3rlpy", seed, updates, returns, seconds=seconds))
-    if not records and len(fresh) == len(paths):
+        # What comes after the first evaluation that is no number is of no policy that could be used.
+        finite = np.logical_and.accumulate(np.isfinite(returns))
+        run = _record(path, agent, dataset, activation, "d3rlpy", seed, updates[finite], returns[finite])
+        if not finite.all():
+            warn(
+                f"{path} has an evaluation that is no number, at update {updates[~finite][0]:,}: it counts as diverged"
+            )
+            run = replace(run, status="diverged")
+        records.append(replace(run, train_seconds=_seconds(path / "time_step.csv", run.updates)))
+    if not any(len(run.updates) for run in records) and len(fresh) == len(paths):
         raise InputError(f"no log of d3rlpy below {folder}: give a folder that holds params.json and {_LOG}")
     return records
+
+
+def _names(path: Path) -> tuple[str, str]:
+    """Agent and activation from a run's params.json.
+
+    Raises:
+        ValueError: it has none.
+    """
+    config = (read_json(path) or {}).get("config")
+    kind, params = (config.get(name) for name in ("type", "params")) if isinstance(config, dict) else (None, None)
+    activation = _activation(params) if isinstance(params, dict) else None
+    if not (isinstance(kind, str) and isinstance(activation, str)):
+        raise ValueError(f"{path.name} cannot be read, or has no name of an agent and an activation")
+    return as_text(_AGENTS.get(kind, kind)), as_text(activation)
 
 
 def with_scores(imported: Sequence[RunRecord], ours: Sequence[RunRecord]) -> list[RunRecord]:
@@ -195,43 +224,64 @@ def _record(
     updates: Sequence[int],
     returns: Sequence[float] | None = None,
     scores: Sequence[float] | None = None,
-    seconds: np.ndarray | None = None,
 ) -> RunRecord:
     unknown = np.full(len(updates), np.nan)
     return RunRecord(
         *(path, agent, dataset, activation, as_text(name), seed, "imported", np.array(updates, np.int64)),
         returns=unknown if returns is None else np.array(returns),
         scores=unknown if scores is None else np.array(scores),
-        train_seconds=unknown if seconds is None else seconds,
+        train_seconds=unknown,
         wall_seconds=unknown,
     )
 
 
-def _activation(params: dict[str, Any]) -> str:
-    """Of the actor, or of the only network; d3rlpy's own default is ReLU."""
+def _activation(params: dict[str, Any]) -> Any:
+    """Of the actor, or of the only network; d3rlpy's own default is ReLU. None where it is no text."""
     if "activation_type" in params:
         return params["activation_type"]
     factory = params.get("actor_encoder_factory") or params.get("encoder_factory") or {}
-    return factory.get("params", {}).get("activation", "relu")
+    settings = factory.get("params", {}) if isinstance(factory, dict) else None
+    return settings.get("activation", "relu") if isinstance(settings, dict) else None
 
 
 def _read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric: lines of epoch, step, value, without a header; the last of a step counts."""
+    """Steps and values of a metric, NaN where they are no numbers: lines of epoch, step, value, without a header.
+
+    The last of a step counts.
+
+    Raises:
+        ValueError: a line that is none of these, or no line.
+        OSError: it cannot be read.
+    """
     rows = {}
-    for line in path.read_text().splitlines():
-        _, step, value = line.split(",")
-        if not 0 <= int(step) < LAST_UPDATE:
-            raise ValueError(f"step {step} of {path.name} is not from 0 to below 2**53")
-        rows[int(step)] = float(value)
-    if not rows or not np.isfinite(list(rows.values())).all():
-        raise ValueError(f"{path.name} has no finite evaluation")
-    steps = np.array(sorted(rows))
+    with open_text(path) as file:
+        for number, line in enumerate(file.read().splitlines(), start=1):
+            try:
+                _, step, value = plain(line).split(",")
+                if not 0 <= int(step) < LAST_UPDATE:
+                    raise ValueError
+                rows[int(step)] = float(value)
+            except ValueError:
+                raise ValueError(f"line {number} of {path.name} is no epoch, step below 2**53 and value") from None
+    if not rows:
+        raise ValueError(f"{path.name} has no evaluation")
+    steps = np.array(sorted(rows), dtype=np.int64)
     return steps, np.array([rows[step] for step in steps])
 
 
-def _seconds(path: Path, updates: np.ndarray) -> np.ndarray | None:
-    """Training seconds at `updates`, from the mean seconds of a step that d3rlpy logs for each epoch."""
-    if not path.exists():
-        return None
-    steps, means = _read_log(path)
+def _seconds(path: Path, updates: np.ndarray) -> np.ndarray:
+    """Training seconds at `updates`, from the mean seconds of a step that d3rlpy logs for each epoch.
+
+    NaN where they are not known.
+    """
+    unknown = np.full(len(updates), np.nan)
+    if not os.path.lexists(path):
+        return unknown
+    try:
+        steps, means = _read_log(path)
+    except (ValueError, OSError) as error:
+        warn(f"{path} cannot be read ({reason(error)}): training seconds are not known")
+        return unknown
+    if not np.isfinite(means).all():
+        return unknown
     return np.interp(updates, steps, np.cumsum(means * np.diff(steps, prepend=0)))

@@ -1,6 +1,7 @@
 """The activation functions that a run has learned, over training, with what they are applied to: `activations.csv`."""
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlrat.errors import warn
+from rlrat.errors import reason, warn
+from rlrat.reports.read import LAST_UPDATE, open_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,9 +92,14 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
     A line cut short or damaged is named in a warning, and the evaluation that it belongs to is left out.
     """
     path = folder / "activations.csv"
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
-    whole = path.read_text(errors="replace").rpartition("\n")[0].splitlines()
+    try:
+        with open_text(path) as file:
+            whole = file.read().rpartition("\n")[0].splitlines()
+    except OSError as error:
+        warn(f"{path} cannot be read ({reason(error.strerror)}): its learned activations are left out")
+        return {}
     if not whole or whole[0].split(",") != _COLUMNS:
         warn(f"{path} has no header that can be read: its learned activations are left out")
         return {}
@@ -106,6 +113,8 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
             update, name, part, group, version, *numbers = line.split(",")
             numerator, denominator, low, high, counts = (np.array(text.split(), dtype=np.float64) for text in numbers)
             if version not in _VERSIONS or not np.isfinite(np.concatenate([low, high, counts])).all():
+                raise ValueError
+            if not 0 <= int(update) < LAST_UPDATE:
                 raise ValueError
             if version == "prelu" and (len(numerator), len(denominator)) != (1, 0):
                 raise ValueError

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlrat.reports.read import as_text
 from rlrat.reports.report import Report, Task, named_seeds
-from rlrat.reports.verdicts import FEWEST_SEEDS
+from rlrat.reports.significance import FEWEST_SEEDS
 
 
 def find_notes(report: Report, until: int | None) -> tuple[str, ...]:
@@ -18,20 +19,22 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
     runs = [run for group in task.groups for run in group.runs]
     judged = [run for group in task.groups for run in group.judged]
     if task.horizon is None:
-        last = min(int(run.updates[-1]) for run in runs)
-        yield f"{task.name}: no run is finished, so none is judged; --until {last} judges all as if they ended there"
+        yield from _run_notes(task)
+        last = min((run.last for run in runs if run.last > 0 and run.status not in ("diverged", "failed")), default=0)
+        until = f"; --until {last} judges all as if they ended there" if last else ""
+        yield f"{task.name}: no run is finished, so none is judged{until}"
         return
+    yield from _run_notes(task)
     for group in task.groups:
         if group.unfinished:
             yield (
                 f"{task.name}: {group.unfinished} of {len(group.runs)} runs of {group.label} have not come to update "
                 f"{task.horizon:,}, or have no evaluation shortly before it; they are drawn, but not judged"
             )
-        if group.diverged:
+        if (few := group.few_finals) is not None:
             yield (
-                f"{task.name}: {group.diverged} of {len(group.runs)} runs of {group.label} diverged; final values, "
-                "areas and aggregates are of the others, so no test is of it, and in times to reach a share they "
-                "count as never reaching it"
+                f"{task.name}: final values of {group.label} are of {few} evaluations, not of five: there are no more "
+                "of a trained policy"
             )
         if group.repeated:
             yield (
@@ -44,7 +47,7 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
             f"{task.name}: fewer than {FEWEST_SEEDS} seeds of {', '.join(few)} are judged: which label is better "
             "cannot be concluded of these, whatever the curves look like"
         )
-    ends = sorted({int(run.updates[-1]) for run in judged})
+    ends = sorted({run.last for run in judged})
     if ends and ends[-1] > task.horizon:
         why = "which --until says" if until is not None else "where most finished runs of every label have come"
         yield (
@@ -66,6 +69,30 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
             yield f"{task.name}: {group.label} has imported runs among others, as if they were of one kind"
     if any(run.imported for run in runs):
         yield f"{task.name}: some runs are imported: how they were evaluated, and against what reference, is not known"
+
+
+def _run_notes(task: Task) -> Iterator[str]:
+    """What became of runs, whether others are judged or not."""
+    for group in task.groups:
+        if group.diverged:
+            yield (
+                f"{task.name}: {group.diverged} of {len(group.runs)} runs of {group.label} diverged; final values, "
+                "areas and aggregates are of the others, so no test is of it, and in times to reach a share they "
+                "count as never reaching it"
+            )
+        if group.failed:
+            yield (
+                f"{task.name}: {group.failed} of {len(group.runs)} runs of {group.label} failed: no evaluation of a "
+                "trained policy exists, so they are in no number and no test"
+            )
+        for run in group.runs:
+            if run.missing:
+                count = len(run.missing)
+                yield (
+                    f"{task.name}: {as_text(run.path)} lacks {count} evaluation{'s' * (count > 1)}, lost or failed, "
+                    f"at update {', '.join(f'{update:,}' for update in run.missing[:5])}"
+                    f"{f' and {count - 5} more' if count > 5 else ''}: its numbers are of the others"
+                )
 
 
 def _area_notes(task: Task) -> Iterator[str]:

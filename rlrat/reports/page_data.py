@@ -67,7 +67,7 @@ def curve_data(report: Report) -> dict[str, Any]:
             "agents": sorted({run.agent for run in group.runs}),
             "datasets": sorted({run.dataset for run in group.runs}),
             "curves": {name: curve(value) for name, value in group.curves.items()},
-            "runs": [run_data(run, drawn) for run in group.runs],
+            "runs": [run_data(run, drawn) for run in group.runs if len(run.updates)],
         }
 
     tasks = []

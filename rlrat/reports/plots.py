@@ -60,7 +60,9 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 def timed(task: Task) -> bool:
     """Whether a task's runs can be drawn against seconds."""
     return task.seconds_differ is None and any(
-        np.isfinite(group.curves[task.measure].seconds).all() for group in task.groups
+        np.isfinite(curve.seconds).all()
+        for group in task.groups
+        if (curve := group.curves.get(task.measure)) is not None
     )
 
 
@@ -70,8 +72,8 @@ def learning_curves(report: Report, clock: str) -> Figure:
 
     def draw(axes: Axes, task: Task) -> None:
         for group in task.groups:
-            curve = group.curves[task.measure]
-            if np.isfinite(getattr(curve, clock)).all():
+            curve = group.curves.get(task.measure)
+            if curve is not None and np.isfinite(getattr(curve, clock)).all():
                 _draw_curve(axes, curve, clock, line_style(report, group.label), banded(report))
         level = data_level(task)
         if level is not None:

@@ -1,19 +1,21 @@
 """Runs as a report needs them, from folders in any state: nothing that a kill or a disk left behind stops it."""
 
 import difflib
+import errno
 import json
 import math
 import os
+import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from rlrat.errors import InputError, printable, warn
+from rlrat.errors import InputError, printable, reason, warn
 
 _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "updates": "update",
@@ -27,6 +29,9 @@ LAST_UPDATE = 2**53
 """Updates are below it, where JavaScript has every whole number."""
 
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
+_STATUSES = ("finished", "diverged", "failed")  # that a summary.json may say
+_LEAST_RANGE = 1e-9  # of returns: over less a score is rounding
+_DEEPEST = 50  # JSON that is nested deeper is nobody's
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,8 @@ class RunRecord:
     """The run name, which tells runs of one activation apart; often empty."""
     seed: int
     status: str
-    """finished, diverged, unfinished, or imported, where no more is known."""
+    """finished, diverged, failed (no evaluation of a trained policy exists), unfinished, or imported, where no more is
+    known."""
     updates: np.ndarray
     """int64, ascending, each once."""
     returns: np.ndarray
@@ -53,6 +59,13 @@ class RunRecord:
     wall_seconds: np.ndarray
     config: dict[str, Any] = field(default_factory=dict)
     """`config.json`: identity, arguments, dataset, reference, versions, resumed; empty for an imported run."""
+    missing: tuple[int, ...] = ()
+    """Updates whose evaluations were lost or failed, as `summary.json` has them."""
+
+    @property
+    def last(self) -> int:
+        """The update of its last evaluation; -1 without any, which a run that diverged or failed may be."""
+        return int(self.updates[-1]) if len(self.updates) else -1
 
     @property
     def imported(self) -> bool:
@@ -87,7 +100,8 @@ class RunRecord:
 def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
     """Every run with an evaluation at or below `paths`, in the order of their folders.
 
-    Whatever is empty, cut short or damaged is named in a warning and left out.
+    Whatever is empty, cut short or damaged is named in a warning and left out. A run that diverged or failed before its
+    first evaluation is there, without one: whoever counts runs counts it.
 
     Args:
         paths: run folders, or folders that hold some at any depth.
@@ -100,11 +114,11 @@ def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
         record = _read_run(folder)
         if record is None:
             warn(f"{folder} has no config.json that can be read: it is left out")
-        elif not len(record.updates):
+        elif not len(record.updates) and record.status not in ("diverged", "failed"):
             warn(f"{folder} has no evaluation yet: it is left out")
         else:
             records.append(record)
-    if not records:
+    if not any(len(record.updates) for record in records):
         places = ", ".join(map(str, paths))
         raise InputError(f"no evaluated run below {places}: give folders that hold config.json and evaluations.csv")
     return _without_copies(records)
@@ -163,10 +177,10 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
     """Folders with a config.json or evaluations.csv, each once; nothing below one is looked at."""
     seen = set()
     for path in paths:
-        if not path.is_dir():
-            kind = "is a file" if path.exists() else "does not exist"
+        if not os.path.isdir(path):
+            kind = "is a file" if os.path.exists(path) else "does not exist"
             raise InputError(f"{path} {kind}: give run folders, or folders that hold some")
-        for root, folders, files in os.walk(path):
+        for root, folders, files in os.walk(path, onerror=cannot_list):
             folders.sort()
             if {"config.json", "evaluations.csv"} & set(files):
                 folders.clear()
@@ -175,24 +189,20 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
                     yield Path(root)
 
 
+def cannot_list(error: OSError) -> None:
+    """Name a folder that `os.walk` cannot look into."""
+    warn(f"the folder {as_text(error.filename)} cannot be read ({reason(error.strerror)}): it is left out")
+
+
 def _read_run(folder: Path) -> RunRecord | None:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config is None:
         return None
-    config = {**config, **{key: _mapping(config.get(key)) for key in ("identity", "arguments", "versions", "dataset")}}
-    resumed = config.get("resumed")
-    config["resumed"] = [
-        {**start, **{key: _mapping(start.get(key)) for key in ("arguments", "versions")}}
-        for start in (resumed if isinstance(resumed, list) else ())
-        if isinstance(start, dict)
-    ]
-    config["reference"] = _reference(folder, _mapping(config.get("reference")))
+    config = _of_right_types(folder, config)
     identity, dataset_id = config["identity"], config["dataset"].get("id")
-    config["dataset"] = _with_numbers(config["dataset"], "return_mean")
     *_, dataset, agent, variant, last = ("", "", "", "", *folder.resolve().parts)
     activation, _, name = variant.partition("+")
-    seed = config.get("seed", last.removeprefix("seed"))
-    summary = (_read_json(folder / "summary.json") if (folder / "summary.json").exists() else None) or {}
+    status, missing = _read_summary(folder)
     curve = _read_curve(folder / "evaluations.csv")
     if (reference := config["reference"]) is not None and (unknown := np.isnan(curve["scores"])).any():
         curve["scores"] = np.where(unknown, normalized(curve["returns"], reference), curve["scores"])
@@ -202,46 +212,146 @@ def _read_run(folder: Path) -> RunRecord | None:
         dataset=as_text(identity.get("dataset") or dataset_id or dataset),
         activation=as_text(identity.get("activation") or activation),
         name=as_text(name),
-        seed=int(seed) if str(seed).isdecimal() else -1,
-        status=as_text(summary.get("status", "unfinished")),
+        seed=_seed(folder, config.get("seed", last.removeprefix("seed"))),
+        status=status,
         config=config,
+        missing=missing,
         **curve,
     )
 
 
+def _of_right_types(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with mappings, lists and finite numbers where these belong; what is none is left out."""
+
+    def mapping(parent: dict[str, Any], name: str) -> dict[str, Any]:
+        value = parent.get(name)
+        if value is not None and not isinstance(value, dict):
+            warn(f"{folder} has a config.json whose {name} is no mapping: it is left out")
+        return {as_text(key): held for key, held in value.items()} if isinstance(value, dict) else {}
+
+    found = {**config, **{name: mapping(config, name) for name in ("identity", "arguments", "versions", "dataset")}}
+    resumed = config.get("resumed") or []
+    starts = [start for start in resumed if isinstance(start, dict)] if isinstance(resumed, list) else []
+    if not isinstance(resumed, list) or len(starts) < len(resumed):
+        warn(f"{folder} has a config.json whose resumed is no list of mappings: what is none is left out")
+    found["resumed"] = [
+        {**start, **{name: mapping(start, name) for name in ("arguments", "versions")}} for start in starts
+    ]
+    if (level := found["dataset"].get("return_mean")) is not None and as_number(level) is None:
+        warn(f"{folder} has a config.json whose dataset has a return_mean that is no number: it is left out")
+    found["dataset"]["return_mean"] = as_number(level)
+    found["reference"] = _reference(folder, mapping(config, "reference"))
+    return found
+
+
 def _reference(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
-    reference = _with_numbers(content, "random", "expert") or None
-    if reference is not None and reference["random"] == reference["expert"]:
+    if not content:
+        return None
+    random, expert = (as_number(content.get(name)) for name in ("random", "expert"))
+    if random is None or expert is None or not math.isfinite(expert - random):
+        warn(f"{folder} has a reference without finite numbers as random and expert return: it is left out")
+        return None
+    if abs(expert - random) < _LEAST_RANGE:
         warn(f"{folder} has a reference whose random and expert return are the same: it is left out")
         return None
-    return reference
+    return {**content, "random": random, "expert": expert}
 
 
-def _with_numbers(mapping: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The mapping if it has finite numbers under these names, else an empty one."""
-    values = [mapping.get(name) for name in names]
-    return mapping if all(isinstance(value, int | float) and math.isfinite(value) for value in values) else {}
+def _seed(folder: Path, value: Any) -> int:
+    """A whole number that JavaScript has, too; -1 where there is none."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if re.fullmatch(r"[0-9]{1,16}", text) and int(text) < LAST_UPDATE:
+        return int(text)
+    warn(f"{folder} says of no seed which it is: it counts as seed -1")
+    return -1
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
+    """Status, and the updates whose evaluations were lost or failed."""
+    path = folder / "summary.json"
+    if not os.path.lexists(path):
+        return "unfinished", ()
+    summary = read_json(path) or {}
+    status = summary.get("status")
+    if status not in _STATUSES:
+        warn(f"{path} cannot be read, or has no status that is known: the run counts as unfinished")
+        status = "unfinished"
+    missing: set[int] = set()
+    for name in ("missing_evaluations", "failed_evaluations"):
+        said = summary.get(name) or []
+        whole = [u for u in said if type(u) is int and 0 <= u < LAST_UPDATE] if isinstance(said, list) else []
+        if not isinstance(said, list) or len(whole) < len(said):
+            warn(f"{path} has {name} that are no list of updates: what is none is left out")
+        missing.update(whole)
+    return status, tuple(sorted(missing))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(errors="replace"))
-    except (OSError, ValueError):
+def as_number(value: Any) -> float | None:
+    """A finite number as float; None for all else, and for whole numbers beyond any float."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return content if isinstance(content, dict) else None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """An object from a JSON file; None where it cannot be read, is none or is nested absurdly deep."""
+    try:
+        with open_text(path) as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and _depth_is_sane(content) else None
+
+
+def plain(line: str) -> str:
+    """A line of numbers and commas as it is.
+
+    Raises:
+        ValueError: it has what only Python takes for a part of a number: spaces, "_", others' digits.
+    """
+    if not re.fullmatch(r"[0-9a-zA-Z.,+-]*", line):
+        raise ValueError
+    return line
+
+
+def open_text(path: Path) -> TextIO:
+    """A file open for reading; what is no UTF-8 is replaced.
+
+    Raises:
+        OSError: no such file, or a folder, a pipe or a device, which might never end.
+    """
+    if not os.path.isfile(path) and os.path.exists(path):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return open(path, encoding="utf-8", errors="replace", newline="\n")
+
+
+def _depth_is_sane(content: Any) -> bool:
+    layer = [content]
+    for _ in range(_DEEPEST):
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not layer:
+            return True
+    return False
 
 
 def _read_curve(path: Path) -> dict[str, np.ndarray]:
     """The curve's arrays. A line that is no evaluation is left out; the last counts only with its newline."""
     columns = {name: array("q" if name == "updates" else "d") for name in _COLUMNS}
     damaged: list[int] = []
-    if path.exists():
-        with path.open(errors="replace") as file:
-            _read_lines(file, columns, damaged)
+    if os.path.lexists(path):
+        try:
+            with open_text(path) as file:
+                _read_lines(file, columns, damaged)
+        except OSError as error:
+            warn(f"{path} cannot be read ({reason(error.strerror)}): its evaluations are left out")
     if damaged:
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         warn(f"{path}: left out as damaged: line {', '.join(map(str, damaged[:5]))}{more}")
@@ -255,7 +365,7 @@ def _read_curve(path: Path) -> dict[str, np.ndarray]:
 
 def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[int]) -> None:
     """Append what the whole lines of an `evaluations.csv` say to `columns`, and the numbers of others to `damaged`."""
-    header = next(file, "").rstrip("\n").split(",")
+    header = next(file, "").rstrip("\r\n").split(",")
     if not {"update", "return_mean"} <= set(header):
         damaged += [1] if header != [""] else []
         return
@@ -264,21 +374,25 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
     target = header.index("target_return") if "target_return" in header else None
     first_target = None
     for number, line in enumerate(file, start=2):
+        line = line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line
         row = line.rstrip("\n").split(",")
         try:
             if len(row) != len(header) or not line.endswith("\n"):
                 raise ValueError
+            plain(line.rstrip("\n"))
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
             if not 0 <= update < LAST_UPDATE or not math.isfinite(values["returns"]):
                 raise ValueError
+            wanted = "" if target is None else row[target]
+            first_target = wanted if first_target is None else first_target
+            if bool(wanted) != bool(first_target) or (wanted and not math.isfinite(float(wanted))):
+                raise ValueError
         except ValueError:
             damaged.append(number)
             continue
-        if target is not None:
-            first_target = row[target] if first_target is None else first_target
-            if row[target] != first_target:
-                continue
+        if wanted != first_target:
+            continue
         columns["updates"].append(update)
         for name, value in values.items():
             columns[name].append(value)

@@ -8,6 +8,7 @@ import numpy as np
 from rlrat.reports.differences import Difference
 from rlrat.reports.read import RunRecord
 from rlrat.reports.statistics import Estimate
+from rlrat.scores import FINAL_EVALUATIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +52,12 @@ class Group:
     runs: tuple[RunRecord, ...]
     """All of them, whatever became of them."""
     judged: tuple[RunRecord, ...]
-    """Those that came to the task's horizon and did not diverge: `finals` and `areas` are theirs, in this order."""
+    """Those that came to the task's horizon and neither diverged nor failed: `finals`, `final_counts` and `areas` are
+    theirs, in this order."""
     finals: np.ndarray
-    """Mean of a run's last five evaluations, in the task's measure, `[S]`."""
+    """Mean of a run's last five evaluations without that of the untrained policy, in the task's measure, `[S]`."""
+    final_counts: np.ndarray
+    """How many evaluations each of `finals` is of: five, or as many as there are, `[S]`."""
     final_band: Estimate
     """Mean of `finals` with its bootstrap interval; NaN where there are none, or too few."""
     areas: np.ndarray
@@ -70,8 +74,21 @@ class Group:
 
     @property
     def unfinished(self) -> int:
-        """Runs that are neither judged nor diverged: they have not come to the horizon."""
-        return len(self.runs) - len(self.judged) - self.diverged
+        """Runs that are neither judged nor diverged nor failed: they have not come to the horizon."""
+        return len(self.runs) - len(self.judged) - self.diverged - self.failed
+
+    @property
+    def failed(self) -> int:
+        """Runs of which no evaluation of a trained policy exists: they say nothing of the label."""
+        return sum(run.status == "failed" for run in self.runs)
+
+    @property
+    def few_finals(self) -> str | None:
+        """Of how many evaluations final values are, `3` or `2 to 4`, where that is fewer than five for a run."""
+        if not len(self.final_counts) or (least := self.final_counts.min()) >= FINAL_EVALUATIONS:
+            return None
+        most = self.final_counts.max()
+        return f"{least}" if least == most else f"{least} to {most}"
 
     @property
     def timed(self) -> bool:
@@ -134,7 +151,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two labels on one task: Welch's test, Holm's correction over all comparisons of the report."""
+    """Two labels on one task: `significance.compare_means`, corrected for all comparisons of the report."""
 
     task: str
     quantity: str
@@ -144,10 +161,10 @@ class Comparison:
     difference: float
     """Of the means, first - second; NaN, as all that follows, where there are too few seeds."""
     low: float
-    """With `high`, Welch's interval of the difference, so wide that 95% hold for all of the report's (Bonferroni)."""
+    """With `high`, the interval of the difference, so wide that 95% hold for all of the report's (Bonferroni)."""
     high: float
     p: float
-    p_holm: float
+    p_corrected: float
     winner: str | None
     verdict: str
     """A sentence: what may be concluded, and what not."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import stats
 
 Scores = Sequence[np.ndarray]
 
@@ -118,41 +117,6 @@ def probability_of_improvement(first: Scores, second: Scores) -> np.ndarray:
 def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
     """Share of runs above each of `thresholds` `[K]`, mean over tasks: `[..., K]`."""
     return np.mean([(task[..., None, :] > thresholds[:, None]).mean(-1) for task in scores], axis=0)
-
-
-def welch(
-    first: np.ndarray, second: np.ndarray, level: float = LEVEL
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Welch's test that two groups of runs, `[..., S]` each, have equal means: difference, its interval, p; `[...]`.
-
-    All four are NaN with fewer than three seeds in a group (too few to know a spread from), or where both groups have
-    no spread at all.
-    """
-    sizes = first.shape[-1], second.shape[-1]
-    if min(sizes) < 3:
-        return (np.full(first.shape[:-1], np.nan),) * 4
-    difference = first.mean(-1) - second.mean(-1)
-    parts = [group.var(-1, ddof=1) / size for group, size in zip((first, second), sizes, strict=True)]
-    square = parts[0] + parts[1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        freedom = square**2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
-        # Seeds that differ by rounding alone do not differ.
-        scale = np.maximum(np.abs(first).max(-1), np.abs(second).max(-1))
-        error = np.where(square > (1e-12 * scale) ** 2, np.sqrt(square), np.nan)
-        p = 2 * stats.t.sf(np.abs(difference) / error, freedom)
-        half = stats.t.ppf((1 + level) / 2, freedom) * error
-    return np.where(np.isnan(p), np.nan, difference), difference - half, difference + half, p
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's correction of p-values `[..., M]` for all M comparisons; NaN is no comparison and stays NaN."""
-    made = np.isfinite(p).sum(-1, keepdims=True)
-    order = np.argsort(p, axis=-1)  # NaN last
-    factors = np.maximum(made - np.arange(p.shape[-1]), 1)
-    stepped = np.maximum.accumulate(np.take_along_axis(p, order, -1) * factors, axis=-1)
-    corrected = np.empty_like(stepped)
-    np.put_along_axis(corrected, order, np.minimum(stepped, 1), -1)
-    return corrected
 
 
 @cache

@@ -16,10 +16,13 @@ from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied
 
 _QUANTITIES = {"final": "mean of the last five evaluations", "area": "mean height of the curve"}
+_FEWER = "mean of the last five evaluations, or of all that a trained policy has where they are fewer"
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"\dag{}"},
+    **{character: f"{{{character}}}" for character in "[]*"},  # after the end of a line these would be options of it
+    "\N{REPLACEMENT CHARACTER}": "?",  # which LaTeX has no letter for
 }
 
 
@@ -98,7 +101,7 @@ def make_tables(report: Report) -> dict[str, Table]:
 
 def results(report: Report) -> Table:
     """A line for each label of each task: final value with its bootstrap interval, and area."""
-    columns = ("task", "label", "seeds", "measure", "final", "sd", "low", "high", "area", "area sd")
+    columns = ("task", "label", "seeds", "measure", "final", "sd", "low", "high", "area", "area sd", "evaluations")
     rows = tuple(_result(report, task, group) for task in report.tasks for group in task.groups)
     return Table("Results", columns, rows)
 
@@ -129,7 +132,7 @@ def _result(report: Report, task: Task, group: Group) -> tuple[Cell, ...]:
     return (
         *(Cell(task.name), Cell(group.label), Cell(seeds, len(group.judged), details={"of": len(group.runs)})),
         Cell(task.measure),
-        *(*numbers[0], number(band.low), number(band.high), *numbers[1]),
+        *(*numbers[0], number(band.low), number(band.high), *numbers[1], _evaluations(group.final_counts)),
     )
 
 
@@ -137,6 +140,14 @@ def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
     """The paper's statistic; one seed has no spread that could be known."""
     mean, deviation = paper_statistic(values) if len(values) else (np.nan, np.nan)
     return mean, deviation if len(values) > 1 else np.nan
+
+
+def _evaluations(counts: np.ndarray) -> Cell:
+    """Of how many evaluations final values are: `5`, or of runs that have fewer than others `2 to 5`."""
+    if not len(counts):
+        return Cell("-", np.nan)
+    least, most = int(counts.min()), int(counts.max())
+    return Cell(f"{least}" if least == most else f"{least} to {most}", least, details={"at most": most})
 
 
 def _time(reach: Reach | None, clock: str, horizon: int | None) -> Cell:
@@ -171,7 +182,9 @@ def overview(report: Report, quantity: str) -> Table:
             details = {"sd": deviation, "judged": len(values), "seeds": seeds}
             row.append(Cell(text, mean, marks.get(label, ""), details))
         rows.append(tuple(row))
-    return Table(_QUANTITIES[quantity].capitalize(), ("task", *report.labels), tuple(rows))
+    few = quantity == "final" and any(group.few_finals for task in report.tasks for group in task.groups)
+    title = _FEWER if few else _QUANTITIES[quantity]
+    return Table(title[0].upper() + title[1:], ("task", *report.labels), tuple(rows))
 
 
 def aggregates(report: Report) -> Table:
@@ -184,12 +197,24 @@ def aggregates(report: Report) -> Table:
 
 def comparisons(report: Report) -> Table:
     """A line for each comparison that was made or would have been, with its verdict."""
-    columns = ("task", "quantity", "first", "second", "difference", "low", "high", "p", "p, Holm", "winner", "verdict")
+    columns = (
+        "task",
+        "quantity",
+        "first",
+        "second",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "p, corrected",
+        "winner",
+        "verdict",
+    )
     rows = [
         (
             *(Cell(text) for text in (c.task, c.quantity, c.first, c.second)),
             *(number(value) for value in (c.difference, c.low, c.high)),
-            *(Cell("-" if np.isnan(p) else f"{p:.2g}", p) for p in (c.p, c.p_holm)),
+            *(Cell("-" if np.isnan(p) else f"{p:.2g}", p) for p in (c.p, c.p_corrected)),
             *(Cell(c.winner or "-"), Cell(c.verdict)),
         )
         for c in report.comparisons
@@ -210,21 +235,23 @@ def differences(report: Report) -> Table:
 
 def runs(report: Report) -> Table:
     """A line for each run."""
-    columns = ("task", "label", "seed", "status", "judged", "last update", "final", "area", "path")
+    columns = ("task", "label", "seed", "status", "judged", "last update", "final", "evaluations", "area", "path")
     rows = []
     for task in report.tasks:
         for group in task.groups:
-            judged = {id(run): pair for run, *pair in zip(group.judged, group.finals, group.areas, strict=True)}
+            numbers = zip(group.judged, group.finals, group.final_counts, group.areas, strict=True)
+            judged = {id(run): found for run, *found in numbers}
             for run in group.runs:
-                final, area = judged.get(id(run), (np.nan, np.nan))
+                final, count, area = judged.get(id(run), (np.nan, None, np.nan))
                 rows.append(
                     (
                         *(Cell(task.name), Cell(group.label), Cell(str(run.seed), run.seed), Cell(run.status)),
                         *(
                             Cell("yes" if id(run) in judged else "no"),
-                            Cell(f"{run.updates[-1]:,}", int(run.updates[-1])),
+                            Cell(f"{run.last:,}", run.last) if len(run.updates) else Cell("-", np.nan),
                         ),
-                        *(number(final), number(area), Cell(as_text(run.path))),
+                        *(number(final), Cell("-", np.nan) if count is None else Cell(f"{count}", int(count))),
+                        *(number(area), Cell(as_text(run.path))),
                     )
                 )
     return Table("Runs", columns, tuple(rows))
@@ -250,9 +277,14 @@ def _mark(cell: Cell, text: str, best: str, tied: str) -> str:
     return best.format(text) if cell.mark == "best" else tied.format(text) if cell.mark == "tied" else text
 
 
-def as_markdown(text: str) -> str:
-    """Text, which may have names of any kind in it, so that no cell ends early and no HTML comes alive."""
-    text = re.sub(r"([\\|*`\[\]])", r"\\\1", " ".join(text.split()))
+def as_markdown(text: str, cell: bool = True) -> str:
+    """Text, which may have names of any kind in it, so that no cell ends early and no HTML or markup comes alive.
+
+    An underscore inside a word is none. Outside a `cell`, what begins a line might make it a heading or a list.
+    """
+    text = re.sub(r"([\\|*`~\[\]]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
+    if not cell:
+        text = re.sub(r"^(\d*)([#=+.)-])", r"\1\\\2", text)
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

@@ -6,9 +6,9 @@ from itertools import combinations
 import numpy as np
 
 from rlrat.reports.report import Comparison, Group, Task
-from rlrat.reports.statistics import LEVEL, holm, welch
+from rlrat.reports.significance import FEWEST_SEEDS, compare_means, corrected
+from rlrat.reports.statistics import LEVEL
 
-FEWEST_SEEDS = 3
 _FEW_SEEDS = 5
 _WORDS = {
     "final": ("ends higher than", "at the end"),
@@ -17,24 +17,28 @@ _WORDS = {
 
 
 def compare_all(tasks: Sequence[Task]) -> tuple[Comparison, ...]:
-    """Every pair of labels on every task, by final value and by area under the curve.
+    """Every pair of labels on every task, by final value and by area under the curve, corrected for all together.
 
-    Welch's test each, and Holm's correction over all of them together: at most one report in twenty on labels that do
-    not differ names a winner at all, as far as runs scatter normally.
+    At most one report in twenty on labels that do not differ names a winner at all, as far as runs scatter normally:
+    whatever their numbers and spreads.
     """
     pairs = [
-        (task, quantity, first, second)
+        (task, first, second)
         for task in tasks
-        for quantity in _WORDS
         for second, first in combinations(task.groups, 2)  # so that what is on trial stands first
     ]
-    p = np.array([float(_test(*pair, LEVEL)[3]) for _, *pair in pairs])
-    corrected = holm(p)
+    p = np.array([[float(_test(quantity, *pair, LEVEL)[3]) for _, *pair in pairs] for quantity in _WORDS])
     made = int(np.isfinite(p).sum())
-    tests = [_test(*pair, 1 - (1 - LEVEL) / max(made, 1)) for _, *pair in pairs]
+    numbers = {
+        (task.name, quantity, first.label, second.label): (float(p_corrected), made)
+        for quantity, row in zip(_WORDS, corrected(p), strict=True)
+        for (task, first, second), p_corrected in zip(pairs, row, strict=True)
+    }
     return tuple(
-        _comparison(*pair, [float(number) for number in test], float(p_holm), made)
-        for pair, test, p_holm in zip(pairs, tests, corrected, strict=True)
+        _comparison(task, quantity, first, second, *numbers[task.name, quantity, first.label, second.label])
+        for task in tasks
+        for quantity in _WORDS
+        for second, first in combinations(task.groups, 2)
     )
 
 
@@ -55,27 +59,26 @@ def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) 
 
 
 def _test(quantity: str, first: Group, second: Group, level: float) -> tuple[np.ndarray, ...]:
-    """Welch's; NaN where seeds that are left out, or that are not independent, would make the claim."""
+    """NaN where seeds that are left out, or that are not independent, would make the claim."""
     if first.obstacle(quantity) or second.obstacle(quantity):
         return (np.array(np.nan),) * 4
-    return welch(first.values(quantity), second.values(quantity), level)
+    return compare_means(first.values(quantity), second.values(quantity), level)
 
 
-def _comparison(
-    task: Task, quantity: str, first: Group, second: Group, test: list[float], p_holm: float, made: int
-) -> Comparison:
+def _comparison(task: Task, quantity: str, first: Group, second: Group, p_corrected: float, made: int) -> Comparison:
+    test = [float(number) for number in _test(quantity, first, second, 1 - (1 - LEVEL) / max(made, 1))]
     difference, low, high, p = test
     winner = None
-    if p_holm < 1 - LEVEL:
+    if p_corrected < 1 - LEVEL:
         winner = first.label if difference > 0 else second.label
-    verdict = _verdict(quantity, first, second, test, p_holm, made, winner)
+    verdict = _verdict(quantity, first, second, test, p_corrected, made, winner)
     return Comparison(
-        *(task.name, quantity, first.label, second.label, difference, low, high, p, p_holm, winner, verdict)
+        *(task.name, quantity, first.label, second.label, difference, low, high, p, p_corrected, winner, verdict)
     )
 
 
 def _verdict(
-    quantity: str, first: Group, second: Group, test: list[float], p_holm: float, made: int, winner: str | None
+    quantity: str, first: Group, second: Group, test: list[float], p_corrected: float, made: int, winner: str | None
 ) -> str:
     higher, where = _WORDS[quantity]
     _, low, high, p = test
@@ -93,7 +96,8 @@ def _verdict(
     if not np.isfinite(p):
         return f"{pair}: nothing can be concluded, for the seeds of each are all the same and so no independent runs"
     means = {label: values.mean() for label, values in means.items()}
-    after = f"p = {p_holm:.2g} after Holm's correction for {made} comparison{'s' * (made > 1)}"
+    after = f"p = {p_corrected:.2g} corrected for {made} comparison{'s' * (made > 1)}"
+    after = _few_finals(first, second, quantity) + after
     if winner is None:
         text = (
             f"{first.label} and {second.label} are not told apart {where}: {means[first.label]:.1f} and "
@@ -102,10 +106,13 @@ def _verdict(
     else:
         other = second.label if winner == first.label else first.label
         least, most = (low, high) if winner == first.label else (-high, -low)
-        text = (
-            f"{winner} {higher} {other}: {means[winner]:.1f} against {means[other]:.1f}, by {least:z.1f} to "
-            f"{most:.1f} ({after})"
-        )
+        by = f"by {least:z.1f} to {most:.1f}" if least >= 0 else f"by at most {most:.1f}"
+        text = f"{winner} {higher} {other}: {means[winner]:.1f} against {means[other]:.1f}, {by} ({after})"
         if min(sizes) < _FEW_SEEDS:
             text += f". With {min(sizes)} seeds this rests on runs that scatter normally; runs that collapse do not"
     return text
+
+
+def _few_finals(first: Group, second: Group, quantity: str) -> str:
+    few = [f"{group.few_finals} of {group.label}" for group in (first, second) if group.few_finals]
+    return f"fewer than five evaluations: {' and '.join(few)}; " if few and quantity == "final" else ""

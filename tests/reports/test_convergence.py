@@ -13,10 +13,16 @@ from rlrat.reports.convergence import (
 
 def test_the_papers_statistic():
     values = np.array([[100.0, 1, 2, 3, 4, 5], [100, 3, 3, 3, 3, 3], [0, 5, 6, 7, 8, 9]])
-    finals = final_value(values)
+    finals = np.array([final_value(np.arange(6), run) for run in values])
     np.testing.assert_allclose(finals, [3, 3, 7])
     assert paper_statistic(finals) == pytest.approx((13 / 3, np.sqrt(32 / 9)))
-    assert final_value(np.array([2.0, 4.0])) == 3
+
+
+def test_a_final_value_is_of_trained_policies_alone():
+    assert final_value(np.array([0, 10, 20]), np.array([99.0, 2, 4])) == 3
+    assert final_value(np.array([10, 20]), np.array([2.0, 4.0])) == 3
+    assert final_value(np.arange(10), np.arange(10.0)) == 7
+    assert np.isnan(final_value(np.array([0]), np.array([99.0])))
 
 
 def test_a_mean_height_is_the_area_by_trapezoids_over_its_length():

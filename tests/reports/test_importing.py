@@ -8,7 +8,9 @@ from run_folders import write_run
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
 from rlrat.reports.importing import import_runs, with_scores, write_table
+from rlrat.reports.page_data import curve_data
 from rlrat.reports.read import read_runs
+from rlrat.reports.tables import make_tables
 
 HEADER = "agent,dataset,activation,seed,update,score\n"
 
@@ -184,3 +186,84 @@ def test_a_source_that_is_not_there_is_one_line(tmp_path):
         import_runs([str(tmp_path)])
     with pytest.raises(InputError, match="no log of d3rlpy below"):
         import_runs([f"data={tmp_path}"])
+
+
+def log_of_seeds(root, *returns):
+    return [write_log(root, f"run{seed}", values) for seed, values in enumerate(returns)]
+
+
+@pytest.mark.parametrize(
+    ("returns", "kept"),
+    [([1.0, 2.0, "nan"], 2), ([1.0, "nan", 3.0], 1), ([1.0, 2.0, "inf"], 2), (["nan", 2.0, 3.0], 0)],
+)
+def test_a_log_of_d3rlpy_with_an_evaluation_that_is_no_number_counts_as_diverged(tmp_path, capfd, returns, kept):
+    *_, last = log_of_seeds(tmp_path, *[[1.0, 2.0, 3.0]] * 3, returns)
+    runs = import_runs([f"data={tmp_path}"])
+    assert [(run.status, len(run.updates)) for run in runs] == [*[("imported", 3)] * 3, ("diverged", kept)]
+    warning = f"{last} has an evaluation that is no number, at update {40 * (kept + 1)}: it counts as diverged"
+    assert warning in capfd.readouterr().err
+    report = build_report(runs)
+    group = report.tasks[0].groups[0]
+    assert (len(group.runs), len(group.judged), group.diverged) == (4, 3, 1)
+    assert group.obstacle("final") == "1 of 4 of relu diverged"
+    assert any("1 of 4 runs of relu diverged" in note for note in report.notes)
+    assert make_tables(report)["final"].rows[0][1].text == "2.0 ± 0.0 (3 of 4)"
+    drawn = curve_data(report)["tasks"][0]["groups"][0]["runs"]
+    assert [run["status"] for run in drawn] == ["imported"] * 3 + ["diverged"] * (kept > 0)
+
+
+def test_a_run_that_diverged_before_any_evaluation_is_counted_after_export_and_import(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / "runs", [1.0, 2.0, 3.0], seed)
+    write_run(tmp_path / "runs", [], 3, status="diverged")
+    runs = read_runs([tmp_path / "runs"])
+    write_table(runs, tmp_path / "curves.csv")
+    for records in (runs, import_runs([str(tmp_path / "curves.csv")])):
+        (group,) = build_report(records).tasks[0].groups
+        assert (len(group.runs), len(group.judged), group.diverged) == (4, 3, 1)
+
+
+def test_damaged_logs_of_d3rlpy_are_named_and_left_out(tmp_path, capfd):
+    whole = write_log(tmp_path, "whole", [1.0, 2.0])
+    texts = {
+        **{"nul": "1,40,\0\n", "digit": "1,²,3.0\n", "huge": f"1,{'9' * 5000},3.0\n", "empty": "", "_": "1,4_0,3\n"},
+        **{"bytes": b"1,40,\xff\n", "late": f"1,{2**53},1.0\n"},
+    }
+    for name, text in texts.items():
+        path = write_log(tmp_path, f"log {name}", [1.0]) / "environment.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    settings = {
+        **{"deep": "[" * 100_000, "list": "[1]", "type": '{"config": {"type": 3, "params": {}}}', "cut": '{"conf'},
+        **{"params": '{"config": {"type": "iql", "params": {"actor_encoder_factory": {"params": 3}}}}'},
+        **{"number": '{"config": {"type": "iql", "params": {"actor_encoder_factory": 7}}}'},
+    }
+    for name, text in settings.items():
+        (write_log(tmp_path, f"settings {name}", [1.0]) / "params.json").write_text(text)
+    for name in ("environment.csv", "time_step.csv"):
+        folder = write_log(tmp_path, f"folder {name}", [1.0])
+        (folder / name).unlink()
+        (folder / name).mkdir()
+    (run, untimed) = sorted(import_runs([f"data={tmp_path}"]), key=lambda run: run.path != whole)
+    assert (run.path, run.returns.tolist()) == (whole, [1.0, 2.0])
+    assert np.isnan(untimed.train_seconds).all()
+    error = capfd.readouterr().err
+    named = [f"log {name}" for name in texts] + [f"settings {name}" for name in settings] + ["folder environment.csv"]
+    for name in named:
+        assert f"{tmp_path / name} is no whole log of d3rlpy" in error
+    assert f"{untimed.path / 'time_step.csv'} cannot be read" in error
+    assert error.count("\n") == len(named) + 1
+
+
+def test_the_untrained_policy_of_an_imported_run_is_in_no_final_value(tmp_path):
+    rows = [f"iql,data,relu,{seed},{u},{value}\n" for seed in range(3) for u, value in ((0, 1000), (10, 2), (20, 4))]
+    (tmp_path / "results.csv").write_text(HEADER + "".join(rows))
+    report = build_report(import_runs([str(tmp_path / "results.csv")]))
+    np.testing.assert_array_equal(report.tasks[0].groups[0].finals, 3.0)
+    assert any("final values of relu are of 2 evaluations, not of five" in note for note in report.notes)
+
+
+def test_a_table_of_untrained_policies_alone_has_no_final_value(tmp_path):
+    (tmp_path / "results.csv").write_text(HEADER + "iql,data,relu,0,0,1\niql,data,silu,0,0,1\n")
+    report = build_report(import_runs([str(tmp_path / "results.csv")]))
+    assert report.tasks[0].horizon is None
+    assert "iql on data: no run is finished, so none is judged" in report.notes

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 
@@ -6,6 +7,7 @@ import pytest
 from run_folders import HEADER, REFERENCE, line, write_run
 
 from rlrat.errors import InputError
+from rlrat.reports import read
 from rlrat.reports.build import build_report
 from rlrat.reports.read import filter_runs, read_runs, setting_texts
 from rlrat.reports.tables import make_tables
@@ -140,9 +142,9 @@ def test_filters(tmp_path):
     for activation in ("relu", "silu", "gelu"):
         for seed in (0, 1):
             write_run(tmp_path, [1.0], seed, activation=activation, hidden_dims=[256, 256])
-    read = filter_runs(read_runs([tmp_path]), ["activation=relu", "activation=gelu", "seed=1", "hidden-dims=256x256"])
-    assert [(run.activation, run.seed) for run in read] == [("gelu", 1), ("relu", 1)]
-    assert setting_texts(read, "num_seeds") == ["5", "5"]
+    kept = filter_runs(read_runs([tmp_path]), ["activation=relu", "activation=gelu", "seed=1", "hidden-dims=256x256"])
+    assert [(run.activation, run.seed) for run in kept] == [("gelu", 1), ("relu", 1)]
+    assert setting_texts(kept, "num_seeds") == ["5", "5"]
     write_run(tmp_path, [1.0], activation="tanh", name="own", config={"arguments": {"run_name": "own"}})
     (own,) = filter_runs(read_runs([tmp_path]), ["run-name=own"])
     assert own.activation == "tanh"
@@ -178,3 +180,109 @@ def test_a_reference_between_whose_ends_nothing_lies_is_named_and_left_out(tmp_p
     (run,) = read_runs([tmp_path])
     assert run.reference is None
     assert f"{folder} has a reference whose random and expert return are the same" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"identity": []}, "whose identity is no mapping"),
+        ({"resumed": {"update": 3}}, "whose resumed is no list of mappings"),
+        ({"resumed": [3]}, "whose resumed is no list of mappings"),
+        ({"dataset": {"return_mean": 10**400}}, "a return_mean that is no number"),
+        ({"reference": {"random": 0, "expert": 10**400}}, "a reference without finite numbers"),
+        ({"reference": {"random": -1.7e308, "expert": 1.7e308}}, "a reference without finite numbers"),
+        ({"reference": {"random": True, "expert": 3.0}}, "a reference without finite numbers"),
+        *(({"seed": seed}, "says of no seed which it is") for seed in ("²", "٣", -1, True, 2**60, "9" * 5000, [1])),
+    ],
+)
+def test_what_is_of_the_wrong_type_is_named(tmp_path, capfd, content, said):
+    folder = write_run(tmp_path, [1.0], config=content)
+    (run,) = read_runs([tmp_path])
+    assert run.seed == (-1 if "seed" in content else 0)
+    assert run.returns.tolist() == [20.0]
+    error = capfd.readouterr().err
+    assert error.startswith(f"warning: {folder} ")
+    assert said in error
+    build_report([run])
+
+
+def test_json_nested_without_end_is_as_none(tmp_path, capfd):
+    write_run(tmp_path, [1.0])
+    for seed, depth in ((1, 100), (2, 100_000)):
+        folder = write_run(tmp_path, [1.0], seed)
+        (folder / "config.json").write_text('{"identity": {"a": ' + "[" * depth + "]" * depth + "}}")
+    (run,) = read_runs([tmp_path])
+    assert run.seed == 0
+    assert capfd.readouterr().err.count("has no config.json that can be read: it is left out") == 2
+
+
+def test_what_a_summary_says_is_checked(tmp_path, capfd):
+    whole = {"status": "finished", "missing_evaluations": [30, 20], "failed_evaluations": [30]}
+    write_run(tmp_path, [1.0], 0)
+    for seed, content in enumerate(
+        (whole, {**whole, "status": ["finished"]}, {**whole, "missing_evaluations": [1, "x"]})
+    ):
+        folder = write_run(tmp_path / "more", [1.0], seed)
+        (folder / "summary.json").write_text(json.dumps(content))
+    runs = read_runs([tmp_path / "more"])
+    assert [(run.status, run.missing) for run in runs] == [
+        ("finished", (20, 30)), ("unfinished", (20, 30)), ("finished", (1, 30))
+    ]  # fmt: skip
+    error = capfd.readouterr().err
+    assert "has no status that is known: the run counts as unfinished" in error
+    assert "has missing_evaluations that are no list of updates" in error
+    notes = build_report(runs[:1]).notes
+    assert any(f"{runs[0].path} lacks 2 evaluations" in note and "at update 20, 30: " in note for note in notes)
+
+
+def test_a_run_that_failed_is_named_and_in_no_test(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, [0.0, 1.0, 2.0], seed)
+        write_run(tmp_path, [0.0, 5.0, 6.0 + seed], seed, activation="silu")
+    write_run(tmp_path, [0.0], 3, status="failed")
+    write_run(tmp_path, [], 4, status="failed")
+    report = build_report(read_runs([tmp_path]))
+    group = report.tasks[0].group("relu")
+    assert (len(group.runs), len(group.judged), group.failed, group.unfinished, group.diverged) == (5, 3, 2, 0, 0)
+    assert "2 of 5 runs of relu failed: no evaluation of a trained policy exists" in " ".join(report.notes)
+    assert np.isfinite(report.comparisons[0].p)
+    statuses = [(row[3].text, row[4].text, row[5].text) for row in make_tables(report)["runs"].rows]
+    assert statuses[3:5] == [("failed", "no", "0"), ("failed", "no", "-")]
+
+
+def test_a_pipe_or_a_file_that_may_not_be_read_is_named(tmp_path, capfd, monkeypatch):
+    write_run(tmp_path, [1.0])
+    pipe, closed = (write_run(tmp_path, [1.0], seed) for seed in (1, 2))
+    (pipe / "evaluations.csv").unlink()
+    os.mkfifo(pipe / "evaluations.csv")
+    monkeypatch.setattr(read, "open_text", refusing(closed / "evaluations.csv"))
+    assert [run.seed for run in read_runs([tmp_path])] == [0]
+    error = capfd.readouterr().err
+    assert f"{pipe / 'evaluations.csv'} cannot be read (it is no file): its evaluations are left out" in error
+    assert f"{closed / 'evaluations.csv'} cannot be read (Permission denied)" in error
+
+
+def refusing(refused):
+    """`open_text`, but for one path: nothing is refused to the user who is root."""
+
+    def call(path, open_text=read.open_text):
+        if path == refused:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_text(path)
+
+    return call
+
+
+def test_final_values_of_fewer_evaluations_say_so(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, [99.0, 1.0, 2.0 + seed / 10], seed)
+        write_run(tmp_path, [99.0, 5.0, 6.0 + seed / 10], seed, activation="silu")
+    report = build_report(read_runs([tmp_path]))
+    np.testing.assert_allclose(report.tasks[0].group("relu").finals, [1.5, 1.55, 1.6])
+    final = report.comparisons[0]
+    assert "(fewer than five evaluations: 2 of silu and 2 of relu; p = " in final.verdict
+    assert "fewer than five" not in report.comparisons[1].verdict  # of the area
+    assert any("final values of silu are of 2 evaluations, not of five" in note for note in report.notes)
+    tables = make_tables(report)
+    assert [row[-1].text for row in tables["results"].rows] == ["2", "2"]
+    assert tables["final"].title.endswith("or of all that a trained policy has where they are fewer")

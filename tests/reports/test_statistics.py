@@ -1,16 +1,10 @@
-from itertools import product
-
 import numpy as np
 import pytest
 from rliable import library, metrics
-from scipy import stats
-from scipy.integrate import trapezoid
 
-from rlrat.reports.convergence import final_value
 from rlrat.reports.statistics import (
     bootstrap_coverage,
     estimate,
-    holm,
     interquartile_mean,
     interval,
     mean,
@@ -19,7 +13,6 @@ from rlrat.reports.statistics import (
     performance_profile,
     probability_of_improvement,
     resample,
-    welch,
 )
 
 
@@ -108,72 +101,6 @@ def test_an_interval_of_times_may_end_in_never():
     assert interval(np.full(10, np.inf)) == (np.inf, np.inf)
 
 
-def test_welch_is_scipys():
-    random = np.random.default_rng(2)
-    first, second = random.normal(0, 1, (4, 5)), random.normal(1, 3, (4, 8))
-    theirs = stats.ttest_ind(first, second, axis=-1, equal_var=False)
-    difference, low, high, p = welch(first, second)
-    np.testing.assert_allclose(difference, first.mean(-1) - second.mean(-1))
-    np.testing.assert_allclose(p, theirs.pvalue)
-    np.testing.assert_allclose((low, high), theirs.confidence_interval(0.95))
-    np.testing.assert_allclose(welch(first, second, 0.99)[1], theirs.confidence_interval(0.99).low)
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [([1.0, 2.0], [3.0, 4.0, 5.0]), ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0]), ([0.3, 0.1 + 0.2, 0.3], [1.0] * 3)],
-)
-def test_welch_says_nothing_of_two_seeds_or_of_seeds_that_are_all_the_same(first, second):
-    assert np.isnan(welch(np.array(first), np.array(second))).all()
-
-
-def test_holm_by_hand():
-    # 4 comparisons: 0.01 x 4, 0.02 x 3, 0.03 x 2, and 0.04 x 1, which is not below the one before it.
-    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03, 0.02])), [0.06, 0.04, 0.06, 0.06])
-    np.testing.assert_allclose(holm(np.array([0.5, np.nan, 0.9])), [1.0, np.nan, 1.0])
-    np.testing.assert_allclose(holm(np.array([[0.01, 0.5], [0.5, 0.03]])), [[0.02, 0.5], [0.5, 0.06]])
-    assert holm(np.array([])).shape == (0,)
-
-
 @pytest.mark.parametrize(("seeds", "least", "most"), [(3, 0.70, 0.80), (5, 0.80, 0.88), (10, 0.88, 0.93)])
 def test_a_bootstrap_interval_of_few_seeds_holds_the_truth_less_often_than_it_says(seeds, least, most):
     assert least < bootstrap_coverage(seeds) < most
-
-
-def false_winners(seeds: int, tasks: int, scatter: str) -> float:
-    """Share of 1,000 reports of four labels that do not differ in which there is a winner.
-
-    Curves rise at rates and to heights of their own and are evaluated with noise; final values and areas of all pairs
-    are tested as `compare_all` does.
-    """
-    random = np.random.default_rng(3)
-    shape = (1000, tasks, 4, seeds, 1)
-    heights = {
-        "normal": lambda: 50 + 10 * random.standard_normal(shape),
-        "skewed": lambda: 50 + 10 * random.lognormal(size=shape),
-        "collapsing": lambda: np.where(random.random(shape) < 0.3, 5, 50) + 5 * random.standard_normal(shape),
-    }[scatter]()
-    time = np.linspace(0, 1, 21)
-    rates = 3 * np.exp(0.3 * random.standard_normal(shape))
-    curves = heights * (1 - np.exp(-rates * time)) + 5 * random.standard_normal((*shape[:-1], 21))
-    p = [
-        welch(values[:, :, i], values[:, :, j])[3]
-        for values in (final_value(curves), trapezoid(curves, axis=-1))
-        for i in range(4)
-        for j in range(i)
-    ]
-    return (holm(np.stack(p, -1).reshape(1000, -1)) < 0.05).any(-1).mean()
-
-
-@pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.parametrize(
-    ("scatter", "seeds"),
-    [*product(("normal", "skewed"), (3, 5, 10)), ("collapsing", 5), ("collapsing", 10)],
-)
-def test_labels_that_do_not_differ_rarely_have_a_winner(scatter, seeds, tasks):
-    assert false_winners(seeds, tasks, scatter) <= 0.05
-
-
-def test_three_seeds_that_collapse_fool_the_test():
-    """All three of one label and none of the other may collapse by chance, and verdicts of so few seeds say so."""
-    assert false_winners(3, 1, "collapsing") > 0.05

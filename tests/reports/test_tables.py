@@ -7,7 +7,7 @@ from run_folders import write_run
 
 from rlrat.reports.build import build_report
 from rlrat.reports.read import read_runs
-from rlrat.reports.tables import Cell, Table, make_tables
+from rlrat.reports.tables import Cell, Table, as_markdown, make_tables
 
 NASTY = r"<script>alert('x')</script> | a_b*c & 50% \ $x$ `d`"
 
@@ -26,9 +26,32 @@ def test_marks_and_escapes_in_every_format():
     latex = table.latex().splitlines()
     assert latex[0] == r"\begin{tabular}{lr}"
     assert r"\textless{}script\textgreater{}alert('x')" in latex[4]
-    assert r"\textbar{} a\_b*c \& 50\% \textbackslash{} \$x\$ `d` & \textbf{1.2 $\pm$ 0.3} \\" in latex[4]
+    assert r"\textbar{} a\_b{*}c \& 50\% \textbackslash{} \$x\$ `d` & \textbf{1.2 $\pm$ 0.3} \\" in latex[4]
     assert latex[5] == r"silu & 1.0$^\dagger$ \\"
     assert (latex[1], latex[3], latex[6]) == (r"\toprule", r"\midrule", r"\bottomrule")
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown", "latex"),
+    [
+        ("[x](y)", r"\[x\](y)", "{[}x{]}(y)"),
+        ("*", r"\*", "{*}"),
+        ("__init__ a_b", r"\_\_init\_\_ a_b", r"\_\_init\_\_ a\_b"),
+        ("~~x~~", r"\~\~x\~\~", r"\textasciitilde{}\textasciitilde{}x\textasciitilde{}\textasciitilde{}"),
+        ("-3.2", "-3.2", "-3.2"),
+        ("a\nb\ufffd", "a b\ufffd", "a b?"),
+        (r"\input{x}", r"\\input{x}", r"\textbackslash{}input\{x\}"),
+    ],
+)
+def test_no_name_is_markup(text, markdown, latex):
+    table = Table("t", ("a",), ((Cell(text),),))
+    assert as_markdown(text) == markdown
+    assert table.latex().splitlines()[4] == latex + r" \\"
+
+
+def test_no_name_begins_a_heading_or_a_list():
+    starts = [as_markdown(text, cell=False) for text in ("# a", "- a", "12. a", "12) a", "+ a", "=", "a - b")]
+    assert starts == [r"\# a", r"\- a", r"12\. a", r"12\) a", r"\+ a", r"\=", "a - b"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from scipy import stats
 from rlrat.reports.build import build_report
 from rlrat.reports.read import RunRecord, read_runs
 from rlrat.reports.report import Group, Task
+from rlrat.reports.significance import compare_means, corrected
 from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied, compare_all
 
@@ -33,14 +34,15 @@ def test_a_winner_has_a_corrected_p_below_five_percent(report_of):
     final = {(c.first, c.second): c for c in report.comparisons if c.quantity == "final"}
     assert set(final) == {("silu", "relu"), ("rational", "relu"), ("rational", "silu")}
     best = final["rational", "relu"]
-    p = stats.ttest_ind(heights["rational"], heights["relu"], equal_var=False).pvalue
+    p = float(compare_means(*(np.array(heights[label]) for label in ("rational", "relu")))[3])
     assert best.p == pytest.approx(p)
-    assert best.p_holm == pytest.approx(6 * p)  # flat curves: areas repeat the final values, and this p is the least
+    # Flat curves: areas repeat the final values, so that each pair counts once, and this p is the least.
+    assert best.p_corrected == pytest.approx(3 * p)
     assert best.winner == "rational"
     assert best.difference == pytest.approx(10)
     assert best.low > 0
     assert best.verdict.startswith("rational ends higher than relu: 52.0 against 42.0, by ")
-    assert best.verdict.endswith("after Holm's correction for 6 comparisons)")
+    assert best.verdict.endswith("corrected for 6 comparisons)")
     tie = final["silu", "relu"]
     assert tie.winner is None
     assert "silu and relu are not told apart at the end" in tie.verdict
@@ -97,7 +99,8 @@ def simulated_group(label: str, finals: np.ndarray) -> Group:
         for seed, status in enumerate(statuses)
     ]
     judged, known = (run for run in runs if run.status == "finished"), finals[~np.isnan(finals)]
-    return Group(label, tuple(runs), tuple(judged), known, Estimate(*(np.nan,) * 3), known, {})
+    counts = np.full(len(known), 5)
+    return Group(label, tuple(runs), tuple(judged), known, counts, Estimate(*(np.nan,) * 3), known, {})
 
 
 @pytest.mark.parametrize("seeds", [10, 20])
@@ -134,20 +137,19 @@ def test_corrections_and_intervals_are_for_all_comparisons_of_the_report(tmp_pat
                 values = place * height + random.standard_normal() + 0.3 * random.standard_normal(12)
                 write_run(tmp_path, values, seed, dataset=dataset, activation=activation)
     report = build_report(read_runs([tmp_path]))
-    tests = {}
-    for task in report.tasks:
-        for quantity in ("final", "area"):
-            for first, second in (("silu", "relu"), ("tanh", "relu"), ("tanh", "silu")):
-                pair = [task.group(label).values(quantity) for label in (first, second)]
-                tests[task.name, quantity, first, second] = stats.ttest_ind(*pair, equal_var=False)
-    stepped, least = {}, 0.0
-    for place, (key, test) in enumerate(sorted(tests.items(), key=lambda item: item[1].pvalue)):
-        least = max(least, (len(tests) - place) * test.pvalue)
-        stepped[key] = min(1.0, least)
-    assert len(report.comparisons) == len(tests) == 12
+    pairs = [("silu", "relu"), ("tanh", "relu"), ("tanh", "silu")]
+    units = [(task, *pair) for task in report.tasks for pair in pairs]
+    quantities = ("final", "area")
+
+    def test_of(quantity, task, first, second, level=0.95):
+        return compare_means(*(task.group(label).values(quantity) for label in (first, second)), level)
+
+    expected = corrected(np.array([[test_of(quantity, *unit)[3] for unit in units] for quantity in quantities]))
+    assert len(report.comparisons) == 12
     for c in report.comparisons:
-        key = c.task, c.quantity, c.first, c.second
-        assert c.p_holm == pytest.approx(stepped[key])
-        assert (c.winner is not None) == (stepped[key] < 0.05)
-        assert (c.low, c.high) == pytest.approx(tuple(tests[key].confidence_interval(1 - 0.05 / 12)))
+        unit = next(unit for unit in units if (unit[0].name, *unit[1:]) == (c.task, c.first, c.second))
+        p = expected[quantities.index(c.quantity), units.index(unit)]
+        assert c.p_corrected == pytest.approx(p)
+        assert (c.winner is not None) == (p < 0.05)
+        assert (c.low, c.high) == pytest.approx(test_of(c.quantity, *unit, 1 - 0.05 / 12)[1:3])
     assert {c.winner is None for c in report.comparisons} == {True, False}

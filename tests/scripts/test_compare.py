@@ -69,9 +69,9 @@ def test_what_is_left_out_is_among_what_to_mind(tmp_path, capfd):
     for place in range(22):
         (tmp_path / "runs" / f"{place:02}").mkdir(parents=True)
         (tmp_path / "runs" / f"{place:02}" / "evaluations.csv").touch()
-    (tmp_path / "runs" / "whole").mkdir()
-    (tmp_path / "runs" / "whole" / "config.json").write_text("{}")
-    (tmp_path / "runs" / "whole" / "evaluations.csv").write_text("update,return_mean\n0,1.0\n")
+    (tmp_path / "runs" / "seed0").mkdir()
+    (tmp_path / "runs" / "seed0" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "seed0" / "evaluations.csv").write_text("update,return_mean\n0,1.0\n")
     compare.main(compare.Arguments((tmp_path / "runs",)))
     lines = capfd.readouterr().out.partition("## What to mind\n\n")[2].splitlines()
     assert lines[-21] == f"- {tmp_path}/runs/00 has no config.json that can be read: it is left out"
@@ -108,7 +108,7 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, monkeypatch):
 
 def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "report"):
+    for path in (tmp_path / "file", tmp_path / "file" / "report", tmp_path / ("x" * 300)):
         with pytest.raises(InputError, match=r"give a folder|cannot make the folder"):
             compare.main(compare.Arguments(imports=("x.csv",), output=path))
 
