@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 from tyro import conf
 
 from rlrat.env_settings import parse_env_kwargs, same_settings
-from rlrat.environments import bare
+from rlrat.environments import MOST_EPISODES, bare
 from rlrat.errors import InputError, one_line_errors
 
 
@@ -58,8 +58,6 @@ Axis = Kind | tuple[Kind, ...]
 The agent finds one value as it is, and several as a tensor `[S, 1]` (`beside` gives it more axes)."""
 
 _SEEDS = 2**32  # what a word of the random numbers' key holds
-MOST_EPISODES = 100_000
-"""Episodes that are played at once: each seed of each combination of settings has `--eval-episodes`."""
 
 
 @dataclass(frozen=True)
