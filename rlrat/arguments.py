@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
-from rlrat.env_settings import parse_env_kwargs, same_settings
+from rlrat.env_settings import TAKEN, parse_env_kwargs, same_settings
 from rlrat.environments import MOST_EPISODES, bare
 from rlrat.errors import InputError, one_line_errors
 
@@ -370,14 +370,20 @@ def identity(arguments: RunArguments) -> dict[str, Any]:
 def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The identity in a run's `config.json` as today's commands have it: names and values of before in their new form.
 
-    An environment is known by its registered id alone; and `max_episode_steps` was, before every agent had it, how many
-    time steps a Decision Transformer tells apart.
+    An environment is known by its registered id alone. Before every agent had `max_episode_steps`, it was how many time
+    steps a Decision Transformer tells apart, and the time limit stood among the environment's settings.
     """
     found = dict(identity)
     if isinstance(found.get("env_id"), str):
         found["env_id"] = bare(found["env_id"])
-    if "action_bounds" not in found and "max_episode_steps" in found:
+    if "action_bounds" in found:  # it came with max_episode_steps
+        return found
+    if "max_episode_steps" in found:
         found["embedded_steps"] = found.pop("max_episode_steps")
+    if isinstance(kwargs := found.get("env_kwargs"), Mapping):
+        if "max_episode_steps" in kwargs:
+            found["max_episode_steps"] = kwargs["max_episode_steps"]
+        found["env_kwargs"] = {name: value for name, value in kwargs.items() if name not in TAKEN}
     return found
 
 

@@ -22,13 +22,13 @@ _WORDS = {
     "nan": "NaN",
 }
 _NEXT_PAIR = re.compile(r",\s*[A-Za-z_]\w*\s*=")
-# What `gymnasium.make` takes for itself, and what to do instead.
-_TAKEN = {
+TAKEN = {
     "id": "give --env-id",
     "max_episode_steps": "give --max-episode-steps",
     "disable_env_checker": "leave it out, Gymnasium's checker only warns",
     "render_mode": "leave it out, nothing is drawn",
 }
+"""What `gymnasium.make` takes for itself, or how it draws: no settings of the task. What to do instead."""
 
 
 def parse_env_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
@@ -45,8 +45,8 @@ def parse_env_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise InputError(f"--env-kwargs has {pair!r}, but expects name=value, such as xml_file=walker2d.xml")
-        if name in _TAKEN:
-            raise InputError(f"--env-kwargs has {pair!r}, which is no setting of an environment: {_TAKEN[name]}")
+        if name in TAKEN:
+            raise InputError(f"--env-kwargs has {pair!r}, which is no setting of an environment: {TAKEN[name]}")
         if name in found:
             raise InputError(f"--env-kwargs has {name} twice: give each name once")
         found[name] = _value(name, value.strip())

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlrat.env_settings import same_settings
+from rlrat.env_settings import TAKEN, same_settings
 from rlrat.errors import InputError, reason
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ MOST_EPISODES = 100_000
 _FILE_KEY = re.compile(r"(.*_)?(file(name)?s?|paths?|dir(ectory|s)?|folder|root|ur[li]|xml|mjcf|urdf|model|module)$")
 _FILE_VALUE = re.compile(r"[~.]|.*[/\\]|.*\.[A-Za-z]\w{1,5}$|[\w.]+:", re.DOTALL)  # or a module's, or a drive's
 _DEEPEST = 50
-# What `gymnasium.make` takes for itself, and how it was drawn: none of the environment's own settings.
-_NOT_OF_THE_TASK = ("id", "max_episode_steps", "disable_env_checker", "render_mode")
 # They change nothing that a policy sees or is rewarded for.
 _WATCHING_WRAPPERS = {
     *("PassiveEnvChecker", "OrderEnforcing", "RecordEpisodeStatistics", "RecordVideo", "HumanRendering"),
@@ -195,12 +193,10 @@ def recorded_kwargs(env_id: str, kwargs: Mapping[str, Any], given: Mapping[str, 
     Raises:
         InputError: they are no settings, or name a file that the user has not.
     """
-    if not (isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)):
-        raise InputError(
-            f"{where} records the settings {reason(repr(kwargs))} of {env_id}, which are no names and values"
-        )
+    if _is_deep(kwargs) or not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise InputError(f"{where} records settings of {env_id} that are no names and values: give another --env-id")
     registered = find_spec(env_id).kwargs
-    kept = {name: value for name, value in kwargs.items() if name not in _NOT_OF_THE_TASK}
+    kept = {name: value for name, value in kwargs.items() if name not in TAKEN}
     for name, value in kept.items():
         if name not in given and not same_settings(value, registered.get(name)) and _names_file(name, value):
             raise InputError(
@@ -233,7 +229,7 @@ def not_followed(
         named = f"records the environment {reason(repr(judged.get('id')))} to evaluate in, not {env_id}"
         return [named] if _id(collected) == env_id else []
     registered, settings = find_spec(env_id).kwargs, _mapping(judged.get("kwargs"))
-    settings = {name: value for name, value in settings.items() if name not in _NOT_OF_THE_TASK}
+    settings = {name: value for name, value in settings.items() if name not in TAKEN}
     found = _differences(judged, env_id, max_episode_steps)
     if not same_settings({**registered, **settings}, {**registered, **env_kwargs}):
         found.append(
@@ -256,10 +252,9 @@ def _differences(spec: Mapping[str, Any], env_id: str, max_episode_steps: int | 
     limit = registered.max_episode_steps if max_episode_steps is None else max_episode_steps
     there = spec.get("max_episode_steps", limit)
     if there != limit:
-        texts = [
-            "no time limit" if steps is None else f"a time limit of {reason(steps)} steps" for steps in (there, limit)
-        ]
-        found.append(f"records {texts[0]}, not {texts[1]} (--max-episode-steps)")
+        its = "no time limit" if there is None else f"a time limit of {reason(there)} steps"
+        ours = "none" if limit is None else f"{limit} steps"
+        found.append(f"records {its}, not {ours} (--max-episode-steps)")
     own = [(wrapper.name, wrapper.kwargs) for wrapper in registered.additional_wrappers]
     wrappers = spec.get("additional_wrappers") or []
     names = []
@@ -311,7 +306,7 @@ def _mujoco_ids() -> dict[str, str]:
         key.lower(): key
         for key, spec in registry.items()
         # Older versions need mujoco_py.
-        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and spec.version >= 4
+        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and (spec.version or 0) >= 4
     }
 
 
