@@ -140,10 +140,8 @@ class Evaluator:
         if num_threads is not None and num_threads < 1:
             raise InputError(f"cannot step environments on {num_threads} threads: give at least 1")
         if len(self.seeds) * episodes > MOST_EPISODES:
-            several = (
-                f"{len(self.seeds):,} seeds with {episodes:,} episodes" if len(self.seeds) > 1 else f"{episodes:,}"
-            )
-            raise InputError(f"cannot play {several} at once: give at most {MOST_EPISODES:,} episodes in all")
+            seeds = f" for each of {len(self.seeds):,} seeds" if len(self.seeds) > 1 else ""
+            raise InputError(f"cannot play {episodes:,} episodes{seeds} at once: give at most {MOST_EPISODES:,} in all")
         if max_episode_steps is not None:
             if max_episode_steps < 1:
                 raise InputError(f"cannot cut episodes after {max_episode_steps} steps: give at least 1")

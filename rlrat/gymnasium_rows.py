@@ -16,7 +16,7 @@ from rlrat.errors import InputError
 
 Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
-_NUMBERS = ("reward", "termination", "truncation")
+_NUMBERS = (("reward", float), ("termination", bool), ("truncation", bool))
 _NUMERIC = "fiub"  # NumPy's kinds
 
 
@@ -97,8 +97,8 @@ class GymnasiumRows:
         def step(row: int) -> None:
             found = self._step(row, action_of[row])
             self._observations[row] = self._observation(found[0], "step")
-            for array, name, value in zip(results[1:], _NUMBERS, found[1:4], strict=True):
-                array[row] = value if type(value) in (float, bool) else self._number(name, value)
+            for array, (name, kind), value in zip(results[1:], _NUMBERS, found[1:4], strict=True):
+                array[row] = value if type(value) is kind else self._number(name, value)
 
         self._threads(step, rows)
         return tuple(array[rows] for array in results)
