@@ -98,9 +98,10 @@ class TrainedRun:
             raise InputError(f"{folder / 'config.json'} has no seed: give --seed")
         self.num_threads = arguments.num_threads
         if self.num_threads is None:
-            recorded_threads = _mapping(config.get("arguments")).get("num_threads")
-            usable = usable_cores()
-            self.num_threads = min(recorded_threads, usable) if isinstance(recorded_threads, int) else usable
+            threads = _mapping(config.get("arguments")).get("num_threads")
+            self.num_threads = usable_cores()
+            if isinstance(threads, int) and threads >= 1:
+                self.num_threads = min(threads, self.num_threads)
         summary = RunFolder(folder).summary()
         if summary is not None and summary.get("status") == "diverged":
             warn(f"{path} diverged at update {summary.get('diverged_at')}: its policy is the one frozen then")
