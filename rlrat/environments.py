@@ -98,11 +98,12 @@ def typed(env_id: str) -> str:
     return name
 
 
-def recorded(env_id: str, where: str) -> str:
+def recorded(env_id: str, where: str, modules: Any = ()) -> str:
     """The registered id of an environment that data names; a module in it is not imported.
 
     Args:
         where: what names it, for the message.
+        modules: what else the data says of where its code is, any JSON, for the message.
 
     Raises:
         InputError: it is not registered here.
@@ -112,12 +113,14 @@ def recorded(env_id: str, where: str) -> str:
     module, _, name = env_id.rpartition(":")
     try:
         find_spec(name)
-    except InputError as error:
-        known = all(part.isidentifier() for part in module.split("."))
-        option = f"--env-modules {module}" if known else "--env-modules with the module that registers it"
+    except _UnknownError as error:
+        found = [module, *(modules if isinstance(modules, list | tuple) else [])]
+        # As it would have to be typed: an import path, and nothing that a shell or a terminal reads otherwise.
+        found = [one for one in found if isinstance(one, str) and re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", one, re.ASCII)]
+        option = f"--env-modules {found[0]}" if found else "--env-modules with the module that registers it"
         raise InputError(
             f"{where} names the environment {reason(repr(env_id))}, which is not registered here: give {option} "
-            f"if you trust that code, or another --env-id ({error})"
+            "if you trust that code, or another --env-id" + (f" ({error.hint})" if error.hint else "")
         ) from None
     return name
 
@@ -143,7 +146,8 @@ def of_data(
     elif dataset.env_id is None:
         raise InputError(f"{where} names no environment: give --env-id")
     else:
-        env_id = recorded(dataset.env_id, where)
+        entry_point = _mapping(dataset.env_recorded.get("env_spec")).get("entry_point")
+        env_id = recorded(dataset.env_id, where, [str(entry_point).partition(":")[0]] if entry_point else [])
     if dataset.env_id is None or bare(dataset.env_id) != env_id:
         return env_id, given
     return env_id, recorded_kwargs(env_id, dataset.env_kwargs, given, where)
@@ -168,17 +172,21 @@ def find_spec(name: str) -> "EnvSpec":
                 try:
                     importlib.import_module(module)
                 except Exception as error:  # whatever its dependencies do
-                    broken += f"; {package} cannot be imported: {type(error).__name__}: {reason(error)}"
+                    broken += f" {package} cannot be imported: {type(error).__name__}: {reason(error)}"
     try:
         return gymnasium.spec(name)
     except gymnasium.error.Error:
+        raise _UnknownError(name, broken) from None
+
+
+class _UnknownError(InputError):
+    """No environment of that name is registered; `hint` is the name that may be meant, and what is broken."""
+
+    def __init__(self, name: str, broken: str) -> None:
         near = nearest(name, cutoff=0.6)
-        known = ", ".join(sorted(_mujoco_ids().values()))
-        raise InputError(
-            f"unknown environment {reason(repr(name))}: "
-            + (f"did you mean {' or '.join(near)}?" if near else f"the MuJoCo environments are {known}")
-            + broken
-        ) from None
+        self.hint = (f"did you mean {' or '.join(near)}?" if near else "") + broken
+        known = f"the MuJoCo environments are {', '.join(sorted(_mujoco_ids().values()))}"
+        super().__init__(f"unknown environment {reason(repr(name))}: {self.hint or known}")
 
 
 def recorded_kwargs(env_id: str, kwargs: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:

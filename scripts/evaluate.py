@@ -118,7 +118,10 @@ class TrainedRun:
         if arguments.env_id is not None:
             self.env_id = typed(arguments.env_id)
         else:
-            self.env_id = recorded(_mapping(config["identity"]).get("env_id"), str(path))
+            given = _mapping(config.get("arguments"))
+            modules = [str(given.get("env_id")).rpartition(":")[0]]  # as this command would have to name them again
+            modules += given["env_modules"] if isinstance(given.get("env_modules"), list) else []
+            self.env_id = recorded(_mapping(config["identity"]).get("env_id"), str(path), modules)
         self.env_kwargs = parse_env_kwargs(arguments.env_kwargs)
         if self.env_id == own_id:
             as_typed = _as_typed(own_kwargs, _mapping(config.get("arguments")).get("env_kwargs"))

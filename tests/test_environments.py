@@ -78,6 +78,11 @@ def test_an_environment_that_data_names_is_looked_up_and_never_imported(toys, to
         recorded("Toy-v0", "it")
     with pytest.raises(InputError, match="give --env-modules with the module that registers it"):
         recorded("os.system('x'):Toy-v0", "it")
+    with pytest.raises(InputError, match=r"give --env-modules toy_module if you trust .* or another --env-id$"):
+        of_data(dataclasses.replace(toy_data, env_id="Toy-v0"))  # the entry point's module
+    for modules in (None, 3, "toy_module", {"a": 1}, ["a;b", 3, None], [["toy_module"]], ["\x1b[2J"]):
+        with pytest.raises(InputError, match="give --env-modules with the module that registers it"):
+            recorded("Toy-v0", "it", modules)
     for name in (None, 3, ["Hopper-v5"], {}):
         with pytest.raises(InputError, match="which is no text: give --env-id"):
             recorded(name, "it")

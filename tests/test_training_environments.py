@@ -100,9 +100,7 @@ def test_settings_that_fail_in_the_first_step_are_one_line(begin, monkeypatch):
     spec = gymnasium.envs.registration.EnvSpec("Picky-v0", entry_point=Picky, max_episode_steps=3)
     monkeypatch.setitem(gymnasium.registry, "Picky-v0", spec)
     begin({"env_id": "Picky-v0"}, env_kwargs=("joint=hip",))
-    with pytest.raises(
-        InputError, match="Picky-v0 refuses the settings {'joint': 'knee'}: KeyError: 'knee' is missing"
-    ):
+    with pytest.raises(InputError, match=r"Picky-v0 refuses the settings .*: KeyError: 'knee' is missing"):
         begin({"env_id": "Picky-v0"}, env_kwargs=("joint=knee",))
 
 

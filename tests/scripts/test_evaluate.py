@@ -138,6 +138,8 @@ def test_a_module_that_a_run_names_is_imported_only_if_this_command_names_it(run
     assert (code, errors.count("\n")) == (2, 1)
     assert "config.json names the environment 'my_hoppers:MyHopper-v0', which is not registered here" in errors
     assert "give --env-modules my_hoppers if you trust that code" in errors
+    rewrite(run, {"env_modules": ["my_hoppers"]}, env_id="MyHopper-v0")  # as today's runs have it
+    assert "give --env-modules my_hoppers if you trust that code" in main(run, episodes=1)[2]
     assert not (tmp_path / "my_hoppers.imported").exists()
     try:
         for given in ({"env_modules": ("my_hoppers",)}, {"env_id": "my_hoppers:MyHopper-v0"}):
