@@ -47,7 +47,7 @@ class Arguments(RunArguments):
     """Returns to ask for, the first for the score; default: the published ones, or the data's best and half of it."""
     return_scale: Positive = 1000.0
     """Divides returns-to-go."""
-    max_episode_steps: Count = 1000
+    embedded_steps: Count = 1000
     """Steps that have a timestep embedding of their own; later ones share the last."""
     normalize_observations: bool = True
     """Subtract the dataset's mean and divide by its standard deviation."""
@@ -84,12 +84,13 @@ class DecisionTransformer(nn.Module):
         window = (args.batch_size, args.context_length)
         self.batches = Windows(dataset, seeds, *window, device, units, args.return_scale)
         observation_size, action_size = len(units.observation_mean), units.action_size
-        sizes = ("context_length", "max_episode_steps", "embedding_size", "num_layers", "num_heads", "return_scale")
+        sizes = ("context_length", "embedding_size", "num_layers", "num_heads", "return_scale")
         self.policy = SequencePolicy(
             observation_size,
             action_size,
             num_seeds=num_seeds,
             target_returns=choose_targets(args, dataset),
+            max_episode_steps=args.embedded_steps,
             **{name: getattr(args, name) for name in sizes},
             **args.network("actor"),
         )

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
+from rlrat.env_settings import TAKEN, parse_env_kwargs, same_settings
+from rlrat.environments import MOST_EPISODES, bare
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 
 
@@ -77,9 +79,10 @@ class RunArguments:
     env_id: str | None = None
     """Gymnasium environment to evaluate in; the dataset's own by default."""
     env_kwargs: tuple[str, ...] = ()
-    """Environment settings, name=value, such as xml_file=walker2d.xml."""
+    """Environment settings, name=value, such as xml_file=walker2d.xml; a value is JSON, a Python literal or a word."""
     env_modules: tuple[str, ...] = ()
-    """Modules of yours that register environments; what data names is looked up there, and never imported."""
+    """Modules of yours that register environments, in the working directory, too; what data names is looked up among
+    them, and never imported."""
     max_episode_steps: Count | None = None
     """Steps after which an episode of an evaluation is cut; by default as the environment is registered."""
     action_bounds: tuple[tuple[float, float], ...] | None = None
@@ -126,7 +129,8 @@ class RunArguments:
     capture: bool = True
     """On a GPU, record the update as CUDA graphs and replay them."""
     eval_timeout: Positive = 300.0
-    """Seconds without a step after which an evaluation is begun again and, the second time, recorded as failed."""
+    """Seconds without a step after which an evaluation is begun again and, the second time, recorded as failed; without
+    the end of an episode, it is failed at once where the environment has no time limit."""
     profile: bool = False
     """Say where the time goes, and leave trace.json, of some updates, in the first seed's folder."""
     track: bool = False
@@ -255,11 +259,30 @@ def validate(arguments: RunArguments) -> None:
     if arguments.run_name is not None and not re.fullmatch(r"[\w.,=+-]+", arguments.run_name):
         raise InputError(f"--run-name is {arguments.run_name!r}, but may hold only letters, digits and . , = + - _")
     parse_env_kwargs(arguments.env_kwargs)
+    _check_bounds(arguments.action_bounds)
+    count = arguments.num_seeds
     for name, values in _varied(arguments).items():
         if not values or len(set(values)) < len(values):
             raise InputError(f"{_flag(name)} is {list(values)}, but must be one or more values, each once")
         if arguments.run_name is not None:
             raise InputError(f"--run-name names one folder a seed, but {_flag(name)} has several values: leave it out")
+        count *= len(values)
+    if (episodes := count * arguments.eval_episodes) > MOST_EPISODES:
+        several = f"--num-seeds {arguments.num_seeds}" if count == arguments.num_seeds else f"{count:,} members"
+        raise InputError(
+            f"{several} with --eval-episodes {arguments.eval_episodes} play {episodes:,} episodes at once, "
+            f"but at most {MOST_EPISODES:,} can be: give fewer, or several commands"
+        )
+
+
+def _check_bounds(bounds: tuple[tuple[float, float], ...] | None) -> None:
+    if bounds is None:
+        return
+    if not bounds:
+        raise InputError("--action-bounds has no values, but must be LOW HIGH, or a pair for each component")
+    for low, high in bounds:
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise InputError(f"--action-bounds has {low:g} {high:g}, but must be finite numbers, the lower one first")
 
 
 def check_ranges(arguments: Any, prefix: str = "") -> None:
@@ -324,20 +347,6 @@ def beside(setting: Any, axes: int) -> Any:
     return setting.view(-1, *[1] * (axes - 1)) if hasattr(setting, "view") else setting
 
 
-def parse_env_kwargs(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """name=value pairs as keyword arguments; a value is JSON where it can be, else the string itself."""
-    kwargs = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise InputError(f"--env-kwargs has {pair!r}, but expects name=value, such as xml_file=walker2d.xml")
-        try:
-            kwargs[name] = json.loads(value)
-        except json.JSONDecodeError:
-            kwargs[name] = value
-    return kwargs
-
-
 def settings(arguments: RunArguments) -> dict[str, Any]:
     """Every argument by its flag's name (`rational.degrees`), as JSON knows values."""
 
@@ -357,6 +366,31 @@ def settings(arguments: RunArguments) -> dict[str, Any]:
 def identity(arguments: RunArguments) -> dict[str, Any]:
     """The settings that change a run's result."""
     return {name: value for name, value in settings(arguments).items() if name not in _OUTSIDE_IDENTITY}
+
+
+def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity in a run's `config.json` as today's commands have it: names and values of before in their new form.
+
+    An environment is known by its registered id alone. Before every agent had `max_episode_steps`, it was how many time
+    steps a Decision Transformer tells apart, and the time limit stood among the environment's settings.
+    """
+    found = dict(identity)
+    if isinstance(found.get("env_id"), str):
+        found["env_id"] = bare(found["env_id"])
+    if "action_bounds" in found:  # it came with max_episode_steps
+        return found
+    if "max_episode_steps" in found:
+        found["embedded_steps"] = found.pop("max_episode_steps")
+    if isinstance(kwargs := found.get("env_kwargs"), Mapping):
+        if "max_episode_steps" in kwargs:
+            found["max_episode_steps"] = kwargs["max_episode_steps"]
+        found["env_kwargs"] = {name: value for name, value in kwargs.items() if name not in TAKEN}
+    return found
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The names of the settings in which two identities differ, one or both of which a `config.json` records."""
+    return [name for name in {**ours, **theirs} if not same_settings(ours.get(name), theirs.get(name))]
 
 
 def run_name(arguments: RunArguments) -> str:

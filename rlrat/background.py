@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlrat.errors import warn
+from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import Evaluation, Evaluator
 
 MOST_PENDING = 3  # snapshots: one that plays, and two that wait
@@ -73,7 +73,8 @@ class _Job(threading.Thread):
         self.error: BaseException | None = None
         self.by_policy = False
         self.cancelled = False
-        self.last_step = time.monotonic()
+        self.began = self.last_step = self.last_end = time.monotonic()
+        self._going_on: int | None = None
         for name in ("reset", "observe"):  # with memory
             if hasattr(policy, name):
                 setattr(self, name, self._watched(getattr(policy, name)))
@@ -88,6 +89,11 @@ class _Job(threading.Thread):
                 self.result = self.evaluator.run(self)
         except BaseException as error:  # to be dealt with by the thread that trains
             self.error = error
+
+    @property
+    def playing(self) -> bool:
+        """Whether the first step was asked for: before, environments are made."""
+        return self._going_on is not None
 
     def _watched(self, function: Callable) -> Callable:
         """A function of the policy, whose errors are its own."""
@@ -105,6 +111,8 @@ class _Job(threading.Thread):
         if self.cancelled:
             raise _Cancelled
         self.last_step = time.monotonic()
+        if self._going_on != self.evaluator.going_on:
+            self._going_on, self.last_end = self.evaluator.going_on, self.last_step
         return self._watched(self._policy)(observations)
 
 
@@ -112,7 +120,9 @@ class BackgroundEvaluator:
     """Evaluates snapshots in their order, one at a time.
 
     An environment that raises something, or makes no step for `timeout` seconds, is given up and the evaluation begun
-    again with new ones; the second time it has failed, which is no reason for training to stop.
+    again with new ones; the second time it has failed, which is no reason for training to stop. Where a second time
+    would be like the first, it has failed at once: where the environment breaks Gymnasium's API, or has no time limit
+    and none of its episodes has ended for `timeout` seconds.
 
     Args:
         policy: what is copied, and its copy loaded with each snapshot. The copy acts on the CPU, where environments
@@ -126,6 +136,7 @@ class BackgroundEvaluator:
         self._pending: deque[Snapshot] = deque()
         self._job: _Job | None = None
         self._tried = 0
+        self._said_to_be_slow = False
         self._policy, self._evaluator = self._copy(), make()
         on_gpu = any(parameter.is_cuda for parameter in self._policy.parameters())
         # One of its own, else it would wait for all of the training's work.
@@ -159,28 +170,59 @@ class BackgroundEvaluator:
         """
         while (job := self._job) is not None:
             job.join(wait)
-            stuck = job.is_alive()
-            if stuck and time.monotonic() - job.last_step < self._timeout:
+            alive = job.is_alive()
+            failure, again = self._stuck(job) if alive else self._raised(job)
+            if failure is None and alive:
+                if wait:
+                    self._say_if_slow(job)
                 return
             self._job, self._evaluator = None, job.evaluator
-            if stuck or job.error is not None:
+            if failure is not None:
                 if job.by_policy:
                     raise job.error
                 job.cancelled = True  # should it ever move again
                 self._evaluator, self._policy = None, self._copy()
-                reason = f"no step in {self._timeout:g} s" if stuck else f"{type(job.error).__name__}: {job.error}"
                 self._tried += 1
-                where = f"the evaluation at update {self._pending[0].update:,} failed ({reason})"
-                if self._tried < 2:
+                where = f"the evaluation at update {self._pending[0].update:,} failed ({failure})"
+                if again and self._tried < 2:
                     warn(f"{where}: it is tried once more")
                     self._next()
                     continue
-                warn(f"{where} again: it is left out")
+                warn(f"{where}{' again' if self._tried > 1 else ''}: it is left out")
             self._tried = 0
             snapshot = self._pending.popleft()
             self._next()
             yield snapshot, job.result
             wait = 0.0
+
+    def _raised(self, job: _Job) -> tuple[str | None, bool]:
+        """What an evaluation that is over has failed of, None if it has not; whether a second one may do better."""
+        if job.error is None:
+            return None, False
+        if isinstance(job.error, InputError):
+            return reason(job.error), False
+        return f"{type(job.error).__name__}: {reason(job.error)}", True
+
+    def _stuck(self, job: _Job) -> tuple[str | None, bool]:
+        """Why an evaluation is waited for no longer, None if it is; whether a second one may do better."""
+        now, timeout = time.monotonic(), self._timeout
+        if now - job.last_step >= timeout:
+            return f"no step in {timeout:g} s", True
+        if job.playing and job.evaluator.time_limit is None and now - job.last_end >= timeout:
+            found = f"{job.evaluator.env_id} has no time limit, and no episode has ended for {timeout:g} s"
+            return f"{found}: give --max-episode-steps, or a longer --eval-timeout", False
+        return None, False
+
+    def _say_if_slow(self, job: _Job) -> None:
+        seconds = time.monotonic() - job.began
+        if job.playing and seconds >= self._timeout and not self._said_to_be_slow:
+            self._said_to_be_slow = True
+            rows = job.evaluator.reset_seeds.size
+            warn(
+                f"the evaluation at update {self._pending[0].update:,} has taken {seconds:.0f} s, and training waits: "
+                f"{job.evaluator.going_on:,} of {rows:,} episodes go on (fewer --eval-episodes or --max-episode-steps, "
+                "or a larger --eval-every, would make it shorter)"
+            )
 
     def close(self) -> None:
         """Close the environments; what is pending stays so."""

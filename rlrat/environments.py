@@ -2,11 +2,13 @@
 
 An environment is code, so it is the user who says where that code comes from: with a typed `module:Name-v0`, with
 `--env-modules`, by having registered it in this process, or by having installed Gymnasium or one of `KNOWN_PACKAGES`.
-What a dataset, a run folder or a sweep folder records is looked up among these and may name no more.
+What a dataset, a run folder or a sweep folder records is looked up among these and may name no more: an id, and
+settings that name no file and no module. How it says that the environment is made (`entry_point`) is never used.
 """
 
 import difflib
 import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
@@ -15,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rlrat.env_settings import TAKEN, same_settings
 from rlrat.errors import InputError, reason
 
 if TYPE_CHECKING:
@@ -25,21 +28,34 @@ if TYPE_CHECKING:
 KNOWN_PACKAGES = {"gymnasium_robotics": "gymnasium-robotics", "ogbench": "ogbench"}
 """Packages that register environments when they are imported, and what they are installed as."""
 
-_FILE_KEY = re.compile(r"(.*_)?(file|files|path|paths|dir|folder|xml|model)$")
-_FILE_VALUE = re.compile(r"[~.]|.*[/\\]|.*\.[A-Za-z]\w{1,5}$", re.DOTALL)
+MOST_EPISODES = 100_000
+"""Episodes that can be played at once: each seed of each combination of settings has as many as it is judged by."""
+
+_FILE_KEY = re.compile(r"(.*_)?(file(name)?s?|paths?|dir(ectory|s)?|folder|root|ur[li]|xml|mjcf|urdf|model|module)$")
+_FILE_VALUE = re.compile(r"[~.]|.*[/\\]|.*\.[A-Za-z]\w{1,5}$|[\w.]+:", re.DOTALL)  # or a module's, or a drive's
+_DEEPEST = 50
+# They change nothing that a policy sees or is rewarded for.
+_WATCHING_WRAPPERS = {
+    *("PassiveEnvChecker", "OrderEnforcing", "RecordEpisodeStatistics", "RecordVideo", "HumanRendering"),
+    *("RenderCollection", "DataCollector", "Monitor"),
+}
 
 
-def import_modules(names: Iterable[str]) -> None:
+def import_modules(names: str | Iterable[str], option: str = "--env-modules") -> None:
     """Import the modules that the user named, so that they register their environments.
 
     A module in the working directory is found, after all that is installed.
 
+    Args:
+        names: one module's name, or several.
+        option: what the user gave them with, for the message.
+
     Raises:
         InputError: no such module, or one that cannot be imported.
     """
-    for name in names:
+    for name in (names,) if isinstance(names, str) else names:
         if not all(part.isidentifier() for part in name.split(".")):
-            raise InputError(f"--env-modules has {name!r}, but a module's name is needed, such as my_envs")
+            raise InputError(f"{option} has {name!r}, but a module's name is needed, such as my_envs")
         _find_here(name)
         try:
             importlib.import_module(name)
@@ -49,7 +65,7 @@ def import_modules(names: Iterable[str]) -> None:
             raise InputError(
                 f"there is no module {name}: it must be installed, or lie in the working directory or in PYTHONPATH"
             ) from None
-        except Exception as error:  # whatever somebody's module does
+        except (Exception, SystemExit) as error:  # whatever somebody's module does
             raise InputError(
                 f"the module {name} cannot be imported: {type(error).__name__}: {reason(error)}"
             ) from error
@@ -77,28 +93,34 @@ def typed(env_id: str) -> str:
     """
     module, _, name = env_id.rpartition(":")
     if module:
-        import_modules([module])
+        import_modules(module, "--env-id")
     find_spec(name)
     return name
 
 
-def recorded(env_id: str, where: str) -> str:
+def recorded(env_id: str, where: str, modules: Any = ()) -> str:
     """The registered id of an environment that data names; a module in it is not imported.
 
     Args:
         where: what names it, for the message.
+        modules: what else the data says of where its code is, any JSON, for the message.
 
     Raises:
         InputError: it is not registered here.
     """
+    if not isinstance(env_id, str):
+        raise InputError(f"{where} names the environment {reason(repr(env_id))}, which is no text: give --env-id")
     module, _, name = env_id.rpartition(":")
     try:
         find_spec(name)
-    except InputError as error:
-        option = f"--env-modules {module}" if module else "--env-modules with the module that registers it"
+    except _UnknownError as error:
+        found = [module, *(modules if isinstance(modules, list | tuple) else [])]
+        # As it would have to be typed: an import path, and nothing that a shell or a terminal reads otherwise.
+        found = [one for one in found if isinstance(one, str) and re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", one, re.ASCII)]
+        option = f"--env-modules {found[0]}" if found else "--env-modules with the module that registers it"
         raise InputError(
-            f"{where} names the environment {env_id!r}, which is not registered here: give {option} "
-            f"if you trust that code, or another --env-id ({error})"
+            f"{where} names the environment {reason(repr(env_id))}, which is not registered here: give {option} "
+            "if you trust that code, or another --env-id" + (f" ({error.hint})" if error.hint else "")
         ) from None
     return name
 
@@ -124,7 +146,8 @@ def of_data(
     elif dataset.env_id is None:
         raise InputError(f"{where} names no environment: give --env-id")
     else:
-        env_id = recorded(dataset.env_id, where)
+        entry_point = _mapping(dataset.env_recorded.get("env_spec")).get("entry_point")
+        env_id = recorded(dataset.env_id, where, [str(entry_point).partition(":")[0]] if entry_point else [])
     if dataset.env_id is None or bare(dataset.env_id) != env_id:
         return env_id, given
     return env_id, recorded_kwargs(env_id, dataset.env_kwargs, given, where)
@@ -142,42 +165,116 @@ def find_spec(name: str) -> "EnvSpec":
         raise InputError("evaluation needs Gymnasium: pip install 'gymnasium[mujoco]'") from None
     from gymnasium.envs.registration import registry
 
+    broken = ""
     if name not in registry:
         for module, package in KNOWN_PACKAGES.items():
             if module not in sys.modules and _is_installed(package):
-                import_modules([module])
+                try:
+                    importlib.import_module(module)
+                except Exception as error:  # whatever its dependencies do
+                    broken += f" {package} cannot be imported: {type(error).__name__}: {reason(error)}"
     try:
         return gymnasium.spec(name)
     except gymnasium.error.Error:
+        raise _UnknownError(name, broken) from None
+
+
+class _UnknownError(InputError):
+    """No environment of that name is registered; `hint` is the name that may be meant, and what is broken."""
+
+    def __init__(self, name: str, broken: str) -> None:
         near = nearest(name, cutoff=0.6)
-        known = ", ".join(sorted(_mujoco_ids().values()))
-        raise InputError(
-            f"unknown environment {name!r}: "
-            + (f"did you mean {' or '.join(near)}?" if near else f"the MuJoCo environments are {known}")
-        ) from None
+        self.hint = (f"did you mean {' or '.join(near)}?" if near else "") + broken
+        known = f"the MuJoCo environments are {', '.join(sorted(_mujoco_ids().values()))}"
+        super().__init__(f"unknown environment {reason(repr(name))}: {self.hint or known}")
 
 
 def recorded_kwargs(env_id: str, kwargs: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The settings that data records of a registered environment, and over them those that the user has `given`.
 
-    How it was drawn (`render_mode`) is none of the task. A file's name is taken from the user alone, or from how the
-    environment is registered.
+    How it was drawn (`render_mode`) is none of the task. The name of a file, or of a module, is taken from the user
+    alone, or from how the environment is registered.
 
     Args:
         where: what records them, for the message.
 
     Raises:
-        InputError: they name a file that the user has not.
+        InputError: they are no settings, or name a file that the user has not.
     """
+    if _is_deep(kwargs) or not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+        raise InputError(f"{where} records settings of {env_id} that are no names and values: give another --env-id")
     registered = find_spec(env_id).kwargs
-    kept = {name: value for name, value in kwargs.items() if name != "render_mode"}
+    kept = {name: value for name, value in kwargs.items() if name not in TAKEN}
     for name, value in kept.items():
-        if name not in given and value != registered.get(name) and _names_file(name, value):
+        if name not in given and not same_settings(value, registered.get(name)) and _names_file(name, value):
             raise InputError(
-                f"{where} records {name}={value!r} of {env_id}, and data may name no files: give "
+                f"{where} records {name}={reason(repr(value))} of {env_id}, and data may name no files: give "
                 f"--env-kwargs {name}=... yourself if you want it"
             )
     return {**kept, **given}
+
+
+def not_followed(
+    dataset: "Dataset", env_id: str, env_kwargs: Mapping[str, Any], max_episode_steps: int | None = None
+) -> list[str]:
+    """What a dataset records of its environment and an evaluation does otherwise, a clause each: "records ...".
+
+    Where a dataset says in which environment to evaluate (`eval_env_spec`), that counts, else the one it was collected
+    in. Nothing is said of another environment, which the user chose.
+
+    Args:
+        dataset: its `env_recorded` may be any JSON.
+        env_id: the registered id of the environment that is evaluated in.
+        env_kwargs: its settings.
+        max_episode_steps: its time limit, where it is not the registered one.
+    """
+    if _is_deep(dataset.env_recorded):
+        return ["records an environment in so many brackets that it is not read"]
+    collected, judged = (_mapping(dataset.env_recorded.get(name)) for name in ("env_spec", "eval_env_spec"))
+    if not judged:
+        return _differences(collected, env_id, max_episode_steps) if _id(collected) == env_id else []
+    if _id(judged) != env_id:
+        named = f"records the environment {reason(repr(judged.get('id')))} to evaluate in, not {env_id}"
+        return [named] if _id(collected) == env_id else []
+    registered, settings = find_spec(env_id).kwargs, _mapping(judged.get("kwargs"))
+    settings = {name: value for name, value in settings.items() if name not in TAKEN}
+    found = _differences(judged, env_id, max_episode_steps)
+    if not same_settings({**registered, **settings}, {**registered, **env_kwargs}):
+        found.append(
+            f"records the settings {reason(repr(settings))} to evaluate with, not {reason(repr(dict(env_kwargs)))}"
+        )
+    return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _id(spec: Mapping[str, Any]) -> str | None:
+    return bare(spec["id"]) if isinstance(spec.get("id"), str) else None
+
+
+def _differences(spec: Mapping[str, Any], env_id: str, max_episode_steps: int | None) -> list[str]:
+    """How a recorded `EnvSpec` differs in time limit and wrappers from the registered one with this time limit."""
+    registered, found = find_spec(env_id), []
+    limit = registered.max_episode_steps if max_episode_steps is None else max_episode_steps
+    there = spec.get("max_episode_steps", limit)
+    if there != limit:
+        its = "no time limit" if there is None else f"a time limit of {reason(there)} steps"
+        ours = "none" if limit is None else f"{limit} steps"
+        found.append(f"records {its}, not {ours} (--max-episode-steps)")
+    own = [(wrapper.name, wrapper.kwargs) for wrapper in registered.additional_wrappers]
+    wrappers = spec.get("additional_wrappers") or []
+    names = []
+    for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
+        name, kwargs = _mapping(wrapper).get("name", wrapper), _mapping(wrapper).get("kwargs")
+        if any(name == its and same_settings(kwargs, settings) for its, settings in own):
+            continue
+        if not (isinstance(name, str) and name in _WATCHING_WRAPPERS):
+            names.append(str(name))
+    if names:
+        found.append(f"records wrappers that are not applied: {reason(', '.join(names))}")
+    return found
 
 
 def _names_file(name: str, value: Any) -> bool:
@@ -186,6 +283,19 @@ def _names_file(name: str, value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_names_file(name, one) for one in value)
     return isinstance(value, str) and bool(_FILE_KEY.match(name.lower()) or _FILE_VALUE.match(value))
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether JSON has so many brackets in brackets that what goes through it would go on Python's stack."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            one
+            for outer in level
+            if isinstance(outer, Mapping | list | tuple)
+            for one in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+    return bool(level)
 
 
 def _is_installed(package: str) -> bool:
@@ -204,7 +314,7 @@ def _mujoco_ids() -> dict[str, str]:
         key.lower(): key
         for key, spec in registry.items()
         # Older versions need mujoco_py.
-        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and spec.version >= 4
+        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and (spec.version or 0) >= 4
     }
 
 

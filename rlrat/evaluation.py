@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.environments import find_spec, nearest, typed
+from rlrat.environments import MOST_EPISODES, find_spec, import_modules, nearest, typed
 from rlrat.errors import InputError, reason
+from rlrat.gymnasium_rows import GymnasiumRows, row_index
 from rlrat.machine import one_torch_thread, usable_cores
-from rlrat.stepping import GymnasiumRows, NativeRows, native_rows, row_index
+from rlrat.stepping import NativeRows, native_rows
 
 Policy = Callable[[np.ndarray], Any]
 """observations [S, E, obs] float64 -> actions [S, E, act], a NumPy array or a tensor on any device.
@@ -75,12 +76,21 @@ def evaluate(
     seed: int | Sequence[int],
     env_kwargs: Mapping[str, Any] | None = None,
     num_threads: int | None = None,
+    *,
+    max_episode_steps: int | None = None,
+    env_modules: Sequence[str] = (),
 ) -> Evaluation:
     """Run `episodes` episodes of `env_id` for each seed: an `Evaluator` (arguments, errors) for one evaluation.
 
-    `env_id` may also be `module:id`; the module is then imported.
+    An environment that has no time limit and never ends is waited for without end: give `max_episode_steps`.
+
+    Args:
+        env_id: a registered id such as Hopper-v5, or `module:id`; the module is then imported.
+        env_modules: further modules that register environments; they are imported.
     """
-    with Evaluator(typed(env_id), seed, episodes, env_kwargs, num_threads) as evaluator:
+    import_modules(env_modules)
+    limit = {"max_episode_steps": max_episode_steps}
+    with Evaluator(typed(env_id), seed, episodes, env_kwargs, num_threads, **limit) as evaluator:
         return evaluator.run(policy)
 
 
@@ -97,12 +107,15 @@ class Evaluator:
             differently in each repeat.
         num_threads: threads that step MuJoCo environments; by default the cores that this process may use (at most 4
             where Gymnasium steps them).
+        max_episode_steps: steps after which an episode is cut; by default as the environment is registered.
 
     `envs` are Gymnasium's environments: the first row's, and the others' too where `rlrat.stepping` cannot do without.
+    `time_limit` is the number of steps after which every episode is cut, None where there is none. `going_on` is how
+    many rows the evaluation that runs still plays; other threads may read it.
 
     Raises:
         InputError: an unknown or uninstalled environment, settings that it refuses, discrete actions, observations that
-            are no vector, a negative seed, no episode or no thread.
+            are no vector, a negative seed, no episode, too many of them, no step or no thread.
     """
 
     def __init__(
@@ -113,6 +126,8 @@ class Evaluator:
         env_kwargs: Mapping[str, Any] | None = None,
         num_threads: int | None = None,
         repeats: int = 1,
+        *,
+        max_episode_steps: int | None = None,
     ):
         self.env_id = env_id
         self.env_kwargs = dict(env_kwargs or {})
@@ -124,13 +139,43 @@ class Evaluator:
             raise InputError(f"cannot evaluate {episodes} episodes: give at least 1")
         if num_threads is not None and num_threads < 1:
             raise InputError(f"cannot step environments on {num_threads} threads: give at least 1")
+        if len(self.seeds) * episodes > MOST_EPISODES:
+            seeds = f" for each of {len(self.seeds):,} seeds" if len(self.seeds) > 1 else ""
+            raise InputError(f"cannot play {episodes:,} episodes{seeds} at once: give at most {MOST_EPISODES:,} in all")
+        if max_episode_steps is not None:
+            if max_episode_steps < 1:
+                raise InputError(f"cannot cut episodes after {max_episode_steps} steps: give at least 1")
+            if "max_episode_steps" in self.env_kwargs:
+                raise InputError("max_episode_steps is given twice: leave it out of the environment's settings")
+            max_episode_steps = int(max_episode_steps)  # Gymnasium takes no integer of NumPy's
 
         reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
         self.reset_seeds = np.tile(reset_seeds, repeats)
-        self.envs, self._rows = _make_rows(env_id, self.env_kwargs, self.reset_seeds.ravel().tolist(), num_threads)
+        rows = (self.reset_seeds.ravel().tolist(), num_threads)
+        self.envs, self._rows = _make_rows(env_id, self.env_kwargs, max_episode_steps, *rows)
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space
         self.num_threads = self._rows.num_threads
+        self.time_limit = _time_limit(self.envs[0])
+        self.going_on = self.reset_seeds.size
+
+    def probe(self) -> None:
+        """Reset all rows and make a step in the middle of the action space, where settings were given.
+
+        Some that an environment takes when it is made, it only refuses then.
+
+        Raises:
+            InputError: it refuses them.
+        """
+        if not self.env_kwargs:
+            return
+        space = self.action_space
+        bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        action = np.where(bounded, space.low + (space.high - space.low) / 2, 0.0).astype(space.dtype)
+        with _refusals(self.env_id, self.env_kwargs):
+            self._rows.reset()
+            rows = np.arange(self.reset_seeds.size)
+            self._rows.step(rows, np.broadcast_to(action, (len(rows), *action.shape)))
 
     def run(self, policy: Policy) -> Evaluation:
         """Play every row's episode to its end.
@@ -166,6 +211,7 @@ class Evaluator:
             policy.reset()
         observations = self._rows.reset()
         rows = np.arange(count)  # whose episodes go on
+        self.going_on = count
         while len(rows):
             # A copy: a policy may keep what it is given.
             actions = self._actions(policy(observations.reshape(*shape, -1).copy()))[row_index(rows, count)]
@@ -185,6 +231,7 @@ class Evaluator:
                 if ended.any():
                     over[rows[ended]] = True
                     rows = rows[~ended]
+            self.going_on = len(rows)
             if observe is not None:
                 observe(rewards.reshape(shape), over.reshape(shape).copy())
         return Evaluation(
@@ -260,34 +307,38 @@ def _few_threads(policy: Policy) -> AbstractContextManager:
 
 
 def _make_rows(
-    env_id: str, env_kwargs: dict[str, Any], seeds: list[int], num_threads: int | None
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    max_episode_steps: int | None,
+    seeds: list[int],
+    num_threads: int | None,
 ) -> tuple[list[Any], NativeRows | GymnasiumRows]:
     """A row for each reset seed, and the environments behind them: the first one where Gymnasium steps none."""
     # Made from its spec: by name, Gymnasium would advise a newer version each time, but D4RL's data needs -v4.
     spec = find_spec(env_id)
     import gymnasium
 
+    limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+
     def make() -> Any:
         # The checker only warns; it changes nothing that an environment returns.
-        return gymnasium.make(spec, disable_env_checker=True, **env_kwargs)
+        return gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
 
     envs: list[Any] = []
     try:
         with _model_warnings_once():
             try:
-                envs.append(make())
+                with _refusals(env_id, env_kwargs):
+                    envs.append(make())
             except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
                 near = nearest(env_id, cutoff=0.8)
                 raise InputError(
                     f"{env_id} cannot be made here: {reason(error)}"
                     + (f"; did you mean {' or '.join(near)}?" if near else "")
                 ) from None
-            except (TypeError, ValueError, AssertionError, OSError, ArithmeticError) as error:
-                if not env_kwargs:
-                    raise
-                raise InputError(f"{env_id} refuses the settings {env_kwargs}: {reason(error)}") from None
             _check_evaluable(envs[0], env_id)
-            rows = native_rows(envs[0], seeds, num_threads or usable_cores())
+            with _refusals(env_id, env_kwargs):  # the first steps are made here
+                rows = native_rows(envs[0], seeds, num_threads or usable_cores())
             if rows is None:
                 envs.extend(make() for _ in seeds[1:])
                 # Near half of a Hopper step is Python (130 of 300 us): beyond a few, threads only wait for its lock.
@@ -297,6 +348,38 @@ def _make_rows(
             env.close()
         raise
     return envs, rows
+
+
+@contextmanager
+def _refusals(env_id: str, env_kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever an environment raises where it was given settings is its answer to them, and one line.
+
+    Without settings it is a mistake in the environment's code, which its traceback shows.
+    """
+    import gymnasium
+
+    try:
+        yield
+    except (InputError, ImportError, gymnasium.error.DependencyNotInstalled):
+        raise
+    except Exception as error:
+        if not env_kwargs:
+            raise
+        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        raise InputError(f"{env_id} refuses the settings {reason(repr(env_kwargs))}: {kind}{reason(error)}") from None
+
+
+def _time_limit(env: Any) -> int | None:
+    """The steps after which Gymnasium cuts an episode."""
+    from gymnasium import Wrapper
+    from gymnasium.wrappers import TimeLimit
+
+    limits = []
+    while isinstance(env, Wrapper):
+        if isinstance(env, TimeLimit):
+            limits.append(env._max_episode_steps)
+        env = env.env
+    return min(limits, default=None)
 
 
 def _check_evaluable(env: Any, env_id: str) -> None:

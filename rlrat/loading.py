@@ -1,8 +1,9 @@
 """Trained policies from run folders, ready to act without the file of the agent that trained them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 # What a checkpoint calls its policy -> the class that builds it again.
 KINDS = {"mlp": "rlrat.policies.Policy", "sequence": "rlrat.transformer.SequencePolicy"}
+_SIZES = ("observation_size", "action_size", "max_episode_steps", "embedding_size", "num_layers", "num_heads")
+_MOST_STEPS = 1_000_000  # of context
+_LARGEST_SCALE = 1e18
+_HIGHEST_DEGREE = 32  # a rational that is in no table is fitted, for seconds
 
 
 def load_policy(
@@ -92,6 +97,7 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
         kind = settings.pop("kind", "mlp")  # checkpoints before there were kinds
         if kind not in KINDS:
             raise InputError(f"its policy is of the kind {kind!r}, known are {', '.join(KINDS)}")
+        _check_settings(settings, checkpoint["state"])
         module, _, name = KINDS[kind].rpartition(".")
         policy = getattr(import_module(module), name)(num_seeds=1, **settings)
         policy.load_state_dict(
@@ -101,12 +107,56 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
                 if name.startswith("policy.")
             }
         )
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise InputError(
             f"the checkpoint in {run} does not fit this version of rlrat ({reason(error)}): "
             "use the version in the run's config.json, or train again with --overwrite"
         ) from None
     return policy.to(find_device(device)).eval().requires_grad_(False)
+
+
+def _check_settings(settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """See that a checkpoint's settings are of the types that a policy is built and acts with.
+
+    A size is at most the number of weights: nothing is made that is much larger than the file.
+
+    Raises:
+        ValueError: for the first that is not.
+    """
+    weights = sum(value.numel() for value in state.values())
+
+    def check(name: str, value: Any, right: bool) -> None:
+        if not right:
+            raise ValueError(f"{name} is {reason(repr(value))}")
+
+    def whole(value: Any, most: int) -> bool:
+        return isinstance(value, int) and 1 <= value <= most
+
+    for name, value in settings.items():
+        if name in _SIZES:
+            check(name, value, whole(value, weights))
+        elif name == "context_length":
+            check(name, value, whole(value, _MOST_STEPS))
+        elif name == "return_scale":
+            check(name, value, isinstance(value, int | float) and 0 < value < _LARGEST_SCALE)
+        elif name == "target_returns":
+            from rlrat.transformer import check_target_returns
+
+            check(name, value, isinstance(value, list | tuple))
+            check_target_returns(value)
+        elif name == "hidden_dims":
+            check(name, value, isinstance(value, list | tuple) and all(whole(width, weights) for width in value))
+        elif name == "activation_settings":
+            degrees = (value or {}).get("degrees", ())
+            check(name, value, all(isinstance(d, int) and 0 <= d <= _HIGHEST_DEGREE for d in degrees))
+            check(name, value, whole((value or {}).get("groups", 1), weights))
+    width = settings.get("embedding_size", settings["observation_size"])
+    products = list(pairwise([width, *settings["hidden_dims"]]))
+    if "embedding_size" in settings:
+        products += [(size, width) for size in (width, settings["observation_size"], settings["max_episode_steps"])]
+        check("num_heads", settings["num_heads"], width % settings["num_heads"] == 0)
+    # Gating narrows layers so that the weights stay about as many.
+    check("a layer's size", products, all(a * b <= 2 * weights for a, b in products))
 
 
 def set_target_returns(policy: Any, target_returns: Sequence[float], run: str | os.PathLike) -> None:

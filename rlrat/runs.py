@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock, Timeout
 
+from rlrat.arguments import differing, recalled
 from rlrat.dashboards import LAYOUT
 from rlrat.errors import InputError, reason, warn
 
@@ -82,11 +83,9 @@ class RunFolder:
         there = self.config()
         if there is None:
             return
-        ours, theirs = config["identity"], {**(defaults or {}), **there["identity"]}
+        ours, theirs = config["identity"], {**(defaults or {}), **recalled(there["identity"])}
         different = [
-            f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here"
-            for name in {**ours, **theirs}
-            if theirs.get(name) != ours.get(name)
+            f"{name} is {theirs.get(name)!r} there and {ours.get(name)!r} here" for name in differing(ours, theirs)
         ]
         if different:
             raise InputError(

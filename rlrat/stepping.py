@@ -1,104 +1,23 @@
-"""Step many environments of one kind at once, as Gymnasium would step each.
+"""Step many of Gymnasium's MuJoCo environments at once, as Gymnasium would step each.
 
-`NativeRows` runs Gymnasium's Hopper, Walker2d, HalfCheetah and Ant, v4 and v5, without Gymnasium: physics for the whole
-batch in MuJoCo's own threads, then rewards, terminations and observations in NumPy, operation by operation in
-Gymnasium's order and precision, so that every number is the same bit for bit. `GymnasiumRows` runs any environment.
-Both have `reset() -> observations` and `step(rows, actions) -> observations, rewards, terminated, truncated` of those
-rows, at least one and sorted; a row does not depend on the others, nor on the number of threads.
+`NativeRows` runs Hopper, Walker2d, HalfCheetah and Ant, v4 and v5, without Gymnasium: physics for the whole batch in
+MuJoCo's own threads, then rewards, terminations and observations in NumPy, operation by operation in Gymnasium's order
+and precision, so that every number is the same bit for bit. It is used as `rlrat.gymnasium_rows.GymnasiumRows` is.
 """
 
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.pool import ThreadPool
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
+from rlrat.gymnasium_rows import Step, Threads, row_index
+
 State = Mapping[str, np.ndarray]
-Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 _COMPARED_STEPS = 8  # enough for an Ant to touch the ground
-
-
-def row_index(rows: np.ndarray, count: int) -> np.ndarray | slice:
-    """What picks `rows`, sorted, out of `count`: for all of them a slice, which is quicker."""
-    return rows if len(rows) < count else slice(None)
-
-
-class Threads:
-    """Call a function for every row, in as many contiguous chunks as there are threads; the caller is one of them."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        # Unlike an executor's, its threads do not keep a process alive in which a step never returns.
-        self._pool = ThreadPool(count - 1) if count > 1 else None
-
-    def __call__(self, function: Callable[[int], None], rows: np.ndarray) -> None:
-        def work(chunk: np.ndarray) -> None:
-            for row in chunk.tolist():
-                function(row)
-
-        if self._pool is None:
-            work(rows)
-            return
-        first, *others = np.array_split(rows, self.count)
-        results = [self._pool.apply_async(work, (chunk,)) for chunk in others if len(chunk)]
-        try:
-            work(first)
-        finally:
-            for result in results:
-                result.wait()
-        for result in results:
-            result.get()
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.terminate()
-
-
-class GymnasiumRows:
-    """A Gymnasium environment per row; those of MuJoCo step on threads, since `mj_step` lets go of the GIL."""
-
-    def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
-        self.num_threads = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
-        self._envs, self._seeds = envs, seeds
-        self._threads = Threads(self.num_threads)
-        self._observations = np.empty((len(envs), *envs[0].observation_space.shape))
-        self._rewards = np.zeros(len(envs))
-        self._terminated = np.zeros(len(envs), bool)
-        self._truncated = np.zeros(len(envs), bool)
-
-    def reset(self) -> np.ndarray:
-        def reset(row: int) -> None:
-            self._observations[row], _ = self._envs[row].reset(seed=self._seeds[row])
-
-        self._threads(reset, np.arange(len(self._envs)))
-        return self._observations.copy()
-
-    def step(self, rows: np.ndarray, actions: np.ndarray) -> Step:
-        results = (self._observations, self._rewards, self._terminated, self._truncated)
-        action_of = dict(zip(rows.tolist(), actions, strict=True))
-
-        def step(row: int) -> None:
-            for array, value in zip(results, self._envs[row].step(action_of[row])[:4], strict=True):
-                array[row] = value
-
-        self._threads(step, rows)
-        return tuple(array[rows] for array in results)
-
-    def close(self) -> None:
-        self._threads.close()
-
-
-def _is_mujoco(env: Any) -> bool:
-    """Whether Gymnasium's MuJoCo base class steps `env`, so that steps of several may run at once."""
-    try:
-        from gymnasium.envs.mujoco import MujocoEnv
-    except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
-        return False
-    return isinstance(env.unwrapped, MujocoEnv)
 
 
 class _Batch:

@@ -22,7 +22,8 @@ from rlrat.compiled import compiled, pays
 from rlrat.console import Console
 from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
-from rlrat.environments import import_modules, of_data
+from rlrat.env_settings import same_settings
+from rlrat.environments import find_spec, import_modules, not_followed, of_data
 from rlrat.errors import warn
 from rlrat.estimates import SIZES, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
@@ -90,6 +91,7 @@ class Run:
         with self._evaluator([arguments.seed], 1) as probe:
             width = self.dataset.observations.shape[1]
             check_spaces(probe, width, self.dataset.action_low, self.dataset.action_high)
+            probe.probe()
         if not arguments.overwrite:
             for line in self._group.leave_out_finished():
                 self.console.print(line, soft_wrap=True)
@@ -362,8 +364,14 @@ class Run:
         self._group.save(self._learner, self._progress)
 
     def _find_reference(self) -> Reference | None:
-        family, kwargs = self.dataset.reference, self.env_kwargs
-        if family == "d4rl" and kwargs == self.dataset.env_kwargs:
+        """The returns that scores are of: none where the evaluation differs from what either was measured in."""
+        family, kwargs, limit = self.dataset.reference, self.env_kwargs, self.arguments.max_episode_steps
+        unlike = not_followed(self.dataset, self.env_id, kwargs, limit)
+        for line in unlike:
+            warn(f"dataset {self.dataset.id} {line}")
+        if unlike or limit not in (None, find_spec(self.env_id).max_episode_steps):
+            return None
+        if family == "d4rl" and same_settings(kwargs, self.dataset.env_kwargs):
             kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
         return None if family is None else find_reference(self.env_id, family, kwargs)
 
@@ -375,7 +383,9 @@ class Run:
             self.console.print(f"{useful} of {there} CPU threads: updates are small (--num-threads)", soft_wrap=True)
 
     def _evaluator(self, seeds: Sequence[int], episodes: int, repeats: int = 1) -> Evaluator:
-        return Evaluator(self.env_id, seeds, episodes, self.env_kwargs, self.arguments.num_threads, repeats)
+        settings = (self.env_kwargs, self.arguments.num_threads, repeats)
+        limit = self.arguments.max_episode_steps
+        return Evaluator(self.env_id, seeds, episodes, *settings, max_episode_steps=limit)
 
     def _environments(self) -> Evaluator:
         seeds = [member.seed for member in self._group.members]

@@ -4,6 +4,7 @@ With the run's own seed, which is the default, an evaluation meets the initial s
 their number of episodes, on the kind of CPU and the device that trained a single seed, it repeats the last one exactly.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -19,8 +20,10 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from rlrat.arguments import parse_env_kwargs, read_command_line
+from rlrat.arguments import Range, check_ranges, read_command_line, recalled
 from rlrat.console import Console
+from rlrat.env_settings import parse_env_kwargs, same_settings
+from rlrat.environments import import_modules, recorded, recorded_kwargs, typed
 from rlrat.errors import InputError, one_line_errors, reason, warn
 from rlrat.evaluation import Evaluation, Evaluator
 from rlrat.loading import build_policy, read_checkpoint, set_target_returns
@@ -46,7 +49,11 @@ class Arguments:
     env_id: str | None = None
     """Gymnasium environment; by default the run's. In another one there is no score."""
     env_kwargs: tuple[str, ...] = ()
-    """Environment settings, name=value, over the run's."""
+    """Environment settings, name=value, over the run's; those that name files must be given again."""
+    env_modules: tuple[str, ...] = ()
+    """Modules of yours that register environments: what a run names is looked up among them, and never imported."""
+    max_episode_steps: Annotated[int, Range(1)] | None = None
+    """Steps after which an episode is cut; by default the run's own limit."""
     device: str = "cpu"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     num_threads: int | None = None
@@ -86,19 +93,54 @@ class TrainedRun:
         config = RunFolder(folder).config()
         if config is None:
             raise InputError(f"{folder / 'config.json'} is missing: give a whole run folder")
-        own_id, own_kwargs = config["identity"]["env_id"], config["identity"]["env_kwargs"]
-        self.env_id = arguments.env_id or own_id
-        kwargs = own_kwargs if self.env_id == own_id else {}
-        self.env_kwargs = {**kwargs, **parse_env_kwargs(arguments.env_kwargs)}
-        same = (self.env_id, self.env_kwargs) == (own_id, own_kwargs)
-        self.reference = Reference(**config["reference"]) if same and config["reference"] is not None else None
-        self.seed = config["seed"] if arguments.seed is None else arguments.seed
+        self._find_environment(config, folder / "config.json", arguments)
+        self.seed = config.get("seed") if arguments.seed is None else arguments.seed
+        if not isinstance(self.seed, int):
+            raise InputError(f"{folder / 'config.json'} has no seed: give --seed")
         self.num_threads = arguments.num_threads
         if self.num_threads is None:
-            self.num_threads = min(config["arguments"]["num_threads"], usable_cores())
+            threads = _mapping(config.get("arguments")).get("num_threads")
+            self.num_threads = usable_cores()
+            if isinstance(threads, int) and threads >= 1:
+                self.num_threads = min(threads, self.num_threads)
         summary = RunFolder(folder).summary()
-        if summary is not None and summary["status"] == "diverged":
-            warn(f"{path} diverged at update {summary['diverged_at']:,}: its policy is the one frozen then")
+        if summary is not None and summary.get("status") == "diverged":
+            warn(f"{path} diverged at update {summary.get('diverged_at')}: its policy is the one frozen then")
+
+    def _find_environment(self, config: dict[str, Any], path: Path, arguments: Arguments) -> None:
+        """Where the run was evaluated, and what of it is given otherwise; then there is no score.
+
+        Raises:
+            InputError: what `rlrat.environments` does not find here or refuses, or a damaged file.
+        """
+        import_modules(arguments.env_modules)
+        identity = recalled(_mapping(config.get("identity")))
+        own_id, own_kwargs, own_limit = (identity.get(name) for name in ("env_id", "env_kwargs", "max_episode_steps"))
+        if arguments.env_id is not None:
+            self.env_id = typed(arguments.env_id)
+        else:
+            given = _mapping(config.get("arguments"))
+            modules = [str(given.get("env_id")).rpartition(":")[0]]  # as this command would have to name them again
+            modules += given["env_modules"] if isinstance(given.get("env_modules"), list) else []
+            self.env_id = recorded(_mapping(config["identity"]).get("env_id"), str(path), modules)
+        self.env_kwargs = parse_env_kwargs(arguments.env_kwargs)
+        if self.env_id == own_id:
+            as_typed = _as_typed(own_kwargs, _mapping(config.get("arguments")).get("env_kwargs"))
+            self.env_kwargs = recorded_kwargs(self.env_id, as_typed, self.env_kwargs, str(path))
+        if not (own_limit is None or (isinstance(own_limit, int) and own_limit >= 1)):
+            raise InputError(f"{path} is damaged: max_episode_steps is {reason(repr(own_limit))}")
+        self.max_episode_steps = arguments.max_episode_steps
+        if self.max_episode_steps is None and self.env_id == own_id:
+            self.max_episode_steps = own_limit
+        ours, theirs = (self.env_id, self.env_kwargs, self.max_episode_steps), (own_id, own_kwargs, own_limit)
+        self.reference = None
+        if same_settings(ours, theirs) and config.get("reference") is not None:
+            self.reference = _reference(config["reference"], path)
+
+    def evaluator(self, episodes: int, env_kwargs: dict[str, Any], **settings: Any) -> Evaluator:
+        """Its environments, with its own time limit or the one that is given."""
+        limit = self.max_episode_steps
+        return Evaluator(self.env_id, self.seed, episodes, env_kwargs, max_episode_steps=limit, **settings)
 
     def evaluate(self, episodes: int) -> tuple[dict[float | None, Evaluation], np.ndarray]:
         """What was reached by target return, or None, and the actions `[T, act]` in the column of the first episode.
@@ -106,10 +148,12 @@ class TrainedRun:
         Raises:
             InputError: an environment that cannot be made or that the policy does not fit, no episode or no thread.
         """
+        with _mujoco_gl(None), self.evaluator(1, self.env_kwargs, num_threads=1) as probe:
+            probe.probe()
         with (
             _mujoco_gl(None),  # a wrong one fails MuJoCo's import; only a film needs it
-            Evaluator(
-                self.env_id, self.seed, episodes, self.env_kwargs, self.num_threads, repeats=len(self.targets)
+            self.evaluator(
+                episodes, self.env_kwargs, num_threads=self.num_threads, repeats=len(self.targets)
             ) as evaluator,
         ):
             torch.set_num_threads(self.num_threads)
@@ -125,6 +169,30 @@ class TrainedRun:
             result = evaluator.run(recorder)
         parts = result.split(len(self.targets))
         return dict(zip(self.targets, parts, strict=True)), np.array(recorder.actions)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _as_typed(kwargs: Any, pairs: Any) -> Any:
+    """The settings of a run with the types that they were given with: `config.json` has a list for a tuple."""
+    if not isinstance(kwargs, dict) or not isinstance(pairs, list):
+        return kwargs
+    with suppress(InputError, AttributeError):  # older versions read some otherwise
+        given = parse_env_kwargs(pairs)
+        return {**kwargs, **{k: v for k, v in given.items() if k in kwargs and same_settings(v, kwargs[k])}}
+    return kwargs
+
+
+def _reference(fields: Any, path: Path) -> Reference:
+    try:
+        reference = Reference(**fields)
+        if math.isfinite(1 / (reference.expert - reference.random)):
+            return reference
+    except (TypeError, ArithmeticError):
+        pass
+    raise InputError(f"{path} is damaged: its reference is {reason(repr(fields))}")
 
 
 def find_encoder() -> Callable:
@@ -158,7 +226,7 @@ def film(run: TrainedRun, actions: np.ndarray, path: Path) -> Evaluation:
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
             _mujoco_gl(_rendering_backend()),
-            Evaluator(run.env_id, run.seed, 1, kwargs, num_threads=1) as evaluator,
+            run.evaluator(1, kwargs, num_threads=1) as evaluator,
         ):
             env = evaluator.envs[0]
             steps_per_second = env.metadata.get("render_fps") or 30
@@ -258,6 +326,7 @@ def _row(run: TrainedRun, target: float | None, result: Evaluation, with_targets
 
 
 def main(arguments: Arguments) -> None:
+    check_ranges(arguments)
     if not arguments.runs:
         raise InputError(
             "no run is given: give one or more run folders, <run-dir>/<dataset>/<agent>/<activation>/seed<k>"

@@ -1,4 +1,6 @@
 import io
+import json
+import math
 import runpy
 import subprocess
 import sys
@@ -14,15 +16,15 @@ from agents.iql import Arguments
 from rlrat import activations
 from rlrat.arguments import (
     RationalArguments,
+    differing,
     identity,
     parse,
-    parse_env_kwargs,
     read_command_line,
+    recalled,
     run_folder,
     run_name,
     settings,
 )
-from rlrat.errors import InputError
 
 
 def _names(**changes):
@@ -57,14 +59,16 @@ def test_identity_is_what_changes_a_result():
     assert settings(Arguments())["rational.degrees"] == [5, 4]
 
 
-def test_environment_settings_are_json_where_they_can_be():
-    assert parse_env_kwargs(("xml_file=walker2d.xml", "healthy_reward=0.5", "reset=true")) == {
-        "xml_file": "walker2d.xml",
-        "healthy_reward": 0.5,
-        "reset": True,
-    }
-    with pytest.raises(InputError, match="expects name=value"):
-        parse_env_kwargs(("walker2d.xml",))
+def test_an_identity_of_before_is_recalled_in_todays_terms():
+    ours = {**identity(Arguments(max_episode_steps=5)), "env_id": "Toy-v0", "env_kwargs": {"range": (0.5, math.nan)}}
+    theirs = json.loads(json.dumps({**ours, "env_id": "toys:Toy-v0"}))
+    assert differing(ours, theirs) == ["env_id"]
+    assert differing(ours, recalled(theirs)) == []
+    assert differing(ours, recalled({**theirs, "max_episode_steps": None})) == ["max_episode_steps"]
+    # A Decision Transformer's, from before the time limit of an evaluation could be given.
+    del theirs["action_bounds"]
+    assert recalled({**theirs, "max_episode_steps": 500}).get("max_episode_steps") is None
+    assert recalled({**theirs, "max_episode_steps": 500})["embedded_steps"] == 500
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,23 @@ def test_environment_settings_are_json_where_they_can_be():
         (["--eval-at", "7", "--total-updates", "5"], "--eval-at"),
         (["--run-name", "a/b"], "--run-name"),
         (["--env-kwargs", "x"], "name=value"),
+        (["--env-kwargs", "reset=False,b=0"], "--env-kwargs has reset=False,b=0, which is several at once"),
+        (["--env-kwargs", "max_episode_steps=5"], "give --max-episode-steps"),
+        (["--max-episode-steps", "0"], "--max-episode-steps is 0, but must be at least 1"),
+        (["--num-seeds", "100000000"], "--num-seeds 100000000 with --eval-episodes 20 play 2,000,000,000 episodes"),
+        (
+            ["--eval-episodes", "1000000000"],
+            "--num-seeds 1 with --eval-episodes 1000000000 play 1,000,000,000 episodes",
+        ),
+        (
+            ["--num-seeds", "1000", "--eval-episodes", "60", "--expectile", "0.5", "0.7"],
+            "2,000 members with --eval-episodes 60 play 120,000 episodes at once, but at most 100,000 can be",
+        ),
+        (["--action-bounds", "1", "-1"], "--action-bounds has 1 -1, but must be finite numbers, the lower one first"),
+        (["--action-bounds", "-1", "1", "0", "0"], "--action-bounds has 0 0, but must be"),
+        (["--action-bounds", "-inf", "1"], "--action-bounds has -inf 1, but must be"),
+        (["--action-bounds", "-1", "1", "0"], "--action-bounds is '-1', '1', '0', but must be"),
+        (["--action-bounds", "a", "b"], "--action-bounds is 'a', 'b', but must be"),
         (["--num-threads", "0"], "--num-threads is 0, but must be at least 1 and at most 4,096"),
         (["--seed", "-1"], "--seed is -1, but must be at least 0"),
         (["--seed", "4294967295", "--num-seeds", "2"], "--seed is 4294967295"),

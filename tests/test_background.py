@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rlrat.background import BackgroundEvaluator, Snapshot
+from rlrat.errors import InputError
 from rlrat.evaluation import Evaluation
 from rlrat.policies import Policy
 
@@ -30,6 +31,7 @@ class Environments:
     def __init__(self, faults=()):
         self.faults, self.made, self.closed, self.free = list(faults), 0, 0, threading.Event()
         self.free.set()
+        self.env_id, self.time_limit, self.reset_seeds, self.going_on = "Toy-v0", 5, np.zeros((2, 1)), 2
 
     def make(self):
         self.made += 1
@@ -44,6 +46,37 @@ class Environments:
 
     def close(self):
         self.closed += 1
+
+
+class Clock:
+    """The background's time, which only steps of an environment move."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Steps(Environments):
+    """Two rows that are stepped once a second; one is over after each of `ends`. At `held` seconds it waits."""
+
+    def __init__(self, monkeypatch, time_limit, ends=(), held=None):
+        super().__init__()
+        self.time_limit, self.ends, self.held, self.reached = time_limit, ends, held, threading.Event()
+        self.clock = Clock()
+        monkeypatch.setattr("rlrat.background.time", self.clock)
+
+    def run(self, policy):
+        self.going_on = 2
+        while self.going_on:
+            actions = np.asarray(policy(np.ones((2, 1, 2))))[..., 0]
+            self.clock.now += 1
+            if self.clock.now == self.held:
+                self.free.clear()
+                self.reached.set()
+                self.free.wait()
+            self.going_on -= self.ends.count(self.clock.now)
+        return Evaluation(actions, np.ones((2, 1)), np.ones((2, 1), bool), np.zeros((2, 1), int))
 
 
 def _raise():
@@ -98,6 +131,46 @@ def test_an_environment_that_dies_or_hangs_is_tried_once_more(fault, reason, tim
     assert len(said) == times
     assert times == 1 or said[1].endswith(f"failed ({reason}) again: it is left out")
     assert environments.made == 1 + times
+
+
+def test_an_environment_without_end_is_given_up_at_once(monkeypatch, capsys):
+    environments, policy = Steps(monkeypatch, time_limit=None), _policy()
+    with BackgroundEvaluator(policy, environments.make, 20) as evaluator:
+        evaluator.submit(_snapshot(7, policy))
+        assert [(snapshot.update, result) for snapshot, result in _collect(evaluator, 1)] == [(7, None)]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "update 7 failed (Toy-v0 has no time limit, and no episode has ended for 20 s: give --max-episode" in said
+    assert said.endswith("): it is left out")
+
+
+@pytest.mark.parametrize("time_limit", [None, 40])
+def test_an_environment_that_ends_late_is_waited_for_and_told_of_once(time_limit, monkeypatch, capsys):
+    environments, policy = Steps(monkeypatch, time_limit, ends=(20, 40), held=30), _policy()
+    with BackgroundEvaluator(policy, environments.make, 25) as evaluator:
+        evaluator.submit(_snapshot(0, policy))
+        environments.reached.wait(30)
+        assert list(evaluator.collect()) == []  # training has not waited for it yet
+        assert capsys.readouterr().err == ""
+        for _ in range(2):
+            assert list(evaluator.collect(0.01)) == []
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "at update 0 has taken 30 s, and training waits: 1 of 2 episodes go on" in said
+        environments.free.set()
+        ((_, result),) = _collect(evaluator, 1)
+    assert result is not None
+    assert capsys.readouterr().err == ""
+
+
+def test_what_breaks_gymnasiums_api_is_not_tried_again(capsys):
+    def fault():
+        raise InputError("Toy-v0 returned 4 values from step, Gymnasium's API has 5")
+
+    environments, policy = Environments([fault]), _policy()
+    with BackgroundEvaluator(policy, environments.make, 60) as evaluator:
+        evaluator.submit(_snapshot(7, policy))
+        assert [result for _, result in _collect(evaluator, 1)] == [None]
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("update 7 failed (Toy-v0 returned 4 values from step, Gymnasium's API has 5): it is left out")
 
 
 def test_what_the_policy_raises_is_nobodys_environment():

@@ -67,7 +67,9 @@ def hopper() -> Evaluation:
 )
 def test_equals_gymnasium_bit_for_bit(env_id, env_kwargs, seeds, episodes):
     policy = Recorder(env_id)
-    result = evaluate(policy, env_id, episodes, seeds, env_kwargs, num_threads=3)
+    limit = {"max_episode_steps": env_kwargs.get("max_episode_steps")}
+    own = {name: value for name, value in env_kwargs.items() if name not in limit}
+    result = evaluate(policy, env_id, episodes, seeds, own, num_threads=3, **limit)
     assert result.lengths.sum() > 1000
     env = gymnasium.make(env_id, **env_kwargs)
     for s, seed in enumerate(seeds):
@@ -256,7 +258,14 @@ def test_environments_that_cannot_be_evaluated(monkeypatch):
     assert "only vectors work" in refused("Pixels-v0", 0, 1)
 
 
-@pytest.mark.parametrize("env_kwargs", [{"foo": 1}, {"xml_file": "/no/such.xml"}, {"max_episode_steps": 0}])
+@pytest.mark.parametrize(
+    "env_kwargs",
+    [
+        *({"foo": 1}, {"xml_file": "/no/such.xml"}, {"xml_file": __file__}, {"xml_file": 3}, {"max_episode_steps": 0}),
+        *({"frame_skip": 0}, {"frame_skip": -1}, {"frame_skip": "x"}, {"render_mode": 3}, {"healthy_z_range": 5}),
+        *({"healthy_state_range": ["a", "b"]}, {"ctrl_cost_weight": "much"}, {"reset_noise_scale": 1.7e308}),
+    ],
+)
 def test_settings_that_the_environment_refuses(env_kwargs):
     assert f"Hopper-v5 refuses the settings {env_kwargs}: " in refused("Hopper-v5", 0, 1, env_kwargs)
 
@@ -266,6 +275,34 @@ def test_numbers_that_make_no_sense():
     assert "at least one" in refused("Hopper-v5", [], 1)
     assert "0 episodes" in refused("Hopper-v5", 0, 0)
     assert "0 threads" in refused("Hopper-v5", 0, 1, num_threads=0)
+    assert "after 0 steps" in refused("Hopper-v5", 0, 1, max_episode_steps=0)
+    assert "given twice" in refused("Hopper-v5", 0, 1, {"max_episode_steps": 5}, max_episode_steps=5)
+    many = "cannot play 1,000,000,000 episodes at once: give at most 100,000 in all"
+    assert refused("Hopper-v5", 0, 1_000_000_000) == many
+    assert "30,000 episodes for each of 4 seeds" in refused("Hopper-v5", range(4), 30_000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [({}, 1000), ({"max_episode_steps": np.int64(7)}, 7), ({"env_kwargs": {"max_episode_steps": -1}}, None)],
+)
+def test_the_time_limit_is_known(settings, limit):
+    with Evaluator("Hopper-v5", 0, 1, **settings) as evaluator:
+        assert evaluator.time_limit == limit
+
+
+def test_it_is_known_meanwhile_how_many_rows_go_on():
+    seen = []
+
+    class Watches(RowPolicy):
+        def __call__(self, observations):
+            seen.append(evaluator.going_on)
+            return super().__call__(observations)
+
+    with Evaluator("Hopper-v5", [0, 3, 7], 2) as evaluator:
+        result = evaluator.run(Watches())
+        assert evaluator.going_on == 0
+    assert seen == [(result.lengths > step).sum() for step in range(result.lengths.max())]
 
 
 def test_missing_packages(monkeypatch):

@@ -126,6 +126,15 @@ def test_what_is_no_run_folder_is_one_line(trained, run, tmp_path):
         ({"activation": "relo"}, "unknown activation 'relo'"),
         ({"hidden_dims": (17, 16)}, "size mismatch"),
         ({"norm": "layer"}, "Missing key"),
+        ({"kind": ["mlp"]}, "unhashable type"),
+        ({"hidden_dims": (16, 10**7)}, "hidden_dims is"),
+        ({"hidden_dims": (600, 600)}, "a layer's size is"),
+        ({"hidden_dims": 16}, "hidden_dims is 16"),
+        ({"observation_size": 11.0}, "observation_size is 11.0"),
+        ({"action_size": 10**30}, "action_size is 1"),
+        ({"activation_settings": {"degrees": (500, 400)}}, "activation_settings is"),
+        ({"activation_settings": ["degrees"]}, "has no attribute"),
+        ({"activation_settings": {"entry_point": "os:system"}}, "unexpected keyword argument 'entry_point'"),
     ],
 )
 def test_a_checkpoint_of_another_version_is_one_line(run, changes, reason):
@@ -178,6 +187,27 @@ def test_a_decision_transformer_reaches_for_the_targets_it_is_given(sequence_run
     for targets in ((), (float("nan"),)):
         with pytest.raises(rlrat.InputError, match="give one or more different finite numbers"):
             rlrat.load_policy(run, target_returns=targets)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"context_length": []}, r"context_length is \[\]"),
+        ({"return_scale": "x"}, "return_scale is 'x'"),
+        ({"return_scale": float("nan")}, "return_scale is nan"),
+        ({"target_returns": {"a": 1}}, "target_returns is"),
+        ({"target_returns": ["a"]}, "give one or more different finite numbers"),
+        ({"num_heads": 3}, "num_heads is 3"),
+        ({"num_layers": 10**9}, "num_layers is 1000000000"),
+        ({"max_episode_steps": None}, "max_episode_steps is None"),
+    ],
+)
+def test_settings_of_other_types_are_refused_before_anything_is_built(sequence_run, changes, reason):
+    run, policy = sequence_run
+    spoil(run, policy={**policy.settings, **changes})
+    with pytest.raises(rlrat.InputError, match=f"does not fit this version of rlrat .*{reason}") as caught:
+        rlrat.load_policy(run)
+    assert "\n" not in str(caught.value)
 
 
 def test_target_returns_are_for_a_decision_transformer(trained):

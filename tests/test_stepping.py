@@ -10,7 +10,8 @@ from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
 from rlrat import stepping
 from rlrat.evaluation import Evaluator
-from rlrat.stepping import GymnasiumRows, NativeRows, native_rows
+from rlrat.gymnasium_rows import GymnasiumRows
+from rlrat.stepping import NativeRows, native_rows
 
 IDS = [f"{name}-v{version}" for name in ("Hopper", "Walker2d", "HalfCheetah", "Ant") for version in (4, 5)]
 SEEDS = [3, 2**31, 12345]
@@ -228,7 +229,7 @@ def test_a_step_that_never_returns_does_not_keep_the_process_alive():
     script = """if True:
         import threading, time
         import numpy as np
-        from rlrat.stepping import Threads
+        from rlrat.gymnasium_rows import Threads
         stuck = threading.Event()
 
         def step(row):

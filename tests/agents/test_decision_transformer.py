@@ -64,7 +64,7 @@ def _numpy_loss(learner, batch, seed):
 
 @pytest.mark.parametrize("norm", ["layer", "none"])
 def test_the_loss_is_the_papers(small_dataset, norm):
-    learner, batches = _learner(small_dataset, [3, 4], norm=norm, max_episode_steps=30, **NO_DROPOUT)
+    learner, batches = _learner(small_dataset, [3, 4], norm=norm, embedded_steps=30, **NO_DROPOUT)
     for update in range(4):
         before, batch = copy.deepcopy(learner), batches.at(update)
         assert (batch.mask == 0).any()
@@ -76,7 +76,7 @@ def test_the_loss_is_the_papers(small_dataset, norm):
 
 @pytest.mark.parametrize("norm", ["layer", "none"])
 def test_the_gradient_of_the_loss_is_the_one_that_steps(small_dataset, norm):
-    settings = {"max_norm": 1e9, "weight_decay": 0.0, "return_scale": 10.0, "max_episode_steps": 30, **NO_DROPOUT}
+    settings = {"max_norm": 1e9, "weight_decay": 0.0, "return_scale": 10.0, "embedded_steps": 30, **NO_DROPOUT}
     learner, batches = _learner(small_dataset, [0], norm=norm, **settings)
     for module in learner.policy.modules():  # from where every parameter has a gradient worth comparing
         if isinstance(module, Gain):

@@ -10,6 +10,7 @@ import sys
 import types
 from pathlib import Path
 
+import gymnasium
 import imageio.v2
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import torch
 from short_runs import ROOT, SHORT
 
 from rlrat.arguments import parse
-from rlrat.errors import one_line_errors
+from rlrat.errors import InputError, one_line_errors
 from rlrat.runs import RunFolder
 
 SCRIPT = ROOT / "scripts" / "evaluate.py"
@@ -113,6 +114,112 @@ def test_another_environment_has_no_score(run, main):
     assert returns.endswith("+- 0.0")  # no noise, no spread
 
 
+def rewrite(run, arguments=(), **identity):
+    """A run's config.json with another identity."""
+    config = json.loads((run / "config.json").read_text())
+    config["identity"] |= identity
+    config["arguments"] |= dict(arguments)
+    (run / "config.json").write_text(json.dumps(config))
+
+
+MODULE = """
+import pathlib
+import gymnasium
+pathlib.Path(__file__).with_suffix(".imported").touch()
+gymnasium.register("MyHopper-v0", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", max_episode_steps=3)
+"""
+
+
+def test_a_module_that_a_run_names_is_imported_only_if_this_command_names_it(run, main, tmp_path, monkeypatch):
+    (tmp_path / "my_hoppers.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rewrite(run, env_id="my_hoppers:MyHopper-v0")
+    code, _, errors = main(run, episodes=1)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "config.json names the environment 'my_hoppers:MyHopper-v0', which is not registered here" in errors
+    assert "give --env-modules my_hoppers if you trust that code" in errors
+    rewrite(run, {"env_modules": ["my_hoppers"]}, env_id="MyHopper-v0")  # as today's runs have it
+    assert "give --env-modules my_hoppers if you trust that code" in main(run, episodes=1)[2]
+    assert not (tmp_path / "my_hoppers.imported").exists()
+    try:
+        for given in ({"env_modules": ("my_hoppers",)}, {"env_id": "my_hoppers:MyHopper-v0"}):
+            code, output, _ = main(run, episodes=1, **given)
+            assert code == 0
+            ((*_, length, score, _),) = cells(output)
+            assert (length, score != "-") == ("3.0", True)
+    finally:
+        del gymnasium.registry["MyHopper-v0"], sys.modules["my_hoppers"]
+    assert (tmp_path / "my_hoppers.imported").exists()
+
+
+def test_files_that_a_run_names_must_be_given_again(run, main):
+    rewrite(run, env_kwargs={"xml_file": "hopper.xml"})
+    code, _, errors = main(run, episodes=1)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "records xml_file='hopper.xml' of Hopper-v5" in errors
+    assert "give --env-kwargs xml_file=... yourself" in errors
+    code, output, _ = main(run, episodes=1, env_kwargs=("xml_file=hopper.xml",))
+    assert code == 0
+    assert cells(output)[0][-1] == "v5-2026.11"  # the run's own
+
+
+def test_a_time_limit_is_the_runs_own_or_the_given_one(run, main):
+    def length_and_reference(**settings):
+        code, output, errors = main(run, episodes=1, **settings)
+        assert code == 0, errors
+        ((*_, length, _, reference),) = cells(output)
+        return float(length), reference
+
+    own = length_and_reference()
+    assert own[0] > 2
+    assert length_and_reference(max_episode_steps=2) == (2, "-")
+    rewrite(run, max_episode_steps=2)
+    assert length_and_reference() == (2, "v5-2026.11")
+    assert length_and_reference(max_episode_steps=1000) == (own[0], "-")
+    # As older runs have it: among the settings, and a Decision Transformer's time steps under its name.
+    config = json.loads((run / "config.json").read_text())
+    del config["identity"]["action_bounds"]
+    config["identity"] |= {"max_episode_steps": 500, "env_kwargs": {"max_episode_steps": 2, "render_mode": "human"}}
+    (run / "config.json").write_text(json.dumps(config))
+    assert length_and_reference() == (2, "v5-2026.11")
+
+
+def test_settings_keep_the_types_that_they_were_typed_with(run, main):
+    pairs = ["healthy_z_range=(0.7, 9.0)", "reset_noise_scale=0.0", "frame_skip=no"]
+    rewrite(run, {"env_kwargs": pairs}, env_kwargs={"healthy_z_range": [0.7, 9.0], "reset_noise_scale": 0.1})
+    trained = evaluate.TrainedRun(run, evaluate.Arguments(()))
+    assert trained.env_kwargs == {"healthy_z_range": [0.7, 9.0], "reset_noise_scale": 0.1}  # of an older version
+    rewrite(run, {"env_kwargs": pairs[:2]})
+    trained = evaluate.TrainedRun(run, evaluate.Arguments(()))
+    assert trained.env_kwargs == {"healthy_z_range": (0.7, 9.0), "reset_noise_scale": 0.1}
+    assert trained.reference is not None
+
+
+def test_settings_that_fail_in_the_first_step_are_one_line(run, main):
+    code, _, errors = main(run, episodes=1, env_kwargs=("healthy_z_range=5",))
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "Hopper-v5 refuses the settings {'healthy_z_range': 5}" in errors
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], {}, True, -1, 1e400])
+def test_a_config_of_other_types_is_borne_or_one_line(run, main, value):
+    original = (run / "config.json").read_text()
+    places = [("identity",), ("arguments",), ("seed",), ("reference",), ("reference", "expert")]
+    places += [("identity", name) for name in ("env_id", "env_kwargs", "max_episode_steps", "action_bounds")]
+    places += [("arguments", name) for name in ("env_kwargs", "num_threads")]
+    for place in places:
+        config = json.loads(original)
+        inner = config
+        for name in place[:-1]:
+            inner = inner[name]
+        inner[place[-1]] = value
+        (run / "config.json").write_text(json.dumps(config))
+        with contextlib.suppress(InputError):
+            trained = evaluate.TrainedRun(run, evaluate.Arguments(()))
+            assert trained.env_id == "Hopper-v5"
+            assert trained.num_threads >= 1
+
+
 def test_mistakes_are_one_line(run, main, tmp_path):
     cases = [
         ((), {}, "no run is given"),
@@ -122,6 +229,9 @@ def test_mistakes_are_one_line(run, main, tmp_path):
         ((run,), {"num_threads": 0}, "on 0 threads"),
         ((run,), {"env_id": "Walker2d-v5"}, "has observations of size 11, Walker2d-v5 of 17"),
         ((run,), {"env_kwargs": ("x",)}, "--env-kwargs has 'x'"),
+        ((run,), {"episodes": 10**9}, "cannot play 1,000,000,000 episodes"),
+        ((run,), {"max_episode_steps": 0}, "--max-episode-steps is 0, but must be at least 1"),
+        ((run,), {"env_modules": ("no_such_module",)}, "there is no module no_such_module"),
         ((run,), {"target_returns": (90.0,)}, "takes no target returns"),
         ((run,), {"video": Path("x.gif")}, "--video is x.gif: give a file that ends in .mp4"),
         ((run, run), {"video": Path("x.mp4")}, "--video films one run, 2 are given"),

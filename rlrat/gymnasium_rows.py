@@ -1,0 +1,179 @@
+"""Step many environments of one kind, each made by Gymnasium, and see that they keep to its API.
+
+`GymnasiumRows` runs any environment, `rlrat.stepping.NativeRows` some much faster. Both have `reset() -> observations`
+and `step(rows, actions) -> observations, rewards, terminated, truncated` of those rows, at least one and sorted; a row
+does not depend on the others, nor on the number of threads.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+import numpy as np
+
+from rlrat.errors import InputError
+
+Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+_NUMBERS = (("reward", float), ("termination", bool), ("truncation", bool))
+_NUMERIC = "fiub"  # NumPy's kinds
+
+
+def row_index(rows: np.ndarray, count: int) -> np.ndarray | slice:
+    """What picks `rows`, sorted, out of `count`: for all of them a slice, which is quicker."""
+    return rows if len(rows) < count else slice(None)
+
+
+class Threads:
+    """Call a function for every row, in as many contiguous chunks as there are threads; the caller is one of them."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        # Unlike an executor's, its threads do not keep a process alive in which a step never returns.
+        self._pool = ThreadPool(count - 1) if count > 1 else None
+
+    def __call__(self, function: Callable[[int], None], rows: np.ndarray) -> None:
+        def work(chunk: np.ndarray) -> None:
+            for row in chunk.tolist():
+                function(row)
+
+        if self._pool is None:
+            work(rows)
+            return
+        first, *others = np.array_split(rows, self.count)
+        results = [self._pool.apply_async(work, (chunk,)) for chunk in others if len(chunk)]
+        try:
+            work(first)
+        finally:
+            for result in results:
+                result.wait()
+        for result in results:
+            result.get()
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.terminate()
+
+
+class GymnasiumRows:
+    """A Gymnasium environment per row; those of MuJoCo step on threads, since `mj_step` lets go of the GIL."""
+
+    def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
+        self.num_threads = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
+        self._envs, self._seeds = envs, seeds
+        self._name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
+        self._threads = Threads(self.num_threads)
+        self._observations = np.empty((len(envs), *envs[0].observation_space.shape))
+        self._rewards = np.zeros(len(envs))
+        self._terminated = np.zeros(len(envs), bool)
+        self._truncated = np.zeros(len(envs), bool)
+
+    def reset(self) -> np.ndarray:
+        """The first observations.
+
+        Raises:
+            InputError: an environment that does not keep to Gymnasium's API.
+        """
+
+        def reset(row: int) -> None:
+            found = self._envs[row].reset(seed=self._seeds[row])
+            if not isinstance(found, tuple) or len(found) != 2:
+                raise InputError(f"{self._name} returned {_amount(found)} from reset, Gymnasium's API has 2")
+            self._observations[row] = self._observation(found[0], "reset")
+
+        self._threads(reset, np.arange(len(self._envs)))
+        return self._observations.copy()
+
+    def step(self, rows: np.ndarray, actions: np.ndarray) -> Step:
+        """What each of `rows` makes of its action.
+
+        Raises:
+            InputError: an environment that does not keep to Gymnasium's API.
+        """
+        results = (self._observations, self._rewards, self._terminated, self._truncated)
+        action_of = dict(zip(rows.tolist(), actions, strict=True))
+
+        def step(row: int) -> None:
+            found = self._step(row, action_of[row])
+            self._observations[row] = self._observation(found[0], "step")
+            for array, (name, kind), value in zip(results[1:], _NUMBERS, found[1:4], strict=True):
+                array[row] = value if type(value) is kind else self._number(name, value)
+
+        self._threads(step, rows)
+        return tuple(array[rows] for array in results)
+
+    def _step(self, row: int, action: np.ndarray) -> tuple:
+        try:
+            found = self._envs[row].step(action)
+        except (TypeError, ValueError) as error:
+            if (there := _unpacked_in_vain(error)) is None:
+                raise
+            raise InputError(f"{self._name} returned {there} from step, Gymnasium's API has 5") from None
+        if not isinstance(found, tuple) or len(found) != 5:
+            raise InputError(f"{self._name} returned {_amount(found)} from step, Gymnasium's API has 5")
+        return found
+
+    def _observation(self, value: Any, function: str) -> np.ndarray:
+        expected = self._observations.shape[1:]
+        array = value if type(value) is np.ndarray and value.dtype.kind in _NUMERIC else _array(value)
+        if array is None or array.shape != expected:
+            what = f"of shape {array.shape}" if array is not None else f"that is {_kind(value)}"
+            raise InputError(
+                f"{self._name} returned an observation {what} from {function}, its observation space has {expected}"
+            )
+        return array
+
+    def _number(self, name: str, value: Any) -> Any:
+        """A reward or a flag, which may be an array of one element."""
+        array = _array(value)
+        if array is None or array.size != 1 or (name != "reward" and array.dtype.kind == "f"):
+            what = f"of shape {array.shape}" if array is not None and array.size != 1 else f"that is {_kind(value)}"
+            wanted = "a number" if name == "reward" else "a bool"
+            raise InputError(f"{self._name} returned a {name} {what} from step, Gymnasium's API has {wanted}")
+        return array.reshape(())[()]
+
+    def close(self) -> None:
+        self._threads.close()
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """Numbers as an array, None for what holds others."""
+    try:
+        array = np.asarray(value)
+    except Exception:  # ragged lists, tensors of a GPU
+        return None
+    return array if array.dtype.kind in _NUMERIC else None
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def _amount(found: Any) -> str:
+    """How many values were returned, `4 values`."""
+    return f"{len(found)} values" if isinstance(found, tuple) else f"one value {_kind(found)}"
+
+
+def _unpacked_in_vain(error: Exception) -> str | None:
+    """How many values one of Gymnasium's wrappers was given where it takes the five of a step; else None."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not str(trace.tb_frame.f_globals.get("__name__")).startswith("gymnasium.wrappers."):
+        return None
+    text = str(error)
+    if found := re.search(r"not enough values to unpack \(expected 5, got (\d+)\)", text):
+        return f"{found[1]} values"
+    if "too many values to unpack (expected 5" in text:
+        return "more values"
+    return "one value that is no tuple" if "cannot unpack non-iterable" in text else None
+
+
+def _is_mujoco(env: Any) -> bool:
+    """Whether Gymnasium's MuJoCo base class steps `env`, so that steps of several may run at once."""
+    try:
+        from gymnasium.envs.mujoco import MujocoEnv
+    except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
+        return False
+    return isinstance(env.unwrapped, MujocoEnv)
