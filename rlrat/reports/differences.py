@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlrat.arguments import recalled
 from rlrat.reports.read import RunRecord, as_text
 
 _PROTOCOL = {  # how runs are judged, not how they learn
-    *("env_id", "env_kwargs", "total_updates", "eval_every", "eval_at", "eval_episodes"),
+    *("env_id", "env_kwargs", "max_episode_steps", "total_updates", "eval_every", "eval_at", "eval_episodes"),
     *("dataset_fingerprint", "reference scores"),
 }
+_NEWER = {"max_episode_steps": None, "action_bounds": None}
+"""Settings that older runs do not know, as they were."""
 # Settings that the seconds of an update depend on; a run may go on with others, but for the precision.
 _SPEED = ("num_threads", "compile", "precision")
 
@@ -81,7 +84,8 @@ def reference_key(run: RunRecord) -> tuple[Any, ...] | None:
 def _settings(run: RunRecord) -> dict[str, Any]:
     key = reference_key(run)
     return {
-        **run.config["identity"],
+        **_NEWER,
+        **recalled(run.config["identity"]),
         "reference scores": "none" if key is None else "{} ({}: {}, {})".format(*key),
         **{f"version of {name}": " then ".join(versions) for name, versions in _versions(run).items()},
     }

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrat.environments import bare
+from rlrat.arguments import differing, recalled
 from rlrat.errors import InputError, printable, reason
 from rlrat.sweeps.grid import Process
 from rlrat.sweeps.locks import STALE, Owner, read_owner
@@ -90,15 +90,12 @@ def clash(folder: Path, ours: dict[str, Any], defaults: dict[str, Any]) -> str |
     if config is None:
         return None
     identity = config.get("identity")
-    there = {**defaults, **(identity if isinstance(identity, dict) else {})}
-    if isinstance(there.get("env_id"), str):
-        there["env_id"] = bare(there["env_id"])  # older runs have the module that it was named with
-    different = [
-        f"{name} is {_shown(there[name])} there and {_shown(value)} here"
-        for name, value in ours.items()
-        if name in there and there[name] != (bare(value) if name == "env_id" and isinstance(value, str) else value)
-    ]
-    return "; ".join(different) or None
+    there = {**defaults, **recalled(identity if isinstance(identity, dict) else {})}
+    ours = {name: value for name, value in recalled(ours).items() if name in there}
+    different = differing(ours, {name: there[name] for name in ours})
+    return (
+        "; ".join(f"{name} is {_shown(there[name])} there and {_shown(ours[name])} here" for name in different) or None
+    )
 
 
 def newest_updates(job: Process) -> tuple[int, ...]:
