@@ -21,7 +21,7 @@ from _benchmark_agents import LEARNERS, make_learner, make_turn
 from _benchmark_parts import figure
 
 from rlrat import InputError, load_dataset
-from rlrat.datasets import cache
+from rlrat.datasets import Dataset
 from rlrat.estimates import estimate, peak_memory, track_peak
 from rlrat.machine import keep_freed_memory
 
@@ -136,7 +136,7 @@ def _transitions(settings: Growth, count: int) -> Iterator[dict]:
     yield figure("on the disk", sum(file.stat().st_size for file in entry.iterdir()) / 1e9, "GB")
     before, private = track_peak(torch.device("cpu")), _private_memory()
     started = time.perf_counter()
-    learner = make_learner("iql", cache._open(entry), 1, device)
+    learner = make_learner("iql", open_dataset(entry), 1, device)
     yield figure("until the learner is built", time.perf_counter() - started, "s")
     yield figure("updates", _speed(learner, settings), "/s")
     yield figure("peak memory, mapped files included", (peak_memory(torch.device("cpu")) - before) / 1e9, "GB")
@@ -204,11 +204,9 @@ def write_dataset(entry: Path, transitions: int) -> None:
         "terminations": ends,
         "truncations": ends,
     }
-    arrays = {}
     for name, block in columns.items():
-        shape = (transitions, *block.shape[1:])
-        arrays[name] = [shape, block.dtype.str]
         with open(entry / f"{name}.npy", "wb") as file:
+            shape = (transitions, *block.shape[1:])
             header = {"descr": block.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, transitions, rows):
@@ -223,10 +221,13 @@ def write_dataset(entry: Path, transitions: int) -> None:
     }
     for name, array in episodes.items():
         np.save(entry / f"{name}.npy", array)
-        arrays[name] = [array.shape, array.dtype.str]
-    values = {"id": "synthetic", "env_id": "Hopper-v5", "env_kwargs": {}, "reference": None, "fingerprint": ""}
-    values |= {"env_recorded": {}, "notes": []}
-    (entry / "manifest.json").write_text(json.dumps({"values": values, "arrays": arrays}))
+
+
+def open_dataset(entry: Path) -> Dataset:
+    """What `write_dataset` wrote, memory-mapped as a dataset from the cache is."""
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in entry.glob("*.npy")}
+    about = {"env_kwargs": {}, "env_recorded": {}, "notes": (), "reference": None, "fingerprint": ""}
+    return Dataset(id="synthetic", env_id="Hopper-v5", **about, **arrays)
 
 
 # ---- what is shown

@@ -6,7 +6,6 @@ import pytest
 import torch
 from short_runs import ROOT
 
-from rlrat.datasets import cache
 from rlrat.errors import InputError
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -15,10 +14,10 @@ import benchmark_growth as growth
 from benchmark_growth import Growth
 
 
-def test_a_synthetic_dataset_is_an_entry_of_the_cache(tmp_path, monkeypatch):
+def test_a_synthetic_dataset_is_memory_mapped(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "_BLOCK", 1500)
     growth.write_dataset(tmp_path / "entry", 3400)
-    dataset = cache._open(tmp_path / "entry")
+    dataset = growth.open_dataset(tmp_path / "entry")
     assert len(dataset) == 3400
     assert isinstance(dataset.observations, np.memmap)
     assert dataset.observations.shape == dataset.next_observations.shape == (3400, 11)
