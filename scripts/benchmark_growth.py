@@ -186,7 +186,7 @@ def _speed(learner: torch.nn.Module, settings: Growth, compile: bool = False) ->
 
 
 def write_dataset(entry: Path, transitions: int) -> None:
-    """Random transitions with Hopper's shapes as an entry of the dataset cache, never all of them in memory."""
+    """Write random transitions with Hopper's shapes into a folder, a file for each array, never all in memory."""
     entry.mkdir()
     random = np.random.default_rng(0)
     rows = min(transitions, _BLOCK)
