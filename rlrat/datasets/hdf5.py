@@ -1,13 +1,29 @@
-"""HDF5 files, with mistakes told in one line."""
+"""HDF5 files, read as data: no link leads out of the file, no array is larger than it can be, mistakes are one line."""
 
+import errno
+import math
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
+from h5py import h5d, h5f, h5g, h5i, h5l, h5o, h5s, h5t, h5z
 
 from rlrat.errors import InputError, reason
+
+_MOST_PER_BYTE = 2000  # gzip, HDF5's own compression, packs at most 1032 bytes into one
+_ANY_FILE = 2**22  # bytes that an array of any file may have: one that was never written takes no room in it
+_MOST_LINKS = 16  # soft links on the way to one array
+_NUMBERS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM)  # h5py's bools are an enumeration
+_OTHERS = {
+    h5t.STRING: "texts",
+    h5t.COMPOUND: "records of several fields",
+    h5t.VLEN: "rows of unequal lengths",
+    h5t.REFERENCE: "references",
+}
+_PACKING = {h5z.FILTER_DEFLATE, h5z.FILTER_SZIP, h5z.FILTER_LZF}
 
 
 @contextmanager
@@ -15,28 +31,159 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """The file, open for reading.
 
     Raises:
-        InputError: it is not there, not HDF5, or truncated.
+        InputError: it is not there, may not be read, is in use, not HDF5, or truncated.
     """
     try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except FileNotFoundError:
-        raise InputError(f"no file {path}") from None
-    except OSError as error:
+        file = h5py.File(path, "r")
+    except Exception as error:  # h5py's kinds of errors change with its version and with HDF5's
+        raise InputError(_why_closed(path, error)) from None
+    with file:
+        yield file
+
+
+def _why_closed(path: Path, error: Exception) -> str:
+    code, text = getattr(error, "errno", None), str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"no file {path}"
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder: give an HDF5 file"
+    if "unable to lock file" in text:
+        if code in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            return (
+                f"{path} lies on a file system without locks: set HDF5_USE_FILE_LOCKING=FALSE if nothing writes to it"
+            )
+        return (
+            f"{path} is in use by another process: close it there, or set HDF5_USE_FILE_LOCKING=FALSE "
+            "if nothing writes to it"
+        )
+    if "already open for" in text:  # flags in the file itself
+        return f"{path} is in use by another process, or its writer was killed: close it there, or run h5clear -s on it"
+    if isinstance(error, PermissionError):
+        return f"cannot read {path}: {os.strerror(code or errno.EACCES)}"
+    return f"{path} is truncated or not an HDF5 file ({reason(error)}): get it again from its source"
+
+
+def open_group(parent: h5g.GroupID, name: str) -> h5g.GroupID | None:
+    """A group inside of another, or None where there is none of that name.
+
+    Raises:
+        InputError: it lies in another file, or is damaged.
+    """
+    with _one_line(parent, name):
+        found = _find(parent, name)
+        return found if isinstance(found, h5g.GroupID) else None
+
+
+def read(group: h5g.GroupID, name: str) -> np.ndarray | None:
+    """A whole array of numbers, or None where there is none of that name.
+
+    h5py's `group[name][()]` takes twice the time, which is what loading many short episodes consists of.
+
+    Raises:
+        InputError: it lies in another file, holds no numbers, needs more memory than there is, or is damaged.
+    """
+    with _one_line(group, name):
+        dataset = _find(group, name)
+        if dataset is None:
+            return None
+        if not isinstance(dataset, h5d.DatasetID):
+            raise InputError(f"{_where(group, name)} is no array")
+        _check(dataset, _where(group, name))
+        array = np.empty(dataset.shape, dataset.dtype)
+        dataset.read(h5s.ALL, h5s.ALL, array)
+        return array
+
+
+@contextmanager
+def _one_line(group: h5g.GroupID, name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{_where(group, name)} needs more memory than there is") from None
+    except Exception as error:  # damage shows when something is read, and in any of h5py's kinds of errors
         raise InputError(
-            f"{path} is truncated or not an HDF5 file ({reason(error)}): delete it and get it again"
+            f"{_where(group, name)} cannot be read, the file is damaged ({reason(error)}): get it again from its source"
         ) from None
 
 
-def read(group: h5py.h5g.GroupID, name: str) -> np.ndarray | None:
-    """A whole array, or None where there is none of that name.
+def _where(group: h5g.GroupID, name: str) -> str:
+    folder = (h5i.get_name(group) or b"").decode(errors="replace").strip("/")
+    return f"{os.fsdecode(h5f.get_name(group))}: {f'{folder}/{name}' if folder else name}"
 
-    h5py's `group[name][()]` takes twice the time, which is what loading many short episodes consists of.
-    """
-    try:
-        dataset = h5py.h5d.open(group, name.encode())
-    except (KeyError, ValueError):
-        return None
-    array = np.empty(dataset.shape, dataset.dtype)
-    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
-    return array
+
+def _find(group: h5g.GroupID, name: str) -> h5g.GroupID | h5d.DatasetID | h5t.TypeID | None:
+    """What is at a path, found link by link: HDF5 alone would follow one into any file of the machine."""
+    found, links = group, 0
+    ahead = name.encode().split(b"/")[::-1]
+    while ahead:
+        part = ahead.pop()
+        if part in (b"", b"."):
+            continue
+        if not isinstance(found, h5g.GroupID) or not found.links.exists(part):
+            return None
+        kind = found.links.get_info(part).type
+        if kind == h5l.TYPE_HARD:
+            found = h5o.open(found, part)
+            continue
+        links += 1
+        if kind != h5l.TYPE_SOFT:
+            raise InputError(f"{_where(group, name)} is a link to another file: copy the data into this one")
+        if links > _MOST_LINKS:
+            raise InputError(f"{_where(group, name)} is a link that leads to no end")
+        target = found.links.get_val(part)
+        if target.startswith(b"/"):
+            found = h5g.open(found, b"/")
+        ahead += target.split(b"/")[::-1]
+    return found
+
+
+def _check(dataset: h5d.DatasetID, where: str) -> None:
+    """Refuse what is no array of numbers in this file, before anything of it is read."""
+    layout = dataset.get_create_plist()
+    if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
+        raise InputError(f"{where} has its data in another file: copy the data into this one")
+    kind = dataset.get_type().get_class()
+    if kind not in _NUMBERS:
+        raise InputError(f"{where} holds {_OTHERS.get(kind, 'something else')}: numbers are needed")
+    if dataset.shape is None:
+        raise InputError(f"{where} is empty: an array of numbers is needed")
+    filters = [layout.get_filter(place) for place in range(layout.get_nfilters())]
+    if filters:
+        if sum(code in _PACKING for code, *_ in filters) > 1:
+            raise InputError(f"{where} is compressed more than once: once is what can be read")
+        _check_filters({code: label for code, *_, label in filters}, where)
+    chunk = layout.get_chunk() if layout.get_layout() == h5d.CHUNKED else ()
+    _check_size(dataset, max(dataset.shape, chunk, key=math.prod), where)
+
+
+def _check_filters(filters: dict[int, bytes], where: str) -> None:
+    if all(map(h5z.filter_avail, filters)):
+        return
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401  brings filters to h5py
+    missing = [
+        f"{code} ({label.decode(errors='replace')})" if label else str(code)
+        for code, label in filters.items()
+        if not h5z.filter_avail(code)
+    ]
+    if missing:
+        raise InputError(f"{where} needs the HDF5 filter {', '.join(missing)}: pip install hdf5plugin")
+
+
+def _check_size(dataset: h5d.DatasetID, shape: tuple[int, ...], where: str) -> None:
+    needed = math.prod(shape) * dataset.dtype.itemsize
+    if needed <= _ANY_FILE:
+        return
+    file = os.stat(h5f.get_name(dataset)).st_size
+    needs = f"{where} has the shape {list(shape)}, which needs {needed / 1e9:,.1f} GB of memory"
+    if needed > file * _MOST_PER_BYTE:
+        raise InputError(f"{needs}, but the whole file has {file:,} bytes: it is damaged")
+    from torch import device
+
+    from rlrat.estimates import available_memory
+
+    there = available_memory(device("cpu"))
+    if there is not None and needed > there:
+        raise InputError(f"{needs}, and {there / 1e9:,.1f} GB are free")

@@ -8,11 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from rlrat.datasets import cache
 from rlrat.datasets.dataset import STEP_FIELDS, Dataset
-from rlrat.datasets.hdf5 import open_hdf5, read
+from rlrat.datasets.hdf5 import open_group, open_hdf5, read
 from rlrat.errors import InputError, reason
 
 PACKAGED_ROOT = Path(__file__).with_name("packaged")
@@ -142,9 +140,9 @@ def _hdf5_episodes(id: str, path: Path, count: int) -> Iterator[dict]:
     with open_hdf5(path) as file:
         for index in range(count):
             name = f"episode_{index}"
-            if name not in file:
+            group = open_group(file.id, name)
+            if group is None:
                 raise InputError(f"{path} has no {name}, though {id} should have {count}: download it again")
-            group = h5py.h5g.open(file.id, name.encode())
             yield {field: read(group, field) for field in STEP_FIELDS}
 
 

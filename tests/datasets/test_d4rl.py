@@ -254,7 +254,9 @@ def test_rounding_beyond_the_bounds_is_clipped(write_hdf5, d4rl_arrays):
 def test_a_file_that_is_truncated_or_not_hdf5(write_hdf5, d4rl_arrays, damage):
     path = write_hdf5("small.hdf5", d4rl_arrays("tot"))
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(InputError, match=r"small.hdf5 is truncated or not an HDF5 file .*: delete it and get it again"):
+    with pytest.raises(
+        InputError, match=r"small.hdf5 is truncated or not an HDF5 file .*: get it again from its source"
+    ):
         load_dataset(path)
 
 
