@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
+from rlrat.dataset_names import folder_name
 from rlrat.errors import InputError, one_line_errors
 
 
@@ -374,12 +375,9 @@ def run_name(arguments: RunArguments) -> str:
 
 def run_folder(arguments: RunArguments, agent: str, seed: int) -> Path:
     """`<run-dir>/<dataset>/<agent>/<activation>[+<run-name>]/seed<k>`."""
-    dataset = arguments.dataset
-    if dataset.endswith((".hdf5", ".h5")):
-        dataset = Path(dataset).stem
     name = run_name(arguments)
     activation = arguments.activation.replace(":", "-") + (f"+{name}" if name else "")
-    return arguments.run_dir / dataset.replace("/", "-") / agent / activation / f"seed{seed}"
+    return arguments.run_dir / folder_name(arguments.dataset) / agent / activation / f"seed{seed}"
 
 
 def _flag(name: str) -> str:

@@ -42,7 +42,7 @@ class ActingPolicy(nn.Module):
             before = state_dict[scale].to(self.action_scale).expand_as(self.action_scale)
             if self._has_units and not (torch.equal(before, self.action_scale) and not self.action_offset.any()):
                 errors.append(
-                    f"its actions are over {before.flatten()[0]:g} in every component, where each has its own bounds now"
+                    f"its actions are over {before.flatten()[0]:g} in each component, where each has its own bounds now"
                 )
             state_dict[scale], state_dict[offset] = before, torch.zeros_like(before)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)

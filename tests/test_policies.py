@@ -117,7 +117,7 @@ def test_states_of_before_have_one_scale():
         assert {name: value.tolist() for name, value in policy.state_dict().items()} == {
             name: value.tolist() for name, value in state.items()
         }
-    with pytest.raises(RuntimeError, match=r"over 2.5 in every component, where each has its own bounds now"):
+    with pytest.raises(RuntimeError, match=r"over 2.5 in each component, where each has its own bounds now"):
         other.load_state_dict(before)
     learner = torch.nn.ModuleDict({"policy": make()})
     learner.load_state_dict({f"policy.{name}": value for name, value in before.items()})

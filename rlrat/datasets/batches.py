@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrat.datasets.dataset import Dataset
+from rlrat.datasets.dataset import NO_EPISODES, Dataset
 from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
 from rlrat.random import Blocks, Stream
@@ -47,19 +47,21 @@ class Units:
         `none` leaves rewards alone, `paper` divides them by best - worst episode return, `iql` multiplies that by 1000.
 
         Raises:
-            InputError: where all episodes have the same return, so that there is nothing to divide by.
+            InputError: where all episodes have the same return, but for rounding, or none is complete, so that there is
+                nothing to divide by.
         """
         mean, std = dataset.observation_statistics(observation_floor)
         if not normalize_observations:
             mean, std = np.zeros_like(mean), np.ones_like(std)
         reward_scale = 1.0
         if reward_scaling != "none":
-            spread = dataset.best_return - dataset.worst_return
-            if spread == 0.0:
+            if not dataset.returns_differ:
+                equal = "where all are equal, but for rounding"
                 raise InputError(
-                    f"--reward-scaling {reward_scaling} divides by best - worst episode return, but in {dataset.id} "
-                    "all are equal: give --reward-scaling none"
+                    f"--reward-scaling {reward_scaling} divides by best - worst episode return of {dataset.id}, "
+                    f"{equal if dataset.episode_complete.any() else f'which {NO_EPISODES}'}: give --reward-scaling none"
                 )
+            spread = dataset.best_return - dataset.worst_return
             reward_scale = {"paper": 1.0, "iql": 1000.0}[reward_scaling] / spread
         scale, offset = _action_units(dataset.action_low, dataset.action_high)
         return cls(mean, std, len(scale), scale, offset, reward_scale)

@@ -26,7 +26,7 @@ from rlrat.datasets.dataset import Dataset
 # NumPy reads a header by ast.literal_eval, in which two threads of CPython 3.11 at once may meet a SystemError.
 _PARSING = threading.Lock()
 
-FORMAT_VERSION = 2  # raise it when what is converted, or how it is laid out, changes
+FORMAT_VERSION = 3  # raise it when what is converted, or how it is laid out, changes
 _TEMPORARY = ".tmp-"
 _ABANDONED = 3600  # seconds after which a temporary folder belongs to no living process
 _DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError)  # what a missing, short or garbled file raises
@@ -43,6 +43,8 @@ class Source:
     """Every file that the conversion reads."""
     beside: Path | None
     """The cache root beside the files, or None for the user's cache folder alone."""
+    settings: str = ""
+    """What else the conversion depends on, such as bounds of actions that the user gave."""
 
 
 def load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
@@ -86,16 +88,21 @@ def user_root() -> Path | None:
 def _roots(source: Source) -> Iterator[tuple[Path, str]]:
     """Cache roots in order of preference, each with the name of the source's stamp in it."""
     if source.beside is not None and source.beside.parent.stat().st_mode & 0o222:  # a mode without w binds root too
-        yield source.beside, "source.json"
+        yield source.beside, f"source{_suffix(source)}.json"
     if (root := user_root()) is not None:
         path = hashlib.sha256(os.fsencode(source.files[0].resolve())).hexdigest()[:16]
-        yield root, f"{source.id.replace('/', '-')}-{path}.json"
+        yield root, f"{source.id.replace('/', '-')}-{path}{_suffix(source)}.json"
+
+
+def _suffix(source: Source) -> str:
+    """What the stamps of one source with several settings differ in."""
+    return f"-{hashlib.sha256(source.settings.encode()).hexdigest()[:16]}" if source.settings else ""
 
 
 def _stamp(source: Source) -> list:
     stats = [path.stat() for path in source.files]
     files = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(source.files, stats, strict=True)]
-    return [FORMAT_VERSION, source.id, files]
+    return [FORMAT_VERSION, source.id, files, *([source.settings] if source.settings else [])]
 
 
 def _read_stamp(path: Path) -> dict | None:
@@ -122,7 +129,7 @@ def _try_write_stamp(root: Path, name: str, stamp: list, key: str) -> None:
 
 
 def _content_key(source: Source) -> str:
-    digest = hashlib.sha256(f"{FORMAT_VERSION} {source.id}".encode())
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {source.id}{source.settings and chr(0)}{source.settings}".encode())
     for path in source.files:
         with open(path, "rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
+from minari import MinariDataset
 
 from rlrat import load_dataset
 from rlrat.datasets import Dataset, minari
@@ -36,7 +37,7 @@ def test_a_local_dataset(make_minari, episodes, infos, tmp_path):
 
 def test_it_reads_what_minaris_own_loop_does(make_minari, episodes):
     folder = make_minari(ID, episodes, infos=True)
-    through_minari = Dataset.from_episodes(minari._minari_episodes(folder / "data"))
+    through_minari = Dataset.from_episodes(MinariDataset(folder / "data").iterate_episodes())
     assert load_dataset(ID).fingerprint == through_minari.fingerprint
 
 
@@ -79,7 +80,7 @@ def test_spaces_left_out_are_the_environments(make_minari, make_episode):
 )
 def test_unusable_spaces(make_minari, episodes, space, message):
     make_minari(ID, episodes)
-    path = minari.local_root() / ID / "data" / "metadata.json"
+    path = minari.minari_root() / ID / "data" / "metadata.json"
     from minari.serialization import serialize_space
 
     change = {name: serialize_space(each) for name, each in space.items()}
@@ -136,11 +137,11 @@ def test_a_dataset_that_is_not_local_is_downloaded(make_minari, episodes, monkey
 
     def download(id, force_download):
         asked.append((id, force_download))
-        shutil.copytree(remote, minari.local_root() / id, dirs_exist_ok=True)
+        shutil.copytree(remote, minari.minari_root() / id, dirs_exist_ok=True)
 
     monkeypatch.setattr("minari.download_dataset", download)
     assert len(load_dataset(ID)) == len(load_dataset(ID)) == 9
-    (minari.local_root() / ID / "data" / "main_data.hdf5").unlink()  # as an interrupted download leaves it
+    (minari.minari_root() / ID / "data" / "main_data.hdf5").unlink()  # as an interrupted download leaves it
     assert len(load_dataset(ID)) == 9
     assert asked == [(ID, False), (ID, True)]
 
@@ -152,7 +153,7 @@ def test_a_dataset_that_is_not_local_is_downloaded(make_minari, episodes, monkey
         (RuntimeError("offline"), "no download without a network .RuntimeError: offline"),
         (ValueError("Couldn't find any version"), "neither in .*minari nor on Minari's server: Couldn't find"),
         (ImportError("huggingface_hub is not installed"), "cannot be downloaded: huggingface_hub is not"),
-        (None, "left no data in .*: remove that folder"),
+        (None, "left no data in .*: try again"),
     ],
 )
 def test_a_download_that_fails(monkeypatch, error, message):
@@ -188,4 +189,4 @@ def test_the_tries_of_a_download_are_quiet():
 def test_the_default_folder_is_minaris(monkeypatch):
     monkeypatch.delenv("MINARI_DATASETS_PATH")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert str(minari.local_root()) == "/home/someone/.minari/datasets"
+    assert str(minari.minari_root()) == "/home/someone/.minari/datasets"
