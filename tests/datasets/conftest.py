@@ -69,7 +69,9 @@ def write_hdf5(tmp_path):
 def make_minari(tmp_path):
     """Write a Minari dataset with Minari itself."""
 
-    def make(id: str, episodes: list[dict], env_id: str | None = "Hopper-v5", infos: bool = False, **spaces):
+    def make(
+        id: str, episodes: list[dict], env_id: str | None = "Hopper-v5", infos: bool = False, data_format=None, **spaces
+    ):
         import gymnasium
         import minari
         from gymnasium.spaces import Box
@@ -95,6 +97,7 @@ def make_minari(tmp_path):
                 author_email="author@example.org",
                 algorithm_name="none",
                 code_permalink="https://example.org",
+                **({"data_format": data_format} if data_format else {}),
                 **spaces,
             )
         return tmp_path / "minari" / id

@@ -100,10 +100,10 @@ def test_shuffled_steps_are_single_transitions(write_hdf5, d4rl_arrays, capsys):
         said = capsys.readouterr().err
         assert said.count("warning:") == said.count("\n") == 1
         assert "steps is not the following step's: it holds single transitions, no episodes" in said
-    with pytest.raises(InputError, match="small has no complete episodes, .*: give --best-episodes 1"):
+    with pytest.raises(InputError, match=r"small has no complete episodes, .*: give --best-episodes 1"):
         dataset.best_episodes(0.5)
     assert dataset.best_episodes(1.0) is dataset
-    with pytest.raises(InputError, match="of small, which has no complete episodes, .*: give --reward-scaling none"):
+    with pytest.raises(InputError, match=r"of small, which has no complete episodes, .*: give --reward-scaling none"):
         Units.of(dataset, True, 1e-3, "iql")
     assert Units.of(dataset, True, 1e-3, "none").reward_scale == 1.0
 
@@ -382,7 +382,7 @@ def poke(name, index, value):
         (put("actions", np.zeros(15, np.int64)), "continuous actions only"),
         (put("observations", np.zeros((15, 8, 8))), r"observations have shape \[15, 8, 8\]"),
         (put("terminals", np.full(15, 2)), "terminals hold 2"),
-        (put("timeouts", np.ones(15, bool)), "no transition"),
+        (lambda data: data.update(timeouts=np.ones(15, bool), terminals=np.zeros(15, bool)), "no transition"),
         (lambda data: data.update({name: array[:0] for name, array in data.items()}), "is empty"),
         (lambda data: data.update({name: array[:1] for name, array in data.items()}), "no transition"),
         (put("next_observations", np.zeros((15, 2))), r"observations \[15, 3\] and next_observations \[15, 2\]"),
