@@ -34,8 +34,8 @@ def read_metadata(id: str, path: Path) -> Metadata:
         InputError: it is no such file, or the spaces are no flat vectors.
         OSError: it cannot be read.
     """
+    content = read_json(path)
     try:
-        content = _mapping("the file", _parsed("the file", path.read_text(encoding="utf-8")))
         spaces = {name: _recorded(content, name) for name in ("observation_space", "action_space")}
         specs = {name: _recorded(content, name) for name in ("env_spec", "eval_env_spec")}
         env_recorded = {name: spec for name, spec in specs.items() if spec is not None}
@@ -53,10 +53,25 @@ def read_metadata(id: str, path: Path) -> Metadata:
         )
         _check_box(id, "observation_space", spaces["observation_space"])
         return found
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:  # text that is no UTF-8, too
-        raise InputError(f"{path} is damaged ({reason(error)}): metadata as Minari writes it is needed") from None
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else _damaged(path, error) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's names and values, whatever they are.
+
+    Raises:
+        InputError: it is no JSON, or not such.
+        OSError: it cannot be read.
+    """
+    try:
+        return _mapping("the file", _parsed("the file", path.read_text(encoding="utf-8")))
+    except ValueError as error:  # text that is no UTF-8, too
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: ValueError) -> InputError:
+    return InputError(f"{path} is damaged ({reason(error)}): metadata as Minari writes it is needed")
 
 
 def _parsed(what: str, text: str) -> Any:
