@@ -17,6 +17,7 @@ class Metadata:
     """What is used of it."""
 
     episodes: int
+    steps: int | None
     data_format: str
     """`hdf5`, `arrow` or `parquet`."""
     action_bounds: Bounds | None
@@ -44,7 +45,8 @@ def read_metadata(id: str, path: Path) -> Metadata:
         if not isinstance(env_id, str | None):
             raise ValueError(f"env_spec has the id {_short(env_id)}, not a text")
         found = Metadata(
-            episodes=_count(content),
+            episodes=_count("total_episodes", content.get("total_episodes")),
+            steps=None if (steps := content.get("total_steps")) is None else _count("total_steps", steps),
             data_format=_format(content),
             action_bounds=_bounds(id, spaces["action_space"]),
             env_id=env_id or None,
@@ -109,10 +111,9 @@ def _mapping(what: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _count(content: dict[str, Any]) -> int:
-    count = content.get("total_episodes")
+def _count(name: str, count: Any) -> int:
     if not isinstance(count, int | float) or isinstance(count, bool) or count != count // 1 or count < 0:
-        raise ValueError(f"total_episodes is {_short(count)}, not a number of episodes")
+        raise ValueError(f"{name} is {_short(count)}, not a count")
     return int(count)
 
 

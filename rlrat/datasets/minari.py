@@ -1,5 +1,6 @@
 """Minari datasets: local ones, downloads, and those that ship inside the package."""
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -107,7 +108,11 @@ def _convert(id: str, data: Path, metadata: Metadata, bounds: Bounds) -> Dataset
     else:
         episodes = arrow.read_episodes(id, data, metadata.episodes, metadata.data_format)
     about = {name: getattr(metadata, name) for name in ("env_id", "env_kwargs", "env_recorded")}
-    return join(episodes, bounds, id=id, **about)
+    dataset = join(episodes, bounds, id=id, **about)
+    if metadata.steps not in (None, len(dataset)):
+        note = f"{id} should have {metadata.steps} steps by its metadata, and has {len(dataset)}: a part may be missing"
+        dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
+    return dataset
 
 
 def _hdf5_episodes(id: str, path: Path, count: int) -> Iterator[dict[str, Any]]:
