@@ -74,7 +74,8 @@ class RationalArguments:
 @dataclass(frozen=True)
 class RunArguments:
     dataset: str = "rlrat/hopper/mixed-v0"
-    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or a D4RL-layout .hdf5 file."""
+    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of a D4RL-layout
+    .hdf5 file or a Minari folder."""
     env_id: str | None = None
     """Gymnasium environment to evaluate in; the dataset's own by default."""
     env_kwargs: tuple[str, ...] = ()

@@ -20,27 +20,28 @@ class ActingPolicy(nn.Module):
     def __init__(self, observation_size: int, action_size: int, num_seeds: int) -> None:
         super().__init__()
         self.batch_shape = (num_seeds,)
+        self.has_units = False
+        """Whether `set_units` was called; what is loaded from a checkpoint has its units from there."""
         self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
         self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
         self.register_buffer("action_scale", torch.ones(num_seeds, action_size))
         self.register_buffer("action_offset", torch.zeros(num_seeds, action_size))
-        self._has_units = False
 
     @torch.no_grad()
     def set_units(self, units: "Units") -> None:
         """Take the units that the agent learns in, the same for every seed."""
+        self.has_units = True
         self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
         self.observation_std.copy_(torch.from_numpy(units.observation_std))
         self.action_scale.copy_(torch.from_numpy(units.action_scale))
         self.action_offset.copy_(torch.from_numpy(units.action_offset))
-        self._has_units = True
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
         """Checkpoints of before have one scale for all components, and actions around 0."""
         scale, offset = (f"{prefix}{name}" for name in ("action_scale", "action_offset"))
         if scale in state_dict and offset not in state_dict:
             before = state_dict[scale].to(self.action_scale).expand_as(self.action_scale)
-            if self._has_units and not (torch.equal(before, self.action_scale) and not self.action_offset.any()):
+            if self.has_units and not (torch.equal(before, self.action_scale) and not self.action_offset.any()):
                 errors.append(
                     f"its actions are over {before.flatten()[0]:g} in each component, where each has its own bounds now"
                 )

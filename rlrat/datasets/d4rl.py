@@ -137,7 +137,9 @@ def _convert(path: Path, id: str, bounds: Bounds, limit: _Limit, **about: Any) -
     published, notes = id in FILES, []
     arrays = _read_steps(path, following=not published)
     rewards, terminals, timeouts = arrays["rewards"], arrays["terminals"], arrays["timeouts"]
-    exact_rewards, steps = rewards.astype(np.float64), len(rewards)
+    steps = len(rewards)
+    with np.errstate(invalid="ignore"):  # what is not finite is refused
+        exact_rewards = rewards.astype(np.float64)
     for name in _VALUES:
         if arrays[name] is not None:
             arrays[name] = to_float32(arrays[name])

@@ -89,4 +89,5 @@ def _check_episode(id: str, index: int, episode: Any) -> dict[str, Any]:
             step = arrays[name].argmax()
             raise InputError(f"{label}: {name} set at step {step} of {steps}: only an episode's last step can end it")
     checked = {name: array if array.dtype == bool else to_float32(array) for name, array in arrays.items()}
-    return {"return": arrays["rewards"].sum(dtype=np.float64), **checked}
+    with np.errstate(invalid="ignore"):  # what is not finite is refused
+        return {"return": arrays["rewards"].sum(dtype=np.float64), **checked}

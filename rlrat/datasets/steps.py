@@ -43,7 +43,7 @@ def step_flags(label: str, name: str, value: Any) -> np.ndarray:
 
 def to_float32(array: np.ndarray) -> np.ndarray:
     """Float32; what does not fit becomes infinite, and is reported as such by the check that follows."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32, copy=False)
 
 
