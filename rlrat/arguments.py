@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 from tyro import conf
 
 from rlrat.dataset_names import folder_name
-from rlrat.errors import InputError, one_line_errors
+from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,14 @@ def parse(kind: type[Arguments], description: str, argv: list[str] | None = None
     """An agent's command line as a `kind`, whose values are checked, too; else as `read_command_line`."""
     if argv is None:  # the first act of a program
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until its run can be stopped cleanly, no traceback
-        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     arguments = read_command_line(kind, description, argv)
     with one_line_errors():
         validate(arguments)
     return arguments
 
 
+@guarded_output()
 def read_command_line(
     kind: type[Kind], description: str, argv: list[str] | None = None, prog: str | None = None
 ) -> Kind:

@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from rlrat.arguments import RunArguments, identity, members, parse_env_kwargs, s
 from rlrat.background import MOST_PENDING, BackgroundEvaluator, Snapshot
 from rlrat.captured import captured
 from rlrat.compiled import compiled, pays
+from rlrat.console import Console
 from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
 from rlrat.environments import import_modules, of_data
@@ -65,7 +65,7 @@ class Run:
             SystemExit: with code 0, where every seed is finished.
         """
         self.agent = agent
-        self.console = Console(highlight=False)
+        self.console = Console()
         for name in (arguments.activation, arguments.actor_activation, arguments.critic_activation):
             if name is not None:
                 check_activation(name)

@@ -14,8 +14,9 @@ from typing import Literal
 import gymnasium
 import h5py
 import numpy as np
-from rich.console import Console
 from rich.table import Table as RichTable
+
+from rlrat.console import Console
 
 _ROOT = Path(__file__).parents[1]
 _UPDATES, _EPISODE = 300_000, 1000

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 from _benchmark_agents import make_learner, make_turn
-from rich.console import Console
 from rich.table import Table
 
 from rlrat import load_dataset
+from rlrat.console import Console
 from rlrat.machine import keep_freed_memory, useful_threads
 
 

@@ -21,10 +21,10 @@ from _benchmark_table import Table, run_table
 from _benchmark_threads import Threads, run_threads
 from benchmark_growth import Growth, run_growth
 from benchmark_rational import Rational, run_rational
-from rich.console import Console
 
 from rlrat import load_dataset
 from rlrat.arguments import read_command_line
+from rlrat.console import Console
 from rlrat.errors import one_line_errors
 
 _IQL = Path(__file__).parents[1] / "agents" / "iql.py"

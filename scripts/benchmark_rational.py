@@ -123,8 +123,9 @@ def _medians(contenders: dict[str, Callable[[], float]], rounds: int) -> dict[st
 
 
 def run_cpu(settings: Rational) -> dict[str, float]:
-    from rich.console import Console
     from rich.table import Table
+
+    from rlrat.console import Console
 
     torch.set_num_threads(settings.threads)
     ours, silu, gelu = rlrat.Rational(), torch.nn.functional.silu, torch.nn.functional.gelu

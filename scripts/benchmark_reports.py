@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from rlrat.arguments import read_command_line
+from rlrat.console import Console
 from rlrat.reports.build import build_report
 from rlrat.reports.html import write_report
 from rlrat.reports.plots import write_figures

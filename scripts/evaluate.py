@@ -16,10 +16,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rlrat.arguments import parse_env_kwargs, read_command_line
+from rlrat.console import Console
 from rlrat.errors import InputError, one_line_errors, reason, warn
 from rlrat.evaluation import Evaluation, Evaluator
 from rlrat.loading import build_policy, read_checkpoint, set_target_returns
@@ -268,13 +269,13 @@ def main(arguments: Arguments) -> None:
             raise InputError(f"--video films one run, {len(arguments.runs)} are given: give one")
         find_encoder()  # rather now than after the evaluation
     # In a pipe a line stays a line.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
+    console = Console(width=None if sys.stdout.isatty() else 1000)
     runs = [TrainedRun(path, arguments) for path in arguments.runs]
     with_targets = any(run.targets != (None,) for run in runs)
     table = _table(with_targets)
     try:
         for run in runs:
-            with console.status(f"{run.path}: {arguments.episodes} episodes of {run.env_id}"):
+            with console.status(Text(f"{run.path}: {arguments.episodes} episodes of {run.env_id}")):
                 results, actions = run.evaluate(arguments.episodes)
             for target, result in results.items():
                 table.add_row(*_row(run, target, result, with_targets))
@@ -282,7 +283,7 @@ def main(arguments: Arguments) -> None:
         if table.rows:
             console.print(table)
     if arguments.video is not None:
-        with console.status(f"filming {arguments.video}"):
+        with console.status(Text(f"filming {arguments.video}")):
             result = film(run, actions, arguments.video)
         length, reached = result.lengths[0, 0], result.returns[0, 0]
         console.print(f"{arguments.video}: the first episode, {length:,} steps, return {reached:.1f}")

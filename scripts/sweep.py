@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from rlrat.arguments import read_command_line
+from rlrat.console import Console
 from rlrat.errors import one_line_errors
 from rlrat.sweeps import commands
 from rlrat.sweeps.options import Options, find_grid, split_axes
@@ -39,8 +39,7 @@ class Folder:
 
 def main(argv: list[str]) -> int:
     """Returns the exit code: 0, 1 where a process failed, 130 where the sweep was stopped or left."""
-    plain = {"highlight": False, "markup": False, "emoji": False}
-    console = Console(**plain, width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     if argv and argv[0] in COMMANDS:
         command, description = COMMANDS[argv[0]]
         folder = read_command_line(Folder, description, argv[1:], prog=f"sweep.py {argv[0]}")

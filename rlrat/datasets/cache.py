@@ -1,9 +1,10 @@
 """Converted datasets kept as flat .npy files, opened memory-mapped so that processes share their pages.
 
-A cache root holds, for every source, a small stamp (sizes and modification times of the source's files, and the entry
-they belong to) and entries, one folder per content. While the stamp holds, the source is not read at all; when it does
-not, the source is hashed, and converted anew only if its content changed. Entries are written to a temporary folder and
-renamed, so whoever is killed or comes second leaves nothing half done that another would read.
+A cache root holds, for every source, a small stamp (sizes and modification times of the source's files, how they were
+seen from each machine, and the entry they belong to) and entries, one folder per content. While the stamp holds, the
+source is not read at all; when it does not, the source is hashed, and converted anew only if its content changed.
+Entries are written to a temporary folder and renamed, so whoever is killed or comes second leaves nothing half done
+that another would read. What others than the source's owners could have written is not used.
 """
 
 import contextlib
@@ -14,22 +15,20 @@ import os
 import re
 import secrets
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from rlrat.datasets import entries
 from rlrat.datasets.dataset import Dataset
-
-# NumPy reads a header by ast.literal_eval, in which two threads of CPython 3.11 at once may meet a SystemError.
-_PARSING = threading.Lock()
+from rlrat.datasets.sharing import close_file, is_trusted, make_like, make_private
+from rlrat.errors import InputError, reason
 
 FORMAT_VERSION = 3  # raise it when what is converted, or how it is laid out, changes
 _TEMPORARY = ".tmp-"
 _ABANDONED = 3600  # seconds after which a temporary folder belongs to no living process
-_DAMAGED = (OSError, ValueError, TypeError, KeyError, EOFError)  # what a missing, short or garbled file raises
+_MOST_SIGHTS = 16  # machines and mounts that a stamp knows its source from
 _ENTRY = re.compile("[0-9a-f]{64}")
 
 
@@ -44,35 +43,96 @@ class Source:
     beside: Path | None
     """The cache root beside the files, or None for the user's cache folder alone."""
     settings: str = ""
-    """What else the conversion depends on, such as bounds of actions that the user gave."""
+    """What the conversion depends on beside the files: other settings are another entry."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    """A folder that a source's entries may be kept in."""
+
+    path: Path
+    stamp: Path
+    """The source's stamp in it."""
+    around: Path | None
+    """The folder it lies in beside the source, as which it is open; None for the user's own."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether nobody can have written it who may not; the user's own is made so."""
+        try:
+            if self.around is None:
+                return not self.path.exists() or _make_private(self.path)
+            return is_trusted(self.path, self.around)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
+    def make(self) -> None:
+        """Make the folder where it is not there.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        if self.around is None:
+            self.path.parent.parent.mkdir(0o700, parents=True, exist_ok=True)
+            if not _make_private(self.path):
+                raise PermissionError(f"{self.path} is not this user's alone")
+        else:
+            with contextlib.suppress(FileExistsError):
+                make_like(self.path, self.around)
+
+
+def beside_file(path: Path) -> Path:
+    """The cache root beside a dataset that is one file."""
+    return path.with_name(path.name + ".rlrat-cache")
+
+
+def beside_folder(folder: Path) -> Path:
+    """The cache root in a dataset's folder."""
+    return folder / ".rlrat-cache"
 
 
 def load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
-    """The dataset of `source`: from a cache, or else from `convert` and kept in the first root that can be written."""
-    stamp = _stamp(source)
-    roots = list(_roots(source))
-    for root, name in roots:
-        found = _read_stamp(root / name)
-        if found is not None and found["source"] == stamp:
-            dataset = _open(root / found["entry"])
+    """The dataset of `source`: from a cache, or else from `convert` and kept in the first root that can be written.
+
+    Raises:
+        InputError: the source's files cannot be read.
+    """
+    try:
+        return _load(source, convert)
+    except FileNotFoundError as error:
+        raise InputError(f"{source.id}: {error.filename} is not there any more") from None
+    except OSError as error:
+        where = error.filename or source.files[0].parent
+        raise InputError(f"{source.id}: cannot read {where}: {reason(error.strerror or error)}") from None
+
+
+def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
+    stamp, sight = seen = look(source)
+    roots = [root for root in _roots(source) if root.is_usable]
+    for root in roots:
+        found = read_stamp(root.stamp)
+        if found is not None and is_known(seen, found):
+            dataset = _open(root.path / found["entry"], source.id)
             if dataset is not None:
                 return dataset
-    key = _content_key(source)
-    for root, name in roots:
-        dataset = _open(root / key)
+    key = content_key(source)
+    for root in roots:
+        dataset = _open(root.path / key, source.id)
         if dataset is not None:
-            _try_write_stamp(root, name, stamp, key)
+            _try_write_stamp(root, source, stamp, sight, key)
             return dataset
     dataset = convert()
-    if _stamp(source) != stamp:
+    if look(source) != seen:
         return dataset  # it changed meanwhile: the key may belong to other content
-    for root, name in roots:
+    for root in roots:
         try:
-            _store(root, key, dataset)
+            _store(root, key, dataset, source.files)
         except OSError:
             continue  # read-only or full: the next root, in the end no cache at all
-        _try_write_stamp(root, name, stamp, key)
-        mapped = _open(root / key)
+        _try_write_stamp(root, source, stamp, sight, key)
+        mapped = _open(root.path / key, source.id)
         return dataset if mapped is None else mapped
     return dataset
 
@@ -85,110 +145,148 @@ def user_root() -> Path | None:
     return Path(base, "rlrat", "datasets") if os.path.isabs(base) else None
 
 
-def _roots(source: Source) -> Iterator[tuple[Path, str]]:
-    """Cache roots in order of preference, each with the name of the source's stamp in it."""
-    if source.beside is not None and source.beside.parent.stat().st_mode & 0o222:  # a mode without w binds root too
-        yield source.beside, f"source{_suffix(source)}.json"
-    if (root := user_root()) is not None:
-        path = hashlib.sha256(os.fsencode(source.files[0].resolve())).hexdigest()[:16]
-        yield root, f"{source.id.replace('/', '-')}-{path}{_suffix(source)}.json"
+def _make_private(root: Path) -> bool:
+    return make_private(root.parent) and make_private(root)
 
 
-def _suffix(source: Source) -> str:
-    """What the stamps of one source with several settings differ in."""
-    return f"-{hashlib.sha256(source.settings.encode()).hexdigest()[:16]}" if source.settings else ""
+def _roots(source: Source) -> Iterator[Root]:
+    """Cache roots in order of preference."""
+    settings = f"-{_short_hash(source.settings.encode())}" if source.settings else ""
+    if source.beside is not None:
+        around = source.beside.parent
+        if around.stat().st_mode & 0o222:  # a mode without w binds root too
+            yield Root(source.beside, source.beside / f"source{settings}.json", around)
+    if (path := user_root()) is not None:
+        where = _short_hash(os.fsencode(source.files[0].resolve()))
+        yield Root(path, path / f"{source.id.replace('/', '-')[:100]}-{where}{settings}.json", None)
 
 
-def _stamp(source: Source) -> list:
+def _short_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def look(source: Source) -> tuple[list, str]:
+    """What a copy of the source has in common with it, and what nobody can set back after a change.
+
+    The latter are numbers of which another machine may see others for the same files.
+
+    Raises:
+        OSError: they are not there.
+    """
     stats = [path.stat() for path in source.files]
     files = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(source.files, stats, strict=True)]
-    return [FORMAT_VERSION, source.id, files, *([source.settings] if source.settings else [])]
+    numbers = [(stat.st_dev, stat.st_ino, stat.st_ctime_ns) for stat in stats]
+    sight = hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:32]
+    return [FORMAT_VERSION, source.id, source.settings, files], sight
 
 
-def _read_stamp(path: Path) -> dict | None:
+def is_known(seen: tuple[list, str], stamp: dict[str, Any]) -> bool:
+    """Whether a source's files are as its stamp knows them, so that their content need not be read."""
+    return stamp["source"] == seen[0] and seen[1] in stamp["sights"]
+
+
+def read_stamp(path: Path) -> dict[str, Any] | None:
+    """A source's stamp, or None where there is none that can be used."""
     try:
+        if not is_trusted(path, path.parent):
+            return None
         stamp = json.loads(path.read_text(encoding="utf-8"))
-        return stamp if _ENTRY.fullmatch(stamp["entry"]) and "source" in stamp else None
-    except _DAMAGED:
+        version, id, settings, files = stamp["source"]
+        whole = _ENTRY.fullmatch(stamp["entry"]) and version == FORMAT_VERSION and stamp["sights"][-1]
+        names = [name for name, _size, _time in files]
+        texts = [id, settings, *stamp["sights"], *stamp["files"], *names]
+        return stamp if whole and len(stamp["files"]) == len(files) and all(map(_is_text, texts)) else None
+    except Exception:  # whatever a garbled file makes of this
         return None
 
 
-def _try_write_stamp(root: Path, name: str, stamp: list, key: str) -> None:
-    """Point the source at entry `key` and remove the entry that it pointed at before."""
-    before = _read_stamp(root / name)
-    temporary = _temporary(root)
+def _entry_of(path: Path) -> str | None:
+    """The entry of a stamp of any format version."""
     try:
-        temporary.write_text(json.dumps({"source": stamp, "entry": key}), encoding="utf-8")
-        os.replace(temporary, root / name)
+        entry = json.loads(path.read_text(encoding="utf-8"))["entry"]
+        return entry if _ENTRY.fullmatch(entry) else None
+    except Exception:  # as in `read_stamp`
+        return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _try_write_stamp(root: Root, source: Source, stamp: list, sight: str, key: str) -> None:
+    """Point the source at entry `key` and remove the entry that it pointed at before."""
+    before, entry_before = read_stamp(root.stamp), _entry_of(root.stamp)
+    same = before is not None and before["source"] == stamp and before["entry"] == key
+    sights = [*(before["sights"] if same else ()), sight][-_MOST_SIGHTS:]
+    places = [os.path.relpath(path, root.around) if root.around else str(path.resolve()) for path in source.files]
+    temporary = _temporary(root.path)
+    try:
+        content = {"source": stamp, "sights": sights, "entry": key, "files": places}
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+        close_file(temporary, source.files)
+        os.replace(temporary, root.stamp)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
         return
-    if before is not None and before["entry"] != key:
-        shutil.rmtree(root / before["entry"], ignore_errors=True)
+    if entry_before not in (None, key):
+        shutil.rmtree(root.path / entry_before, ignore_errors=True)
 
 
-def _content_key(source: Source) -> str:
-    digest = hashlib.sha256(f"{FORMAT_VERSION} {source.id}{source.settings and chr(0)}{source.settings}".encode())
+def content_key(source: Source) -> str:
+    """SHA-256 of all that the conversion depends on: the name of its entry."""
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {source.id}".encode())
+    if source.settings:
+        digest.update(f"\n{source.settings}\n".encode())
     for path in source.files:
         with open(path, "rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+            digest.update(os.fsencode(path.name) + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 
-def _open(entry: Path) -> Dataset | None:
-    """The dataset of an entry, or None where there is none or a file is missing, short or garbled."""
-    try:
-        manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
-        arrays = {}
-        for name, (shape, dtype) in manifest["arrays"].items():
-            with _PARSING:
-                array = np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            if list(array.shape) != shape or array.dtype.str != dtype:
-                return None
-            arrays[name] = array
-        values = manifest["values"]
-        return Dataset(**{**values, "notes": tuple(values["notes"])}, **arrays)
-    except _DAMAGED:
-        return None
+def _open(entry: Path, id: str) -> Dataset | None:
+    """The dataset of an entry, or None where there is none, it is damaged, or others can have written it."""
+    with contextlib.suppress(OSError):
+        if is_trusted(entry, entry.parent):
+            return entries.read(entry, id)
+    return None
 
 
-def _store(root: Path, key: str, dataset: Dataset) -> None:
+def _store(root: Root, key: str, dataset: Dataset, sources: tuple[Path, ...]) -> None:
     """Write an entry in one step; one that is there and whole already is as good.
 
     Raises:
         OSError: the root cannot be written.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    for path in root.glob(f"{_TEMPORARY}*"):
+    root.make()
+    for path in root.path.glob(f"{_TEMPORARY}*"):
         _remove_abandoned(path)
-    temporary = _temporary(root)
+    temporary, entry = _temporary(root.path), root.path / key
     try:
-        temporary.mkdir()
-        _write(temporary, dataset)
-        if (root / key).exists() and _open(root / key) is None:
-            damaged = _temporary(root)
-            os.rename(root / key, damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
-        os.rename(temporary, root / key)
+        make_like(temporary, root.path)
+        entries.write(temporary, dataset, sources)
+        if entry.exists() and _open(entry, dataset.id) is None:
+            remove_entry(entry)
+        os.rename(temporary, entry)
     except OSError:
-        if _open(root / key) is None:  # else another process was first
+        if _open(entry, dataset.id) is None:  # else another process was first
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(folder: Path, dataset: Dataset) -> None:
-    values = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
-    arrays = {name: values.pop(name) for name in list(values) if isinstance(values[name], np.ndarray)}
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    manifest = {"values": values, "arrays": {name: [array.shape, array.dtype.str] for name, array in arrays.items()}}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+def remove_entry(entry: Path) -> None:
+    """Take an entry away in one step; whoever has it mapped keeps it.
+
+    Raises:
+        OSError: it is not this user's to take.
+    """
+    damaged = _temporary(entry.parent)
+    os.rename(entry, damaged)
+    shutil.rmtree(damaged, ignore_errors=True)
 
 
 def _temporary(root: Path) -> Path:
-    # not tempfile's: its folders are private, and a cache beside a shared source is to be shared
     return root / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
 
 

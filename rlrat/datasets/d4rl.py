@@ -41,7 +41,8 @@ from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float3
 from rlrat.environments import find_spec, typed
 from rlrat.errors import InputError
 
-BASE_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+BASE_URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+HOSTS = ("rail.eecs.berkeley.edu",)  # that may be sent on to
 TIME_LIMIT = 1000  # of all locomotion environments
 LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 # -v4 is the nearest to D4RL's -v2 that installs. Its Ant leaves out the contact forces, which the data has (as zeros).
@@ -89,7 +90,7 @@ def load_name(name: str, env_id: str | None = None, bounds: Bounds | None = None
     """
     path = folder() / FILES[name]
     if not path.exists():
-        download(f"{BASE_URL}/{FILES[name]}", path, check=_check_opens)
+        download(f"{BASE_URL}/{FILES[name]}", path, check=_check_opens, hosts=HOSTS)
     return load_file(path, env_id, bounds)
 
 
@@ -124,7 +125,7 @@ def load_file(path: Path, env_id: str | None = None, bounds: Bounds | None = Non
         advice = "give --env-id with the environment they are of, or --action-bounds LOW HIGH"
         bounds = bounds or Bounds(-1.0, 1.0, "that are assumed of it", advice)
     about = {"env_id": own_id, "env_kwargs": env_kwargs, "reference": "d4rl" if id in FILES else None}
-    source = cache.Source(id, (path,), path.with_name(path.name + ".rlrat-cache"), settings)
+    source = cache.Source(id, (path,), cache.beside_file(path), settings)
     return cache.load(source, lambda: _convert(path, id, bounds, limit, **about))
 
 

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,11 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         InputError: it is not there, may not be read, is in use, not HDF5, or truncated.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise InputError(f"{path} is no file: give an HDF5 file")
         file = h5py.File(path, "r")
+    except InputError:
+        raise
     except Exception as error:  # h5py's kinds of errors change with its version and with HDF5's
         raise InputError(_why_closed(path, error)) from None
     with file:
@@ -45,8 +50,6 @@ def _why_closed(path: Path, error: Exception) -> str:
     code, text = getattr(error, "errno", None), str(error)
     if isinstance(error, FileNotFoundError):
         return f"no file {path}"
-    if isinstance(error, IsADirectoryError):
-        return f"{path} is a folder: give an HDF5 file"
     if "unable to lock file" in text:
         if code in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
             return (

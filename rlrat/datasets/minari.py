@@ -67,7 +67,7 @@ def load_folder(
     if found is not metadata.action_bounds:
         settings = found.settings()
     files = tuple(sorted(path for path in data.rglob("*") if path.is_file()))
-    source = cache.Source(id, files, folder / ".rlrat-cache" if beside else None, settings)
+    source = cache.Source(id, files, cache.beside_folder(folder) if beside else None, settings)
     return cache.load(source, lambda: _convert(id, data, metadata, found))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlrat.errors import InputError, warn
+from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
 from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text, normalized
 
@@ -94,7 +95,8 @@ def write_table(records: Iterable[RunRecord], path: Path) -> None:
             seen[key] += 1  # of several lengths or settings, say
             variant = run.variant + (f" ({seen[key]})" if seen[key] > 1 else "")
             for update, score in zip(run.updates[known].tolist(), run.scores[known].tolist(), strict=True):
-                writer.writerow((run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status))
+                cells = (run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status)
+                writer.writerow(map(guarded, cells))
 
 
 def _read_curves(
@@ -110,7 +112,7 @@ def _read_curves(
             *key, seed, update, score = (row[column] for column in _COLUMNS)
             if not all(key) or not 0 <= int(update) < LAST_UPDATE or not np.isfinite(float(score)):
                 raise ValueError
-            run = (*map(as_text, key), int(seed))
+            run = (*(as_text(unguarded(text)) for text in key), int(seed))
             if curves.setdefault(run, {}).setdefault(int(update), float(score)) != float(score):
                 raise InputError(f"line {reader.line_num} of {path} has another score of a seed and update than before")
             if (status := row.get("status")) in ("diverged", "unfinished"):

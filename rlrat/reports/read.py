@@ -4,7 +4,6 @@ import difflib
 import json
 import math
 import os
-import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.errors import InputError, warn
+from rlrat.errors import InputError, printable, warn
 
 _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "updates": "update",
@@ -152,7 +151,7 @@ def setting_texts(records: Sequence[RunRecord], name: str) -> list[str]:
 def as_text(value: Any) -> str:
     """A setting's value as run names have it, of characters that every file and terminal takes."""
     text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\N{REPLACEMENT CHARACTER}", text)
+    return printable(text)
 
 
 def normalized(returns: np.ndarray | float, reference: dict[str, Any]) -> np.ndarray | float:

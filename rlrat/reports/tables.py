@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rlrat.reports.cells import guarded
 from rlrat.reports.convergence import SHARES, paper_statistic
 from rlrat.reports.read import as_text
 from rlrat.reports.report import Group, Reach, Report, Task
@@ -55,13 +56,13 @@ class Table:
         writer = csv.writer(text, lineterminator="\n")
         names = [list({name: None for row in self.rows for name in row[i].details}) for i in range(len(self.columns))]
         writer.writerow(
-            name
+            guarded(name)
             for column, details in zip(self.columns, names, strict=True)
             for name in (column, *(f"{column} {detail}" for detail in details))
         )
         for row in self.rows:
             writer.writerow(
-                value
+                guarded(value)
                 for cell, details in zip(row, names, strict=True)
                 for value in (
                     cell.text if cell.value is None else cell.value,

@@ -1,5 +1,6 @@
 """Every test has caches and dataset folders of its own."""
 
+import os
 import warnings
 
 import h5py
@@ -12,6 +13,7 @@ def folders(tmp_path, monkeypatch):
     found = {"XDG_CACHE_HOME": "cache", "MINARI_DATASETS_PATH": "minari", "D4RL_DATASET_DIR": "d4rl"}
     for variable, name in found.items():
         monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # fifty milliseconds a conversion
     return tmp_path
 
 

@@ -1,8 +1,10 @@
 import dataclasses
 import errno
+import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 from rlrat.datasets import Dataset, cache
+from rlrat.errors import InputError
 
 _ARRAYS = ["observations", "rewards", "episode_starts", "action_low", "terminations"]
 
@@ -74,7 +77,7 @@ def test_the_second_load_maps_the_first_ones_arrays(source, convert, beside, use
 
 def test_a_warm_load_does_not_read_the_source(source, convert, monkeypatch):
     cache.load(source, convert)
-    monkeypatch.setattr(cache, "_content_key", lambda _: pytest.fail("the source was read"))
+    monkeypatch.setattr(cache, "content_key", lambda _: pytest.fail("the source was read"))
     cache.load(source, convert)
 
 
@@ -83,7 +86,7 @@ def test_a_touched_source_is_hashed_but_not_converted(source, convert, monkeypat
     os.utime(source.files[0], ns=(1, 1))
     assert is_mapped(cache.load(source, convert))
     assert convert.calls == 1
-    monkeypatch.setattr(cache, "_content_key", lambda _: pytest.fail("the new time was not noted"))
+    monkeypatch.setattr(cache, "content_key", lambda _: pytest.fail("the new time was not noted"))
     cache.load(source, convert)
 
 
@@ -120,6 +123,176 @@ def test_another_format_version_is_another_entry(source, convert, monkeypatch):
     monkeypatch.setattr(cache, "FORMAT_VERSION", cache.FORMAT_VERSION + 1)
     cache.load(source, convert)
     assert convert.calls == 2
+
+
+def test_an_entry_of_an_older_format_goes_when_its_source_is_converted_anew(source, convert, beside, monkeypatch):
+    cache.load(source, convert)
+    monkeypatch.setattr(cache, "FORMAT_VERSION", cache.FORMAT_VERSION + 1)
+    cache.load(source, convert)
+    assert len(entries(beside)) == 1
+
+
+def test_other_settings_are_another_entry(source, convert, beside, user):
+    for root, beside_ in ((beside, beside), (user, None)):
+        plain = dataclasses.replace(source, beside=beside_)
+        bounded = dataclasses.replace(plain, settings="action bounds -2, 2")
+        calls = convert.calls
+        for _ in range(2):
+            cache.load(plain, convert)
+            cache.load(bounded, convert)
+        assert convert.calls == calls + 2
+        assert len(entries(root)) == len(list(root.glob("*.json"))) == 2
+
+
+def rewrite(path, content):
+    """Other content of the same size and modification time."""
+    about = path.stat()
+    assert len(content) == about.st_size
+    path.write_bytes(content)
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def test_other_content_of_the_same_size_and_time_is_converted_anew(source, convert):
+    cache.load(source, convert)
+    rewrite(source.files[0], b"other content")
+    cache.load(source, convert)
+    assert convert.calls == 2
+
+
+def test_a_copy_with_its_times_is_hashed_once(source, convert, tmp_path, monkeypatch):
+    cache.load(source, convert)
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")  # with times
+    copy = tmp_path / "copy" / "source.bin"
+    copied = cache.Source(source.id, (copy,), cache.beside_file(copy))
+    assert is_mapped(cache.load(copied, convert))
+    assert convert.calls == 1
+    monkeypatch.setattr(cache, "content_key", lambda _: pytest.fail("the copy's numbers were not noted"))
+    assert is_mapped(cache.load(copied, convert))
+
+
+def test_machines_that_share_a_cache_do_not_undo_each_others_stamps(source, convert, beside, monkeypatch):
+    hashed, look, content_key = [], cache.look, cache.content_key
+
+    def load(machine):
+        monkeypatch.setattr(cache, "look", lambda source: (look(source)[0], machine))
+        monkeypatch.setattr(cache, "content_key", lambda source: hashed.append(machine) or content_key(source))
+        cache.load(source, convert)
+
+    for machine in ("here", "there", "here", "there", "here"):
+        load(machine)
+    assert hashed == ["here", "there"]
+    assert convert.calls == 1
+    for machine in range(20):
+        load(str(machine))
+    assert len(json.loads((beside / "source.json").read_text())["sights"]) == 16
+
+
+def test_a_copy_of_a_cache_without_its_times_is_checked_once(source, convert, beside, monkeypatch):
+    cache.load(source, convert)
+    for path in entries(beside)[0].glob("*.npy"):
+        os.utime(path)
+    assert is_mapped(cache.load(source, convert))
+    assert convert.calls == 1
+    monkeypatch.setattr(cache.entries, "_check_content", lambda *_: pytest.fail("the times were not set back"))
+    cache.load(source, convert)
+
+
+def test_a_source_that_cannot_be_read_is_one_line(source, convert, monkeypatch):
+    with pytest.raises(InputError, match=r"some/set-v0: .*gone\.bin is not there any more"):
+        cache.load(dataclasses.replace(source, files=(source.files[0].with_name("gone.bin"),)), convert)
+
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "Permission denied", "source.bin")
+
+    monkeypatch.setattr(cache, "content_key", refuse)
+    with pytest.raises(InputError, match=r"some/set-v0: cannot read source\.bin: Permission denied"):
+        cache.load(source, convert)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0])
+def test_the_users_cache_is_private(source, convert, user, umask):
+    source = dataclasses.replace(source, beside=None)
+    before = os.umask(umask)
+    try:
+        cache.load(source, convert)
+    finally:
+        os.umask(before)
+    assert mode(user) == mode(user.parent) == 0o700
+
+
+def test_a_users_cache_that_was_open_is_closed(source, convert, user):
+    user.mkdir(parents=True)
+    for folder in (user, user.parent, user.parent.parent):
+        folder.chmod(0o775)
+    cache.load(dataclasses.replace(source, beside=None), convert)
+    assert mode(user) == mode(user.parent) == 0o700
+    assert mode(user.parent.parent) == 0o775  # ~/.cache is not ours
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0])
+@pytest.mark.parametrize(
+    ("folder", "file", "root", "array"),
+    [
+        (0o755, 0o644, 0o755, 0o644),
+        (0o2775, 0o664, 0o2775, 0o644),  # a laboratory's
+        (0o700, 0o600, 0o700, 0o600),
+        (0o755, 0o600, 0o755, 0o600),  # a private file in an open folder
+        (0o750, 0o640, 0o750, 0o640),
+        (0o1777, 0o644, 0o755, 0o644),  # such as /tmp
+    ],
+)
+def test_a_cache_beside_its_source_is_as_open_as_that(source, convert, beside, umask, folder, file, root, array):
+    source.files[0].chmod(file)
+    beside.parent.chmod(folder)
+    before = os.umask(umask)
+    try:
+        cache.load(source, convert)
+        assert is_mapped(cache.load(source, convert))
+    finally:
+        os.umask(before)
+    assert convert.calls == 1
+    assert mode(beside) == mode(entries(beside)[0]) == root
+    files = [path for path in beside.rglob("*") if path.is_file()]
+    assert len(files) == 14
+    assert {mode(path) for path in files} == {array}
+
+
+def test_a_cache_that_more_people_can_write_is_not_used(source, convert, beside, user):
+    cache.load(source, convert)
+    beside.chmod(0o777)
+    cache.load(source, convert)
+    assert convert.calls == 2
+    assert len(entries(user)) == 1
+    beside.chmod(0o755)
+    entries(beside)[0].chmod(0o775)
+    user.rename(user.with_name("gone"))
+    cache.load(source, convert)
+    assert convert.calls == 3
+    assert mode(entries(beside)[0]) == 0o755
+
+
+def test_a_link_is_no_cache(source, convert, beside, user):
+    elsewhere = beside.with_name("elsewhere")
+    elsewhere.mkdir(0o700)
+    beside.symlink_to(elsewhere)
+    cache.load(source, convert)
+    assert list(elsewhere.iterdir()) == []
+    assert mode(elsewhere) == 0o700
+    assert len(entries(user)) == 1
+
+
+def test_a_linked_entry_is_not_followed(source, convert, beside):
+    cache.load(source, convert)
+    (entry,) = entries(beside)
+    entry.rename(beside.with_name("elsewhere"))
+    entry.symlink_to(beside.with_name("elsewhere"))
+    cache.load(source, convert)
+    assert convert.calls == 2
+    assert not entry.is_symlink()
 
 
 def test_a_moved_folder_keeps_its_cache(source, convert, tmp_path):
@@ -235,7 +408,7 @@ def test_many_at_once(source, make_episode, beside):
     loaded = []
 
     def load():
-        loaded.append(cache.load(source, lambda: Dataset.from_episodes([make_episode(2000)])))
+        loaded.append(cache.load(source, lambda: Dataset.from_episodes([make_episode(2000)], id=source.id)))
 
     threads = [threading.Thread(target=load) for _ in range(8)]
     for thread in threads:
@@ -253,6 +426,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from rlrat.datasets import Dataset, cache
+from rlrat.errors import InputError
 
 save, moment, path = np.save, sys.argv[2], Path(sys.argv[1])
 
@@ -273,7 +447,7 @@ else:
 episode = {"observations": np.zeros((9, 4)), "actions": np.zeros((8, 2)), "rewards": np.zeros(8),
            "terminations": np.zeros(8, bool), "truncations": np.zeros(8, bool)}
 cache.load(cache.Source("some/set-v0", (path,), path.with_name("source.bin.rlrat-cache")),
-           lambda: Dataset.from_episodes([episode]))
+           lambda: Dataset.from_episodes([episode], id="some/set-v0"))
 """
 
 

@@ -349,7 +349,9 @@ def test_urls_are_d4rls():
     tables = d4rl_tables()
     if tables is None:
         pytest.skip("the extra d4rl is not installed")
-    published = {name: url for name, url in tables.urls.items() if "/gym_mujoco_v2/" in url}
+    published = {
+        name: url.replace("http://", "https://") for name, url in tables.urls.items() if "/gym_mujoco_v2/" in url
+    }
     assert {name: f"{d4rl.BASE_URL}/{file}" for name, file in d4rl.FILES.items()} == published
 
 

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import io
 import re
 import threading
@@ -22,6 +23,11 @@ class Server(ThreadingHTTPServer):
     cuts = ()  # after how many bytes the connection breaks, request by request
     status = 200  # what it answers instead, if anything else
     length = True  # whether it says how long the file is
+    headers = ()  # what else it says, pairs
+    compares = True  # whether it honours If-Range
+    words = None  # what it calls its status
+    to = None  # where it sends on to
+    drips = None  # an event till which it keeps what follows the first bytes
 
     def __init__(self, body):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -34,10 +40,16 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = self.headers.get("Range")
         server.requests.append(asked)
-        if server.status != 200 or self.path != f"/{FILE}":
-            return self.send_error(server.status if server.status != 200 else 404)
+        if server.to is not None and self.path == f"/{FILE}":
+            self.send_response(302)
+            self.send_header("Location", server.to)
+            return self.end_headers()
+        if server.status != 200 or self.path not in (f"/{FILE}", "/elsewhere"):
+            return self.send_error(server.status if server.status != 200 else 404, server.words)
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
-        size = len(server.body)
+        size, known = len(server.body), self.headers.get("If-Range")
+        if known is not None and server.compares and known not in dict(server.headers).values():
+            start = 0
         if start >= size:
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{size}")
@@ -47,8 +59,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         if server.length:
             self.send_header("Content-Length", str(size - start))
+        for name, value in server.headers:
+            self.send_header(name, value)
         self.end_headers()
         end = size
+        if server.drips is not None:
+            self.wfile.write(server.body[:100])
+            server.was_left = server.drips.wait(10)
+            return None
         if len(server.requests) <= len(server.cuts):
             end = start + server.cuts[len(server.requests) - 1]
         self.wfile.write(server.body[start:end])
@@ -164,7 +182,7 @@ def test_no_network(server, monkeypatch):
     def refuse(*_, **__):
         raise OSError("[Errno -2] Name or service not known")
 
-    monkeypatch.setattr(download.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(download.urllib.request.OpenerDirector, "open", refuse)
     message = rf"cannot download .*Name or service.*put {FILE} into .*d4rl yourself"
     with pytest.raises(InputError, match=message) as caught:
         load_dataset(NAME)
@@ -181,7 +199,7 @@ def test_a_full_disk(server, folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "_copy", full)
+    monkeypatch.setattr(download._Transfer, "_copy", full)
     with pytest.raises(InputError, match=f"no room for .*{FILE}: free some and run again"):
         load_dataset(NAME)
     assert not (folder / FILE).exists()
@@ -199,3 +217,166 @@ def test_processes_that_want_the_same_file_fetch_it_once(server, folder, body):
     assert server.requests == [None]
     assert_whole(folder, body)
     np.testing.assert_array_equal(load_dataset(NAME).actions.shape[1:], (2,))
+
+
+ETAG, DATE = ("ETag", '"abc-1"'), ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
+
+
+def break_off(server, folder, monkeypatch):
+    """The first 5000 bytes are there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "ATTEMPTS", 1)
+        server.cuts = (5000,)
+        with pytest.raises(InputError, match="5000 bytes that came are kept"):
+            load_dataset(NAME)
+    assert (folder / f"{FILE}.part").stat().st_size == 5000
+
+
+@pytest.mark.parametrize("headers", [(ETAG,), (DATE,), (ETAG, DATE)], ids=["ETag", "Last-Modified", "both"])
+@pytest.mark.parametrize("compares", [True, False], ids=["If-Range", "no If-Range"])
+def test_a_file_that_changed_is_begun_anew(server, folder, body, monkeypatch, headers, compares):
+    server.headers, server.compares, server.body = headers, compares, bytes(len(body))
+    break_off(server, folder, monkeypatch)
+    server.headers, server.body = [(name, value.replace("1", "2")) for name, value in headers], body
+    load_dataset(NAME)
+    assert_whole(folder, body)
+    assert server.requests == [None, "bytes=5000-", *([] if compares else [None])]
+    assert list(folder.glob("*.version")) == []
+
+
+@pytest.mark.parametrize("headers", [(ETAG,), (DATE,), (("ETag", 'W/"abc"'),), ()])
+def test_a_file_that_did_not_change_is_gone_on_with(server, folder, body, monkeypatch, headers):
+    server.headers = headers
+    break_off(server, folder, monkeypatch)
+    kept = [path.read_text() for path in folder.glob("*.version")]
+    assert kept == [value for name, value in headers if "W/" not in value]
+    load_dataset(NAME)
+    assert_whole(folder, body)
+    assert server.requests == [None, "bytes=5000-"]
+
+
+@pytest.mark.parametrize("value", ["", 'W/"abc"', '"a\r\nHost: b"', "\xff", '"' + "a" * 300 + '"'])
+def test_a_garbled_version_is_not_sent(server, folder, body, monkeypatch, value):
+    break_off(server, folder, monkeypatch)
+    (folder / f"{FILE}.part.version").write_text(value, newline="")
+    load_dataset(NAME)
+    assert_whole(folder, body)
+    assert server.requests == [None, "bytes=5000-"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://a.org", "ftp://a.org", "file:///etc", "data:,", "http://127.0.0.1.a.org", "http://[", "", "https:///x"],
+)
+def test_only_encrypted_addresses(monkeypatch, url):
+    monkeypatch.setattr(d4rl, "BASE_URL", url)
+    with pytest.raises(InputError, match="is no https address"):
+        load_dataset(NAME)
+
+
+def test_the_published_address_is_encrypted():
+    assert d4rl.BASE_URL.startswith("https://")
+
+
+def test_sent_on_within_its_host(server, folder, body):
+    server.to = "/elsewhere"
+    load_dataset(NAME)
+    assert_whole(folder, body)
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "http://localhost:1/elsewhere",
+        "http://rail.eecs.berkeley.edu/elsewhere",
+        "https://example.org/\x1b[2J",
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/elsewhere",
+        "//example.org/elsewhere",
+        "http://[/",
+    ],
+)
+def test_sent_elsewhere(server, folder, to):
+    server.to = to
+    with pytest.raises(
+        InputError, match=r"sends on to .* it is not followed|refuses .*not allowed|sends on to what is no"
+    ) as caught:
+        load_dataset(NAME)
+    assert "\x1b" not in str(caught.value)
+    assert not (folder / FILE).exists()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed"),
+    [
+        ("https://a.org/x", True),
+        ("https://b.org/x", True),
+        ("https://A.org:443/x", True),
+        ("https://c.org/x", False),
+        ("http://b.org/x", False),
+        ("http://a.org/x", False),
+        ("http://localhost/x", False),
+        ("https://a.org@c.org/x", False),
+    ],
+)
+def test_hosts(url, allowed):
+    opener = download._make_opener("https://a.org", ("b.org",))
+    (redirects,) = (handler for handler in opener.handlers if type(handler).__name__ == "Redirects")
+    request = download.urllib.request.Request("https://a.org")
+    if allowed:
+        assert redirects.redirect_request(request, None, 302, "", {}, url).full_url == url
+    else:
+        with pytest.raises(InputError, match="not followed"):
+            redirects.redirect_request(request, None, 302, "", {}, url)
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["said", "unsaid"])
+def test_a_file_that_is_too_large(server, folder, body, length):
+    server.length = length
+    url = f"{d4rl.BASE_URL}/{FILE}"
+    with pytest.raises(InputError, match=r"sends [\d,]+ bytes or more: at most 10,000 are taken"):
+        download.download(url, folder / FILE, lambda _: None, largest=10_000)
+    assert list(folder.glob("*.part*")) == []
+    download.download(url, folder / FILE, lambda _: None, largest=len(body))
+    assert_whole(folder, body)
+
+
+def test_a_server_that_drips_is_left(server, monkeypatch):
+    monkeypatch.setattr(download, "LONGEST", 0.0)
+    server.drips = threading.Event()
+    with pytest.raises(InputError, match=r"it took more than 0 hours.*100 bytes that came are kept"):
+        load_dataset(NAME)
+    assert len(server.requests) == 1
+    server.drips.set()
+    server.server_close()  # waits for the answer's end
+    assert server.was_left
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_published_checksum(server, folder, body, right):
+    sha256 = hashlib.sha256(body if right else b"").hexdigest()
+    url = f"{d4rl.BASE_URL}/{FILE}"
+    if right:
+        download.download(url, folder / FILE, lambda _: None, sha256=sha256.upper())
+        assert_whole(folder, body)
+    else:
+        with pytest.raises(InputError, match=f"something else than the dataset: its SHA-256 .* {sha256} is published"):
+            download.download(url, folder / FILE, lambda _: None, sha256=sha256)
+        assert [path.name for path in folder.iterdir()] == [f".{FILE}.lock"]
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_servers_words_are_short_and_command_nothing(server, status):
+    server.status, server.words = status, "\x1b]0;" + "a" * 5000
+    with pytest.raises(InputError, match=f"{status} �]0;a") as caught:
+        load_dataset(NAME)
+    assert len(str(caught.value)) < 700
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["-5", "nine", "9" * 5000])
+def test_a_length_that_is_none(server, folder, body, text):
+    server.length, server.headers = False, [("Content-Length", text)]
+    load_dataset(NAME)
+    assert_whole(folder, body)

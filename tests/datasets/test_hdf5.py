@@ -204,12 +204,13 @@ def test_a_file_that_another_process_writes_is_in_use(path):
         (OSError(38, "unable to lock file, errno = 38"), "lies on a file system without locks: set HDF5_USE_FILE"),
         (OSError("file is already open for write (may use <h5clear file>)"), "or its writer was killed"),
         (PermissionError(13, "Unable to open file"), "cannot read .*: Permission denied"),
-        (IsADirectoryError(21, "Is a directory"), "is a folder: give an HDF5 file"),
         (FileNotFoundError(2, "No such file"), "no file "),
         (RuntimeError("Unspecified\nerror"), r"is truncated or not an HDF5 file \(Unspecified error\): get it again"),
     ],
 )
 def test_why_a_file_is_not_opened(path, monkeypatch, error, said):
+    path.touch()
+
     def refuse(*_):
         raise error
 
@@ -217,6 +218,16 @@ def test_why_a_file_is_not_opened(path, monkeypatch, error, said):
     with pytest.raises(InputError, match=said) as caught, open_hdf5(path):
         pass
     assert "delete" not in str(caught.value)
+
+
+def test_what_is_no_file_is_not_waited_for(path, tmp_path):
+    os.mkfifo(path)
+    for place in (path, tmp_path):
+        with pytest.raises(InputError, match="is no file: give an HDF5 file"), open_hdf5(place):
+            pass
+    path.unlink()
+    with pytest.raises(InputError, match="no file "), open_hdf5(path):
+        pass
 
 
 def test_damage_that_shows_late_is_one_line(write_hdf5, d4rl_arrays):

@@ -1,0 +1,193 @@
+"""One entry of a cache: a folder with a dataset's arrays as .npy files and a manifest of all else.
+
+What is found in it is looked at before it is used: every field's type, every array's shape, type, size and time. Only
+the arrays' content is not, which takes reading them: their checksums are for `damage`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlrat.datasets.dataset import Dataset
+from rlrat.datasets.sharing import close_file, is_trusted
+
+# NumPy reads a header by ast.literal_eval, in which two threads of CPython 3.11 at once may meet a SystemError.
+_PARSING = threading.Lock()
+
+_MANIFEST = "manifest.json"
+_ARRAYS: dict[str, tuple[str, int]] = {  # type and axes
+    **dict.fromkeys(("observations", "actions", "next_observations"), ("float32", 2)),
+    **dict.fromkeys(("rewards", "action_low", "action_high"), ("float32", 1)),
+    **dict.fromkeys(("terminations", "truncations", "episode_complete"), ("bool", 1)),
+    **dict.fromkeys(("episode_starts", "episode_lengths"), ("int64", 1)),
+    "episode_returns": ("float64", 1),
+}
+_VALUES: dict[str, Callable[[Any], bool]] = {
+    "id": lambda value: isinstance(value, str),
+    "env_id": lambda value: value is None or isinstance(value, str),
+    "env_kwargs": lambda value: isinstance(value, dict),
+    "env_recorded": lambda value: isinstance(value, dict),
+    "notes": lambda value: isinstance(value, list) and all(isinstance(note, str) for note in value),
+    "reference": lambda value: value in (None, "v5", "d4rl"),
+    "fingerprint": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
+}
+
+
+class _Damaged(Exception):
+    """An entry that is not as it was written."""
+
+
+def write(entry: Path, dataset: Dataset, sources: tuple[Path, ...]) -> None:
+    """Write a dataset into an empty folder, all the way to the disk.
+
+    Args:
+        sources: what it was converted from: who can read them can read the entry.
+
+    Raises:
+        OSError: no room, or a folder that cannot be written.
+    """
+    values = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
+    arrays = {name: values.pop(name) for name in _ARRAYS}
+    seconds = int(time.time()) // 2 * 2  # which every file system and archive keeps
+    files = {}
+    for name, array in arrays.items():
+        path = entry / f"{name}.npy"
+        np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+        files[name] = [array.shape, array.dtype.str, *_finish(path, sources)]
+        os.utime(path, (seconds, seconds))
+    manifest = {"values": values, "arrays": files, "seconds": seconds}
+    text = json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1)
+    (entry / _MANIFEST).write_text(text, encoding="utf-8")
+    _finish(entry / _MANIFEST, sources)
+
+
+def _finish(path: Path, sources: tuple[Path, ...]) -> tuple[int, str]:
+    """Size and SHA-256 of a file that is written, once it is on the disk."""
+    close_file(path, sources)
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(entry: Path, id: str) -> Dataset | None:
+    """The dataset of an entry, its arrays memory-mapped; None where there is none, or one that is damaged.
+
+    Args:
+        id: the dataset's, which must be the entry's.
+    """
+    try:
+        return _read(entry, id)
+    except Exception:  # whatever a garbled file makes Python's and NumPy's readers raise
+        return None
+
+
+def _read(entry: Path, id: str) -> Dataset:
+    manifest = _manifest(entry)
+    arrays = {}
+    for name, (shape, dtype, size, checksum) in manifest["arrays"].items():
+        path = entry / f"{name}.npy"
+        about = _stat(path, entry)
+        if about.st_size != size:
+            raise _Damaged(f"{path.name} has another size")
+        if about.st_mtime_ns != manifest["seconds"] * 10**9:  # changed, or copied without its time
+            _check_content(path, checksum)
+            with suppress(OSError):  # another's: it is looked at again the next time
+                os.utime(path, (manifest["seconds"], manifest["seconds"]))
+        with _PARSING:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if list(array.shape) != shape or array.dtype.str != dtype or not array.flags.c_contiguous:
+            raise _Damaged(f"{path.name} has another shape or type")
+        arrays[name] = array
+    values = manifest["values"]
+    if values["id"] != id:
+        raise _Damaged("it belongs to another dataset")
+    _check_arrays(arrays)
+    return Dataset(**{**values, "notes": tuple(values["notes"])}, **arrays)
+
+
+def damage(entry: Path) -> str | None:
+    """What is wrong with an entry, every byte of it read; None where it is whole."""
+    try:
+        manifest = _manifest(entry)
+        for name, (*_, checksum) in manifest["arrays"].items():
+            path = entry / f"{name}.npy"
+            _stat(path, entry)
+            _check_content(path, checksum)
+        _read(entry, manifest["values"]["id"])
+    except _Damaged as error:
+        return str(error)
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except Exception as error:  # as in `read`
+        return f"it cannot be read ({type(error).__name__})"
+    return None
+
+
+def _manifest(entry: Path) -> dict[str, Any]:
+    path = entry / _MANIFEST
+    _stat(path, entry)
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if manifest.pop("checksum") != _checksum(manifest):
+        raise _Damaged(f"{path.name} has another content")
+    values, arrays = manifest["values"], manifest["arrays"]
+    if set(values) != set(_VALUES) or set(arrays) != set(_ARRAYS):
+        raise _Damaged(f"{path.name} has other fields than a dataset")
+    for name, is_right in _VALUES.items():
+        if not is_right(values[name]):
+            raise _Damaged(f"{path.name} has a wrong {name}")
+    for name, (dtype, ndim) in _ARRAYS.items():
+        if arrays[name][1] != np.dtype(dtype).str or len(arrays[name][0]) != ndim:
+            raise _Damaged(f"{path.name} has a wrong shape or type of {name}")
+    return manifest
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+
+
+def _stat(path: Path, entry: Path) -> os.stat_result:
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode) or not is_trusted(path, entry):
+        raise _Damaged(f"{path.name} is a link, or others can write it")
+    return about
+
+
+def _check_content(path: Path, checksum: str) -> None:
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
+            raise _Damaged(f"{path.name} has another content")
+
+
+def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
+    steps, observations = arrays["observations"].shape
+    actions, episodes = arrays["action_low"].shape[0], arrays["episode_starts"].shape[0]
+    expected = {
+        **dict.fromkeys(("observations", "next_observations"), (steps, observations)),
+        **dict.fromkeys(("rewards", "terminations", "truncations"), (steps,)),
+        **dict.fromkeys((name for name in _ARRAYS if name.startswith("episode_")), (episodes,)),
+        **dict.fromkeys(("action_low", "action_high"), (actions,)),
+        "actions": (steps, actions),
+    }
+    if 0 in (steps, observations, actions, episodes) or any(arrays[name].shape != expected[name] for name in expected):
+        raise _Damaged("its arrays do not fit together")
+    if not all(_in_range(arrays, steps)):
+        raise _Damaged("its episodes or bounds are impossible")
+
+
+def _in_range(arrays: dict[str, np.ndarray], steps: int) -> Iterator[bool]:
+    """What is cheap to see: the arrays of steps are not read."""
+    starts, low, high = arrays["episode_starts"], arrays["action_low"], arrays["action_high"]
+    yield starts[0] == 0 and starts[-1] <= steps and bool((np.diff(starts) >= 0).all())
+    yield bool((arrays["episode_lengths"] >= 1).all()) and bool(np.isfinite(arrays["episode_returns"]).all())
+    yield bool((low < high).all()) and bool(np.isfinite(low).all() and np.isfinite(high).all())

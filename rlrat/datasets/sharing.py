@@ -1,0 +1,97 @@
+"""Who may write a cache: the user alone, or those who can replace the data that it lies beside, and nobody else."""
+
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+_HAS_OWNERS = hasattr(os, "geteuid")  # Windows has neither owners nor modes
+
+
+def make_private(folder: Path) -> bool:
+    """Make a folder for this user alone, or take it from the others if it is the user's; whether it is so."""
+    try:
+        folder.mkdir(0o700, exist_ok=True)
+        if not _HAS_OWNERS:
+            return True
+        about = folder.stat()
+        if {about.st_uid, folder.lstat().st_uid} != {os.geteuid()}:  # a link to one's own is as good, if one made it
+            return False
+        if about.st_mode & 0o077:
+            folder.chmod(0o700)
+        return not folder.stat().st_mode & 0o077
+    except OSError:
+        return False
+
+
+def make_like(folder: Path, around: Path) -> None:
+    """Make a folder that is as open as the one it lies in, whatever the umask, but for a sticky one.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.mkdir(0o700)
+    if not _HAS_OWNERS:
+        return
+    outer = around.stat()
+    mode = stat.S_IMODE(outer.st_mode) & ~(stat.S_ISUID | stat.S_ISVTX) | 0o700
+    if outer.st_mode & stat.S_ISVTX:  # all may put files there, but each replaces only their own
+        mode &= ~0o022
+    if folder.stat().st_gid != outer.st_gid:
+        try:
+            os.chown(folder, -1, outer.st_gid)
+        except OSError:  # of a group that the user is not in
+            mode &= ~0o020
+    with suppress(OSError):  # a file system without modes
+        folder.chmod(mode)
+
+
+def close_file(path: Path, sources: Iterable[Path]) -> None:
+    """Let a cache's file be written by its owner alone, and read by those who can read the data that it is made of."""
+    if not _HAS_OWNERS:
+        return
+    mode, group = 0o644, path.stat().st_gid
+    for source in sources:
+        about = source.stat()
+        mode &= about.st_mode | 0o600
+        if about.st_gid != group and not about.st_mode & 0o004:
+            mode &= ~0o040
+    with suppress(OSError):
+        path.chmod(mode)
+
+
+def is_trusted(path: Path, around: Path) -> bool:
+    """Whether only those can have written `path` who can replace what else is in the folder `around`.
+
+    A link is never trusted, since it may lead to what others have written.
+
+    Raises:
+        OSError: one of them is not there.
+    """
+    about = path.lstat()
+    if stat.S_ISLNK(about.st_mode):
+        return False
+    if not _HAS_OWNERS:
+        return True
+    outer = around.stat()
+    shared = outer.st_mode if not outer.st_mode & stat.S_ISVTX else 0
+    if shared & stat.S_IWOTH:
+        return True
+    if about.st_mode & stat.S_IWOTH:
+        return False
+    if about.st_mode & stat.S_IWGRP and not (shared & stat.S_IWGRP and about.st_gid == outer.st_gid):
+        return False
+    if about.st_uid in (os.geteuid(), 0, outer.st_uid):
+        return True
+    return bool(shared & stat.S_IWGRP) and _is_member(about.st_uid, outer.st_gid)
+
+
+def _is_member(user: int, group: int) -> bool:
+    import pwd
+
+    try:
+        about = pwd.getpwuid(user)
+        return group in os.getgrouplist(about.pw_name, about.pw_gid)
+    except (KeyError, OSError):
+        return False
