@@ -63,6 +63,7 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Units, WindowBatch, Windows
+from rlrat.datasets.dataset import NO_EPISODES
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import Embedding, LayerNorm, initialize
 from rlrat.optim import Adam, SeedGuard
@@ -164,10 +165,7 @@ def check(args: Arguments, dataset: Dataset) -> None:
     if args.embedding_size % args.num_heads:
         raise InputError(f"--num-heads is {args.num_heads}, but must divide --embedding-size, {args.embedding_size}")
     if not dataset.episode_complete.any():
-        raise InputError(
-            f"{dataset.id} has no episode boundaries, neither terminal states nor time limits: a Decision Transformer "
-            "learns from whole episodes"
-        )
+        raise InputError(f"{dataset.id} {NO_EPISODES}: a Decision Transformer learns from whole episodes")
     longest = int(dataset.episode_lengths[dataset.episode_complete].max())
     if args.context_length > longest:
         raise InputError(

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
+from rlrat.dataset_names import folder_name
 from rlrat.env_settings import TAKEN, parse_env_kwargs, same_settings
 from rlrat.environments import MOST_EPISODES, bare
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
@@ -75,7 +76,8 @@ class RationalArguments:
 @dataclass(frozen=True)
 class RunArguments:
     dataset: str = "rlrat/hopper/mixed-v0"
-    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or a D4RL-layout .hdf5 file."""
+    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of a D4RL-layout
+    .hdf5 file or a Minari folder."""
     env_id: str | None = None
     """Gymnasium environment to evaluate in; the dataset's own by default."""
     env_kwargs: tuple[str, ...] = ()
@@ -409,12 +411,9 @@ def run_name(arguments: RunArguments) -> str:
 
 def run_folder(arguments: RunArguments, agent: str, seed: int) -> Path:
     """`<run-dir>/<dataset>/<agent>/<activation>[+<run-name>]/seed<k>`."""
-    dataset = arguments.dataset
-    if dataset.endswith((".hdf5", ".h5")):
-        dataset = Path(dataset).stem
     name = run_name(arguments)
     activation = arguments.activation.replace(":", "-") + (f"+{name}" if name else "")
-    return arguments.run_dir / dataset.replace("/", "-") / agent / activation / f"seed{seed}"
+    return arguments.run_dir / folder_name(arguments.dataset) / agent / activation / f"seed{seed}"
 
 
 def _flag(name: str) -> str:

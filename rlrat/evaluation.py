@@ -265,13 +265,16 @@ class Evaluator:
         self.close()
 
 
-def check_spaces(env: Any, observation_width: int, action_low: np.ndarray, action_high: np.ndarray) -> None:
+def check_spaces(
+    env: Any, observation_width: int, action_low: np.ndarray, action_high: np.ndarray, *, typed: bool = False
+) -> None:
     """Refuse data that does not fit an environment.
 
     Args:
         env: anything with Gymnasium's `observation_space` and `action_space`, such as an `Evaluator`.
         observation_width: the length of the data's observations.
         action_low, action_high: [act], the bounds of the data's actions.
+        typed: whether the user gave them: they may then lie inside of the environment's.
 
     Raises:
         InputError: other shapes, or bounds that differ by more than float32 rounding.
@@ -287,7 +290,12 @@ def check_spaces(env: Any, observation_width: int, action_low: np.ndarray, actio
             if shape != space.shape:
                 raise InputError(f"the data's {kind} have shape {shape}, those of {name} {space.shape}: {advice}")
     space = env.action_space
-    if not (np.allclose(low, space.low, atol=1e-6) and np.allclose(high, space.high, atol=1e-6)):
+    equal = [np.isclose(mine, theirs, atol=1e-6) for mine, theirs in ((low, space.low), (high, space.high))]
+    if typed:
+        if not ((equal[0] | (low > space.low)) & (equal[1] | (high < space.high))).all():
+            bounds = _interval(low, high), _interval(space.low, space.high)
+            raise InputError(f"--action-bounds are {bounds[0]}, beyond those of {name}, {bounds[1]}: give some inside")
+    elif not (equal[0] & equal[1]).all():
         bounds = _interval(low, high), _interval(space.low, space.high)
         raise InputError(f"the data's actions lie in {bounds[0]}, those of {name} in {bounds[1]}: {advice}")
 

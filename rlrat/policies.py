@@ -20,16 +20,33 @@ class ActingPolicy(nn.Module):
     def __init__(self, observation_size: int, action_size: int, num_seeds: int) -> None:
         super().__init__()
         self.batch_shape = (num_seeds,)
+        self.has_units = False
+        """Whether `set_units` was called; what is loaded from a checkpoint has its units from there."""
         self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
         self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
-        self.register_buffer("action_scale", torch.ones(num_seeds, 1))
+        self.register_buffer("action_scale", torch.ones(num_seeds, action_size))
+        self.register_buffer("action_offset", torch.zeros(num_seeds, action_size))
 
     @torch.no_grad()
     def set_units(self, units: "Units") -> None:
         """Take the units that the agent learns in, the same for every seed."""
+        self.has_units = True
         self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
         self.observation_std.copy_(torch.from_numpy(units.observation_std))
-        self.action_scale.fill_(units.action_scale)
+        self.action_scale.copy_(torch.from_numpy(units.action_scale))
+        self.action_offset.copy_(torch.from_numpy(units.action_offset))
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
+        """Checkpoints of before have one scale for all components, and actions around 0."""
+        scale, offset = (f"{prefix}{name}" for name in ("action_scale", "action_offset"))
+        if scale in state_dict and offset not in state_dict:
+            before = state_dict[scale].to(self.action_scale).expand_as(self.action_scale)
+            if self.has_units and not (torch.equal(before, self.action_scale) and not self.action_offset.any()):
+                errors.append(
+                    f"its actions are over {before.flatten()[0]:g} in each component, where each has its own bounds now"
+                )
+            state_dict[scale], state_dict[offset] = before, torch.zeros_like(before)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def read(self, observations: np.ndarray | Tensor) -> Tensor:
         """Raw observations `[S, E, obs]`, or with one seed `[..., obs]`, normalised: `[S, E, obs]`.
@@ -45,13 +62,17 @@ class ActingPolicy(nn.Module):
         return (rows - self.observation_mean.unsqueeze(1)) / self.observation_std.unsqueeze(1)
 
     def give(self, actions: Tensor, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Actions `[S, E, act]` in [-1, 1], in the environment's units, of `observations`' kind and leading shape."""
-        scaled = (actions * self.action_scale.unsqueeze(1)).reshape(*observations.shape[:-1], -1)
+        """Actions `[S, E, act]` in [-1, 1], in the environment's units, of `observations`' kind and leading shape.
+
+        None is beyond the bounds that the units are of, see `rlrat.datasets.batches`.
+        """
+        scaled = actions * self.action_scale.unsqueeze(1) + self.action_offset.unsqueeze(1)
+        scaled = scaled.reshape(*observations.shape[:-1], -1)
         return scaled if isinstance(observations, Tensor) else scaled.cpu().numpy()
 
 
 class Policy(ActingPolicy):
-    """Normalisation, network, head and action scale.
+    """Normalisation, network, head and the actions' scale and offset.
 
     Heads, with mean network m and, but for `sac`, a state-independent log standard deviation:
     - `squashed_gaussian`: a = tanh(u), u ~ N(m(s), sigma); actions are clamped to +-0.999 before atanh.

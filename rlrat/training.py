@@ -90,7 +90,8 @@ class Run:
         self._group = Group(agent, arguments, members(arguments), self.device, *judged)
         with self._evaluator([arguments.seed], 1) as probe:
             width = self.dataset.observations.shape[1]
-            check_spaces(probe, width, self.dataset.action_low, self.dataset.action_high)
+            bounds = (self.dataset.action_low, self.dataset.action_high)
+            check_spaces(probe, width, *bounds, typed=arguments.action_bounds is not None)
             probe.probe()
         if not arguments.overwrite:
             for line in self._group.leave_out_finished():

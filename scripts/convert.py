@@ -21,6 +21,8 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 
 from rlrat.arguments import read_command_line
+from rlrat.dataset_names import minari_root
+from rlrat.datasets.metadata import read_json
 from rlrat.errors import InputError, one_line_errors
 
 FIELDS = {
@@ -30,6 +32,7 @@ FIELDS = {
     "terminations": np.bool_,
     "truncations": np.bool_,
 }
+_SPACES = {"observation_space", "action_space"}
 
 
 @dataclass
@@ -44,18 +47,21 @@ def convert(source_id: str, out_folder: Path) -> None:
     """Write the float32 version of Minari dataset SOURCE_ID under OUT_FOLDER.
 
     Raises:
-        InputError: no such local dataset, spaces other than a Box, or a target that exists already.
+        InputError: no such local dataset, none or other spaces than a Box, or a target that exists already.
     """
+    path = minari_root() / source_id / "data" / "metadata.json"
+    if path.is_file() and (missing := _SPACES - read_json(path).keys()):  # for which Minari would make what is recorded
+        raise InputError(f"{source_id} records no {' and no '.join(sorted(missing))}, which is needed to convert it")
     try:
         source = minari.load_dataset(source_id)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(f"cannot read {source_id}: {error}") from None
     metadata = MinariStorage.read_raw_metadata(source.storage.data_path)
-    for name in ("observation_space", "action_space"):
+    for name in sorted(_SPACES):
         metadata[name] = _float32_space(source_id, name, getattr(source, name))
     folder = out_folder / source_id
     if folder.exists():
-        raise InputError(f"{folder} exists already: remove it or name another folder")
+        raise InputError(f"{folder} exists already: name another folder")
     data = folder / "data"
     data.mkdir(parents=True)
     try:

@@ -396,6 +396,11 @@ def test_check_spaces():
         ):
             with pytest.raises(InputError, match=message):
                 check_spaces(evaluator, *args)
+        check_spaces(evaluator, 11, low / 2, high, typed=True)
+        with pytest.raises(InputError, match=r"lie in \[-0.5, 1\] x"):
+            check_spaces(evaluator, 11, low * [0.5, 1, 1], high)
+        with pytest.raises(InputError, match=r"--action-bounds are \[-1, 2\], beyond those of Hopper-v5, \[-1, 1\]"):
+            check_spaces(evaluator, 11, low, 2 * high, typed=True)
 
 
 def test_public_name():

@@ -52,6 +52,16 @@ def test_a_loaded_policy_is_the_trained_one(trained):
     assert not np.allclose(first(observation), second(observation))
 
 
+def test_a_checkpoint_of_before_has_one_scale_of_actions(run):
+    observation = np.random.default_rng(0).normal(size=11)
+    expected = rlrat.load_policy(run)(observation)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)["state"]
+    state["policy.action_scale"] = state["policy.action_scale"][:1]
+    del state["policy.action_offset"]
+    spoil(run, state=state)
+    np.testing.assert_array_equal(rlrat.load_policy(run)(observation), expected)
+
+
 def test_a_loaded_policy_takes_one_observation_or_many(trained):
     policy = rlrat.load_policy(trained / "seed3")
     observations = np.random.default_rng(0).normal(size=(5, 11))

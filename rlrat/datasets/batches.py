@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrat.datasets.dataset import Dataset
+from rlrat.datasets.dataset import NO_EPISODES, Dataset
 from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
 from rlrat.random import Blocks, Stream
@@ -26,39 +26,60 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Units:
-    """The units that an agent learns in: observations (o - mean) / std, actions a / scale, rewards r * scale."""
+    """The units that an agent learns in: (o - mean) / std, actions (a - offset) / scale in [-1, 1], rewards r * scale.
+
+    Each component of the actions has a scale, half of its range, and an offset, the middle: `[act]` float32.
+    """
 
     observation_mean: np.ndarray
     observation_std: np.ndarray
     action_size: int
-    action_scale: float
+    action_scale: np.ndarray
+    action_offset: np.ndarray
     reward_scale: float
 
     @classmethod
     def of(
         cls, dataset: Dataset, normalize_observations: bool, observation_floor: float, reward_scaling: str
     ) -> "Units":
-        """The paper's units of a dataset: actions over their largest bound; rewards as `reward_scaling` says.
+        """The paper's units of a dataset: actions by their bounds; rewards as `reward_scaling` says.
 
         `none` leaves rewards alone, `paper` divides them by best - worst episode return, `iql` multiplies that by 1000.
 
         Raises:
-            InputError: where all episodes have the same return, so that there is nothing to divide by.
+            InputError: where all episodes have the same return, but for rounding, or none is complete, so that there is
+                nothing to divide by.
         """
         mean, std = dataset.observation_statistics(observation_floor)
         if not normalize_observations:
             mean, std = np.zeros_like(mean), np.ones_like(std)
         reward_scale = 1.0
         if reward_scaling != "none":
-            spread = dataset.best_return - dataset.worst_return
-            if spread == 0.0:
+            if not dataset.returns_differ:
+                equal = "where all are equal, but for rounding"
                 raise InputError(
-                    f"--reward-scaling {reward_scaling} divides by best - worst episode return, but in {dataset.id} "
-                    "all are equal: give --reward-scaling none"
+                    f"--reward-scaling {reward_scaling} divides by best - worst episode return of {dataset.id}, "
+                    f"{equal if dataset.episode_complete.any() else f'which {NO_EPISODES}'}: give --reward-scaling none"
                 )
+            spread = dataset.best_return - dataset.worst_return
             reward_scale = {"paper": 1.0, "iql": 1000.0}[reward_scaling] / spread
-        bound = float(max(np.abs(dataset.action_low).max(), np.abs(dataset.action_high).max()))
-        return cls(mean, std, dataset.actions.shape[1], bound, reward_scale)
+        scale, offset = _action_units(dataset.action_low, dataset.action_high)
+        return cls(mean, std, len(scale), scale, offset, reward_scale)
+
+    def actions(self, actions: np.ndarray) -> np.ndarray:
+        """The environment's actions `[..., act]` float32 in these units, none beyond [-1, 1]."""
+        if not self.action_offset.any():  # bounds such as -1 and 1: nothing is rounded
+            return actions / self.action_scale
+        return ((actions - self.action_offset) / self.action_scale).clip(-1.0, 1.0)
+
+
+def _action_units(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset `[act]` float32 with which no a in [-1, 1] leaves the bounds: offset + scale * a, rounded."""
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    offset = ((low + high) / 2).astype(np.float32)
+    exact = np.minimum(high - offset, offset - low)
+    scale = exact.astype(np.float32)
+    return np.where(scale > exact, np.nextafter(scale, np.float32(0)), scale), offset
 
 
 class WindowBatch(NamedTuple):
@@ -85,7 +106,7 @@ class Batches:
         def read(index: slice | np.ndarray) -> np.ndarray:  # one row a transition, so that a batch is one gather
             columns = (
                 (dataset.observations[index] - mean) / std,
-                dataset.actions[index] / units.action_scale,
+                units.actions(dataset.actions[index]),
                 dataset.rewards[index, None] * units.reward_scale,
                 (dataset.next_observations[index] - mean) / std,
                 dataset.terminations[index, None],
@@ -131,7 +152,7 @@ class Windows:
         def read(index: slice | np.ndarray) -> np.ndarray:
             columns = (
                 (dataset.observations[index] - mean) / std,
-                dataset.actions[index] / units.action_scale,
+                units.actions(dataset.actions[index]),
                 returns_to_go[index, None] / return_scale,
             )
             return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")

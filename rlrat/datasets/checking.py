@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlrat.datasets import cache, d4rl, entries, minari
+from rlrat.dataset_names import minari_root
+from rlrat.datasets import cache, d4rl, entries
 from rlrat.datasets.sharing import is_trusted
 from rlrat.errors import InputError, reason
 
@@ -50,7 +51,7 @@ def check_caches(datasets: Sequence[str] = ()) -> Iterator[Finding]:
 def _beside(id: str) -> list[Path]:
     """The cache roots beside what `id` may mean."""
     path = Path(id).expanduser()
-    places = [path, minari.local_root() / id]
+    places = [path, minari_root() / id]
     if id in d4rl.FILES:
         places.append(d4rl.folder() / d4rl.FILES[id])
     roots = [root for place in places if place.name for root in (cache.beside_file(place), cache.beside_folder(place))]

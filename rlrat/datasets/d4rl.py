@@ -1,12 +1,18 @@
 """D4RL's v2 locomotion datasets and any HDF5 file of D4RL's layout, read without d4rl, gym or mujoco_py.
 
-Such a file is one flat sequence of steps without final observations: the next observation of step i is that of step
-i + 1. Its transitions are those of d4rl's `qlearning_dataset`:
+Such a file is one flat sequence of steps. The transitions of D4RL's own sets (`FILES`) are those of d4rl's
+`qlearning_dataset`: the next observation of step i is that of step i + 1, and
 
 - a step whose `timeouts` flag is set is left out, for what follows it is the next episode's first observation;
 - so is the last step of the file, even if it is terminal;
 - the next observation of a terminal step is the following episode's first one, which nothing may look at;
 - a file's own `next_observations` are not used.
+
+In every other file a terminal step is kept, also one whose `timeouts` flag is set or that is the file's last: nothing
+may look at what follows it. And where the file has `next_observations`, they are used: then no step is left out, and
+steps may have any order. A step whose next observation is not the following step's observation ends its piece; if
+neither flag is set there, the piece is no complete episode. Where most steps are such, the file holds single
+transitions, and no episode is complete.
 
 Without `timeouts`, episodes are split at the environment's time limit. Here d4rl counts one step too many after every
 terminal state and so cuts each time-limited episode that follows one a step too early, joining its true last step to
@@ -16,26 +22,23 @@ Steps after the last terminal or timeout flag are an episode that the file break
 d4rl, but its return is no episode's return, and is left out of the best and the worst.
 """
 
+import json
 import os
 import re
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlrat.dataset_names import safe
 from rlrat.datasets import cache
-from rlrat.datasets.dataset import (
-    Dataset,
-    assemble,
-    check_finite,
-    clip_actions,
-    step_array,
-    step_flags,
-    to_float32,
-)
+from rlrat.datasets.bounds import Bounds, environment_bounds
+from rlrat.datasets.dataset import Dataset, assemble
 from rlrat.datasets.download import download
 from rlrat.datasets.hdf5 import open_hdf5, read
+from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
+from rlrat.environments import find_spec, typed
 from rlrat.errors import InputError
 
 BASE_URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
@@ -53,7 +56,9 @@ FILES = {
     f"{agent}-{level}-v2": f"{agent}_{level.replace('-', '_')}-v2.hdf5" for agent in _ENVIRONMENTS for level in LEVELS
 }
 """File name of every dataset; `BASE_URL/<file name>` is where it was published."""
-_KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
+_NEEDED = ("observations", "actions", "rewards", "terminals")
+_VALUES = ("observations", "actions", "rewards", "next_observations")
+_ROUNDING = 1e-5  # by which an observation may differ where it is written twice, of its size
 _STEM = re.compile(rf"({'|'.join(_ENVIRONMENTS)})-({'|'.join(LEVELS)})(-v[012])?")
 
 
@@ -62,8 +67,23 @@ def folder() -> Path:
     return Path(os.environ.get("D4RL_DATASET_DIR") or os.path.expanduser("~/.d4rl/datasets"))
 
 
-def load_name(name: str) -> Dataset:
-    """A dataset of `FILES`, downloaded first where it does not lie in `folder()`.
+@dataclass(frozen=True)
+class _Limit:
+    """After how many steps an episode ends where the file has no `timeouts`, and of which environment this is known."""
+
+    steps: int | None
+    """None for never."""
+    env_id: str | None
+
+    def __str__(self) -> str:
+        if self.steps is None:
+            return f"only terminal states end its episodes, as {self.env_id} has no time limit"
+        why = f"the time limit of {self.env_id}" if self.env_id else "a guess (give --env-id for the right limit)"
+        return f"its episodes are split after {self.steps} steps, {why}"
+
+
+def load_name(name: str, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
+    """A dataset of `FILES`, downloaded first where it does not lie in `folder()`; else as `load_file`.
 
     Raises:
         InputError: it cannot be had, or its file is unusable.
@@ -71,11 +91,16 @@ def load_name(name: str) -> Dataset:
     path = folder() / FILES[name]
     if not path.exists():
         download(f"{BASE_URL}/{FILES[name]}", path, check=_check_opens, hosts=HOSTS)
-    return load_file(path)
+    return load_file(path, env_id, bounds)
 
 
-def load_file(path: Path) -> Dataset:
+def load_file(path: Path, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
     """A file of D4RL's layout; its name decides about the environment, the time limit and the reference scores.
+
+    Args:
+        env_id: the environment that the user named: its bounds of actions and its time limit apply where the name of
+            the file is none of D4RL's.
+        bounds: those that the user gave, over all others.
 
     Raises:
         InputError: there is no such file, or it is unusable.
@@ -84,13 +109,24 @@ def load_file(path: Path) -> Dataset:
         raise InputError(f"no file {path}")
     name = path.stem.replace("_", "-")
     known = _STEM.fullmatch(name)
-    id = name if known else path.stem
-    env_id, env_kwargs = _ENVIRONMENTS[known[1]] if known else (None, {})
-    source = cache.Source(id, (path,), cache.beside_file(path))
-    return cache.load(
-        source,
-        lambda: _convert(path, id, env_id=env_id, env_kwargs=env_kwargs, reference="d4rl" if id in FILES else None),
-    )
+    own_id, env_kwargs = _ENVIRONMENTS[known[1]] if known else (None, {})
+    id = name if known else safe(path.stem)
+    settings = bounds.settings() if bounds else ""
+    if known:
+        limit = _Limit(TIME_LIMIT, own_id)
+        bounds = bounds or Bounds(-1.0, 1.0, f"of {own_id}", "give --action-bounds LOW HIGH if it has others")
+    elif env_id is not None:
+        env_id = typed(env_id)
+        limit = _Limit(find_spec(env_id).max_episode_steps, env_id)
+        bounds = bounds or environment_bounds(str(path), env_id, None)
+        settings = json.dumps([bounds.settings(), limit.steps])
+    else:
+        limit = _Limit(TIME_LIMIT, None)
+        advice = "give --env-id with the environment they are of, or --action-bounds LOW HIGH"
+        bounds = bounds or Bounds(-1.0, 1.0, "that are assumed of it", advice)
+    about = {"env_id": own_id, "env_kwargs": env_kwargs, "reference": "d4rl" if id in FILES else None}
+    source = cache.Source(id, (path,), cache.beside_file(path), settings)
+    return cache.load(source, lambda: _convert(path, id, bounds, limit, **about))
 
 
 def _check_opens(path: Path) -> None:
@@ -98,77 +134,111 @@ def _check_opens(path: Path) -> None:
         file.keys()
 
 
-def _convert(path: Path, id: str, **about: Any) -> Dataset:
-    observations, actions, rewards, terminals, timeouts = _read_steps(path)
-    if timeouts is None:
-        timeouts = _time_limits(terminals)
-        if about["env_id"] is None:
-            warnings.warn(f"{path} has no timeouts: episodes are split after {TIME_LIMIT} steps", stacklevel=2)
+def _convert(path: Path, id: str, bounds: Bounds, limit: _Limit, **about: Any) -> Dataset:
+    published, notes = id in FILES, []
+    arrays = _read_steps(path, following=not published)
+    rewards, terminals, timeouts = arrays["rewards"], arrays["terminals"], arrays["timeouts"]
     steps = len(rewards)
-    ends = np.flatnonzero(terminals | timeouts)
+    with np.errstate(invalid="ignore"):  # what is not finite is refused
+        exact_rewards = rewards.astype(np.float64)
+    for name in _VALUES:
+        if arrays[name] is not None:
+            arrays[name] = to_float32(arrays[name])
+    observations, following = arrays["observations"], arrays["next_observations"]
+
+    breaks = np.zeros(steps, bool) if following is None else _breaks(observations, following)
+    if timeouts is None:
+        timeouts = np.zeros(steps, bool)
+        if following is not None and limit.steps is not None:  # the observations say where an episode goes on
+            timeouts = breaks & (_ages(terminals | breaks) == limit.steps - 1)
+        elif limit.steps is not None:
+            timeouts = _ages(terminals) % limit.steps == limit.steps - 1
+        if following is None:
+            notes.append(f"{path} has no timeouts: {limit}")
+    flagged = terminals | timeouts
+    ends = np.flatnonzero(flagged | breaks)
     starts = np.append(0, ends + 1)
     starts = starts[starts < steps]
-    returns = np.add.reduceat(rewards.astype(np.float64), starts)
-    complete = np.ones(len(starts), bool)
-    complete[-1] = terminals[-1] or timeouts[-1]
-
-    observations, actions, rewards = (to_float32(array) for array in (observations, actions, rewards))
-    for name, array in (("observations", observations), ("actions", actions), ("rewards", rewards)):
-        check_finite(str(path), name, array, starts)
-    high = np.ones(actions.shape[1], np.float32)
-    actions = clip_actions(str(path), actions, starts, -high, high)
-
-    kept = ~timeouts
-    kept[-1] = False
+    last = np.append(starts[1:], steps) - 1
+    complete = flagged[last] & np.append(True, flagged[last[:-1]])
+    if odd := np.count_nonzero((breaks & ~flagged)[:-1]):
+        single = odd > np.count_nonzero(~breaks & ~flagged)
+        complete &= not single
+        what = "it holds single transitions, no episodes" if single else "the pieces count as no complete episodes"
+        notes.append(f"{path}: the next observation of {odd} of {steps} steps is not the following step's: {what}")
+    for name in _VALUES:
+        if arrays[name] is not None:
+            check_finite(str(path), name, arrays[name], starts)
+    low, high = bounds.of(str(path), arrays["actions"].shape[1])
+    actions, clipped = bounds.clip(str(path), arrays["actions"], starts, low, high)
+    kept = ~timeouts if published else ~timeouts | terminals
+    kept[-1] = terminals[-1] and not published
+    if following is not None:
+        kept[:] = True
     rows = np.flatnonzero(kept)
+    if following is None:
+        following = observations[np.minimum(rows + 1, steps - 1)]
     if len(rows) == 0:
         raise InputError(f"{path} has no transition: each needs the step that follows it in its episode")
     return assemble(
         id,
         observations=observations[rows],
         actions=actions[rows],
-        rewards=rewards[rows],
-        next_observations=observations[rows + 1],
+        rewards=arrays["rewards"][rows],
+        next_observations=following,
         terminations=terminals[rows],
         episode_starts=np.append(0, np.cumsum(kept))[starts],
-        episode_returns=returns,
+        episode_returns=np.add.reduceat(exact_rewards, starts),
         episode_lengths=np.diff(np.append(starts, steps)),
         episode_complete=complete,
-        action_low=-high,
+        action_low=low,
         action_high=high,
+        notes=(*notes, *clipped),
         **about,
     )
 
 
-def _read_steps(path: Path) -> tuple[np.ndarray | None, ...]:
-    """Observations, actions, rewards, terminals and (None where the file has none) timeouts, of equal lengths."""
+def _read_steps(path: Path, *, following: bool) -> dict[str, np.ndarray | None]:
+    """What a file of D4RL's layout has, of equal lengths, or None of what it need not have.
+
+    `next_observations` are asked for if `following`.
+    """
+    names = (*_NEEDED, "timeouts", *(["next_observations"] if following else []))
     with open_hdf5(path) as file:
-        arrays = {name: read(file.id, name) for name in _KEYS}
-    if missing := [name for name in _KEYS[:-1] if arrays[name] is None]:
-        raise InputError(f"{path} lacks {', '.join(missing)}: a D4RL file has {', '.join(_KEYS[:-1])}")
-    if arrays["timeouts"] is None:
-        del arrays["timeouts"]
-    for name, array in arrays.items():
-        if name not in ("observations", "actions") and array.shape[1:] == (1,):
-            arrays[name] = array[:, 0]  # older files have columns
-    for name, array in arrays.items():
+        arrays = {name: read(file.id, name) for name in names}
+    if missing := [name for name in _NEEDED if arrays[name] is None]:
+        raise InputError(f"{path} lacks {', '.join(missing)}: a D4RL file has {', '.join(_NEEDED)}")
+    found = {name: array for name, array in arrays.items() if array is not None}
+    for name, array in found.items():
+        if name in ("rewards", "terminals", "timeouts") and array.shape[1:] == (1,):
+            array = array[:, 0]  # older files have columns
         if name in ("terminals", "timeouts"):
-            arrays[name] = step_flags(str(path), name, array)
+            found[name] = step_flags(str(path), name, array)
         else:
             ndim = 1 if name == "rewards" else 2
-            arrays[name] = step_array(str(path), name, array, "f" if name == "actions" else "fiu", ndim)
-    lengths = {name: len(array) for name, array in arrays.items()}
+            found[name] = step_array(str(path), name, array, "f" if name == "actions" else "fiu", ndim)
+    lengths = {name: len(array) for name, array in found.items()}
     if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise InputError(f"{path} has {found}: all must be equally many")
+        counts = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise InputError(f"{path} has {counts}: all must be equally many")
     if lengths["rewards"] == 0:
         raise InputError(f"{path} is empty: it has no steps")
-    return tuple(arrays.get(name) for name in _KEYS)
+    shapes = [found[name].shape for name in ("observations", "next_observations") if name in found]
+    if shapes[0] != shapes[-1]:
+        raise InputError(f"{path} has observations {list(shapes[0])} and next_observations {list(shapes[1])}")
+    return {"next_observations": None, **arrays, **found}
 
 
-def _time_limits(terminals: np.ndarray) -> np.ndarray:
-    """Flags of the steps at which an episode has lasted `TIME_LIMIT` steps."""
-    steps = np.arange(len(terminals))
-    first = np.zeros(len(terminals), np.int64)
-    first[1:] = np.maximum.accumulate(np.where(terminals, steps + 1, 0))[:-1]
-    return (steps - first) % TIME_LIMIT == TIME_LIMIT - 1
+def _breaks(observations: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """The steps `[N]` whose next observation is not the following step's observation, and the last one."""
+    with np.errstate(invalid="ignore"):  # what is not finite is refused
+        differ = np.abs(following[:-1] - observations[1:]) > _ROUNDING * (1.0 + np.abs(observations[1:]))
+    return np.append(differ.any(axis=1), True)
+
+
+def _ages(ends: np.ndarray) -> np.ndarray:
+    """Steps `[N]` since the last one that `ends` an episode."""
+    steps = np.arange(len(ends))
+    first = np.zeros(len(ends), np.int64)
+    first[1:] = np.maximum.accumulate(np.where(ends, steps + 1, 0))[:-1]
+    return steps - first

@@ -194,7 +194,7 @@ def test_settings_that_do_not_fit_the_data():
     with pytest.raises(InputError, match="no critic: leave it out"):
         check(Arguments(critic_activation="relu"), data)
     endless = dataclasses.replace(_dataset([[1.0] * 30]), episode_complete=np.array([False]))
-    with pytest.raises(InputError, match="has no episode boundaries"):
+    with pytest.raises(InputError, match="has no complete episodes"):
         check(Arguments(), endless)
 
 

@@ -37,7 +37,7 @@ def make_episode():
 def d4rl_arrays():
     """Arrays of D4RL's layout: episodes that end by a terminal state, by a timeout, by both, and one broken off."""
 
-    def make(ends: str = "t.o.b.t.", steps: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
+    def make(ends: str = "t.o.b.t.", steps: int = 5, seed: int = 0, actions: int = 2) -> dict[str, np.ndarray]:
         # one letter an episode: t terminal, o timeout, b both, . nothing (the next episode goes on in it)
         rng = np.random.default_rng(seed)
         count = steps * len(ends)
@@ -45,7 +45,7 @@ def d4rl_arrays():
         letter = np.repeat(list(ends), steps)
         return {
             "observations": rng.standard_normal((count, 3)).astype(np.float32),
-            "actions": rng.uniform(-1, 1, (count, 2)).astype(np.float32),
+            "actions": rng.uniform(-1, 1, (count, actions)).astype(np.float32),
             "rewards": rng.standard_normal(count).astype(np.float32),
             "terminals": last & np.isin(letter, ["t", "b"]),
             "timeouts": last & np.isin(letter, ["o", "b"]),
@@ -71,7 +71,9 @@ def write_hdf5(tmp_path):
 def make_minari(tmp_path):
     """Write a Minari dataset with Minari itself."""
 
-    def make(id: str, episodes: list[dict], env_id: str | None = "Hopper-v5", infos: bool = False, **spaces):
+    def make(
+        id: str, episodes: list[dict], env_id: str | None = "Hopper-v5", infos: bool = False, data_format=None, **spaces
+    ):
         import gymnasium
         import minari
         from gymnasium.spaces import Box
@@ -97,6 +99,7 @@ def make_minari(tmp_path):
                 author_email="author@example.org",
                 algorithm_name="none",
                 code_permalink="https://example.org",
+                **({"data_format": data_format} if data_format else {}),
                 **spaces,
             )
         return tmp_path / "minari" / id

@@ -100,8 +100,11 @@ def test_units(small_dataset):
     plain = Units.of(small_dataset, False, 1e-6, "none")
     assert not plain.observation_mean.any()
     assert (plain.observation_std == 1).all()
-    wide = dataclasses.replace(small_dataset, action_low=np.full(3, -4, np.float32))
-    assert Units.of(wide, True, 1e-6, "none").action_scale == 4.0
+    wide = dataclasses.replace(small_dataset, action_low=np.float32([-1, -4, 0]), action_high=np.float32([1, 0, 2]))
+    units = Units.of(wide, True, 1e-6, "none")
+    assert (units.action_scale.tolist(), units.action_offset.tolist()) == ([1, 2, 1], [0, -2, 1])
+    actions = np.float32([[-1, -4, 0], [0.5, -1, 1], [1, 0, 2]])
+    assert units.actions(actions).tolist() == [[-1, -1, -1], [0.5, 0.5, 0], [1, 1, 1]]
     assert Units.of(small_dataset, True, 5.0, "none").observation_std.min() >= 5.0
 
 

@@ -127,4 +127,4 @@ def test_damaged_stamps_are_left_out(loaded):
         (root / "source.json").write_text(text)
         with pytest.raises(InputError, match="is in no cache"):
             list(check_caches([str(loaded)]))
-    np.testing.assert_array_equal(load_dataset(loaded).rewards.shape, (37,))
+    np.testing.assert_array_equal(load_dataset(loaded).rewards.shape, (38,))

@@ -1,7 +1,6 @@
 import dataclasses
 import hashlib
 import struct
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -212,29 +211,51 @@ def test_no_such_share(make_episode, share):
 
 def test_equal_returns_have_no_best(make_episode):
     _, dataset = with_returns(make_episode, [2, 2, 2], id="own")
-    with pytest.raises(InputError, match="own: all 3 episodes have the return 2, so that none is the best") as caught:
+    with pytest.raises(InputError, match="own: all 3 episodes have the return 2, but for") as caught:
         dataset.best_episodes(0.5)
     assert "\n" not in str(caught.value)
 
 
-def test_rounding_beyond_the_bounds_is_clipped_and_said_once(make_episode):
+def test_returns_that_differ_by_rounding_alone_are_equal(make_episode):
+    """Rewards as of a potential: their sums are those of the two ends, whatever lies between."""
+    rng = np.random.default_rng(0)
+    paths = [np.append(np.append(-5.3, rng.normal(size=49) * 700), 7.1) for _ in range(8)]
+    for dtype in (np.float32, np.float64):
+        episodes = [make_episode(50) | {"rewards": np.diff(path).astype(dtype)} for path in paths]
+        dataset = Dataset.from_episodes(episodes)
+        assert len(set(dataset.episode_returns.tolist())) > 1
+        assert not dataset.returns_differ
+        with pytest.raises(InputError, match=r"the return 12\.4, but for rounding"):
+            dataset.best_episodes(0.5)
+    episodes[3]["rewards"][7] += 1.0
+    assert Dataset.from_episodes(episodes).best_episodes(0.1).episode_returns.round(3).tolist() == [13.4]
+
+
+def test_small_returns_differ_as_large_ones_do(make_episode):
+    for scale in (1e-20, 1.0, 1e20):
+        assert with_returns(make_episode, [scale, 2 * scale])[1].returns_differ
+        assert not with_returns(make_episode, [scale, scale * (1 + 1e-7)])[1].returns_differ
+
+
+def test_rounding_beyond_the_bounds_is_clipped_and_said_once(make_episode, capsys):
     episodes = [make_episode(3, seed=seed) for seed in range(3)]
     for episode in episodes:
         episode["actions"][0] = [1.0005, -1.0002]
-    with pytest.warns(UserWarning, match=r"own: clipped 6 actions .* by up to 0.0005") as caught:
-        dataset = Dataset.from_episodes(episodes, id="own")
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
+    dataset = Dataset.from_episodes(episodes, id="own")
+    note = "own: clipped 6 actions that lay outside their bounds by up to 0.0005"
+    assert capsys.readouterr().err == f"warning: {note}\n"
+    assert dataset.notes == (note,)
+    assert dataset.best_episodes(0.4).notes == (note,)
+    assert capsys.readouterr().err == ""
     assert dataset.actions.max() == 1.0
     assert dataset.actions.min() == -1.0
 
 
-def test_actions_at_the_bounds_are_silent(make_episode):
+def test_actions_at_the_bounds_are_silent(make_episode, capsys):
     episode = make_episode(2)
     episode["actions"] = np.array([[1.0, -1.0], [1.0 + 1e-12, -1.0]])  # rounds to the bound in float32
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Dataset.from_episodes([episode])
+    assert Dataset.from_episodes([episode]).notes == ()
+    assert capsys.readouterr().err == ""
 
 
 def edited(name, change):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from rlrat.datasets import d4rl
+from rlrat.datasets.bounds import Bounds
 from rlrat.errors import InputError
 
 pytestmark = pytest.mark.slow
 
+ASSUMED = (Bounds(-1.0, 1.0), d4rl._Limit(1000, None))
 COUNT = 1200  # rebuilt files, and as many with changed bytes
 
 
@@ -19,7 +21,7 @@ def convert(path):
     """The arrays that are read, or None where it is one line."""
     said = ""
     try:
-        dataset = d4rl._convert(path, "fuzz", env_id="Toy-v0", env_kwargs={}, reference=None)
+        dataset = d4rl._convert(path, "fuzz", *ASSUMED, env_id="Toy-v0", env_kwargs={}, reference=None)
     except InputError as error:
         said = str(error)
     assert "\n" not in said

@@ -153,6 +153,11 @@ def test_mistakes_in_converting(make_minari, make_episode, tmp_path):
     convert("own/set-v0", tmp_path / "out")
     with pytest.raises(InputError, match="exists already"):
         convert("own/set-v0", tmp_path / "out")
+    metadata = make_minari("own/bare-v0", [make_episode(4)]) / "data" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps({name: value for name, value in content.items() if name != "action_space"}))
+    with pytest.raises(InputError, match="own/bare-v0 records no action_space"):
+        convert("own/bare-v0", tmp_path / "out")
     discrete = make_episode(4) | {"actions": np.zeros(4, np.int64)}
     make_minari("own/discrete-v0", [discrete], action_space=Discrete(2))
     with pytest.raises(InputError, match=r"action space Discrete.*only Box"):
@@ -161,5 +166,8 @@ def test_mistakes_in_converting(make_minari, make_episode, tmp_path):
 
 
 def test_every_published_name_leads_to_d4rl(monkeypatch):
-    monkeypatch.setattr(d4rl, "load_name", lambda name: name)
-    assert [load_dataset(name) for name in d4rl.FILES] == list(d4rl.FILES)
+    asked, packaged = [], load_dataset("rlrat/hopper/medium-v0")
+    monkeypatch.setattr(d4rl, "load_name", lambda name, *_: asked.append(name) or packaged)
+    for name in d4rl.FILES:
+        load_dataset(name)
+    assert asked == list(d4rl.FILES)

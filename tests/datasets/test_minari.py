@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import h5py
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
+from minari import MinariDataset
 
 from rlrat import load_dataset
 from rlrat.datasets import Dataset, minari
@@ -36,7 +38,7 @@ def test_a_local_dataset(make_minari, episodes, infos, tmp_path):
 
 def test_it_reads_what_minaris_own_loop_does(make_minari, episodes):
     folder = make_minari(ID, episodes, infos=True)
-    through_minari = Dataset.from_episodes(minari._minari_episodes(folder / "data"))
+    through_minari = Dataset.from_episodes(MinariDataset(folder / "data").iterate_episodes())
     assert load_dataset(ID).fingerprint == through_minari.fingerprint
 
 
@@ -57,12 +59,164 @@ def test_environment_settings_and_bounds(make_minari, episodes):
     assert (dataset.action_low.tolist(), dataset.action_high.tolist()) == ([-1, -1], [1, 2])
 
 
+def edit_metadata(folder, **changes):
+    """Change metadata.json; None leaves an entry out."""
+    path = folder / "data" / "metadata.json"
+    metadata = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in metadata.items() if value is not None}))
+
+
+NO_SPACES = {"observation_space": None, "action_space": None}
+
+
 def test_spaces_left_out_are_the_environments(make_minari, make_episode):
     folder = make_minari(ID, [make_episode(4, observations=11, actions=3)])
-    metadata = json.loads((folder / "data" / "metadata.json").read_text())
-    del metadata["observation_space"], metadata["action_space"]
-    (folder / "data" / "metadata.json").write_text(json.dumps(metadata))
+    edit_metadata(folder, **NO_SPACES)
     assert load_dataset(ID).action_high.tolist() == [1, 1, 1]
+    assert load_dataset(ID, action_bounds=[(-1, 1), (-1, 1), (-1.5, 2)]).action_high.tolist() == [1, 1, 2]
+    assert load_dataset(ID, env_id="Hopper-v5").action_high.tolist() == [1, 1, 1]
+    with pytest.raises(InputError, match=r"of Pendulum-v1 have shapes .1. and .1., the actions 3 components"):
+        load_dataset(ID, env_id="Pendulum-v1")
+    edit_metadata(folder, env_spec=None)
+    wanted = f"{ID} has no action bounds, and it names no environment: give --env-id .*; or give --action-bounds"
+    with pytest.raises(InputError, match=wanted):
+        load_dataset(ID)
+    assert load_dataset(ID, env_id="Hopper-v5").action_high.tolist() == [1, 1, 1]
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """`stand_in()`: what the module `harmless_stand_in` that a dataset names has done: imports and calls."""
+    said = tmp_path / "said.txt"
+    lines = [
+        "import gymnasium, pathlib",
+        f"said = pathlib.Path({str(said)!r}).open('a', buffering=1)  # a line at a time",
+        "said.write('imported\\n')",
+        "def make(**kwargs):",
+        "    said.write('called\\n')",
+        "    return gymnasium.make('Hopper-v5', **kwargs)",
+        "gymnasium.register('Mine-v0', entry_point='harmless_stand_in:make')",
+    ]
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "harmless_stand_in.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    yield lambda: said.read_text() if said.exists() else ""
+    sys.modules.pop("harmless_stand_in", None)
+    gymnasium.registry.pop("Mine-v0", None)
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+@pytest.mark.parametrize("env_id", ["harmless_stand_in:Mine-v0", "Mine-v0", "Hopper-v5"])
+def test_nothing_that_a_dataset_names_is_imported_or_called(make_minari, make_episode, stand_in, env_id, data_format):
+    folder = make_minari(ID, [make_episode(4, observations=11, actions=3)])
+    metadata = json.loads((folder / "data" / "metadata.json").read_text())
+    spec = {**json.loads(metadata["env_spec"]), "id": env_id, "entry_point": "harmless_stand_in:make"}
+    spec["additional_wrappers"] = [{"name": "W", "entry_point": "harmless_stand_in:make", "kwargs": {}}]
+    specs = {"env_spec": json.dumps(spec), "eval_env_spec": json.dumps(spec)}
+    for spaces in ({}, NO_SPACES):
+        edit_metadata(folder, **specs, **spaces, data_format=data_format)
+        message = None
+        try:
+            dataset = load_dataset(ID)
+            assert dataset.env_recorded == {"env_spec": spec, "eval_env_spec": spec}
+            assert dataset.env_id == env_id
+        except InputError as error:
+            message = str(error)
+        assert stand_in() == ""
+        if data_format == "hdf5":
+            assert (message is None) == (not spaces or env_id == "Hopper-v5")
+    if data_format == "hdf5" and message is not None:
+        assert "--env-modules" in message
+        assert "--env-id" in message
+        assert "--action-bounds" in message
+        dataset = load_dataset(ID, env_modules=["harmless_stand_in"])
+        assert dataset.action_high.tolist() == [1, 1, 1]
+        assert stand_in() == "imported\ncalled\n"
+
+
+def test_recorded_settings_shape_the_bounds_and_may_name_no_file(make_minari, make_episode):
+    folder = make_minari(ID, [make_episode(4, observations=3, actions=1)], env_id="Pendulum-v1")
+    spec = json.loads(json.loads((folder / "data" / "metadata.json").read_text())["env_spec"])
+    edit_metadata(folder, **NO_SPACES, env_spec=json.dumps(spec | {"kwargs": {"g": 5.0, "render_mode": "human"}}))
+    assert load_dataset(ID).action_high.tolist() == [2]  # drawn nowhere
+    edit_metadata(folder, env_spec=json.dumps(spec | {"kwargs": {"nothing": 5.0}}))
+    with pytest.raises(InputError, match=r"Pendulum-v1 cannot be made here with the settings .*nothing.*--action"):
+        load_dataset(ID)
+    edit_metadata(folder, env_spec=json.dumps(spec | {"kwargs": {"xml_file": "/etc/passwd"}}))
+    with pytest.raises(InputError, match="data may name no files"):
+        load_dataset(ID)
+    assert load_dataset(ID, action_bounds=[(-3, 3)]).action_high.tolist() == [3]
+
+
+def test_typed_bounds_go_over_recorded_ones(make_minari, episodes):
+    make_minari(ID, episodes)
+    for _ in range(2):
+        for bounds, high in (([(-2, 2)], [2, 2]), (None, [1, 1]), ([(-1, 1), (-2, 3)], [1, 3])):
+            assert load_dataset(ID, action_bounds=bounds).action_high.tolist() == high
+    with pytest.raises(InputError, match=r"outside their bounds \[-0.1, 0.1\] of --action-bounds"):
+        load_dataset(ID, action_bounds=[(-0.1, 0.1)])
+    with pytest.raises(InputError, match=r"of --action-bounds have shapes .3. and .3., the actions 2 components"):
+        load_dataset(ID, action_bounds=[(-1, 1)] * 3)
+
+
+def test_a_folder_has_one_id_however_it_is_spelled(make_minari, episodes, tmp_path, monkeypatch):
+    folder = make_minari("x-v0", episodes)
+    monkeypatch.chdir(tmp_path)
+    for text in ("x-v0", "./minari/x-v0/", "x-v0/", str(folder), folder):
+        assert load_dataset(text).id == "x-v0"
+    (tmp_path / "elsewhere").mkdir()
+    moved = shutil.move(folder, tmp_path / "elsewhere" / "mine")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for text in ("mine", "./mine/", "../elsewhere//mine/", moved, "~/mine"):
+        monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+        assert load_dataset(text).id == "mine"
+    shutil.copytree(moved, tmp_path / "elsewhere" / "deep" / "set-v0")
+    assert load_dataset("./deep/set-v0").id == "set-v0"
+    monkeypatch.setattr("minari.download_dataset", lambda *_, **__: None)
+    with pytest.raises(InputError, match=r"deep/set-v0 left .*there is such a folder here, which \./deep/set-v0 means"):
+        load_dataset("deep/set-v0")
+
+
+def test_what_may_not_be_read_is_one_line(make_minari, episodes, monkeypatch):
+    make_minari(ID, episodes)
+
+    def refuse(self, *_, **__):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    for name in ("read_text", "is_file", "rglob"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, refuse)
+            with pytest.raises(InputError, match=f"cannot read dataset {ID}: .*Permission denied"):
+                load_dataset(ID)
+    with pytest.raises(InputError, match=r"cannot read dataset a*: .*File name too long"):
+        load_dataset("a" * 300)
+
+
+def test_arrow_without_pyarrow_is_one_line(make_minari, episodes, monkeypatch):
+    folder = make_minari(ID, episodes)
+    edit_metadata(folder, data_format="arrow")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=rf"{ID} is in the format arrow, for which pyarrow .*pip install 'minari\["):
+        load_dataset(ID)
+
+
+@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
+def test_arrow_and_parquet(make_minari, episodes, data_format):
+    pytest.importorskip("pyarrow")
+    folder = make_minari(ID, episodes, infos=True, data_format=data_format)
+    dataset = load_dataset(ID)
+    assert dataset.fingerprint == Dataset.from_episodes(episodes).fingerprint
+    edit_metadata(folder, total_episodes=4)
+    with pytest.raises(InputError, match=f"has no episode 3, though {ID} should have 4"):
+        load_dataset(ID)
+    edit_metadata(folder, total_episodes=3)
+    file = next((folder / "data" / "1").glob(f"*.{data_format}"))
+    content = file.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"x" * len(content)):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read: ") as caught:
+            load_dataset(ID)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +233,7 @@ def test_spaces_left_out_are_the_environments(make_minari, make_episode):
 )
 def test_unusable_spaces(make_minari, episodes, space, message):
     make_minari(ID, episodes)
-    path = minari.local_root() / ID / "data" / "metadata.json"
+    path = minari.minari_root() / ID / "data" / "metadata.json"
     from minari.serialization import serialize_space
 
     change = {name: serialize_space(each) for name, each in space.items()}
@@ -136,11 +290,11 @@ def test_a_dataset_that_is_not_local_is_downloaded(make_minari, episodes, monkey
 
     def download(id, force_download):
         asked.append((id, force_download))
-        shutil.copytree(remote, minari.local_root() / id, dirs_exist_ok=True)
+        shutil.copytree(remote, minari.minari_root() / id, dirs_exist_ok=True)
 
     monkeypatch.setattr("minari.download_dataset", download)
     assert len(load_dataset(ID)) == len(load_dataset(ID)) == 9
-    (minari.local_root() / ID / "data" / "main_data.hdf5").unlink()  # as an interrupted download leaves it
+    (minari.minari_root() / ID / "data" / "main_data.hdf5").unlink()  # as an interrupted download leaves it
     assert len(load_dataset(ID)) == 9
     assert asked == [(ID, False), (ID, True)]
 
@@ -152,7 +306,7 @@ def test_a_dataset_that_is_not_local_is_downloaded(make_minari, episodes, monkey
         (RuntimeError("offline"), "no download without a network .RuntimeError: offline"),
         (ValueError("Couldn't find any version"), "neither in .*minari nor on Minari's server: Couldn't find"),
         (ImportError("huggingface_hub is not installed"), "cannot be downloaded: huggingface_hub is not"),
-        (None, "left no data in .*: remove that folder"),
+        (None, "left no data in .*: try again"),
     ],
 )
 def test_a_download_that_fails(monkeypatch, error, message):
@@ -188,4 +342,4 @@ def test_the_tries_of_a_download_are_quiet():
 def test_the_default_folder_is_minaris(monkeypatch):
     monkeypatch.delenv("MINARI_DATASETS_PATH")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert str(minari.local_root()) == "/home/someone/.minari/datasets"
+    assert str(minari.minari_root()) == "/home/someone/.minari/datasets"

@@ -1,0 +1,56 @@
+"""What a dataset is called: one name for all spellings of an argument, found without reading any file.
+
+Run folders are named so, and so are datasets that a path names. Nothing here needs NumPy or torch.
+"""
+
+import os
+import re
+from pathlib import Path
+
+FILE_SUFFIXES = (".hdf5", ".h5")
+_ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def minari_root() -> Path:
+    """Where Minari keeps datasets: `MINARI_DATASETS_PATH` or `~/.minari/datasets`."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or os.path.expanduser("~/.minari/datasets"))
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has Minari's form, (namespace/)name-v<version>, which D4RL's and the packaged ids have, too."""
+    return _ID.fullmatch(text) is not None
+
+
+def as_id(text: str) -> str | None:
+    """The id that `text` is, also with doubled or final slashes; None for a path."""
+    text = re.sub("/+", "/", text.rstrip("/"))
+    return text if is_id(text) else None
+
+
+def dataset_id(dataset: str) -> str:
+    """The id that data goes by, from what the user typed: the same for every spelling of an id or a path.
+
+    A path below Minari's folder is the id that it has there; another one is
+    called by its last part, an .hdf5 or .h5 file without its suffix.
+    """
+    if (id := as_id(dataset)) is not None:
+        return id
+    path = Path(os.path.abspath(os.path.expanduser(dataset)))
+    if path.suffix in FILE_SUFFIXES:
+        return safe(path.stem)
+    root = Path(os.path.abspath(minari_root()))
+    if path.is_relative_to(root) and is_id(id := path.relative_to(root).as_posix()):
+        return id
+    return safe(path.name)
+
+
+def folder_name(dataset: str) -> str:
+    """The name of the folder of all runs on a dataset: one part, never empty, `.` or `..`."""
+    return safe(dataset_id(dataset).replace("/", "-"))
+
+
+def safe(name: str) -> str:
+    """A name without control characters that is no `.` or `..`, and not empty."""
+    name = _UNSAFE.sub("_", name)
+    return name if name.strip(".") else f"dataset{name}"

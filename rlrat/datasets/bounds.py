@@ -1,0 +1,159 @@
+"""Bounds of actions: those that data records, that an environment has, or that the user gives."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlrat.datasets.steps import where
+from rlrat.environments import bare, find_spec, recorded, recorded_kwargs, typed
+from rlrat.errors import InputError, reason
+
+_CLIP = 1e-3  # actions this far outside their bounds are rounding, further out a mistake
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Least and greatest action, one number for all components or `[act]`.
+
+    `origin` says whose they are where the data does not record them; `advice` what to do about actions outside.
+    """
+
+    low: ArrayLike
+    high: ArrayLike
+    origin: str = ""
+    advice: str = ""
+
+    def settings(self) -> str:
+        """What a conversion with them depends on, beside its source."""
+        return json.dumps([np.asarray(each, np.float64).tolist() for each in (self.low, self.high)])
+
+    def of(self, label: str, actions: int) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high `[act]` float32 for so many components.
+
+        Raises:
+            InputError: another number of them, or not finite low < high.
+        """
+        name = f"{label}: action bounds{self.origin and ' '}{self.origin}"
+        try:
+            with np.errstate(over="ignore"):
+                low, high = (np.asarray(each, np.float32) for each in (self.low, self.high))
+        except (ValueError, TypeError, OverflowError):
+            raise InputError(f"{name} are not numbers") from None
+        if any(each.shape not in ((), (actions,)) for each in (low, high)):
+            shapes = f"{list(low.shape)} and {list(high.shape)}"
+            raise InputError(f"{name} have shapes {shapes}, the actions {actions} components")
+        low, high = (np.broadcast_to(each, actions).copy() for each in (low, high))
+        # The middle is a number of its own, so that there is something to scale by.
+        with np.errstate(over="ignore", invalid="ignore"):
+            middle = ((low.astype(np.float64) + high) / 2).astype(np.float32)
+        if not (np.isfinite(low).all() and np.isfinite(high).all() and ((low < middle) & (middle < high)).all()):
+            wanted = "finite low < high are needed" + (self.advice and f"; {self.advice}")
+            raise InputError(f"{name} are {_some(low)} to {_some(high)}: {wanted}")
+        return low, high
+
+    def clip(
+        self, label: str, actions: np.ndarray, starts: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Actions `[N, act]` within `low` and `high`, and a note where rounding was clipped.
+
+        Args:
+            starts: `[E]`, the episodes' first rows, for the message.
+
+        Raises:
+            InputError: actions further out.
+        """
+        excess = np.maximum(low - actions, actions - high)
+        worst = excess.max()
+        if worst <= 0:
+            return actions, ()
+        row, column = np.unravel_index(excess.argmax(), excess.shape)
+        if worst >= _CLIP:
+            at = f"{where(row, starts)} (component {column})"
+            bounds = f"[{low[column]:g}, {high[column]:g}]" + (self.origin and f" {self.origin}")
+            raise InputError(
+                f"{label}: actions hold {actions[row, column]:g} at {at}: outside their bounds {bounds}"
+                + (self.advice and f": {self.advice}")
+            )
+        count = np.count_nonzero(excess > 0)
+        note = f"{label}: clipped {count} actions that lay outside their bounds by up to {worst:.1g}"
+        return np.clip(actions, low, high), (note,)
+
+
+def _some(numbers: np.ndarray) -> str:
+    """The first numbers, for a message."""
+    text = ", ".join(f"{number:g}" for number in numbers[:8])
+    return f"[{text}{', ...' if len(numbers) > 8 else ''}]"
+
+
+def typed_bounds(pairs: Sequence[Any]) -> Bounds:
+    """What the user gives: `(low, high)` for all components, or such a pair for each.
+
+    Raises:
+        InputError: no pairs, or not finite low < high in each.
+    """
+    try:
+        numbers = np.asarray(pairs, np.float64)
+    except (ValueError, TypeError):
+        numbers = np.empty(0)
+    numbers = numbers[None] if numbers.shape == (2,) else numbers
+    if numbers.ndim != 2 or numbers.shape[1] != 2 or not len(numbers):
+        raise InputError(
+            f"--action-bounds is {reason(pairs)}, but must be LOW HIGH, for all components of the actions or for each"
+        )
+    for low, high in numbers:
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise InputError(f"--action-bounds has {low:g} {high:g}, but must have finite LOW HIGH with LOW < HIGH")
+    origin = "of --action-bounds"
+    if len(numbers) == 1:
+        return Bounds(*numbers[0].tolist(), origin)
+    return Bounds(*numbers.T, origin)
+
+
+def environment_bounds(
+    label: str, env_id: str | None, recorded_id: str | None, kwargs: Mapping[str, Any] | None = None
+) -> Bounds:
+    """The bounds of a registered environment: the one that the user named, or else the one that data records.
+
+    Nothing that data names is imported, and no recorded entry point is called.
+
+    Args:
+        label: whose data it is, for messages.
+        env_id: what the user typed; its module is imported.
+        recorded_id: what the data names.
+        kwargs: the settings that the data records of `recorded_id`.
+
+    Raises:
+        InputError: neither is named, it is not registered or cannot be made, or its actions are no bounded vector.
+    """
+    wanted = f"{label} has no action bounds"
+    try:
+        if env_id is None and recorded_id is None:
+            raise InputError("it names no environment: give --env-id with the one it belongs to")
+        name = recorded(recorded_id, f"dataset {label}") if env_id is None else typed(env_id)
+        if recorded_id is None or bare(recorded_id) != name:
+            kwargs = {}
+        low, high = _made(name, recorded_kwargs(name, kwargs or {}, {}, f"dataset {label}"))
+    except InputError as error:
+        raise InputError(f"{wanted}, and {error}; or give --action-bounds LOW HIGH") from None
+    return Bounds(low, high, f"of {name}", "choose the environment that the data was collected in, or --action-bounds")
+
+
+def _made(name: str, kwargs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    import gymnasium
+
+    try:
+        env = gymnasium.make(find_spec(name), disable_env_checker=True, **kwargs)
+    except Exception as error:  # whatever an environment raises
+        settings = f" with the settings {reason(kwargs)}" if kwargs else ""
+        raise InputError(f"{name} cannot be made here{settings}: {reason(error)}") from None
+    try:
+        space = env.action_space
+    finally:
+        env.close()
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+        raise InputError(f"{name} has the actions {reason(space)}: only vectors work (Box of shape (n,))")
+    return space.low, space.high

@@ -1,0 +1,93 @@
+"""Datasets from whole episodes, in Minari's layout: one observation more than steps."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rlrat.datasets.bounds import Bounds
+from rlrat.datasets.dataset import STEP_FIELDS, Dataset, assemble, reference_of
+from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
+from rlrat.errors import InputError
+
+
+def join(
+    episodes: Iterable[Any],
+    bounds: Bounds,
+    *,
+    id: str,
+    env_id: str | None,
+    env_kwargs: Mapping[str, Any] | None,
+    env_recorded: Mapping[str, Any] | None,
+) -> Dataset:
+    """The dataset of some episodes; arguments and errors are those of `Dataset.from_episodes`."""
+    checked = [_check_episode(id, index, episode) for index, episode in enumerate(episodes)]
+    if not checked:
+        raise InputError(f"{id} has no episodes: at least one is needed")
+    for name in ("observations", "actions"):
+        widths = [each[name].shape[1] for each in checked]
+        if other := next((i for i, width in enumerate(widths) if width != widths[0]), None):
+            raise InputError(
+                f"{id}: episode {other} has {name} of {widths[other]} components, episode 0 of {widths[0]}"
+            )
+    lengths = np.array([len(each["rewards"]) for each in checked])
+    starts = np.cumsum(lengths) - lengths
+    returns = np.array([each["return"] for each in checked])
+    # popped, so that a field is held twice only while it is joined
+    flat = {name: np.concatenate([each.pop(name) for each in checked]) for name in STEP_FIELDS}
+    first = starts + np.arange(len(starts))  # an episode has one observation more than it has steps
+    for name in ("observations", "actions", "rewards"):
+        check_finite(id, name, flat[name], first if name == "observations" else starts)
+    low, high = bounds.of(id, flat["actions"].shape[1])
+    actions, notes = bounds.clip(id, flat["actions"], starts, low, high)
+    observations = flat.pop("observations")
+    return assemble(
+        id,
+        observations=np.delete(observations, first + lengths, axis=0),
+        actions=actions,
+        rewards=flat["rewards"],
+        next_observations=np.delete(observations, first, axis=0),
+        terminations=flat["terminations"],
+        episode_starts=starts,
+        episode_returns=returns,
+        episode_lengths=lengths,
+        episode_complete=np.ones(len(starts), bool),
+        action_low=low,
+        action_high=high,
+        env_id=env_id,
+        env_kwargs=dict(env_kwargs or {}),
+        env_recorded=env_recorded,
+        notes=notes,
+        reference=reference_of(env_id),
+    )
+
+
+def _check_episode(id: str, index: int, episode: Any) -> dict[str, Any]:
+    label = f"{id}: episode {index}"
+    values = {
+        name: episode.get(name) if isinstance(episode, Mapping) else getattr(episode, name, None)
+        for name in STEP_FIELDS
+    }
+    if missing := [name for name, value in values.items() if value is None]:
+        raise InputError(f"{label} lacks {', '.join(missing)}: an episode has {', '.join(STEP_FIELDS)}")
+    arrays = {
+        "observations": step_array(label, "observations", values["observations"], "fiu", ndim=2),
+        "actions": step_array(label, "actions", values["actions"], "f", ndim=2),
+        "rewards": step_array(label, "rewards", values["rewards"], "fiu", ndim=1),
+        "terminations": step_flags(label, "terminations", values["terminations"]),
+        "truncations": step_flags(label, "truncations", values["truncations"]),
+    }
+    steps = len(arrays["actions"])
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if lengths != {name: steps + (name == "observations") for name in STEP_FIELDS}:
+        found = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise InputError(f"{label} has {found}: T + 1 observations and T of everything else are needed")
+    if steps == 0:
+        raise InputError(f"{label} is empty: at least one step is needed")
+    for name in ("terminations", "truncations"):
+        if arrays[name][:-1].any():
+            step = arrays[name].argmax()
+            raise InputError(f"{label}: {name} set at step {step} of {steps}: only an episode's last step can end it")
+    checked = {name: array if array.dtype == bool else to_float32(array) for name, array in arrays.items()}
+    with np.errstate(invalid="ignore"):  # what is not finite is refused
+        return {"return": arrays["rewards"].sum(dtype=np.float64), **checked}

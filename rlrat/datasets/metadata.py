@@ -1,0 +1,162 @@
+"""Minari's metadata.json: text that anybody may have written, of which nothing is made or imported."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlrat.datasets.bounds import Bounds
+from rlrat.errors import InputError, reason
+
+_DEEPEST = 32  # levels of JSON within JSON; a real env_spec has four
+_ADVICE = "give --action-bounds LOW HIGH if these are wrong"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is used of it."""
+
+    episodes: int
+    steps: int | None
+    data_format: str
+    """`hdf5`, `arrow` or `parquet`."""
+    action_bounds: Bounds | None
+    """None where no action space is recorded: it is the environment's then."""
+    env_id: str | None
+    env_kwargs: dict[str, Any]
+    env_recorded: dict[str, Any]
+    """`env_spec` and `eval_env_spec`, as far as they are there, whole."""
+
+
+def read_metadata(id: str, path: Path) -> Metadata:
+    """The metadata of the dataset `id`.
+
+    Raises:
+        InputError: it is no such file, or the spaces are no flat vectors.
+        OSError: it cannot be read.
+    """
+    content = read_json(path)
+    try:
+        spaces = {name: _recorded(content, name) for name in ("observation_space", "action_space")}
+        specs = {name: _recorded(content, name) for name in ("env_spec", "eval_env_spec")}
+        env_recorded = {name: spec for name, spec in specs.items() if spec is not None}
+        spec = env_recorded.get("env_spec", {})
+        env_id, kwargs = spec.get("id"), spec.get("kwargs")
+        if not isinstance(env_id, str | None):
+            raise ValueError(f"env_spec has the id {_short(env_id)}, not a text")
+        found = Metadata(
+            episodes=_count("total_episodes", content.get("total_episodes")),
+            steps=None if (steps := content.get("total_steps")) is None else _count("total_steps", steps),
+            data_format=_format(content),
+            action_bounds=_bounds(id, spaces["action_space"]),
+            env_id=env_id or None,
+            env_kwargs=_mapping("kwargs of env_spec", {} if kwargs is None else kwargs),
+            env_recorded=env_recorded,
+        )
+        _check_box(id, "observation_space", spaces["observation_space"])
+        return found
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else _damaged(path, error) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's names and values, whatever they are.
+
+    Raises:
+        InputError: it is no JSON, or not such.
+        OSError: it cannot be read.
+    """
+    try:
+        return _mapping("the file", _parsed("the file", path.read_text(encoding="utf-8")))
+    except ValueError as error:  # text that is no UTF-8, too
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: ValueError) -> InputError:
+    return InputError(f"{path} is damaged ({reason(error)}): metadata as Minari writes it is needed")
+
+
+def _parsed(what: str, text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{what} is no JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{what} is nested too deeply") from None
+    level, depth = [value], 0
+    while level:
+        if depth == _DEEPEST:
+            raise ValueError(f"{what} is nested too deeply")
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent if isinstance(parent, list) else ())
+        ]
+        depth += 1
+    return value
+
+
+def _recorded(content: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """A space or a spec, which Minari writes as JSON within JSON."""
+    text = content.get(name)
+    if not isinstance(text, str | None):
+        raise ValueError(f"{name} is {_short(text)}, not a text")
+    value = _parsed(name, text) if text else None
+    return None if value is None else _mapping(name, value)
+
+
+def _mapping(what: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {_short(value)}, not a mapping of names to values")
+    return value
+
+
+def _count(name: str, count: Any) -> int:
+    if not isinstance(count, int | float) or isinstance(count, bool) or count != count // 1 or count < 0:
+        raise ValueError(f"{name} is {_short(count)}, not a count")
+    return int(count)
+
+
+def _format(content: dict[str, Any]) -> str:
+    name = content.get("data_format", "hdf5")
+    if name not in ("hdf5", "arrow", "parquet"):
+        raise ValueError(f"data_format is {_short(name)}, which is none of hdf5, arrow and parquet")
+    return name
+
+
+def _bounds(id: str, space: dict[str, Any] | None) -> Bounds | None:
+    _check_box(id, "action_space", space)
+    if space is None:
+        return None
+    for name in ("low", "high"):
+        if not _are_numbers(space.get(name)):
+            raise ValueError(f"action_space has the {name} {_short(space.get(name))}, not numbers")
+    return Bounds(space["low"], space["high"], advice=_ADVICE)
+
+
+def _check_box(id: str, name: str, space: dict[str, Any] | None) -> None:
+    if space is None:
+        return
+    kind, dtype, shape = (space.get(key) for key in ("type", "dtype", "shape"))
+    if not isinstance(kind, str):
+        raise ValueError(f"{name} has the type {_short(kind)}, not a text")
+    box = kind == "Box"
+    if box and not isinstance(dtype, str):
+        raise ValueError(f"{name} has the dtype {_short(dtype)}, not a text")
+    if box and not (isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)):
+        raise ValueError(f"{name} has the shape {_short(shape)}, not a list of sizes")
+    found = f"{_short(kind)[1:-1]}, {_short(dtype)[1:-1]}, shape {_short(shape)}" if box else _short(kind)[1:-1]
+    if name == "action_space" and not (box and dtype.startswith("float")):
+        raise InputError(f"{id} has the action space {found}: continuous actions only (a Box of floats)")
+    if not box or len(shape) != 1:
+        name = name.replace("_", " ")
+        raise InputError(f"{id} has the {name} {found}: only flat vectors (a Box of one axis) can be read")
+
+
+def _are_numbers(value: Any) -> bool:
+    return all(type(one) in (int, float) for one in (value if isinstance(value, list) else [value]))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}...{text[-1]}"
