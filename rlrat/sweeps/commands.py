@@ -19,7 +19,7 @@ from rlrat.sweeps.folder import SweepFolder, is_done, seed_status
 from rlrat.sweeps.grid import Cell, Grid, Job, expand, make_jobs
 from rlrat.sweeps.launcher import Launcher
 from rlrat.sweeps.local import LocalLauncher, find_gpus, fitting
-from rlrat.sweeps.locks import Owner, Watch
+from rlrat.locks import Owner, Watch
 from rlrat.sweeps.options import Options, recall, settings
 from rlrat.sweeps.slurm import cancel_waiting
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlrat.errors import InputError
 from rlrat.sweeps.grid import Block, Grid, Job
-from rlrat.sweeps.locks import STALE, Owner
+from rlrat.locks import STALE, Owner
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from whole_sweeps import begin, check
 
 from rlrat.sweeps.folder import SweepFolder
-from rlrat.sweeps.locks import Watch
+from rlrat.locks import Watch
 
 
 def torment(

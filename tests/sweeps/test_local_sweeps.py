@@ -18,7 +18,7 @@ from rlrat.sweeps.estimate import Probe
 from rlrat.sweeps.folder import SweepFolder, read_progress
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.local import GPU, LocalLauncher, find_gpus, fitting
-from rlrat.sweeps.locks import Watch
+from rlrat.locks import Watch
 
 
 def updates(folder) -> list[int]:
