@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from rlrat.locks import Owner
 from rlrat.sweeps.conductor import Conductor, Entry
 from rlrat.sweeps.estimate import Probe
 from rlrat.sweeps.folder import Progress, SweepFolder, is_done, read_progress, read_summary, seed_status
 from rlrat.sweeps.grid import Cell, Job
-from rlrat.locks import Owner
 
 _ROWS = 20  # of running processes, and of a plan's cells
 _SUMMARY_ROWS = 60

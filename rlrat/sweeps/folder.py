@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError
-from rlrat.sweeps.grid import Block, Grid, Job
 from rlrat.locks import STALE, Owner
+from rlrat.sweeps.grid import Block, Grid, Job
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytest
 from whole_sweeps import TOY_FILE, hold_back, wait_until
 
 from rlrat.errors import InputError
-from rlrat.sweeps import worker
 from rlrat.locks import Owner, Watch
+from rlrat.sweeps import worker
 
 
 @pytest.fixture
