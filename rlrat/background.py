@@ -126,6 +126,8 @@ class BackgroundEvaluator:
         self._pending: deque[Snapshot] = deque()
         self._job: _Job | None = None
         self._tried = 0
+        self.failure: str | None = None
+        """Why the last evaluation that failed did."""
         self._policy, self._evaluator = self._copy(), make()
         on_gpu = any(parameter.is_cuda for parameter in self._policy.parameters())
         # One of its own, else it would wait for all of the training's work.
@@ -169,7 +171,7 @@ class BackgroundEvaluator:
                 job.cancelled = True  # should it ever move again
                 self._evaluator, self._policy = None, self._copy()
                 reason = f"no step in {self._timeout:g} s" if stuck else f"{type(job.error).__name__}: {job.error}"
-                self._tried += 1
+                self._tried, self.failure = self._tried + 1, reason
                 where = f"the evaluation at update {self._pending[0].update:,} failed ({reason})"
                 if self._tried < 2:
                     warn(f"{where}: it is tried once more")
