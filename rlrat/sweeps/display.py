@@ -178,10 +178,10 @@ def show_status(
     failed, diverged = [], []
     for job in jobs:
         states = [seed_status(path) for path in job.folders]
-        is_open = "unfinished" in states or "missing" in states
+        is_open = not {"unfinished", "missing", "failed"}.isdisjoint(states)
         failure = folder.failure(job) if is_open and job not in running else None
         for path, state in zip(job.folders, states, strict=True):
-            if state in ("unfinished", "missing"):
+            if state in ("unfinished", "missing", "failed"):
                 state = "running" if job in running else "failed" if failure is not None else state
             counts[state] += 1
             if state == "diverged":
@@ -210,12 +210,12 @@ def show_summary(console: Console, cells: Sequence[Cell], run_dir: Path) -> None
     table = Table("dataset", "agent", "run", "seeds", "score", "return", "diverged", box=None, pad_edge=False)
     for cell in cells[:_SUMMARY_ROWS]:
         summaries = [s for seed in cell.seeds if (s := read_summary(cell.run_folder(seed))) is not None]
-        finished = [s for s in summaries if s.get("status") != "diverged"]
+        finished = [s for s in summaries if s.get("status") not in ("diverged", "failed")]
         numbers = []
         for name in ("final_score", "final_return"):
             values = [s[name] for s in finished if s.get(name) is not None]
             numbers.append(f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}" if values else "")
-        diverged = len(summaries) - len(finished)
+        diverged = sum(s.get("status") == "diverged" for s in summaries)
         seeds = f"{len(finished)}/{len(cell.seeds)}"
         table.add_row(*cell.folder.parts[-3:], seeds, *numbers, str(diverged) if diverged else "")
     console.print(table)

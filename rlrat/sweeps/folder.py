@@ -43,15 +43,16 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def seed_status(folder: Path) -> str:
-    """finished, diverged, unfinished or missing."""
+    """finished, diverged, failed (it has no evaluation, and its command tries again), unfinished or missing."""
     summary = read_summary(folder)
     if summary is not None:
-        return "diverged" if summary.get("status") == "diverged" else "finished"
+        status = summary.get("status")
+        return status if status in ("diverged", "failed") else "finished"
     return "unfinished" if os.path.exists(folder / "config.json") else "missing"
 
 
 def is_done(job: Job) -> bool:
-    return all(os.path.exists(folder / "summary.json") for folder in job.folders)
+    return all(seed_status(folder) in ("finished", "diverged") for folder in job.folders)
 
 
 def read_progress(folder: Path) -> Progress | None:
