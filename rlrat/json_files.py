@@ -66,13 +66,11 @@ def _integer(text: str) -> int:
 
 def _is_deep(content: Any) -> bool:
     level = [content]
-    for _ in range(DEEPEST + 1):
+    for _ in range(DEEPEST):
         level = [
             inner
             for value in level
             if isinstance(value, dict | list)
             for inner in (value.values() if isinstance(value, dict) else value)
         ]
-        if not level:
-            return False
-    return True
+    return any(isinstance(value, dict | list) for value in level)

@@ -5,6 +5,7 @@ import io
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ class Lines:
         """Have the disk hold all lines, before something is written that counts on them."""
         with writing(self.path):
             if self._unsynced:
-                sync(self.path)
+                with suppress(FileNotFoundError):  # its lines are missing then, and at the end that is said
+                    sync(self.path)
             if self._new:
                 sync(self.path.parent)
         self._unsynced = self._new = False

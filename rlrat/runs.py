@@ -206,6 +206,7 @@ class RunFolder:
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Replace `checkpoint.pt` atomically and keep the one before it as `checkpoint.previous.pt`.
 
+        One of the same update is only replaced: what is kept is worth going back to.
         All lines are on the disk before: those that it counts on are there whatever happens.
         """
         content = checkpoint_bytes(checkpoint)
@@ -213,7 +214,7 @@ class RunFolder:
         self._sync()
         newest = self.path / _NEWEST
         with temporary(newest, content) as file:
-            if newest.exists():
+            if newest.exists() and self._updates.get(_NEWEST) != checkpoint["update"]:
                 # A second name for the old file, so that at every instant checkpoint.pt is there and whole.
                 second = file.with_name(file.name.replace(_NEWEST, _PREVIOUS))
                 try:
@@ -226,6 +227,7 @@ class RunFolder:
                     with contextlib.suppress(OSError):
                         second.unlink(missing_ok=True)
             os.replace(file, newest)
+        self._updates[_NEWEST] = checkpoint["update"]
 
     def checkpoints(self) -> dict[int, dict[str, Any]]:
         """The checkpoints that load, by update; a damaged one is named in a warning.
@@ -269,13 +271,10 @@ class RunFolder:
                 newest.unlink(missing_ok=True)
             elif self._updates.get(_PREVIOUS, update) >= update:
                 previous.unlink(missing_ok=True)
-        stays = {
-            EVALUATIONS: evaluations,
-            EPISODES: evaluations | missing,
-            ACTIVATIONS: evaluations | missing | pending,
-        }
-        for name, lines in self.lines.items():
-            lines.keep(stays[name])
+        self._updates = {} if kept is None else {_NEWEST: update}
+        known = evaluations | missing
+        for name, stay in {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending}.items():
+            self.lines[name].keep(stay)
 
     def open_scalars(self, purge_step: int) -> None:
         """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more."""

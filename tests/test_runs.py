@@ -186,6 +186,15 @@ def test_two_checkpoints_are_kept(folder):
     assert not list(folder.path.glob("*.tmp"))
 
 
+def test_a_second_checkpoint_of_an_update_leaves_the_one_before(folder):
+    for update in (10, 20, 20, 20):
+        folder.save_checkpoint(_checkpoint(update))
+    assert list(folder.checkpoints()) == [20, 10]
+    folder.go_back(20, set())
+    folder.save_checkpoint(_checkpoint(20))
+    assert list(folder.checkpoints()) == [20, 10]
+
+
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "empty", "flip", "list", "keys"])
 def test_the_checkpoint_before_a_damaged_one_is_used(folder, damage, capsys):
     for update in (10, 20):
