@@ -1,20 +1,34 @@
-"""What the user is told in one line: errors that can be mended, and warnings."""
+"""What the user is told in one line: errors that can be mended, and warnings, wherever they can be shown."""
 
+import errno
+import os
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 _LONGEST = 300  # characters: PyTorch and Ray say much more
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class InputError(ValueError):
     """Something the user gave is wrong: the message is one line that says what, where, and what would be right."""
 
 
+def printable(text: str) -> str:
+    """Text of a file, a server or the environment for a terminal: control characters, ESC above all, are replaced."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _line(text: str) -> str:
+    return printable(re.sub(r"[\t\n\r]+", " ", text))
+
+
 def reason(error: object, *, end: bool = False) -> str:
     """What an exception says, for the inside of one line: its beginning, or with `end` its end where it is long."""
     text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    line = " ".join(text.split()).rstrip(".") or type(error).__name__
+    line = printable(" ".join(text.split())).rstrip(".") or type(error).__name__
     return line[-_LONGEST:] if end else line[:_LONGEST]
 
 
@@ -23,7 +37,7 @@ _listeners: list[list[str]] = []
 
 def warn(message: str) -> None:
     """One line on stderr about something that goes on nonetheless."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {_line(message)}", file=sys.stderr)
     for said in _listeners:
         said.append(message)
 
@@ -41,9 +55,89 @@ def heard_warnings() -> Iterator[list[str]]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an `InputError` as one line on stderr and exit with code 2; every other exception keeps its traceback."""
+    """Print an `InputError` as one line on stderr and exit with code 2; every other exception keeps its traceback.
+
+    Output that cannot be written ends nothing, see `guarded_output`.
+    """
+    with guarded_output():
+        try:
+            yield
+        except InputError as error:
+            print(f"error: {_line(str(error))}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """Go on without stdout or stderr where they cannot be written any more, so that no work is lost for a message.
+
+    A closed pipe (`| head -1`) is left quietly. Any other failure of stdout, such as a full disk, is said once, and
+    what would have ended with code 0 ends with code 2.
+    """
+    if isinstance(sys.stdout, _Output):
+        yield
+        return
+    before = sys.stdout, sys.stderr
+    sys.stderr = err = _Output(sys.stderr)
+    sys.stdout = out = _Output(sys.stdout, said_to=err)
     try:
         yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except SystemExit as stop:
+        out.flush()
+        if not out.is_lost or stop.code:
+            raise
+    finally:
+        out.flush()
+        err.flush()
+        sys.stdout, sys.stderr = before
+    if out.is_lost:
+        raise SystemExit(2)
+
+
+class _Output:
+    """A text stream that is left, for good, at its first failure."""
+
+    def __init__(self, stream: TextIO | None, said_to: TextIO | None = None) -> None:
+        self._stream = _nowhere() if stream is None else stream
+        self._said_to, self._broken, self.is_lost = said_to, False, False
+        if getattr(self._stream, "errors", None) == "strict" and hasattr(self._stream, "reconfigure"):
+            self._stream.reconfigure(errors="replace")  # names of files may have any bytes, terminals few letters
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        self._try(self._stream.writelines, lines)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, function: Any, *arguments: Any) -> None:
+        if self._broken:
+            return
+        try:
+            function(*arguments)
+        except OSError as error:
+            self._broken = True
+            self._leave()
+            if self._said_to is not None and error.errno != errno.EPIPE:
+                self.is_lost = True
+                print(f"error: cannot write to stdout: {reason(error.strerror)}", file=self._said_to)
+
+    def _leave(self) -> None:
+        """What is still in the stream's buffer, and what Python flushes at its end, goes nowhere."""
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+def _nowhere() -> TextIO:
+    """A stream instead of one that is closed (`>&-`), with its number, which else the next file gets that is opened."""
+    number = os.open(os.devnull, os.O_WRONLY)
+    os.set_inheritable(number, True)
+    return open(number, "w", closefd=False)

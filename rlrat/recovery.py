@@ -84,13 +84,14 @@ def recover(
     for update in (again | retried) - {start}:
         recovered.pending[update] = {**states[update], "update": update, "wanted": True}
     recovered.pending |= {update: one for update, one in waiting.items() if update not in whole}
+    if retried:
+        warn(f"{label}: the evaluations at {_listed(retried)} failed and are tried again")
     strange = sum(one.damaged for one in found.values())
     strange += sum(len(rows[update]) for update in rows if update <= start and update not in due)
     _say(
         label,
         {
             "the evaluations at {} are made again": again,
-            "those at {} that failed are tried again": retried,
             "the evaluations at {} are missing, and its values are without them": recovered.missing,
             "episodes.csv is without those at {}": recovered.whole - with_episodes,
             "activations.csv is without those at {}": unseen - again,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _NEWEST, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 _COLUMNS = {EVALUATIONS: EVALUATION_COLUMNS, EPISODES: EPISODE_COLUMNS, ACTIVATIONS: ACTIVATION_COLUMNS}
 _WRITTEN = ("config.json", "summary.json", _NEWEST, _PREVIOUS, *_COLUMNS)
+_MOST_NAMED = 10  # settings in a message
 FAILED = "failed"
 """The status of a run without one evaluation of a trained policy: the same command tries again."""
 
@@ -60,22 +61,22 @@ class RunFolder:
         # The module that an environment was named with belongs to a command, not to the run.
         ours, theirs = ({**settings, **_bare(settings)} for settings in (ours, theirs))
         different = [
-            f"{name} is {reason(repr(theirs.get(name)))} there and {reason(repr(ours.get(name)))} here"
+            f"{reason(name)} is {reason(repr(theirs.get(name)))} there and {reason(repr(ours.get(name)))} here"
             for name in {**ours, **theirs}
             if theirs.get(name) != ours.get(name)
         ]
         if different:
+            more = [f"and {len(different) - _MOST_NAMED} more"] if len(different) > _MOST_NAMED else []
             raise InputError(
-                f"{self.path} holds a run with other settings ({'; '.join(different)}): "
+                f"{self.path} holds a run with other settings ({'; '.join([*different[:_MOST_NAMED], *more])}): "
                 "give another --run-name or --run-dir, or --overwrite to delete it"
             )
         if not resume and not self.is_done():
             raise InputError(f"{self.path} holds an unfinished run: leave out --no-resume, or give --overwrite")
         for name, version in config["versions"].items():
-            if there["versions"].get(name) != version and not self.is_done():
-                self._warn_once(
-                    f"{self.path} was begun with {name} {there['versions'].get(name)} and goes on with {version}"
-                )
+            before = there["versions"].get(name)
+            if before != version and not self.is_done():
+                self._warn_once(f"{self.path} was begun with {name} {reason(before)} and goes on with {version}")
 
     def _warn_once(self, message: str) -> None:
         if message not in self._said:

@@ -24,7 +24,7 @@ from rlrat.compiled import compiled, pays
 from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
 from rlrat.environments import import_modules, of_data
-from rlrat.errors import warn
+from rlrat.errors import printable, warn
 from rlrat.estimates import SIZES, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.group import Group
@@ -224,7 +224,7 @@ class Run:
         for line in finished:
             self.console.print(line, soft_wrap=True)
         if failed is not None:
-            print(f"error: {failed}", file=sys.stderr)
+            print(f"error: {printable(failed)}", file=sys.stderr)
             raise SystemExit(1)
 
     def _loop(self) -> Iterator[int]:

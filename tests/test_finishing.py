@@ -55,7 +55,7 @@ def test_a_run_without_an_evaluation_failed_and_its_command_tries_again(run_agen
         assert seed_status(_folder(tmp_path)) == "failed"
         again = run_agent("--num-seeds", 2, check=False)
         assert again.returncode == 1
-        assert "those at updates 20 and 40 that failed are tried again" in again.stderr
+        assert "the evaluations at updates 0, 20 and 40 failed and are tried again" in again.stderr
         assert run_agent("--num-seeds", 2, "--no-resume", check=False).returncode == 2
     run_agent("--num-seeds", 2)
     for seed in (0, 1):

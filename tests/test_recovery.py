@@ -25,7 +25,7 @@ def _checkpoint(update, **more):
     return {"update": update, "train_seconds": 1.0, "wall_seconds": 2.0, "state": state, "pending": [], **more}
 
 
-def _write(path) -> tuple[RunFolder, dict]:
+def write_run(path) -> tuple[RunFolder, dict]:
     """A run folder with its evaluations but one, that waits, and its checkpoints."""
     folder = RunFolder(path)
     path.mkdir()
@@ -53,7 +53,7 @@ def _write(path) -> tuple[RunFolder, dict]:
 
 @pytest.fixture
 def run(tmp_path):
-    return _write(tmp_path / "seed0")
+    return write_run(tmp_path / "seed0")
 
 
 def _damages(content: bytes) -> dict[str, bytes | None]:
@@ -167,7 +167,7 @@ def test_failed_evaluations_are_tried_again_where_there_is_no_other(run, capsys)
     folder.lines["evaluations.csv"].keep({0})
     found = recover(folder, "seed 0", checkpoints, START, ARGUMENTS, 1, INITIAL)
     assert (found.whole, set(found.pending), found.failed) == ({0}, {20}, {10, 30})  # and 40, when training begins
-    assert "those at updates 20 and 40 that failed are tried again" in capsys.readouterr().err
+    assert "the evaluations at updates 20 and 40 failed and are tried again" in capsys.readouterr().err
 
 
 def test_evaluations_made_up_for_are_put_where_they_belong(run):
