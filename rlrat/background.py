@@ -137,6 +137,8 @@ class BackgroundEvaluator:
         self._job: _Job | None = None
         self._tried = 0
         self._said_to_be_slow = False
+        self.failure: str | None = None
+        """Why the last evaluation that failed did."""
         self._policy, self._evaluator = self._copy(), make()
         on_gpu = any(parameter.is_cuda for parameter in self._policy.parameters())
         # One of its own, else it would wait for all of the training's work.
@@ -182,7 +184,7 @@ class BackgroundEvaluator:
                     raise job.error
                 job.cancelled = True  # should it ever move again
                 self._evaluator, self._policy = None, self._copy()
-                self._tried += 1
+                self._tried, self.failure = self._tried + 1, failure
                 where = f"the evaluation at update {self._pending[0].update:,} failed ({failure})"
                 if again and self._tried < 2:
                     warn(f"{where}: it is tried once more")

@@ -1,7 +1,6 @@
 """The run folders of those that are trained side by side: what is read from them and written to them."""
 
 import platform
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,8 +17,10 @@ from rlrat.dashboards import finish_board
 from rlrat.datasets import Dataset
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import Evaluation
-from rlrat.runs import RunFolder, starts
-from rlrat.scores import FINAL_EVALUATIONS, Reference
+from rlrat.recovery import Recovered, recover
+from rlrat.run_lines import EVALUATIONS
+from rlrat.runs import FAILED, RunFolder, starts
+from rlrat.scores import Reference, final_evaluations
 
 
 @dataclass
@@ -33,6 +34,10 @@ class Progress:
     """Evaluations that have no line yet."""
     failed: list[set[int]] = field(default_factory=list)
     """Of each member, the updates whose evaluation an environment broke off, twice."""
+    failure: str | None = None
+    """Why the last of them did, as far as this process knows."""
+    missing: list[set[int]] = field(default_factory=list)
+    """Of each member, the updates whose evaluation is known to be lost."""
 
 
 class Group:
@@ -60,6 +65,8 @@ class Group:
         self._env_id, self._env_kwargs, self._reference, self._device = env_id, env_kwargs, reference, device
         self.members = list(members)
         self.folders = [RunFolder(run_folder(member.arguments, agent, member.seed)) for member in members]
+        self.left_out: set[int] = set()
+        """Members that another process has finished since the learner was made: nothing of them is written."""
 
     def leave_out_finished(self) -> list[str]:
         """Compare each member with its folder, keep those that are to be trained; say of the others what they are.
@@ -67,15 +74,36 @@ class Group:
         Raises:
             InputError: where `RunFolder.check` does.
         """
-        defaults, found, kept = identity(type(self._arguments)()), [], []
-        for member, folder in zip(self.members, self.folders, strict=True):
+        found = self._finished()
+        kept = [index for index in range(len(self.members)) if index not in found]
+        self.members, self.folders = [self.members[i] for i in kept], [self.folders[i] for i in kept]
+        return list(found.values())
+
+    def compare_again(self) -> list[str]:
+        """The same once the folders are `locked`, as other processes may have been there since.
+
+        The learner has its members by now: those that are finished stay in it, but are in `left_out`.
+
+        Raises:
+            InputError: where `RunFolder.check` does.
+        """
+        found = self._finished()
+        self.left_out = set(found)
+        return list(found.values())
+
+    def _finished(self) -> dict[int, str]:
+        """The members whose runs have ended, each with a line that says so; all are compared with their folders."""
+        defaults, found = identity(type(self._arguments)()), {}
+        for index, (member, folder) in enumerate(zip(self.members, self.folders, strict=True)):
             folder.check(self._config(member), resume=self._arguments.resume, defaults=defaults)
-            if (summary := folder.summary()) is None:
-                kept.append((member, folder))
-            else:
-                found.append(f"{folder.path} is {summary['status']}: nothing to do")
-        self.members, self.folders = [member for member, _ in kept], [folder for _, folder in kept]
+            if folder.is_done():
+                found[index] = f"{folder.path} is {folder.summary()['status']}: nothing to do"
         return found
+
+    @property
+    def trained(self) -> dict[int, RunFolder]:
+        """The folders that are written to, by the index of their member."""
+        return {index: folder for index, folder in enumerate(self.folders) if index not in self.left_out}
 
     @property
     def kind(self) -> str:
@@ -139,101 +167,129 @@ class Group:
         Raises:
             InputError: checkpoints that cannot be used, or that the members could only lose.
         """
+        for folder in self.trained.values():
+            folder.remove_temporaries()
         if self._arguments.overwrite:
             for folder in self.folders:  # all first, so that a kill leaves nothing that some go on from
                 folder.forget()
             for folder in self.folders:
                 folder.delete()
-        found = [folder.checkpoints() for folder in self.folders]
-        start = max(set.intersection(*map(set, found)), default=0)
-        if not start and any(found):
+        found = {index: folder.checkpoints() for index, folder in self.trained.items()}
+        start = max(set.intersection(*map(set, found.values())), default=0)
+        if not start and any(found.values()):
             self._check_trained_together(found)
-        for member, checkpoints in zip(self.members, found, strict=True):
+        if start > self._arguments.total_updates:
+            raise InputError(
+                f"the checkpoint in {self.folders[min(found)].path} is at update {start:,}, beyond the "
+                f"{self._arguments.total_updates:,} of --total-updates: give another --run-name or --run-dir, or "
+                "--overwrite to start anew"
+            )
+        for index, checkpoints in found.items():
             if start < max(checkpoints, default=0):
                 warn(
-                    f"{member.label} goes back from update {max(checkpoints):,} to {start:,}, "
+                    f"{self.members[index].label} goes back from update {max(checkpoints):,} to {start:,}, "
                     "the newest that all its neighbours have"
                 )
-        progress, evaluated = Progress(start, failed=[set() for _ in self.folders]), [set() for _ in self.folders]
+        members = range(len(self.members))
+        progress, recovered = Progress(start), [Recovered() for _ in members]
         if start:
-            lines = [Counter(int(row["update"]) for row in folder.evaluations()) for folder in self.folders]
-            # A kill can have left fewer lines of an evaluation.
-            evaluated = [{u for u, count in counts.items() if count == targets and u <= start} for counts in lines]
-            progress = self._load(learner, [checkpoints[start] for checkpoints in found], evaluated)
-        for index, (folder, updates) in enumerate(zip(self.folders, evaluated, strict=True)):
-            pending = {snapshot.update for snapshot in progress.pending if snapshot.wanted[index]}
-            pending |= progress.failed[index]
-            folder.go_back(start, updates, pending)
-            updates |= pending
+            self._check_agent([checkpoints[start] for checkpoints in found.values()])
+            initial = {name: tensor.cpu() for name, tensor in learner.policy.state_dict().items()}
+            with self._fitting():
+                for index, checkpoints in found.items():
+                    own = (self.folders[index], self.members[index].label, checkpoints)
+                    recovered[index] = recover(*own, start, self._arguments, targets, _member(initial, index))
+                progress = self._load(learner, {i: checkpoints[start] for i, checkpoints in found.items()}, recovered)
+        progress.failed, progress.missing = [one.failed for one in recovered], [one.missing for one in recovered]
+        evaluated = [set() for _ in members]
+        for index, folder in self.trained.items():
+            one = recovered[index]
+            pending = one.pending.keys() | one.failed
+            folder.go_back(start, one.whole, pending, one.missing)
+            evaluated[index] = one.whole | pending | one.missing
+        if self.left_out:
+            learner.guard.alive[list(self.left_out)] = False
         # Last, so that a kill before leaves no word of a way in which nothing was trained.
         if start < self._arguments.total_updates:  # else nothing is trained any more
-            for member, folder in zip(self.members, self.folders, strict=True):
-                folder.create(self._config(member), start)
+            for index, folder in self.trained.items():
+                folder.create(self._config(self.members[index]), start)
         return progress, evaluated
 
-    def _check_trained_together(self, found: list[dict[int, Any]]) -> None:
+    def _check_trained_together(self, found: dict[int, dict[int, Any]]) -> None:
         """Only a kill in its first save leaves a group without an update that all have."""
-        last = [starts(config)[-1] for folder in self.folders if (config := folder.config())]
-        if [start.get("group") for start in last] == [self._labels] * len(self.members) and max(map(len, found)) == 1:
+        last = [starts(config)[-1] for folder in self.trained.values() if (config := folder.config())]
+        together = [start.get("group") for start in last] == [self._labels] * len(found)
+        if together and max(map(len, found.values())) == 1:
             return
-        at = [max(checkpoints, default=0) for checkpoints in found]
-        most, least = int(np.argmax(at)), int(np.argmin(at))
+        at = {index: max(checkpoints, default=0) for index, checkpoints in found.items()}
+        most, least = max(at, key=at.get), min(at, key=at.get)
         raise InputError(
             f"{self.members[most].label} is at update {at[most]:,} and {self.members[least].label} at {at[least]:,}: "
             "side by side both would begin at 0; train them in commands of their own, or give --overwrite to begin anew"
         )
 
-    def _load(self, learner: nn.Module, checkpoints: list[dict[str, Any]], evaluated: list[set[int]]) -> Progress:
-        for folder, checkpoint in zip(self.folders, checkpoints, strict=True):
+    def _check_agent(self, checkpoints: list[dict[str, Any]]) -> None:
+        for folder, checkpoint in zip(self.trained.values(), checkpoints, strict=True):
             if checkpoint.get("agent") != self._agent:
                 raise InputError(
                     f"the checkpoint in {folder.path} is of the agent {checkpoint.get('agent')}, not {self._agent}: "
                     "give another --run-name, or --overwrite to start anew"
                 )
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
         try:
-            for checkpoint in checkpoints:  # that one may come from a version with other names
-                first, names = checkpoint["state"]["guard.first_tensor"], checkpoint["guard_names"]
-                if first >= 0:
-                    first.fill_(learner.guard.names.index(names[first]))
-            learner.load_state_dict(_stack([checkpoint["state"] for checkpoint in checkpoints]))
-            progress = Progress(
-                checkpoints[0]["update"],
-                max(checkpoint["train_seconds"] for checkpoint in checkpoints),
-                max(checkpoint["wall_seconds"] for checkpoint in checkpoints),
-                failed=[set(checkpoint.get("failed", ())) for checkpoint in checkpoints],
-            )
-            pending = [{one["update"]: one for one in checkpoint.get("pending", ())} for checkpoint in checkpoints]
-            snapshots = [self._pending(learner, at, pending, evaluated) for at in sorted(set().union(*pending))]
-            progress.pending = tuple(snapshot for snapshot in snapshots if snapshot.wanted.any())
-        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            yield
+        except InputError:
+            raise
+        except (LookupError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise InputError(
-                f"the checkpoints in {self.folders[0].path} do not fit this version of {self._agent} "
+                f"the checkpoints in {next(iter(self.trained.values())).path} do not fit this version of {self._agent} "
                 f"({reason(error)}): give another --run-name, or --overwrite to start anew"
             ) from None
-        return progress
+
+    def _load(self, learner: nn.Module, checkpoints: dict[int, dict[str, Any]], recovered: list[Recovered]) -> Progress:
+        """Give the learner what checkpoints hold, by member; one that is left out keeps what it has."""
+        now = {name: tensor.cpu() for name, tensor in learner.state_dict().items()}
+        states = []
+        for index in range(len(self.members)):
+            if index not in checkpoints:
+                states.append(_member(now, index))
+                continue
+            state = dict(checkpoints[index]["state"])
+            first, names = state["guard.first_tensor"], checkpoints[index]["guard_names"]
+            if first >= 0:  # it may come from a version with other names
+                state["guard.first_tensor"] = first.new_tensor(learner.guard.names.index(names[first]))
+            for name, tensor in state.items():
+                if name in now and tensor.dtype != now[name].dtype:
+                    raise TypeError(f"{name} is of {tensor.dtype} there and of {now[name].dtype} here")
+            states.append(state)
+        learner.load_state_dict(_stack(states))
+        pending = [one.pending for one in recovered]
+        return Progress(
+            next(iter(checkpoints.values()))["update"],
+            max(checkpoint["train_seconds"] for checkpoint in checkpoints.values()),
+            max(checkpoint["wall_seconds"] for checkpoint in checkpoints.values()),
+            tuple(self._pending(learner, at, pending) for at in sorted(set().union(*pending))),
+        )
 
     @staticmethod
-    def _pending(
-        learner: nn.Module, update: int, pending: list[dict[int, dict[str, Any]]], evaluated: list[set[int]]
-    ) -> Snapshot:
-        """The snapshot of `update`; a member that was in no such group plays as it is, and nobody asks how."""
-        now = learner.policy.state_dict()
+    def _pending(learner: nn.Module, update: int, pending: list[dict[int, dict[str, Any]]]) -> Snapshot:
+        """The snapshot of `update`; a member that has none plays as it is, and nobody asks how."""
+        now = {name: tensor.cpu() for name, tensor in learner.policy.state_dict().items()}
         there = [one.get(update) for one in pending]
-        states = [
-            {name: tensor[index].cpu() for name, tensor in now.items()} if one is None else one["state"]
-            for index, one in enumerate(there)
-        ]
-        wanted = np.array([
-            one is not None and one["wanted"] and update not in updates
-            for one, updates in zip(there, evaluated, strict=True)
-        ])  # fmt: skip
+        states = [_member(now, index) if one is None else one["state"] for index, one in enumerate(there)]
+        wanted = np.array([one is not None for one in there])
         seconds = [max(one[name] for one in there if one) for name in ("train_seconds", "wall_seconds")]
         return Snapshot(update, wanted, *seconds, _stack(states))
 
     def save(self, learner: nn.Module, progress: Progress) -> None:
         """A checkpoint for each member, and all that TensorBoard has been given."""
         state = {name: value.cpu() for name, value in learner.state_dict().items()}
-        for index, folder in enumerate(self.folders):
+        for index, folder in self.trained.items():
+            lines = {name: dict(own.expected) for name, own in folder.lines.items()}
+            failed = progress.failed[index]
+            open_ = {snapshot.update for snapshot in progress.pending if snapshot.wanted[index]}
             folder.save_checkpoint(
                 {
                     "agent": self._agent,
@@ -253,7 +309,9 @@ class Group:
                         }
                         for snapshot in progress.pending
                     ],
-                    "failed": sorted(progress.failed[index]),
+                    "failed": sorted(failed),
+                    "evaluated": sorted(lines[EVALUATIONS].keys() - open_ - failed - progress.missing[index]),
+                    "lines": lines,
                 }
             )
             folder.flush_scalars()
@@ -297,32 +355,76 @@ class Group:
         ]
         return evaluation, episodes
 
-    def finish(self, learner: nn.Module, progress: Progress) -> list[str]:
-        """Hand TensorBoard its last and write each `summary.json`; say what each member is."""
-        found = []
-        each = zip(self.members, self.folders, learner.guard.report(), progress.failed, strict=True)
-        for member, folder, report, failed in each:
+    def finish(self, learner: nn.Module, progress: Progress) -> tuple[list[str], str | None]:
+        """Hand TensorBoard its last and write each `summary.json`.
+
+        Says what each member is and, where some have no evaluation of a trained policy, which ones and why.
+        """
+        said, failed, reports = [], [], learner.guard.report()
+        for index, folder in self.trained.items():
             rows = folder.curve()
-            last = [float(row["return_mean"]) for row in rows[-FINAL_EVALUATIONS:]]
-            scores = [float(row["normalized_score"]) for row in rows if row["normalized_score"]]
-            seconds = progress.train_seconds
-            summary = {
-                "status": "finished",
-                "final_return": float(np.mean(last)) if last else None,
-                "final_score": float(np.mean(scores[-FINAL_EVALUATIONS:])) if scores else None,
-                "best_score": max(scores, default=None),
-                "updates_per_second": progress.update / seconds if seconds else None,
-                "failed_evaluations": sorted(failed),
-                "reference": None if self._reference is None else asdict(self._reference),
-            }
-            if report is not None:
-                tensor, update = report
-                summary |= {"status": "diverged", "final_return": None, "final_score": None}
-                summary |= {"diverged_at": update, "diverged_tensor": tensor}
-            finish_board(folder, self._config(member), rows, summary)
+            lost = {name: folder.lost(name) - progress.failed[index] for name in folder.lines}
+            summary = self._summary(rows, progress, reports[index])
+            summary["failed_evaluations"] = sorted(progress.failed[index])
+            summary |= {f"missing_{name.removesuffix('.csv')}": sorted(updates) for name, updates in lost.items()}
+            if unsaid := lost[EVALUATIONS] - progress.missing[index]:
+                warn(f"{folder.path / EVALUATIONS} has lost lines: {len(unsaid)} evaluations are missing")
+            finish_board(folder, self._config(self.members[index]), rows, summary)
             folder.write_json("summary.json", summary)
-            found.append(f"{folder.path} is {summary['status']}")
-        return found
+            said.append(f"{folder.path} is {summary['status']}{_values(summary)}")
+            if summary["status"] == FAILED:
+                failed.append(self.members[index].label)
+        if not failed:
+            return said, None
+        why = f" ({reason(progress.failure)})" if progress.failure else ""
+        names = f"{failed[0]} and {len(failed) - 1} more have" if len(failed) > 1 else f"{failed[0]} has"
+        return said, f"{names} no evaluation of a trained policy{why}: the same command tries to evaluate it again"
+
+    def _summary(
+        self, rows: list[dict[str, str]], progress: Progress, diverged: tuple[str, int] | None
+    ) -> dict[str, Any]:
+        """What became of a member with these lines of its curve."""
+        trained = [row for row in rows if int(row["update"]) > 0]
+        scores = [float(row["normalized_score"]) for row in trained if row["normalized_score"]]
+        last = [row for row, counts in zip(rows, final_evaluations(_updates(rows)), strict=True) if counts]
+        seconds = progress.train_seconds
+        summary = {
+            "status": "finished",
+            "final_return": _mean(last, "return_mean"),
+            "final_score": _mean(last, "normalized_score"),
+            "final_evaluations": len(last),
+            "best_score": max(scores, default=None),
+            "updates_per_second": progress.update / seconds if seconds else None,
+            "reference": None if self._reference is None else asdict(self._reference),
+        }
+        if diverged is not None:
+            tensor, update = diverged
+            summary |= {"status": "diverged", "final_return": None, "final_score": None, "final_evaluations": 0}
+            summary |= {"diverged_at": update, "diverged_tensor": tensor}
+        elif not trained:
+            summary |= {"status": FAILED, "reason": progress.failure}
+        return summary
+
+
+def _updates(rows: list[dict[str, str]]) -> list[int]:
+    return [int(row["update"]) for row in rows]
+
+
+def _mean(rows: list[dict[str, str]], column: str) -> float | None:
+    """The mean of a column, None where it is not filled in everywhere."""
+    if not rows or not all(row[column] for row in rows):
+        return None
+    return float(np.mean([float(row[column]) for row in rows]))
+
+
+def _values(summary: dict[str, Any]) -> str:
+    """What a run came to, for the end of a line; '' where it came to nothing."""
+    if summary["final_return"] is None:
+        return ""
+    score = "" if summary["final_score"] is None else f", score {summary['final_score']:.1f}"
+    count = summary["final_evaluations"]
+    over = "its only evaluation of a trained policy" if count == 1 else f"the mean of its last {count} evaluations"
+    return f": final return {summary['final_return']:.1f}{score}, {over}"
 
 
 def _stack(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -7,9 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlrat.checkpoints import load_checkpoint
 from rlrat.errors import InputError, reason
 from rlrat.machine import find_device
-from rlrat.runs import RunFolder, load_checkpoint
+from rlrat.runs import RunFolder
 
 if TYPE_CHECKING:
     from rlrat.policies import Policy

@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +25,14 @@ from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
 from rlrat.env_settings import same_settings
 from rlrat.environments import find_spec, import_modules, not_followed, of_data
-from rlrat.errors import warn
+from rlrat.errors import printable, warn
 from rlrat.estimates import SIZES, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.group import Group
 from rlrat.inspection import activation_rows, rational_scalars
 from rlrat.machine import find_device, keep_freed_memory, set_precision, useful_threads
 from rlrat.profiling import Profile
+from rlrat.recovery import is_due
 from rlrat.scores import Reference, find_reference
 
 # Slurm can send SIGUSR1 before it takes a machine away; Windows has none.
@@ -143,8 +145,15 @@ class Run:
 
         Raises:
             InputError: another process trains in one of the folders.
+            SystemExit: with code 1, where a run has no evaluation of a trained policy at its end.
         """
         with self._group.locked():
+            if not self.arguments.overwrite:
+                for line in self._group.compare_again():
+                    self.console.print(line, soft_wrap=True)
+            if not self._group.trained:
+                return
+            self._warned |= self._group.left_out
             yield from self._updates(learner)
 
     def _updates(self, learner: nn.Module) -> Iterator[int]:
@@ -169,9 +178,9 @@ class Run:
         self._start = self._progress.update
         if self._start:
             self.console.print(f"going on from update {self._start:,}", soft_wrap=True)
-        self._profile = None
+        self._profile, folders = None, list(self._group.trained.values())
         if self.arguments.profile:
-            self._profile = Profile(learner, self.device, self._group.folders[0].path / "trace.json")
+            self._profile = Profile(learner, self.device, folders[0].path / "trace.json")
         self._bar = ProgressBar(
             *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
             *(TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), TextColumn("{task.fields[score]}")),
@@ -185,8 +194,8 @@ class Run:
         try:
             if self.arguments.track:
                 settings = {"agent": self.agent, **identity(self.arguments)}
-                tracking.enter_context(tracked([folder.path for folder in self._group.folders], settings))
-            for folder in self._group.folders:
+                tracking.enter_context(tracked([folder.path for folder in folders], settings))
+            for folder in folders:
                 folder.open_scalars(purge_step=self._start + 1 if self._start else 0)
             evaluator = BackgroundEvaluator(learner.policy, self._environments, self.arguments.eval_timeout)
             with evaluator as self._evaluations, self._bar:
@@ -199,7 +208,7 @@ class Run:
                 except _Stopped:
                     self._save()  # before an environment that hangs is waited for
                     raise
-            finished = self._group.finish(learner, self._progress)
+            finished, failed = self._group.finish(learner, self._progress)
         except _Stopped:
             without = "overwrite" if self.arguments.overwrite else None if self.arguments.resume else "no-resume"
             command = "the same command" + (f" without --{without}" if without else "")
@@ -209,7 +218,7 @@ class Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            for folder in self._group.folders:
+            for folder in folders:
                 folder.close_scalars()
             tracking.close()
             threading.excepthook = thread_hook
@@ -217,6 +226,9 @@ class Run:
             self._profile.report(self.console)
         for line in finished:
             self.console.print(line, soft_wrap=True)
+        if failed is not None:
+            print(f"error: {printable(failed)}", file=sys.stderr)
+            raise SystemExit(1)
 
     def _loop(self) -> Iterator[int]:
         arguments, progress = self.arguments, self._progress
@@ -267,12 +279,8 @@ class Run:
 
     def _evaluate_if_due(self) -> None:
         """Hand the policies over as they are now; training waits only where too many are in the queue already."""
-        arguments, progress = self.arguments, self._progress
-        due = progress.update % arguments.eval_every == 0 or progress.update in (
-            *arguments.eval_at,
-            arguments.total_updates,
-        )
-        if not due:
+        progress = self._progress
+        if not is_due(self.arguments, progress.update):
             return
         wanted = self._alive() & [progress.update not in updates for updates in self._evaluated]
         if not wanted.any():
@@ -301,6 +309,7 @@ class Run:
 
     def _record(self, snapshot: Snapshot, whole: Evaluation | None) -> None:
         if whole is None:
+            self._progress.failure = self._evaluations.failure
             for index in np.flatnonzero(snapshot.wanted):
                 self._progress.failed[index].add(snapshot.update)
             return

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.runs import ACTIVATION_COLUMNS, EVALUATION_COLUMNS, RunFolder, starts
+from rlrat.run_lines import ACTIVATION_COLUMNS, EVALUATION_COLUMNS
+from rlrat.runs import RunFolder, starts
 
 CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch": "2.13.0"}}
 
@@ -152,7 +153,7 @@ def test_a_folder_is_one_processs_at_a_time(folder):
 def test_going_back_cuts_activations_of_no_evaluation(folder):
     row = dict.fromkeys(ACTIVATION_COLUMNS, "1")
     for update in (0, 100, 200):
-        folder.append_activations(update, [row] * 2)
+        folder.append_activations(update, [row | {"part": part} for part in (0, 1)])
     path = folder.path / "activations.csv"
     path.write_text(path.read_text()[:-4])  # a kill in the middle of a line
     two = ["0", "0"]
@@ -183,6 +184,15 @@ def test_two_checkpoints_are_kept(folder):
     assert list(found) == [30, 20]
     assert torch.equal(found[30]["state"]["weight"], _checkpoint(30)["state"]["weight"])
     assert not list(folder.path.glob("*.tmp"))
+
+
+def test_a_second_checkpoint_of_an_update_leaves_the_one_before(folder):
+    for update in (10, 20, 20, 20):
+        folder.save_checkpoint(_checkpoint(update))
+    assert list(folder.checkpoints()) == [20, 10]
+    folder.go_back(20, set())
+    folder.save_checkpoint(_checkpoint(20))
+    assert list(folder.checkpoints()) == [20, 10]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "garbage", "empty", "flip", "list", "keys"])
@@ -266,14 +276,17 @@ def test_a_damaged_json_file_is_one_line(folder, name, content):
     assert folder.summary() is None
 
 
-@pytest.mark.parametrize("line", ["1,2", "x,1,1,,1,1,1,1,", "1,1,1,1,1,1,1,1,1,1", "\x00\x00"])
-def test_a_damaged_line_of_evaluations_is_named(folder, line):
+@pytest.mark.parametrize("line", ["1,2", "x,1,1,,1,1,1,1,", "1,1,1,1,1,1,1,1,1,1", "\x00\x00", "1,1,1,,1,nan,1,1,"])
+def test_a_line_that_is_no_evaluation_is_none(folder, line):
     folder.append_evaluation(*_evaluation(0))
     path = folder.path / "evaluations.csv"
     before = path.read_text()
-    path.write_text(before + line + "\n")
-    with pytest.raises(InputError, match=r"line 3 of .*evaluations\.csv is damaged"):
-        folder.evaluations()
+    header, whole = before.splitlines()
+    path.write_text("\n".join((header, line, whole, whole, "")))
+    assert [row["update"] for row in RunFolder(folder.path).evaluations()] == ["0"]
+    assert RunFolder(folder.path).lines["evaluations.csv"].read().damaged == 1
+    folder.go_back(0, {0})
+    assert path.read_text() == before
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_saved(folder, monkeypatch):

@@ -14,8 +14,9 @@ import torch
 from short_runs import assert_equal_runs, read_run, wait_for
 
 from rlrat.background import MOST_PENDING, BackgroundEvaluator
+from rlrat.checkpoints import load_checkpoint
 from rlrat.evaluation import Evaluator
-from rlrat.runs import RunFolder, load_checkpoint
+from rlrat.runs import RunFolder
 
 
 def _run_folder(tmp_path, seed=0):

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from rlrat.errors import InputError, warn
+from rlrat.locks import Watch
 from rlrat.sweeps.checks import check_datasets, check_device, check_folders, check_settings, check_together
 from rlrat.sweeps.conductor import Conductor
 from rlrat.sweeps.display import Display, show_estimate, show_plan, show_status, show_summary
@@ -19,7 +20,6 @@ from rlrat.sweeps.folder import DONE, SweepFolder, is_done, seed_status
 from rlrat.sweeps.grid import Cell, Grid, Job, Process, expand, make_jobs
 from rlrat.sweeps.launcher import Launcher
 from rlrat.sweeps.local import LocalLauncher, find_gpus, fitting
-from rlrat.sweeps.locks import Watch
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, recall_options, settings
 from rlrat.sweeps.records import fits

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError
+from rlrat.locks import HEARTBEAT, Owner, Watch
 from rlrat.sweeps.folder import Failure, SweepFolder, is_done, newest_updates, seed_status
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Launcher, Outcome, Refused, Task
-from rlrat.sweeps.locks import HEARTBEAT, Owner, Watch
 from rlrat.sweeps.worker import FULL, LOCKED, LOST, Work
 
 MISTAKE = 2  # the exit code of what only the user can mend

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from rlrat.errors import printable
+from rlrat.locks import Owner
 from rlrat.sweeps.conductor import Conductor, Entry
 from rlrat.sweeps.estimate import Probe
 from rlrat.sweeps.folder import DONE, Progress, SweepFolder, is_done, read_progress, read_summary, seed_status
 from rlrat.sweeps.grid import Cell, Job, Process
-from rlrat.sweeps.locks import Owner
 from rlrat.sweeps.records import fits, number
 
 _ROWS = 20  # of running processes, and of a plan's cells

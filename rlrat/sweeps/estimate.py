@@ -13,9 +13,10 @@ from typing import Any
 
 from rlrat.arguments import RunArguments
 from rlrat.errors import InputError
+from rlrat.json_files import load_json
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.records import make, read_json
+from rlrat.sweeps.records import make
 from rlrat.sweeps.worker import Work, start
 
 _WARM, _UPDATES = 4, 24  # the first updates are slow, the rest is timed
@@ -88,7 +89,7 @@ def _cached(job: Job, folder: SweepFolder, extra: dict[str, Any]) -> Probe:
 def recalled(cache: Path, argv: list[str]) -> Probe | None:
     """What a probe of the same command line found before, if that is known."""
     try:
-        content = read_json(cache)
+        content = load_json(cache)
         found = make(Probe, {name: value for name, value in content.items() if name != "argv"})
     except (OSError, ValueError):
         return None

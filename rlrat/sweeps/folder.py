@@ -12,9 +12,10 @@ from typing import Any
 
 from rlrat.arguments import differing, recalled
 from rlrat.errors import InputError, printable, reason
+from rlrat.json_files import load_json, open_file
+from rlrat.locks import STALE, Owner, read_owner
 from rlrat.sweeps.grid import Process
-from rlrat.sweeps.locks import STALE, Owner, read_owner
-from rlrat.sweeps.records import make, open_file, read_json
+from rlrat.sweeps.records import make
 
 DONE = frozenset(("finished", "diverged"))
 """States of a seed after which there is nothing more to train."""
@@ -235,7 +236,7 @@ class SweepFolder:
 
     def failure(self, job: Process) -> Failure | None:
         try:
-            found = make(Failure, read_json(self.job_file(job, "failed.json")))
+            found = make(Failure, load_json(self.job_file(job, "failed.json")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -271,7 +272,7 @@ class SweepFolder:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return read_json(path)
+        return load_json(path)
     except (OSError, ValueError):
         return None
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from rlrat.errors import InputError
+from rlrat.json_files import load_json
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.records import make, read_json
+from rlrat.sweeps.records import make
 from rlrat.sweeps.worker import Work
 
 
@@ -95,7 +96,7 @@ class _Said:
 def read_outcome(task: Task) -> tuple[int | None, str]:
     """Exit code and host, as the worker wrote them at its end; None and '' where it could not."""
     try:
-        said = make(_Said, read_json(task.outcome))
+        said = make(_Said, load_json(task.outcome))
     except (OSError, ValueError):
         return None, ""
     return said.code, said.host if re.fullmatch(r"\w[\w.-]*", said.host) else ""

@@ -1,55 +1,12 @@
 """Reading what lies in a folder: data that may be damaged, of another version or somebody else's, of whatever types."""
 
 import dataclasses
-import errno
-import json
 import math
-import os
-import stat
 from functools import cache
-from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-
-_LARGEST = 2**26  # bytes of a JSON file; the plan of 10,000 cells is below 1 MB
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Kind = TypeVar("Kind")
-
-
-def open_file(path: Path) -> BinaryIO:
-    """Open a plain file for reading, and nothing that could keep the reader waiting, such as a named pipe.
-
-    Raises:
-        OSError: it cannot be read, or is none.
-    """
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
-        return os.fdopen(number, "rb")
-    except BaseException:
-        os.close(number)
-        raise
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is none.
-    """
-    with open_file(path) as file:
-        text = file.read(_LARGEST + 1)
-    if len(text) > _LARGEST:
-        raise ValueError(f"it has more than {_LARGEST:,} bytes")
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    return content
 
 
 def make(kind: type[Kind], content: Any) -> Kind:

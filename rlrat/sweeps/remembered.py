@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError, printable, reason, warn
+from rlrat.json_files import load_json
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, Job, Process, axis_name, in_processes
-from rlrat.sweeps.records import fits, read_json
+from rlrat.sweeps.records import fits
 
 VERSION = 2  # 1 had no plan and no version
 _MOST_RUNS = 10**7
@@ -60,7 +61,7 @@ def recall(folder: SweepFolder) -> list[Sweep]:
     found, wrong = [], []
     for file in folder.grid_files():
         try:
-            found.append(_sweep(read_json(file), folder.run_dir))
+            found.append(_sweep(load_json(file), folder.run_dir))
         except (OSError, ValueError, RecursionError) as error:
             said = getattr(error, "strerror", None) or reason(error)
             wrong.append(f"{file} cannot be used ({said}): give its sweep's command again, which writes it anew")

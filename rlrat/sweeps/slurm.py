@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError, reason
+from rlrat.json_files import load_json
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
-from rlrat.sweeps.records import make, read_json
+from rlrat.sweeps.records import make
 from rlrat.sweeps.worker import FULL, Work, start
 
 _MOST = 1000  # jobs in the queue; Slurm's arrays have no more by default
@@ -189,7 +190,7 @@ def cancel_waiting(folder: SweepFolder) -> None:
 
 def _record(file: Path) -> _Queued | None:
     try:
-        found = make(_Queued, read_json(file))
+        found = make(_Queued, load_json(file))
     except (OSError, ValueError):
         return None
     return found if re.fullmatch(r"outcome-\w+\.json", found.outcome) else None

@@ -22,12 +22,12 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlrat.errors import InputError
-from rlrat.sweeps.locks import HEARTBEAT, LEASE, STALE, Lock, Owner, Watch
+from rlrat.locks import HEARTBEAT, LEASE, Held, Lock, Owner, Watch, acquire
 
 FULL = 74
 """The disk has no room."""
@@ -128,32 +128,6 @@ class Heartbeat(threading.Thread):
             # Not through sys.stderr, which the agent's command line takes away while it is read.
             os.write(2, f"a lock of these runs {why}: ended without a checkpoint\n".encode())
         os._exit(LOST)
-
-
-def acquire(locks: list[Path], owner: Owner, watch: Watch) -> list[Lock] | None:
-    """All locks, or None if another process has one. A lock of another host is watched until it moves or is stale."""
-    until, first = time.monotonic() + STALE + 2 * HEARTBEAT, {}
-    with ExitStack() as release:
-        held: list[Lock] = []
-        for lock in sorted(locks):
-            while isinstance(got := watch.acquire(lock, owner), Owner):
-                moved = lock in first and first[lock] != _stamp(lock)
-                if got.is_gone() is False or moved or time.monotonic() > until:
-                    print(f"{lock.name} is in the hands of {got}", file=sys.stderr)
-                    return None
-                first.setdefault(lock, _stamp(lock))
-                time.sleep(0.2)
-                for taken in held:
-                    taken.touch()
-            held.append(got)
-            release.callback(got.release)
-        release.pop_all()
-        return held
-
-
-def _stamp(lock: Path) -> list[tuple[str, int]]:
-    files = sorted(lock.parent.glob(f"{lock.name}.*"))
-    return [(file.name, file.stat().st_mtime_ns) for file in files if file.exists()]
 
 
 def run_agent(work: Work) -> int:
@@ -262,8 +236,10 @@ def main(work: Work, parent: int | None = None) -> int:
 
 def _run_locked(work: Work, parent: int | None) -> int:
     """The agent's exit code, or `LOCKED`."""
-    held = acquire([Path(lock) for lock in work.locks], Owner(), Watch())
-    if held is None:
+    try:
+        held = acquire([Path(lock) for lock in work.locks], Owner(), Watch())
+    except Held as taken:
+        print(taken, file=sys.stderr)
         return LOCKED
     try:
         heartbeat = Heartbeat(held, work.permit, parent)

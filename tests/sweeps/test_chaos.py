@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from whole_sweeps import begin, check
 
+from rlrat.locks import Watch
 from rlrat.sweeps.folder import SweepFolder
-from rlrat.sweeps.locks import Watch
 
 
 def torment(

@@ -21,11 +21,11 @@ from short_runs import ROOT
 from whole_sweeps import CELLS, TOY_FILE, begin, check, hold_back, wait_until
 
 from rlrat.errors import InputError
+from rlrat.locks import STALE, Owner, Watch
 from rlrat.sweeps import conductor, slurm
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
-from rlrat.sweeps.locks import STALE, Owner, Watch
 from rlrat.sweeps.worker import Work
 
 OPTIONS = {"threads": 1, "minutes": 10, "memory_gb": 0.5, "gpus": 0, "at_once": 2, "warning": 60}

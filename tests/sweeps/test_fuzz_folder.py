@@ -10,13 +10,13 @@ from rich.console import Console
 from whole_sweeps import TOY_FILE, write_record
 
 from rlrat.errors import InputError, heard_warnings
+from rlrat.locks import Owner, Watch
 from rlrat.sweeps import commands, grid, slurm
 from rlrat.sweeps.agents import load_agent
 from rlrat.sweeps.estimate import Probe, recalled
 from rlrat.sweeps.folder import Failure, SweepFolder, clash, newest_updates
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.launcher import Task, read_outcome
-from rlrat.sweeps.locks import Owner, Watch
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, settings
 from rlrat.sweeps.remembered import recall, remember

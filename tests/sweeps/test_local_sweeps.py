@@ -12,13 +12,13 @@ from short_runs import ROOT
 from whole_sweeps import TOY_FILE, hold_back, wait_until, write_record
 
 from rlrat.errors import InputError
+from rlrat.locks import Watch
 from rlrat.sweeps import commands, local
 from rlrat.sweeps.agents import load_agent
 from rlrat.sweeps.estimate import Probe
 from rlrat.sweeps.folder import SweepFolder, read_progress
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.local import GPU, LocalLauncher, find_gpus, fitting
-from rlrat.sweeps.locks import Watch
 
 
 def updates(folder) -> list[int]:

@@ -10,8 +10,8 @@ import pytest
 from whole_sweeps import TOY_FILE, hold_back, wait_until
 
 from rlrat.errors import InputError
+from rlrat.locks import Owner, Watch
 from rlrat.sweeps import worker
-from rlrat.sweeps.locks import Owner, Watch
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.sweeps.locks import Lock, Owner, Watch
-from rlrat.sweeps.worker import acquire
+from rlrat.locks import Held, Lock, Owner, Watch, acquire
 
 
 class Clock:
@@ -90,7 +89,7 @@ def test_its_owner_waking_up_in_between_keeps_it(lock, monkeypatch):
     theirs = Watch().acquire(lock, elsewhere())
     watch.acquire(lock, Owner())
     clock.now += 61
-    import rlrat.sweeps.locks as module
+    import rlrat.locks as module
 
     create = module._create
 
@@ -132,7 +131,7 @@ def test_processes_never_hold_it_at_once(lock, tmp_path):
     script = f"""
 import os, random, sys, time
 from pathlib import Path
-from rlrat.sweeps.locks import Lock, Owner, Watch
+from rlrat.locks import Lock, Owner, Watch
 lock, inside = Path({str(lock)!r}), Path({str(tmp_path / "inside")!r})
 watch, entered, until = Watch(), 0, time.monotonic() + 30
 while entered < 15 and time.monotonic() < until:
@@ -198,7 +197,7 @@ def test_a_sleeping_process_keeps_its_lock_on_its_machine(lock):
     script = f"""
 import time
 from pathlib import Path
-from rlrat.sweeps.locks import Owner, Watch
+from rlrat.locks import Owner, Watch
 Watch().acquire(Path({str(lock)!r}), Owner())
 print("held", flush=True)
 time.sleep(60)
@@ -216,14 +215,14 @@ time.sleep(60)
     assert isinstance(watch.acquire(lock, Owner()), Lock)
 
 
-def test_a_worker_waits_out_the_lock_of_a_host_that_is_gone(lock):
+def test_who_acquires_waits_out_the_lock_of_a_host_that_is_gone(lock):
     Watch().acquire(lock, elsewhere())
     (held,) = acquire([lock], Owner(), Watch(stale=0.5))
     assert held.touch()
     held.release()
 
 
-def test_a_worker_leaves_a_lock_that_another_host_keeps_alive_and_those_it_had(lock):
+def test_who_acquires_leaves_a_lock_that_another_host_keeps_alive_and_those_it_had(lock):
     theirs = Watch().acquire(lock, elsewhere())
     over = threading.Event()
 
@@ -233,7 +232,8 @@ def test_a_worker_leaves_a_lock_that_another_host_keeps_alive_and_those_it_had(l
 
     thread = threading.Thread(target=beat)
     thread.start()
-    assert acquire([lock, lock.with_name("seed00")], Owner(), Watch(stale=5)) is None
+    with pytest.raises(Held, match="seed0 is in the hands of process"):
+        acquire([lock, lock.with_name("seed00")], Owner(), Watch(stale=5))
     over.set()
     thread.join()
     assert files(lock) == ["seed0.1"]

@@ -16,13 +16,13 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
 from rlrat.errors import InputError, printable
-from rlrat.sweeps.records import open_file
+from rlrat.json_files import open_file
 
 HEARTBEAT = 5.0
 LEASE = 40.0
@@ -188,6 +188,44 @@ class Lock:
         with suppress(OSError):
             if (found := _read(self._file)) is not None and found[0].token == self._owner.token:
                 self._file.unlink()
+
+
+class Held(Exception):
+    """A lock is in the hands of another process."""
+
+    def __init__(self, lock: Path, owner: Owner) -> None:
+        super().__init__(f"{lock.name} is in the hands of {owner}")
+        self.owner = owner
+
+
+def acquire(locks: list[Path], owner: Owner, watch: Watch) -> list[Lock]:
+    """All locks. One of another host is watched until it moves or is stale, for `STALE` seconds and a little more.
+
+    Raises:
+        Held: another process has one; then none is kept.
+        InputError: where `Watch.acquire` does.
+    """
+    until, first = time.monotonic() + STALE + 2 * HEARTBEAT, {}
+    with ExitStack() as release:
+        held: list[Lock] = []
+        for lock in sorted(locks):
+            while isinstance(got := watch.acquire(lock, owner), Owner):
+                moved = lock in first and first[lock] != _stamp(lock)
+                if got.is_gone() is False or moved or time.monotonic() > until:
+                    raise Held(lock, got)
+                first.setdefault(lock, _stamp(lock))
+                time.sleep(0.2)
+                for taken in held:
+                    taken.touch()
+            held.append(got)
+            release.callback(got.release)
+        release.pop_all()
+        return held
+
+
+def _stamp(lock: Path) -> list[tuple[str, int]]:
+    files = sorted(lock.parent.glob(f"{lock.name}.*"))
+    return [(file.name, file.stat().st_mtime_ns) for file in files if file.exists()]
 
 
 def _generations(lock: Path) -> dict[int, Path]:

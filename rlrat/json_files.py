@@ -1,0 +1,103 @@
+"""JSON files, whose content may be damaged or hostile, read into plain values of a bounded size, or one line."""
+
+import errno
+import json
+import os
+import stat
+from typing import Any, BinaryIO
+
+from rlrat.errors import InputError, reason
+
+MOST_BYTES = 64 * 2**20
+DEEPEST = 64
+"""Objects and arrays inside each other. What is written again recurses a few times for each."""
+_DIGITS = 19  # of an integer: 64 bits
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text: no deeper than `DEEPEST`, its integers of 64 bits.
+
+    Raises:
+        ValueError: it is none, in a few words.
+    """
+    try:
+        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_int=_integer)
+    except RecursionError:
+        content, deep = None, True
+    else:
+        deep = _is_deep(content)
+    if deep:
+        raise ValueError(f"it is nested more than {DEEPEST} deep")
+    return content
+
+
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open a plain file for reading, and nothing that could keep the reader waiting, such as a named pipe.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def load_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds none, in a few words.
+    """
+    with open_file(path) as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
+    try:
+        content = parse_json(text)
+    except MemoryError:
+        raise ValueError("it does not fit in memory") from None
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The JSON object in a file, None where there is no such file.
+
+    Raises:
+        InputError: one line that ends in brackets: the file cannot be read, or holds no JSON object.
+    """
+    try:
+        return load_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise InputError(f"{path} is damaged (it is no plain file)") from None
+        raise InputError(f"cannot read {path} ({error.strerror or reason(error)})") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({reason(error)})") from None
+
+
+def _integer(text: str) -> int:
+    if len(text.lstrip("-")) > _DIGITS:
+        raise ValueError(f"an integer has more than {_DIGITS} digits")
+    return int(text)
+
+
+def _is_deep(content: Any) -> bool:
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return any(isinstance(value, dict | list) for value in level)

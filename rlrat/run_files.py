@@ -1,0 +1,76 @@
+"""How the files of a run are written: whole or not at all, on the disk, and refusals in one line."""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rlrat.errors import InputError, reason
+
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES}  # of folders, on some systems
+
+
+@contextmanager
+def writing(path: Path, *, saved: bool = True) -> Iterator[None]:
+    """Turn what a disk or its permissions refuse into the user's one line; whether something was `saved` before."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "make room and give the same command again" if full else "choose another --run-dir"
+        whole = "; what was saved before is whole" if saved else ""
+        raise InputError(f"cannot write {path}: {error.strerror or reason(error)}{whole}: {mend}") from error
+
+
+def unique_name(path: Path, suffix: str) -> Path:
+    """A name beside `path` that no other process gives."""
+    return path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.{suffix}")
+
+
+@contextmanager
+def temporary(path: Path, content: bytes) -> Iterator[Path]:
+    """A whole file on the disk that is to be moved to `path`, or else is removed again.
+
+    Its name is this process's alone: two that write at once, against all locks, never write into one file.
+    """
+    file = unique_name(path, "tmp")
+    with writing(path):
+        try:
+            with file.open("xb") as opened:
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+            yield file
+        finally:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write or replace a file atomically."""
+    with temporary(path, content) as file:
+        os.replace(file, path)
+
+
+def remove_temporaries(folder: Path, names: tuple[str, ...]) -> None:
+    """Remove what killed processes left of files that were to have these `names`. Only under the folder's lock."""
+    with writing(folder), suppress(FileNotFoundError):
+        for entry in list(os.scandir(folder)):
+            left = any(entry.name.startswith(f"{name}.") for name in names)
+            if left and entry.name.endswith(".tmp") and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was appended to a file, or which files a folder has, where that can be asked for."""
+    try:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise

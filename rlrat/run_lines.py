@@ -1,0 +1,200 @@
+"""The CSV files of a run: lines that belong to evaluations, and what is left of them after whatever befell a file."""
+
+import csv
+import io
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlrat.errors import InputError, reason
+from rlrat.run_files import replace, sync, writing
+
+EVALUATIONS, EPISODES, ACTIVATIONS = "evaluations.csv", "episodes.csv", "activations.csv"
+EVALUATION_COLUMNS = (
+    *("update", "train_seconds", "wall_seconds", "target_return", "episodes"),
+    *("return_mean", "return_std", "length_mean", "normalized_score"),
+)
+EPISODE_COLUMNS = ("update", "target_return", "episode", "reset_seed", "return", "length")
+ACTIVATION_COLUMNS = (
+    *("update", "layer", "part", "group", "version", "numerator", "denominator"),
+    *("low", "high", "counts"),
+)
+
+
+def _is_natural(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 19
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _is_number_or_empty(text: str) -> bool:
+    return not text or _is_number(text)
+
+
+_FITS: dict[str, Callable[[str], bool]] = {
+    **dict.fromkeys(("update", "episode", "reset_seed", "part", "group"), _is_natural),
+    **dict.fromkeys(("train_seconds", "wall_seconds", "episodes", "return_mean", "return_std"), _is_number),
+    **dict.fromkeys(("length_mean", "return", "length"), _is_number),
+    **dict.fromkeys(("target_return", "normalized_score"), _is_number_or_empty),
+}
+"""What a column holds; the others may hold any text."""
+
+
+@dataclass
+class Found:
+    """The whole lines of a file, each once."""
+
+    texts: dict[int, list[str]] = field(default_factory=dict)
+    """By update, as they stand in the file."""
+    rows: dict[int, list[dict[str, str]]] = field(default_factory=dict)
+    """The same, by column."""
+    damaged: int = 0
+    """Lines that are none, or that nobody wrote."""
+
+
+class Lines:
+    """A CSV file of a run.
+
+    Args:
+        path: the file; it need not be there.
+        columns: `update` is the first.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self._columns = path, tuple(columns)
+        self.expected: dict[int, list[int]] = {}
+        """Of each update with lines, their checksums; none where they were written by a version without."""
+        self._last = -1  # update in the file
+        self._unsynced = self._new = False
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add the lines of one evaluation. One that was made up for goes where it belongs: updates ascend."""
+        by_update: dict[int, list[str]] = {}
+        for row in rows:
+            by_update.setdefault(int(row["update"]), []).append(self._text(row))
+        if not by_update:
+            return
+        self.expected |= {update: [_checksum(text) for text in texts] for update, texts in by_update.items()}
+        if min(by_update) < self._last:
+            self.write(self.read().texts | by_update)
+            return
+        lines = [text for texts in by_update.values() for text in texts]
+        with writing(self.path), self.path.open("ab") as file:
+            if file.tell() == 0:
+                self._new = True
+                lines.insert(0, ",".join(self._columns))
+            self._unsynced = True
+            file.write("".join(f"{line}\n" for line in lines).encode())
+        self._last = max(by_update)
+
+    def write(self, texts: Mapping[int, Sequence[str]]) -> None:
+        """Replace the file by these lines, in the order of their updates."""
+        lines = [",".join(self._columns), *(text for update in sorted(texts) for text in texts[update])]
+        replace(self.path, "".join(f"{line}\n" for line in lines).encode())
+        for update, own in texts.items():
+            if len(own) >= len(self.expected.get(update, ())):  # else it still lacks some
+                self.expected[update] = [_checksum(text) for text in own]
+        self._last = max(texts, default=-1)
+        self._new = True
+
+    def keep(self, updates: Set[int]) -> None:
+        """Leave only the lines of these updates, each once, and none that is damaged."""
+        with writing(self.path):
+            there = self.path.exists()
+        if there:
+            self.write({update: texts for update, texts in self.read().texts.items() if update in updates})
+
+    def sync(self) -> None:
+        """Have the disk hold all lines, before something is written that counts on them."""
+        with writing(self.path):
+            if self._unsynced:
+                with suppress(FileNotFoundError):  # its lines are missing then, and at the end that is said
+                    sync(self.path)
+            if self._new:
+                sync(self.path.parent)
+        self._unsynced = self._new = False
+
+    def read(self) -> Found:
+        """The lines that are there: of an update that is expected those that were written, of others all whole ones.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        found, seen, order = Found(), set(), {}
+        names, lines = self._columns, self._read()
+        if lines and lines[0].startswith("update,") and set(header := lines[0].split(",")) < set(names):
+            names = tuple(header)  # of a version with fewer columns
+        for line in lines:
+            if line in seen or line == ",".join(names):
+                continue
+            seen.add(line)
+            row = _parse(line, names)
+            if row is None:
+                found.damaged += 1
+                continue
+            update = int(row["update"])
+            if (checksums := self.expected.get(update)) and _checksum(line) not in checksums:
+                found.damaged += 1
+                continue
+            row = {name: row.get(name, "") for name in self._columns}
+            found.texts.setdefault(update, []).append(line if names is self._columns else self._text(row))
+            found.rows.setdefault(update, []).append(row)
+            if checksums:
+                order.setdefault(update, []).append(checksums.index(_checksum(line)))
+        for update, places in order.items():  # as they were written: the first target return makes the score
+            for table in (found.texts, found.rows):
+                table[update] = [line for _, line in sorted(zip(places, table[update], strict=True), key=_place)]
+        return found
+
+    def whole(self, found: Found) -> set[int]:
+        """The updates whose lines are all there, as far as their checksums are known."""
+        return {
+            update
+            for update, texts in found.texts.items()
+            if not (checksums := self.expected.get(update)) or len(texts) == len(set(checksums))
+        }
+
+    def _read(self) -> list[str]:
+        try:
+            content = self.path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise InputError(f"cannot read {self.path} ({error.strerror or reason(error)})") from error
+        # A kill can cut the last line short; without its newline it does not count.
+        whole = content.decode(errors="replace").rpartition("\n")[0]
+        return [line for text in whole.split("\n") if (line := text.removesuffix("\r"))]
+
+    def _text(self, row: Mapping[str, Any]) -> str:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns, lineterminator="").writerow(row)
+        return text.getvalue()
+
+
+def _parse(line: str, names: tuple[str, ...]) -> dict[str, str] | None:
+    """A line's fields by column, None where it is not whole."""
+    try:
+        (values,) = csv.reader([line], strict=True)
+    except (csv.Error, ValueError):
+        return None
+    if len(values) != len(names):
+        return None
+    row = dict(zip(names, values, strict=True))
+    return row if all(_FITS[name](value) for name, value in row.items() if name in _FITS) else None
+
+
+def _place(line: tuple[int, Any]) -> int:
+    return line[0]
+
+
+def _checksum(text: str) -> int:
+    return zlib.crc32(text.encode())
