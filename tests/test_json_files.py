@@ -57,6 +57,6 @@ def test_what_is_no_readable_file_is_one_line(tmp_path, monkeypatch, kind):
         def refuse(*_):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
+        monkeypatch.setattr("rlrat.json_files.open_file", refuse)
     with pytest.raises(InputError, match=r"x\.json"):
         read_json(path)

@@ -386,16 +386,16 @@ def test_a_diverging_seed_is_frozen_named_and_the_others_go_on(small_dataset, tm
     monkeypatch.setattr(Batches, "at", poisoned)
     iql.main(
         iql.Arguments(
-            dataset="test/hopper", num_seeds=2, total_updates=40, eval_every=10, eval_episodes=1, log_every=10,
+            dataset="test/hopper-v0", num_seeds=2, total_updates=40, eval_every=10, eval_episodes=1, log_every=10,
             batch_size=8, hidden_dims=(8,), num_threads=1, run_dir=tmp_path, run_name="x",
         )
     )  # fmt: skip
     assert "seed 1 diverged: q loss is not finite at update 13; it is frozen" in capsys.readouterr().err
-    healthy, frozen = (read_run(tmp_path / "test-hopper/iql/relu+x" / f"seed{s}") for s in (0, 1))
+    healthy, frozen = (read_run(tmp_path / "test-hopper-v0/iql/relu+x" / f"seed{s}") for s in (0, 1))
     assert healthy["status"] == "finished"
     assert [row["update"] for row in healthy["rows"]] == ["0", "10", "20", "30", "40"]
     assert [row["update"] for row in frozen["rows"]] == ["0", "10"]
-    summary = json.loads((tmp_path / "test-hopper/iql/relu+x/seed1/summary.json").read_text())
+    summary = json.loads((tmp_path / "test-hopper-v0/iql/relu+x/seed1/summary.json").read_text())
     assert summary["status"] == "diverged"
     assert (summary["diverged_at"], summary["diverged_tensor"]) == (13, "q loss")
     assert summary["final_score"] is None
