@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlrat.env_settings import TAKEN, same_settings
 from rlrat.errors import InputError, reason
+from rlrat.json_files import is_deep
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -33,7 +34,6 @@ MOST_EPISODES = 100_000
 
 _FILE_KEY = re.compile(r"(.*_)?(file(name)?s?|paths?|dir(ectory|s)?|folder|root|ur[li]|xml|mjcf|urdf|model|module)$")
 _FILE_VALUE = re.compile(r"[~.]|.*[/\\]|.*\.[A-Za-z]\w{1,5}$|[\w.]+:", re.DOTALL)  # or a module's, or a drive's
-_DEEPEST = 50
 # They change nothing that a policy sees or is rewarded for.
 _WATCHING_WRAPPERS = {
     *("PassiveEnvChecker", "OrderEnforcing", "RecordEpisodeStatistics", "RecordVideo", "HumanRendering"),
@@ -201,7 +201,7 @@ def recorded_kwargs(env_id: str, kwargs: Mapping[str, Any], given: Mapping[str, 
     Raises:
         InputError: they are no settings, or name a file that the user has not.
     """
-    if _is_deep(kwargs) or not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+    if is_deep(kwargs) or not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise InputError(f"{where} records settings of {env_id} that are no names and values: give another --env-id")
     registered = find_spec(env_id).kwargs
     kept = {name: value for name, value in kwargs.items() if name not in TAKEN}
@@ -228,7 +228,7 @@ def not_followed(
         env_kwargs: its settings.
         max_episode_steps: its time limit, where it is not the registered one.
     """
-    if _is_deep(dataset.env_recorded):
+    if is_deep(dataset.env_recorded):
         return ["records an environment in so many brackets that it is not read"]
     collected, judged = (_mapping(dataset.env_recorded.get(name)) for name in ("env_spec", "eval_env_spec"))
     if not judged:
@@ -283,19 +283,6 @@ def _names_file(name: str, value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(_names_file(name, one) for one in value)
     return isinstance(value, str) and bool(_FILE_KEY.match(name.lower()) or _FILE_VALUE.match(value))
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether JSON has so many brackets in brackets that what goes through it would go on Python's stack."""
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            one
-            for outer in level
-            if isinstance(outer, Mapping | list | tuple)
-            for one in (outer.values() if isinstance(outer, Mapping) else outer)
-        ]
-    return bool(level)
 
 
 def _is_installed(package: str) -> bool:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from rlrat.errors import InputError, reason
@@ -12,6 +13,19 @@ MOST_BYTES = 64 * 2**20
 DEEPEST = 64
 """Objects and arrays inside each other. What is written again recurses a few times for each."""
 _DIGITS = 19  # of an integer: 64 bits
+
+
+def is_deep(content: Any) -> bool:
+    """Whether plain values have more than `DEEPEST` objects and arrays inside each other."""
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, Mapping | list | tuple)
+            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+        ]
+    return any(isinstance(value, Mapping | list | tuple) for value in level)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -25,7 +39,7 @@ def parse_json(text: str | bytes) -> Any:
     except RecursionError:
         content, deep = None, True
     else:
-        deep = _is_deep(content)
+        deep = is_deep(content)
     if deep:
         raise ValueError(f"it is nested more than {DEEPEST} deep")
     return content
@@ -89,15 +103,3 @@ def _integer(text: str) -> int:
     if len(text.lstrip("-")) > _DIGITS:
         raise ValueError(f"an integer has more than {_DIGITS} digits")
     return int(text)
-
-
-def _is_deep(content: Any) -> bool:
-    level = [content]
-    for _ in range(DEEPEST):
-        level = [
-            inner
-            for value in level
-            if isinstance(value, dict | list)
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
-    return any(isinstance(value, dict | list) for value in level)

@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from rlrat.errors import InputError, printable
-from rlrat.json_files import open_file
+from rlrat.json_files import open_file, parse_json
 
 HEARTBEAT = 5.0
 LEASE = 40.0
@@ -87,10 +87,7 @@ def read_owner(text: str | bytes) -> Owner:
     Raises:
         ValueError: it is none.
     """
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
+    content = parse_json(text)
     kinds = {"host": str, "pid": int, "machine": str, "started": str, "token": str}
     if not isinstance(content, dict) or set(content) != set(kinds):
         raise ValueError("it is no owner")

@@ -1,14 +1,13 @@
 """Minari's metadata.json: text that anybody may have written, of which nothing is made or imported."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlrat.datasets.bounds import Bounds
 from rlrat.errors import InputError, reason
+from rlrat.json_files import parse_json
 
-_DEEPEST = 32  # levels of JSON within JSON; a real env_spec has four
 _ADVICE = "give --action-bounds LOW HIGH if these are wrong"
 
 
@@ -78,22 +77,9 @@ def _damaged(path: Path, error: ValueError) -> InputError:
 
 def _parsed(what: str, text: str) -> Any:
     try:
-        value = json.loads(text)
+        return parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{what} is no JSON: {error}") from None
-    except RecursionError:
-        raise ValueError(f"{what} is nested too deeply") from None
-    level, depth = [value], 0
-    while level:
-        if depth == _DEEPEST:
-            raise ValueError(f"{what} is nested too deeply")
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent if isinstance(parent, list) else ())
-        ]
-        depth += 1
-    return value
+        raise ValueError(f"{what} cannot be read: {error}") from None
 
 
 def _recorded(content: dict[str, Any], name: str) -> dict[str, Any] | None:

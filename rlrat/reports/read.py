@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from rlrat.errors import InputError, printable, reason, warn
+from rlrat.json_files import is_deep
 
 _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "updates": "update",
@@ -31,7 +32,6 @@ LAST_UPDATE = 2**53
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
 _STATUSES = ("finished", "diverged", "failed")  # that a summary.json may say
 _LEAST_RANGE = 1e-9  # of returns: over less a score is rounding
-_DEEPEST = 50  # JSON that is nested deeper is nobody's
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +303,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
             content = json.load(file)
     except (OSError, ValueError, RecursionError):
         return None
-    return content if isinstance(content, dict) and _depth_is_sane(content) else None
+    return content if isinstance(content, dict) and not is_deep(content) else None
 
 
 def plain(line: str) -> str:
@@ -326,20 +326,6 @@ def open_text(path: Path) -> TextIO:
     if not os.path.isfile(path) and os.path.exists(path):
         raise OSError(errno.EINVAL, "it is no file", str(path))
     return open(path, encoding="utf-8", errors="replace", newline="\n")
-
-
-def _depth_is_sane(content: Any) -> bool:
-    layer = [content]
-    for _ in range(_DEEPEST):
-        layer = [
-            inner
-            for outer in layer
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not layer:
-            return True
-    return False
 
 
 def _read_curve(path: Path) -> dict[str, np.ndarray]:
