@@ -169,7 +169,10 @@ class Lines:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise InputError(f"cannot read {self.path} ({error.strerror or reason(error)})") from error
+            why = error.strerror or reason(error)
+            raise InputError(
+                f"cannot read {self.path} ({why}): make it readable, or choose another --run-dir"
+            ) from error
         # A kill can cut the last line short; without its newline it does not count.
         whole = content.decode(errors="replace").rpartition("\n")[0]
         return [line for text in whole.split("\n") if (line := text.removesuffix("\r"))]
