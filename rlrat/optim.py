@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from rlrat.activations import trained_activations
 from rlrat.rational import Rational
 
 
@@ -92,8 +93,8 @@ class Adam(nn.Module):
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
         learning_rate, weight_decay, max_norm: one number, or one for each seed, in any shape. `max_norm` clips the
             gradient norm that a seed's network has (all its critics together).
-        undecayed: modules whose parameters `weight_decay` leaves alone, besides rational ones.
-        rational_rate_scale: multiplies the learning rate of rational coefficients.
+        undecayed: modules whose parameters `weight_decay` leaves alone, besides `trained_activations`.
+        rational_rate_scale: multiplies the learning rate of rational coefficients alone.
         guard, name: the seed's loss and gradient are checked under this name.
     """
 
@@ -136,7 +137,8 @@ class Adam(nn.Module):
 
         rationals = [module for module in network.modules() if isinstance(module, Rational)]
         coefficients = {id(p) for module in rationals for p in module.parameters()}
-        apart = coefficients | {id(p) for module in undecayed for p in module.parameters()}
+        apart = [*trained_activations(network).values(), *undecayed]
+        apart = {id(p) for module in apart for p in module.parameters()}
         self._scales = [rational_rate_scale if id(p) in coefficients else 1.0 for p in self._parameters_in_order]
         self._decays = [id(p) not in apart for p in self._parameters_in_order]
         self._rate = self._seed_rate = per_seed(learning_rate)

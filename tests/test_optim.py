@@ -5,7 +5,9 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import nn
 
+from rlrat.activations import PReLU
 from rlrat.networks import MLP, initialize
 from rlrat.optim import Adam, SeedGuard, flatten, polyak_
 from rlrat.rational import Rational
@@ -119,6 +121,19 @@ def test_rational_coefficients_have_a_rate_of_their_own_and_no_decay():
     assert torch.equal(rational.numerator, start.numerator)
     assert torch.equal(rational.denominator, start.denominator)
     assert not torch.equal(network.output.weight, frozen.output.weight)
+
+
+@pytest.mark.parametrize("kind", [PReLU, nn.PReLU])
+def test_what_says_that_it_is_a_trained_activation_has_no_decay(kind, monkeypatch):
+    monkeypatch.setattr(kind, "trained_activation", True, raising=False)
+    network = _network([0])
+    network.hidden[0].activation = kind((1,)) if kind is PReLU else kind()
+    optimizer = Adam(network, 1e-2, guard=SeedGuard(1), name="n", weight_decay=0.5, decoupled=True, betas=(0.0, 0.5))
+    before = copy.deepcopy(network.state_dict())
+    zeros = [torch.zeros_like(p) for p in network.parameters()]
+    optimizer.step(torch.zeros(1), gradients=zeros)
+    kept = {name for name, value in network.state_dict().items() if name in before and torch.equal(value, before[name])}
+    assert kept == {"hidden.0.activation.weight"}
 
 
 def test_parameters_are_views_of_the_flat_buffer():

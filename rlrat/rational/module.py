@@ -38,6 +38,9 @@ class Rational(nn.Module):
             elementwise.
     """
 
+    trained_activation = True
+    """For optimizers and records that treat an activation's parameters apart."""
+
     def __init__(
         self,
         init: str | Function | Fit = "relu",
