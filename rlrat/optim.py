@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from rlrat.activations import trained_activations
 from rlrat.rational import Rational
 
+_SMALLEST_FACTOR = 1e-37  # that float32 holds with all its digits, with a margin
+
 
 @torch.no_grad()
 def flatten(network: nn.Module) -> Tensor:
@@ -44,7 +46,7 @@ def _separate(views: Sequence[Tensor]) -> list[Tensor]:
 
 
 class SeedGuard(nn.Module):
-    """Which seeds are alive: a seed is frozen at its first non-finite tensor, the others go on.
+    """Which seeds are alive: a seed is frozen at its first non-finite tensor (gradient: square), the others go on.
 
     Everything stays on the device; `report` reads it. The agent adds 1 to `update` when an update begins. `names` are
     what may be found not finite; each optimizer adds its own when it is made.
@@ -92,7 +94,8 @@ class Adam(nn.Module):
     Args:
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
         learning_rate, weight_decay, max_norm: one number, or one for each seed, in any shape. `max_norm` clips the
-            gradient norm that a seed's network has (all its critics together).
+            gradient norm that a seed's network has (all its critics together). A finite gradient diverges, too, where
+            float32 has no step for it: its norm is above 1.8e19 or, with `max_norm`, above 1e37 times that.
         undecayed: modules whose parameters `weight_decay` leaves alone, besides `trained_activations`.
         rational_rate_scale: multiplies the learning rate of rational coefficients alone.
         guard, name: the seed's loss and gradient are checked under this name.
@@ -149,6 +152,8 @@ class Adam(nn.Module):
         if torch.as_tensor(weight_decay).any():
             self._decay = self._seed_decay * expand(self._decays).repeat(rows // seeds)
         self._max_norm = None if max_norm is None else per_seed(max_norm)
+        # The square of a gradient that clipping makes a step of may not fit into float32.
+        self._norm_type = torch.float32 if max_norm is None else torch.float64
         # PyTorch's own kernel passes over memory once instead of seven times, 5% of an IQL update on 2 cores, but takes
         # one rate a call: worth it on a CPU, where a call for each seed costs little.
         self._fused = device.type == "cpu" and self._rate.shape[1] == 1
@@ -186,13 +191,14 @@ class Adam(nn.Module):
         flat, gradient, scratch, first, second = self._flattened
         guard = self._guard[0]
         guard.check(f"{self.name} loss", loss)
-        # A sum is finite only if every term is, and takes a tenth of the time that the largest element does.
-        alive = guard.check(f"{self.name} gradient", gradient.sum(1))
+        # A norm is finite only if every element is, and takes a fraction of the time that the largest element does.
+        norm = torch.linalg.vector_norm(gradient, dim=1, dtype=self._norm_type)
+        factor, square = self._clipping(norm)
+        alive = guard.check(f"{self.name} gradient", square)
+        if factor is not None:
+            gradient.mul_(factor.unsqueeze(-1))
         if not self._fused:
             gradient.masked_fill_(~alive.unsqueeze(-1), 0.0)  # zero times NaN would be NaN
-        if self._max_norm is not None:
-            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-            gradient.mul_((self._max_norm / (norm + 1e-6)).clamp(max=1.0))
         rate = self._rate if schedule is None else self._rate * schedule
         if self._decay is not None:
             if self.decoupled:
@@ -220,15 +226,26 @@ class Adam(nn.Module):
             torch.div(first, scratch, out=scratch), rate * alive.unsqueeze(-1) * (root / correction1), value=-1.0
         )
 
+    def _clipping(self, norm: Tensor) -> tuple[Tensor | None, Tensor]:
+        """What gradients of these norms `[S]` are multiplied by, if anything, and the squares of the norms afterwards.
+
+        A square is not finite where the step would be lost, because the second moment or the factor does not fit into
+        float32.
+        """
+        if self._max_norm is None:
+            return None, norm.square()
+        factor = (self._max_norm.squeeze(1) / (norm + 1e-6)).clamp(max=1.0)
+        square = torch.where(factor < _SMALLEST_FACTOR, torch.inf, (norm * factor).square())
+        return factor.to(self.flat.dtype), square.to(self.flat.dtype)
+
     def _step_by_parameter(self, loss: Tensor, schedule: Tensor | None, gradients: Sequence[Tensor]) -> None:
         """The same for torch.compile, which makes one pass of it."""
         seeds, guard = len(loss), self._guard[0]
         guard.check(f"{self.name} loss", loss)
-        alive = guard.check(f"{self.name} gradient", sum(g.reshape(seeds, -1).sum(1) for g in gradients))
-        factor = torch.ones_like(loss)
-        if self._max_norm is not None:
-            norm = sum(g.reshape(seeds, -1).square().sum(1) for g in gradients).sqrt()
-            factor = (self._max_norm.squeeze(1) / (norm + 1e-6)).clamp(max=1.0)
+        norm = sum(g.reshape(seeds, -1).to(self._norm_type).square().sum(1) for g in gradients).sqrt()
+        factor, square = self._clipping(norm)
+        alive = guard.check(f"{self.name} gradient", square)
+        factor = torch.ones_like(loss) if factor is None else factor
         rate = (self._seed_rate if schedule is None else self._seed_rate * schedule).squeeze(1) * alive
         beta1, beta2 = self.betas
         correction1, correction2 = torch.expm1(self.steps.unsqueeze(-1) * self._log_betas).neg_().unbind(-1)

@@ -1,4 +1,5 @@
 import copy
+import itertools
 from contextlib import nullcontext
 
 import hypothesis.strategies as st
@@ -109,6 +110,46 @@ def test_a_non_finite_gradient_of_a_finite_loss_is_named():
     assert guard.report() == [None, ("actor gradient", 1)]
     assert torch.equal(optimizer.flat[1], before[1])
     assert not torch.equal(optimizer.flat[0], before[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "decoupled"),
+    [
+        *itertools.product(["fused", "plain", "eager"], [False, True]),
+        pytest.param("inductor", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_finite_gradient_makes_its_step_or_is_a_divergence(path, decoupled):
+    """Never a step of zero, which the overflow of a square makes in torch.optim.Adam and clip_grad_norm_."""
+    sizes = [1e18, 1e19, 1e20, 1e30, 3e38]
+    for max_norm, held in ((None, 1), (0.25, 4), (1e3, 5)):
+        seeds = list(range(len(sizes)))
+        network, guard = _network(seeds), SeedGuard(len(sizes))
+        optimizer = Adam(
+            network, 1e-2, guard=guard, name="n", max_norm=max_norm, eps=1e-20, decoupled=decoupled, betas=(0.9, 0.9)
+        )
+        optimizer._fused &= path == "fused"
+        unit = [
+            torch.randn(p.shape[1:], generator=torch.Generator().manual_seed(k))
+            for k, p in enumerate(network.parameters())
+        ]
+        gradients = [torch.stack([size * (u / u.abs().max()) for size in sizes]) for u in unit]
+        start = optimizer.flat.clone()
+
+        def step(gradients, optimizer=optimizer):
+            optimizer.step(torch.zeros(len(sizes)), gradients=gradients)
+
+        plain = path in ("fused", "plain")
+        (step if plain else torch.compile(step, backend=path, fullgraph=True))(gradients)
+        alive = [report is None for report in guard.report()]
+        assert alive == [number < held for number in range(len(sizes))]
+        moved = (optimizer.flat - start).flatten(1)
+        for seed in seeds:
+            expected = -0.01 * torch.cat([u.sign().flatten() for u in unit]) if alive[seed] else torch.zeros(())
+            torch.testing.assert_close(moved[seed], expected.expand_as(moved[seed]), rtol=1e-3, atol=1e-6)
+            if alive[seed] and max_norm is not None:
+                norm = optimizer.first_moment[seed].norm() / (1 - 0.9)
+                torch.testing.assert_close(norm.item(), max_norm, rtol=1e-4, atol=0.0)
 
 
 def test_rational_coefficients_have_a_rate_of_their_own_and_no_decay():
