@@ -78,10 +78,12 @@ def _exactly(x, a, b, version, largest):
 FAR = [float("inf"), float("-inf"), float("nan"), 1e9, -1e9, 2.5e30, -1e37, 2.0]
 
 
-def assert_far_inputs_are_right(version, name, device="cpu", dtype=torch.float32):
-    """A set of coefficients for each true pair of degrees up to (5, 4): those above them are zero."""
+PAIRS = [(m, n) for m in range(-1, 6) for n in range(5)]
+
+
+def assert_far_inputs_are_right(version, name, device="cpu", dtype=torch.float32, pairs=PAIRS):
+    """A set of coefficients for each of these true degrees, at most (5, 4): those above them are zero."""
     a, b = [0.5, -1.25, 2.0, 0.75, -0.5, 1.5], [0.25, 1.5, 0.75, 2.0]
-    pairs = [(m, n) for m in range(-1, 6) for n in range(5)]
     numerators = [[*a[: m + 1], *[0.0] * (5 - m)] for m, _ in pairs]
     denominators = [[*[0.75] * (version == "C"), *b[:n], *[0.0] * (4 - n)] for _, n in pairs]
     most = torch.finfo(dtype).max
@@ -106,4 +108,5 @@ def assert_far_inputs_are_right(version, name, device="cpu", dtype=torch.float32
     finite = gradients(few[:, [1, 3]], grad[:, [1, 3]].contiguous())
     for ours, theirs in zip(gradients(few, grad)[2:], finite[2:], strict=True):  # an infinite x adds nothing
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0.0)
-    assert not gradients(x[:, :2], torch.zeros_like(x[:, :2]))[1].any()
+    if pairs is PAIRS:
+        assert not gradients(x[:, :2], torch.zeros_like(x[:, :2]))[1].any()

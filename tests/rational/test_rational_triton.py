@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rational_inputs import assert_far_inputs_are_right
+from rational_inputs import PAIRS, assert_far_inputs_are_right
 
 from rlrat.rational import VERSIONS, Rational, backend, gpu, rational
 
@@ -205,8 +205,9 @@ def test_zero_coefficients_do_not_hide_a_large_input():
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_large_and_infinite_inputs_have_the_values_and_slopes_of_the_definition(version):
-    assert_far_inputs_are_right(version, "triton", DEVICE)
+@pytest.mark.parametrize("pairs", [[(5, 4), (4, 2)], pytest.param(PAIRS[::2], marks=pytest.mark.slow)])
+def test_large_and_infinite_inputs_have_the_values_and_slopes_of_the_definition(version, pairs):
+    assert_far_inputs_are_right(version, "triton", DEVICE, pairs=pairs)
 
 
 def test_two_runs_give_equal_bits():
