@@ -6,8 +6,10 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from rlrat.errors import InputError
+from rlrat.errors import InputError, warn
 from rlrat.rational import FUNCTIONS, Rational
+from rlrat.rational.called import ELEMENTWISE
+from rlrat.rational.table import sample
 
 
 class PReLU(nn.Module):
@@ -15,6 +17,8 @@ class PReLU(nn.Module):
 
     PyTorch's own has its slopes along axis 1. The parameter `weight` is `[*batch_shape]`, 0.25 at first.
     """
+
+    trained_activation = True
 
     def __init__(self, batch_shape: tuple[int, ...] = ()) -> None:
         super().__init__()
@@ -53,6 +57,34 @@ _REGISTRY: dict[str, Callable[[], nn.Module] | None] = {
 }
 
 
+_unmarked: set[type] = set()  # that have been named
+
+
+def trained_activations(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules of `network` whose attribute `trained_activation` is true, by name: rationals, PReLUs, anybody's own.
+
+    Weight decay leaves their parameters alone, and `activations.csv` records them. A warning names, once for each
+    class, a module that has parameters of its own and looks like an activation but has no such attribute.
+    """
+    found = {}
+    for name, module in network.named_modules():
+        marked = getattr(module, "trained_activation", None)
+        if marked:
+            found[name] = module
+        elif marked is None and type(module) not in _unmarked and _looks_trained(name, module):
+            _unmarked.add(type(module))
+            warn(
+                f"{name} ({type(module).__name__}) looks like a trained activation: its parameters decay as weights do "
+                "and activations.csv leaves it out, unless its class says trained_activation = True (or False)"
+            )
+    return found
+
+
+def _looks_trained(name: str, module: nn.Module) -> bool:
+    named = "activation" in name.rpartition(".")[2].lower()
+    return (named or isinstance(module, nn.PReLU)) and any(True for _ in module.parameters(recurse=False))
+
+
 def names() -> tuple[str, ...]:
     """Every name that `make_activation` takes, besides `rational:<name>` for an elementwise <name>."""
     return tuple(_REGISTRY)
@@ -61,18 +93,35 @@ def names() -> tuple[str, ...]:
 def check_activation(name: str) -> None:
     """Raise InputError, with the nearest names and all the valid ones, unless `make_activation` knows `name`."""
     prefix, colon, start = name.partition(":")
-    if name in _REGISTRY or (prefix == "rational" and start in FUNCTIONS):
+    if name in _REGISTRY or (prefix == "rational" and (start in FUNCTIONS or _is_elementwise(start))):
         return
     if prefix == "rational" and colon:
+        possible = [entry for entry in _REGISTRY if entry in FUNCTIONS or _is_elementwise(entry)]
         if start in _REGISTRY:
-            elementwise = ", ".join(FUNCTIONS)
-            raise InputError(f"activation {name!r}: only elementwise entries can be approximated: {elementwise}")
-        valid = tuple(f"rational:{function}" for function in FUNCTIONS)
+            why = "is one itself" if start == "rational" else "is not elementwise"
+            raise InputError(f"activation {name!r}: {start} {why}; a rational can start as {', '.join(possible)}")
+        if start in ELEMENTWISE.values():
+            raise InputError(
+                f"activation {name!r}: {start} is no entry of the registry; a rational can start as "
+                f"{', '.join(possible)}; in Python, rlrat.Rational(torch.nn.functional.{start}) fits it"
+            )
+        valid = tuple(f"rational:{entry}" for entry in possible)
     else:
         valid = (*names(), "rational:<name>")
     nearest = get_close_matches(name.lower(), valid, n=3)
     hint = f"did you mean {' or '.join(nearest)}? V" if nearest else "v"
     raise InputError(f"unknown activation {name!r}: {hint}alid names are {', '.join(valid)}")
+
+
+def _is_elementwise(name: str) -> bool:
+    """Whether a registry entry that `FUNCTIONS` does not have, such as one of the user's own, can be approximated."""
+    if _REGISTRY.get(name) is None:
+        return False
+    try:
+        sample(_REGISTRY[name](), torch.linspace(-5.0, 5.0, 11, dtype=torch.float64))
+    except (ValueError, RuntimeError):
+        return False
+    return True
 
 
 def make_activation(
@@ -99,7 +148,9 @@ def make_activation(
     if name.partition(":")[0] != "rational":
         return _REGISTRY[name]()
     try:
-        module = Rational(name.partition(":")[2] or "relu", degrees, version, groups, batch_shape)
+        start = name.partition(":")[2] or "relu"
+        init = start if start in FUNCTIONS else _REGISTRY[start]()
+        module = Rational(init, degrees, version, groups, batch_shape)
     except ValueError as error:
         raise InputError(f"activation {name!r}: {error}") from None
     if features is not None and features % groups:

@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from rlrat.activations import trained_activations
 from rlrat.rational import Rational
+
+_SMALLEST_FACTOR = 1e-37  # that float32 holds with all its digits, with a margin
 
 
 @torch.no_grad()
@@ -43,7 +46,7 @@ def _separate(views: Sequence[Tensor]) -> list[Tensor]:
 
 
 class SeedGuard(nn.Module):
-    """Which seeds are alive: a seed is frozen at its first non-finite tensor, the others go on.
+    """Which seeds are alive: a seed is frozen at its first non-finite tensor (gradient: square), the others go on.
 
     Everything stays on the device; `report` reads it. The agent adds 1 to `update` when an update begins. `names` are
     what may be found not finite; each optimizer adds its own when it is made.
@@ -91,9 +94,10 @@ class Adam(nn.Module):
     Args:
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
         learning_rate, weight_decay, max_norm: one number, or one for each seed, in any shape. `max_norm` clips the
-            gradient norm that a seed's network has (all its critics together).
-        undecayed: modules whose parameters `weight_decay` leaves alone, besides rational ones.
-        rational_rate_scale: multiplies the learning rate of rational coefficients.
+            gradient norm that a seed's network has (all its critics together). A finite gradient diverges, too, where
+            float32 has no step for it: its norm is above 1.8e19 or, with `max_norm`, above 1e37 times that.
+        undecayed: modules whose parameters `weight_decay` leaves alone, besides `trained_activations`.
+        rational_rate_scale: multiplies the learning rate of rational coefficients alone.
         guard, name: the seed's loss and gradient are checked under this name.
     """
 
@@ -136,7 +140,8 @@ class Adam(nn.Module):
 
         rationals = [module for module in network.modules() if isinstance(module, Rational)]
         coefficients = {id(p) for module in rationals for p in module.parameters()}
-        apart = coefficients | {id(p) for module in undecayed for p in module.parameters()}
+        apart = [*trained_activations(network).values(), *undecayed]
+        apart = {id(p) for module in apart for p in module.parameters()}
         self._scales = [rational_rate_scale if id(p) in coefficients else 1.0 for p in self._parameters_in_order]
         self._decays = [id(p) not in apart for p in self._parameters_in_order]
         self._rate = self._seed_rate = per_seed(learning_rate)
@@ -184,13 +189,20 @@ class Adam(nn.Module):
         flat, gradient, scratch, first, second = self._flattened
         guard = self._guard[0]
         guard.check(f"{self.name} loss", loss)
-        # A sum is finite only if every term is, and takes a tenth of the time that the largest element does.
-        alive = guard.check(f"{self.name} gradient", gradient.sum(1))
+        # A norm is finite only if every element is, and takes a fifth of the time that the largest element does. Its
+        # square may not fit into float32 where clipping makes a step of the gradient.
+        if self._max_norm is not None:
+            norm = torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float64)
+        elif len(gradient) == 1:  # its square, in a third of the time on a CPU
+            norm = gradient[0].dot(gradient[0]).unsqueeze(0)
+        else:
+            norm = torch.linalg.vector_norm(gradient, dim=1)
+        factor, norm = self._clipping(norm, gradient.dtype)
+        alive = guard.check(f"{self.name} gradient", norm)
+        if factor is not None:
+            gradient.mul_(factor.unsqueeze(-1))
         if not self._fused:
             gradient.masked_fill_(~alive.unsqueeze(-1), 0.0)  # zero times NaN would be NaN
-        if self._max_norm is not None:
-            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-            gradient.mul_((self._max_norm / (norm + 1e-6)).clamp(max=1.0))
         rate = self._rate if schedule is None else self._rate * schedule
         if self._decay is not None:
             if self.decoupled:
@@ -218,15 +230,27 @@ class Adam(nn.Module):
             torch.div(first, scratch, out=scratch), rate * alive.unsqueeze(-1) * (root / correction1), value=-1.0
         )
 
+    def _clipping(self, norm: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+        """What gradients of these norms `[S]` are multiplied by, if anything, and what is finite if that makes a step.
+
+        A step would be lost where the second moment or the factor does not fit into float32. Without `max_norm` the
+        norm, whose squares are summed in float32, is then infinite already.
+        """
+        if self._max_norm is None:
+            return None, norm
+        factor = (self._max_norm.squeeze(1) / (norm + 1e-6)).clamp(max=1.0)
+        square = torch.where(factor < _SMALLEST_FACTOR, torch.inf, (norm * factor).square())
+        return factor.to(dtype), square.to(dtype)
+
     def _step_by_parameter(self, loss: Tensor, schedule: Tensor | None, gradients: Sequence[Tensor]) -> None:
         """The same for torch.compile, which makes one pass of it."""
         seeds, guard = len(loss), self._guard[0]
         guard.check(f"{self.name} loss", loss)
-        alive = guard.check(f"{self.name} gradient", sum(g.reshape(seeds, -1).sum(1) for g in gradients))
-        factor = torch.ones_like(loss)
-        if self._max_norm is not None:
-            norm = sum(g.reshape(seeds, -1).square().sum(1) for g in gradients).sqrt()
-            factor = (self._max_norm.squeeze(1) / (norm + 1e-6)).clamp(max=1.0)
+        wide = gradients[0].dtype if self._max_norm is None else torch.float64
+        norm = sum(g.reshape(seeds, -1).to(wide).square().sum(1) for g in gradients).sqrt()
+        factor, norm = self._clipping(norm, gradients[0].dtype)
+        alive = guard.check(f"{self.name} gradient", norm)
+        factor = torch.ones_like(loss) if factor is None else factor
         rate = (self._seed_rate if schedule is None else self._seed_rate * schedule).squeeze(1) * alive
         beta1, beta2 = self.betas
         correction1, correction2 = torch.expm1(self.steps.unsqueeze(-1) * self._log_betas).neg_().unbind(-1)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import rlrat
+from rlrat import activations
 from rlrat.activations import check_activation, make_activation, names
 from rlrat.rational import FUNCTIONS
 
@@ -89,8 +90,12 @@ def test_settings_reach_the_rational():
         ({"name": "ReLU"}, r"did you mean relu"),
         ({"name": "xyz"}, r"unknown activation 'xyz': valid names are relu, leaky_relu"),
         ({"name": "rational:gleu"}, r"did you mean rational:gelu.* Valid names are rational:relu, rational:leaky_relu"),
-        ({"name": "rational:softmax"}, r"only elementwise entries can be approximated: relu, .*identity$"),
-        ({"name": "rational:rational"}, r"only elementwise entries can be approximated"),
+        ({"name": "rational:softmax"}, r"softmax is not elementwise; a rational can start as relu, .*tanh, identity$"),
+        ({"name": "rational:rational"}, r"rational is one itself; a rational can start as relu"),
+        (
+            {"name": "rational:hardswish"},
+            r"hardswish is no entry of the registry; a rational can start as relu, .*hardswish\) fits it",
+        ),
         ({"name": "relu:gelu"}, r"unknown activation 'relu:gelu'"),
         ({"name": "rational", "version": "Z"}, r"activation 'rational': there is no version 'Z'"),
         ({"name": "rational", "degrees": (5, -4)}, r"activation 'rational': degrees must be two integers"),
@@ -102,3 +107,38 @@ def test_mistakes_are_one_line(arguments, message):
     with pytest.raises(rlrat.InputError, match=message) as caught:
         make_activation(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_rational_can_start_as_an_entry_of_ones_own(monkeypatch):
+    monkeypatch.setitem(activations._REGISTRY, "step", lambda: nn.Hardtanh(-2.0, 2.0))
+    check_activation("rational:step")
+    x = torch.linspace(-5, 5, 101)
+    found = make_activation("rational:step", degrees=(3, 2), batch_shape=(2,))
+    torch.testing.assert_close(found(x.expand(2, 1, 101))[1, 0], x.clamp(-2, 2), atol=0.5, rtol=0)
+
+
+class _Marked(nn.PReLU):
+    trained_activation = True
+
+
+class _Unmarked(nn.PReLU):
+    pass
+
+
+def test_trained_activations_are_known_by_their_mark_and_doubts_are_named_once(capsys):
+    network = nn.ModuleDict(
+        {
+            "rational": make_activation("rational"), "prelu": make_activation("prelu"), "marked": _Marked(),
+            "some": _Unmarked(), "activation": nn.Linear(1, 1), "relu": nn.ReLU(), "linear": nn.Linear(1, 1),
+        }
+    )  # fmt: skip
+    network["not"] = _Unmarked()
+    network["not"].trained_activation = False
+    for _ in range(2):
+        found = activations.trained_activations(network)
+        assert found == {name: network[name] for name in ("rational", "prelu", "marked")}
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" looks like")[0] for line in lines] == [
+        "warning: some (_Unmarked)", "warning: activation (Linear)"
+    ]  # fmt: skip
+    assert all("unless its class says trained_activation = True" in line for line in lines)

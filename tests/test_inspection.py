@@ -70,6 +70,35 @@ def test_a_prelu_has_a_slope_of_its_own_for_each_critic(small_dataset, gated):
     assert rational_scalars(learner, learner.inputs(0)[0]) == {}
 
 
+class Swish(nn.Module):
+    """x sigmoid(beta x) scale: one beta for each seed, and more scales than are kept, which the seeds share."""
+
+    trained_activation = True
+
+    def __init__(self, batch_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.beta, self.scale = nn.Parameter(torch.ones(batch_shape)), nn.Parameter(torch.full((80,), 0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (self.beta[:, None, None] * x).sigmoid() * self.scale[0]
+
+
+def test_a_trained_activation_of_ones_own_has_its_class_and_first_parameters():
+    learner = Learner(Swish)
+    with torch.no_grad():
+        learner.layer.beta[1] = 2.0
+    inputs = torch.randn(2, 50, 64)
+    for x, (line,), beta in zip(inputs, activation_rows(learner, inputs), ("1", "2"), strict=True):
+        assert (line["layer"], line["version"], line["denominator"]) == ("layer", "custom:Swish", "")
+        assert line["numerator"].split() == [beta, *["0.5"] * 63]
+        assert 0.99 * x.numel() < _numbers(line["counts"]).sum() <= x.numel()
+    assert rational_scalars(learner, inputs) == {}
+    learner.inspect = lambda batch: [
+        learner.layer(b[:, None]) for b in (batch, 9 + batch)
+    ]  # a mean of inputs has no [S]
+    assert all(float(line["high"]) < 6 for (line,) in activation_rows(learner, inputs[:, 0]))
+
+
 @pytest.mark.parametrize("kind", [Rational, PReLU])
 def test_a_histogram_holds_what_the_layer_meets(kind):
     learner = Learner(kind)
@@ -145,7 +174,7 @@ def test_looking_changes_nothing_of_the_training(small_dataset):
 
 def test_a_pass_that_fails_leaves_no_hook_behind():
     learner = Learner()
-    with pytest.raises(RuntimeError, match="shape"):
+    with pytest.raises(ValueError, match="x must be"):
         activation_rows(learner, torch.zeros(5, 4, 8))
     assert not learner.layer._forward_pre_hooks
 

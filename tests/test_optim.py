@@ -1,11 +1,14 @@
 import copy
+import itertools
 from contextlib import nullcontext
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch import nn
 
+from rlrat.activations import PReLU
 from rlrat.networks import MLP, initialize
 from rlrat.optim import Adam, SeedGuard, flatten, polyak_
 from rlrat.rational import Rational
@@ -109,6 +112,46 @@ def test_a_non_finite_gradient_of_a_finite_loss_is_named():
     assert not torch.equal(optimizer.flat[0], before[0])
 
 
+@pytest.mark.parametrize(
+    ("path", "decoupled"),
+    [
+        *itertools.product(["fused", "plain", "eager"], [False, True]),
+        pytest.param("inductor", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_finite_gradient_makes_its_step_or_is_a_divergence(path, decoupled):
+    """Never a step of zero, which the overflow of a square makes in torch.optim.Adam and clip_grad_norm_."""
+    sizes = [1e18, 1e19, 1e20, 1e30, 3e38]
+    for max_norm, held in ((None, 1), (0.25, 4), (1e3, 5)):
+        seeds = list(range(len(sizes)))
+        network, guard = _network(seeds), SeedGuard(len(sizes))
+        optimizer = Adam(
+            network, 1e-2, guard=guard, name="n", max_norm=max_norm, eps=1e-20, decoupled=decoupled, betas=(0.9, 0.9)
+        )
+        optimizer._fused &= path == "fused"
+        unit = [
+            torch.randn(p.shape[1:], generator=torch.Generator().manual_seed(k))
+            for k, p in enumerate(network.parameters())
+        ]
+        gradients = [torch.stack([size * (u / u.abs().max()) for size in sizes]) for u in unit]
+        start = optimizer.flat.clone()
+
+        def step(gradients, optimizer=optimizer):
+            optimizer.step(torch.zeros(len(sizes)), gradients=gradients)
+
+        plain = path in ("fused", "plain")
+        (step if plain else torch.compile(step, backend=path, fullgraph=True))(gradients)
+        alive = [report is None for report in guard.report()]
+        assert alive == [number < held for number in range(len(sizes))]
+        moved = (optimizer.flat - start).flatten(1)
+        for seed in seeds:
+            expected = -0.01 * torch.cat([u.sign().flatten() for u in unit]) if alive[seed] else torch.zeros(())
+            torch.testing.assert_close(moved[seed], expected.expand_as(moved[seed]), rtol=1e-3, atol=1e-6)
+            if alive[seed] and max_norm is not None:
+                norm = optimizer.first_moment[seed].norm() / (1 - 0.9)
+                torch.testing.assert_close(norm.item(), max_norm, rtol=1e-4, atol=0.0)
+
+
 def test_rational_coefficients_have_a_rate_of_their_own_and_no_decay():
     network = _network([0], critics=2, activation="rational")
     frozen = copy.deepcopy(network)
@@ -119,6 +162,19 @@ def test_rational_coefficients_have_a_rate_of_their_own_and_no_decay():
     assert torch.equal(rational.numerator, start.numerator)
     assert torch.equal(rational.denominator, start.denominator)
     assert not torch.equal(network.output.weight, frozen.output.weight)
+
+
+@pytest.mark.parametrize("kind", [PReLU, nn.PReLU])
+def test_what_says_that_it_is_a_trained_activation_has_no_decay(kind, monkeypatch):
+    monkeypatch.setattr(kind, "trained_activation", True, raising=False)
+    network = _network([0])
+    network.hidden[0].activation = kind((1,)) if kind is PReLU else kind()
+    optimizer = Adam(network, 1e-2, guard=SeedGuard(1), name="n", weight_decay=0.5, decoupled=True, betas=(0.0, 0.5))
+    before = copy.deepcopy(network.state_dict())
+    zeros = [torch.zeros_like(p) for p in network.parameters()]
+    optimizer.step(torch.zeros(1), gradients=zeros)
+    kept = {name for name, value in network.state_dict().items() if name in before and torch.equal(value, before[name])}
+    assert kept == {"hidden.0.activation.weight"}
 
 
 def test_parameters_are_views_of_the_flat_buffer():

@@ -8,9 +8,10 @@ import sys
 from types import ModuleType
 
 from .backends import backend
-from .module import ACTIVATIONS, Rational, rationalize
+from .module import Rational
 from .op import rational
 from .reference import VERSIONS, derivative
+from .replace import ACTIVATIONS, rationalize
 from .table import FUNCTIONS, Fit
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The rational activation as a module, and the swap of a model's activations for it."""
+"""The rational activation as a module."""
 
 import contextlib
 import math
@@ -15,12 +15,6 @@ from .table import Fit, Function, find
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Elementwise and deterministic. nn.Identity is not here: in models it stands for "nothing", not for an activation.
-ACTIVATIONS = (
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU,
-    nn.ReLU, nn.ReLU6, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink,
-)  # fmt: skip
 
 
 class Rational(nn.Module):
@@ -44,6 +38,9 @@ class Rational(nn.Module):
             elementwise.
     """
 
+    trained_activation = True
+    """For optimizers and records that treat an activation's parameters apart."""
+
     def __init__(
         self,
         init: str | Function | Fit = "relu",
@@ -64,7 +61,8 @@ class Rational(nn.Module):
         self.degrees, self.version, self.groups, self.batch_shape = fit.degrees, version, groups, tuple(batch_shape)
         self.interval = fit.interval
         self._initial = fit
-        self._init_name = init if isinstance(init, str) else getattr(init, "__name__", type(init).__name__)
+        named = getattr(init, "func", init)  # of a functools.partial
+        self._init_name = init if isinstance(init, str) else getattr(named, "__name__", type(named).__name__)
         shape = (*self.batch_shape, groups, -1)
         numerator, denominator = (
             torch.tensor(coefficients, dtype=torch.float32).expand(shape).clone()
@@ -231,32 +229,3 @@ class Rational(nn.Module):
         text += f", batch_shape={self.batch_shape}" if self.batch_shape else ""
         frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
         return text + (f", frozen={'+'.join(frozen)}" if frozen else "")
-
-
-def rationalize(module: nn.Module, degrees: tuple[int, int] = (5, 4), version: str = "A") -> nn.Module:
-    """Replace every activation module (`ACTIVATIONS`) inside `module` by a `Rational` fitted to it, settings included.
-
-    Works in place and returns `module`; if `module` is itself an activation, returns its `Rational`. A module found at
-    several places is replaced by one `Rational` at all of them. The new parameters are on the device of the model's
-    first one; give an optimizer its parameters after this call. Activations that a forward method calls as functions
-    cannot be seen. If anything is raised, the model is as it was.
-
-    Raises:
-        ValueError: an nn.PReLU with several slopes, which no single rational approximates; wrong degrees or version.
-    """
-    device = next((parameter.device for parameter in module.parameters()), None)
-    replacements: dict[nn.Module, Rational] = {}
-    places = []
-    for path, child in module.named_modules(remove_duplicate=False):
-        if type(child) not in ACTIVATIONS:
-            continue
-        if isinstance(child, nn.PReLU) and child.num_parameters > 1:
-            raise ValueError(f"{path or 'module'} is an nn.PReLU with {child.num_parameters} slopes, one is possible")
-        if child not in replacements:
-            replacements[child] = Rational(child, degrees, version).to(device).train(child.training)
-        places.append((path, replacements[child]))
-    for path, replacement in places:
-        if not path:
-            return replacement
-        module.set_submodule(path, replacement)
-    return module

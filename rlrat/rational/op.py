@@ -263,8 +263,10 @@ def rational(
     zero can move: at b_i = 0 in version A, and where the sum inside the bars of versions B and C is zero. Version A's
     dR/dx at x = 0 is the limit from the right (from the left at x = -0.0).
 
-    The compiled kernels are finite wherever the result is. Plain PyTorch forms x^m and x^n in the type of the
-    computation: in float32 it is finite up to |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4) and a_5 = 1.
+    Values and gradients are finite wherever R and its derivatives are, however large x is. At +-infinity R and dR/dx
+    are their limits, and x adds nothing to the gradients of the coefficients. Second derivatives form x^m and x^n in
+    the type of the computation: in float32 they are finite up to |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4)
+    and a_5 = 1.
 
     Raises:
         ValueError: an unknown version, shapes or devices that do not fit together, a gate of another type than x.

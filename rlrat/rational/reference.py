@@ -9,6 +9,9 @@ P(x) = a_0 + a_1 x + ... + a_m x^m, and Q comes in four versions:
 | C       | 0.1 + abs(sum_{i=0..n} b_i x^i)    | b_0 ... b_n              | none, Q >= 0.1    |
 | N       | 1 + sum_{i=1..n} b_i x^i           | b_1 ... b_n              | wherever Q(x) = 0 |
 
+R(+-infinity) is the limit of R there, infinite or not, and dR/dx that of its slope. An infinite x adds nothing to the
+gradients of the coefficients, whose own limits are infinite where the degree of P is larger than that of Q.
+
 A is the "safe" unit of Molina, Schramowski and Kersting, "Pade Activation Units" (ICLR 2020), B and C are its variants,
 and N is the unguarded rational of Boulle, Nakatsukasa and Townsend, "Rational neural networks" (NeurIPS 2020).
 """
@@ -29,7 +32,10 @@ def derivative(x: Tensor, numerator: Tensor, denominator: Tensor, version: str =
     validate(x, numerator, denominator, None, None, version)
     z, a, c = _prepare(x, numerator, denominator, version)
     r, q, dp, dq, _, _ = _evaluate(z, a, c, version)
-    return dp.sub_(dq.mul_(r)).div_(q).reshape(x.shape).to(x.dtype)
+    slope = dp.sub_(dq.mul_(r)).div_(q)
+    if (far := _far(z, a, c)) is not None:
+        slope = torch.where(far, _Far(z, far, a, c, version).slope, slope)
+    return slope.reshape(x.shape).to(x.dtype)
 
 
 def validate(
@@ -153,13 +159,97 @@ def _moments(weight: Tensor, x: Tensor, powers: range, batch_dims: int) -> Tenso
     return torch.stack(sums, -1) if sums else weight.new_empty(*weight.shape[:batch_dims], weight.shape[-2], 0)
 
 
+_LARGE = 2.0**20  # coefficients up to here are safe for every x up to the limit
+
+
+def _far(z: Tensor, a: Tensor, c: Tensor) -> Tensor | None:
+    """Where |x| is so large that a power of it may overflow though the quotient does not; None where it is nowhere."""
+    degree = max(a.shape[-1], c.shape[-1]) - 1
+    most = torch.maximum(a.abs().amax(-1), c.abs().amax(-1)).clamp(min=_LARGE)
+    bits = 900.0 if z.dtype == torch.float64 else 100.0
+    limit = (2.0**bits * _LARGE / most) ** (1.0 / max(degree, 1))
+    # No look at a value on a GPU, which would wait for it, nor where there is none yet.
+    is_plain = z.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    # The largest element takes ten times as long as a norm, which is as large at least.
+    if is_plain and (z.numel() == 0 or bool(torch.linalg.vector_norm(z) <= limit.amin())):
+        return None
+    return z.abs() > limit
+
+
+class _Far:
+    """R and all its derivatives by polynomials in t = 1/x, at the x of `far`; elsewhere they are those at x = 1.
+
+    Q = v^n q, for v = |x| (version N: x) and n the place of the last coefficient that is not zero.
+    """
+
+    def __init__(self, z: Tensor, far: Tensor, a: Tensor, c: Tensor, version: str) -> None:
+        self.version, self.m, self.degree_of_q = version, a.shape[-1] - 1, c.shape[-1] - 1
+        z = torch.where(far, z, 1.0)
+        t, self.most = 1.0 / z, max(a.shape[-1], c.shape[-1])
+        self.v, self.w = (z, t) if version == "N" else (z.abs(), t.abs())
+        one = torch.ones_like(z)
+        self.sign = one if version == "N" else torch.copysign(one, z)
+        p, dp, m = _reversed(a, t)
+        s, ds, self.n = _reversed(c, self.w if version == "A" else t)
+        self.bars = torch.copysign(one, s) if version in _OFFSETS else one
+        self.q = s
+        if version in _OFFSETS:
+            self.q = s.abs() + self.scaled(_OFFSETS[version] * one, -self.n)
+        p, dp, ds = p / self.q, dp / self.q, self.bars * ds / self.q
+        odd = m % 2 == 1
+        self.value = self.scaled(p, m - self.n) * torch.where(odd, self.sign, one)
+        self.slope = self.scaled(dp - p * ds, m - self.n - 1) * torch.where(odd, one, self.sign)
+        self.bars = self.bars * torch.where(self.n % 2 == 1, self.sign, one)
+
+    def scaled(self, value: Tensor, exponent: Tensor) -> Tensor:
+        """value v^exponent, step by step: no power alone overflows."""
+        for step in range(self.most):
+            factor = torch.where(exponent > step, self.v, torch.where(-exponent > step, self.w, 1.0))
+            value = value * factor
+        return value
+
+    def gradients(self, grad: Tensor, batch_dims: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_gradients` returns them, for a gradient that is zero where x is not far."""
+        dims = [d for d in range(batch_dims, grad.ndim) if d != grad.ndim - 2]
+        infinite = self.v.abs() == torch.inf
+        share = torch.where(infinite, 0.0, grad) / self.q
+        value, self.v = (torch.where(infinite, 1.0, t) for t in (self.value, self.v))
+        sums_a, sums_c = [], []
+        for j in range(self.most):
+            power = self.scaled(share, j - self.n)  # x^j / Q, but for its sign
+            signed = power * self.sign if j % 2 else power
+            sums_a.append(signed.sum(dims))
+            sums_c.append(-(value * (power if self.version == "A" else self.bars * signed)).sum(dims))
+        first = 0 if self.version == "C" else 1
+        slope = torch.where(grad == 0.0, 0.0, self.slope * grad)
+        return slope, torch.stack(sums_a[: self.m + 1], -1), torch.stack(sums_c, -1)[..., first : self.degree_of_q + 1]
+
+
+def _reversed(coefficients: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For x = 1/t and d, the place of the last coefficient that is not 0: c(x) / x^d, x c'(x) / x^d, and d.
+
+    Were the zeros after d counted, t^d alone could be left of it, which underflows.
+    """
+    degree = coefficients.shape[-1] - 1
+    places = torch.arange(degree + 1, device=t.device)
+    d = torch.where(coefficients != 0, places, 0).amax(-1)
+    c = coefficients.unbind(-1)
+    value, slope = c[0].expand_as(t), torch.zeros_like(t)
+    for j in range(1, degree + 1):
+        step = torch.where(d >= j, t, 1.0)
+        value, slope = value * step + c[j], slope * step + j * c[j]
+    return value, slope, d
+
+
 def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
     """R(x), in the type of x."""
     z, a, c = _prepare(x, numerator, denominator, version)
     variable = _variable(z, version)
     q = _guard_(_horner(c, variable), version)
-    p = _horner(a, z, out=None if variable is z else variable)
-    return p.div_(q).reshape(x.shape).to(x.dtype)
+    r = _horner(a, z, out=None if variable is z else variable).div_(q)
+    if (far := _far(z, a, c)) is not None:
+        r = torch.where(far, _Far(z, far, a, c, version).value, r)
+    return r.reshape(x.shape).to(x.dtype)
 
 
 def backward(
@@ -168,21 +258,33 @@ def backward(
     """The gradients of x, numerator and denominator for the gradient of R(x)."""
     batch_dims = numerator.ndim - 2
     z, a, c = _prepare(x, numerator, denominator, version)
-    r, q, dp, dq, variable, sign = _evaluate(z, a, c, version)
     grad = grad.to(z.dtype).unflatten(-1, z.shape[-2:])
-    slope = dp.sub_(dq.mul_(r)).div_(q)  # dR/dx = (P' - R Q') / Q
-    grad_x = slope.mul_(grad).reshape(x.shape).to(x.dtype)
+    if (far := _far(z, a, c)) is None:
+        grad_x, grad_numerator, grad_denominator = _gradients(grad, z, a, c, version, batch_dims)
+    else:
+        near = _gradients(torch.where(far, 0.0, grad), torch.where(far, 0.0, z), a, c, version, batch_dims)
+        apart = _Far(z, far, a, c, version).gradients(torch.where(far, grad, 0.0), batch_dims)
+        grad_x, grad_numerator, grad_denominator = (t + u for t, u in zip(near, apart, strict=True))
+    if version == "A":
+        grad_denominator = torch.where(denominator < 0, -grad_denominator, grad_denominator)
+    grad_x = grad_x.reshape(x.shape).to(x.dtype)
+    return grad_x, grad_numerator.to(numerator.dtype), grad_denominator.to(denominator.dtype)
+
+
+def _gradients(
+    grad: Tensor, z: Tensor, a: Tensor, c: Tensor, version: str, batch_dims: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of `_prepare`'s x and numerator, and of the denominator's coefficients, in version A of their sizes."""
+    r, q, dp, dq, variable, sign = _evaluate(z, a, c, version)
+    grad_x = dp.sub_(dq.mul_(r)).div_(q).mul_(grad)  # dR/dx = (P' - R Q') / Q
     weight = torch.div(grad, q, out=dq)
     # dR/db_i = -R/Q dQ/db_i, and dQ/db_i is |x|^i sign(b_i) for A, x^i with the sign of the bars for B and C.
     outer = r.mul_(weight).neg_()
     if version in _OFFSETS:
         outer.mul_(sign)
     powers = range(0 if version == "C" else 1, c.shape[-1])
-    grad_denominator = _moments(outer, variable, powers, batch_dims).to(denominator.dtype)
-    if version == "A":
-        grad_denominator = torch.where(denominator < 0, -grad_denominator, grad_denominator)
-    grad_numerator = _moments(weight, z, range(a.shape[-1]), batch_dims).to(numerator.dtype)
-    return grad_x, grad_numerator, grad_denominator
+    grad_denominator = _moments(outer, variable, powers, batch_dims)
+    return grad_x, _moments(weight, z, range(a.shape[-1]), batch_dims), grad_denominator
 
 
 class Plan:

@@ -105,7 +105,8 @@ def find(function: str | Function, degrees: tuple[int, int] = (5, 4), version: s
         raise ValueError(f"degrees must be two integers >= 0, of numerator and denominator, not {degrees}")
     if isinstance(function, str):
         if function not in FUNCTIONS:
-            raise ValueError(f"no function {function!r} to approximate, only {', '.join(FUNCTIONS)}")
+            names = ", ".join(FUNCTIONS)
+            raise ValueError(f"no function {function!r} to approximate, only {names}; or give the function itself")
         name, function = function, FUNCTIONS[function]
     else:
         name = _name(function)

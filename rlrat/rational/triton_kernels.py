@@ -6,7 +6,7 @@ over them needs no exchange between threads. A tile is CHUNKS * VECTOR columns w
 only the order in memory matters (FLAT) a row is one tile, and `elements` says where the last row ends.
 
 Horner's scheme throughout. A program that has met an |x| > LIMIT, from where on powers of x may overflow although their
-quotient does not, does its work again: then such an x takes polynomials in 1/x, as far as it is finite.
+quotient does not, does its work again: then such an x takes polynomials in 1/x, which are limits where it is infinite.
 """
 
 import triton
@@ -133,8 +133,8 @@ def _limit(a, c, M: tl.constexpr, N: tl.constexpr, LIMIT: tl.constexpr):
 
 @triton.jit
 def _far(x, limit):
-    """Where an x is too large for its powers; an infinite one gives what they give."""
-    return (tl.abs(x) > limit) & (tl.abs(x) < float("inf"))
+    """Where an x is too large for its powers."""
+    return tl.abs(x) > limit
 
 
 @triton.jit
@@ -254,8 +254,12 @@ def _backward_tiles(
                 far = _far(x, limit)
                 r_far, slope_far, v, w, q_far, n, sign, bars = _careful(a, c, tl.where(far, x, 1.0), M, N, VERSION)
                 r, slope = tl.where(far, r_far, r), tl.where(far, slope_far, slope)
-                share = 1.0 / q_far
+                infinite = tl.abs(x) == float("inf")  # and adds nothing to the coefficients' sums
+                share = tl.where(infinite, 0.0, 1.0 / q_far)
+                v, r_far = tl.where(infinite, 1.0, v), tl.where(infinite, 1.0, r_far)
             dx = slope * inner
+            if CAREFUL:
+                dx = tl.where(far & (inner == 0.0), 0.0, dx)
             out = row * y_row + column
             tl.store(dx_ptr + out, dx.to(dx_ptr.dtype.element_ty), mask)
             if GATE:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # What rlrat.runs and rlrat.rational name so, too; both import torch, which reading needs not.
 _COLUMNS = ["update", "layer", "part", "group", "version", "numerator", "denominator", "low", "high", "counts"]
 _VERSIONS = ("A", "B", "C", "N", "prelu")
+_CUSTOM = "custom:"  # and the class of somebody's own trained activation, whose function is known to nobody here
 _SHOWN = 5  # functions of a picture, from the first evaluation to the last
 _MOST_FIGURES = 8  # of one report: each takes a second or two in three formats
 _LONGEST_NAME = 50
@@ -89,7 +90,8 @@ class Layer:
 def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[str, Layer]:
     """The trained activations of a run folder by layer, at `updates` or all; none where it has no `activations.csv`.
 
-    A line cut short or damaged is named in a warning, and the evaluation that it belongs to is left out.
+    A line cut short or damaged is named in a warning, and the evaluation that it belongs to is left out. So are, once a
+    file, layers whose function is none of ours.
     """
     path = folder / "activations.csv"
     if not os.path.lexists(path):
@@ -104,7 +106,7 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
         warn(f"{path} has no header that can be read: its learned activations are left out")
         return {}
     found: dict[str, dict[int, dict[tuple[int, int], tuple]]] = {}
-    damaged = []
+    damaged, unknown = [], {}
     wanted = None if updates is None else {str(update) for update in updates}
     for number, line in enumerate(whole[1:], start=2):
         if wanted is not None and line.partition(",")[0] not in wanted:
@@ -112,12 +114,16 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
         try:
             update, name, part, group, version, *numbers = line.split(",")
             numerator, denominator, low, high, counts = (np.array(text.split(), dtype=np.float64) for text in numbers)
-            if version not in _VERSIONS or not np.isfinite(np.concatenate([low, high, counts])).all():
+            known = version in _VERSIONS or re.fullmatch(rf"{_CUSTOM}\w+", version)
+            if not known or not np.isfinite(np.concatenate([low, high, counts])).all():
                 raise ValueError
             if not 0 <= int(update) < LAST_UPDATE:
                 raise ValueError
             if version == "prelu" and (len(numerator), len(denominator)) != (1, 0):
                 raise ValueError
+            if version.startswith(_CUSTOM):
+                unknown[name] = version.removeprefix(_CUSTOM)
+                continue
             entry = (version, numerator, denominator, low[0], high[0], counts)
             found.setdefault(name, {}).setdefault(int(update), {})[int(part), int(group)] = entry
         except (ValueError, IndexError):
@@ -125,6 +131,9 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
     if damaged:
         where = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
         warn(f"{path} has {len(damaged)} damaged line{'s' * (len(damaged) > 1)} ({where}): their updates are left out")
+    if unknown:
+        kinds = ", ".join(dict.fromkeys(unknown.values()))
+        warn(f"{path}: what {', '.join(list(unknown)[:5])} computes ({kinds}) is not known here, and is not drawn")
     layers = (_layer(name, by_update) for name, by_update in found.items())
     return {layer.name: layer for layer in layers if layer is not None}
 

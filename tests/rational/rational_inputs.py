@@ -1,9 +1,12 @@
 """Inputs of rational activations, and what comes out of them, for the tests of every backend."""
 
+import math
+from fractions import Fraction
+
 import pytest
 import torch
 
-from rlrat.rational import cpu, rational
+from rlrat.rational import backend, cpu, derivative, rational
 
 needs_kernels = pytest.mark.skipif(cpu.unavailable is not None, reason=str(cpu.unavailable))
 
@@ -50,3 +53,60 @@ def draw_fused_inputs(
 
 
 FUSED = [("bias",), ("gate",), ("bias", "gate")]
+
+
+def _exactly(x, a, b, version, largest):
+    """R and dR/dx as they are, in rational numbers: infinity is 10^400, and what is above `largest` infinity."""
+    if x != x:
+        return x, x
+    x = Fraction(10) ** 400 * (1 if x > 0 else -1) if abs(x) == float("inf") else Fraction(x)
+    first, offset = int(version != "C"), {"A": 1, "B": 1, "C": Fraction(1, 10), "N": 1}[version]
+
+    def both(coefficients, x, start):
+        terms = [(Fraction(c), i) for i, c in enumerate(coefficients, start=start)]
+        return sum(c * x**i for c, i in terms), sum(c * i * x ** (i - 1) for c, i in terms if i)
+
+    p, dp = both(a, x, 0)
+    s, ds = both([abs(c) for c in b] if version == "A" else b, abs(x) if version == "A" else x, first)
+    if (version == "A" and x < 0) or (version in "BC" and s < 0):
+        ds = -ds
+    q = offset + (s if version in "AN" else abs(s))
+    r, slope = p / q, (dp * q - p * ds) / q**2
+    return tuple(float(v) if abs(v) <= largest else (math.inf if v > 0 else -math.inf) for v in (r, slope))
+
+
+FAR = [float("inf"), float("-inf"), float("nan"), 1e9, -1e9, 2.5e30, -1e37, 2.0]
+
+
+PAIRS = [(m, n) for m in range(-1, 6) for n in range(5)]
+
+
+def assert_far_inputs_are_right(version, name, device="cpu", dtype=torch.float32, pairs=PAIRS):
+    """A set of coefficients for each of these true degrees, at most (5, 4): those above them are zero."""
+    a, b = [0.5, -1.25, 2.0, 0.75, -0.5, 1.5], [0.25, 1.5, 0.75, 2.0]
+    numerators = [[*a[: m + 1], *[0.0] * (5 - m)] for m, _ in pairs]
+    denominators = [[*[0.75] * (version == "C"), *b[:n], *[0.0] * (4 - n)] for _, n in pairs]
+    most = torch.finfo(dtype).max
+    expected = [[_exactly(x, *both, version, most) for x in FAR] for both in zip(numerators, denominators, strict=True)]
+    values, slopes = torch.tensor(expected, dtype=torch.float64).unbind(-1)
+    coefficients = [
+        torch.tensor(c, dtype=dtype, device=device).unsqueeze(1).requires_grad_() for c in (numerators, denominators)
+    ]
+    x = torch.tensor(FAR, dtype=dtype, device=device).repeat(len(pairs), 1)
+
+    def gradients(x, grad):
+        with backend(name):
+            y = rational(x.requires_grad_(), *coefficients, version)
+            return y.detach(), *torch.autograd.grad(y, [x, *coefficients], grad)
+
+    y, dx, *_ = gradients(x, torch.ones_like(x))
+    for ours, theirs in ((y, values), (dx, slopes)):
+        torch.testing.assert_close(ours.cpu().double(), theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(dx, derivative(x.detach(), *coefficients, version), rtol=1e-5, atol=1e-6, equal_nan=True)
+    few = x[:, [0, 3, 1, 7]]
+    grad = torch.tensor([1.0, 0.5, -1.0, 2.0], dtype=dtype, device=device).repeat(len(pairs), 1)
+    finite = gradients(few[:, [1, 3]], grad[:, [1, 3]].contiguous())
+    for ours, theirs in zip(gradients(few, grad)[2:], finite[2:], strict=True):  # an infinite x adds nothing
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0.0)
+    if pairs is PAIRS:
+        assert not gradients(x[:, :2], torch.zeros_like(x[:, :2]))[1].any()

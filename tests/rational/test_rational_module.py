@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import rlrat
-from rlrat.rational import ACTIVATIONS, FUNCTIONS, VERSIONS, Rational, fit, rational, rationalize
+from rlrat.rational import VERSIONS, Rational, fit, rational, rationalize
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -157,53 +157,6 @@ def test_training_moves_all_coefficients():
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
     assert (module.denominator != 0).all()
-
-
-def test_rationalize_honours_settings_and_leaves_the_rest():
-    shared = nn.SiLU()
-    model = nn.Sequential(
-        nn.Linear(4, 8),
-        nn.ReLU(inplace=True),
-        nn.Sequential(shared, nn.Linear(8, 8), nn.GELU(approximate="tanh")),
-        shared,
-        nn.PReLU(init=0.1),
-        nn.Identity(),
-        nn.Dropout(),
-        nn.Softmax(dim=-1),
-    ).eval()
-    originals = {"1": nn.ReLU(), "2.0": nn.SiLU(), "2.2": nn.GELU(approximate="tanh"), "4": nn.PReLU(init=0.1)}
-    kept = [type(model[i]) for i in (0, 5, 6, 7)]
-    assert rationalize(model) is model
-    assert [type(model[i]) for i in (0, 5, 6, 7)] == kept
-    assert model[3] is model[2][0]
-    x = torch.linspace(-5, 5, 101)
-    for path, original in originals.items():
-        replacement = model.get_submodule(path)
-        assert isinstance(replacement, Rational)
-        assert not replacement.training
-        torch.testing.assert_close(replacement(x), original(x), atol=0.03, rtol=0)
-    model(torch.randn(3, 4)).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-def test_rationalize_an_activation_itself():
-    module = rationalize(nn.Tanh(), degrees=(3, 2), version="B")
-    assert isinstance(module, Rational)
-    assert (module.degrees, module.version) == ((3, 2), "B")
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_known_activation_can_be_fitted(activation):
-    module = rationalize(activation(), degrees=(5, 4) if activation.__name__.lower() in FUNCTIONS else (3, 2))
-    x = torch.linspace(-5, 5, 101)
-    torch.testing.assert_close(module(x), activation()(x), atol=0.5, rtol=0)
-
-
-def test_rationalize_changes_nothing_when_it_cannot_finish():
-    model = nn.Sequential(nn.ReLU(), nn.PReLU(8))
-    with pytest.raises(ValueError, match=r"1 is an nn\.PReLU with 8 slopes"):
-        rationalize(model)
-    assert type(model[0]) is nn.ReLU
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rational_inputs import BACKENDS, FUSED, all_gradients, assert_near, draw_fused_inputs, draw_inputs, needs_kernels
+from rational_inputs import (
+    BACKENDS,
+    FUSED,
+    all_gradients,
+    assert_far_inputs_are_right,
+    assert_near,
+    draw_fused_inputs,
+    draw_inputs,
+    needs_kernels,
+)
 
 from rlrat.rational import VERSIONS, Rational, backend, cpu, rational
 
@@ -137,17 +146,35 @@ def test_no_size_of_input_overflows_in_float32(degrees):
             torch.testing.assert_close(ours[fits].double(), theirs[fits], rtol=1e-3, atol=1e-3)
 
 
-@needs_kernels
+@pytest.mark.parametrize("name", BACKENDS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_nan_and_infinity_follow_the_reference(version):
-    x, a, b = draw_inputs(version, dtype=torch.float32)
-    x = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf, 2.0] * 5, requires_grad=True)
-    results = []
-    for name in ("reference", "cpu"):
+def test_large_and_infinite_inputs_have_the_values_and_slopes_of_the_definition(name, version):
+    assert_far_inputs_are_right(version, name)
+    assert_far_inputs_are_right(version, name, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_infinity_with_bias_gate_and_half_types(name, version):
+    (x, a, b), extra = draw_fused_inputs(("bias", "gate"), version=version, dtype=torch.bfloat16)
+    x = x.detach()
+    x[0, 0, :2] = torch.tensor([torch.inf, -torch.inf])
+    with backend(name):
+        y = rational(x.requires_grad_(), a, b, version, **extra)
+        gradients = torch.autograd.grad(y.float().nan_to_num(0.0, 0.0, 0.0).sum(), [x, a, b, extra["bias"]])
+        expected = rational(x[0, 0, :2].detach(), a[0, :1], b[0, :1], version) * extra["gate"][0, 0, :2]
+    torch.testing.assert_close(y[0, 0, :2], expected, rtol=1e-2, atol=1e-2)
+    assert y[0, 1:].isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_coefficients_that_are_not_finite_leave_no_limit(name):
+    for place in (0, 1):
+        a, b = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5, 1.0]])
+        (a, b)[place][0, 0] = torch.nan
         with backend(name):
-            results.append(all_gradients([x, a, b], version)[:2])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=1e-4, atol=1e-5)
+            assert rational(torch.tensor([torch.inf, -torch.inf, 1e30]), a, b).isnan().all()
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -1,5 +1,7 @@
 """activations.csv read back, from any state that a kill or a disk left it in, and drawn."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,15 @@ def test_a_damaged_line_of_a_prelu_costs_its_update_alone(tmp_path, slope):
     _write_prelu(tmp_path, (0, 10))
     _edit(tmp_path, lambda lines: [lines[0], *(line.replace(",0.25,", f",{slope},") for line in lines[1:])])
     assert read_learned(tmp_path)["layer"].updates.tolist() == [10]
+
+
+def test_a_function_that_only_its_owner_knows_is_left_out_with_a_note(folder, capsys):
+    _edit(folder, lambda lines: [line.replace(",A,", ",custom:Swish,") if ",v." in line else line for line in lines])
+    assert tuple(read_learned(folder)) == tuple(name for name in LAYERS if not name.startswith("v."))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"activations\.csv: what v\.hidden\.0, .*computes \(Swish\) is not known here", line)
+    _edit(folder, lambda lines: [line.replace(",A,", ",custom:Swish,") for line in lines])
+    assert read_learned(folder) == {}
 
 
 def test_every_layer_has_its_shape(folder):

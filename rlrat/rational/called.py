@@ -1,0 +1,127 @@
+"""The activation functions that a module's forward calls, by a look at its bytecode: nothing of it is run."""
+
+import dis
+import functools
+import inspect
+from collections.abc import Iterator
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_NAMES = (
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "sigmoid", "logsigmoid",
+    "tanh", "hardtanh", "hardswish", "hardsigmoid", "softsign", "tanhshrink",
+)  # fmt: skip
+_HOMES = (F, torch, torch.Tensor, torch._C._nn, torch.ops.aten)
+# An operator is another object in each of its homes, and in place another one still.
+ELEMENTWISE: dict[Any, str] = {
+    getattr(home, spelled): name for home in _HOMES for name in _NAMES for spelled in (name, f"{name}_")
+    if hasattr(home, spelled)
+} | {torch.special.expit: "sigmoid"}  # fmt: skip
+"""PyTorch's functions of one tensor that act element by element, with their names."""
+_KNOWN = ELEMENTWISE | {F.prelu: "prelu", torch.prelu: "prelu"}
+_TYPES = frozenset(map(type, _KNOWN))
+_METHODS = frozenset(name for name in dir(torch.Tensor) if name.removesuffix("_") in _NAMES)
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
+_NOTHING = ("CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")  # between what belongs together
+_LOOKED_INTO = ("torch.ao.", "torch.fx.")  # layers with a ReLU inside; traced modules
+_MOST_FUNCTIONS = 200  # looked at for one module
+
+
+def known(function: Any) -> str | None:
+    """The name of an activation function of PyTorch, with or without settings of its own, else None."""
+    function = function.func if type(function) is functools.partial else function
+    return _KNOWN[function] if type(function) in _TYPES and function in _KNOWN else None
+
+
+def called(module: nn.Module) -> list[str]:
+    """The activation functions that the forward of `module` calls, or what it calls of its own class and file.
+
+    Of PyTorch's own modules nothing is looked at.
+    """
+    classes = [base for base in type(module).__mro__ if not _is_pytorch(base)]
+    found, seen = {}, set()
+    waiting = [_plain(value) for value in vars(module).values()] + _methods(classes, "forward")
+    while waiting and len(seen) < _MOST_FUNCTIONS:
+        function, bound = waiting.pop()
+        if function is None or function in seen or _is_pytorch(function):
+            continue
+        seen.add(function)
+        for what in _mentioned(function, module, bound):
+            if isinstance(what, tuple):
+                waiting += _methods(classes, what[0])
+            elif isinstance(what, str) or known(what):
+                found[what if isinstance(what, str) else known(what)] = None
+            else:
+                waiting.append(_plain(what))
+    return list(found)
+
+
+def _is_pytorch(thing: type | FunctionType) -> bool:
+    name = thing.__module__ or ""
+    return name.startswith("torch.") and not name.startswith(_LOOKED_INTO)
+
+
+def _plain(value: Any) -> tuple[FunctionType | None, bool]:
+    """The function that is written in Python inside `value`, if any, and whether its first argument is the module."""
+    bound = False
+    while not isinstance(value, FunctionType):
+        if isinstance(value, functools.partial | functools.cached_property):
+            bound, value = isinstance(value, functools.cached_property), value.func
+        elif isinstance(value, MethodType | staticmethod):
+            bound, value = isinstance(value, MethodType), value.__func__
+        elif isinstance(value, property):
+            bound, value = True, value.fget
+        else:
+            return None, False
+    return inspect.unwrap(value), bound
+
+
+def _methods(classes: list[type], name: str) -> list[tuple[FunctionType | None, bool]]:
+    """All of this name, since a method may call the one that it replaces."""
+    values = [vars(base)[name] for base in classes if name in vars(base)]
+    return [(_plain(value)[0], not isinstance(value, staticmethod)) for value in values]
+
+
+def _mentioned(function: FunctionType, module: nn.Module, bound: bool) -> Iterator[Any]:
+    """What its code names: functions, the names of tensors' methods, and attributes of the module as (name,)."""
+    code = function.__code__
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=False)
+    scope = function.__globals__ | {name: cell.cell_contents for name, cell in cells if _is_full(cell)}
+    own = {name for name, value in scope.items() if value is module} | set(code.co_varnames[:1] if bound else ())
+    codes = [code]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        instructions = [i for i in dis.get_instructions(code) if i.opname not in _NOTHING]
+        held, of_module = None, False
+        for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
+            name, at, before, was_of_module = instruction.opname, instruction.argval, held, of_module
+            held, of_module = None, False
+            if name in _LOADS:
+                held, of_module = scope.get(at), at in own
+            elif "LOAD_FAST" in name:
+                of_module = (at[-1] if isinstance(at, tuple) else at) in own
+            elif name in ("LOAD_ATTR", "LOAD_METHOD"):
+                if isinstance(before, ModuleType):
+                    held = vars(before).get(at)
+                elif was_of_module:
+                    yield (at,)
+                elif at in _METHODS and _is_call_without_arguments(following):
+                    yield at.removesuffix("_")
+            if isinstance(held, FunctionType) or known(held):
+                yield held
+
+
+def _is_full(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:  # of a variable that has no value yet
+        return False
+    return True
+
+
+def _is_call_without_arguments(instruction: dis.Instruction | None) -> bool:
+    return instruction is not None and instruction.opname == "CALL" and instruction.arg == 0
