@@ -135,6 +135,7 @@ class CQL(nn.Module):
         self.q_target = copy.deepcopy(self.q).requires_grad_(False)
         self.policy.set_units(units)
         self.log_entropy_weight = Scalar(num_seeds, math.log(args.entropy_weight))
+        self.log_entropy_weight.requires_grad_(args.automatic_entropy)
         self.log_multiplier = Scalar(num_seeds, 1.0) if args.lagrange else None
         self.guard = SeedGuard(num_seeds)
         self.to(device)
@@ -149,7 +150,7 @@ class CQL(nn.Module):
             multiplier, rate = self.log_multiplier, args.critic_learning_rate
             self.multiplier_optimizer = Adam(multiplier, rate, name="multiplier", guard=self.guard)
         flatten(self.q_target)
-        on_cpu = torch.device(device).type == "cpu"
+        on_cpu = torch.device(device).type != "cuda"
         self.part_size = max(1, _CPU_ROWS // (1 + 3 * args.num_actions)) if on_cpu else args.batch_size
         shape = (args.batch_size, self.action_size)
         self.counts = (args.num_actions, args.num_actions, args.num_actions if args.max_target_backup else 1, 1)

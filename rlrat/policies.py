@@ -20,6 +20,8 @@ class ActingPolicy(nn.Module):
     def __init__(self, observation_size: int, action_size: int, num_seeds: int) -> None:
         super().__init__()
         self.batch_shape = (num_seeds,)
+        self.has_units = False
+        """Whether `set_units` was called; what is loaded from a checkpoint has its units from there."""
         self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
         self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
         self.register_buffer("action_scale", torch.ones(num_seeds, 1))
@@ -27,6 +29,7 @@ class ActingPolicy(nn.Module):
     @torch.no_grad()
     def set_units(self, units: "Units") -> None:
         """Take the units that the agent learns in, the same for every seed."""
+        self.has_units = True
         self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
         self.observation_std.copy_(torch.from_numpy(units.observation_std))
         self.action_scale.fill_(units.action_scale)
