@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from learners import CLASSES, HEADS, make_learner, make_trainer
+from learners import CLASSES, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
 from short_runs import ROOT, assert_equal_runs, read_run, wait_for
 
 from rlrat import activations
@@ -58,12 +58,6 @@ SPOILT = [  # what is NaN in the batch of a seed, and which tensor is the first 
     ("iql", {"update_order": "corl"}, "observations", "v loss"),
     ("td3_bc", {}, "rewards", "q loss"),
 ]
-EVERY_SETTING_COUNTS = {  # settings with which each of the others matters within a few updates
-    "cql": {"lagrange": True},
-    "decision_transformer": {"weight_decay": 0.5},
-    "iql": {"max_weight": 1.0},
-    "td3_bc": {"noise_clip": 0.1},
-}
 SETTING = {
     "bc": ("best_episodes", 0.5),
     "cql": ("alpha", 5.0),
