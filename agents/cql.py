@@ -122,6 +122,8 @@ class CQL(nn.Module):
         super().__init__()
         if None not in (args.gap_low, args.gap_high) and not args.gap_low < args.gap_high:
             raise InputError(f"--gap-low is {args.gap_low}, but must be below --gap-high, which is {args.gap_high}")
+        if not args.lagrange and torch.as_tensor(args.target_action_gap).ne(Arguments.target_action_gap).any():
+            raise InputError("--target-action-gap is for --lagrange: give both or neither")
         self.args, num_seeds = args, len(seeds)
         units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
         self.batches = Batches(dataset, seeds, args.batch_size, device, units)

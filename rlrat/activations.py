@@ -98,10 +98,9 @@ def make_activation(
         return PReLU(batch_shape)
     if name.partition(":")[0] != "rational":
         return _REGISTRY[name]()
+    if features is not None and groups > 0 and features % groups:
+        raise InputError(f"activation {name!r}: {groups} groups do not divide {features} features")
     try:
-        module = Rational(name.partition(":")[2] or "relu", degrees, version, groups, batch_shape)
+        return Rational(name.partition(":")[2] or "relu", degrees, version, groups, batch_shape)
     except ValueError as error:
         raise InputError(f"activation {name!r}: {error}") from None
-    if features is not None and features % groups:
-        raise InputError(f"activation {name!r}: {groups} groups do not divide {features} features")
-    return module

@@ -52,7 +52,7 @@ def out_of_memory(error: BaseException) -> str | None:
     size = ""
     if asked is not None:
         number, unit = asked.groups()
-        amount = f"{float(number) / 1e9:,.4g} GB" if unit == "bytes" else f"{number} {unit}"
+        amount = f"{float(f'{float(number) / 1e9:.3g}'):,.12g} GB" if unit == "bytes" else f"{number} {unit}"
         size = f": {amount} more would be needed at once"
     return f"there is not enough memory{size}; give smaller --hidden-dims, --batch-size or --num-seeds"
 

@@ -4,6 +4,7 @@ from torch import nn
 
 import rlrat
 from rlrat.activations import check_activation, make_activation, names
+from rlrat.errors import InputError
 from rlrat.rational import FUNCTIONS
 
 NOT_ELEMENTWISE = {"softmin", "softmax", "logsoftmax"}
@@ -102,3 +103,9 @@ def test_mistakes_are_one_line(arguments, message):
     with pytest.raises(rlrat.InputError, match=message) as caught:
         make_activation(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("groups", [3, 10**20])
+def test_groups_that_do_not_divide_the_features(groups):
+    with pytest.raises(InputError, match=f"activation 'rational': {groups} groups do not divide 8 features"):
+        make_activation("rational", features=8, groups=groups)

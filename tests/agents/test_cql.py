@@ -223,6 +223,17 @@ def test_bounds_of_the_gap_that_leave_nothing_are_named_in_one_line(run_agent, t
 
 
 @pytest.mark.parametrize("agent", ["cql"])
+@pytest.mark.parametrize("gaps", [(10,), (5.5, 10)])
+def test_a_target_of_the_gap_without_a_multiplier_is_no_setting(run_agent, tmp_path, gaps):
+    result = run_agent("--target-action-gap", *gaps, check=False)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: --target-action-gap is for --lagrange: give both or neither\n",
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("agent", ["cql"])
 def test_every_setting_can_be_given_on_the_command_line(run_agent, tmp_path, scalars):
     flags = ("--lagrange", "--max-target-backup", "--backup-entropy", "--no-importance-sampling")
     run_agent(*flags, "--cloning-updates", 15, "--gap-high", 50, "--run-name", "x")

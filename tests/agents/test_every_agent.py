@@ -23,7 +23,7 @@ from rlrat.transformer import SequencePolicy
 
 AGENTS = tuple(CLASSES)
 DROPOUT = {"bc": {"actor_dropout": 0.1}, "iql": {"actor_dropout": 0.1}}
-FIXED = {  # settings with which 50 updates of one batch show whether a loss falls
+FIXED = {  # settings with which up to 50 updates of one batch show whether a loss falls
     "bc": {"learning_rate": 1e-2},
     "cql": {
         "num_actions": 2,
@@ -110,7 +110,7 @@ def test_a_seed_learns_alike_whatever_is_beside_it(small_dataset, agent, activat
     alone, own, train_alone = make_trainer(agent, small_dataset, [3], **settings)
     for name, value in together.state_dict().items():
         assert torch.equal(value[3], alone.state_dict()[name][0]), name
-    for update in range(20):
+    for update in range(10):
         for many, one in zip(batches.at(update), own.at(update), strict=True):
             assert torch.equal(many[3], one[0])
         train(update)
@@ -210,8 +210,14 @@ def test_every_activation_trains(small_dataset, agent, activation):
 
 
 def _assert_losses_fall(agent, dataset, **settings):
+    """Within 50 updates; most take 20."""
     learner, _, _ = make_trainer(agent, dataset, [0, 1], **{**FIXED[agent], **settings})
     first, metrics = learner.inputs(0), {}
+
+    def too_high() -> list[str]:
+        pairs = ((name, metrics[f"losses/{name}"], *bound) for name, bound in FALL[agent].items())
+        return [name for name, values, factor, margin in pairs if (values[-1] >= factor * values[0] - margin).any()]
+
     for update in range(50):
         # Only which networks step is told by the number of the update.
         inputs = (
@@ -219,11 +225,11 @@ def _assert_losses_fall(agent, dataset, **settings):
         )
         for name, value in learner.update(*inputs).items():
             metrics.setdefault(name, []).append(value.detach().clone())
+        if update % 10 == 9 and not too_high():
+            break
     assert all(torch.isfinite(torch.stack(values)).all() for values in metrics.values())
     assert learner.guard.alive.all()
-    for name, (factor, margin) in FALL[agent].items():
-        values = metrics[f"losses/{name}"]
-        assert (values[-1] < factor * values[0] - margin).all(), name
+    assert not too_high()
 
 
 @pytest.mark.parametrize("agent", AGENTS)
