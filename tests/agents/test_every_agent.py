@@ -16,6 +16,7 @@ from short_runs import ROOT, assert_equal_runs, read_run, wait_for
 import rlrat
 from rlrat import activations
 from rlrat.arguments import RationalArguments
+from rlrat.inspection import activation_rows
 from rlrat.policies import Policy
 from rlrat.rational import Rational
 from rlrat.runs import EVALUATION_COLUMNS, RunFolder
@@ -207,6 +208,15 @@ def test_every_activation_trains(small_dataset, agent, activation):
     assert all(torch.isfinite(value).all() for value in metrics.values())
     unmoved = [name for name, p in learner.named_parameters() if name in before and torch.equal(p, before[name])]
     assert not unmoved
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_trained_activation_is_inspected(small_dataset, agent):
+    learner, batches = make_learner(agent, small_dataset, [3, 4], activation="rational")
+    trained = {name for name, m in learner.named_modules() if isinstance(m, Rational) and "_target." not in name}
+    rows = activation_rows(learner, batches.at(0))
+    assert trained
+    assert {f"{row['layer']}.activation" for row in rows[1]} == trained
 
 
 def _assert_losses_fall(agent, dataset, **settings):
