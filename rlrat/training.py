@@ -55,6 +55,7 @@ class Run:
     A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`,
     or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`), `inputs(update)`,
     the first of which is the batch, and `inspect(batch)`, a pass through those whose trained activations are logged.
+    `build` says what it lacks (see `rlrat.learners`).
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:

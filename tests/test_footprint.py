@@ -1,10 +1,13 @@
 """The memory of a learner from shapes alone: right, and said before anything of it is allocated."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from short_runs import ROOT
 
 from rlrat import footprint
 from rlrat.arguments import RunArguments
@@ -111,6 +114,39 @@ def test_what_may_fit_is_not_refused(small_dataset, free, monkeypatch):
         check_memory(build, 1, CPU)
     monkeypatch.setattr(footprint, "available_memory", lambda device: None)
     check_memory(build, 1, CPU)
+
+
+NEAR = """
+import sys
+import torch
+from learners import make_learner
+from rlrat import estimates, footprint, load_dataset
+from rlrat.machine import keep_freed_memory
+
+keep_freed_memory()  # as a run does: it changes which gaps are left
+agent, dataset, device = sys.argv[1], load_dataset("rlrat/hopper/mixed-v0"), torch.device("cpu")
+large = {"hidden_dims": (1200, 1200), "batch_size": 400, "total_updates": 2}
+build = lambda device: make_learner(agent, dataset, [3, 4], device, **large)[0]
+small, _ = make_learner(agent, dataset, [3])
+small.update(*small.inputs(0))  # loads what first updates load
+shapes = footprint.measure(build, 1e12)[1]
+before = estimates.track_peak(device)
+learner = build(device)
+for update in range(2):
+    learner.update(*learner.inputs(update))
+print(shapes, estimates.peak_memory(device) - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets its peaks")
+@pytest.mark.parametrize("agent", CLASSES)
+def test_shapes_say_what_a_learner_takes(agent):
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "agents")])
+    command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": paths}
+    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    shapes, real = map(int, output.split())
+    assert 0.85 * shapes < real < 2 * shapes + 64 * 2**20  # libraries and buffers of the threads
 
 
 def test_small_settings_are_not_measured():
