@@ -122,6 +122,8 @@ class CQL(nn.Module):
         super().__init__()
         if None not in (args.gap_low, args.gap_high) and not args.gap_low < args.gap_high:
             raise InputError(f"--gap-low is {args.gap_low}, but must be below --gap-high, which is {args.gap_high}")
+        if not args.lagrange and torch.as_tensor(args.target_action_gap).ne(Arguments.target_action_gap).any():
+            raise InputError("--target-action-gap is for --lagrange: give both or neither")
         self.args, num_seeds = args, len(seeds)
         units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
         self.batches = Batches(dataset, seeds, args.batch_size, device, units)
@@ -135,6 +137,7 @@ class CQL(nn.Module):
         self.q_target = copy.deepcopy(self.q).requires_grad_(False)
         self.policy.set_units(units)
         self.log_entropy_weight = Scalar(num_seeds, math.log(args.entropy_weight))
+        self.log_entropy_weight.requires_grad_(args.automatic_entropy)
         self.log_multiplier = Scalar(num_seeds, 1.0) if args.lagrange else None
         self.guard = SeedGuard(num_seeds)
         self.to(device)
@@ -149,7 +152,7 @@ class CQL(nn.Module):
             multiplier, rate = self.log_multiplier, args.critic_learning_rate
             self.multiplier_optimizer = Adam(multiplier, rate, name="multiplier", guard=self.guard)
         flatten(self.q_target)
-        on_cpu = torch.device(device).type == "cpu"
+        on_cpu = torch.device(device).type != "cuda"
         self.part_size = max(1, _CPU_ROWS // (1 + 3 * args.num_actions)) if on_cpu else args.batch_size
         shape = (args.batch_size, self.action_size)
         self.counts = (args.num_actions, args.num_actions, args.num_actions if args.max_target_backup else 1, 1)

@@ -33,7 +33,7 @@ class Arguments(RunArguments):
     """K, the steps of a window."""
     embedding_size: Count = 128
     """Width of the tokens."""
-    num_layers: Count = 3
+    num_layers: Annotated[int, Range(1, 1000)] = 3
     """Blocks of attention and MLP."""
     num_heads: Count = 1
     """Attention heads; they divide the width among them."""

@@ -147,12 +147,11 @@ def make_activation(
         return PReLU(batch_shape)
     if name.partition(":")[0] != "rational":
         return _REGISTRY[name]()
+    if features is not None and groups > 0 and features % groups:
+        raise InputError(f"activation {name!r}: {groups} groups do not divide {features} features")
     try:
         start = name.partition(":")[2] or "relu"
         init = start if start in FUNCTIONS else _REGISTRY[start]()
-        module = Rational(init, degrees, version, groups, batch_shape)
+        return Rational(init, degrees, version, groups, batch_shape)
     except ValueError as error:
         raise InputError(f"activation {name!r}: {error}") from None
-    if features is not None and features % groups:
-        raise InputError(f"activation {name!r}: {groups} groups do not divide {features} features")
-    return module

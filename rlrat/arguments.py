@@ -58,6 +58,7 @@ Axis = Kind | tuple[Kind, ...]
 
 The agent finds one value as it is, and several as a tensor `[S, 1]` (`beside` gives it more axes)."""
 
+_LEAST, _GREATEST = 1e-37, 1e38  # sizes of float32 numbers, digits and some room left
 _SEEDS = 2**32  # what a word of the random numbers' key holds
 
 
@@ -298,6 +299,10 @@ def check_ranges(arguments: Any, prefix: str = "") -> None:
                 for one in values:
                     if isinstance(bound, Range) and one is not None and one not in bound:
                         raise InputError(f"{_flag(prefix + name)} is {one}, but must be {bound}")
+        for one in values:  # 1e300 would be infinite for PyTorch, and 1e-300 zero
+            if isinstance(one, float) and math.isfinite(one) and one and not _LEAST <= abs(one) <= _GREATEST:
+                size = f"between {_LEAST:g} and {_GREATEST:g}"
+                raise InputError(f"{_flag(prefix + name)} is {one}, but numbers have 32 bits: give 0 or one {size}")
 
 
 @dataclass(frozen=True)

@@ -53,17 +53,39 @@ def heard_warnings() -> Iterator[list[str]]:
         _listeners.remove(said)
 
 
+def out_of_memory(error: BaseException) -> str | None:
+    """What to say of an allocation that failed, in Python, NumPy or PyTorch; None for any other exception."""
+    text = str(error)
+    # On a CPU, PyTorch has no type of its own for it; sizes that no integer holds are its RuntimeErrors, too.
+    refused = re.search(r"(?i)out of memory|allocate memory|Storage size calculation overflowed", text)
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and refused):
+        return None
+    # "tried to allocate 4000000000000 bytes" on a CPU, "20.00 GiB" on a GPU, "Unable to allocate 7.28 TiB" of NumPy.
+    asked = re.search(r"(?i)to allocate ([\d.,]+) (bytes|\w*B)", text)
+    size = ""
+    if asked is not None:
+        number, unit = asked.groups()
+        amount = f"{float(f'{float(number) / 1e9:.3g}'):,.12g} GB" if unit == "bytes" else f"{number} {unit}"
+        size = f": {amount} more would be needed at once"
+    return f"there is not enough memory{size}; give smaller --hidden-dims, --batch-size or --num-seeds"
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an `InputError` as one line on stderr and exit with code 2; every other exception keeps its traceback.
+    """Print an `InputError` as one line on stderr and exit with code 2; so with memory that does not suffice.
 
-    Output that cannot be written ends nothing, see `guarded_output`.
+    Every other exception keeps its traceback. Output that cannot be written ends nothing, see `guarded_output`.
     """
     with guarded_output():
         try:
             yield
         except InputError as error:
             print(f"error: {_line(str(error))}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except (MemoryError, RuntimeError) as error:
+            if (line := out_of_memory(error)) is None:
+                raise
+            print(f"error: {_line(line)}", file=sys.stderr)
             raise SystemExit(2) from None
 
 

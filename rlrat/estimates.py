@@ -59,15 +59,15 @@ class Estimate:
             most = int((self.available_bytes / _SPARE - self.fixed_bytes) // self.bytes_per_member)
             advice = f"at most {most} fit: give a smaller --num-seeds" if most > 0 else "not even one fits"
             raise InputError(
-                f"{self.num_members} members side by side need {_gigabytes(self.bytes)}, but of "
-                f"{_memory_of(self.device)} {_gigabytes(self.available_bytes)} are free: {advice}"
+                f"{self.num_members} members side by side need {gigabytes(self.bytes)}, but of "
+                f"{memory_of(self.device)} {gigabytes(self.available_bytes)} are free: {advice}"
             )
 
     def __str__(self) -> str:
-        free = "" if self.available_bytes is None else f" of {_gigabytes(self.available_bytes)} free"
+        free = "" if self.available_bytes is None else f" of {gigabytes(self.available_bytes)} free"
         speed = self.num_members / self.seconds_per_update
         return (
-            f"{self.num_members} members side by side: about {_gigabytes(self.bytes)}{free}, "
+            f"{self.num_members} members side by side: about {gigabytes(self.bytes)}{free}, "
             f"{self.seconds_per_update:.2g} s an update, {speed:,.0f} seed-updates/s"
         )
 
@@ -96,7 +96,7 @@ def estimate(build: Callable[[int], nn.Module], num_members: int, device: torch.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "t allocate memory" not in str(error):
             raise
         raise InputError(
-            f"{num_members} members side by side need more than {_memory_of(device)}: not even {max(SIZES)} fit, "
+            f"{num_members} members side by side need more than {memory_of(device)}: not even {max(SIZES)} fit, "
             "give a smaller --num-seeds"
         ) from None
     finally:
@@ -127,6 +127,14 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> int | None
         return min([_kilobytes(root / "proc/meminfo", "MemAvailable"), *_left_by_groups(root)])
     except OSError:
         return None
+
+
+def free_swap(root: Path = Path("/")) -> int:
+    """Bytes of swap that are free; 0 where the system does not say."""
+    try:
+        return _kilobytes(root / "proc/meminfo", "SwapFree")
+    except (OSError, TypeError):
+        return 0
 
 
 def track_peak(device: torch.device) -> int:
@@ -199,9 +207,11 @@ def _kilobytes(file: Path, name: str) -> int:
     return int(re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)[1]) * 1024
 
 
-def _memory_of(device: torch.device) -> str:
+def memory_of(device: torch.device) -> str:
     return "this machine's memory" if device.type == "cpu" else f"the memory of {device}"
 
 
-def _gigabytes(number: float) -> str:
-    return f"{number / 1e9:.3g} GB"
+def gigabytes(number: float) -> str:
+    """Three digits of a number of bytes, such as `94.2 GB` or `8,000 GB`."""
+    value, unit = (number / 1e9, "GB") if number >= 1e7 else (number / 1e6, "MB")
+    return f"{float(f'{value:.3g}'):,.12g} {unit}"

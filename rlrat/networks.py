@@ -196,6 +196,8 @@ def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: st
     """
     if scheme not in INITIALIZATIONS:
         raise ValueError(f"unknown initialization {scheme!r}: choose from {', '.join(INITIALIZATIONS)}")
+    if all(parameter.is_meta for parameter in module.parameters()):
+        return  # there are only shapes
     for index, seed in enumerate(seeds):
         draws = generator(seed, f"initialize {purpose}")
         for layer in module.modules():

@@ -28,8 +28,10 @@ from rlrat.environments import find_spec, import_modules, not_followed, of_data
 from rlrat.errors import printable, warn
 from rlrat.estimates import SIZES, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
+from rlrat.footprint import check_memory, may_be_large
 from rlrat.group import Group
 from rlrat.inspection import activation_rows, rational_scalars
+from rlrat.learners import check_learner
 from rlrat.machine import find_device, keep_freed_memory, set_precision, useful_threads
 from rlrat.profiling import Profile
 from rlrat.recovery import is_due
@@ -56,6 +58,7 @@ class Run:
     A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`,
     or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`), `inputs(update)`,
     the first of which is the batch, and `inspect(batch)`, a pass through those whose trained activations are logged.
+    `build` says what it lacks (see `rlrat.learners`).
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
@@ -111,15 +114,22 @@ class Run:
         Of sixteen or more, what they will take is measured and said first; fewer are begun at once.
 
         Raises:
-            InputError: more than the memory holds.
+            InputError: more than the memory holds, or a learner that lacks something.
         """
         group = self._group.members
 
         def first(count: int) -> nn.Module:
             some = group[:count]
             arguments = side_by_side(self.arguments, some, self.device)
-            return learner(arguments, self.dataset, [member.seed for member in some], self.device)
+            made = learner(arguments, self.dataset, [member.seed for member in some], self.device)
+            check_learner(made, count)
+            return made
 
+        def shapes(device: torch.device) -> nn.Module:
+            return learner(group[0].arguments, self.dataset, [member.seed for member in group], device)
+
+        if may_be_large(group[0].arguments, len(group)):
+            check_memory(shapes, len(group), self.device)
         if len(group) >= 2 * max(SIZES):
             found = estimate(first, len(group), self.device)
             found.check()

@@ -5,6 +5,7 @@ from torch import nn
 import rlrat
 from rlrat import activations
 from rlrat.activations import check_activation, make_activation, names
+from rlrat.errors import InputError
 from rlrat.rational import FUNCTIONS
 
 NOT_ELEMENTWISE = {"softmin", "softmax", "logsoftmax"}
@@ -142,3 +143,9 @@ def test_trained_activations_are_known_by_their_mark_and_doubts_are_named_once(c
         "warning: some (_Unmarked)", "warning: activation (Linear)"
     ]  # fmt: skip
     assert all("unless its class says trained_activation = True" in line for line in lines)
+
+
+@pytest.mark.parametrize("groups", [3, 10**20])
+def test_groups_that_do_not_divide_the_features(groups):
+    with pytest.raises(InputError, match=f"activation 'rational': {groups} groups do not divide 8 features"):
+        make_activation("rational", features=8, groups=groups)

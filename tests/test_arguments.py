@@ -108,6 +108,11 @@ def test_an_identity_of_before_is_recalled_in_todays_terms():
         (["--actor-dropout", "1"], "--actor-dropout is 1.0, but must be at least 0 and below 1"),
         (["--polyak", "-1"], "--polyak is -1.0, but must be at least 0 and at most 1"),
         (["--learning-rate", "inf"], "--learning-rate is inf, but must be finite and above 0"),
+        (
+            ["--max-weight", "1e300"],
+            "--max-weight is 1e+300, but numbers have 32 bits: give 0 or one between",
+        ),
+        (["--learning-rate", "1e-300"], "--learning-rate is 1e-300, but numbers have 32 bits: give 0 or one between"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(argv, message, capsys):

@@ -136,3 +136,29 @@ def test_a_training_goes_on_without_its_terminal(tmp_path, monkeypatch, error, c
         found = stop.code
     assert found == code
     assert len(list(tmp_path.rglob("summary.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "size"),
+    [
+        (MemoryError(), ""),
+        (MemoryError("Unable to allocate 7.28 TiB for an array"), ": 7.28 TiB more would be needed at once"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes."),
+            ": 4,000 GB more would be needed at once",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU"), ": 20.00 GiB more would be needed at"),
+    ],
+)
+def test_an_allocation_that_fails_is_one_line(error, size, capsys):
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        raise error
+    said = capsys.readouterr().err
+    assert (stop.value.code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"error: there is not enough memory{size}")
+    assert "--batch-size" in said
+
+
+def test_other_exceptions_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="shapes"), one_line_errors():
+        raise RuntimeError("shapes do not match")

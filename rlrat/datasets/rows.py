@@ -46,9 +46,10 @@ class Rows:
             free = available_memory(self._device)
             resident = free is None or 4 * count * width <= _SHARE * free
         self._rows = None
-        if resident:
-            self._rows = torch.empty(count, width, device=device)
-            for start in range(0, count, _CHUNK):
+        only_shapes = self._device.type == "meta"
+        if resident or only_shapes:
+            self._rows = torch.empty(count if resident else 1, width, device=device)
+            for start in range(0, 0 if only_shapes else count, _CHUNK):
                 part = slice(start, min(start + _CHUNK, count))
                 self._rows[part] = self._tensor(part)
             self._blocks = Blocks(draw, self._device)

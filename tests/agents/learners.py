@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from short_runs import ROOT
 from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batches
@@ -13,14 +14,28 @@ from rlrat.datasets.dataset import Dataset
 from rlrat.optim import Adam
 from rlrat.policies import Policy
 
-CLASSES = {
-    "bc": "BC",
-    "cql": "CQL",
-    "decision_transformer": "DecisionTransformer",
-    "iql": "IQL",
-    "td3_bc": "TD3BC",
+EVERY_SETTING_COUNTS = {  # settings with which each of the others matters within a few updates
+    "cql": {"lagrange": True},
+    "decision_transformer": {"weight_decay": 0.5, "warmup_updates": 1},
+    "iql": {"max_weight": 1.0},
+    "td3_bc": {"noise_clip": 0.1},
 }
 HEADS = ("squashed_gaussian", "tanh_gaussian", "deterministic")  # of BC's and IQL's policies
+
+
+def _learner_class(agent: str) -> str:
+    """The name of the class in an agent's file that has updates."""
+    module = importlib.import_module(f"agents.{agent}")
+    (name,) = (
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+        if hasattr(value, "inputs")
+    )
+    return name
+
+
+CLASSES = {path.stem: _learner_class(path.stem) for path in sorted((ROOT / "agents").glob("*.py"))}
 
 
 def make_learner(

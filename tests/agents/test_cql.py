@@ -9,6 +9,7 @@ import torch
 from learners import assert_gradients, forward, make_learner, make_trainer
 
 _small = {"num_actions": 4, "initialization": "xavier_uniform", "reward_scaling": "paper"}
+_small |= {"discount": 0.9, "alpha": 4.0, "polyak": 0.01}  # no setting of the equations has its default
 _learner = partial(make_learner, "cql", **_small)
 _trainer = partial(make_trainer, "cql", **_small)
 VARIANTS = {
@@ -113,7 +114,7 @@ def test_losses_are_the_papers_at_the_parameters_before_the_update(small_dataset
                 assert metrics["charts/gap"][seed].item() == pytest.approx(gap.mean(), rel=1e-4)
             weight = before.log_entropy_weight.value[seed].exp().item()
             assert metrics["charts/entropy_weight"][seed].item() == pytest.approx(weight)
-        target = 0.995 * before.q_target.output.weight + 0.005 * learner.q.output.weight
+        target = 0.99 * before.q_target.output.weight + 0.01 * learner.q.output.weight
         torch.testing.assert_close(learner.q_target.output.weight, target)
 
 
@@ -219,6 +220,17 @@ def test_bounds_of_the_gap_that_leave_nothing_are_named_in_one_line(run_agent, t
     result = run_agent("--gap-low", low, "--gap-high", high, check=False)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith(f"error: --gap-low is {low}, but must be {bound}")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("agent", ["cql"])
+@pytest.mark.parametrize("gaps", [(10,), (5.5, 10)])
+def test_a_target_of_the_gap_without_a_multiplier_is_no_setting(run_agent, tmp_path, gaps):
+    result = run_agent("--target-action-gap", *gaps, check=False)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "error: --target-action-gap is for --lagrange: give both or neither\n",
+    )
     assert not (tmp_path / "runs").exists()
 
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 from learners import HEADS, assert_gradients, forward, log_prob, make_learner
 
-_learner = partial(make_learner, "iql", reward_scaling="paper")
+# No setting of the equations has its default, so that none is taken in another's place.
+_learner = partial(
+    make_learner, "iql", reward_scaling="paper", discount=0.9, expectile=0.8, inverse_temperature=2.5, polyak=0.01
+)
 
 
 def _numpy_losses(learner, v_next, v_actor, batch, seed):
@@ -30,6 +33,12 @@ def _numpy_losses(learner, v_next, v_actor, batch, seed):
     }, weight
 
 
+def _advantage(q_target, v, batch, seed):
+    s, a = (t[seed].double().numpy() for t in batch[:2])
+    q = [forward(q_target, np.concatenate([s, a], 1), (seed, c))[:, 0] for c in range(2)]
+    return np.minimum(*q) - forward(v, s, seed)[:, 0]
+
+
 @pytest.mark.parametrize("order", ["paper", "corl"])
 @pytest.mark.parametrize("policy", HEADS)
 def test_losses_and_their_order_are_the_papers(small_dataset, order, policy):
@@ -47,7 +56,10 @@ def test_losses_and_their_order_are_the_papers(small_dataset, order, policy):
             clipped = metrics["charts/weight_clipped"][seed].item()
             assert clipped == pytest.approx(np.mean(weight == 1.5))
             assert 0 < clipped < 1
-        target = 0.995 * before.q_target.output.weight + 0.005 * learner.q.output.weight
+            advantage = _advantage(before.q_target, v_actor, batch, seed)
+            for name, value in (("mean", advantage.mean()), ("std", advantage.std())):
+                assert metrics[f"charts/advantage_{name}"][seed].item() == pytest.approx(value, rel=1e-4, abs=1e-6)
+        target = 0.99 * before.q_target.output.weight + 0.01 * learner.q.output.weight
         torch.testing.assert_close(learner.q_target.output.weight, target)
 
 

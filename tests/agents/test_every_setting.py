@@ -1,0 +1,142 @@
+"""Every setting of every agent changes what is learned; a new one is covered by itself."""
+
+import dataclasses
+import importlib
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from learners import CLASSES, EVERY_SETTING_COUNTS, make_learner
+
+from rlrat.arguments import Range, RunArguments, identity
+from rlrat.errors import InputError
+
+# Settings that are part of a run's identity, but not of what is learned.
+ELSEWHERE = {
+    "dataset": "the learner is given one",
+    "env_id": "where policies are evaluated",
+    "env_kwargs": "where policies are evaluated",
+    "max_episode_steps": "where policies are evaluated",
+    "action_bounds": "the learner is given a dataset that has them",
+    "total_updates": "how long; what schedules make of it is tested in test_every_agent.py",
+    "eval_every": "when policies are evaluated",
+    "eval_at": "when policies are evaluated",
+    "eval_episodes": "how policies are evaluated",
+    "precision": "of the whole process, which the run sets (tests/test_machine.py)",
+    "target_returns": "what a Decision Transformer is asked for when it is evaluated",
+}
+ONLY_CRITICS = "leave it out"  # what agents without a critic say of --critic-activation
+NAMES = ("tanh", "gelu")  # for settings that are names
+
+
+def alternatives(kind: Any, value: Any, bounds: Range | None = None) -> list[list[Any]]:
+    """Other values of a type. Of each list at least one must change something: for a number they go far."""
+    if get_origin(kind) is Literal:
+        return [[choice] for choice in get_args(kind) if choice != value]
+    parts = get_args(kind)
+    if hasattr(kind, "__metadata__"):
+        ranges = [bound for bound in kind.__metadata__ if isinstance(bound, Range)]
+        return alternatives(parts[0], value, ranges[0] if ranges else None)
+    if get_origin(kind) is tuple:
+        value = value or (1,)
+        kinds = [parts[0]] * len(value) if parts[-1] is ... else parts
+        found = []
+        for index, part in enumerate(kinds):
+            for choices in alternatives(part, value[index]):
+                found.append([(*value[:index], choice, *value[index + 1 :]) for choice in choices])
+        return found
+    if parts:  # a union: a setting that may have several values, or None
+        return alternatives(next(part for part in parts if part is not NoneType), value, bounds)
+    if kind is bool:
+        return [[not value]]
+    if kind is str:
+        return [[name] for name in NAMES if name != value]
+    assert kind in (int, float), f"tell this test how another {kind} is made"
+    number = 0 if value is None else value
+    if kind is int:
+        choices = [number + 1, number - 1]
+    else:
+        choices = [number / 2, number * 2, number / 100, 0.5, 100.0, -1e3, 1e3]
+    return [[choice for choice in choices if choice != value and (bounds is None or choice in bounds)]]
+
+
+def settings(agent: str) -> dict[str, list[list[dict[str, Any]]]]:
+    """For each setting of the identity, what `make_learner` takes to have others."""
+    kind = importlib.import_module(f"agents.{agent}").Arguments
+    base, judged = make_learner_settings(agent), identity(kind())
+    found = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if name in ELSEWHERE:
+            continue
+        value = base.get(name, getattr(kind(), name))
+        if dataclasses.is_dataclass(value):
+            for inner, inner_hint in get_type_hints(type(value), include_extras=True).items():
+                choices = alternatives(inner_hint, getattr(value, inner))
+                found[f"{name}.{inner}"] = [
+                    [{name: dataclasses.replace(value, **{inner: choice})} for choice in some] for some in choices
+                ]
+        elif name in judged:
+            found[name] = [[{name: choice} for choice in some] for some in alternatives(hint, value)]
+    assert found.keys() == judged.keys() - ELSEWHERE.keys()
+    return found
+
+
+def make_learner_settings(agent: str) -> dict[str, Any]:
+    return {
+        "activation": "rational",
+        "hidden_dims": (8, 8),
+        "batch_size": 8,
+        "total_updates": 4,
+        **({"embedding_size": 8, "num_layers": 1, "context_length": 4} if agent == "decision_transformer" else {}),
+        **({"num_actions": 2} if agent == "cql" else {}),
+        **EVERY_SETTING_COUNTS.get(agent, {}),
+    }
+
+
+def learned(agent: str, dataset, **changed) -> dict[str, torch.Tensor]:
+    learner, _ = make_learner(agent, dataset, [3], **{**make_learner_settings(agent), **changed})
+    for update in range(2):
+        learner.update(*learner.inputs(update))
+    return learner.state_dict()
+
+
+def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("agent", CLASSES)
+def test_every_setting_changes_what_is_learned(small_dataset, agent):
+    plain = learned(agent, small_dataset)
+    assert equal(plain, learned(agent, small_dataset))
+    unused, refused = [], set()
+    for name, groups in settings(agent).items():
+        assert groups, f"tell this test how another {name} is made"
+        for choices in groups:
+            try:
+                if all(equal(plain, learned(agent, small_dataset, **choice)) for choice in choices):
+                    unused.append(choices)
+            except InputError as error:
+                if ONLY_CRITICS not in str(error):
+                    raise
+                refused.add(name)
+    assert not unused
+    has_critic = hasattr(make_learner(agent, small_dataset, [3])[0], "q")
+    assert refused == (set() if has_critic else {"critic_activation"})
+
+
+@pytest.mark.parametrize("agent", CLASSES)
+def test_what_is_not_learned_from_is_a_setting(agent):
+    """The table names nothing that is not there, so that a setting of a new meaning is not left out by its name."""
+    kind = importlib.import_module(f"agents.{agent}").Arguments
+    own = set(identity(kind())) - set(identity(RunArguments()))
+    assert own & set(ELSEWHERE) <= {"target_returns"}
+
+
+def test_other_values_of_every_type():
+    assert alternatives(Literal["a", "b", "c"], "b") == [["a"], ["c"]]
+    assert alternatives(bool, True) == [[False]]
+    assert alternatives(tuple[int, int], (5, 4)) == [[(6, 4), (4, 4)], [(5, 5), (5, 3)]]
+    assert alternatives(tuple[int, ...], (8, 8)) == [[(9, 8), (7, 8)], [(8, 9), (8, 7)]]
+    assert alternatives(get_type_hints(RunArguments, include_extras=True)["batch_size"], 1) == [[2]]
+    assert alternatives(str | None, None) == [["tanh"], ["gelu"]]

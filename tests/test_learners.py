@@ -1,0 +1,93 @@
+"""What is forgotten in an agent is one line before its first update."""
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlrat.errors import InputError
+from rlrat.learners import check_learner
+
+sys.path.insert(0, str(Path(__file__).parent / "agents"))
+from learners import CLASSES, make_learner
+
+
+def _add(name, value):
+    return lambda learner: setattr(learner, name, value)
+
+
+def _replace_target(learner):
+    learner.q_target = learner.q
+
+
+def _untrained(learner):
+    learner.extra = copy.deepcopy(learner.v)
+
+
+def _in_a_list(learner):
+    learner.optimizers = [learner.v_optimizer]
+    del learner.v_optimizer
+
+
+def _moved(learner):
+    for parameter in learner.q_target.parameters():
+        parameter.data = parameter.data.clone()
+
+
+def _raw(learner):
+    learner.policy.has_units = False
+
+
+FORGOTTEN = {
+    "policy": (lambda learner: delattr(learner, "policy"), "has no `policy`: it needs the `Policy`"),
+    "guard": (lambda learner: delattr(learner, "guard"), r"has no `guard`: it needs a `rlrat.optim.SeedGuard"),
+    "no guard": (_add("guard", torch.nn.Identity()), "has a Identity for a `guard`: it needs a `rlrat.optim.SeedGuard"),
+    "axis": (_add("gain", torch.nn.Parameter(torch.ones(3))), r"has gain of shape \[3\]: .* that of the 2 members"),
+    "no axis": (_add("gain", torch.nn.Parameter(torch.tensor(1.0))), r"has gain of shape \[\]: "),
+    "units": (_raw, r"has a policy without units: call policy.set_units\(units\)"),
+    "deepcopy": (_replace_target, "has an optimizer that moves q_target: make it with copy.deepcopy"),
+    "requires_grad_": (lambda learner: learner.q_target.requires_grad_(True), r"call q_target.requires_grad_\(False\)"),
+    "flatten": (_moved, "moved q_target after `flatten`"),
+    "optimizer": (_untrained, "has extra.hidden.0.linear.weight, which no optimizer moves: give its network to"),
+    "module": (_in_a_list, "has v.hidden.0.linear.weight, which no optimizer moves"),
+}
+
+
+@pytest.mark.parametrize("forgotten", FORGOTTEN)
+def test_what_is_forgotten_is_said_in_one_line(small_dataset, forgotten):
+    learner, _ = make_learner("iql", small_dataset, [0, 1])
+    forget, message = FORGOTTEN[forgotten]
+    forget(learner)
+    with pytest.raises(
+        InputError, match=f"^the learner IQL {message}" if message.startswith("h") else message
+    ) as error:
+        check_learner(learner, 2)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["inputs", "update", "inspect"])
+def test_a_method_that_is_forgotten(small_dataset, method, monkeypatch):
+    learner, _ = make_learner("bc", small_dataset, [0])
+    monkeypatch.delattr(type(learner), method)
+    with pytest.raises(InputError, match=rf"^the learner BC has no `{method}`: it needs {method}\("):
+        check_learner(learner, 1)
+
+
+@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("activation", ["relu", "rational"])
+def test_every_agent_forgets_nothing(small_dataset, agent, activation):
+    for seeds in ([3], [3, 4]):
+        learner, _ = make_learner(agent, small_dataset, seeds, activation=activation)
+        check_learner(learner, len(seeds))
+        with pytest.raises(InputError, match="first axis"):
+            check_learner(learner, len(seeds) + 1)
+
+
+def test_a_run_asks_before_the_first_update(run_agent, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlrat.policies.ActingPolicy.set_units", lambda self, units: None)
+    result = run_agent(check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith("error: the learner IQL has a policy without units")
+    assert not (tmp_path / "runs").exists()
