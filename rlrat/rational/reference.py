@@ -164,15 +164,16 @@ _LARGE = 2.0**20  # coefficients up to here are safe for every x up to the limit
 
 def _far(z: Tensor, a: Tensor, c: Tensor) -> Tensor | None:
     """Where |x| is so large that a power of it may overflow though the quotient does not; None where it is nowhere."""
-    degree = max(a.shape[-1], c.shape[-1]) - 1
+    degree = max(a.shape[-1], c.shape[-1], 2) - 1
+    limit = 2.0 ** ((900.0 if z.dtype == torch.float64 else 100.0) / degree)
+    # No look at a value on a GPU, which would wait for it, nor where there is none yet. The largest element takes ten
+    # times as long as a norm, which is as large at least.
+    if z.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        norm = torch.linalg.vector_norm
+        if norm(z).item() <= limit and norm(a).item() <= _LARGE and norm(c).item() <= _LARGE:
+            return None
     most = torch.maximum(a.abs().amax(-1), c.abs().amax(-1)).clamp(min=_LARGE)
-    bits = 900.0 if z.dtype == torch.float64 else 100.0
-    limit = (2.0**bits * _LARGE / most) ** (1.0 / max(degree, 1))
-    # No look at a value on a GPU, which would wait for it, nor where there is none yet.
-    is_plain = z.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
-    # The largest element takes ten times as long as a norm, which is as large at least.
-    if is_plain and (z.numel() == 0 or bool(torch.linalg.vector_norm(z) <= limit.amin())):
-        return None
+    limit = limit * (_LARGE / most) ** (1.0 / degree)
     return z.abs() > limit
 
 
