@@ -179,6 +179,7 @@ def test_target_returns():
     assert choose_targets(Arguments(), data) == (10.0, 5.0)
     assert choose_targets(Arguments(target_returns=(7.0,)), data) == (7.0,)
     assert choose_targets(Arguments(), _dataset([[-8.0], [-2.0]])) == (-2.0, -5.0)
+    assert choose_targets(Arguments(), _dataset([[-8.0], [0.0]])) == (0.0, -4.0)
     for wrong in ((), (3.0, 3.0), (float("nan"),)):
         with pytest.raises(InputError, match="one or more different finite numbers"):
             choose_targets(Arguments(target_returns=wrong), data)
@@ -189,8 +190,8 @@ def test_settings_that_do_not_fit_the_data():
     check(Arguments(context_length=6), data)
     with pytest.raises(InputError, match="--context-length is 7, but the longest episode of episodes has 6 steps"):
         check(Arguments(context_length=7), data)
-    with pytest.raises(InputError, match="--num-heads is 3, but must divide --embedding-size, 128"):
-        check(Arguments(num_heads=3), data)
+    with pytest.raises(InputError, match="--num-heads is 3, but must divide --embedding-size, 64"):
+        check(Arguments(num_heads=3, embedding_size=64), data)
     with pytest.raises(InputError, match="no critic: leave it out"):
         check(Arguments(critic_activation="relu"), data)
     endless = dataclasses.replace(_dataset([[1.0] * 30]), episode_complete=np.array([False]))

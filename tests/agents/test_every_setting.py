@@ -11,6 +11,7 @@ from learners import CLASSES, EVERY_SETTING_COUNTS, make_learner
 
 from rlrat.arguments import Range, RunArguments, identity
 from rlrat.errors import InputError
+from rlrat.learners import check_learner
 
 # Settings that are part of a run's identity, but not of what is learned.
 ELSEWHERE = {
@@ -96,6 +97,7 @@ def make_learner_settings(agent: str) -> dict[str, Any]:
 
 def learned(agent: str, dataset, **changed) -> dict[str, torch.Tensor]:
     learner, _ = make_learner(agent, dataset, [3], **{**make_learner_settings(agent), **changed})
+    check_learner(learner, 1)
     for update in range(2):
         learner.update(*learner.inputs(update))
     return learner.state_dict()
