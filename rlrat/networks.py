@@ -152,16 +152,22 @@ class MLP(nn.Module):
         return self.output(x)
 
 
+_MOST_ROUNDED = 8  # layers: there are 2^L ways
+
+
 def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int, multiple: int = 1) -> tuple[int, ...]:
     """Hidden widths, shrunk by about one factor, with which a gated MLP has nearest to the plain one's weights.
 
-    Where a plain width is a multiple of `multiple`, the shrunk one is, too.
+    Where a plain width is a multiple of `multiple`, the shrunk one is, too. Of a few layers every way to round is
+    tried, of many, where a layer matters less, the nearest one.
     """
     plain = _count_weights(in_features, hidden_dims, out_features)
     steps = [1 if d % multiple else multiple for d in hidden_dims]
     candidates: dict[tuple[int, ...], None] = {}
     for thousandths in range(400, 1001):
         exact = [d * thousandths / 1000 / step for d, step in zip(hidden_dims, steps, strict=True)]
+        if len(exact) > _MOST_ROUNDED:
+            exact = [max(1, round(e)) for e in exact]
         ways = ({max(1, math.floor(e)) * step, math.ceil(e) * step} for e, step in zip(exact, steps, strict=True))
         candidates |= dict.fromkeys(product(*map(sorted, ways)))
     return min(candidates, key=lambda dims: abs(_count_weights(in_features, dims, out_features, gated=True) - plain))

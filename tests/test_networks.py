@@ -73,7 +73,10 @@ def test_initializations_are_those_of_their_papers():
         _mlp([0], scheme="kaiming")
 
 
-@pytest.mark.parametrize("sizes", [(14, (256, 256), 1), (11, (256, 256), 3), (17, (256, 256, 256), 6), (4, (64,), 2)])
+@pytest.mark.parametrize(
+    "sizes",
+    [(14, (256, 256), 1), (11, (256, 256), 3), (17, (256, 256, 256), 6), (4, (64,), 2), (11, (64,) * 30, 3)],
+)
 def test_a_gated_network_is_about_as_large(sizes):
     count = lambda gated: sum(  # noqa: E731
         p.numel() for p in MLP(sizes[0], sizes[1], sizes[2], batch_shape=(1,), gated=gated).parameters()
