@@ -216,8 +216,10 @@ class BackgroundEvaluator:
         return None, False
 
     def _say_if_slow(self, job: _Job) -> None:
-        seconds = time.monotonic() - job.began
-        if job.playing and seconds >= self._timeout and not self._said_to_be_slow:
+        now = time.monotonic()
+        seconds, still = now - job.began, now - job.last_step
+        # One that stands still is about to be given up, which is said then.
+        if job.playing and seconds >= self._timeout > 2 * still and not self._said_to_be_slow:
             self._said_to_be_slow = True
             rows = job.evaluator.reset_seeds.size
             warn(
