@@ -1,0 +1,37 @@
+"""Triton's interpreter, without what it does anew at every call."""
+
+import pytest
+
+try:
+    from triton.runtime import interpreter
+except ImportError:  # no Triton, whose tests are left out
+    interpreter = None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_interpreter():
+    """Have a launch replace `triton.language`'s functions once, instead of at every function that its kernel calls.
+
+    What is replaced once is replaced until the launch ends, and looking for it takes 40% of the interpreter's time.
+    """
+    if interpreter is None or not all(hasattr(interpreter, name) for name in ("_patch_lang", "GridExecutor", "tl")):
+        yield
+        return
+    language = (interpreter.tl, interpreter.tl.core)
+    replace, launch, seen = interpreter._patch_lang, interpreter.GridExecutor.__call__, set()
+
+    def replace_once(function):
+        names = tuple(any(value is one for value in function.__globals__.values()) for one in language)
+        if names in seen:
+            return None
+        seen.add(names)
+        return replace(function)
+
+    def launch_anew(self, *arguments, **settings):
+        seen.clear()
+        return launch(self, *arguments, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", replace_once)
+        patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+        yield
