@@ -81,8 +81,13 @@ def trained_activations(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _looks_trained(name: str, module: nn.Module) -> bool:
+    """Also one that is made of several modules, unless it has some that say so themselves."""
     named = "activation" in name.rpartition(".")[2].lower()
-    return (named or isinstance(module, nn.PReLU)) and any(True for _ in module.parameters(recurse=False))
+    if not (named or isinstance(module, nn.PReLU)):
+        return False
+    parts = [part for part in module.modules() if getattr(part, "trained_activation", None) is not None]
+    known = {id(parameter) for part in parts for parameter in part.parameters()}
+    return any(id(parameter) not in known for parameter in module.parameters())
 
 
 def names() -> tuple[str, ...]:

@@ -103,9 +103,12 @@ def _python(text: str) -> Any:
 
 
 def same_settings(ours: Any, theirs: Any) -> bool:
-    """Whether two values are equal where one has been through JSON: a tuple is a list then, and NaN is equal to NaN."""
+    """Whether two values are equal where one has been through JSON: a tuple is a list then, and NaN is equal to NaN.
+
+    1 and 1.0 are the same number, True is none.
+    """
     return _through_json(ours) == _through_json(theirs)
 
 
 def _through_json(value: Any) -> str:
-    return json.dumps(json.loads(json.dumps(value, default=str)), sort_keys=True)
+    return json.dumps(json.loads(json.dumps(value, default=str), parse_int=float), sort_keys=True)

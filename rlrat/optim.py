@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrat.activations import trained_activations
+from rlrat.errors import InputError
 from rlrat.rational import Rational
 
 _SMALLEST_FACTOR = 1e-37  # that float32 holds with all its digits, with a margin
@@ -285,7 +286,15 @@ def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: T
     """target <- target + rate (source - target), two networks that `flatten` has seen, for `alive` `[S]` seeds.
 
     `rate` is one number, or `[S, 1]`.
+
+    Raises:
+        InputError: one of them that it has not seen.
     """
+    if not (hasattr(target, "flat") and hasattr(source, "flat")):
+        raise InputError(
+            "polyak_ moves networks that `rlrat.optim.flatten` has seen, as `Adam` has its own: call it with the "
+            "target, after learner.to(device)"
+        )
     rates = rate * alive.unsqueeze(1)
     pairs = [(target.flat, source.flat)]
     if torch.compiler.is_compiling():

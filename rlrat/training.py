@@ -25,7 +25,7 @@ from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
 from rlrat.env_settings import same_settings
 from rlrat.environments import find_spec, import_modules, not_followed, of_data
-from rlrat.errors import printable, warn
+from rlrat.errors import InputError, printable, warn
 from rlrat.estimates import SIZES, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.footprint import check_memory, may_be_large
@@ -142,8 +142,19 @@ class Run:
         """Take one update's metrics, `[S]` each; their means go to TensorBoard every `--log-every` updates.
 
         Not every update need have every metric: a mean is over those that had it.
+
+        Raises:
+            InputError: metrics of another form.
         """
+        seeds = len(self._group.members)
+        if not isinstance(metrics, dict):
+            raise InputError(f"update returned a {type(metrics).__name__}: metrics by name are needed, [{seeds}] each")
         names = tuple(metrics)
+        if names not in self._sums and (other := [name for name in names if metrics[name].shape != (seeds,)]):
+            shape = list(metrics[other[0]].shape)
+            raise InputError(
+                f"update returned {other[0]} of shape {shape}: a number for each seed is needed, [{seeds}]"
+            )
         values = torch.stack([value.detach() for value in metrics.values()])
         sums, count = self._sums.get(names, (0.0, 0))
         self._sums[names] = (values.add_(sums), count + 1)

@@ -85,4 +85,5 @@ def test_values_are_compared_as_json_keeps_them():
     assert same_settings({1: math.nan, "a": (1, (2.0, None))}, kept)
     assert not same_settings({"a": (1, 2)}, {"a": [2, 1]})
     assert not same_settings({"a": True}, {"a": 1})
+    assert same_settings({"a": [1, -2]}, {"a": (1.0, -2.0)})
     assert not same_settings({"a": "1"}, {"a": 1})

@@ -1,6 +1,7 @@
 """What is forgotten in an agent is one line before its first update."""
 
 import copy
+import re
 import sys
 from pathlib import Path
 
@@ -83,6 +84,26 @@ def test_every_agent_forgets_nothing(small_dataset, agent, activation):
         check_learner(learner, len(seeds))
         with pytest.raises(InputError, match="first axis"):
             check_learner(learner, len(seeds) + 1)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda metrics: None, r"update returned a NoneType: metrics by name are needed, \[1\] each"),
+        (
+            lambda metrics: {name: value.mean() for name, value in metrics.items()},
+            r"update returned losses/\w+ of shape \[\]: a number for each seed is needed, \[1\]",
+        ),
+    ],
+)
+def test_metrics_of_another_form_are_one_line(run_agent, monkeypatch, returned, message):
+    from rlrat.training import Run
+
+    log = Run.log
+    monkeypatch.setattr(Run, "log", lambda self, metrics: log(self, returned(metrics)))
+    result = run_agent(check=False)
+    assert result.returncode == 2
+    assert re.fullmatch(f"error: {message}", result.stderr.splitlines()[-1])
 
 
 def test_a_run_asks_before_the_first_update(run_agent, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from torch import nn
 
 from rlrat.activations import PReLU
+from rlrat.errors import InputError
 from rlrat.networks import MLP, initialize
 from rlrat.optim import Adam, SeedGuard, flatten, polyak_
 from rlrat.rational import Rational
@@ -188,6 +189,12 @@ def test_parameters_are_views_of_the_flat_buffer():
     sums = flat.sum()
     network.load_state_dict(state)
     torch.testing.assert_close(flat.sum(), sums + flat.numel())
+
+
+def test_polyak_of_a_network_without_a_flat_buffer_is_one_line():
+    target, source = nn.Linear(1, 1), nn.Linear(1, 1)
+    with pytest.raises(InputError, match=r"flatten` has seen, .*: call it with the target, after learner.to"):
+        polyak_(target, source, 0.5, torch.tensor([True]))
 
 
 def test_polyak_averages_the_living():

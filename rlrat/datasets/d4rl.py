@@ -9,10 +9,11 @@ Such a file is one flat sequence of steps. The transitions of D4RL's own sets (`
 - a file's own `next_observations` are not used.
 
 In every other file a terminal step is kept, also one whose `timeouts` flag is set or that is the file's last: nothing
-may look at what follows it. And where the file has `next_observations`, they are used: then no step is left out, and
-steps may have any order. A step whose next observation is not the following step's observation ends its piece; if
-neither flag is set there, the piece is no complete episode. Where most steps are such, the file holds single
-transitions, and no episode is complete.
+may look at what follows it. And where the file has `next_observations`, they are used, and steps may have any order.
+Then a step is left out only if its `timeouts` flag is set and its next observation is the following step's observation:
+somebody has shifted the array, and it is the next episode's first one. A step whose next observation is not the
+following step's observation ends its piece; if neither flag is set there, the piece is no complete episode. Where most
+steps are such, the file holds single transitions, and no episode is complete.
 
 Without `timeouts`, episodes are split at the environment's time limit. Here d4rl counts one step too many after every
 terminal state and so cuts each time-limited episode that follows one a step too early, joining its true last step to
@@ -174,10 +175,9 @@ def _convert(path: Path, id: str, bounds: Bounds, limit: _Limit, **about: Any) -
     kept = ~timeouts if published else ~timeouts | terminals
     kept[-1] = terminals[-1] and not published
     if following is not None:
-        kept[:] = True
+        kept = breaks | terminals | ~timeouts
     rows = np.flatnonzero(kept)
-    if following is None:
-        following = observations[np.minimum(rows + 1, steps - 1)]
+    following = observations[np.minimum(rows + 1, steps - 1)] if following is None else following[rows]
     if len(rows) == 0:
         raise InputError(f"{path} has no transition: each needs the step that follows it in its episode")
     return assemble(

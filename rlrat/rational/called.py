@@ -22,6 +22,11 @@ ELEMENTWISE: dict[Any, str] = {
     if hasattr(home, spelled)
 } | {torch.special.expit: "sigmoid"}  # fmt: skip
 """PyTorch's functions of one tensor that act element by element, with their names."""
+# Elementwise and deterministic. nn.Identity is not here: in models it stands for "nothing", not for an activation.
+ACTIVATIONS = (
+    nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU,
+    nn.ReLU, nn.ReLU6, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink,
+)  # fmt: skip
 _KNOWN = ELEMENTWISE | {F.prelu: "prelu", torch.prelu: "prelu"}
 _TYPES = frozenset(map(type, _KNOWN))
 _METHODS = frozenset(name for name in dir(torch.Tensor) if name.removesuffix("_") in _NAMES)
@@ -87,7 +92,8 @@ def _methods(classes: list[type], name: str) -> list[tuple[FunctionType | None, 
 
 
 def _mentioned(function: FunctionType, module: nn.Module, bound: bool) -> Iterator[Any]:
-    """What its code names: functions, the names of tensors' methods, and attributes of the module as (name,)."""
+    """What its code names: functions, the names of tensors' methods, modules that it makes, collections of functions,
+    and attributes of the module as (name,)."""
     code = function.__code__
     cells = zip(code.co_freevars, function.__closure__ or (), strict=False)
     scope = function.__globals__ | {name: cell.cell_contents for name, cell in cells if _is_full(cell)}
@@ -113,6 +119,10 @@ def _mentioned(function: FunctionType, module: nn.Module, bound: bool) -> Iterat
                     yield at.removesuffix("_")
             if isinstance(held, FunctionType) or known(held):
                 yield held
+            elif isinstance(held, type) and held in ACTIVATIONS and _begins_a_call(following):
+                yield f"{held.__name__}()"  # a module made on the spot
+            elif type(held) in (dict, list, tuple) and any(map(known, held.values() if type(held) is dict else held)):
+                yield f"one of {at}"
 
 
 def _is_full(cell: CellType) -> bool:
@@ -121,6 +131,11 @@ def _is_full(cell: CellType) -> bool:
     except ValueError:  # of a variable that has no value yet
         return False
     return True
+
+
+def _begins_a_call(following: dis.Instruction | None) -> bool:
+    """Whether what was loaded before is called with no arguments or with a constant first: isinstance only takes it."""
+    return _is_call_without_arguments(following) or (following is not None and following.opname == "LOAD_CONST")
 
 
 def _is_call_without_arguments(instruction: dis.Instruction | None) -> bool:

@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .called import ELEMENTWISE, called, known
+from .called import ACTIVATIONS, ELEMENTWISE, called, known
 from .module import Rational
 
-# Elementwise and deterministic. nn.Identity is not here: in models it stands for "nothing", not for an activation.
-ACTIVATIONS = (
-    nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU,
-    nn.ReLU, nn.ReLU6, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink,
-)  # fmt: skip
 _LISTED = 8  # of what stays
 
 
@@ -29,9 +24,10 @@ def rationalize(module: nn.Module, degrees: tuple[int, int] = (5, 4), version: s
     whatever its activation has become, is switched off. The new parameters are on the device of the model's first one;
     give an optimizer its parameters after this call. If anything is raised, the model is as it was.
 
-    Warns once, with their places, of the activations that stay: those that a forward calls as functions, those inside
-    nn.RNN, nn.LSTM and nn.GRU, those in plain lists, and those of scripted modules and of classes derived from
-    `ACTIVATIONS`.
+    Warns once, with their places, of the activations that stay: those that a forward calls as functions or makes on the
+    spot, those inside nn.RNN, nn.LSTM and nn.GRU, those in plain lists, modules that are attributes of a class, and
+    those of scripted modules and of classes derived from `ACTIVATIONS`. What a forward computes otherwise
+    (x.clamp(min=0)) or looks up by a name (getattr(F, name)) is not seen.
 
     Raises:
         ValueError: an nn.PReLU with several slopes, which no single rational approximates; wrong degrees or version; a
@@ -119,6 +115,9 @@ def _left(module: nn.Module, replaced: dict[nn.Module, Rational]) -> Iterator[st
                 for item in value.values() if type(value) is dict else value:
                     if name_of_item := known(item) or (type(item) in ACTIVATIONS and type(item).__name__):
                         yield f"{where}: {name_of_item} in {name}"
+        for name in _own_class_attributes(child):
+            if type(value := inspect.getattr_static(child, name)) in ACTIVATIONS:
+                yield f"{where}: {type(value).__name__} as {name} of its class"
         if names := called(child):
             yield f"{where}: {', '.join(names)} called by {type(child).__name__}"
 

@@ -183,7 +183,7 @@ def read_d3rlpy(folder: Path, dataset: str, before: Sequence[RunRecord] = ()) ->
             )
             run = replace(run, status="diverged")
         records.append(replace(run, train_seconds=_seconds(path / "time_step.csv", run.updates)))
-    if not any(len(run.updates) for run in records) and len(fresh) == len(paths):
+    if not records and len(fresh) == len(paths):
         raise InputError(f"no log of d3rlpy below {folder}: give a folder that holds params.json and {_LOG}")
     return records
 

@@ -89,6 +89,22 @@ def test_next_observations_of_the_file_leave_no_step_out(write_hdf5, d4rl_arrays
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("ends", ["t.o.b.t.", "oooo", ".o.t.b"])
+def test_next_observations_that_were_only_shifted_lead_into_no_other_episode(write_hdf5, d4rl_arrays, ends):
+    data = d4rl_arrays(ends)
+    shifted = {"next_observations": np.append(data["observations"][1:], data["observations"][-1:] + 1, axis=0)}
+    dataset, plain = (
+        load_dataset(write_hdf5(f"{name}.hdf5", data | more)) for name, more in (("a", shifted), ("b", {}))
+    )
+    last = len(data["rewards"]) - 1  # has a next observation of its own
+    rows = [row for row in range(last + 1) if data["terminals"][row] or not data["timeouts"][row] or row == last]
+    for name in ("observations", "rewards"):
+        np.testing.assert_array_equal(getattr(dataset, name), data[name][rows])
+    np.testing.assert_array_equal(dataset.next_observations, shifted["next_observations"][rows])
+    assert dataset.episode_returns.tolist() == plain.episode_returns.tolist()
+    assert dataset.episode_lengths.tolist() == plain.episode_lengths.tolist()
+
+
 def test_shuffled_steps_are_single_transitions(write_hdf5, d4rl_arrays, capsys):
     data = with_next(d4rl_arrays("t.ob" * 20))
     order = np.random.default_rng(0).permutation(len(data["rewards"]))

@@ -159,8 +159,14 @@ def _helper(x):
     return x * torch.tanh(F.softplus(x))
 
 
+_BY_NAME = {"celu": F.celu, "three": 3}
+_SETTINGS = {"three": 3}
+
+
 class _Calls(nn.Module):
     """Names in its code, which must not be run, of submodules that are called so and of everything that stays."""
+
+    of_the_class = nn.Tanhshrink()
 
     def __init__(self):
         super().__init__()
@@ -182,6 +188,8 @@ class _Calls(nn.Module):
     def forward(self, x):
         for block in (self.relu,):
             x = block.relu(x)  # a submodule of that name
+        x = nn.ELU(alpha=0.5)(nn.LogSigmoid()(x)) if isinstance(x, nn.SELU) or type(x) is nn.CELU else x
+        x = _BY_NAME["celu"](x) * _SETTINGS["three"]
         return _helper(self.relu(x)), self._forward(x), self.property_, torch.nn.functional.hardswish(x), torch.exp(x)
 
 
@@ -198,9 +206,11 @@ def test_what_stays_is_named_with_its_place():
     (warning,) = caught
     text = str(warning.message)
     called = set(text.partition(" called by")[0].rpartition("calls: ")[2].split(", "))
-    assert called == {"hardswish", "softplus", "tanh", "sigmoid", "mish"}
+    functions = {"hardswish", "softplus", "tanh", "sigmoid", "mish"}
+    assert called == functions | {"ELU()", "LogSigmoid()", "one of _BY_NAME"}
     for part in (
-        "calls: SiLU in kept", "calls: leaky_relu as positional", "rnn: those of GRU",
+        "calls: SiLU in kept", "calls: leaky_relu as positional", "calls: Tanhshrink as of_the_class of its class",
+        "rnn: those of GRU",
         "own: _Own, a class of its own", "fixed: all of a scripted module",
     ):  # fmt: skip
         assert part in text

@@ -212,6 +212,15 @@ def test_a_log_of_d3rlpy_with_an_evaluation_that_is_no_number_counts_as_diverged
     assert [run["status"] for run in drawn] == ["imported"] * 3 + ["diverged"] * (kept > 0)
 
 
+def test_a_folder_of_nothing_but_diverged_logs_of_d3rlpy_is_beside_ours(tmp_path):
+    log_of_seeds(tmp_path / "logs", ["nan", 1.0])
+    write_run(tmp_path / "runs", [1.0, 2.0, 3.0], 0)
+    report = build_report([*read_runs([tmp_path / "runs"]), *import_runs([f"data={tmp_path / 'logs'}"])])
+    assert sorted(run.status for task in report.tasks for group in task.groups for run in group.runs) == [
+        "diverged", "finished"
+    ]  # fmt: skip
+
+
 def test_a_run_that_diverged_before_any_evaluation_is_counted_after_export_and_import(tmp_path):
     for seed in range(3):
         write_run(tmp_path / "runs", [1.0, 2.0, 3.0], seed)
