@@ -37,8 +37,8 @@ def finish_board(
 ) -> None:
     """Hand TensorBoard what only a finished run has: a row of its HParams tab and a figure of its learned functions.
 
-    The row has the final score and return and, as `area`, the mean height of either curve over training; a diverged
-    run has none of them. The figure needs matplotlib and at least five evaluations.
+    The row has the final score and return, of how many evaluations they are and, as `area`, the mean height of either
+    curve over training; a diverged run has none of them. The figure needs matplotlib and at least five evaluations.
 
     Args:
         folder: with its TensorBoard file open.
@@ -48,6 +48,7 @@ def finish_board(
 
     updates = np.array([int(row["update"]) for row in rows])
     metrics: dict[str, float | None] = {"final/return": summary["final_return"], "final/score": summary["final_score"]}
+    metrics["final/evaluations"] = None if summary["final_return"] is None else summary["final_evaluations"]
     for name, column in (("return", "return_mean"), ("score", "normalized_score")):
         known = summary["status"] == "finished" and len(rows) and all(row[column] for row in rows)
         values = np.array([float(row[column]) for row in rows]) if known else None

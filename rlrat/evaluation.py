@@ -160,22 +160,27 @@ class Evaluator:
         self.going_on = self.reset_seeds.size
 
     def probe(self) -> None:
-        """Reset all rows and make a step in the middle of the action space, where settings were given.
+        """Reset all rows and make a step in the middle of the action space.
 
-        Some that an environment takes when it is made, it only refuses then.
+        Some settings that an environment takes when it is made, it only refuses then. What it raises where none were
+        given is not raised here: it may not happen again, and an evaluation says it.
 
         Raises:
-            InputError: it refuses them.
+            InputError: it refuses its settings, or does not keep to Gymnasium's API.
         """
-        if not self.env_kwargs:
-            return
         space = self.action_space
         bounded = np.isfinite(space.low) & np.isfinite(space.high)
         action = np.where(bounded, space.low + (space.high - space.low) / 2, 0.0).astype(space.dtype)
-        with _refusals(self.env_id, self.env_kwargs):
-            self._rows.reset()
-            rows = np.arange(self.reset_seeds.size)
-            self._rows.step(rows, np.broadcast_to(action, (len(rows), *action.shape)))
+        try:
+            with _refusals(self.env_id, self.env_kwargs):
+                self._rows.reset()
+                rows = np.arange(self.reset_seeds.size)
+                self._rows.step(rows, np.broadcast_to(action, (len(rows), *action.shape)))
+        except InputError:
+            raise
+        except Exception:
+            if self.env_kwargs:
+                raise
 
     def run(self, policy: Policy) -> Evaluation:
         """Play every row's episode to its end.

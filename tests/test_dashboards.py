@@ -15,7 +15,7 @@ from rlrat.dashboards import finish_board
 from rlrat.reports.convergence import mean_height
 from rlrat.runs import RunFolder
 
-FINISHED = {"status": "finished", "final_return": 900.0, "final_score": 45.0}
+FINISHED = {"status": "finished", "final_return": 900.0, "final_score": 45.0, "final_evaluations": 5}
 
 
 def _events(folder) -> EventAccumulator:
@@ -56,7 +56,7 @@ def test_a_finished_run_is_a_row_of_the_hparams_tab(finish, scalars):
     }
     experiment = metadata.parse_experiment_plugin_data(tags[metadata.EXPERIMENT_TAG].plugin_data.content)
     metrics = {info.name.tag for info in experiment.metric_infos}
-    assert metrics == {"final/score", "final/return", "final/score_area", "final/return_area"}
+    assert metrics == {"final/score", "final/return", "final/evaluations", "final/score_area", "final/return_area"}
 
     points = scalars(folder.path)
     assert points["final/score"] == {20_000: 45.0}
@@ -72,7 +72,7 @@ def test_one_evaluation_is_its_own_area(finish, scalars):
 def test_a_run_without_references_has_no_score(finish):
     _, events = finish("relu", FINISHED | {"final_score": None}, reference=None)
     final = {tag for tag in events.Tags()["scalars"] if tag.startswith("final/")}
-    assert final == {"final/return", "final/return_area"}
+    assert final == {"final/return", "final/evaluations", "final/return_area"}
 
 
 def test_a_diverged_run_has_no_final_figures(finish):

@@ -97,11 +97,13 @@ ZEROS = np.zeros(2)
 )
 def test_what_breaks_gymnasiums_api_is_one_line(odd, settings, message):
     odd(**settings)
-    with pytest.raises(InputError) as caught:
-        play()
-    assert message in str(caught.value)
-    assert str(caught.value).startswith("Odd-v0 returned ")
-    assert "\n" not in str(caught.value)
+    with Evaluator("Odd-v0", 0, 1) as evaluator:
+        for way in (play, evaluator.probe):  # in an evaluation, and before a run begins
+            with pytest.raises(InputError) as caught:
+                way()
+            assert message in str(caught.value)
+            assert str(caught.value).startswith("Odd-v0 returned ")
+            assert "\n" not in str(caught.value)
 
 
 def test_settings_that_are_refused_in_the_first_step_are_one_line(odd):

@@ -166,6 +166,8 @@ def _convert(path: Path, id: str, bounds: Bounds, limit: _Limit, **about: Any) -
         single = odd > np.count_nonzero(~breaks & ~flagged)
         complete &= not single
         what = "it holds single transitions, no episodes" if single else "the pieces count as no complete episodes"
+        if not single and arrays["timeouts"] is None and limit.env_id is None:
+            what += f" (without --env-id, their time limit is taken to be {limit.steps} steps)"
         notes.append(f"{path}: the next observation of {odd} of {steps} steps is not the following step's: {what}")
     for name in _VALUES:
         if arrays[name] is not None:
