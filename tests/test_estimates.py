@@ -145,7 +145,7 @@ print(found.bytes, estimates.peak_memory(device) - before)
 @linux
 @pytest.mark.parametrize("agent", CLASSES)
 def test_an_estimate_is_near_what_a_learner_takes(agent):
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "agents")])
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "agents")))
     command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": paths}
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     predicted, real = map(int, output.split())
