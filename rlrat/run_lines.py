@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError, reason
+from rlrat.json_files import open_file
 from rlrat.run_files import replace, sync, writing
 
 EVALUATIONS, EPISODES, ACTIVATIONS = "evaluations.csv", "episodes.csv", "activations.csv"
@@ -165,7 +166,8 @@ class Lines:
 
     def _read(self) -> list[str]:
         try:
-            content = self.path.read_bytes()
+            with open_file(self.path) as file:
+                content = file.read()
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

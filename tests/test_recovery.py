@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from short_runs import assert_equal_runs, read_run
 
 from rlrat.arguments import RunArguments
+from rlrat.errors import InputError
 from rlrat.recovery import recover
 from rlrat.run_lines import ACTIVATION_COLUMNS
 from rlrat.runs import RunFolder
@@ -180,6 +182,17 @@ def test_evaluations_made_up_for_are_put_where_they_belong(run):
 
 
 LONG = ("--total-updates", 80)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+@pytest.mark.parametrize("kind", ["a pipe", "a device without end"])
+def test_what_is_no_file_is_not_waited_for(run, kind):
+    folder, checkpoints = run
+    path = folder.path / FILES[0]
+    path.unlink()
+    os.mkfifo(path) if kind == "a pipe" else path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"cannot read .*evaluations\.csv"):
+        recover(folder, "seed 0", checkpoints, START, ARGUMENTS, 1, INITIAL)
 
 
 def _folder(tmp_path):

@@ -24,6 +24,7 @@ from rlrat.datasets import entries
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.sharing import close_file, is_trusted, make_like, make_private
 from rlrat.errors import InputError, reason
+from rlrat.json_files import load_json
 
 FORMAT_VERSION = 3  # raise it when what is converted, or how it is laid out, changes
 _TEMPORARY = ".tmp-"
@@ -190,7 +191,7 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
     try:
         if not is_trusted(path, path.parent):
             return None
-        stamp = json.loads(path.read_text(encoding="utf-8"))
+        stamp = load_json(path)
         version, id, settings, files = stamp["source"]
         whole = _ENTRY.fullmatch(stamp["entry"]) and version == FORMAT_VERSION and stamp["sights"][-1]
         names = [name for name, _size, _time in files]
@@ -203,7 +204,7 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
 def _entry_of(path: Path) -> str | None:
     """The entry of a stamp of any format version."""
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))["entry"]
+        entry = load_json(path)["entry"]
         return entry if _ENTRY.fullmatch(entry) else None
     except Exception:  # as in `read_stamp`
         return None

@@ -285,6 +285,17 @@ def test_a_link_is_no_cache(source, convert, beside, user):
     assert len(entries(user)) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+def test_a_pipe_for_a_stamp_is_not_waited_for(source, convert, beside):
+    cache.load(source, convert)
+    stamp = beside / "source.json"
+    stamp.unlink()
+    os.mkfifo(stamp)
+    cache.load(source, convert)
+    assert convert.calls == 1
+    assert stat.S_ISREG(stamp.stat().st_mode)
+
+
 def test_a_linked_entry_is_not_followed(source, convert, beside):
     cache.load(source, convert)
     (entry,) = entries(beside)
