@@ -59,6 +59,7 @@ Axis = Kind | tuple[Kind, ...]
 The agent finds one value as it is, and several as a tensor `[S, 1]` (`beside` gives it more axes)."""
 
 _LEAST, _GREATEST = 1e-37, 1e38  # sizes of float32 numbers, digits and some room left
+_LARGEST = 2**53  # of whole numbers, which checkpoints and JSON hold
 _SEEDS = 2**32  # what a word of the random numbers' key holds
 
 
@@ -299,6 +300,9 @@ def check_ranges(arguments: Any, prefix: str = "") -> None:
                 for one in values:
                     if isinstance(bound, Range) and one is not None and one not in bound:
                         raise InputError(f"{_flag(prefix + name)} is {one}, but must be {bound}")
+        for one in values:  # what `config.json` is read with again
+            if isinstance(one, int) and abs(one) > _LARGEST:
+                raise InputError(f"{_flag(prefix + name)} is {one}, but must be at most {_LARGEST:,}")
         for one in values:  # 1e300 would be infinite for PyTorch, and 1e-300 zero
             if isinstance(one, float) and math.isfinite(one) and one and not _LEAST <= abs(one) <= _GREATEST:
                 size = f"between {_LEAST:g} and {_GREATEST:g}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlrat.errors import InputError
+from rlrat.json_files import parse_json
 
 _LONGEST = 100_000  # characters of a value: a maze of thousands of cells
 _DEEPEST = 20  # brackets in brackets
@@ -60,7 +61,9 @@ def _value(name: str, text: str) -> Any:
     if not text:
         raise InputError(f"--env-kwargs has no value for {name}: give '{name}=\"\"' for an empty text")
     try:
-        return json.loads(text)
+        return _storable(given, json.loads(text))
+    except InputError:
+        raise
     except (ValueError, RecursionError):
         pass
     try:
@@ -70,7 +73,7 @@ def _value(name: str, text: str) -> Any:
     else:
         if isinstance(value, tuple) and text[0] != "(":  # 1,000 is no pair of 1 and 0
             raise InputError(f"{given}, which is not clear: give '{name}=({shown})' for a tuple, or {quoted}")
-        return value
+        return _storable(given, value)
     if word := _WORDS.get(text.lower()):
         raise InputError(f"{given}, which is not clear: give {name}={word}, or {quoted}")
     if _NEXT_PAIR.search(text):
@@ -81,6 +84,15 @@ def _value(name: str, text: str) -> Any:
             f"correct it, or give {quoted}"
         )
     return text
+
+
+def _storable(given: str, value: Any) -> Any:
+    """The value, if a run's `config.json` can have it: what is written there must be read again."""
+    try:
+        parse_json(json.dumps({"identity": {"env_kwargs": {"": value}}}))
+    except ValueError as error:
+        raise InputError(f"{given}, which cannot be kept: {error}") from None
+    return value
 
 
 def _python(text: str) -> Any:

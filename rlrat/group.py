@@ -175,6 +175,12 @@ class Group:
             for folder in self.folders:
                 folder.delete()
         found = {index: folder.checkpoints() for index, folder in self.trained.items()}
+        for index, checkpoints in found.items():
+            if checkpoints and self.folders[index].config() is None:
+                raise InputError(
+                    f"{self.folders[index].path} has a checkpoint and no config.json, so that nobody knows of which "
+                    "settings: put the file back, give another --run-name or --run-dir, or --overwrite to start anew"
+                )
         start = max(set.intersection(*map(set, found.values())), default=0)
         if not start and any(found.values()):
             self._check_trained_together(found)

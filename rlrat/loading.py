@@ -67,7 +67,13 @@ def read_checkpoint(run: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: no such folder or file, no checkpoint in it, or none that can be read.
     """
-    path = Path(run)
+    try:
+        return _read_checkpoint(Path(run))
+    except OSError as error:  # such as of a folder that may not be entered
+        raise InputError(f"cannot read {run}: {error.strerror or reason(error)}") from None
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     expected = "expected <run-dir>/<dataset>/<agent>/<activation>/seed<k>"
     if path.is_file():
         try:

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
@@ -110,7 +111,7 @@ class Lines:
     def keep(self, updates: Set[int]) -> None:
         """Leave only the lines of these updates, each once, and none that is damaged."""
         with writing(self.path):
-            there = self.path.exists()
+            there = os.path.lexists(self.path)  # a link to what is not there would be written through
         if there:
             self.write({update: texts for update, texts in self.read().texts.items() if update in updates})
 

@@ -34,6 +34,7 @@ _WRITTEN = ("config.json", "summary.json", _NEWEST, _PREVIOUS, *_COLUMNS)
 _MOST_NAMED = 10  # settings in a message
 FAILED = "failed"
 """The status of a run without one evaluation of a trained policy: the same command tries again."""
+_STATUSES = ["finished", "diverged", FAILED]  # in a list, of which any JSON can be asked
 
 
 class RunFolder:
@@ -149,8 +150,8 @@ class RunFolder:
             InputError: it cannot be read, or is no run's.
         """
         summary = self._read_json("summary.json")
-        if summary is not None and not isinstance(summary.get("status"), str):
-            raise _damaged(f"{self.path / 'summary.json'} is damaged (it has no status)")
+        if summary is not None and summary.get("status") not in _STATUSES:
+            raise _damaged(f"{self.path / 'summary.json'} is damaged (it has no status of a run)")
         return summary
 
     def is_done(self) -> bool:

@@ -84,6 +84,7 @@ def test_an_identity_of_before_is_recalled_in_todays_terms():
         (["--env-kwargs", "x"], "name=value"),
         (["--env-kwargs", "reset=False,b=0"], "--env-kwargs has reset=False,b=0, which is several at once"),
         (["--env-kwargs", "max_episode_steps=5"], "give --max-episode-steps"),
+        (["--checkpoint-every", "9" * 20], "must be at most 9,007,199,254,740,992"),
         (["--max-episode-steps", "0"], "--max-episode-steps is 0, but must be at least 1"),
         (["--num-seeds", "100000000"], "--num-seeds 100000000 with --eval-episodes 20 play 2,000,000,000 episodes"),
         (

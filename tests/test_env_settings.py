@@ -42,6 +42,8 @@ def test_a_value_is_json_or_a_python_literal_or_a_word(text, value):
         ("1,000", "give 'name=(1,000)' for a tuple, or 'name=\"1,000\"'"),
         ("False,0", "give 'name=(False,0)' for a tuple"),
         ("", "give 'name=\"\"' for an empty text"),
+        ("9" * 20, "cannot be kept: an integer has more than 19 digits"),
+        ("[" * 63 + "]" * 63, "cannot be kept: it is nested more than 64 deep"),
         *(
             (text, "neither JSON nor a Python literal: correct it")
             for text in (

@@ -132,6 +132,20 @@ def test_a_checkpoint_beyond_the_end_is_one_line(run_agent, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_checkpoint_of_nobody_knows_which_settings_is_one_line(run_agent, tmp_path):
+    run_agent()
+    folder = _folder(tmp_path)
+    for name in ("config.json", "summary.json"):
+        (folder / name).unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    result = run_agent("--eval-episodes", 3, check=False)
+    assert result.returncode == 2
+    assert "has a checkpoint and no config.json" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    run_agent("--overwrite")
+
+
 def test_a_lock_that_is_lost_ends_the_training_in_one_line(run_agent, tmp_path, monkeypatch):
     plain = Group.save
 

@@ -157,7 +157,7 @@ def test_small_settings_are_not_measured():
 
 
 def test_the_command_refuses_before_it_builds(run_agent, tmp_path):
-    for flags in (("--hidden-dims", 10**7, 10**7), ("--batch-size", 10**20)):
+    for flags in (("--hidden-dims", 10**7, 10**7), ("--batch-size", 10**15)):
         result = run_agent(*flags, check=False)
         assert (result.returncode, result.stderr.count("\n")) == (2, 1)
         assert result.stderr.startswith("error: 1 member needs more")

@@ -11,6 +11,7 @@ from short_runs import SHORT
 import rlrat
 from agents import iql
 from rlrat.arguments import parse
+from rlrat.errors import InputError
 from rlrat.evaluation import reset_seed
 from rlrat.networks import initialize
 from rlrat.transformer import SequencePolicy
@@ -50,6 +51,12 @@ def test_a_loaded_policy_is_the_trained_one(trained):
     assert not any(parameter.requires_grad for parameter in first.parameters())
     observation = np.random.default_rng(0).normal(size=11)
     assert not np.allclose(first(observation), second(observation))
+
+
+def test_a_run_that_cannot_be_looked_at_is_one_line():
+    """As root may look everywhere, a name that no file can have."""
+    with pytest.raises(InputError, match=r"cannot read a+: File name too long$"):
+        rlrat.load_policy("a" * 300)
 
 
 def test_a_checkpoint_of_before_has_one_scale_of_actions(run):

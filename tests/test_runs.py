@@ -276,6 +276,22 @@ def test_a_damaged_json_file_is_one_line(folder, name, content):
     assert folder.summary() is None
 
 
+@pytest.mark.parametrize("status", ["weird", 3, None, ["finished"], {}])
+def test_a_status_that_no_run_has_is_damage(folder, status):
+    (folder.path / "summary.json").write_text(json.dumps({"status": status}))
+    with pytest.raises(InputError, match=r"summary.json is damaged \(it has no status of a run\)"):
+        folder.is_done()
+
+
+def test_lines_are_never_written_through_a_link(folder, tmp_path):
+    for name in ("evaluations.csv", "episodes.csv"):
+        (folder.path / name).symlink_to(tmp_path / f"outside {name}")
+    folder.go_back(0, set())
+    folder.append_evaluation(*_evaluation(0))
+    assert [path.name for path in tmp_path.glob("outside*")] == []
+    assert [row["update"] for row in RunFolder(folder.path).evaluations()] == ["0"]
+
+
 @pytest.mark.parametrize("line", ["1,2", "x,1,1,,1,1,1,1,", "1,1,1,1,1,1,1,1,1,1", "\x00\x00", "1,1,1,,1,nan,1,1,"])
 def test_a_line_that_is_no_evaluation_is_none(folder, line):
     folder.append_evaluation(*_evaluation(0))

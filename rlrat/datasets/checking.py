@@ -34,8 +34,15 @@ def check_caches(datasets: Sequence[str] = ()) -> Iterator[Finding]:
         datasets: as `load_dataset` takes them.
 
     Raises:
-        InputError: one of them has no cache.
+        InputError: one of them has no cache, or may not be read.
     """
+    try:
+        yield from _check_caches(datasets)
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename or 'a cache'}: {reason(error.strerror or error)}") from None
+
+
+def _check_caches(datasets: Sequence[str]) -> Iterator[Finding]:
     user = cache.user_root()
     if not datasets:
         yield from _check_root(user, None, None) if user is not None and user.is_dir() else ()
@@ -50,7 +57,7 @@ def check_caches(datasets: Sequence[str] = ()) -> Iterator[Finding]:
 
 def _beside(id: str) -> list[Path]:
     """The cache roots beside what `id` may mean."""
-    path = Path(id).expanduser()
+    path = Path(os.path.expanduser(id))
     places = [path, minari_root() / id]
     if id in d4rl.FILES:
         places.append(d4rl.folder() / d4rl.FILES[id])

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import sys
 from collections.abc import Iterable
 from functools import cached_property
@@ -108,7 +109,7 @@ def load_agent(name: str, folder: Path) -> Agent:
     """
     known = sorted(file.stem for file in folder.glob("*.py"))
     path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    if not (path.is_file() if name.endswith(".py") else name in known):
+    if not (os.path.isfile(path) if name.endswith(".py") else name in known):
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]}? " if nearest else ""
         raise InputError(f"no agent {name}: {hint}give one of {', '.join(known)}, or a file of your own")

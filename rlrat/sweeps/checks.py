@@ -168,10 +168,13 @@ def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str,
 def _is_to_be_fetched(id: str) -> bool:
     from rlrat.datasets import d4rl, minari
 
-    if id in minari.PACKAGED or minari.is_local(id) or Path(id).is_file():
+    try:
+        if id in minari.PACKAGED or minari.is_local(id) or Path(id).is_file():
+            return False
+        if id in d4rl.FILES:
+            return not (d4rl.folder() / d4rl.FILES[id]).exists()
+    except OSError:  # which loading it says in one line
         return False
-    if id in d4rl.FILES:
-        return not (d4rl.folder() / d4rl.FILES[id]).exists()
     return "/" in id and minari.is_id(id)
 
 

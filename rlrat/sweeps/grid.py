@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+import os
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -257,8 +258,8 @@ def _expand_block(block: Block, grid: Grid, agents: dict[str, Agent], run_dir: P
 
 def _absolute(dataset: str) -> str:
     """A dataset's file is found from any folder that a worker may be in."""
-    path = Path(dataset).expanduser()
-    return str(path.resolve()) if path.suffix in (".hdf5", ".h5") or path.is_file() else dataset
+    path = Path(os.path.expanduser(dataset))
+    return str(path.resolve()) if path.suffix in (".hdf5", ".h5") or os.path.isfile(path) else dataset
 
 
 def read_grid(name: str) -> Grid:

@@ -34,6 +34,12 @@ def flip(root, name="rewards.npy"):
     os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
 
 
+@pytest.mark.parametrize(("id", "said"), [("a" * 300, "cannot read a+"), ("~nobody-here/x", "is in no cache")])
+def test_what_cannot_be_looked_at_is_one_line(id, said):
+    with pytest.raises(InputError, match=said):
+        only(id)
+
+
 def test_what_is_whole(loaded):
     finding = only(str(loaded))
     assert str(finding) == f"a in {cache.beside_file(loaded)}: ok"

@@ -87,6 +87,15 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_what_cannot_be_looked_at_is_one_line(tmp_path):
+    long = "a" * 300
+    with pytest.raises(InputError, match=r"no agent a+"):
+        load_agent(f"{long}.py", AGENTS)
+    for dataset in (long, f"{long}/a-v0", "~nobody-here/x"):
+        with pytest.raises(InputError, match="dataset"):
+            check_datasets(cells(tmp_path, Block(("bc",), (dataset,))), fetch=False)
+
+
 def test_a_users_own_file_is_an_agent(tmp_path):
     found = cells(tmp_path, Block((str(Path(__file__).with_name("toy.py")),)))
     assert found[0].folder.parts[-2] == "toy"
