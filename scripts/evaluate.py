@@ -188,7 +188,7 @@ def _as_typed(kwargs: Any, pairs: Any) -> Any:
 def _reference(fields: Any, path: Path) -> Reference:
     try:
         reference = Reference(**fields)
-        if math.isfinite(1 / (reference.expert - reference.random)):
+        if isinstance(reference.name, str) and math.isfinite(1 / (reference.expert - reference.random)):
             return reference
     except (TypeError, ArithmeticError):
         pass

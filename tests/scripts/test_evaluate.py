@@ -204,7 +204,7 @@ def test_settings_that_fail_in_the_first_step_are_one_line(run, main):
 @pytest.mark.parametrize("value", [None, 3, "x", [], {}, True, -1, 1e400])
 def test_a_config_of_other_types_is_borne_or_one_line(run, main, value):
     original = (run / "config.json").read_text()
-    places = [("identity",), ("arguments",), ("seed",), ("reference",), ("reference", "expert")]
+    places = [("identity",), ("arguments",), ("seed",), ("reference",), ("reference", "expert"), ("reference", "name")]
     places += [("identity", name) for name in ("env_id", "env_kwargs", "max_episode_steps", "action_bounds")]
     places += [("arguments", name) for name in ("env_kwargs", "num_threads")]
     for place in places:
@@ -218,6 +218,7 @@ def test_a_config_of_other_types_is_borne_or_one_line(run, main, value):
             trained = evaluate.TrainedRun(run, evaluate.Arguments(()))
             assert trained.env_id == "Hopper-v5"
             assert trained.num_threads >= 1
+            assert trained.reference is None or isinstance(trained.reference.name, str)
 
 
 def test_mistakes_are_one_line(run, main, tmp_path):
