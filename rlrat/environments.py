@@ -146,11 +146,16 @@ def of_data(
     elif dataset.env_id is None:
         raise InputError(f"{where} names no environment: give --env-id")
     else:
-        entry_point = _mapping(dataset.env_recorded.get("env_spec")).get("entry_point")
-        env_id = recorded(dataset.env_id, where, [str(entry_point).partition(":")[0]] if entry_point else [])
+        env_id = recorded(dataset.env_id, where, code_of(dataset.env_recorded))
     if dataset.env_id is None or bare(dataset.env_id) != env_id:
         return env_id, given
     return env_id, recorded_kwargs(env_id, dataset.env_kwargs, given, where)
+
+
+def code_of(env_recorded: Mapping[str, Any]) -> list[str]:
+    """The module that data says its environment is made by, for a message: it is not imported."""
+    entry_point = _mapping(env_recorded.get("env_spec")).get("entry_point")
+    return [str(entry_point).partition(":")[0]] if entry_point else []
 
 
 def find_spec(name: str) -> "EnvSpec":

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlrat.datasets.steps import where
-from rlrat.environments import bare, find_spec, recorded, recorded_kwargs, typed
+from rlrat.environments import bare, code_of, find_spec, recorded, recorded_kwargs, typed
 from rlrat.errors import InputError, reason
 
 _CLIP = 1e-3  # actions this far outside their bounds are rounding, further out a mistake
@@ -114,7 +114,11 @@ def typed_bounds(pairs: Sequence[Any]) -> Bounds:
 
 
 def environment_bounds(
-    label: str, env_id: str | None, recorded_id: str | None, kwargs: Mapping[str, Any] | None = None
+    label: str,
+    env_id: str | None,
+    recorded_id: str | None,
+    kwargs: Mapping[str, Any] | None = None,
+    env_recorded: Mapping[str, Any] | None = None,
 ) -> Bounds:
     """The bounds of a registered environment: the one that the user named, or else the one that data records.
 
@@ -125,6 +129,7 @@ def environment_bounds(
         env_id: what the user typed; its module is imported.
         recorded_id: what the data names.
         kwargs: the settings that the data records of `recorded_id`.
+        env_recorded: what else it records of it, for the message.
 
     Raises:
         InputError: neither is named, it is not registered or cannot be made, or its actions are no bounded vector.
@@ -133,10 +138,11 @@ def environment_bounds(
     try:
         if env_id is None and recorded_id is None:
             raise InputError("it names no environment: give --env-id with the one it belongs to")
-        name = recorded(recorded_id, f"dataset {label}") if env_id is None else typed(env_id)
+        where = f"dataset {label}"
+        name = recorded(recorded_id, where, code_of(env_recorded or {})) if env_id is None else typed(env_id)
         if recorded_id is None or bare(recorded_id) != name:
             kwargs = {}
-        low, high = _made(name, recorded_kwargs(name, kwargs or {}, {}, f"dataset {label}"))
+        low, high = _made(name, recorded_kwargs(name, kwargs or {}, {}, where))
     except InputError as error:
         raise InputError(f"{wanted}, and {error}; or give --action-bounds LOW HIGH") from None
     return Bounds(low, high, f"of {name}", "choose the environment that the data was collected in, or --action-bounds")

@@ -63,7 +63,7 @@ def load_folder(
     found = bounds or metadata.action_bounds
     settings = ""
     if found is None:
-        found = environment_bounds(id, env_id, metadata.env_id, metadata.env_kwargs)
+        found = environment_bounds(id, env_id, metadata.env_id, metadata.env_kwargs, metadata.env_recorded)
     if found is not metadata.action_bounds:
         settings = found.settings()
     files = tuple(sorted(path for path in data.rglob("*") if path.is_file()))

@@ -126,7 +126,7 @@ def test_nothing_that_a_dataset_names_is_imported_or_called(make_minari, make_ep
         if data_format == "hdf5":
             assert (message is None) == (not spaces or env_id == "Hopper-v5")
     if data_format == "hdf5" and message is not None:
-        assert "--env-modules" in message
+        assert "give --env-modules harmless_stand_in if you trust that code" in message
         assert "--env-id" in message
         assert "--action-bounds" in message
         dataset = load_dataset(ID, env_modules=["harmless_stand_in"])
