@@ -32,8 +32,8 @@ KNOWN_PACKAGES = {"gymnasium_robotics": "gymnasium-robotics", "ogbench": "ogbenc
 MOST_EPISODES = 100_000
 """Episodes that can be played at once: each seed of each combination of settings has as many as it is judged by."""
 
-_FILE_KEY = re.compile(r"(.*_)?(file(name)?s?|paths?|dir(ectory|s)?|folder|root|ur[li]|xml|mjcf|urdf|model|module)$")
-_FILE_VALUE = re.compile(r"[~.]|.*[/\\]|.*\.[A-Za-z]\w{1,5}$|[\w.]+:", re.DOTALL)  # or a module's, or a drive's
+_FILE_KEY = re.compile(r".*(file|path|xml|mjcf|urdf|folder|asset|module)|(.*_)?(dir(ectory|s)?|root|ur[li]|model)$")
+_FILE_VALUE = re.compile(r"[~.]|.*[/\\]|.*\.[A-Za-z]\w*$|[\w.]+:", re.DOTALL)  # or a module's, or a drive's
 # They change nothing that a policy sees or is rewarded for.
 _WATCHING_WRAPPERS = {
     *("PassiveEnvChecker", "OrderEnforcing", "RecordEpisodeStatistics", "RecordVideo", "HumanRendering"),

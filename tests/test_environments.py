@@ -162,6 +162,7 @@ def test_known_packages_are_imported_where_they_are_installed(toys, monkeypatch)
     ("name", "value"),
     [
         ("xml_file", "walker2d.xml"), ("xml_file", "ant"), ("model", "a"), ("model_path", "a"), ("data_dir", "b"),
+        ("xmlpath", "a"), ("asset", "a"), ("shape", "my_module.ComputeReward"),
         ("asset", "/etc/passwd"), ("asset", "..\\a"), ("asset", "~"), ("asset", ".netrc"), ("asset", "a.so"),
         ("assets", ["x", ["y/z"]]), ("options", {"robot": {"file": "x"}}), ("env_id", "module:Env-v0"), ("url", "x"),
     ],
