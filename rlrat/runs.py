@@ -163,6 +163,8 @@ class RunFolder:
         try:
             return read_json(self.path / name)
         except InputError as error:
+            if isinstance(error.__cause__, OSError):  # it may be whole
+                raise InputError(f"{error}: make it readable, or choose another --run-dir") from error
             raise _damaged(str(error)) from error
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:

@@ -352,3 +352,13 @@ def test_a_folder_that_is_half_deleted_is_nobodys_run_to_go_on_from(tmp_path, mo
         left = {file.name for file in path.iterdir()} if path.exists() else set()
         assert step == 0 or "summary.json" not in left
         assert "checkpoint.pt" not in left or "config.json" in left
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("rlrat.json_files.open_file", refuse)
+    with pytest.raises(InputError, match=r"config\.json \(Permission denied\): make it readable, or choose") as caught:
+        RunFolder(tmp_path).config()
+    assert "overwrite" not in str(caught.value)
