@@ -4,6 +4,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -443,6 +444,7 @@ def _member(state: dict[str, Tensor], index: int) -> dict[str, Tensor]:
     return {name: value[index].clone() for name, value in state.items()}
 
 
+@cache  # each is read from a package's metadata, for every member
 def _versions() -> dict[str, str | None]:
     found = {"python": platform.python_version()}
     for package in ("rlrat", "torch", "numpy", "gymnasium", "mujoco", "minari"):
