@@ -15,8 +15,9 @@ from torch import nn
 
 from rlrat.errors import InputError
 
-SIZES = (2, 8)
-"""Members of the two learners that are compared."""
+SMALLEST = 16
+"""Of fewer members nothing is measured: they are as small as the learners that would be."""
+_SIZES = (2, 16)  # members of the two learners that are compared; the larger one is at most half of all
 
 _WARM, _TIMED, _SECONDS = 2, 10, 0.5  # updates left out, updates timed at most, and after how long no more
 _SPARE = 1.2  # of 8 and 64 members, 0.82 to 1.10 times their memory was predicted: gaps differ from run to run
@@ -73,7 +74,7 @@ class Estimate:
 
 
 def estimate(build: Callable[[int], nn.Module], num_members: int, device: torch.device) -> Estimate:
-    """Measure two small learners, which takes seconds, and draw the line through both.
+    """Measure two small learners of `num_members` (at least `SMALLEST`), for seconds, and draw the line through both.
 
     On a CPU it was within a fifth of the memory that 8 and 64 members of each agent took; the time is as good as the
     machine is quiet. A GPU that a few members leave idle takes more time for many than the line says, a compiled update
@@ -86,30 +87,32 @@ def estimate(build: Callable[[int], nn.Module], num_members: int, device: torch.
     Raises:
         InputError: where not even the small learners fit.
     """
+    # The nearer to all of them, the less do gaps, which differ by 60 MB from run to run of CQL, count.
+    sizes = (_SIZES[0], min(_SIZES[1], num_members // 2))
     before, available = track_peak(device), available_memory(device)
     try:
         _measure(build, 1, device)  # loads what first updates load
         loaded = track_peak(device) - before
-        (small, seconds, _), (large, more_seconds, state) = (_measure(build, size, device) for size in SIZES)
+        (small, seconds, _), (large, more_seconds, state) = (_measure(build, size, device) for size in sizes)
     except (RuntimeError, MemoryError) as error:
         # On a CPU, PyTorch has no type of its own for it.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "t allocate memory" not in str(error):
             raise
         raise InputError(
-            f"{num_members} members side by side need more than {memory_of(device)}: not even {max(SIZES)} fit, "
+            f"{num_members} members side by side need more than {memory_of(device)}: not even {sizes[1]} fit, "
             "give a smaller --num-seeds"
         ) from None
     finally:
         track_peak(device)  # the whole learner finds the memory as it was
-    more = SIZES[1] - SIZES[0]
+    more = sizes[1] - sizes[0]
     # Where drawing noise for many updates at once needs the most, it hides what the members need.
-    per_member = max(state // SIZES[1], (large - small) // more, 1)
+    per_member = max(state // sizes[1], (large - small) // more, 1)
     return Estimate(
         num_members,
         device,
         bytes_per_member=per_member,
-        fixed_bytes=max(0, loaded + large - SIZES[1] * per_member),
-        seconds_per_update=more_seconds + max(0.0, more_seconds - seconds) / more * (num_members - SIZES[1]),
+        fixed_bytes=max(0, loaded + large - sizes[1] * per_member),
+        seconds_per_update=more_seconds + max(0.0, more_seconds - seconds) / more * (num_members - sizes[1]),
         available_bytes=available,
     )
 

@@ -26,7 +26,7 @@ from rlrat.datasets import load_dataset
 from rlrat.env_settings import same_settings
 from rlrat.environments import find_spec, import_modules, not_followed, of_data
 from rlrat.errors import InputError, printable, warn
-from rlrat.estimates import SIZES, estimate
+from rlrat.estimates import SMALLEST, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.footprint import check_memory, may_be_large
 from rlrat.group import Group
@@ -130,7 +130,7 @@ class Run:
 
         if may_be_large(group[0].arguments, len(group)):
             check_memory(shapes, len(group), self.device)
-        if len(group) >= 2 * max(SIZES):
+        if len(group) >= SMALLEST:
             found = estimate(first, len(group), self.device)
             found.check()
             seconds = timedelta(seconds=round(found.seconds_per_update * self.arguments.total_updates))

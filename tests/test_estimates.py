@@ -104,7 +104,7 @@ def test_a_slow_update_is_done_few_times(monkeypatch):
 
     monkeypatch.setattr(estimates.time, "perf_counter", lambda: clock)
     assert estimate(Slow, 100, CPU).seconds_per_update == pytest.approx(60.0)
-    assert counts == [1] * 4 + [2] * 4 + [8] * 4
+    assert counts == [1] * 4 + [2] * 4 + [16] * 4
 
 
 def test_a_real_learner_and_nothing_left_behind(small_dataset):
@@ -187,7 +187,7 @@ def test_where_not_even_the_small_learner_fits(error):
     def build(members):
         raise error
 
-    with pytest.raises(InputError, match=r"^50 members .* need more than this machine's memory: not even 8 fit"):
+    with pytest.raises(InputError, match=r"^50 members .* need more than this machine's memory: not even 16 fit"):
         estimate(build, 50, CPU)
 
 
@@ -257,7 +257,7 @@ def test_a_system_without_peaks(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(estimates.ctypes, "CDLL", lambda _: pytest.fail("Windows has no C library without a name"))
     assert estimates.track_peak(CPU) == 0
-    held = {"held": torch.empty(8, 5 * MEBIBYTE, dtype=torch.int8)}
+    held = {"held": torch.empty(16, 5 * MEBIBYTE, dtype=torch.int8)}
     monkeypatch.setattr(Learner, "state_dict", lambda self: held)
     assert estimate(learner(), 50, CPU).bytes_per_member == 5 * MEBIBYTE
 
