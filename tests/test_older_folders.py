@@ -1,0 +1,98 @@
+"""Folders that the version before the wings wrote (tests/fixtures/before_the_wings): read, resumed, acted on, reported.
+
+They were made on one CPU: what an older version saw is compared exactly where it is read, and to rounding where it is
+computed again.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from short_runs import ROOT
+
+import rlrat
+
+BEFORE = ROOT / "tests" / "fixtures" / "before_the_wings"
+ACTIONS = json.loads((BEFORE / "actions.json").read_text())
+SETTINGS = (
+    *("--batch-size", "16", "--hidden-dims", "8", "8", "--eval-every", "20", "--eval-episodes", "2"),
+    *("--log-every", "10", "--checkpoint-every", "20", "--num-threads", "1"),
+)
+
+
+def run(*words: str, folder: Path) -> str:
+    command = [sys.executable, str(ROOT / words[0]), *words[1:]]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def before(tmp_path):
+    """A copy of the folders, below the working directory of the commands."""
+    shutil.copytree(BEFORE, tmp_path / "before")
+    return tmp_path / "before"
+
+
+@pytest.mark.parametrize("name", ACTIONS, ids=lambda name: name.split("/")[2])
+def test_a_policy_acts_as_it_did(name):
+    observation = np.linspace(-1, 1, 11, dtype=np.float32).reshape(1, 1, 11)
+    actions = rlrat.load_policy(BEFORE / name)(observation)
+    np.testing.assert_allclose(np.ravel(actions), ACTIONS[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_killed_run_goes_on(before):
+    """Two seeds that were killed at update 50 of 60, with a checkpoint of update 40."""
+    seeds = sorted((before / "trained").glob("*/iql/*/seed*"))
+    lines = [(seed / "evaluations.csv").read_text() for seed in seeds]
+    words = ("--total-updates", "60", "--activation", "rational", "--num-seeds", "2", "--run-dir", "trained")
+    assert "going on from update 40" in run("agents/iql.py", *SETTINGS, *words, folder=before)
+    for seed, text in zip(seeds, lines, strict=True):
+        assert (seed / "evaluations.csv").read_text().startswith(text)
+        assert json.loads((seed / "summary.json").read_text())["status"] == "finished"
+        config = json.loads((seed / "config.json").read_text())
+        assert {name: config[name] for name in ("identity", "dataset", "reference")} == {
+            name: json.loads((BEFORE / seed.relative_to(before) / "config.json").read_text())[name]
+            for name in ("identity", "dataset", "reference")
+        }
+
+
+def test_a_finished_run_is_finished(before):
+    words = ("--total-updates", "40", "--activation", "prelu", "--run-dir", "trained")
+    summary = next((before / "trained").glob("*/td3_bc/*/seed0")) / "summary.json"
+    text = summary.read_text()
+    assert "is finished" in run("agents/td3_bc.py", *SETTINGS, *words, folder=before)
+    assert summary.read_text() == text
+
+
+def test_a_sweep_trains_what_is_missing(before):
+    """Of two cells with two seeds each, one seed had not begun."""
+    there = {path: path.read_text() for path in (before / "swept").glob("*/*/*/seed*/*.csv")}
+    assert "4 runs: 3 finished, 1 missing" in run("scripts/sweep.py", "status", "swept", folder=before)
+    words = ("--agents", "iql", "--activations", "relu", "rational", "--seeds", "2", "--seeds-per-process", "1")
+    grid = [word.replace("--", "--grid.") for word in SETTINGS[:-2]]
+    grid[grid.index("8") : grid.index("8") + 2] = ["8 8"]
+    grid += ["--grid.total-updates", "40", "--workers", "1", "--run-dir", "swept"]
+    assert run("scripts/sweep.py", *words, *grid, folder=before).count("2/2") == 2
+    assert {path: path.read_text() for path in there} == there
+    assert len(list((before / "swept").glob("*/*/*/seed*/summary.json"))) == 4
+
+
+def test_the_report_of_them(before):
+    """Its numbers are those that the runs wrote down."""
+    said = run("scripts/compare.py", "swept", "--output", "report", folder=before)
+    finals = [
+        json.loads(path.read_text())["final_score"] for path in (before / "swept").glob("*/*/rat*/*/summary.json")
+    ]
+    assert re.search(rf"rational.*\b{np.mean(finals):.1f}\b", said)
+    assert (before / "report" / "report.html").exists()
+
+
+def test_the_evaluation_of_them(before):
+    said = run("scripts/evaluate.py", next(iter(ACTIONS)), "--episodes", "1", folder=before)
+    assert "return" in said
