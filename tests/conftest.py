@@ -11,11 +11,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are
 import numpy as np
 import pytest
 import torch
-from short_runs import ROOT, SHORT
 
 import rlrat
 from rlrat.arguments import parse
 from rlrat.errors import one_line_errors
+from tests.short_runs import ROOT, SHORT
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the GPU kernels, on the CPU

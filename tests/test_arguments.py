@@ -10,7 +10,6 @@ from typing import Annotated
 
 import pytest
 import tyro
-from short_runs import ROOT
 
 from agents.iql import Arguments
 from rlrat import activations
@@ -25,6 +24,7 @@ from rlrat.arguments import (
     run_name,
     settings,
 )
+from tests.short_runs import ROOT
 
 
 def _names(**changes):

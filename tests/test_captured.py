@@ -1,7 +1,5 @@
 """Recorded updates beside plain ones: with a recorder that needs no GPU, and on one with CUDA graphs."""
 
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +7,7 @@ from torch import nn
 
 from rlrat.captured import CudaGraph, captured
 from rlrat.compiled import compiled
-
-sys.path.insert(0, str(Path(__file__).parent / "agents"))
-from learners import CLASSES, make_learner
+from tests.agents.learners import CLASSES, make_learner
 
 
 class Recorder:

@@ -10,9 +10,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from rlrat.compiled import compiled, pays
-
-sys.path.insert(0, str(Path(__file__).parent / "agents"))
-from learners import CLASSES, make_learner
+from tests.agents.learners import CLASSES, make_learner
 
 CPU = torch.device("cpu")
 VARIANTS = [

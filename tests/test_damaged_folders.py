@@ -4,11 +4,11 @@ import json
 import random
 
 import pytest
-from test_recovery import ARGUMENTS, FILES, INITIAL, START, UPDATES, write_run
 
 from rlrat.errors import InputError
 from rlrat.recovery import recover
 from rlrat.runs import RunFolder, starts
+from tests.test_recovery import ARGUMENTS, FILES, INITIAL, START, UPDATES, write_run
 
 CONFIG = {
     "agent": "iql",

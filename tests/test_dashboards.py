@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-from page_runs import make_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
@@ -14,6 +13,7 @@ from tensorboard.plugins.hparams import metadata
 from rlrat.dashboards import finish_board
 from rlrat.reports.convergence import mean_height
 from rlrat.runs import RunFolder
+from tests.reports.page_runs import make_run
 
 FINISHED = {"status": "finished", "final_return": 900.0, "final_score": 45.0, "final_evaluations": 5}
 

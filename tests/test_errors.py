@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from short_runs import SHORT
 
 from rlrat.errors import InputError, heard_warnings, one_line_errors, printable, reason, warn
+from tests.short_runs import SHORT
 
 
 @pytest.mark.parametrize(

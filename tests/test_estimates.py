@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from short_runs import ROOT
 
 from rlrat import estimates
 from rlrat.errors import InputError
 from rlrat.estimates import Estimate, available_memory, estimate
-
-sys.path.insert(0, str(Path(__file__).parent / "agents"))
-from learners import CLASSES, make_learner
+from tests.agents.learners import CLASSES, make_learner
+from tests.short_runs import ROOT
 
 CPU = torch.device("cpu")
 MEBIBYTE = 2**20
@@ -123,7 +121,7 @@ def test_a_real_learner_and_nothing_left_behind(small_dataset):
 NEAR = """
 import importlib, sys
 import torch
-from learners import CLASSES
+from tests.agents.learners import CLASSES
 from rlrat import estimates, load_dataset
 from rlrat.machine import keep_freed_memory
 
@@ -145,8 +143,7 @@ print(found.bytes, estimates.peak_memory(device) - before)
 @linux
 @pytest.mark.parametrize("agent", CLASSES)
 def test_an_estimate_is_near_what_a_learner_takes(agent):
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "agents")))
-    command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": paths}
+    command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": str(ROOT)}
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     predicted, real = map(int, output.split())
     assert 0.9 * real - 32 * MEBIBYTE < predicted < 1.8 * real  # BC's 24 take 190 MB, of which libraries are most

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from short_runs import assert_equal_runs, read_run
 
 from rlrat.evaluation import Evaluator
 from rlrat.group import Group
 from rlrat.runs import RunFolder
 from rlrat.sweeps.folder import seed_status
 from rlrat.training import Run
+from tests.short_runs import assert_equal_runs, read_run
 
 
 def _folder(tmp_path, seed=0):

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from short_runs import ROOT
 
 from rlrat import footprint
 from rlrat.arguments import RunArguments
 from rlrat.errors import InputError
 from rlrat.footprint import check_memory, may_be_large, measure
-
-sys.path.insert(0, str(Path(__file__).parent / "agents"))
-from learners import CLASSES, make_learner
+from tests.agents.learners import CLASSES, make_learner
+from tests.short_runs import ROOT
 
 CPU = torch.device("cpu")
 
@@ -119,7 +117,7 @@ def test_what_may_fit_is_not_refused(small_dataset, free, monkeypatch):
 NEAR = """
 import sys
 import torch
-from learners import make_learner
+from tests.agents.learners import make_learner
 from rlrat import estimates, footprint, load_dataset
 from rlrat.machine import keep_freed_memory
 
@@ -142,8 +140,7 @@ print(shapes, estimates.peak_memory(device) - before)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets its peaks")
 @pytest.mark.parametrize("agent", CLASSES)
 def test_shapes_say_what_a_learner_takes(agent):
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "agents")])
-    command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": paths}
+    command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": str(ROOT)}
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     shapes, real = map(int, output.split())
     assert 0.85 * shapes < real < 2 * shapes + 64 * 2**20  # libraries and buffers of the threads

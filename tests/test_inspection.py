@@ -5,7 +5,6 @@ import csv
 import numpy as np
 import pytest
 import torch
-from short_runs import read_run
 from torch import nn
 
 from agents import iql
@@ -13,6 +12,7 @@ from rlrat import Rational
 from rlrat.activations import PReLU
 from rlrat.inspection import BINS, activation_rows, rational_scalars
 from rlrat.optim import SeedGuard
+from tests.short_runs import read_run
 
 
 class Learner(nn.Module):

@@ -10,7 +10,8 @@ import time
 from contextlib import suppress
 
 import pytest
-from short_runs import ROOT, assert_equal_runs, read_run
+
+from tests.short_runs import ROOT, assert_equal_runs, read_run
 
 KILLS = 12
 STORM = ("--total-updates", "400", "--eval-every", "20", "--checkpoint-every", "5", "--log-every", "20")

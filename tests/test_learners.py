@@ -2,17 +2,13 @@
 
 import copy
 import re
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from rlrat.errors import InputError
 from rlrat.learners import check_learner
-
-sys.path.insert(0, str(Path(__file__).parent / "agents"))
-from learners import CLASSES, make_learner
+from tests.agents.learners import CLASSES, make_learner
 
 
 def _add(name, value):

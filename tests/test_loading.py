@@ -6,7 +6,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from short_runs import SHORT
 
 import rlrat
 from agents import iql
@@ -15,6 +14,7 @@ from rlrat.errors import InputError
 from rlrat.evaluation import reset_seed
 from rlrat.networks import initialize
 from rlrat.transformer import SequencePolicy
+from tests.short_runs import SHORT
 
 
 @pytest.fixture(scope="module")

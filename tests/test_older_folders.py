@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from short_runs import ROOT
 
 import rlrat
+from tests.short_runs import ROOT
 
 BEFORE = ROOT / "tests" / "fixtures" / "before_the_wings"
 ACTIONS = json.loads((BEFORE / "actions.json").read_text())

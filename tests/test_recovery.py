@@ -7,13 +7,13 @@ import random
 
 import pytest
 import torch
-from short_runs import assert_equal_runs, read_run
 
 from rlrat.arguments import RunArguments
 from rlrat.errors import InputError
 from rlrat.recovery import recover
 from rlrat.run_lines import ACTIVATION_COLUMNS
 from rlrat.runs import RunFolder
+from tests.short_runs import assert_equal_runs, read_run
 
 UPDATES = (0, 10, 20, 30, 40)
 START, WAITING = 40, 30

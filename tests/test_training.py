@@ -11,12 +11,12 @@ import time
 import numpy as np
 import pytest
 import torch
-from short_runs import assert_equal_runs, read_run, wait_for
 
 from rlrat.background import MOST_PENDING, BackgroundEvaluator
 from rlrat.checkpoints import load_checkpoint
 from rlrat.evaluation import Evaluator
 from rlrat.runs import RunFolder
+from tests.short_runs import assert_equal_runs, read_run, wait_for
 
 
 def _run_folder(tmp_path, seed=0):
@@ -33,7 +33,7 @@ def undisturbed(tmp_path_factory):
     """The two seeds of a run that nobody stopped."""
     import sys
 
-    from short_runs import ROOT, SHORT
+    from tests.short_runs import ROOT, SHORT
 
     folder = tmp_path_factory.mktemp("undisturbed")
     subprocess.run(

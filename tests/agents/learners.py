@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from short_runs import ROOT
 from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batches
 from rlrat.datasets.dataset import Dataset
 from rlrat.optim import Adam
 from rlrat.policies import Policy
+from tests.short_runs import ROOT
 
 EVERY_SETTING_COUNTS = {  # settings with which each of the others matters within a few updates
     "cql": {"lagrange": True},

@@ -7,11 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from learners import HEADS, assert_gradients, log_prob, make_learner
 
 import rlrat
 from rlrat.arguments import RationalArguments
 from rlrat.rational import Rational
+from tests.agents.learners import HEADS, assert_gradients, log_prob, make_learner
 
 _learner = partial(make_learner, "bc")
 

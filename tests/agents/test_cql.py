@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from learners import assert_gradients, forward, make_learner, make_trainer
+
+from tests.agents.learners import assert_gradients, forward, make_learner, make_trainer
 
 _small = {"num_actions": 4, "initialization": "xavier_uniform", "reward_scaling": "paper"}
 _small |= {"discount": 0.9, "alpha": 4.0, "polyak": 0.01}  # no setting of the equations has its default

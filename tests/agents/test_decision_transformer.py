@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from learners import assert_gradients, make_learner, make_trainer
 
 import rlrat
 from agents.decision_transformer import Arguments, check, choose_targets
@@ -15,6 +14,7 @@ from rlrat.errors import InputError
 from rlrat.networks import Embedding, LayerNorm
 from rlrat.rational import Rational
 from rlrat.transformer import Gain
+from tests.agents.learners import assert_gradients, make_learner, make_trainer
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
 _learner = partial(make_learner, "decision_transformer", activation="relu")

@@ -10,8 +10,6 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from learners import CLASSES, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
-from short_runs import ROOT, assert_equal_runs, read_run, wait_for
 
 import rlrat
 from rlrat import activations
@@ -21,6 +19,8 @@ from rlrat.policies import Policy
 from rlrat.rational import Rational
 from rlrat.runs import EVALUATION_COLUMNS, RunFolder
 from rlrat.transformer import SequencePolicy
+from tests.agents.learners import CLASSES, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
+from tests.short_runs import ROOT, assert_equal_runs, read_run, wait_for
 
 AGENTS = tuple(CLASSES)
 DROPOUT = {"bc": {"actor_dropout": 0.1}, "iql": {"actor_dropout": 0.1}}

@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
-from learners import CLASSES, EVERY_SETTING_COUNTS, make_learner
 
 from rlrat.arguments import Range, RunArguments, identity
 from rlrat.errors import InputError
 from rlrat.learners import check_learner
+from tests.agents.learners import CLASSES, EVERY_SETTING_COUNTS, make_learner
 
 # Settings that are part of a run's identity, but not of what is learned.
 ELSEWHERE = {

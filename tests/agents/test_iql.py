@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from learners import HEADS, assert_gradients, forward, log_prob, make_learner
+
+from tests.agents.learners import HEADS, assert_gradients, forward, log_prob, make_learner
 
 # No setting of the equations has its default, so that none is taken in another's place.
 _learner = partial(

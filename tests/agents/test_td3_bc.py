@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from learners import assert_gradients, forward, make_learner, make_trainer
+
+from tests.agents.learners import assert_gradients, forward, make_learner, make_trainer
 
 _settings = {"discount": 0.9, "alpha": 1.5, "policy_noise": 0.3, "noise_clip": 0.4, "polyak": 0.01}  # no default
 _learner = partial(make_learner, "td3_bc", **_settings)

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 import torch
-from rational_inputs import all_gradients, draw_inputs, needs_kernels
 
 from rlrat.rational import backend, backends, cpu, rational
+from tests.rational.rational_inputs import all_gradients, draw_inputs, needs_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:rational activations run on plain PyTorch")
 

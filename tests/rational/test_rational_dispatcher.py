@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from rational_inputs import draw_fused_inputs, draw_inputs, needs_kernels
 
 from rlrat.rational import VERSIONS, backend, backends, cpu, op, rational
+from tests.rational.rational_inputs import draw_fused_inputs, draw_inputs, needs_kernels
 
 pytestmark = [
     needs_kernels,

@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rational_inputs import (
+
+from rlrat.rational import VERSIONS, Rational, backend, cpu, rational
+from tests.rational.rational_inputs import (
     BACKENDS,
     FUSED,
     all_gradients,
@@ -17,8 +19,6 @@ from rational_inputs import (
     draw_inputs,
     needs_kernels,
 )
-
-from rlrat.rational import VERSIONS, Rational, backend, cpu, rational
 
 pytestmark = pytest.mark.filterwarnings("ignore:rational activations run on plain PyTorch")
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run_folders import write_run
 
 from rlrat.inspection import BINS
 from rlrat.runs import ACTIVATION_COLUMNS
+from tests.reports.run_folders import write_run
 
 LAYERS = tuple(f"{network}.hidden.{layer}" for network in ("q", "v", "policy.mean") for layer in (0, 1))  # IQL's
 

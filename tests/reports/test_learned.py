@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from page_runs import LAYERS, activations_text, make_run
 from torch import nn
 
 from rlrat import Rational
@@ -18,6 +17,7 @@ from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_
 from rlrat.reports.page_data import learned_data
 from rlrat.reports.read import read_runs
 from rlrat.runs import ACTIVATION_COLUMNS, RunFolder
+from tests.reports.page_runs import LAYERS, activations_text, make_run
 
 UPDATES = range(0, 5000, 1000)
 

@@ -7,7 +7,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from page_runs import LAYERS, make_run
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -18,6 +17,7 @@ from rlrat.reports.build import build_report
 from rlrat.reports.html import write_report
 from rlrat.reports.learned import read_learned
 from rlrat.reports.read import read_runs
+from tests.reports.page_runs import LAYERS, make_run
 
 BINARIES = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 pytestmark = [

@@ -6,12 +6,12 @@ from matplotlib import rc_context
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from page_runs import activations_text
-from run_folders import REFERENCE, write_run
 
 from rlrat.reports.build import build_report
 from rlrat.reports.plots import _STYLE, FORMATS, data_level, line_style, make_figures, write_figures
 from rlrat.reports.read import filter_runs, read_runs
+from tests.reports.page_runs import activations_text
+from tests.reports.run_folders import REFERENCE, write_run
 
 RISING = np.array([0.0, 10, 20, 30, 40, 50])
 

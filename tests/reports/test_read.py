@@ -4,13 +4,13 @@ import os
 
 import numpy as np
 import pytest
-from run_folders import HEADER, REFERENCE, line, write_run
 
 from rlrat.errors import InputError
 from rlrat.reports import read
 from rlrat.reports.build import build_report
 from rlrat.reports.read import filter_runs, read_runs, setting_texts
 from rlrat.reports.tables import make_tables
+from tests.reports.run_folders import HEADER, REFERENCE, line, write_run
 
 
 def test_a_run_is_read_with_what_its_folder_says(tmp_path):

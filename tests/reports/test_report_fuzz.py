@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_folders import write_run
 
 from rlrat.errors import InputError, heard_warnings
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import read_learned
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
+from tests.reports.run_folders import write_run
 
 RETURNS = [20.0 * score for score in range(8)]
 JSON_VALUES = (

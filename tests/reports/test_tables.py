@@ -3,11 +3,11 @@ import io
 
 import numpy as np
 import pytest
-from run_folders import write_run
 
 from rlrat.reports.build import build_report
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import Cell, Table, as_markdown, make_tables
+from tests.reports.run_folders import write_run
 
 NASTY = r"<script>alert('x')</script> | a_b*c & 50% \ $x$ `d`"
 

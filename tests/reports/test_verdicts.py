@@ -2,7 +2,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import write_run
 from scipy import stats
 
 from rlrat.reports.build import build_report
@@ -11,6 +10,7 @@ from rlrat.reports.report import Group, Task
 from rlrat.reports.significance import compare_means, corrected
 from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied, compare_all
+from tests.reports.run_folders import write_run
 
 FLAT = np.ones(6)
 

@@ -1,17 +1,13 @@
 import json
-import sys
 
+import _benchmark_parts as parts
+import benchmark_growth as growth
 import numpy as np
 import pytest
 import torch
-from short_runs import ROOT
+from benchmark_growth import Growth
 
 from rlrat.errors import InputError
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import _benchmark_parts as parts
-import benchmark_growth as growth
-from benchmark_growth import Growth
 
 
 def test_a_synthetic_dataset_is_memory_mapped(tmp_path, monkeypatch):

@@ -3,15 +3,13 @@ import os
 import subprocess
 import sys
 
-import pytest
-import torch
-from short_runs import ROOT
-
-from rlrat.rational import Rational, cpu
-
-sys.path.insert(0, str(ROOT / "scripts"))
 import _benchmark_parts as parts
 import benchmark_rational
+import pytest
+import torch
+
+from rlrat.rational import Rational, cpu
+from tests.short_runs import ROOT
 
 
 @pytest.mark.parametrize("program", ["benchmark_rational.py", "gpu_check.sh"])

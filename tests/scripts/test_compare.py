@@ -5,10 +5,10 @@ import sys
 
 import numpy as np
 import pytest
-from short_runs import ROOT
 
 from rlrat.errors import InputError
 from rlrat.reports.read import filter_runs, read_runs
+from tests.short_runs import ROOT
 
 spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")
 compare = importlib.util.module_from_spec(spec)

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from short_runs import ROOT
 
 from rlrat import load_dataset
 from rlrat.errors import InputError
+from tests.short_runs import ROOT
 
 SCRIPT = ROOT / "scripts" / "data.py"
 

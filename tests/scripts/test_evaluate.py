@@ -15,11 +15,11 @@ import imageio.v2
 import numpy as np
 import pytest
 import torch
-from short_runs import ROOT, SHORT
 
 from rlrat.arguments import parse
 from rlrat.errors import InputError, one_line_errors
 from rlrat.runs import RunFolder
+from tests.short_runs import ROOT, SHORT
 
 SCRIPT = ROOT / "scripts" / "evaluate.py"
 spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)

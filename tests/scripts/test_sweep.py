@@ -4,13 +4,13 @@ import sys
 
 import gymnasium
 import pytest
-from short_runs import ROOT
 
 from rlrat.errors import InputError
 from rlrat.sweeps.checks import check_datasets, check_folders
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import expand
 from rlrat.sweeps.remembered import recall
+from tests.short_runs import ROOT
 
 SCRIPT = ROOT / "scripts" / "sweep.py"
 

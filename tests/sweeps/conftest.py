@@ -1,20 +1,16 @@
 """Sweeps of the agent that counts, in this process, and what they say."""
 
 import io
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from short_runs import ROOT
-from whole_sweeps import CELLS, begin, evaluations
 
 from rlrat.arguments import read_command_line
 from rlrat.sweeps import commands, conductor
 from rlrat.sweeps.options import Options, find_grid, split_axes
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import sweep
+from scripts import sweep
+from tests.sweeps.whole_sweeps import CELLS, begin, evaluations
 
 TOY = Path(__file__).with_name("toy.py")
 

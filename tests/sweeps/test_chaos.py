@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from whole_sweeps import begin, check
 
 from rlrat.locks import Watch
 from rlrat.sweeps.folder import SweepFolder
+from tests.sweeps.whole_sweeps import begin, check
 
 
 def torment(

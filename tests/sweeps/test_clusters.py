@@ -17,8 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from short_runs import ROOT
-from whole_sweeps import CELLS, TOY_FILE, begin, check, hold_back, wait_until
 
 from rlrat.errors import InputError
 from rlrat.locks import STALE, Owner, Watch
@@ -27,6 +25,8 @@ from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
 from rlrat.sweeps.worker import Work
+from tests.short_runs import ROOT
+from tests.sweeps.whole_sweeps import CELLS, TOY_FILE, begin, check, hold_back, wait_until
 
 OPTIONS = {"threads": 1, "minutes": 10, "memory_gb": 0.5, "gpus": 0, "at_once": 2, "warning": 60}
 

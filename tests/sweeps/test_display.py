@@ -2,7 +2,6 @@ import io
 
 import pytest
 from rich.console import Console
-from short_runs import ROOT
 
 from rlrat.sweeps import display
 from rlrat.sweeps.conductor import Conductor
@@ -10,6 +9,7 @@ from rlrat.sweeps.display import Display, duration
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.local import LocalLauncher
+from tests.short_runs import ROOT
 
 HEADER = "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean,normalized_score"
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 import pytest
 from rich.console import Console
-from whole_sweeps import TOY_FILE, write_record
 
 from rlrat.errors import InputError, heard_warnings
 from rlrat.locks import Owner, Watch
@@ -20,6 +19,7 @@ from rlrat.sweeps.launcher import Task, read_outcome
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, settings
 from rlrat.sweeps.remembered import recall, remember
+from tests.sweeps.whole_sweeps import TOY_FILE, write_record
 
 ODD = (
     *(

@@ -5,7 +5,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from short_runs import ROOT
 
 from rlrat.arguments import run_folder
 from rlrat.datasets import load_dataset
@@ -15,6 +14,7 @@ from rlrat.sweeps.checks import check_datasets, check_folders, check_settings, c
 from rlrat.sweeps.folder import is_done, seed_status
 from rlrat.sweeps.grid import PRESETS, Block, Grid, expand, make_jobs, read_grid
 from rlrat.sweeps.options import split_axes
+from tests.short_runs import ROOT
 
 AGENTS = ROOT / "agents"
 

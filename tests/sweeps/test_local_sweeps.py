@@ -8,8 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from short_runs import ROOT
-from whole_sweeps import TOY_FILE, hold_back, wait_until, write_record
 
 from rlrat.errors import InputError
 from rlrat.locks import Watch
@@ -19,6 +17,8 @@ from rlrat.sweeps.estimate import Probe
 from rlrat.sweeps.folder import SweepFolder, read_progress
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.local import GPU, LocalLauncher, find_gpus, fitting
+from tests.short_runs import ROOT
+from tests.sweeps.whole_sweeps import TOY_FILE, hold_back, wait_until, write_record
 
 
 def updates(folder) -> list[int]:
@@ -29,14 +29,17 @@ def begin(sweeper, *argv) -> subprocess.Popen:
     """As `sweeper`, in a process of its own, without the names of activations, which importing torch would cost."""
     script = "; ".join(
         (
-            f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r})",
-            "import sweep; sweep.commands.check_settings = lambda cells: None",
+            "import sys; from scripts import sweep; sweep.commands.check_settings = lambda cells: None",
             "sys.exit(sweep.main(sys.argv[1:]))",
         )
     )
     command = [sys.executable, "-c", script, "--agents", TOY_FILE, "--run-dir", sweeper.run_dir]
     return subprocess.Popen(
-        [*map(str, command), *map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*map(str, command), *map(str, argv)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

@@ -6,7 +6,6 @@ import shlex
 import sys
 
 import pytest
-from whole_sweeps import TOY_FILE, write_record
 
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError
@@ -15,6 +14,7 @@ from rlrat.sweeps.checks import check_datasets
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, RayOptions, find_grid
+from tests.sweeps.whole_sweeps import TOY_FILE, write_record
 
 
 @pytest.fixture

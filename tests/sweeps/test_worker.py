@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from whole_sweeps import TOY_FILE, hold_back, wait_until
 
 from rlrat.errors import InputError
 from rlrat.locks import Owner, Watch
 from rlrat.sweeps import worker
+from tests.sweeps.whole_sweeps import TOY_FILE, hold_back, wait_until
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from short_runs import ROOT
-
 from rlrat.sweeps import remembered
 from rlrat.sweeps.folder import SweepFolder
+from tests.short_runs import ROOT
 
 TOY_FILE = ROOT / "tests" / "sweeps" / "toy.py"
 CELLS = 12
