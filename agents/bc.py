@@ -38,10 +38,10 @@ from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import dropout_masks, initialize
-from rlrat.optim import Adam, SeedGuard, cosine
 from rlrat.policies import Policy
-from rlrat.random import Stream
 from rlrat.training import Run
+from rlrat.updates.optim import Adam, SeedGuard, cosine
+from rlrat.updates.random import Stream
 
 
 class BC(nn.Module):

@@ -71,10 +71,10 @@ from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import MLP, initialize
-from rlrat.optim import Adam, SeedGuard, flatten, polyak_
 from rlrat.policies import Policy
-from rlrat.random import Blocks, Stream
 from rlrat.training import Run
+from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
+from rlrat.updates.random import Blocks, Stream
 
 _MAX_MULTIPLIER = 1e6
 _CPU_ROWS = 2048  # that each critic takes at once

@@ -66,10 +66,10 @@ from rlrat.datasets.batches import Units, WindowBatch, Windows
 from rlrat.datasets.dataset import NO_EPISODES
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import Embedding, LayerNorm, initialize
-from rlrat.optim import Adam, SeedGuard
-from rlrat.random import Stream
 from rlrat.training import Run
 from rlrat.transformer import Gain, SequencePolicy, check_target_returns
+from rlrat.updates.optim import Adam, SeedGuard
+from rlrat.updates.random import Stream
 
 PUBLISHED_TARGETS = {"HalfCheetah": (12000.0, 6000.0), "Hopper": (3600.0, 1800.0), "Walker2d": (5000.0, 2500.0)}
 

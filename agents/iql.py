@@ -50,10 +50,10 @@ from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, dropout_masks, initialize
-from rlrat.optim import Adam, SeedGuard, cosine, flatten, polyak_
 from rlrat.policies import Policy
-from rlrat.random import Stream
 from rlrat.training import Run
+from rlrat.updates.optim import Adam, SeedGuard, cosine, flatten, polyak_
+from rlrat.updates.random import Stream
 
 
 class IQL(nn.Module):

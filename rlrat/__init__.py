@@ -3,7 +3,27 @@
 Names are loaded when first used (PEP 562), so that `import rlrat` costs nothing and `--help` needs no torch.
 """
 
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
+
+
+def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package that hands on names and loads each when first used (PEP 562).
+
+    Args:
+        package: its `__name__`.
+        homes: each public name, and the module below the package that it lives in.
+    """
+    names = sorted(homes)
+
+    def load(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return load, lambda: names, names
+
 
 _HOMES = {
     "Dataset": "datasets",

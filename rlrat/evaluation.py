@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.environments import MOST_EPISODES, find_spec, import_modules, nearest, typed
+from rlrat.environments.registry import MOST_EPISODES, find_spec, import_modules, nearest, typed
 from rlrat.errors import InputError, reason
 from rlrat.gymnasium_rows import GymnasiumRows, row_index
-from rlrat.machine import one_torch_thread, usable_cores
 from rlrat.stepping import NativeRows, native_rows
+from rlrat.updates.machine import one_torch_thread, usable_cores
 
 Policy = Callable[[np.ndarray], Any]
 """observations [S, E, obs] float64 -> actions [S, E, act], a NumPy array or a tensor on any device.

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlrat.activations import PReLU, trained_activations
+from rlrat.activations import PReLU
 from rlrat.rational import Rational
+from rlrat.updates.trained import trained_activations
 
 BINS = 40
 _INPUTS = 16_384  # about as many of a layer's inputs make a histogram, so that it takes a millisecond

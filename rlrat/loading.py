@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlrat.checkpoints import load_checkpoint
 from rlrat.errors import InputError, reason
-from rlrat.machine import find_device
 from rlrat.runs import RunFolder
+from rlrat.updates.machine import find_device
 
 if TYPE_CHECKING:
     from rlrat.policies import Policy

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlrat.activations import make_activation
-from rlrat.random import Stream, generator
 from rlrat.rational import Rational
+from rlrat.updates.random import Stream, generator
 
 INITIALIZATIONS = ("xavier_uniform", "orthogonal", "pytorch", "normal", "lecun_normal")
 

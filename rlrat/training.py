@@ -18,24 +18,24 @@ from torch import Tensor, nn
 from rlrat.activations import check_activation
 from rlrat.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.background import MOST_PENDING, BackgroundEvaluator, Snapshot
-from rlrat.captured import captured
-from rlrat.compiled import compiled, pays
 from rlrat.console import Console
 from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
-from rlrat.env_settings import same_settings
-from rlrat.environments import find_spec, import_modules, not_followed, of_data
+from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
+from rlrat.environments.settings import same_settings
 from rlrat.errors import InputError, printable, warn
 from rlrat.estimates import SMALLEST, estimate
 from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.footprint import check_memory, may_be_large
 from rlrat.group import Group
 from rlrat.inspection import activation_rows, rational_scalars
-from rlrat.learners import check_learner
-from rlrat.machine import find_device, keep_freed_memory, set_precision, useful_threads
 from rlrat.profiling import Profile
 from rlrat.recovery import is_due
 from rlrat.scores import Reference, find_reference
+from rlrat.updates.captured import captured
+from rlrat.updates.compiled import compiled, pays
+from rlrat.updates.learner import check_learner
+from rlrat.updates.machine import find_device, keep_freed_memory, set_precision, useful_threads
 
 # Slurm can send SIGUSR1 before it takes a machine away; Windows has none.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -58,7 +58,7 @@ class Run:
     A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`,
     or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`), `inputs(update)`,
     the first of which is the batch, and `inspect(batch)`, a pass through those whose trained activations are logged.
-    `build` says what it lacks (see `rlrat.learners`).
+    `build` says what it lacks (see `rlrat.updates.learner`).
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:

@@ -15,10 +15,10 @@ from rich.table import Table
 from torch import nn
 
 from rlrat import Dataset, load_dataset
-from rlrat.captured import captured
-from rlrat.compiled import compiled
 from rlrat.console import Console
-from rlrat.machine import keep_freed_memory
+from rlrat.updates.captured import captured
+from rlrat.updates.compiled import compiled
+from rlrat.updates.machine import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
 

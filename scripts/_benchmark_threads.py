@@ -10,7 +10,7 @@ from rich.table import Table
 
 from rlrat import load_dataset
 from rlrat.console import Console
-from rlrat.machine import keep_freed_memory, useful_threads
+from rlrat.updates.machine import keep_freed_memory, useful_threads
 
 
 @dataclass

@@ -23,7 +23,7 @@ from _benchmark_parts import figure
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
 from rlrat.estimates import estimate, peak_memory, track_peak
-from rlrat.machine import keep_freed_memory
+from rlrat.updates.machine import keep_freed_memory
 
 _ROOT = Path(__file__).parents[1]
 _BLOCK, _EPISODE = 2**18, 1000  # transitions that a synthetic dataset repeats, and of each of its episodes

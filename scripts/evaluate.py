@@ -22,14 +22,14 @@ from rich.text import Text
 
 from rlrat.arguments import Range, check_ranges, read_command_line, recalled
 from rlrat.console import Console
-from rlrat.env_settings import parse_env_kwargs, same_settings
-from rlrat.environments import import_modules, recorded, recorded_kwargs, typed
+from rlrat.environments.registry import import_modules, recorded, recorded_kwargs, typed
+from rlrat.environments.settings import parse_env_kwargs, same_settings
 from rlrat.errors import InputError, one_line_errors, reason, warn
 from rlrat.evaluation import Evaluation, Evaluator
 from rlrat.loading import build_policy, read_checkpoint, set_target_returns
-from rlrat.machine import usable_cores
 from rlrat.runs import RunFolder
 from rlrat.scores import Reference
+from rlrat.updates.machine import usable_cores
 
 _MOST_FRAMES = 60  # a second: players drop what is beyond, and Hopper has 125
 
@@ -111,7 +111,7 @@ class TrainedRun:
         """Where the run was evaluated, and what of it is given otherwise; then there is no score.
 
         Raises:
-            InputError: what `rlrat.environments` does not find here or refuses, or a damaged file.
+            InputError: what `rlrat.environments.registry` does not find here or refuses, or a damaged file.
         """
         import_modules(arguments.env_modules)
         identity = recalled(_mapping(config.get("identity")))

@@ -43,7 +43,7 @@ mapfile -t others < <(grep -l "mark\.gpu" tests/rational/test_*.py | grep -v tes
 if [ ${#others[@]} != 0 ]; then
     part "other tests" 45 "${tests[@]}" -m "gpu and not slow" "${others[@]}"
 fi
-part "captured updates" 60 "${tests[@]}" -m "gpu and not slow" tests/test_captured.py
+part "captured updates" 60 "${tests[@]}" -m "gpu and not slow" tests/updates/test_captured.py
 seconds=$((455 - SECONDS))
 part benchmark $((seconds + 5)) "$python" scripts/benchmark_rational.py --output "$folder" --tune --seconds "$seconds"
 

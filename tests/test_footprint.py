@@ -119,7 +119,7 @@ import sys
 import torch
 from tests.agents.learners import make_learner
 from rlrat import estimates, footprint, load_dataset
-from rlrat.machine import keep_freed_memory
+from rlrat.updates.machine import keep_freed_memory
 
 keep_freed_memory()  # as a run does: it changes which gaps are left
 agent, dataset, device = sys.argv[1], load_dataset("rlrat/hopper/mixed-v0"), torch.device("cpu")

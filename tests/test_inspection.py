@@ -11,7 +11,7 @@ from agents import iql
 from rlrat import Rational
 from rlrat.activations import PReLU
 from rlrat.inspection import BINS, activation_rows, rational_scalars
-from rlrat.optim import SeedGuard
+from rlrat.updates.optim import SeedGuard
 from tests.short_runs import read_run
 
 

@@ -5,8 +5,8 @@ import torch
 from scipy import stats
 
 from rlrat.networks import INITIALIZATIONS, MLP, dropout_masks, gated_dims, initialize
-from rlrat.random import Stream
 from rlrat.rational import rational
+from rlrat.updates.random import Stream
 
 
 def _mlp(seeds, critics=None, scheme="xavier_uniform", **settings):

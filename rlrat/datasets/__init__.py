@@ -9,7 +9,7 @@ from rlrat.dataset_names import FILE_SUFFIXES, as_id, dataset_id
 from rlrat.datasets import d4rl, minari
 from rlrat.datasets.bounds import Bounds, typed_bounds
 from rlrat.datasets.dataset import Dataset
-from rlrat.environments import import_modules
+from rlrat.environments.registry import import_modules
 from rlrat.errors import InputError, reason, warn
 
 __all__ = ["Dataset", "load_dataset"]

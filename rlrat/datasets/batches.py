@@ -11,7 +11,7 @@ from torch import Tensor
 from rlrat.datasets.dataset import NO_EPISODES, Dataset
 from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
-from rlrat.random import Blocks, Stream
+from rlrat.updates.random import Blocks, Stream
 
 
 class Batch(NamedTuple):

@@ -39,7 +39,7 @@ from rlrat.datasets.dataset import Dataset, assemble
 from rlrat.datasets.download import download
 from rlrat.datasets.hdf5 import open_hdf5, read
 from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
-from rlrat.environments import find_spec, typed
+from rlrat.environments.registry import find_spec, typed
 from rlrat.errors import InputError
 
 BASE_URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"

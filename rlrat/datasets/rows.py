@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlrat.estimates import available_memory
-from rlrat.random import Blocks
+from rlrat.updates.random import Blocks
 
 _CHUNK = 2**18  # rows that are made at a time, so that the whole is never there twice
 _SHARE = 0.5  # of the free memory that the rows may take

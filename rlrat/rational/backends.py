@@ -18,7 +18,7 @@ _forced: str | None = None  # not a ContextVar, which torch.compile cannot look 
 def backend(name: str) -> Iterator[None]:
     """Compute every rational activation inside the block, in all threads, by one backend: for tests and measurements.
 
-    An agent's update that was compiled before keeps its own (rlrat/compiled.py).
+    An agent's update that was compiled before keeps its own (rlrat/updates/compiled.py).
 
     Raises:
         ValueError: an unknown name.

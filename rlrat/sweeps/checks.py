@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.arguments import RunArguments, identity, parse_env_kwargs, validate
-from rlrat.environments import of_data
+from rlrat.environments.registry import of_data
 from rlrat.errors import InputError
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import DONE, clash, seed_status
@@ -51,7 +51,7 @@ def check_device(name: str, *, here: bool) -> None:
         return
     import torch
 
-    from rlrat.machine import find_device
+    from rlrat.updates.machine import find_device
 
     try:
         device = torch.device(name)

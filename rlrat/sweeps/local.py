@@ -6,10 +6,10 @@ import socket
 import subprocess
 from dataclasses import dataclass
 
-from rlrat.machine import usable_cores
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, Task
 from rlrat.sweeps.worker import start
+from rlrat.updates.machine import usable_cores
 
 _CONTEXT = 600 * 2**20  # bytes of a GPU that a CUDA context and PyTorch's kernels take, beside its tensors
 _KEEP_FREE = 0.1  # share of a GPU

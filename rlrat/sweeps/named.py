@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rlrat.arguments import parse_env_kwargs
-from rlrat.environments import bare
+from rlrat.environments.registry import bare
 from rlrat.errors import InputError
 from rlrat.sweeps.grid import Block, Grid
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batches
 from rlrat.datasets.dataset import Dataset
-from rlrat.optim import Adam
 from rlrat.policies import Policy
+from rlrat.updates.optim import Adam
 from tests.short_runs import ROOT
 
 EVERY_SETTING_COUNTS = {  # settings with which each of the others matters within a few updates

@@ -10,7 +10,7 @@ import torch
 
 from rlrat.arguments import Range, RunArguments, identity
 from rlrat.errors import InputError
-from rlrat.learners import check_learner
+from rlrat.updates.learner import check_learner
 from tests.agents.learners import CLASSES, EVERY_SETTING_COUNTS, make_learner
 
 # Settings that are part of a run's identity, but not of what is learned.
@@ -24,7 +24,7 @@ ELSEWHERE = {
     "eval_every": "when policies are evaluated",
     "eval_at": "when policies are evaluated",
     "eval_episodes": "how policies are evaluated",
-    "precision": "of the whole process, which the run sets (tests/test_machine.py)",
+    "precision": "of the whole process, which the run sets (tests/updates/test_machine.py)",
     "target_returns": "what a Decision Transformer is asked for when it is evaluated",
 }
 ONLY_CRITICS = "leave it out"  # what agents without a critic say of --critic-activation

@@ -10,13 +10,13 @@ from torch import nn
 from rlrat import Rational
 from rlrat.activations import PReLU
 from rlrat.inspection import activation_rows
-from rlrat.optim import SeedGuard
 from rlrat.reports import learned
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_learned, side_by_side
 from rlrat.reports.page_data import learned_data
 from rlrat.reports.read import read_runs
 from rlrat.runs import ACTIVATION_COLUMNS, RunFolder
+from rlrat.updates.optim import SeedGuard
 from tests.reports.page_runs import LAYERS, activations_text, make_run
 
 UPDATES = range(0, 5000, 1000)

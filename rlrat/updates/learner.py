@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from rlrat.errors import InputError
-from rlrat.optim import Adam, SeedGuard
+from rlrat.updates.optim import Adam, SeedGuard
 
 _NEEDED = {
     "policy": "the `Policy` or `SequencePolicy` that is evaluated",
-    "guard": "a `rlrat.optim.SeedGuard(num_seeds)`",
+    "guard": "a `rlrat.updates.SeedGuard(num_seeds)`",
     "inputs": "inputs(update), what an update takes, the batch first",
     "update": "update(*inputs), one gradient step, which returns metrics [S]",
     "inspect": "inspect(batch), a pass through the networks",
@@ -69,8 +69,8 @@ def _unused_parameters(learner: nn.Module) -> Iterator[str]:
     for name, parameter in learner.named_parameters():
         if parameter.requires_grad and _memory(parameter) not in moved:
             yield (
-                f"has {name}, which no optimizer moves: give its network to a `rlrat.optim.Adam` that is an attribute "
-                "of the learner (after learner.to(device)), or call requires_grad_(False)"
+                f"has {name}, which no optimizer moves: give its network to a `rlrat.updates.Adam` that is an "
+                "attribute of the learner (after learner.to(device)), or call requires_grad_(False)"
             )
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from rlrat.activations import PReLU
 from rlrat.errors import InputError
 from rlrat.networks import MLP, initialize
-from rlrat.optim import Adam, SeedGuard, flatten, polyak_
 from rlrat.rational import Rational
+from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
 
 
 def _network(seeds, critics=None, activation="tanh"):

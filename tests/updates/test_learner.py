@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.learners import check_learner
+from rlrat.updates.learner import check_learner
 from tests.agents.learners import CLASSES, make_learner
 
 
@@ -39,8 +39,11 @@ def _raw(learner):
 
 FORGOTTEN = {
     "policy": (lambda learner: delattr(learner, "policy"), "has no `policy`: it needs the `Policy`"),
-    "guard": (lambda learner: delattr(learner, "guard"), r"has no `guard`: it needs a `rlrat.optim.SeedGuard"),
-    "no guard": (_add("guard", torch.nn.Identity()), "has a Identity for a `guard`: it needs a `rlrat.optim.SeedGuard"),
+    "guard": (lambda learner: delattr(learner, "guard"), r"has no `guard`: it needs a `rlrat.updates.SeedGuard"),
+    "no guard": (
+        _add("guard", torch.nn.Identity()),
+        "has a Identity for a `guard`: it needs a `rlrat.updates.SeedGuard",
+    ),
     "axis": (_add("gain", torch.nn.Parameter(torch.ones(3))), r"has gain of shape \[3\]: .* that of the 2 members"),
     "no axis": (_add("gain", torch.nn.Parameter(torch.tensor(1.0))), r"has gain of shape \[\]: "),
     "units": (_raw, r"has a policy without units: call policy.set_units\(units\)"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from rlrat.compiled import compiled, pays
+from rlrat.updates.compiled import compiled, pays
 from tests.agents.learners import CLASSES, make_learner
 
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def test_compiling_outlives_a_ctrl_c_of_the_terminals_whole_group():
     script = """if True:
         import os, signal
         import torch
-        from rlrat.compiled import compiled
+        from rlrat.updates.compiled import compiled
         os.setpgrp()
         signal.signal(signal.SIGINT, lambda *_: None)  # as a run's, which stops after the update
         update = compiled(lambda x: {"y": torch.tanh(x * 3.0) + x}, torch.device("cpu"))

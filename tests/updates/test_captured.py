@@ -1,12 +1,11 @@
 """Recorded updates beside plain ones: with a recorder that needs no GPU, and on one with CUDA graphs."""
 
-
 import pytest
 import torch
 from torch import nn
 
-from rlrat.captured import CudaGraph, captured
-from rlrat.compiled import compiled
+from rlrat.updates.captured import CudaGraph, captured
+from rlrat.updates.compiled import compiled
 from tests.agents.learners import CLASSES, make_learner
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.machine import find_device, usable_cores, useful_threads
+from rlrat.updates.machine import find_device, usable_cores, useful_threads
 
 
 def test_devices():
@@ -60,7 +60,7 @@ def test_a_small_run_takes_few_threads_and_says_so(run_agent, tmp_path):
 def test_freed_memory_is_met_again_without_page_faults():
     code = (
         "import resource, torch\n"
-        "from rlrat.machine import keep_freed_memory\n"
+        "from rlrat.updates.machine import keep_freed_memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(20):\n"

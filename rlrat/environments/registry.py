@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlrat.env_settings import TAKEN, same_settings
+from rlrat.environments.settings import TAKEN, same_settings
 from rlrat.errors import InputError, reason
 from rlrat.json_files import is_deep
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from scipy import stats
 
-from rlrat.random import Blocks, Stream, _philox, generator
+from rlrat.updates.random import Blocks, Stream, _philox, generator
 
 
 @pytest.mark.parametrize(

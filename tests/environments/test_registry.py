@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import rlrat
-from rlrat import environments
-from rlrat.environments import import_modules, not_followed, of_data, recorded, recorded_kwargs, typed
+from rlrat.environments import registry as environments
+from rlrat.environments.registry import import_modules, not_followed, of_data, recorded, recorded_kwargs, typed
 from rlrat.errors import InputError
 
 MODULE = """

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from rlrat.activations import trained_activations
 from rlrat.errors import InputError
 from rlrat.rational import Rational
+from rlrat.updates.trained import trained_activations
 
 _SMALLEST_FACTOR = 1e-37  # that float32 holds with all its digits, with a margin
 
@@ -292,7 +292,7 @@ def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: T
     """
     if not (hasattr(target, "flat") and hasattr(source, "flat")):
         raise InputError(
-            "polyak_ moves networks that `rlrat.optim.flatten` has seen, as `Adam` has its own: call it with the "
+            "polyak_ moves networks that `rlrat.updates.flatten` has seen, as `Adam` has its own: call it with the "
             "target, after learner.to(device)"
         )
     rates = rate * alive.unsqueeze(1)

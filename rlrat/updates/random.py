@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrat.machine import one_torch_thread
+from rlrat.updates.machine import one_torch_thread
 
 _LOW = 0xFFFFFFFF
 _BLOCK, _NUMBERS = 64, 2**20

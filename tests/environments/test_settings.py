@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlrat.env_settings import parse_env_kwargs, same_settings
+from rlrat.environments.settings import parse_env_kwargs, same_settings
 from rlrat.errors import InputError
 
 
