@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
-from rlrat.dataset_names import folder_name
+from rlrat.datasets.names import folder_name
 from rlrat.environments.registry import MOST_EPISODES, bare
 from rlrat.environments.settings import TAKEN, parse_env_kwargs, same_settings
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable

@@ -21,8 +21,8 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 
 from rlrat.arguments import read_command_line
-from rlrat.dataset_names import minari_root
 from rlrat.datasets.metadata import read_json
+from rlrat.datasets.names import minari_root
 from rlrat.errors import InputError, one_line_errors
 
 FIELDS = {

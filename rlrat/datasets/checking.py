@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlrat.dataset_names import minari_root
 from rlrat.datasets import cache, d4rl, entries
+from rlrat.datasets.names import minari_root
 from rlrat.datasets.sharing import is_trusted
 from rlrat.errors import InputError, reason
 

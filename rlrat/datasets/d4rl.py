@@ -32,12 +32,12 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.dataset_names import safe
 from rlrat.datasets import cache
 from rlrat.datasets.bounds import Bounds, environment_bounds
 from rlrat.datasets.dataset import Dataset, assemble
 from rlrat.datasets.download import download
 from rlrat.datasets.hdf5 import open_hdf5, read
+from rlrat.datasets.names import safe
 from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
 from rlrat.environments.registry import find_spec, typed
 from rlrat.errors import InputError

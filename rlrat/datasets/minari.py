@@ -6,13 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rlrat.dataset_names import is_id, minari_root
 from rlrat.datasets import arrow, cache
 from rlrat.datasets.bounds import Bounds, environment_bounds
 from rlrat.datasets.dataset import STEP_FIELDS, Dataset
 from rlrat.datasets.episodes import join
 from rlrat.datasets.hdf5 import open_group, open_hdf5, read
 from rlrat.datasets.metadata import Metadata, read_metadata
+from rlrat.datasets.names import is_id, minari_root
 from rlrat.errors import InputError, reason
 
 PACKAGED_ROOT = Path(__file__).with_name("packaged")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlrat.arguments import RunArguments, run_folder
-from rlrat.dataset_names import dataset_id, folder_name
+from rlrat.datasets.names import dataset_id, folder_name
 
 
 @pytest.fixture
@@ -54,6 +54,6 @@ def test_no_dataset_leads_out_of_the_folder_of_runs(here):
 
 
 def test_names_need_neither_numpy_nor_torch():
-    code = "import sys, rlrat.dataset_names; print({'numpy', 'torch', 'h5py'} & {*sys.modules})"
+    code = "import sys, rlrat.datasets.names; print({'numpy', 'torch', 'h5py'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
