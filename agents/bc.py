@@ -37,8 +37,8 @@ from torch import Tensor, nn
 from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import InputError, one_line_errors
-from rlrat.networks import dropout_masks, initialize
-from rlrat.policies import Policy
+from rlrat.networks.layers import dropout_masks, initialize
+from rlrat.networks.policies import Policy
 from rlrat.training import Run
 from rlrat.updates.optim import Adam, SeedGuard, cosine
 from rlrat.updates.random import Stream

@@ -65,9 +65,9 @@ from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Units, WindowBatch, Windows
 from rlrat.datasets.dataset import NO_EPISODES
 from rlrat.errors import InputError, one_line_errors
-from rlrat.networks import Embedding, LayerNorm, initialize
+from rlrat.networks.layers import Embedding, LayerNorm, initialize
+from rlrat.networks.transformer import Gain, SequencePolicy, check_target_returns
 from rlrat.training import Run
-from rlrat.transformer import Gain, SequencePolicy, check_target_returns
 from rlrat.updates.optim import Adam, SeedGuard
 from rlrat.updates.random import Stream
 

@@ -49,8 +49,8 @@ from torch import Tensor, nn
 from rlrat.datasets import Dataset
 from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, dropout_masks, initialize
-from rlrat.policies import Policy
+from rlrat.networks.layers import MLP, dropout_masks, initialize
+from rlrat.networks.policies import Policy
 from rlrat.training import Run
 from rlrat.updates.optim import Adam, SeedGuard, cosine, flatten, polyak_
 from rlrat.updates.random import Stream

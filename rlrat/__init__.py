@@ -32,7 +32,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "load_dataset": "datasets",
     "load_policy": "loading",
-    "make_activation": "activations",
+    "make_activation": "networks",
     "normalized_score": "scores",
     "rationalize": "rational",
 }

@@ -151,7 +151,7 @@ class RunArguments:
     """Delete the run folders of these seeds first."""
 
     def network(self, role: Literal["actor", "critic"]) -> dict[str, Any]:
-        """The settings of a network of the actor or the critics, as `rlrat.networks.MLP` takes them."""
+        """The settings of a network of the actor or the critics, as `rlrat.networks.layers.MLP` takes them."""
         rational = {name: getattr(self.rational, name) for name in ("degrees", "version", "groups")}
         return {
             "hidden_dims": self.hidden_dims,

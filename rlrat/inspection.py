@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlrat.activations import PReLU
+from rlrat.networks.activations import PReLU
 from rlrat.rational import Rational
 from rlrat.updates.trained import trained_activations
 

@@ -13,11 +13,11 @@ from rlrat.runs import RunFolder
 from rlrat.updates.machine import find_device
 
 if TYPE_CHECKING:
-    from rlrat.policies import Policy
-    from rlrat.transformer import SequencePolicy
+    from rlrat.networks.policies import Policy
+    from rlrat.networks.transformer import SequencePolicy
 
 # What a checkpoint calls its policy -> the class that builds it again.
-KINDS = {"mlp": "rlrat.policies.Policy", "sequence": "rlrat.transformer.SequencePolicy"}
+KINDS = {"mlp": "rlrat.networks.policies.Policy", "sequence": "rlrat.networks.transformer.SequencePolicy"}
 _SIZES = ("observation_size", "action_size", "max_episode_steps", "embedding_size", "num_layers", "num_heads")
 _MOST_STEPS = 1_000_000  # of context
 _LARGEST_SCALE = 1e18
@@ -147,7 +147,7 @@ def _check_settings(settings: Mapping[str, Any], state: Mapping[str, Any]) -> No
         elif name == "return_scale":
             check(name, value, isinstance(value, int | float) and 0 < value < _LARGEST_SCALE)
         elif name == "target_returns":
-            from rlrat.transformer import check_target_returns
+            from rlrat.networks.transformer import check_target_returns
 
             check(name, value, isinstance(value, list | tuple))
             check_target_returns(value)
@@ -176,7 +176,7 @@ def set_target_returns(policy: Any, target_returns: Sequence[float], run: str | 
         raise InputError(
             f"the policy in {run} takes no target returns, only a Decision Transformer does: leave them out"
         )
-    from rlrat.transformer import check_target_returns
+    from rlrat.networks.transformer import check_target_returns
 
     policy.target_returns = check_target_returns(target_returns)
     policy.reset()

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 from torch import Tensor, nn
 
-from rlrat.activations import check_activation
 from rlrat.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.background import MOST_PENDING, BackgroundEvaluator, Snapshot
 from rlrat.console import Console
@@ -29,6 +28,7 @@ from rlrat.evaluation import Evaluation, Evaluator, check_spaces
 from rlrat.footprint import check_memory, may_be_large
 from rlrat.group import Group
 from rlrat.inspection import activation_rows, rational_scalars
+from rlrat.networks.activations import check_activation
 from rlrat.profiling import Profile
 from rlrat.recovery import is_due
 from rlrat.scores import Reference, find_reference

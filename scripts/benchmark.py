@@ -126,7 +126,7 @@ def run_evaluate(settings: Evaluate) -> dict:
     import gymnasium
 
     from rlrat.evaluation import Evaluator
-    from rlrat.policies import Policy
+    from rlrat.networks.policies import Policy
 
     torch.set_num_threads(settings.threads)
     count, steps = settings.environments, settings.steps

@@ -12,7 +12,6 @@ import pytest
 import tyro
 
 from agents.iql import Arguments
-from rlrat import activations
 from rlrat.arguments import (
     RationalArguments,
     differing,
@@ -24,6 +23,7 @@ from rlrat.arguments import (
     run_name,
     settings,
 )
+from rlrat.networks import activations
 from tests.short_runs import ROOT
 
 

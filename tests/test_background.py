@@ -10,7 +10,7 @@ import torch
 from rlrat.background import BackgroundEvaluator, Snapshot
 from rlrat.errors import InputError
 from rlrat.evaluation import Evaluation
-from rlrat.policies import Policy
+from rlrat.networks.policies import Policy
 
 
 def _policy(value=0.0):

@@ -12,8 +12,8 @@ from agents import iql
 from rlrat.arguments import parse
 from rlrat.errors import InputError
 from rlrat.evaluation import reset_seed
-from rlrat.networks import initialize
-from rlrat.transformer import SequencePolicy
+from rlrat.networks.layers import initialize
+from rlrat.networks.transformer import SequencePolicy
 from tests.short_runs import SHORT
 
 

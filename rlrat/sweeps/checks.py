@@ -21,7 +21,7 @@ _TOGETHER = ("total_updates", "eval_at")  # what is right of one depends on the 
 
 def check_settings(cells: Sequence[Cell]) -> None:
     """Raise `InputError` for activations that do not exist, numbers out of their range, and settings that exclude."""
-    from rlrat.activations import check_activation  # which imports torch
+    from rlrat.networks.activations import check_activation  # which imports torch
 
     names = dict.fromkeys(cell.values["activation"] for cell in cells)
     for key in ("actor_activation", "critic_activation"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batches
 from rlrat.datasets.dataset import Dataset
-from rlrat.policies import Policy
+from rlrat.networks.policies import Policy
 from rlrat.updates.optim import Adam
 from tests.short_runs import ROOT
 

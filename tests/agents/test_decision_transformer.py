@@ -11,9 +11,9 @@ import torch
 import rlrat
 from agents.decision_transformer import Arguments, check, choose_targets
 from rlrat.errors import InputError
-from rlrat.networks import Embedding, LayerNorm
+from rlrat.networks.layers import Embedding, LayerNorm
+from rlrat.networks.transformer import Gain
 from rlrat.rational import Rational
-from rlrat.transformer import Gain
 from tests.agents.learners import assert_gradients, make_learner, make_trainer
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from rlrat import Rational
-from rlrat.activations import PReLU
 from rlrat.inspection import activation_rows
+from rlrat.networks.activations import PReLU
 from rlrat.reports import learned
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_learned, side_by_side

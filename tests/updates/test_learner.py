@@ -106,7 +106,7 @@ def test_metrics_of_another_form_are_one_line(run_agent, monkeypatch, returned, 
 
 
 def test_a_run_asks_before_the_first_update(run_agent, tmp_path, monkeypatch):
-    monkeypatch.setattr("rlrat.policies.ActingPolicy.set_units", lambda self, units: None)
+    monkeypatch.setattr("rlrat.networks.policies.ActingPolicy.set_units", lambda self, units: None)
     result = run_agent(check=False)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith("error: the learner IQL has a policy without units")

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
-from rlrat.activations import PReLU
 from rlrat.errors import InputError
-from rlrat.networks import MLP, initialize
+from rlrat.networks.activations import PReLU
+from rlrat.networks.layers import MLP, initialize
 from rlrat.rational import Rational
 from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
 

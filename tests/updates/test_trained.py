@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from rlrat.activations import make_activation
+from rlrat.networks.activations import make_activation
 from rlrat.updates.trained import trained_activations
 
 

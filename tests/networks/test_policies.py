@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 
 from rlrat.datasets.batches import Units, _action_units
-from rlrat.networks import initialize
-from rlrat.policies import Policy
+from rlrat.networks.layers import initialize
+from rlrat.networks.policies import Policy
 
 
 @pytest.mark.parametrize("head", list(Policy.HEADS))

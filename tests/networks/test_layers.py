@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rlrat.networks import INITIALIZATIONS, MLP, dropout_masks, gated_dims, initialize
+from rlrat.networks.layers import INITIALIZATIONS, MLP, dropout_masks, gated_dims, initialize
 from rlrat.rational import rational
 from rlrat.updates.random import Stream
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rlrat.errors import InputError
-from rlrat.networks import MLP, Embedding, LayerNorm, Linear
-from rlrat.policies import ActingPolicy
+from rlrat.networks.layers import MLP, Embedding, LayerNorm, Linear
+from rlrat.networks.policies import ActingPolicy
 
 TOKENS = 3  # of a time step: return-to-go, state, action
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlrat.activations import make_activation
+from rlrat.networks.activations import make_activation
 from rlrat.rational import Rational
 from rlrat.updates.random import Stream, generator
 

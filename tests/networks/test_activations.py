@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 import rlrat
-from rlrat import activations
-from rlrat.activations import check_activation, make_activation, names
 from rlrat.errors import InputError
+from rlrat.networks import activations
+from rlrat.networks.activations import check_activation, make_activation, names
 from rlrat.rational import FUNCTIONS
 
 NOT_ELEMENTWISE = {"softmin", "softmax", "logsoftmax"}

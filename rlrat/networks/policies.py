@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlrat.networks import MLP
+from rlrat.networks.layers import MLP
 
 if TYPE_CHECKING:
     from rlrat.datasets.batches import Units

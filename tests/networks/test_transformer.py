@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from rlrat.errors import InputError
-from rlrat.networks import initialize
-from rlrat.transformer import Attention, Gain, SequencePolicy, apply, check_target_returns
+from rlrat.networks.layers import initialize
+from rlrat.networks.transformer import Attention, Gain, SequencePolicy, apply, check_target_returns
 
 SIZES = {
     "return_scale": 10.0, "context_length": 5, "max_episode_steps": 12, "embedding_size": 8, "num_layers": 2,

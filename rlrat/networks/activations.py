@@ -1,0 +1,129 @@
+"""The activation registry: a name to a module that acts on x `[*batch_shape, ..., features]`."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor, nn
+
+from rlrat.errors import InputError
+from rlrat.rational import FUNCTIONS, Rational
+from rlrat.rational.called import ELEMENTWISE
+from rlrat.rational.table import sample
+
+
+class PReLU(nn.Module):
+    """x where x > 0, else slope * x, with one learnable slope for each entry of `batch_shape` (He et al. 2015, eq. 1).
+
+    PyTorch's own has its slopes along axis 1. The parameter `weight` is `[*batch_shape]`, 0.25 at first.
+    """
+
+    trained_activation = True
+
+    def __init__(self, batch_shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full(tuple(batch_shape), 0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[: self.weight.ndim] != self.weight.shape:
+            raise ValueError(f"x must be [*batch_shape, ...] with {list(self.weight.shape)}, not {list(x.shape)}")
+        slope = self.weight.to(x.dtype).reshape(*self.weight.shape, *(1,) * (x.ndim - self.weight.ndim))
+        return torch.where(x > 0, x, slope * x)
+
+    def extra_repr(self) -> str:
+        return f"batch_shape={tuple(self.weight.shape)}"
+
+
+# The order is that of the documentation; None: the entry has parameters and is built below.
+_REGISTRY: dict[str, Callable[[], nn.Module] | None] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "prelu": None,
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "celu": nn.CELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "softplus": nn.Softplus,
+    "sigmoid": nn.Sigmoid,
+    "logsigmoid": nn.LogSigmoid,
+    "tanh": nn.Tanh,
+    "softmin": lambda: nn.Softmin(dim=-1),
+    "softmax": lambda: nn.Softmax(dim=-1),
+    "logsoftmax": lambda: nn.LogSoftmax(dim=-1),
+    "identity": nn.Identity,
+    "rational": None,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every name that `make_activation` takes, besides `rational:<name>` for an elementwise <name>."""
+    return tuple(_REGISTRY)
+
+
+def check_activation(name: str) -> None:
+    """Raise InputError, with the nearest names and all the valid ones, unless `make_activation` knows `name`."""
+    prefix, colon, start = name.partition(":")
+    if name in _REGISTRY or (prefix == "rational" and (start in FUNCTIONS or _is_elementwise(start))):
+        return
+    if prefix == "rational" and colon:
+        possible = [entry for entry in _REGISTRY if entry in FUNCTIONS or _is_elementwise(entry)]
+        if start in _REGISTRY:
+            why = "is one itself" if start == "rational" else "is not elementwise"
+            raise InputError(f"activation {name!r}: {start} {why}; a rational can start as {', '.join(possible)}")
+        if start in ELEMENTWISE.values():
+            raise InputError(
+                f"activation {name!r}: {start} is no entry of the registry; a rational can start as "
+                f"{', '.join(possible)}; in Python, rlrat.Rational(torch.nn.functional.{start}) fits it"
+            )
+        valid = tuple(f"rational:{entry}" for entry in possible)
+    else:
+        valid = (*names(), "rational:<name>")
+    nearest = get_close_matches(name.lower(), valid, n=3)
+    hint = f"did you mean {' or '.join(nearest)}? V" if nearest else "v"
+    raise InputError(f"unknown activation {name!r}: {hint}alid names are {', '.join(valid)}")
+
+
+def _is_elementwise(name: str) -> bool:
+    """Whether a registry entry that `FUNCTIONS` does not have, such as one of the user's own, can be approximated."""
+    if _REGISTRY.get(name) is None:
+        return False
+    try:
+        sample(_REGISTRY[name](), torch.linspace(-5.0, 5.0, 11, dtype=torch.float64))
+    except (ValueError, RuntimeError):
+        return False
+    return True
+
+
+def make_activation(
+    name: str,
+    features: int | None = None,
+    batch_shape: tuple[int, ...] = (),
+    *,
+    degrees: tuple[int, int] = (5, 4),
+    version: str = "A",
+    groups: int = 1,
+) -> nn.Module:
+    """The activation called `name`, as a module for x `[*batch_shape, ..., features]`.
+
+    softmin, softmax and logsoftmax act along the features. prelu and rational have parameters of their own for each
+    entry of `batch_shape`. `degrees`, `version` and `groups` are settings of rationals (see `rlrat.Rational`); the
+    other activations have no use for them. `features` is needed only to check that `groups` divides it.
+
+    Raises:
+        InputError: an unknown name, or settings with which there is no rational.
+    """
+    check_activation(name)
+    if name == "prelu":
+        return PReLU(batch_shape)
+    if name.partition(":")[0] != "rational":
+        return _REGISTRY[name]()
+    if features is not None and groups > 0 and features % groups:
+        raise InputError(f"activation {name!r}: {groups} groups do not divide {features} features")
+    try:
+        start = name.partition(":")[2] or "relu"
+        init = start if start in FUNCTIONS else _REGISTRY[start]()
+        return Rational(init, degrees, version, groups, batch_shape)
+    except ValueError as error:
+        raise InputError(f"activation {name!r}: {error}") from None
