@@ -33,7 +33,7 @@ _HOMES = {
     "load_dataset": "datasets",
     "load_policy": "loading",
     "make_activation": "networks",
-    "normalized_score": "scores",
+    "normalized_score": "evaluation",
     "rationalize": "rational",
 }
 # `rational` is both the package and, called, the function: the module itself is callable.

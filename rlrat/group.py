@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from rlrat.arguments import Member, RunArguments, identity, run_folder, settings
-from rlrat.background import Snapshot
 from rlrat.dashboards import finish_board
 from rlrat.datasets import Dataset
 from rlrat.errors import InputError, reason, warn
-from rlrat.evaluation import Evaluation
+from rlrat.evaluation.background import Snapshot
+from rlrat.evaluation.evaluator import Evaluation
+from rlrat.evaluation.scores import Reference, final_evaluations
 from rlrat.recovery import Recovered, recover
 from rlrat.run_lines import EVALUATIONS
 from rlrat.runs import FAILED, RunFolder, starts
-from rlrat.scores import Reference, final_evaluations
 
 
 @dataclass

@@ -125,7 +125,7 @@ def run_startup(settings: Startup) -> dict:
 def run_evaluate(settings: Evaluate) -> dict:
     import gymnasium
 
-    from rlrat.evaluation import Evaluator
+    from rlrat.evaluation.evaluator import Evaluator
     from rlrat.networks.policies import Policy
 
     torch.set_num_threads(settings.threads)

@@ -1,4 +1,4 @@
-"""Measure the v5 reference returns and write them to rlrat/reference_scores.json.
+"""Measure the v5 reference returns and write them to rlrat/evaluation/reference_scores.json.
 
 The return of a uniform-random policy is measured here; the expert's is quoted from the model card of the policy behind
 Minari's expert dataset. A new measurement gets a new name (v5-<year>.<month>): scores compare within one name only.
@@ -18,7 +18,7 @@ import numpy as np
 import rlrat
 from rlrat.arguments import read_command_line
 from rlrat.errors import InputError, one_line_errors
-from rlrat.evaluation import Evaluator
+from rlrat.evaluation.evaluator import Evaluator
 
 CARDS = "https://huggingface.co/farama-minari/"
 EXPERTS = {  # mean and standard deviation of the return, model card
@@ -27,7 +27,7 @@ EXPERTS = {  # mean and standard deviation of the return, model card
     "Walker2d-v5": (6956.61, 15.95, CARDS + "Walker2d-v5-SAC-expert"),
 }
 EPISODES_PER_SEED = 50
-OUTPUT = Path(rlrat.__file__).parent / "reference_scores.json"
+OUTPUT = Path(rlrat.__file__).parent / "evaluation" / "reference_scores.json"
 
 
 @dataclass

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rlrat.evaluation import Evaluator
+from rlrat.evaluation.evaluator import Evaluator
 from rlrat.group import Group
 from rlrat.runs import RunFolder
 from rlrat.sweeps.folder import seed_status

@@ -11,7 +11,7 @@ import rlrat
 from agents import iql
 from rlrat.arguments import parse
 from rlrat.errors import InputError
-from rlrat.evaluation import reset_seed
+from rlrat.evaluation.evaluator import reset_seed
 from rlrat.networks.layers import initialize
 from rlrat.networks.transformer import SequencePolicy
 from tests.short_runs import SHORT

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlrat.background import MOST_PENDING, BackgroundEvaluator
 from rlrat.checkpoints import load_checkpoint
-from rlrat.evaluation import Evaluator
+from rlrat.evaluation.background import MOST_PENDING, BackgroundEvaluator
+from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs import RunFolder
 from tests.short_runs import assert_equal_runs, read_run, wait_for
 

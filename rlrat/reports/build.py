@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from rlrat.errors import InputError
+from rlrat.evaluation.scores import FINAL_EVALUATIONS, final_evaluations
 from rlrat.reports.convergence import SHARES, final_value, mean_height, median_time, time_to_stay
 from rlrat.reports.curves import common_updates, interquartile_curve, mean_curve
 from rlrat.reports.differences import find_differences, reference_key, seconds_differ
@@ -28,7 +29,6 @@ from rlrat.reports.statistics import (
     spread_known,
 )
 from rlrat.reports.verdicts import compare_all
-from rlrat.scores import FINAL_EVALUATIONS, final_evaluations
 
 _SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns"}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from rlrat.evaluation.scores import final_evaluations
 from rlrat.reports.statistics import Estimate, interval
-from rlrat.scores import final_evaluations
 
 SHARES = (0.5, 0.75, 0.9, 0.95)
 """Of the reference's final value."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlrat.evaluation.scores import FINAL_EVALUATIONS
 from rlrat.reports.differences import Difference
 from rlrat.reports.read import RunRecord
 from rlrat.reports.statistics import Estimate
-from rlrat.scores import FINAL_EVALUATIONS
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from rlrat import load_dataset
 from rlrat.datasets import d4rl
 from rlrat.datasets.batches import Units
 from rlrat.errors import InputError
-from rlrat.scores import d4rl_tables
+from rlrat.evaluation.scores import d4rl_tables
 
 PUBLISHED = "hopper_medium-v2.hdf5"  # a name of D4RL's, whose rules hold for it
 

@@ -2,7 +2,7 @@
 
 `NativeRows` runs Hopper, Walker2d, HalfCheetah and Ant, v4 and v5, without Gymnasium: physics for the whole batch in
 MuJoCo's own threads, then rewards, terminations and observations in NumPy, operation by operation in Gymnasium's order
-and precision, so that every number is the same bit for bit. It is used as `rlrat.gymnasium_rows.GymnasiumRows` is.
+and precision, so that every number is the same bit for bit. It is used as `gymnasium_rows.GymnasiumRows` is.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlrat.gymnasium_rows import Step, Threads, row_index
+from rlrat.evaluation.gymnasium_rows import Step, Threads, row_index
 
 State = Mapping[str, np.ndarray]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrat.errors import InputError, reason, warn
-from rlrat.evaluation import Evaluation, Evaluator
+from rlrat.evaluation.evaluator import Evaluation, Evaluator
 
 MOST_PENDING = 3  # snapshots: one that plays, and two that wait
 

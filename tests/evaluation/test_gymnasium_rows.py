@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.evaluation import Evaluator, evaluate
+from rlrat.evaluation.evaluator import Evaluator, evaluate
 
 
 class Odd(gymnasium.Env):

@@ -1,6 +1,6 @@
 """Evaluate policies in real Gymnasium environments: seeds x episodes at once, one batched policy call per step.
 
-Rewards, terminations and time limits are Gymnasium's: `rlrat.stepping` steps the usual MuJoCo environments for all rows
+Rewards, terminations and time limits are Gymnasium's: `stepping` steps the usual MuJoCo environments for all rows
 at once, with the same results bit for bit, and every other one as `gymnasium.make` made it.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from rlrat.environments.registry import MOST_EPISODES, find_spec, import_modules, nearest, typed
 from rlrat.errors import InputError, reason
-from rlrat.gymnasium_rows import GymnasiumRows, row_index
-from rlrat.stepping import NativeRows, native_rows
+from rlrat.evaluation.gymnasium_rows import GymnasiumRows, row_index
+from rlrat.evaluation.stepping import NativeRows, native_rows
 from rlrat.updates.machine import one_torch_thread, usable_cores
 
 Policy = Callable[[np.ndarray], Any]
@@ -109,7 +109,7 @@ class Evaluator:
             where Gymnasium steps them).
         max_episode_steps: steps after which an episode is cut; by default as the environment is registered.
 
-    `envs` are Gymnasium's environments: the first row's, and the others' too where `rlrat.stepping` cannot do without.
+    `envs` are Gymnasium's environments: the first row's, and the others' too where `stepping` cannot do without.
     `time_limit` is the number of steps after which every episode is cut, None where there is none. `going_on` is how
     many rows the evaluation that runs still plays; other threads may read it.
 

@@ -11,7 +11,6 @@ import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def references(reference: str = "v5") -> dict[str, Reference]:
 @cache
 def _v5_references() -> dict[str, Reference]:
     """What scripts/reference_scores.py measured and wrote."""
-    table = json.loads(resources.files("rlrat").joinpath("reference_scores.json").read_text(encoding="utf-8"))
+    table = json.loads(Path(__file__).with_name("reference_scores.json").read_text(encoding="utf-8"))
     return {
         env_id: Reference(
             name=table["name"],

@@ -1,16 +1,16 @@
 import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import rlrat
 from rlrat.errors import InputError
-from rlrat.scores import D4RL_LEVELS, d4rl_tables, find_reference, normalized_score, references
+from rlrat.evaluation.scores import D4RL_LEVELS, d4rl_tables, find_reference, normalized_score, references
+from tests.short_runs import ROOT
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "reference_scores.py"
+SCRIPT = ROOT / "scripts" / "reference_scores.py"
 
 
 @pytest.fixture(scope="module")

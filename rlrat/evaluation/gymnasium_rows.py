@@ -1,6 +1,6 @@
 """Step many environments of one kind, each made by Gymnasium, and see that they keep to its API.
 
-`GymnasiumRows` runs any environment, `rlrat.stepping.NativeRows` some much faster. Both have `reset() -> observations`
+`GymnasiumRows` runs any environment, `stepping.NativeRows` some much faster. Both have `reset() -> observations`
 and `step(rows, actions) -> observations, rewards, terminated, truncated` of those rows, at least one and sorted; a row
 does not depend on the others, nor on the number of threads.
 """

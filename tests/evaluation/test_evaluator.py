@@ -11,7 +11,7 @@ from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
 import rlrat
 from rlrat.errors import InputError
-from rlrat.evaluation import Evaluation, Evaluator, check_spaces, evaluate, reset_seed
+from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces, evaluate, reset_seed
 
 
 class RowPolicy:

@@ -8,10 +8,10 @@ import pytest
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from gymnasium.envs.mujoco.mujoco_env import MujocoEnv
 
-from rlrat import stepping
-from rlrat.evaluation import Evaluator
-from rlrat.gymnasium_rows import GymnasiumRows
-from rlrat.stepping import NativeRows, native_rows
+from rlrat.evaluation import stepping
+from rlrat.evaluation.evaluator import Evaluator
+from rlrat.evaluation.gymnasium_rows import GymnasiumRows
+from rlrat.evaluation.stepping import NativeRows, native_rows
 
 IDS = [f"{name}-v{version}" for name in ("Hopper", "Walker2d", "HalfCheetah", "Ant") for version in (4, 5)]
 SEEDS = [3, 2**31, 12345]
@@ -136,7 +136,7 @@ def play(env_id, kwargs=None, native=True, num_threads=2):
 
     with pytest.MonkeyPatch.context() as patch:
         if not native:
-            patch.setattr("rlrat.evaluation.native_rows", lambda *_: None)
+            patch.setattr("rlrat.evaluation.evaluator.native_rows", lambda *_: None)
         evaluator = Evaluator(env_id, [0, 1, 7], 4, kwargs, num_threads)
     with evaluator:
         assert len(evaluator.envs) == (1 if native else 12)
@@ -229,7 +229,7 @@ def test_a_step_that_never_returns_does_not_keep_the_process_alive():
     script = """if True:
         import threading, time
         import numpy as np
-        from rlrat.gymnasium_rows import Threads
+        from rlrat.evaluation.gymnasium_rows import Threads
         stuck = threading.Event()
 
         def step(row):

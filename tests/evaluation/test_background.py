@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlrat.background import BackgroundEvaluator, Snapshot
 from rlrat.errors import InputError
-from rlrat.evaluation import Evaluation
+from rlrat.evaluation.background import BackgroundEvaluator, Snapshot
+from rlrat.evaluation.evaluator import Evaluation
 from rlrat.networks.policies import Policy
 
 
@@ -64,7 +64,7 @@ class Steps(Environments):
         super().__init__()
         self.time_limit, self.ends, self.held, self.reached = time_limit, ends, held, threading.Event()
         self.clock = Clock()
-        monkeypatch.setattr("rlrat.background.time", self.clock)
+        monkeypatch.setattr("rlrat.evaluation.background.time", self.clock)
 
     def run(self, policy):
         self.going_on = 2
