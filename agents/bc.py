@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.arguments import Axis, Positive, Range, RunArguments, parse
+from rlrat.runs.arguments import Axis, Positive, Range, RunArguments, parse
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks.layers import dropout_masks, initialize
 from rlrat.networks.policies import Policy
-from rlrat.training import Run
+from rlrat.runs.run import Run
 from rlrat.updates.optim import Adam, SeedGuard, cosine
 from rlrat.updates.random import Stream
 

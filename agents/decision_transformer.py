@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, parse
+from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, parse
 
 Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
 
@@ -67,7 +67,7 @@ from rlrat.datasets.dataset import NO_EPISODES
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks.layers import Embedding, LayerNorm, initialize
 from rlrat.networks.transformer import Gain, SequencePolicy, check_target_returns
-from rlrat.training import Run
+from rlrat.runs.run import Run
 from rlrat.updates.optim import Adam, SeedGuard
 from rlrat.updates.random import Stream
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.arguments import Axis, NotNegative, Positive, Range, RunArguments, Share, parse
+from rlrat.runs.arguments import Axis, NotNegative, Positive, Range, RunArguments, Share, parse
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks.layers import MLP, dropout_masks, initialize
 from rlrat.networks.policies import Policy
-from rlrat.training import Run
+from rlrat.runs.run import Run
 from rlrat.updates.optim import Adam, SeedGuard, cosine, flatten, polyak_
 from rlrat.updates.random import Stream
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from rlrat.arguments import Axis, Count, NotNegative, Positive, RunArguments, Share, beside, parse
+from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, RunArguments, Share, beside, parse
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ from rlrat.datasets.batches import Batch, Batches, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks.layers import MLP, initialize
 from rlrat.networks.policies import Policy
-from rlrat.training import Run
+from rlrat.runs.run import Run
 from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
 from rlrat.updates.random import Blocks, Stream
 

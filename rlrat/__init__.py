@@ -31,7 +31,7 @@ _HOMES = {
     "Rational": "rational",
     "evaluate": "evaluation",
     "load_dataset": "datasets",
-    "load_policy": "loading",
+    "load_policy": "runs",
     "make_activation": "networks",
     "normalized_score": "evaluation",
     "rationalize": "rational",

@@ -23,9 +23,9 @@ from benchmark_growth import Growth, run_growth
 from benchmark_rational import Rational, run_rational
 
 from rlrat import load_dataset
-from rlrat.arguments import read_command_line
 from rlrat.console import Console
 from rlrat.errors import one_line_errors
+from rlrat.runs.arguments import read_command_line
 
 _IQL = Path(__file__).parents[1] / "agents" / "iql.py"
 

@@ -22,7 +22,7 @@ from _benchmark_parts import figure
 
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
-from rlrat.estimates import estimate, peak_memory, track_peak
+from rlrat.runs.estimates import estimate, peak_memory, track_peak
 from rlrat.updates.machine import keep_freed_memory
 
 _ROOT = Path(__file__).parents[1]

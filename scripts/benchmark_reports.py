@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from rlrat.arguments import read_command_line
 from rlrat.console import Console
 from rlrat.reports.build import build_report
 from rlrat.reports.html import write_report
 from rlrat.reports.plots import write_figures
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
+from rlrat.runs.arguments import read_command_line
 
 _HEADER = "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean,normalized_score"
 _REFERENCE = {"name": "made up", "env_id": "Hopper-v5", "random": 20.0, "expert": 4100.0}

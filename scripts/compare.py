@@ -8,13 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from rlrat.arguments import read_command_line
 from rlrat.errors import InputError, heard_warnings, one_line_errors
 from rlrat.reports.build import build_report
 from rlrat.reports.importing import import_runs, with_scores, write_table
 from rlrat.reports.read import as_text, filter_runs, read_runs
 from rlrat.reports.report import Comparison, Report
 from rlrat.reports.tables import as_markdown, make_tables
+from rlrat.runs.arguments import read_command_line
 
 _MOST_VERDICTS = 24  # more are not read in a terminal
 _MOST_WARNINGS = 20

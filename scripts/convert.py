@@ -20,10 +20,10 @@ from gymnasium.spaces import Box, Space
 from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 
-from rlrat.arguments import read_command_line
 from rlrat.datasets.metadata import read_json
 from rlrat.datasets.names import minari_root
 from rlrat.errors import InputError, one_line_errors
+from rlrat.runs.arguments import read_command_line
 
 FIELDS = {
     "observations": np.float32,

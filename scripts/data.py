@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from rlrat.arguments import read_command_line
 from rlrat.console import Console
 from rlrat.datasets.checking import check_caches
 from rlrat.errors import one_line_errors
+from rlrat.runs.arguments import read_command_line
 
 
 @dataclass(frozen=True)

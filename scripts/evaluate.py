@@ -20,15 +20,15 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
-from rlrat.arguments import Range, check_ranges, read_command_line, recalled
 from rlrat.console import Console
 from rlrat.environments.registry import import_modules, recorded, recorded_kwargs, typed
 from rlrat.environments.settings import parse_env_kwargs, same_settings
 from rlrat.errors import InputError, one_line_errors, reason, warn
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
 from rlrat.evaluation.scores import Reference
-from rlrat.loading import build_policy, read_checkpoint, set_target_returns
-from rlrat.runs import RunFolder
+from rlrat.runs.arguments import Range, check_ranges, read_command_line, recalled
+from rlrat.runs.folder import RunFolder
+from rlrat.runs.loading import build_policy, read_checkpoint, set_target_returns
 from rlrat.updates.machine import usable_cores
 
 _MOST_FRAMES = 60  # a second: players drop what is beyond, and Hopper has 125

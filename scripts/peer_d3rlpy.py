@@ -23,7 +23,7 @@ from d3rlpy.preprocessing import ReturnBasedRewardScaler, StandardObservationSca
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from rlrat import load_dataset
 from rlrat.evaluation.evaluator import Evaluator
-from rlrat.runs import RunFolder
+from rlrat.runs.folder import RunFolder
 
 DATASET = "rlrat/hopper/mixed-v0"
 

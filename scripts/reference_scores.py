@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 import rlrat
-from rlrat.arguments import read_command_line
 from rlrat.errors import InputError, one_line_errors
 from rlrat.evaluation.evaluator import Evaluator
+from rlrat.runs.arguments import read_command_line
 
 CARDS = "https://huggingface.co/farama-minari/"
 EXPERTS = {  # mean and standard deviation of the return, model card

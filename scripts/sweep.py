@@ -19,9 +19,9 @@ from typing import Annotated
 
 import tyro
 
-from rlrat.arguments import read_command_line
 from rlrat.console import Console
 from rlrat.errors import one_line_errors
+from rlrat.runs.arguments import read_command_line
 from rlrat.sweeps import commands
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, find_grid, split_axes

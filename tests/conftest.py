@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import rlrat
-from rlrat.arguments import parse
 from rlrat.errors import one_line_errors
+from rlrat.runs.arguments import parse
 from tests.short_runs import ROOT, SHORT
 
 if not torch.cuda.is_available():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rlrat.runs import RunFolder
+from rlrat.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 SHORT = (

@@ -123,7 +123,7 @@ class Broken(io.StringIO):
 @pytest.mark.parametrize(("error", "code"), [(errno.EPIPE, None), (errno.ENOSPC, 2), (errno.EIO, 2)])
 def test_a_training_goes_on_without_its_terminal(tmp_path, monkeypatch, error, code):
     from agents import bc
-    from rlrat.arguments import parse
+    from rlrat.runs.arguments import parse
 
     arguments = parse(bc.Arguments, "", [*SHORT, "--run-dir", str(tmp_path), "--run-name", "x"])
     monkeypatch.setattr(sys, "stdout", Broken(error))

@@ -185,7 +185,7 @@ def _check_size(dataset: h5d.DatasetID, shape: tuple[int, ...], where: str) -> N
         raise InputError(f"{needs}, but the whole file has {file:,} bytes: it is damaged")
     from torch import device
 
-    from rlrat.estimates import available_memory
+    from rlrat.runs.estimates import available_memory
 
     there = available_memory(device("cpu"))
     if there is not None and needed > there:

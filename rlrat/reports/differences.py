@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlrat.arguments import recalled
 from rlrat.reports.read import RunRecord, as_text
+from rlrat.runs.arguments import recalled
 
 _PROTOCOL = {  # how runs are judged, not how they learn
     *("env_id", "env_kwargs", "max_episode_steps", "total_updates", "eval_every", "eval_at", "eval_episodes"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rlrat.reports.read import RunRecord
     from rlrat.reports.report import Group, Report, Task
 
-# What rlrat.runs and rlrat.rational name so, too; both import torch, which reading needs not.
+# What rlrat.runs.folder and rlrat.rational name so, too; both import torch, which reading needs not.
 _COLUMNS = ["update", "layer", "part", "group", "version", "numerator", "denominator", "low", "high", "counts"]
 _VERSIONS = ("A", "B", "C", "N", "prelu")
 _CUSTOM = "custom:"  # and the class of somebody's own trained activation, whose function is known to nobody here

@@ -15,8 +15,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
-from rlrat.arguments import RunArguments, identity, one_line, run_name
 from rlrat.errors import InputError, reason
+from rlrat.runs.arguments import RunArguments, identity, one_line, run_name
 
 # Settings that are a sweep's own business -> what says them instead.
 _OWN = {

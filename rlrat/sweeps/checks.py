@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrat.arguments import RunArguments, identity, parse_env_kwargs, validate
 from rlrat.environments.registry import of_data
 from rlrat.errors import InputError
+from rlrat.runs.arguments import RunArguments, identity, parse_env_kwargs, validate
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import DONE, clash, seed_status
 from rlrat.sweeps.grid import Cell, Job

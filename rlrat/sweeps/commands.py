@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from rlrat.errors import InputError, warn
-from rlrat.locks import Watch
+from rlrat.runs.locks import Watch
 from rlrat.sweeps.checks import check_datasets, check_device, check_folders, check_settings, check_together
 from rlrat.sweeps.conductor import Conductor
 from rlrat.sweeps.display import Display, show_estimate, show_plan, show_status, show_summary

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError
-from rlrat.locks import HEARTBEAT, Owner, Watch
+from rlrat.runs.locks import HEARTBEAT, Owner, Watch
 from rlrat.sweeps.folder import Failure, SweepFolder, is_done, newest_updates, seed_status
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Launcher, Outcome, Refused, Task

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlrat.errors import printable
-from rlrat.locks import Owner
+from rlrat.runs.locks import Owner
 from rlrat.sweeps.conductor import Conductor, Entry
 from rlrat.sweeps.estimate import Probe
 from rlrat.sweeps.folder import DONE, Progress, SweepFolder, is_done, read_progress, read_summary, seed_status

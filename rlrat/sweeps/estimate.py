@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlrat.arguments import RunArguments
 from rlrat.errors import InputError
 from rlrat.json_files import load_json
+from rlrat.runs.arguments import RunArguments
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.records import make

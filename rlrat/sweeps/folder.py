@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrat.arguments import differing, recalled
 from rlrat.errors import InputError, printable, reason
 from rlrat.json_files import load_json, open_file
-from rlrat.locks import STALE, Owner, read_owner
+from rlrat.runs.arguments import differing, recalled
+from rlrat.runs.locks import STALE, Owner, read_owner
 from rlrat.sweeps.grid import Process
 from rlrat.sweeps.records import make
 

@@ -12,8 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rlrat.arguments import RunArguments, run_folder
 from rlrat.errors import InputError, printable, reason
+from rlrat.runs.arguments import RunArguments, run_folder
 from rlrat.sweeps.agents import Agent, check_axis, command_line, load_agent
 
 PRESETS = ("paper", "d4rl-gym", "smoke")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from rlrat.arguments import parse_env_kwargs
 from rlrat.environments.registry import bare
 from rlrat.errors import InputError
+from rlrat.runs.arguments import parse_env_kwargs
 from rlrat.sweeps.grid import Block, Grid
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from rlrat.arguments import Count, NotNegative, Positive, Range, check_ranges
 from rlrat.errors import InputError
+from rlrat.runs.arguments import Count, NotNegative, Positive, Range, check_ranges
 from rlrat.sweeps.grid import Block, Grid, axis_name, read_grid
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.records import fits, make

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlrat.errors import InputError
-from rlrat.locks import HEARTBEAT, LEASE, Held, Lock, Owner, Watch, acquire
+from rlrat.runs.locks import HEARTBEAT, LEASE, Held, Lock, Owner, Watch, acquire
 
 FULL = 74
 """The disk has no room."""

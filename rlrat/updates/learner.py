@@ -1,4 +1,4 @@
-"""What a learner must be (see `rlrat.training.Run`), checked before the first update.
+"""What a learner must be (see `rlrat.runs.run.Run`), checked before the first update.
 
 What is forgotten in an agent of one's own is found here, in one line, and not after hours in what it has not learned.
 """

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import rlrat
-from rlrat.arguments import RationalArguments
 from rlrat.rational import Rational
+from rlrat.runs.arguments import RationalArguments
 from tests.agents.learners import HEADS, assert_gradients, log_prob, make_learner
 
 _learner = partial(make_learner, "bc")

@@ -219,7 +219,7 @@ def test_every_target_return_has_its_lines(agent, run_agent, tmp_path, scalars):
     output = run_agent(*small, "--target-returns", 500, 100, "--run-name", "x").stdout
     assert "at target 500; return" in output
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
-    rows = rlrat.runs.RunFolder(folder).evaluations()
+    rows = rlrat.runs.folder.RunFolder(folder).evaluations()
     assert [(row["update"], row["target_return"]) for row in rows] == [
         (str(update), target) for update in (0, 20, 40) for target in ("500", "100")
     ]

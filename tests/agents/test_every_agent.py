@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import rlrat
-from rlrat.arguments import RationalArguments
-from rlrat.inspection import activation_rows
 from rlrat.networks import activations
 from rlrat.networks.policies import Policy
 from rlrat.networks.transformer import SequencePolicy
 from rlrat.rational import Rational
-from rlrat.runs import EVALUATION_COLUMNS, RunFolder
+from rlrat.runs.arguments import RationalArguments
+from rlrat.runs.folder import EVALUATION_COLUMNS, RunFolder
+from rlrat.runs.inspection import activation_rows
 from tests.agents.learners import CLASSES, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
 from tests.short_runs import ROOT, assert_equal_runs, read_run, wait_for
 

@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from rlrat.arguments import Range, RunArguments, identity
 from rlrat.errors import InputError
+from rlrat.runs.arguments import Range, RunArguments, identity
 from rlrat.updates.learner import check_learner
 from tests.agents.learners import CLASSES, EVERY_SETTING_COUNTS, make_learner
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rlrat.arguments import RunArguments, run_folder
 from rlrat.datasets.names import dataset_id, folder_name
+from rlrat.runs.arguments import RunArguments, run_folder
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.inspection import BINS
-from rlrat.runs import ACTIVATION_COLUMNS
+from rlrat.runs.folder import ACTIVATION_COLUMNS
+from rlrat.runs.inspection import BINS
 from tests.reports.run_folders import write_run
 
 LAYERS = tuple(f"{network}.hidden.{layer}" for network in ("q", "v", "policy.mean") for layer in (0, 1))  # IQL's

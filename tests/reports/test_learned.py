@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from rlrat import Rational
-from rlrat.inspection import activation_rows
 from rlrat.networks.activations import PReLU
 from rlrat.reports import learned
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_learned, side_by_side
 from rlrat.reports.page_data import learned_data
 from rlrat.reports.read import read_runs
-from rlrat.runs import ACTIVATION_COLUMNS, RunFolder
+from rlrat.runs.folder import ACTIVATION_COLUMNS, RunFolder
+from rlrat.runs.inspection import activation_rows
 from rlrat.updates.optim import SeedGuard
 from tests.reports.page_runs import LAYERS, activations_text, make_run
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlrat.arguments import parse
 from rlrat.errors import InputError, one_line_errors
-from rlrat.runs import RunFolder
+from rlrat.runs.arguments import parse
+from rlrat.runs.folder import RunFolder
 from tests.short_runs import ROOT, SHORT
 
 SCRIPT = ROOT / "scripts" / "evaluate.py"

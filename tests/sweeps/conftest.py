@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlrat.arguments import read_command_line
+from rlrat.runs.arguments import read_command_line
 from rlrat.sweeps import commands, conductor
 from rlrat.sweeps.options import Options, find_grid, split_axes
 from scripts import sweep

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlrat.locks import Watch
+from rlrat.runs.locks import Watch
 from rlrat.sweeps.folder import SweepFolder
 from tests.sweeps.whole_sweeps import begin, check
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.locks import STALE, Owner, Watch
+from rlrat.runs.locks import STALE, Owner, Watch
 from rlrat.sweeps import conductor, slurm
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rlrat.errors import InputError, heard_warnings
-from rlrat.locks import Owner, Watch
+from rlrat.runs.locks import Owner, Watch
 from rlrat.sweeps import commands, grid, slurm
 from rlrat.sweeps.agents import load_agent
 from rlrat.sweeps.estimate import Probe, recalled

@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 import pytest
 
-from rlrat.arguments import run_folder
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError
+from rlrat.runs.arguments import run_folder
 from rlrat.sweeps.agents import load_agent
 from rlrat.sweeps.checks import check_datasets, check_folders, check_settings, check_together
 from rlrat.sweeps.folder import is_done, seed_status

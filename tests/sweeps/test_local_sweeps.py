@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.locks import Watch
+from rlrat.runs.locks import Watch
 from rlrat.sweeps import commands, local
 from rlrat.sweeps.agents import load_agent
 from rlrat.sweeps.estimate import Probe
@@ -361,7 +361,7 @@ def test_room_is_tried_for_not_believed(tmp_path, monkeypatch):
 
 def test_an_agent_without_a_main_block_is_one(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from rlrat.arguments import RunArguments\nclass Arguments(RunArguments):\n    pass\n")
+    file.write_text("from rlrat.runs.arguments import RunArguments\nclass Arguments(RunArguments):\n    pass\n")
     assert load_agent(str(file), tmp_path).name == "mine"
 
 

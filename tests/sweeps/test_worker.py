@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.locks import Owner, Watch
+from rlrat.runs.locks import Owner, Watch
 from rlrat.sweeps import worker
 from tests.sweeps.whole_sweeps import TOY_FILE, hold_back, wait_until
 

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.arguments import Range, RunArguments, identity, parse, run_folder
 from rlrat.errors import InputError, one_line_errors
+from rlrat.runs.arguments import Range, RunArguments, identity, parse, run_folder
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def test_a_long_run_on_a_cpu_with_a_compiler_pays(monkeypatch):
 def test_a_run_compiles_by_itself_where_that_pays(run_agent, monkeypatch):
     whole, calls = torch.compile, []
     monkeypatch.setattr(torch, "compile", lambda f, **options: calls.append(f) or whole(f, backend="eager", **options))
-    monkeypatch.setattr("rlrat.training.pays", lambda updates, device: updates == 4)
+    monkeypatch.setattr("rlrat.runs.run.pays", lambda updates, device: updates == 4)
     torch._dynamo.reset()
     run_agent("--total-updates", 3)
     run_agent("--total-updates", 4, "--no-compile", "--seed", 7)

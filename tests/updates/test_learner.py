@@ -96,7 +96,7 @@ def test_every_agent_forgets_nothing(small_dataset, agent, activation):
     ],
 )
 def test_metrics_of_another_form_are_one_line(run_agent, monkeypatch, returned, message):
-    from rlrat.training import Run
+    from rlrat.runs.run import Run
 
     log = Run.log
     monkeypatch.setattr(Run, "log", lambda self, metrics: log(self, returned(metrics)))

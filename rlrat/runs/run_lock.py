@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from rlrat.errors import InputError, warn
-from rlrat.locks import HEARTBEAT, Held, Owner, Watch, acquire
-from rlrat.run_files import writing
+from rlrat.runs.files import writing
+from rlrat.runs.locks import HEARTBEAT, Held, Owner, Watch, acquire
 
 try:
     import fcntl
@@ -27,7 +27,7 @@ class RunLock:
 
     The kernel's lock of the file `.<name>.lock` beside the folder, where the folder really is: a link to it has no lock
     of its own. The kernel gives it back whatever ends the process. On a file system without such locks, a file
-    `.<name>.owner.<n>` with a heartbeat (see `rlrat.locks`).
+    `.<name>.owner.<n>` with a heartbeat (see `locks`).
 
     Raises:
         InputError: another process has it, or it cannot be made.

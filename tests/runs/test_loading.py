@@ -9,11 +9,11 @@ import torch
 
 import rlrat
 from agents import iql
-from rlrat.arguments import parse
 from rlrat.errors import InputError
 from rlrat.evaluation.evaluator import reset_seed
 from rlrat.networks.layers import initialize
 from rlrat.networks.transformer import SequencePolicy
+from rlrat.runs.arguments import parse
 from tests.short_runs import SHORT
 
 

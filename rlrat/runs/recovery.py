@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from rlrat.arguments import RunArguments
 from rlrat.errors import warn
-from rlrat.run_lines import ACTIVATIONS, EPISODES, EVALUATIONS
-from rlrat.runs import RunFolder
+from rlrat.runs.arguments import RunArguments
+from rlrat.runs.folder import RunFolder
+from rlrat.runs.lines import ACTIVATIONS, EPISODES, EVALUATIONS
 
 _LISTED = 5  # updates in a message
 

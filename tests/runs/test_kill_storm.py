@@ -18,9 +18,9 @@ STORM = ("--total-updates", "400", "--eval-every", "20", "--checkpoint-every", "
 # Imports once, and forks for each line that it reads: an import takes longer than these runs.
 SERVER = """if True:
     import json, os, sys
-    import mujoco, torch.utils.tensorboard, rlrat.training
+    import mujoco, torch.utils.tensorboard, rlrat.runs.run
     from agents import iql
-    from rlrat.arguments import parse
+    from rlrat.runs.arguments import parse
     from rlrat.errors import one_line_errors
     for line in sys.stdin:
         pid = os.fork()

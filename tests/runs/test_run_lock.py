@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from rlrat import run_lock
 from rlrat.errors import InputError
-from rlrat.locks import Owner, Watch
-from rlrat.run_lock import RunLock
-from rlrat.runs import RunFolder
+from rlrat.runs import run_lock
+from rlrat.runs.folder import RunFolder
+from rlrat.runs.locks import Owner, Watch
+from rlrat.runs.run_lock import RunLock
 
 
 @pytest.fixture

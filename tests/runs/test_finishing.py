@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rlrat.evaluation.evaluator import Evaluator
-from rlrat.group import Group
-from rlrat.runs import RunFolder
+from rlrat.runs.folder import RunFolder
+from rlrat.runs.group import Group
+from rlrat.runs.run import Run
 from rlrat.sweeps.folder import seed_status
-from rlrat.training import Run
 from tests.short_runs import assert_equal_runs, read_run
 
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrat.checkpoints import load_checkpoint
 from rlrat.errors import InputError, reason
-from rlrat.runs import RunFolder
+from rlrat.runs.checkpoints import load_checkpoint
+from rlrat.runs.folder import RunFolder
 from rlrat.updates.machine import find_device
 
 if TYPE_CHECKING:

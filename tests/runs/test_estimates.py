@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlrat import estimates
 from rlrat.errors import InputError
-from rlrat.estimates import Estimate, available_memory, estimate
+from rlrat.runs import estimates
+from rlrat.runs.estimates import Estimate, available_memory, estimate
 from tests.agents.learners import CLASSES, make_learner
 from tests.short_runs import ROOT
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrat.arguments import differing, recalled
-from rlrat.checkpoints import checkpoint_bytes, load_checkpoint
-from rlrat.dashboards import LAYOUT
 from rlrat.errors import InputError, reason, warn
 from rlrat.json_files import read_json
-from rlrat.run_files import remove_temporaries, replace, temporary, unique_name, writing
-from rlrat.run_lines import (
+from rlrat.runs.arguments import differing, recalled
+from rlrat.runs.checkpoints import checkpoint_bytes, load_checkpoint
+from rlrat.runs.dashboards import LAYOUT
+from rlrat.runs.files import remove_temporaries, replace, temporary, unique_name, writing
+from rlrat.runs.lines import (
     ACTIVATION_COLUMNS,
     ACTIVATIONS,
     EPISODE_COLUMNS,
@@ -23,7 +23,7 @@ from rlrat.run_lines import (
     EVALUATIONS,
     Lines,
 )
-from rlrat.run_lock import RunLock
+from rlrat.runs.run_lock import RunLock
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -174,7 +174,7 @@ class RunFolder:
         replace(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     def append_activations(self, update: int, rows: list[dict[str, Any]]) -> None:
-        """Append what `rlrat.inspection.activation_rows` saw to `activations.csv`, ahead of the evaluation's lines."""
+        """Append what `inspection.activation_rows` saw to `activations.csv`, ahead of the evaluation's lines."""
         self._check_lock()
         self.lines[ACTIVATIONS].append([row | {"update": update} for row in rows])
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlrat.arguments import Member, RunArguments, identity, run_folder, settings
-from rlrat.dashboards import finish_board
 from rlrat.datasets import Dataset
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.background import Snapshot
 from rlrat.evaluation.evaluator import Evaluation
 from rlrat.evaluation.scores import Reference, final_evaluations
-from rlrat.recovery import Recovered, recover
-from rlrat.run_lines import EVALUATIONS
-from rlrat.runs import FAILED, RunFolder, starts
+from rlrat.runs.arguments import Member, RunArguments, identity, run_folder, settings
+from rlrat.runs.dashboards import finish_board
+from rlrat.runs.folder import FAILED, RunFolder, starts
+from rlrat.runs.lines import EVALUATIONS
+from rlrat.runs.recovery import Recovered, recover
 
 
 @dataclass

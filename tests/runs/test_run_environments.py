@@ -10,7 +10,7 @@ from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
 from agents.iql import Arguments
 from rlrat.errors import InputError
-from rlrat.training import Run
+from rlrat.runs.run import Run
 
 SPEC = {"id": "Hopper-v5", "max_episode_steps": 1000, "additional_wrappers": [], "kwargs": {}}
 
@@ -21,7 +21,7 @@ def begin(small_dataset, tmp_path, monkeypatch, capsys):
 
     def build(fields=(), **arguments):
         dataset = dataclasses.replace(small_dataset, **dict(fields))
-        monkeypatch.setattr("rlrat.training.load_dataset", lambda *_, **__: dataset)
+        monkeypatch.setattr("rlrat.runs.run.load_dataset", lambda *_, **__: dataset)
         capsys.readouterr()
         return Run("iql", Arguments(run_dir=tmp_path / "runs", device="cpu", **arguments)), capsys.readouterr().err
 

@@ -13,7 +13,7 @@ import numpy as np
 from rlrat.errors import InputError, reason
 
 if TYPE_CHECKING:
-    from rlrat.runs import RunFolder
+    from rlrat.runs.folder import RunFolder
 
 # Each chart overlays every run below --logdir, so that activations are compared without any report.
 LAYOUT = {

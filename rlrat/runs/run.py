@@ -15,23 +15,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 from torch import Tensor, nn
 
-from rlrat.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.console import Console
-from rlrat.dashboards import check_tracking, tracked
 from rlrat.datasets import load_dataset
 from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
 from rlrat.environments.settings import same_settings
 from rlrat.errors import InputError, printable, warn
-from rlrat.estimates import SMALLEST, estimate
 from rlrat.evaluation.background import MOST_PENDING, BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.scores import Reference, find_reference
-from rlrat.footprint import check_memory, may_be_large
-from rlrat.group import Group
-from rlrat.inspection import activation_rows, rational_scalars
 from rlrat.networks.activations import check_activation
-from rlrat.profiling import Profile
-from rlrat.recovery import is_due
+from rlrat.runs.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
+from rlrat.runs.dashboards import check_tracking, tracked
+from rlrat.runs.estimates import SMALLEST, estimate
+from rlrat.runs.footprint import check_memory, may_be_large
+from rlrat.runs.group import Group
+from rlrat.runs.inspection import activation_rows, rational_scalars
+from rlrat.runs.profiling import Profile
+from rlrat.runs.recovery import is_due
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.learner import check_learner

@@ -8,11 +8,11 @@ import random
 import pytest
 import torch
 
-from rlrat.arguments import RunArguments
 from rlrat.errors import InputError
-from rlrat.recovery import recover
-from rlrat.run_lines import ACTIVATION_COLUMNS
-from rlrat.runs import RunFolder
+from rlrat.runs.arguments import RunArguments
+from rlrat.runs.folder import RunFolder
+from rlrat.runs.lines import ACTIVATION_COLUMNS
+from rlrat.runs.recovery import recover
 from tests.short_runs import assert_equal_runs, read_run
 
 UPDATES = (0, 10, 20, 30, 40)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.run_lines import ACTIVATION_COLUMNS, EVALUATION_COLUMNS
-from rlrat.runs import RunFolder, starts
+from rlrat.runs.folder import RunFolder, starts
+from rlrat.runs.lines import ACTIVATION_COLUMNS, EVALUATION_COLUMNS
 
 CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch": "2.13.0"}}
 
@@ -135,7 +135,7 @@ def test_a_folder_is_one_processs_at_a_time(folder):
     script = """if True:
         import sys
         from pathlib import Path
-        from rlrat.runs import RunFolder
+        from rlrat.runs.folder import RunFolder
         with RunFolder(Path(sys.argv[1])).locked():
             print("mine", flush=True)
             sys.stdin.read()

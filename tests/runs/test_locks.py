@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.locks import Held, Lock, Owner, Watch, acquire
+from rlrat.runs.locks import Held, Lock, Owner, Watch, acquire
 
 
 class Clock:
@@ -89,7 +89,7 @@ def test_its_owner_waking_up_in_between_keeps_it(lock, monkeypatch):
     theirs = Watch().acquire(lock, elsewhere())
     watch.acquire(lock, Owner())
     clock.now += 61
-    import rlrat.locks as module
+    import rlrat.runs.locks as module
 
     create = module._create
 
@@ -131,7 +131,7 @@ def test_processes_never_hold_it_at_once(lock, tmp_path):
     script = f"""
 import os, random, sys, time
 from pathlib import Path
-from rlrat.locks import Lock, Owner, Watch
+from rlrat.runs.locks import Lock, Owner, Watch
 lock, inside = Path({str(lock)!r}), Path({str(tmp_path / "inside")!r})
 watch, entered, until = Watch(), 0, time.monotonic() + 30
 while entered < 15 and time.monotonic() < until:
@@ -197,7 +197,7 @@ def test_a_sleeping_process_keeps_its_lock_on_its_machine(lock):
     script = f"""
 import time
 from pathlib import Path
-from rlrat.locks import Owner, Watch
+from rlrat.runs.locks import Owner, Watch
 Watch().acquire(Path({str(lock)!r}), Owner())
 print("held", flush=True)
 time.sleep(60)

@@ -12,7 +12,8 @@ import pytest
 import tyro
 
 from agents.iql import Arguments
-from rlrat.arguments import (
+from rlrat.networks import activations
+from rlrat.runs.arguments import (
     RationalArguments,
     differing,
     identity,
@@ -23,7 +24,6 @@ from rlrat.arguments import (
     run_name,
     settings,
 )
-from rlrat.networks import activations
 from tests.short_runs import ROOT
 
 

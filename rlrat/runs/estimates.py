@@ -82,7 +82,7 @@ def estimate(build: Callable[[int], nn.Module], num_members: int, device: torch.
     with 20 episodes).
 
     Args:
-        build: makes the learner (see `rlrat.training.Run`) of the first so many members.
+        build: makes the learner (see `run.Run`) of the first so many members.
 
     Raises:
         InputError: where not even the small learners fit.

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlrat import footprint
-from rlrat.arguments import RunArguments
 from rlrat.errors import InputError
-from rlrat.footprint import check_memory, may_be_large, measure
+from rlrat.runs import footprint
+from rlrat.runs.arguments import RunArguments
+from rlrat.runs.footprint import check_memory, may_be_large, measure
 from tests.agents.learners import CLASSES, make_learner
 from tests.short_runs import ROOT
 

@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlrat.arguments import RunArguments
 from rlrat.errors import InputError
-from rlrat.estimates import available_memory, free_swap, gigabytes, memory_of
+from rlrat.runs.arguments import RunArguments
+from rlrat.runs.estimates import available_memory, free_swap, gigabytes, memory_of
 
 META = torch.device("meta")
 _CERTAIN = 0.85  # of what shapes say; on a CPU, large learners of all agents took 0.9 to 2 times as much
@@ -39,7 +39,7 @@ def check_memory(build: Callable[[torch.device], nn.Module], num_members: int, d
     """Refuse a learner that surely does not fit, before anything of it is allocated.
 
     Args:
-        build: makes the learner (see `rlrat.training.Run`) on the device that it is given, here PyTorch's `meta`.
+        build: makes the learner (see `run.Run`) on the device that it is given, here PyTorch's `meta`.
         num_members: for how many, for the message.
         device: where it is to be trained.
 

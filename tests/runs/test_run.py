@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlrat.checkpoints import load_checkpoint
 from rlrat.evaluation.background import MOST_PENDING, BackgroundEvaluator
 from rlrat.evaluation.evaluator import Evaluator
-from rlrat.runs import RunFolder
+from rlrat.runs.checkpoints import load_checkpoint
+from rlrat.runs.folder import RunFolder
 from tests.short_runs import assert_equal_runs, read_run, wait_for
 
 
@@ -181,7 +181,7 @@ def test_training_waits_only_where_more_than_two_evaluations_do(run_agent, monke
 
 def test_many_members_are_measured_before_anything_is_written(run_agent, tmp_path, monkeypatch):
     many = ("--num-seeds", 4, "--expectile", 0.6, 0.7, 0.8, 0.9, "--total-updates", 2, "--eval-episodes", 1)
-    monkeypatch.setattr("rlrat.estimates.available_memory", lambda _: 1)
+    monkeypatch.setattr("rlrat.runs.estimates.available_memory", lambda _: 1)
     result = run_agent(*many, check=False)
     assert result.returncode == 2
     assert "16 members side by side need" in result.stderr
@@ -374,7 +374,7 @@ def test_a_diverging_seed_is_frozen_named_and_the_others_go_on(small_dataset, tm
     from agents import iql
     from rlrat.datasets.batches import Batches
 
-    monkeypatch.setattr("rlrat.training.load_dataset", lambda *_, **__: small_dataset)
+    monkeypatch.setattr("rlrat.runs.run.load_dataset", lambda *_, **__: small_dataset)
     plain = Batches.at
 
     def poisoned(self, update):

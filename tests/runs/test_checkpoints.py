@@ -7,9 +7,9 @@ import zipfile
 import pytest
 import torch
 
-from rlrat.checkpoints import checkpoint_bytes, load_checkpoint
 from rlrat.errors import InputError
-from rlrat.runs import RunFolder
+from rlrat.runs.checkpoints import checkpoint_bytes, load_checkpoint
+from rlrat.runs.folder import RunFolder
 
 CHECKPOINT = {
     "agent": "iql",

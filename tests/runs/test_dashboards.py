@@ -10,9 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 
-from rlrat.dashboards import finish_board
 from rlrat.reports.convergence import mean_height
-from rlrat.runs import RunFolder
+from rlrat.runs.dashboards import finish_board
+from rlrat.runs.folder import RunFolder
 from tests.reports.page_runs import make_run
 
 FINISHED = {"status": "finished", "final_return": 900.0, "final_score": 45.0, "final_evaluations": 5}
@@ -26,7 +26,7 @@ def _events(folder) -> EventAccumulator:
 
 def _without(monkeypatch, package: str) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr("rlrat.dashboards.find_spec", lambda name: None if name == package else find(name))
+    monkeypatch.setattr("rlrat.runs.dashboards.find_spec", lambda name: None if name == package else find(name))
 
 
 @pytest.fixture

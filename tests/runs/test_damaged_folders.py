@@ -6,9 +6,9 @@ import random
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.recovery import recover
-from rlrat.runs import RunFolder, starts
-from tests.test_recovery import ARGUMENTS, FILES, INITIAL, START, UPDATES, write_run
+from rlrat.runs.folder import RunFolder, starts
+from rlrat.runs.recovery import recover
+from tests.runs.test_recovery import ARGUMENTS, FILES, INITIAL, START, UPDATES, write_run
 
 CONFIG = {
     "agent": "iql",

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlrat.errors import InputError, reason
 from rlrat.json_files import open_file
-from rlrat.run_files import replace, sync, writing
+from rlrat.runs.files import replace, sync, writing
 
 EVALUATIONS, EPISODES, ACTIVATIONS = "evaluations.csv", "episodes.csv", "activations.csv"
 EVALUATION_COLUMNS = (

@@ -9,8 +9,8 @@ from torch import nn
 
 from agents import iql
 from rlrat import Rational
-from rlrat.inspection import BINS, activation_rows, rational_scalars
 from rlrat.networks.activations import PReLU
+from rlrat.runs.inspection import BINS, activation_rows, rational_scalars
 from rlrat.updates.optim import SeedGuard
 from tests.short_runs import read_run
 
