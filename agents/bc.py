@@ -34,14 +34,11 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
 import torch
 from torch import Tensor, nn
 
-from rlrat.datasets import Dataset
-from rlrat.datasets.batches import Batch, Batches, Units
+from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import InputError, one_line_errors
-from rlrat.networks.layers import dropout_masks, initialize
-from rlrat.networks.policies import Policy
-from rlrat.runs.run import Run
-from rlrat.updates.optim import Adam, SeedGuard, cosine
-from rlrat.updates.random import Stream
+from rlrat.networks import Policy, dropout_masks, initialize
+from rlrat.runs import Run
+from rlrat.updates import Adam, SeedGuard, Stream, cosine
 
 
 class BC(nn.Module):

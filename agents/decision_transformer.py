@@ -61,15 +61,11 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
 import torch
 from torch import Tensor, nn
 
-from rlrat.datasets import Dataset
-from rlrat.datasets.batches import Units, WindowBatch, Windows
-from rlrat.datasets.dataset import NO_EPISODES
+from rlrat.datasets import NO_EPISODES, Dataset, Units, WindowBatch, Windows
 from rlrat.errors import InputError, one_line_errors
-from rlrat.networks.layers import Embedding, LayerNorm, initialize
-from rlrat.networks.transformer import Gain, SequencePolicy, check_target_returns
-from rlrat.runs.run import Run
-from rlrat.updates.optim import Adam, SeedGuard
-from rlrat.updates.random import Stream
+from rlrat.networks import Embedding, Gain, LayerNorm, SequencePolicy, check_target_returns, initialize
+from rlrat.runs import Run
+from rlrat.updates import Adam, SeedGuard, Stream
 
 PUBLISHED_TARGETS = {"HalfCheetah": (12000.0, 6000.0), "Hopper": (3600.0, 1800.0), "Walker2d": (5000.0, 2500.0)}
 

@@ -46,14 +46,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from rlrat.datasets import Dataset
-from rlrat.datasets.batches import Batch, Batches, Units
+from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks.layers import MLP, dropout_masks, initialize
-from rlrat.networks.policies import Policy
-from rlrat.runs.run import Run
-from rlrat.updates.optim import Adam, SeedGuard, cosine, flatten, polyak_
-from rlrat.updates.random import Stream
+from rlrat.networks import MLP, Policy, dropout_masks, initialize
+from rlrat.runs import Run
+from rlrat.updates import Adam, SeedGuard, Stream, cosine, flatten, polyak_
 
 
 class IQL(nn.Module):

@@ -40,14 +40,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from rlrat.datasets import Dataset
-from rlrat.datasets.batches import Batch, Batches, Units
+from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks.layers import MLP, initialize
-from rlrat.networks.policies import Policy
-from rlrat.runs.run import Run
-from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
-from rlrat.updates.random import Blocks, Stream
+from rlrat.networks import MLP, Policy, initialize
+from rlrat.runs import Run
+from rlrat.updates import Adam, Blocks, SeedGuard, Stream, flatten, polyak_
 
 
 class TD3BC(nn.Module):

@@ -22,7 +22,7 @@ from _benchmark_parts import figure
 
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
-from rlrat.runs.estimates import estimate, peak_memory, track_peak
+from rlrat.runs.estimates import estimate_resources, peak_memory, track_peak
 from rlrat.updates.machine import keep_freed_memory
 
 _ROOT = Path(__file__).parents[1]
@@ -152,7 +152,7 @@ def _private_memory() -> int:
 def _memory(settings: Growth) -> Iterator[dict]:
     dataset = load_dataset("rlrat/hopper/mixed-v0")
     for agent in LEARNERS:
-        found = estimate(
+        found = estimate_resources(
             lambda members, agent=agent: make_learner(agent, dataset, members, settings.device),
             64,
             torch.device(settings.device),

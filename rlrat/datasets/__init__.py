@@ -5,7 +5,7 @@ from rlrat import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "Dataset": "dataset",
+        **dict.fromkeys(("NO_EPISODES", "Dataset"), "dataset"),
         "load_dataset": "load",
         **dict.fromkeys(("Batch", "Batches", "Units", "WindowBatch", "Windows"), "batches"),
     },

@@ -28,7 +28,7 @@ from rlrat.json_files import load_json
 
 FORMAT_VERSION = 3  # raise it when what is converted, or how it is laid out, changes
 _TEMPORARY = ".tmp-"
-_ABANDONED = 3600  # seconds after which a temporary folder belongs to no living process
+_ABANDONED_SECONDS = 3600  # seconds after which a temporary folder belongs to no living process
 _MOST_SIGHTS = 16  # machines and mounts that a stamp knows its source from
 _ENTRY = re.compile("[0-9a-f]{64}")
 
@@ -293,5 +293,5 @@ def _temporary(root: Path) -> Path:
 
 def _remove_abandoned(path: Path) -> None:
     with contextlib.suppress(OSError):  # another process was faster
-        if time.time() - path.stat().st_mtime > _ABANDONED:
+        if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

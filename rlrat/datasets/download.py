@@ -32,10 +32,10 @@ from rlrat.console import Console
 from rlrat.errors import InputError, reason
 
 ATTEMPTS = 5
-PAUSE = 1.0  # seconds before the second attempt, twice as many before each further one
-TIMEOUT = 30.0  # seconds without a byte
-LONGEST = 12 * 3600.0  # seconds for all attempts: 4 GiB at 100 kB/s
-LARGEST = 4 * 2**30  # bytes of a file
+PAUSE_SECONDS = 1.0  # seconds before the second attempt, twice as many before each further one
+TIMEOUT_SECONDS = 30.0  # seconds without a byte
+LONGEST_SECONDS = 12 * 3600.0  # seconds for all attempts: 4 GiB at 100 kB/s
+LARGEST_BYTES = 4 * 2**30  # bytes of a file
 _BLOCK = 1 << 18
 _BROKEN = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
 _LOCAL = ("localhost", "127.0.0.1", "::1")  # where tests may do without encryption
@@ -48,7 +48,7 @@ def download(
     check: Callable[[Path], None],
     *,
     hosts: Collection[str] = (),
-    largest: int = LARGEST,
+    largest: int = LARGEST_BYTES,
     sha256: str | None = None,
 ) -> None:
     """Bring `url` to `target`, going on from `<target>.part` where an earlier transfer broke.
@@ -70,7 +70,7 @@ def download(
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not target.exists():
-                transfer = _Transfer(url, part, _make_opener(url, hosts), largest, time.monotonic() + LONGEST)
+                transfer = _Transfer(url, part, _make_opener(url, hosts), largest, time.monotonic() + LONGEST_SECONDS)
                 transfer.fetch()
                 try:
                     _check_sum(part, sha256)
@@ -158,7 +158,7 @@ class _Transfer:
             task = progress.add_task(self.part.stem, total=None)
             for attempt in range(ATTEMPTS):
                 if attempt:
-                    time.sleep(PAUSE * 2 ** (attempt - 1))
+                    time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
                 try:
                     return self._attempt(progress, task)
                 except _Broken as error:
@@ -180,7 +180,7 @@ class _Transfer:
         if known is not None:
             headers["If-Range"] = known  # all of it, if it is another file by now
         try:
-            response = self.opener.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT)
+            response = self.opener.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
             if error.code == 416:  # nothing after what is here: all of it, or a file of another length
                 if error.headers.get("Content-Range") == f"bytes */{have}":
@@ -246,7 +246,7 @@ class _Transfer:
             file.write(block)
             show(len(block))
             if time.monotonic() > self.deadline:
-                raise _Broken(f"it took more than {LONGEST / 3600:g} hours")
+                raise _Broken(f"it took more than {LONGEST_SECONDS / 3600:g} hours")
 
 
 def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:

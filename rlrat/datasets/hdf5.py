@@ -13,6 +13,7 @@ import numpy as np
 from h5py import h5d, h5f, h5g, h5i, h5l, h5o, h5s, h5t, h5z
 
 from rlrat.errors import InputError, reason
+from rlrat.updates.machine import available_memory
 
 _MOST_PER_BYTE = 2000  # gzip, HDF5's own compression, packs at most 1032 bytes into one
 _ANY_FILE = 2**22  # bytes that an array of any file may have: one that was never written takes no room in it
@@ -183,10 +184,6 @@ def _check_size(dataset: h5d.DatasetID, shape: tuple[int, ...], where: str) -> N
     needs = f"{where} has the shape {list(shape)}, which needs {needed / 1e9:,.1f} GB of memory"
     if needed > file * _MOST_PER_BYTE:
         raise InputError(f"{needs}, but the whole file has {file:,} bytes: it is damaged")
-    from torch import device
-
-    from rlrat.runs.estimates import available_memory
-
-    there = available_memory(device("cpu"))
+    there = available_memory()
     if there is not None and needed > there:
         raise InputError(f"{needs}, and {there / 1e9:,.1f} GB are free")

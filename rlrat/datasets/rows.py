@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrat.runs.estimates import available_memory
+from rlrat.updates.machine import available_memory
 from rlrat.updates.random import Blocks
 
 _CHUNK = 2**18  # rows that are made at a time, so that the whole is never there twice

@@ -20,7 +20,7 @@ from rlrat.evaluation.gymnasium_rows import GymnasiumRows, row_index
 from rlrat.evaluation.stepping import NativeRows, native_rows
 from rlrat.updates.machine import one_torch_thread, usable_cores
 
-Policy = Callable[[np.ndarray], Any]
+PolicyFunction = Callable[[np.ndarray], Any]
 """observations [S, E, obs] float64 -> actions [S, E, act], a NumPy array or a tensor on any device.
 
 A policy with memory may also have `reset()`, called once before the first step, and
@@ -70,7 +70,7 @@ def reset_seed(seed: int, episode: int) -> int:
 
 
 def evaluate(
-    policy: Policy,
+    policy: PolicyFunction,
     env_id: str,
     episodes: int,
     seed: int | Sequence[int],
@@ -182,7 +182,7 @@ class Evaluator:
             if self.env_kwargs:
                 raise
 
-    def run(self, policy: Policy) -> Evaluation:
+    def run(self, policy: PolicyFunction) -> Evaluation:
         """Play every row's episode to its end.
 
         The policy sees all S x E rows at every step, so that its calls keep one shape; rows that are over show their
@@ -202,7 +202,7 @@ class Evaluator:
             self.close()
             raise
 
-    def _run(self, policy: Policy) -> Evaluation:
+    def _run(self, policy: PolicyFunction) -> Evaluation:
         if not self.envs:
             raise RuntimeError("the evaluator is closed")
         shape, count = self.reset_seeds.shape, self.reset_seeds.size
@@ -312,7 +312,7 @@ def _interval(low: np.ndarray, high: np.ndarray) -> str:
     return " x ".join(f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True))
 
 
-def _few_threads(policy: Policy) -> AbstractContextManager:
+def _few_threads(policy: PolicyFunction) -> AbstractContextManager:
     """Between a small policy's calls, PyTorch's other threads would spin on the cores that step environments."""
     if "torch" not in sys.modules or hasattr(policy, "observe"):
         return nullcontext()  # a sequence model's calls outweigh the physics

@@ -6,8 +6,8 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         **dict.fromkeys(("make_activation", "names"), "activations"),
-        **dict.fromkeys(("MLP", "dropout_masks", "initialize"), "layers"),
+        **dict.fromkeys(("MLP", "Embedding", "LayerNorm", "dropout_masks", "initialize"), "layers"),
         "Policy": "policies",
-        "SequencePolicy": "transformer",
+        **dict.fromkeys(("Gain", "SequencePolicy", "check_target_returns"), "transformer"),
     },
 )

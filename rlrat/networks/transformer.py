@@ -65,7 +65,7 @@ def apply(network: nn.Module, x: Tensor) -> Tensor:
     return network(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)), each branch with dropout.
 
     Without normalisation each branch has a `Gain`: a block starts as the identity, whatever its activation, and the
@@ -158,7 +158,9 @@ class SequencePolicy(ActingPolicy):
         self.timestep_embedding = Embedding(max_episode_steps, width, num_seeds)
         normalized = norm == "layer"
         self.embedding_norm, self.output_norm = (LayerNorm(width, seeds) if normalized else None for _ in range(2))
-        self.blocks = nn.ModuleList(Block(width, num_heads, num_seeds, norm, **mlp) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, num_heads, num_seeds, norm, **mlp) for _ in range(num_layers)
+        )
         self.head = Linear(width, action_size, seeds)
         self.reset()
 

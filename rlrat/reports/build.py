@@ -15,7 +15,7 @@ from rlrat.reports.differences import find_differences, reference_key, seconds_d
 from rlrat.reports.explanations import explanations
 from rlrat.reports.notes import find_notes
 from rlrat.reports.read import RunRecord, as_text, setting_texts
-from rlrat.reports.report import Curve, Group, Improvement, Profile, Reach, Report, Task
+from rlrat.reports.report import Curve, Improvement, PerformanceProfile, Reach, Report, RunGroup, Task
 from rlrat.reports.statistics import (
     AGGREGATES,
     Estimate,
@@ -34,7 +34,9 @@ _SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns"}
 _THRESHOLDS = 101
 _ENDED = ("finished", "imported")
-_LATE = 0.1  # of the horizon: how late a run may begin to take the others' beginning from their areas, or end before it
+_LATE_SHARE = (
+    0.1  # of the horizon: how late a run may begin to take the others' beginning from their areas, or end before it
+)
 
 
 def build_report(
@@ -167,7 +169,7 @@ def _shared(runs: Sequence[RunRecord], horizon: int | None) -> tuple[np.ndarray 
     before = shared[(shared >= max(updates[0] for updates in own)) & (shared <= horizon)]  # the last began, too
     if all(np.isin(updates, shared).all() for updates in own):
         return None, None
-    if final_evaluations(before).sum() == FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE) * horizon:
+    if final_evaluations(before).sum() == FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE_SHARE) * horizon:
         return shared, (
             "not all runs were evaluated at the same updates: final values, areas and times are of the "
             f"{len(before):,} evaluations that all have"
@@ -191,7 +193,7 @@ def _start(firsts: Sequence[int], horizon: int | None) -> int | None:
     """The last beginning of a judged run in the first tenth, or else the earliest; None where none has a curve."""
     if horizon is None or not firsts:
         return None
-    start = max((first for first in firsts if first <= _LATE * horizon), default=min(firsts))
+    start = max((first for first in firsts if first <= _LATE_SHARE * horizon), default=min(firsts))
     return start if start < horizon else None
 
 
@@ -203,12 +205,12 @@ def _group(
     field: str,
     start: int | None,
     horizon: int | None,
-) -> Group:
+) -> RunGroup:
     """`compared` are the judged runs at the evaluations that count."""
     ends = [(_until(run, horizon, "updates"), _until(run, horizon, field)) for run in compared]
     finals = np.array([final_value(*end) for end in ends])
     drawn = [run for run in runs if len(run.updates)]
-    return Group(
+    return RunGroup(
         label=label,
         runs=tuple(runs),
         judged=judged,
@@ -250,7 +252,7 @@ def _came_to(run: RunRecord, horizon: int) -> bool:
     """
     if run.status in ("diverged", "failed") or not len(run.updates) or not run.updates[0] <= horizon <= run.last:
         return False
-    return _until(run, horizon, "updates")[-1] >= max(1, (1.0 - _LATE) * horizon)
+    return _until(run, horizon, "updates")[-1] >= max(1, (1.0 - _LATE_SHARE) * horizon)
 
 
 def _until(run: RunRecord, horizon: int, field: str) -> np.ndarray:
@@ -258,7 +260,7 @@ def _until(run: RunRecord, horizon: int, field: str) -> np.ndarray:
 
 
 def _reach(
-    group: Group, compared: Sequence[RunRecord], base: Group, horizon: int, field: str, seconds: bool
+    group: RunGroup, compared: Sequence[RunRecord], base: RunGroup, horizon: int, field: str, seconds: bool
 ) -> tuple[Reach, ...]:
     """Of the judged runs, and of those that diverged, which kept nothing that they reached."""
     runs = [*compared, *(run for run in group.runs if run.status == "diverged")]
@@ -338,7 +340,7 @@ def _aggregate_curves(tasks: Sequence[Task], labels: Sequence[str]) -> dict[str,
     return {label: curve for label, curve in curves.items() if curve is not None}
 
 
-def _profiles(scores: dict[str, list[np.ndarray]]) -> dict[str, Profile]:
+def _profiles(scores: dict[str, list[np.ndarray]]) -> dict[str, PerformanceProfile]:
     if not scores:
         return {}
     every = np.concatenate([task for tasks in scores.values() for task in tasks])
@@ -349,5 +351,5 @@ def _profiles(scores: dict[str, list[np.ndarray]]) -> dict[str, Profile]:
         if spread_known(groups):
             drawn = resample(groups, _SAMPLES, np.random.default_rng(0))
             low, high = interval(performance_profile(drawn, thresholds))
-        found[label] = Profile(thresholds, performance_profile(groups, thresholds), low, high)
+        found[label] = PerformanceProfile(thresholds, performance_profile(groups, thresholds), low, high)
     return found

@@ -18,7 +18,7 @@ import numpy as np
 from rlrat.errors import InputError
 from rlrat.reports.page_data import page_data
 from rlrat.reports.report import Comparison, Report
-from rlrat.reports.tables import Cell, Table, make_tables
+from rlrat.reports.tables import Table, TableCell, make_tables
 
 _SVG_DASHES = {"solid": "", "dash": "9 5", "dashdot": "9 4 2 4", "longdashdot": "12 3 2 3 2 3", "dot": "2 3"}
 _VERDICTS = 10  # that are shown at once
@@ -172,7 +172,7 @@ def _table(table: Table, folded: bool = False) -> str:
     return text
 
 
-def _cell(cell: Cell, numeric: bool) -> str:
+def _cell(cell: TableCell, numeric: bool) -> str:
     value = ""
     if cell.value is not None:
         # An empty value is sorted to the end; JavaScript writes infinity out.

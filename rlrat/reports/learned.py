@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rlrat.reports.read import RunRecord
-    from rlrat.reports.report import Group, Report, Task
+    from rlrat.reports.report import Report, RunGroup, Task
 
 # What rlrat.runs.folder and rlrat.rational name so, too; both import torch, which reading needs not.
 _COLUMNS = ["update", "layer", "part", "group", "version", "numerator", "denominator", "low", "high", "counts"]
@@ -189,7 +189,7 @@ def _form(layer: Layer) -> tuple:
     return tuple(getattr(layer, name).shape[2:] for name in ("numerator", "denominator", "counts"))
 
 
-def learned_groups(report: "Report", seeds: int) -> "Iterator[tuple[Task, Group, list[RunRecord]]]":
+def learned_groups(report: "Report", seeds: int) -> "Iterator[tuple[Task, RunGroup, list[RunRecord]]]":
     """The groups that have learned activations, with at most so many of their runs that have them.
 
     Of the judged runs, where any has: one that has barely begun would leave the others few updates in common.
@@ -202,7 +202,7 @@ def learned_groups(report: "Report", seeds: int) -> "Iterator[tuple[Task, Group,
                     break
 
 
-def seeds_shown(group: "Group", seeds: Sequence[int]) -> str:
+def seeds_shown(group: "RunGroup", seeds: Sequence[int]) -> str:
     """Of which of a group's runs a picture is: `seeds 0, 2 of 3 runs`; nothing where it is of all."""
     from rlrat.reports.report import named_seeds  # with scipy, which training needs not
 

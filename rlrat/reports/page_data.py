@@ -9,7 +9,7 @@ from rlrat.reports.curves import thinned
 from rlrat.reports.learned import Layer, learned_groups, read_learned, seeds_shown, side_by_side
 from rlrat.reports.plots import COLOURS
 from rlrat.reports.read import RunRecord
-from rlrat.reports.report import Curve, Group, Report, Task
+from rlrat.reports.report import Curve, Report, RunGroup, Task
 
 DASHES = ("solid", "dash", "dashdot", "longdashdot", "dot")
 """In the order in which the figures use them."""
@@ -60,7 +60,7 @@ def curve_data(report: Report) -> dict[str, Any]:
         data = {name: _numbers(getattr(curve, name)) for name in ("seconds", "mean", "low", "high")}
         return {"updates": pooled(curve.updates), "seeds": curve.seeds.tolist(), **data}
 
-    def group_data(group: Group) -> dict[str, Any]:
+    def group_data(group: RunGroup) -> dict[str, Any]:
         drawn = thinned(next(iter(group.curves.values())).updates, most) if group.curves else np.empty(0, np.int64)
         return {
             "label": report.labels.index(group.label),
@@ -139,7 +139,7 @@ def learned_data(report: Report) -> list[dict[str, Any]]:
     return found
 
 
-def _layer_data(layer: Layer, group: Group, seeds: list[int]) -> dict[str, Any]:
+def _layer_data(layer: Layer, group: RunGroup, seeds: list[int]) -> dict[str, Any]:
     low, high = layer.range()
     times, *shape = layer.numerator.shape[:-1]
     names = []

@@ -45,7 +45,7 @@ class Reach:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class RunGroup:
     """The runs of one label in one task."""
 
     label: str
@@ -131,7 +131,7 @@ class Task:
     name: str
     measure: str
     """What its statistics are of: "score" (normalised), or "return" where scores cannot be compared."""
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
     horizon: int | None
     """The update at which its runs are judged: where most finished runs of every label have come; None without any."""
     start: int | None
@@ -145,7 +145,7 @@ class Task:
     spacing: str | None = None
     """What it means for its numbers that its runs were not all evaluated at the same updates; None where they were."""
 
-    def group(self, label: str) -> Group | None:
+    def group(self, label: str) -> RunGroup | None:
         return next((group for group in self.groups if group.label == label), None)
 
 
@@ -171,7 +171,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class PerformanceProfile:
     """Share of runs above each threshold, `[K]`, with its bootstrap interval, NaN where a task has a single seed."""
 
     thresholds: np.ndarray
@@ -204,7 +204,7 @@ class Report:
     aggregate_tasks: tuple[str, ...]
     """The tasks that `aggregates`, `profiles`, `improvements` and `aggregate_curves` are over."""
     aggregate_curves: dict[str, Curve]
-    profiles: dict[str, Profile]
+    profiles: dict[str, PerformanceProfile]
     improvements: tuple[Improvement, ...]
     coverage: dict[int, float]
     """True coverage of a bootstrap interval of the mean that says 95%, by number of seeds."""

@@ -11,7 +11,7 @@ import numpy as np
 from rlrat.reports.cells import guarded
 from rlrat.reports.convergence import SHARES, paper_statistic
 from rlrat.reports.read import as_text
-from rlrat.reports.report import Group, Reach, Report, Task
+from rlrat.reports.report import Reach, Report, RunGroup, Task
 from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied
 
@@ -27,7 +27,7 @@ _LATEX = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     text: str
     value: float | int | None = None
     """What a number's cell is sorted by and exported as, unrounded; NaN where it is unknown."""
@@ -41,7 +41,7 @@ class Cell:
 class Table:
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
 
     def markdown(self) -> str:
         """Columns padded, so that it reads well as text, too."""
@@ -117,11 +117,11 @@ def reach(report: Report) -> Table:
             times = [
                 _time(found.get(share), clock, task.horizon) for clock in ("updates", "seconds") for share in SHARES
             ]
-            rows.append((Cell(task.name), Cell(group.label), *times))
+            rows.append((TableCell(task.name), TableCell(group.label), *times))
     return Table(f"Updates and training seconds to stay above a share of {report.reference}'s", columns, tuple(rows))
 
 
-def _result(report: Report, task: Task, group: Group) -> tuple[Cell, ...]:
+def _result(report: Report, task: Task, group: RunGroup) -> tuple[TableCell, ...]:
     band = group.final_band
     numbers = []
     for quantity in _QUANTITIES:
@@ -130,8 +130,12 @@ def _result(report: Report, task: Task, group: Group) -> tuple[Cell, ...]:
         numbers.append([number(mean, mark=_marks(report, task, quantity).get(group.label, "")), number(deviation)])
     seeds = f"{len(group.judged)}" + (f" of {len(group.runs)}" if len(group.judged) < len(group.runs) else "")
     return (
-        *(Cell(task.name), Cell(group.label), Cell(seeds, len(group.judged), details={"of": len(group.runs)})),
-        Cell(task.measure),
+        *(
+            TableCell(task.name),
+            TableCell(group.label),
+            TableCell(seeds, len(group.judged), details={"of": len(group.runs)}),
+        ),
+        TableCell(task.measure),
         *(*numbers[0], number(band.low), number(band.high), *numbers[1], _evaluations(group.final_counts)),
     )
 
@@ -142,23 +146,23 @@ def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
     return mean, deviation if len(values) > 1 else np.nan
 
 
-def _evaluations(counts: np.ndarray) -> Cell:
+def _evaluations(counts: np.ndarray) -> TableCell:
     """Of how many evaluations final values are: `5`, or of runs that have fewer than others `2 to 5`."""
     if not len(counts):
-        return Cell("-", np.nan)
+        return TableCell("-", np.nan)
     least, most = int(counts.min()), int(counts.max())
-    return Cell(f"{least}" if least == most else f"{least} to {most}", least, details={"at most": most})
+    return TableCell(f"{least}" if least == most else f"{least} to {most}", least, details={"at most": most})
 
 
-def _time(reach: Reach | None, clock: str, horizon: int | None) -> Cell:
+def _time(reach: Reach | None, clock: str, horizon: int | None) -> TableCell:
     estimate = getattr(reach, clock, None)
     if estimate is None:
         return number(np.nan)
     details = {"low": estimate.low, "high": estimate.high, "reached": reach.reached, "seeds": reach.seeds}
     if not np.isfinite(estimate.value):
-        return Cell(f"not by {horizon:,} ({reach.reached} of {reach.seeds})", np.inf, details=details)
+        return TableCell(f"not by {horizon:,} ({reach.reached} of {reach.seeds})", np.inf, details=details)
     ends = "" if np.isnan(estimate.low) else f" ({_end(estimate.low)} to {_end(estimate.high)})"
-    return Cell(f"{estimate.value:,.0f}{ends}", estimate.value, details=details)
+    return TableCell(f"{estimate.value:,.0f}{ends}", estimate.value, details=details)
 
 
 def _end(value: float) -> str:
@@ -172,7 +176,7 @@ def overview(report: Report, quantity: str) -> Table:
     """
     rows = []
     for task in report.tasks:
-        marks, row = _marks(report, task, quantity), [Cell(task.name)]
+        marks, row = _marks(report, task, quantity), [TableCell(task.name)]
         for label in report.labels:
             group = task.group(label)
             values, seeds = ((), 0) if group is None else (group.values(quantity), len(group.runs))
@@ -180,7 +184,7 @@ def overview(report: Report, quantity: str) -> Table:
             text = number(mean).text + (f" ± {deviation:.1f}" if len(values) > 1 else "")
             text += f" ({len(values)} of {seeds})" if len(values) < seeds else ""
             details = {"sd": deviation, "judged": len(values), "seeds": seeds}
-            row.append(Cell(text, mean, marks.get(label, ""), details))
+            row.append(TableCell(text, mean, marks.get(label, ""), details))
         rows.append(tuple(row))
     few = quantity == "final" and any(group.few_finals for task in report.tasks for group in task.groups)
     title = _FEWER if few else _QUANTITIES[quantity]
@@ -190,7 +194,9 @@ def overview(report: Report, quantity: str) -> Table:
 def aggregates(report: Report) -> Table:
     """A line for each label: aggregates over tasks, without marks, since no test stands behind them."""
     names = list(next(iter(report.aggregates.values())))
-    rows = [(Cell(label), *(_estimate(values[name]) for name in names)) for label, values in report.aggregates.items()]
+    rows = [
+        (TableCell(label), *(_estimate(values[name]) for name in names)) for label, values in report.aggregates.items()
+    ]
     title = f"Aggregates over {len(report.aggregate_tasks)} task{'s' * (len(report.aggregate_tasks) > 1)}"
     return Table(title, ("label", *(name.replace("_", " ").replace("iqm", "IQM") for name in names)), tuple(rows))
 
@@ -212,10 +218,10 @@ def comparisons(report: Report) -> Table:
     )
     rows = [
         (
-            *(Cell(text) for text in (c.task, c.quantity, c.first, c.second)),
+            *(TableCell(text) for text in (c.task, c.quantity, c.first, c.second)),
             *(number(value) for value in (c.difference, c.low, c.high)),
-            *(Cell("-" if np.isnan(p) else f"{p:.2g}", p) for p in (c.p, c.p_corrected)),
-            *(Cell(c.winner or "-"), Cell(c.verdict)),
+            *(TableCell("-" if np.isnan(p) else f"{p:.2g}", p) for p in (c.p, c.p_corrected)),
+            *(TableCell(c.winner or "-"), TableCell(c.verdict)),
         )
         for c in report.comparisons
     ]
@@ -225,7 +231,7 @@ def comparisons(report: Report) -> Table:
 def differences(report: Report) -> Table:
     """A line for each value of each setting that differs within a task."""
     rows = [
-        (*map(Cell, (task.name, found.setting, value, ", ".join(labels), "yes" if found.protocol else "no")),)
+        (*map(TableCell, (task.name, found.setting, value, ", ".join(labels), "yes" if found.protocol else "no")),)
         for task in report.tasks
         for found in task.differences
         for value, labels in found.values.items()
@@ -245,27 +251,35 @@ def runs(report: Report) -> Table:
                 final, count, area = judged.get(id(run), (np.nan, None, np.nan))
                 rows.append(
                     (
-                        *(Cell(task.name), Cell(group.label), Cell(str(run.seed), run.seed), Cell(run.status)),
                         *(
-                            Cell("yes" if id(run) in judged else "no"),
-                            Cell(f"{run.last:,}", run.last) if len(run.updates) else Cell("-", np.nan),
+                            TableCell(task.name),
+                            TableCell(group.label),
+                            TableCell(str(run.seed), run.seed),
+                            TableCell(run.status),
                         ),
-                        *(number(final), Cell("-", np.nan) if count is None else Cell(f"{count}", int(count))),
-                        *(number(area), Cell(as_text(run.path))),
+                        *(
+                            TableCell("yes" if id(run) in judged else "no"),
+                            TableCell(f"{run.last:,}", run.last) if len(run.updates) else TableCell("-", np.nan),
+                        ),
+                        *(
+                            number(final),
+                            TableCell("-", np.nan) if count is None else TableCell(f"{count}", int(count)),
+                        ),
+                        *(number(area), TableCell(as_text(run.path))),
                     )
                 )
     return Table("Runs", columns, tuple(rows))
 
 
-def number(value: float, digits: int = 1, mark: str = "") -> Cell:
+def number(value: float, digits: int = 1, mark: str = "") -> TableCell:
     """A number's cell; NaN is a dash."""
-    return Cell("-" if np.isnan(value) else f"{value:,.{digits}f}", float(value), mark)
+    return TableCell("-" if np.isnan(value) else f"{value:,.{digits}f}", float(value), mark)
 
 
-def _estimate(estimate: Estimate) -> Cell:
+def _estimate(estimate: Estimate) -> TableCell:
     ends = "" if np.isnan(estimate.low) else f" ({estimate.low:.1f} to {estimate.high:.1f})"
     details = {"low": estimate.low, "high": estimate.high}
-    return Cell(f"{estimate.value:.1f}{ends}", estimate.value, details=details)
+    return TableCell(f"{estimate.value:.1f}{ends}", estimate.value, details=details)
 
 
 def _marks(report: Report, task: Task, quantity: str) -> dict[str, str]:
@@ -273,7 +287,7 @@ def _marks(report: Report, task: Task, quantity: str) -> dict[str, str]:
     return {**dict.fromkeys(tied, "tied"), **({best: "best"} if best is not None else {})}
 
 
-def _mark(cell: Cell, text: str, best: str, tied: str) -> str:
+def _mark(cell: TableCell, text: str, best: str, tied: str) -> str:
     return best.format(text) if cell.mark == "best" else tied.format(text) if cell.mark == "tied" else text
 
 

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rlrat.reports.report import Comparison, Group, Task
+from rlrat.reports.report import Comparison, RunGroup, Task
 from rlrat.reports.significance import FEWEST_SEEDS, compare_means, corrected
 from rlrat.reports.statistics import LEVEL
 
@@ -58,14 +58,16 @@ def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) 
     return (best, tied) if of_best else (None, set())
 
 
-def _test(quantity: str, first: Group, second: Group, level: float) -> tuple[np.ndarray, ...]:
+def _test(quantity: str, first: RunGroup, second: RunGroup, level: float) -> tuple[np.ndarray, ...]:
     """NaN where seeds that are left out, or that are not independent, would make the claim."""
     if first.obstacle(quantity) or second.obstacle(quantity):
         return (np.array(np.nan),) * 4
     return compare_means(first.values(quantity), second.values(quantity), level)
 
 
-def _comparison(task: Task, quantity: str, first: Group, second: Group, p_corrected: float, made: int) -> Comparison:
+def _comparison(
+    task: Task, quantity: str, first: RunGroup, second: RunGroup, p_corrected: float, made: int
+) -> Comparison:
     test = [float(number) for number in _test(quantity, first, second, 1 - (1 - LEVEL) / max(made, 1))]
     difference, low, high, p = test
     winner = None
@@ -78,7 +80,13 @@ def _comparison(task: Task, quantity: str, first: Group, second: Group, p_correc
 
 
 def _verdict(
-    quantity: str, first: Group, second: Group, test: list[float], p_corrected: float, made: int, winner: str | None
+    quantity: str,
+    first: RunGroup,
+    second: RunGroup,
+    test: list[float],
+    p_corrected: float,
+    made: int,
+    winner: str | None,
 ) -> str:
     higher, where = _WORDS[quantity]
     _, low, high, p = test
@@ -113,6 +121,6 @@ def _verdict(
     return text
 
 
-def _few_finals(first: Group, second: Group, quantity: str) -> str:
+def _few_finals(first: RunGroup, second: RunGroup, quantity: str) -> str:
     few = [f"{group.few_finals} of {group.label}" for group in (first, second) if group.few_finals]
     return f"fewer than five evaluations: {' and '.join(few)}; " if few and quantity == "final" else ""

@@ -3,10 +3,9 @@
 import contextlib
 import ctypes
 import gc
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from rlrat.errors import InputError
+from rlrat.updates.machine import available_memory, process_kilobytes
 
 SMALLEST = 16
 """Of fewer members nothing is measured: they are as small as the learners that would be."""
@@ -22,15 +22,9 @@ _SIZES = (2, 16)  # members of the two learners that are compared; the larger on
 _WARM, _TIMED, _SECONDS = 2, 10, 0.5  # updates left out, updates timed at most, and after how long no more
 _SPARE = 1.2  # of 8 and 64 members, 0.82 to 1.10 times their memory was predicted: gaps differ from run to run
 
-# The memory of control groups (containers), by what /proc/self/cgroup calls the hierarchy: version 2, version 1.
-_GROUPS = {
-    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-}
-
 
 @dataclass(frozen=True)
-class Estimate:
+class ResourceEstimate:
     """What `num_members` members side by side take on `device`: seeds, or each of them with several settings."""
 
     num_members: int
@@ -73,7 +67,7 @@ class Estimate:
         )
 
 
-def estimate(build: Callable[[int], nn.Module], num_members: int, device: torch.device) -> Estimate:
+def estimate_resources(build: Callable[[int], nn.Module], num_members: int, device: torch.device) -> ResourceEstimate:
     """Measure two small learners of `num_members` (at least `SMALLEST`), for seconds, and draw the line through both.
 
     On a CPU it was within a fifth of the memory that 8 and 64 members of each agent took; the time is as good as the
@@ -107,7 +101,7 @@ def estimate(build: Callable[[int], nn.Module], num_members: int, device: torch.
     more = sizes[1] - sizes[0]
     # Where drawing noise for many updates at once needs the most, it hides what the members need.
     per_member = max(state // sizes[1], (large - small) // more, 1)
-    return Estimate(
+    return ResourceEstimate(
         num_members,
         device,
         bytes_per_member=per_member,
@@ -115,29 +109,6 @@ def estimate(build: Callable[[int], nn.Module], num_members: int, device: torch.
         seconds_per_update=more_seconds + max(0.0, more_seconds - seconds) / more * (num_members - sizes[1]),
         available_bytes=available,
     )
-
-
-def available_memory(device: torch.device, root: Path = Path("/")) -> int | None:
-    """Bytes that `device` has free for this process; None where the system does not say.
-
-    Of a CPU's memory, what Linux says is available (pages of files that can be dropped counted), and not more than the
-    control groups leave that the process is in. `root` is where `proc` and `sys` are.
-    """
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    try:
-        return min([_kilobytes(root / "proc/meminfo", "MemAvailable"), *_left_by_groups(root)])
-    except OSError:
-        return None
-
-
-def free_swap(root: Path = Path("/")) -> int:
-    """Bytes of swap that are free; 0 where the system does not say."""
-    try:
-        return _kilobytes(root / "proc/meminfo", "SwapFree")
-    except (OSError, TypeError):
-        return 0
 
 
 def track_peak(device: torch.device) -> int:
@@ -160,28 +131,13 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        return _kilobytes(Path("/proc/self/status"), "VmHWM")
+        return process_kilobytes(Path("/proc/self/status"), "VmHWM")
     except OSError:  # not Linux: since the process began
         try:
             import resource
         except ModuleNotFoundError:  # Windows
             return 0
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _left_by_groups(root: Path) -> Iterator[int]:
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        _, hierarchy, group = line.split(":", 2)
-        if hierarchy not in _GROUPS:
-            continue
-        base, limit, used, droppable = _GROUPS[hierarchy]
-        path = group.strip("/")
-        # Every group above it has a limit, too; in a container only the last, its own, may be there to see.
-        for folder in (root / base / path, *(root / base / parent for parent in Path(path).parents)):
-            if not (folder / limit).is_file() or (most := (folder / limit).read_text().strip()) == "max":
-                continue
-            files = re.search(rf"^{droppable} (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
-            yield int(most) - int((folder / used).read_text()) + int(files[1])
 
 
 def _measure(build: Callable[[int], nn.Module], size: int, device: torch.device) -> tuple[int, float, int]:
@@ -204,10 +160,6 @@ def _measure(build: Callable[[int], nn.Module], size: int, device: torch.device)
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _kilobytes(file: Path, name: str) -> int:
-    return int(re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)[1]) * 1024
 
 
 def memory_of(device: torch.device) -> str:

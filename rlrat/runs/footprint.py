@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 
 from rlrat.errors import InputError
 from rlrat.runs.arguments import RunArguments
-from rlrat.runs.estimates import available_memory, free_swap, gigabytes, memory_of
+from rlrat.runs.estimates import gigabytes, memory_of
+from rlrat.updates.machine import available_memory, free_swap
 
 META = torch.device("meta")
 _CERTAIN = 0.85  # of what shapes say; on a CPU, large learners of all agents took 0.9 to 2 times as much

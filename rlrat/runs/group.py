@@ -25,7 +25,7 @@ from rlrat.runs.recovery import Recovered, recover
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a group has come, and what a checkpoint has beside the learner's tensors."""
 
     update: int = 0
@@ -160,7 +160,7 @@ class Group:
             "device": str(self._device),
         }
 
-    def restore(self, learner: nn.Module, targets: int) -> tuple[Progress, list[set[int]]]:
+    def restore(self, learner: nn.Module, targets: int) -> tuple[TrainingProgress, list[set[int]]]:
         """Load the newest update that all members have, cut off what lies after it, and make the folders.
 
         `targets` is how many lines an evaluation has. Also the evaluations that each member has.
@@ -198,7 +198,7 @@ class Group:
                     "the newest that all its neighbours have"
                 )
         members = range(len(self.members))
-        progress, recovered = Progress(start), [Recovered() for _ in members]
+        progress, recovered = TrainingProgress(start), [Recovered() for _ in members]
         if start:
             self._check_agent([checkpoints[start] for checkpoints in found.values()])
             initial = {name: tensor.cpu() for name, tensor in learner.policy.state_dict().items()}
@@ -255,7 +255,9 @@ class Group:
                 f"({reason(error)}): give another --run-name, or --overwrite to start anew"
             ) from None
 
-    def _load(self, learner: nn.Module, checkpoints: dict[int, dict[str, Any]], recovered: list[Recovered]) -> Progress:
+    def _load(
+        self, learner: nn.Module, checkpoints: dict[int, dict[str, Any]], recovered: list[Recovered]
+    ) -> TrainingProgress:
         """Give the learner what checkpoints hold, by member; one that is left out keeps what it has."""
         now = {name: tensor.cpu() for name, tensor in learner.state_dict().items()}
         states = []
@@ -273,7 +275,7 @@ class Group:
             states.append(state)
         learner.load_state_dict(_stack(states))
         pending = [one.pending for one in recovered]
-        return Progress(
+        return TrainingProgress(
             next(iter(checkpoints.values()))["update"],
             max(checkpoint["train_seconds"] for checkpoint in checkpoints.values()),
             max(checkpoint["wall_seconds"] for checkpoint in checkpoints.values()),
@@ -290,7 +292,7 @@ class Group:
         seconds = [max(one[name] for one in there if one) for name in ("train_seconds", "wall_seconds")]
         return Snapshot(update, wanted, *seconds, _stack(states))
 
-    def save(self, learner: nn.Module, progress: Progress) -> None:
+    def save(self, learner: nn.Module, progress: TrainingProgress) -> None:
         """A checkpoint for each member, and all that TensorBoard has been given."""
         state = {name: value.cpu() for name, value in learner.state_dict().items()}
         for index, folder in self.trained.items():
@@ -362,7 +364,7 @@ class Group:
         ]
         return evaluation, episodes
 
-    def finish(self, learner: nn.Module, progress: Progress) -> tuple[list[str], str | None]:
+    def finish(self, learner: nn.Module, progress: TrainingProgress) -> tuple[list[str], str | None]:
         """Hand TensorBoard its last and write each `summary.json`.
 
         Says what each member is and, where some have no evaluation of a trained policy, which ones and why.
@@ -388,7 +390,7 @@ class Group:
         return said, f"{names} no evaluation of a trained policy{why}: the same command tries to evaluate it again"
 
     def _summary(
-        self, rows: list[dict[str, str]], progress: Progress, diverged: tuple[str, int] | None
+        self, rows: list[dict[str, str]], progress: TrainingProgress, diverged: tuple[str, int] | None
     ) -> dict[str, Any]:
         """What became of a member with these lines of its curve."""
         trained = [row for row in rows if int(row["update"]) > 0]

@@ -1,11 +1,11 @@
 """Locks that processes on any number of hosts share through a file system, with a heartbeat, and that outlive nobody.
 
 The lock of `<name>` is a file `<name>.<generation>` in a folder; the highest generation counts. It is made by an
-exclusive creation, holds who owns it, and is touched every `HEARTBEAT` seconds. Whoever finds it stale makes the next
+exclusive creation, holds who owns it, and is touched every `HEARTBEAT_SECONDS`. Whoever finds it stale makes the next
 generation, which again only one can. He has the lock if then nothing is there but what he judged and his own; else he
-backs out. An owner who sees a higher generation, or who could not touch his file for `LEASE` seconds, has lost it.
+backs out. An owner who sees a higher generation, or who could not touch his file for `LEASE_SECONDS`, has lost it.
 
-A lock is stale when its process is gone, on the same machine, or when its file did not change for `STALE` seconds of
+A lock is stale when its process is gone, on the same machine, or when its file did not change for `STALE_SECONDS` of
 the observer's own clock: no two clocks are ever compared.
 """
 
@@ -24,9 +24,9 @@ from pathlib import Path
 from rlrat.errors import InputError, printable
 from rlrat.json_files import open_file, parse_json
 
-HEARTBEAT = 5.0
-LEASE = 40.0
-STALE = 60.0
+HEARTBEAT_SECONDS = 5.0
+LEASE_SECONDS = 40.0
+STALE_SECONDS = 60.0
 
 
 def _first_line(path: str) -> str:
@@ -102,7 +102,7 @@ _UNKNOWN = Owner(host="an unknown host", pid=0, machine="?", started="", token="
 class Watch:
     """Remembers what locks looked like, and since when by this process' own clock."""
 
-    def __init__(self, stale: float = STALE, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, stale: float = STALE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._stale, self._clock = stale, clock
         self._seen: dict[Path, tuple[tuple, float]] = {}
 
@@ -196,13 +196,13 @@ class Held(Exception):
 
 
 def acquire(locks: list[Path], owner: Owner, watch: Watch) -> list[Lock]:
-    """All locks. One of another host is watched until it moves or is stale, for `STALE` seconds and a little more.
+    """All locks. One of another host is watched until it moves or is stale, for `STALE_SECONDS` and a little more.
 
     Raises:
         Held: another process has one; then none is kept.
         InputError: where `Watch.acquire` does.
     """
-    until, first = time.monotonic() + STALE + 2 * HEARTBEAT, {}
+    until, first = time.monotonic() + STALE_SECONDS + 2 * HEARTBEAT_SECONDS, {}
     with ExitStack() as release:
         held: list[Lock] = []
         for lock in sorted(locks):

@@ -26,7 +26,7 @@ from rlrat.evaluation.scores import Reference, find_reference
 from rlrat.networks.activations import check_activation
 from rlrat.runs.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.runs.dashboards import check_tracking, tracked
-from rlrat.runs.estimates import SMALLEST, estimate
+from rlrat.runs.estimates import SMALLEST, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
 from rlrat.runs.inspection import activation_rows, rational_scalars
@@ -131,7 +131,7 @@ class Run:
         if may_be_large(group[0].arguments, len(group)):
             check_memory(shapes, len(group), self.device)
         if len(group) >= SMALLEST:
-            found = estimate(first, len(group), self.device)
+            found = estimate_resources(first, len(group), self.device)
             found.check()
             seconds = timedelta(seconds=round(found.seconds_per_update * self.arguments.total_updates))
             text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rlrat.errors import InputError, warn
 from rlrat.runs.files import writing
-from rlrat.runs.locks import HEARTBEAT, Held, Owner, Watch, acquire
+from rlrat.runs.locks import HEARTBEAT_SECONDS, Held, Owner, Watch, acquire
 
 try:
     import fcntl
@@ -121,7 +121,7 @@ class _OwnerFile:
         self._thread.start()
 
     def _beat(self) -> None:
-        while not self._over.wait(HEARTBEAT):
+        while not self._over.wait(HEARTBEAT_SECONDS):
             with suppress(OSError):  # the next check says it
                 self._lock.touch()
 

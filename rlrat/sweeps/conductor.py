@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError
-from rlrat.runs.locks import HEARTBEAT, Owner, Watch
+from rlrat.runs.locks import HEARTBEAT_SECONDS, Owner, Watch
 from rlrat.sweeps.folder import Failure, SweepFolder, is_done, newest_updates, seed_status
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.launcher import Launcher, Outcome, Refused, Task
+from rlrat.sweeps.launcher import Launcher, Outcome, Refused, WorkerTask
 from rlrat.sweeps.worker import FULL, LOCKED, LOST, Work
 
 MISTAKE = 2  # the exit code of what only the user can mend
-_POLL = 0.1  # seconds between looks at the workers
-_LOOK = 2.0  # between looks at what is in the hands of others, or at a full disk
-_DELAY = 1.0  # before a failed process is tried again, times its attempts
-_REFUSED = 30.0  # before what a cluster refused is handed to it again
+_POLL_SECONDS = 0.1  # seconds between looks at the workers
+_LOOK_SECONDS = 2.0  # between looks at what is in the hands of others, or at a full disk
+_DELAY_SECONDS = 1.0  # before a failed process is tried again, times its attempts
+_REFUSED_SECONDS = 30.0  # before what a cluster refused is handed to it again
 _MOST_VANISHED = 20
-_GRACE = 120.0  # for workers that were asked to stop
+_GRACE_SECONDS = 120.0  # for workers that were asked to stop
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Conductor:
                 if self.paused_by is None or self._is_room_again():
                     self._submit()
                 self._show(self)
-                time.sleep(_POLL)
+                time.sleep(_POLL_SECONDS)
         finally:
             if not self.detaching:
                 self._permit.unlink(missing_ok=True)
@@ -111,7 +111,7 @@ class Conductor:
     def _look_at_permit(self) -> None:
         """Stop if another process has taken it away; else show it now and then that the sweep is there."""
         try:
-            if time.monotonic() - self._touched < HEARTBEAT:
+            if time.monotonic() - self._touched < HEARTBEAT_SECONDS:
                 self._permit.stat()
             else:
                 os.utime(self._permit)
@@ -123,7 +123,7 @@ class Conductor:
 
     def _wait_for_the_end(self) -> None:
         """Workers see that the permit is gone, save a checkpoint and end."""
-        until, killed = time.monotonic() + _GRACE, False
+        until, killed = time.monotonic() + _GRACE_SECONDS, False
         if self.count("running"):
             self.stopping = True
             self._say("stopping: each process saves a checkpoint first")
@@ -135,7 +135,7 @@ class Conductor:
                 self.launcher.kill()
                 killed = True
             self._show(self)
-            time.sleep(_POLL)
+            time.sleep(_POLL_SECONDS)
 
     def _submit(self) -> None:
         """Fill the launcher's room from the queue, past what is in other hands or must wait."""
@@ -154,7 +154,7 @@ class Conductor:
                 tasks.append((entry, self._task(entry)))
         if not tasks:
             return
-        left: set[Task] = set()
+        left: set[WorkerTask] = set()
         try:
             self.launcher.submit([task for _, task in tasks])
         except Refused as refused:
@@ -163,17 +163,17 @@ class Conductor:
             if _is_full(refused):
                 self._pause(refused.left[0].job)
             elif self._has_begun:  # or none will ever be taken
-                self._say(f"{refused}; {len(left)} processes are handed over again in {_REFUSED:.0f} s")
+                self._say(f"{refused}; {len(left)} processes are handed over again in {_REFUSED_SECONDS:.0f} s")
             else:
                 raise
         for entry, task in tasks:
             if task in left:
-                entry.not_before = now if self.paused_by else now + _REFUSED
+                entry.not_before = now if self.paused_by else now + _REFUSED_SECONDS
                 self._queue.append(entry)
             else:
                 self._begin(entry)
 
-    def _task(self, entry: Entry) -> Task:
+    def _task(self, entry: Entry) -> WorkerTask:
         job, file = entry.job, self.folder.job_file
         work = Work(
             agent=str(job.cell.agent.path),
@@ -183,7 +183,7 @@ class Conductor:
             outcome=str(file(job, f"outcome-{uuid.uuid4().hex}.json")),  # two sweeps may try at once
             permit=str(self._permit),
         )
-        return Task(job, Path(work.outcome), work, frozenset(entry.failed_on))
+        return WorkerTask(job, Path(work.outcome), work, frozenset(entry.failed_on))
 
     def _begin(self, entry: Entry) -> None:
         newest = newest_updates(entry.job)
@@ -198,7 +198,7 @@ class Conductor:
         """To another sweep, until it lets go."""
         if entry.state != "elsewhere":
             self._say(f"{entry.job.label}: {holder or 'another process'} is at it")
-        entry.state, entry.not_before = "elsewhere", time.monotonic() + _LOOK
+        entry.state, entry.not_before = "elsewhere", time.monotonic() + _LOOK_SECONDS
         self._queue.append(entry)
 
     def _end(self, entry: Entry) -> None:
@@ -247,7 +247,7 @@ class Conductor:
         return self._again(entry)
 
     def _again(self, entry: Entry) -> None:
-        entry.not_before = time.monotonic() + _DELAY * min(entry.attempts, 10)
+        entry.not_before = time.monotonic() + _DELAY_SECONDS * min(entry.attempts, 10)
         self._queue.append(entry)
 
     def _give_up(self, entry: Entry, reason: str, host: str) -> None:
@@ -264,12 +264,12 @@ class Conductor:
     def _pause(self, job: Job) -> None:
         if self.paused_by is None:
             self._say(f"{job.label}: the disk of {self.folder.run_dir} is full: paused until there is room")
-        self.paused_by, self._look_again = job, time.monotonic() + _LOOK
+        self.paused_by, self._look_again = job, time.monotonic() + _LOOK_SECONDS
 
     def _is_room_again(self) -> bool:
         if time.monotonic() < self._look_again:
             return False
-        self._look_again = time.monotonic() + _LOOK
+        self._look_again = time.monotonic() + _LOOK_SECONDS
         if not self.folder.has_room(self.paused_by):
             return False
         self.paused_by = None

@@ -18,14 +18,14 @@ from rlrat.errors import printable
 from rlrat.runs.locks import Owner
 from rlrat.sweeps.conductor import Conductor, Entry
 from rlrat.sweeps.estimate import Probe
-from rlrat.sweeps.folder import DONE, Progress, SweepFolder, is_done, read_progress, read_summary, seed_status
+from rlrat.sweeps.folder import DONE, SeedProgress, SweepFolder, is_done, read_progress, read_summary, seed_status
 from rlrat.sweeps.grid import Cell, Job, Process
 from rlrat.sweeps.records import fits, number
 
 _ROWS = 20  # of running processes, and of a plan's cells
 _SUMMARY_ROWS = 60
-_REFRESH = 1.0  # seconds
-_LINE_EVERY = 60.0  # seconds between lines about how far all is, where there is no terminal
+_REFRESH_SECONDS = 1.0  # seconds
+_LINE_SECONDS = 60.0  # seconds between lines about how far all is, where there is no terminal
 
 
 class Display:
@@ -52,10 +52,10 @@ class Display:
 
     def show(self, conductor: Conductor) -> None:
         now = time.monotonic()
-        if self._live is not None and now - self._shown >= _REFRESH:
+        if self._live is not None and now - self._shown >= _REFRESH_SECONDS:
             self._shown = now
             self._live.update(self._table(conductor), refresh=True)
-        elif self._live is None and now - self._line >= _LINE_EVERY:
+        elif self._live is None and now - self._line >= _LINE_SECONDS:
             self._line = now
             self._looks(conductor)
             self.say(self._counts(conductor))
@@ -75,7 +75,7 @@ class Display:
         rows = [Text(self._counts(conductor))] + ([table] if running else [])
         return Group(*rows, *([Text(f"and {more} more")] if more > 0 else []))
 
-    def _looks(self, conductor: Conductor) -> list[tuple[Entry, Progress | None]]:
+    def _looks(self, conductor: Conductor) -> list[tuple[Entry, SeedProgress | None]]:
         """The running processes with their newest evaluation; what they teach about the time of whole ones is kept."""
         running = []
         for entry in conductor.entries.values():

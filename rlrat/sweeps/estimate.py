@@ -22,7 +22,7 @@ from rlrat.sweeps.worker import Work, start
 _WARM, _UPDATES = 4, 24  # the first updates are slow, the rest is timed
 _EPISODES = 2
 _STEPS = 1000  # of an episode, which an untrained policy rarely reaches
-_TIMEOUT = 600.0
+_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def _probe(job: Job, extra: dict[str, Any]) -> Probe:
         began = time.monotonic()
         worker = start(work)
         try:
-            code = worker.wait(_TIMEOUT)
+            code = worker.wait(_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             raise InputError(
-                f"the probe of {job.label} took more than {_TIMEOUT:.0f} s for {_UPDATES} updates"
+                f"the probe of {job.label} took more than {_TIMEOUT_SECONDS:.0f} s for {_UPDATES} updates"
             ) from None
         finally:
             worker.kill()

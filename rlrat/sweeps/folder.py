@@ -13,7 +13,7 @@ from typing import Any
 from rlrat.errors import InputError, printable, reason
 from rlrat.json_files import load_json, open_file
 from rlrat.runs.arguments import differing, recalled
-from rlrat.runs.locks import STALE, Owner, read_owner
+from rlrat.runs.locks import STALE_SECONDS, Owner, read_owner
 from rlrat.sweeps.grid import Process
 from rlrat.sweeps.records import make
 
@@ -22,7 +22,7 @@ DONE = frozenset(("finished", "diverged"))
 
 
 @dataclass(frozen=True)
-class Progress:
+class SeedProgress:
     """How far a run has come, by its newest evaluation."""
 
     update: int
@@ -63,7 +63,7 @@ def is_done(process: Process) -> bool:
     return all(seed_status(folder) in DONE for folder in process.folders)
 
 
-def read_progress(folder: Path) -> Progress | None:
+def read_progress(folder: Path) -> SeedProgress | None:
     """The newest evaluation of a run at its first target return, None before the first one."""
     try:
         with open_file(folder / "evaluations.csv") as file:
@@ -77,7 +77,7 @@ def read_progress(folder: Path) -> Progress | None:
         wall, trained = float(first["wall_seconds"]), float(first["train_seconds"])
         if not (0 <= update < 2**53 and 0 <= wall < math.inf and 0 <= trained < math.inf):
             return None
-        return Progress(update, wall, trained, float(first["return_mean"]), float(score) if score else None)
+        return SeedProgress(update, wall, trained, float(first["return_mean"]), float(score) if score else None)
     except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration, csv.Error):
         return None
 
@@ -199,7 +199,7 @@ class SweepFolder:
             with contextlib.suppress(OSError):
                 gone = owner.is_gone()
                 if gone is None and now is not None:
-                    gone = now - path.stat().st_mtime >= STALE
+                    gone = now - path.stat().st_mtime >= STALE_SECONDS
                 if not gone:
                     found.append(owner)
         return found

@@ -13,7 +13,7 @@ from rlrat.sweeps.worker import Work
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class WorkerTask:
     """One attempt at a process."""
 
     job: Job
@@ -29,7 +29,7 @@ class Task:
 class Outcome:
     """How an attempt ended."""
 
-    task: Task
+    task: WorkerTask
     code: int | None
     """The worker's exit code, minus the signal's number where one ended it; None where it vanished with its host."""
     host: str
@@ -40,7 +40,7 @@ class Outcome:
 class Refused(InputError):
     """A place did not take all of the tasks."""
 
-    def __init__(self, reason: str, left: list[Task]) -> None:
+    def __init__(self, reason: str, left: list[WorkerTask]) -> None:
         """`left` are those that it did not take."""
         super().__init__(reason)
         self.left = left
@@ -58,7 +58,7 @@ class Launcher(Protocol):
     def room(self) -> int:
         """How many more tasks it takes now."""
 
-    def submit(self, tasks: list[Task]) -> None:
+    def submit(self, tasks: list[WorkerTask]) -> None:
         """Start tasks, at most `room()`.
 
         Raises:
@@ -68,7 +68,7 @@ class Launcher(Protocol):
     def poll(self) -> list[Outcome]:
         """The tasks that ended since the last call."""
 
-    def adopt(self, jobs: list[Job]) -> dict[str, Task]:
+    def adopt(self, jobs: list[Job]) -> dict[str, WorkerTask]:
         """Tasks of an earlier sweep that are still under way, by the job's id.
 
         Raises:
@@ -93,7 +93,7 @@ class _Said:
     gpu_memory: int = 0
 
 
-def read_outcome(task: Task) -> tuple[int | None, str]:
+def read_outcome(task: WorkerTask) -> tuple[int | None, str]:
     """Exit code and host, as the worker wrote them at its end; None and '' where it could not."""
     try:
         said = make(_Said, load_json(task.outcome))

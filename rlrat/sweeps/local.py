@@ -7,12 +7,12 @@ import subprocess
 from dataclasses import dataclass
 
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.launcher import Outcome, Task
+from rlrat.sweeps.launcher import Outcome, WorkerTask
 from rlrat.sweeps.worker import start
 from rlrat.updates.machine import usable_cores
 
-_CONTEXT = 600 * 2**20  # bytes of a GPU that a CUDA context and PyTorch's kernels take, beside its tensors
-_KEEP_FREE = 0.1  # share of a GPU
+_CONTEXT_BYTES = 600 * 2**20  # bytes of a GPU that a CUDA context and PyTorch's kernels take, beside its tensors
+_FREE_SHARE = 0.1  # share of a GPU
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def find_gpus() -> list[GPU]:
 
 def fitting(gpu: GPU, memory: int) -> int:
     """How many processes that each reserve `memory` bytes fit on a GPU; one at least."""
-    return max(1, int(gpu.free * (1 - _KEEP_FREE)) // (memory + _CONTEXT))
+    return max(1, int(gpu.free * (1 - _FREE_SHARE)) // (memory + _CONTEXT_BYTES))
 
 
 class LocalLauncher:
@@ -59,7 +59,7 @@ class LocalLauncher:
         if workers is not None:
             slots = [slots[index % len(slots)] for index in range(workers)]
         self._free: list[str | None] = slots
-        self._running: dict[subprocess.Popen, tuple[Task, str | None]] = {}
+        self._running: dict[subprocess.Popen, tuple[WorkerTask, str | None]] = {}
         on = f"{len(gpus)} GPUs" if gpus else f"{usable_cores()} CPUs"
         self._description = f"{len(slots)} processes at a time on {socket.gethostname()} ({on}), {threads} threads each"
 
@@ -69,7 +69,7 @@ class LocalLauncher:
     def room(self) -> int:
         return len(self._free)
 
-    def submit(self, tasks: list[Task]) -> None:
+    def submit(self, tasks: list[WorkerTask]) -> None:
         for task in tasks:
             gpu = self._free.pop(0)
             environment = None if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
@@ -84,7 +84,7 @@ class LocalLauncher:
             ended.append(Outcome(task, process.returncode, socket.gethostname()))
         return ended
 
-    def adopt(self, jobs: list[Job]) -> dict[str, Task]:
+    def adopt(self, jobs: list[Job]) -> dict[str, WorkerTask]:
         return {}  # they end with their sweep
 
     def drop_waiting(self) -> None:

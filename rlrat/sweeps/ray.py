@@ -6,10 +6,10 @@ from typing import Any
 
 from rlrat.errors import InputError, reason
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.launcher import Outcome, Task
+from rlrat.sweeps.launcher import Outcome, WorkerTask
 from rlrat.sweeps.worker import Work, start
 
-_PATIENCE = 60.0  # seconds for a file that another node wrote
+_PATIENCE_SECONDS = 60.0  # seconds for a file that another node wrote
 
 
 class RayLauncher:
@@ -48,7 +48,7 @@ class RayLauncher:
         if memory_gb is not None:
             options["memory"] = int(memory_gb * 2**30)
         self._work = ray.remote(_work).options(**options)
-        self._running: dict[Any, Task] = {}
+        self._running: dict[Any, WorkerTask] = {}
         self._threads, self._gpus = threads, gpus
 
     def describe(self) -> str:
@@ -60,7 +60,7 @@ class RayLauncher:
         cpus = self._ray.cluster_resources().get("CPU", 0)
         return max(0, int(cpus / self._threads) + 2 - len(self._running))
 
-    def submit(self, tasks: list[Task]) -> None:
+    def submit(self, tasks: list[WorkerTask]) -> None:
         for task in tasks:
             work = self._work
             if task.avoid and (node := self._other_node(task.avoid)) is not None:
@@ -75,7 +75,7 @@ class RayLauncher:
         ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         return [self._end(reference, self._running.pop(reference)) for reference in ready]
 
-    def adopt(self, jobs: list[Job]) -> dict[str, Task]:
+    def adopt(self, jobs: list[Job]) -> dict[str, WorkerTask]:
         return {}  # a task ends with the driver that started it
 
     def drop_waiting(self) -> None:
@@ -89,7 +89,7 @@ class RayLauncher:
         if self._ours:
             self._ray.shutdown()
 
-    def _end(self, reference: Any, task: Task) -> Outcome:
+    def _end(self, reference: Any, task: WorkerTask) -> Outcome:
         errors = self._ray.exceptions
         try:
             code, host = self._ray.get(reference)
@@ -112,7 +112,7 @@ def _work(work: Work, hide_gpus: bool) -> tuple[int, str]:
     """The Ray task: a worker in a process of its own, which ends when Ray ends this one. Its exit code and its host."""
     import socket
 
-    until, permits = time.monotonic() + _PATIENCE, os.path.dirname(work.permit)
+    until, permits = time.monotonic() + _PATIENCE_SECONDS, os.path.dirname(work.permit)
     while not os.path.exists(permits):
         if time.monotonic() > until:
             raise FileNotFoundError(

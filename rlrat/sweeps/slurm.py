@@ -23,12 +23,12 @@ from rlrat.errors import InputError, reason
 from rlrat.json_files import load_json
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
-from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
+from rlrat.sweeps.launcher import Outcome, Refused, WorkerTask, read_outcome
 from rlrat.sweeps.records import make
 from rlrat.sweeps.worker import FULL, Work, start
 
 _MOST = 1000  # jobs in the queue; Slurm's arrays have no more by default
-_LOOK = 5.0  # seconds between questions to Slurm
+_LOOK_SECONDS = 5.0  # seconds between questions to Slurm
 # A worker's exit code where Slurm stopped it, or it could not keep its locks alive.
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGALRM)
 _ASKS = 5  # times that Slurm is asked for its queue, where the answer matters
@@ -91,7 +91,7 @@ class SlurmLauncher:
             **({"gpus_per_node": gpus} if gpus else {}),
             **{name: value for name, value in where.items() if value is not None},
         }
-        self._running: dict[str, Task] = {}
+        self._running: dict[str, WorkerTask] = {}
         self._looked = 0.0
 
     def describe(self) -> str:
@@ -100,9 +100,9 @@ class SlurmLauncher:
     def room(self) -> int:
         return max(0, _MOST - len(self._running))
 
-    def submit(self, tasks: list[Task]) -> None:
+    def submit(self, tasks: list[WorkerTask]) -> None:
         left = list(tasks)
-        by_avoid: dict[frozenset[str], list[Task]] = defaultdict(list)
+        by_avoid: dict[frozenset[str], list[WorkerTask]] = defaultdict(list)
         for task in tasks:
             by_avoid[task.avoid].append(task)
         for avoid, group in by_avoid.items():
@@ -128,7 +128,7 @@ class SlurmLauncher:
                     self._sweep.write(task.outcome.with_name(_RECORD), asdict(record))
 
     def poll(self) -> list[Outcome]:
-        if not self._running or time.monotonic() - self._looked < _LOOK:
+        if not self._running or time.monotonic() - self._looked < _LOOK_SECONDS:
             return []
         self._looked = time.monotonic()
         queued = _queued()
@@ -136,12 +136,12 @@ class SlurmLauncher:
             return []
         return [self._end(id, self._running.pop(id)) for id in list(self._running) if id not in queued]
 
-    def adopt(self, jobs: list[Job]) -> dict[str, Task]:
+    def adopt(self, jobs: list[Job]) -> dict[str, WorkerTask]:
         queued, found = _queued_for_sure(), {}
         for job in jobs:
             record = _record(self._sweep.job_file(job, _RECORD))
             if record is not None and record.job in queued:
-                task = Task(job, self._sweep.job_file(job, record.outcome), None)
+                task = WorkerTask(job, self._sweep.job_file(job, record.outcome), None)
                 self._running[record.job] = found[job.id] = task
         return found
 
@@ -159,7 +159,7 @@ class SlurmLauncher:
             subprocess.run(["scancel", *how, *self._running], capture_output=True)
             self._looked = 0.0
 
-    def _end(self, id: str, task: Task) -> Outcome:
+    def _end(self, id: str, task: WorkerTask) -> Outcome:
         with suppress(OSError):
             task.outcome.with_name(_RECORD).unlink()
         code, host = read_outcome(task)
@@ -265,7 +265,7 @@ def _queued_for_sure() -> set[str]:
         InputError: it does not.
     """
     for ask in range(_ASKS):
-        time.sleep(_LOOK if ask else 0)
+        time.sleep(_LOOK_SECONDS if ask else 0)
         if (queued := _queued()) is not None:
             return queued
     raise InputError("Slurm does not say what is in its queue: see squeue, and give the same command again")

@@ -5,7 +5,7 @@ folder, which others may be able to change, would choose what runs here.
 
 The agent runs in this very process, so a lock and the training that it guards end at the same instant, whatever ends
 them. A thread touches the locks; it stops the training, as SIGTERM would, when the sweep is gone or asks for it, and at
-once when a lock is lost. Locks that could not be touched for `LEASE` seconds are lost, too: the kernel's timer then
+once when a lock is lost. Locks that could not be touched for `LEASE_SECONDS` are lost, too: the kernel's timer then
 ends the process with SIGALRM, whatever file system a thread of it hangs in. Exit codes are the agent's own, and:
 """
 
@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlrat.errors import InputError
-from rlrat.runs.locks import HEARTBEAT, LEASE, Held, Lock, Owner, Watch, acquire
+from rlrat.runs.locks import HEARTBEAT_SECONDS, LEASE_SECONDS, Held, Lock, Owner, Watch, acquire
 
 FULL = 74
 """The disk has no room."""
@@ -36,7 +36,7 @@ LOCKED = 75
 LOST = 76
 """A lock was taken over: the training was ended without a checkpoint."""
 
-_TICK = 0.5
+_TICK_SECONDS = 0.5
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _PASSING = {getattr(errno, name) for name in (
     *("EIO", "EREMOTEIO", "ESTALE", "EAGAIN", "EINTR", "EBUSY", "ENOLCK", "EMFILE", "ENFILE", "ENOMEM"),
@@ -90,12 +90,12 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         last, asked = time.monotonic(), False
-        while not self._ended.wait(_TICK):
+        while not self._ended.wait(_TICK_SECONDS):
             now = time.monotonic()
             if not asked and self._must_stop():
                 asked = True
                 _terminate()
-            if now - last < HEARTBEAT:
+            if now - last < HEARTBEAT_SECONDS:
                 continue
             with suppress(OSError):  # of a file system that may come back in time
                 if not all(lock.touch() for lock in self._locks):
@@ -110,7 +110,7 @@ class Heartbeat(threading.Thread):
 
     def _rearm(self, touched: float) -> None:
         """Have the process end when the lease of locks that were touched at `touched` does."""
-        signal.setitimer(signal.ITIMER_REAL, max(touched + LEASE - time.monotonic(), 1e-3))
+        signal.setitimer(signal.ITIMER_REAL, max(touched + LEASE_SECONDS - time.monotonic(), 1e-3))
 
     def _must_stop(self) -> bool:
         if self._parent is not None and os.getppid() != self._parent:

@@ -8,6 +8,6 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         **dict.fromkeys(("Adam", "SeedGuard", "cosine", "flatten", "polyak_"), "optim"),
-        "Stream": "random",
+        **dict.fromkeys(("Blocks", "Stream"), "random"),
     },
 )

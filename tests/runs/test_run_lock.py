@@ -108,7 +108,7 @@ def test_without_locks_an_owner_file_is_one_and_that_is_said_once(folder, withou
 
 
 def test_an_owner_file_is_touched_while_its_process_trains(folder, without_locks, monkeypatch):
-    monkeypatch.setattr(run_lock, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(run_lock, "HEARTBEAT_SECONDS", 0.01)
     without_locks(errno.ENOLCK)
     held = RunLock(folder)
     (file,) = folder.resolve().parent.glob(".x.owner.*")

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.runs.locks import STALE, Owner, Watch
+from rlrat.runs.locks import STALE_SECONDS, Owner, Watch
 from rlrat.sweeps import conductor, slurm
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
-from rlrat.sweeps.launcher import Outcome, Refused, Task, read_outcome
+from rlrat.sweeps.launcher import Outcome, Refused, WorkerTask, read_outcome
 from rlrat.sweeps.worker import Work
 from tests.short_runs import ROOT
 from tests.sweeps.whole_sweeps import CELLS, TOY_FILE, begin, check, hold_back, wait_until
@@ -74,7 +74,7 @@ class Cluster:
     def room(self) -> int:
         return 1
 
-    def submit(self, tasks: list[Task]) -> None:
+    def submit(self, tasks: list[WorkerTask]) -> None:
         for task in tasks:
             host = "second" if "first" in task.avoid else "first"
             self.hosts.append(host)
@@ -100,8 +100,8 @@ class Cluster:
 
 @pytest.fixture
 def conduct(tmp_path, monkeypatch):
-    monkeypatch.setattr(conductor, "_DELAY", 0.0)
-    monkeypatch.setattr(conductor, "_POLL", 0.0)
+    monkeypatch.setattr(conductor, "_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(conductor, "_POLL_SECONDS", 0.0)
 
     def run(launcher, seed: int = 0, retries: int = 2) -> list[str]:
         grid = Grid((Block((str(TOY_FILE),)),), first_seed=seed)
@@ -123,7 +123,7 @@ class Hesitant(Cluster):
         super().__init__(code=1)
         self.refusals, self.asked = refusals, 0
 
-    def submit(self, tasks: list[Task]) -> None:
+    def submit(self, tasks: list[WorkerTask]) -> None:
         self.asked += 1
         if self.asked in self.refusals:
             raise Refused("it takes no more", tasks) from self.refusals[self.asked]
@@ -131,7 +131,7 @@ class Hesitant(Cluster):
 
 
 def test_a_cluster_that_refuses_what_it_has_taken_before_is_asked_again(conduct, monkeypatch):
-    monkeypatch.setattr(conductor, "_REFUSED", 0.0)
+    monkeypatch.setattr(conductor, "_REFUSED_SECONDS", 0.0)
     cluster = Hesitant({2: None, 3: None})
     said = conduct(cluster)
     assert said[-1].endswith("seed0: finished")
@@ -143,8 +143,8 @@ def test_a_cluster_that_refuses_what_it_has_taken_before_is_asked_again(conduct,
 
 
 def test_a_cluster_whose_disk_is_full_pauses_the_sweep(conduct, monkeypatch):
-    monkeypatch.setattr(conductor, "_REFUSED", 0.0)
-    monkeypatch.setattr(conductor, "_LOOK", 0.0)
+    monkeypatch.setattr(conductor, "_REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(conductor, "_LOOK_SECONDS", 0.0)
     said = conduct(Hesitant({1: OSError(errno.ENOSPC, "No space left on device")}))
     assert "is full: paused until there is room" in said[0]
     assert "there is room again" in said[1]
@@ -258,7 +258,7 @@ def programs(tmp_path, monkeypatch):
     """`programs(squeue="echo 7")` puts shell scripts before all else on the path; what they append to `$SAID`."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     monkeypatch.setenv("SAID", str(tmp_path / "said"))
-    monkeypatch.setattr(slurm, "_LOOK", 0.0)
+    monkeypatch.setattr(slurm, "_LOOK_SECONDS", 0.0)
     (tmp_path / "bin").mkdir()
     (tmp_path / "said").touch()
 
@@ -291,7 +291,7 @@ def test_no_words_of_a_folder_get_into_a_script_of_slurm(launcher, tmp_path):
     outcome = tmp_path / "outcome.json"
     for host in ("node7.cluster", "a\ntouch it", "a b", "--wrap"):
         outcome.write_text(json.dumps({"code": 1, "host": host, "memory": 1}))
-        assert read_outcome(Task(None, outcome, None)) == (1, host if host.startswith("node7") else "")
+        assert read_outcome(WorkerTask(None, outcome, None)) == (1, host if host.startswith("node7") else "")
 
 
 def test_what_jobs_of_slurm_run_lies_where_only_its_owner_writes(launcher, tmp_path, monkeypatch):
@@ -302,7 +302,7 @@ def test_what_jobs_of_slurm_run_lies_where_only_its_owner_writes(launcher, tmp_p
     assert folder.stat().st_mode & 0o777 == 0o700
     (job,) = make_jobs(expand(Grid((Block((str(TOY_FILE),)),)), TOY_FILE.parent, tmp_path / "runs"), None)
     work = Work(str(TOY_FILE), ["--seed", "0"], [], "log", str(tmp_path / "outcome-a.json"), "permit")
-    found.submit([Task(job, tmp_path / "outcome-a.json", work)])
+    found.submit([WorkerTask(job, tmp_path / "outcome-a.json", work)])
     script = next(folder.glob("*submission*.sh"))
     assert f"{sys.executable} -P -u -m submitit.core._submit" in script.read_text()
     (pickled,) = folder.glob("*_submitted.pkl")
@@ -344,7 +344,7 @@ def test_a_sweep_of_another_host_is_under_way_while_it_touches_its_permit(tmp_pa
     owner = replace(Owner(), machine="another", host="node7")
     permit = folder.permit(owner)
     assert folder.sweeps() == [owner]
-    before = time.time() - STALE - 5
+    before = time.time() - STALE_SECONDS - 5
     os.utime(permit, (before, before))
     assert folder.sweeps() == []
     here = folder.permit(Owner())

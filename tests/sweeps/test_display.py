@@ -35,7 +35,7 @@ def conductor(tmp_path):
 
 
 def test_the_table_has_what_runs_and_what_became_of_the_rest(conductor, monkeypatch):
-    monkeypatch.setattr(display, "_REFRESH", 0.0)
+    monkeypatch.setattr(display, "_REFRESH_SECONDS", 0.0)
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=120, color_system=None)
     conductor.diverged = 1
@@ -56,7 +56,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(conductor, monkeypatch)
     with Display(Console(file=text, width=120), cells=4) as shown:
         shown.show(conductor)
         assert text.getvalue() == ""
-        monkeypatch.setattr(display, "_LINE_EVERY", 0.0)
+        monkeypatch.setattr(display, "_LINE_SECONDS", 0.0)
         shown.show(conductor)
     assert text.getvalue().count("\n") == 1
     assert "1 failed, paused: the disk is full, about 50 s left" in text.getvalue()

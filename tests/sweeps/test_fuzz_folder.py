@@ -15,7 +15,7 @@ from rlrat.sweeps.agents import load_agent
 from rlrat.sweeps.estimate import Probe, recalled
 from rlrat.sweeps.folder import Failure, SweepFolder, clash, newest_updates
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
-from rlrat.sweeps.launcher import Task, read_outcome
+from rlrat.sweeps.launcher import WorkerTask, read_outcome
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, settings
 from rlrat.sweeps.remembered import recall, remember
@@ -80,7 +80,7 @@ class Prepared:
     def read(self) -> None:
         """All that is ever read of them."""
         failed, done = self.jobs
-        code, host = read_outcome(Task(failed, self.outcome, None))
+        code, host = read_outcome(WorkerTask(failed, self.outcome, None))
         assert code is None or (isinstance(code, int) and not set(host) & {"\n", " ", "-"})
         record = slurm._record(self.folder.job_file(failed, "slurm.json"))
         assert record is None or "/" not in record.outcome

@@ -78,7 +78,7 @@ def test_a_worker_that_lost_its_lock_ends_at_once(work, tmp_path, monkeypatch):
     script = f"""
 import sys
 from rlrat.sweeps import worker
-worker.HEARTBEAT = 0.1
+worker.HEARTBEAT_SECONDS = 0.1
 sys.exit(worker.main(worker.{work("--hold", 3)!r}))
 """
     process = subprocess.Popen([sys.executable, "-c", script])
@@ -93,7 +93,7 @@ def test_a_worker_whose_file_system_hangs_ends_with_its_lease(work, tmp_path):
     script = f"""
 import threading
 from rlrat.sweeps import worker
-worker.HEARTBEAT, worker.LEASE = 0.1, 1.0
+worker.HEARTBEAT_SECONDS, worker.LEASE_SECONDS = 0.1, 1.0
 worker.Lock.touch = lambda self: threading.Event().wait()
 worker.main(worker.{work("--hold", 3)!r})
 """
@@ -103,8 +103,8 @@ worker.main(worker.{work("--hold", 3)!r})
 def test_the_lease_is_prolonged_at_each_touch_and_ends_with_the_run(tmp_path, monkeypatch):
     armed = []
     monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append((which, seconds)))
-    monkeypatch.setattr(worker, "HEARTBEAT", 0.0)
-    monkeypatch.setattr(worker, "_TICK", 0.001)
+    monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(worker, "_TICK_SECONDS", 0.001)
     (tmp_path / "permit").touch()
     heartbeat = worker.Heartbeat([], str(tmp_path / "permit"), None)
     heartbeat.start()
@@ -112,7 +112,7 @@ def test_the_lease_is_prolonged_at_each_touch_and_ends_with_the_run(tmp_path, mo
     heartbeat.end()
     assert {which for which, _ in armed} == {signal.ITIMER_REAL}
     *leases, last = (seconds for _, seconds in armed)
-    assert all(0 < seconds <= worker.LEASE for seconds in leases)
+    assert all(0 < seconds <= worker.LEASE_SECONDS for seconds in leases)
     assert last == 0
 
 

@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.updates.machine import find_device, usable_cores, useful_threads
+from rlrat.updates.machine import available_memory, find_device, usable_cores, useful_threads
 
 
 def test_devices():
@@ -75,3 +76,54 @@ def test_freed_memory_is_met_again_without_page_faults():
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     plain, kept = map(int, output.split())
     assert kept < 100 < plain
+
+
+def machine(root: Path, groups: str, files: dict[str, str]) -> Path:
+    """A root with 20 GiB available, the process in these control groups."""
+    files = {"proc/meminfo": f"MemTotal: 1 kB\nMemAvailable:   {20 * 2**20} kB\n", "proc/self/cgroup": groups, **files}
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+GIBIBYTE = 2**30
+
+
+def test_available_memory_without_a_limit(tmp_path):
+    root = machine(tmp_path, "0::/user\n", {"sys/fs/cgroup/user/memory.max": "max\n"})
+    assert available_memory(root=root) == 20 * GIBIBYTE
+
+
+def test_the_limits_of_control_groups_count_with_those_above(tmp_path):
+    group = "sys/fs/cgroup/job/step"
+    files = {
+        f"{group}/memory.max": f"{16 * GIBIBYTE}\n",
+        f"{group}/memory.current": f"{7 * GIBIBYTE}\n",
+        f"{group}/memory.stat": f"anon 1\ninactive_file {2 * GIBIBYTE}\n",
+    }
+    root = machine(tmp_path, "3:cpu:/a\n0::/job/step\n", files)
+    assert available_memory(root=root) == 11 * GIBIBYTE
+    above = "sys/fs/cgroup/job"
+    files = {
+        f"{above}/memory.max": f"{8 * GIBIBYTE}\n",
+        f"{above}/memory.current": f"{8 * GIBIBYTE}\n",
+        f"{above}/memory.stat": f"inactive_file {GIBIBYTE}\n",
+    }
+    assert available_memory(root=machine(tmp_path, "0::/job/step\n", files)) == GIBIBYTE
+
+
+def test_an_older_container_sees_its_own_group_at_the_top(tmp_path):
+    group = "sys/fs/cgroup/memory"
+    files = {
+        f"{group}/memory.limit_in_bytes": f"{6 * GIBIBYTE}\n",
+        f"{group}/memory.usage_in_bytes": f"{5 * GIBIBYTE}\n",
+        f"{group}/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIBIBYTE}\n",
+    }
+    assert available_memory(root=machine(tmp_path, "4:memory:/docker/abc\n0::/\n", files)) == 2 * GIBIBYTE
+
+
+def test_a_system_that_does_not_say(tmp_path):
+    assert available_memory(root=tmp_path) is None
+    assert available_memory() is None or available_memory() > 0
