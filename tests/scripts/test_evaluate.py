@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -17,15 +16,14 @@ import pytest
 import torch
 
 from rlrat.errors import InputError, one_line_errors
+from rlrat.evaluation import rendering
 from rlrat.runs.arguments import parse
 from rlrat.runs.folder import RunFolder
+from rlrat.runs.trained import TrainedRun, film
+from scripts import evaluate
 from tests.short_runs import ROOT, SHORT
 
 SCRIPT = ROOT / "scripts" / "evaluate.py"
-spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
-evaluate = importlib.util.module_from_spec(spec)
-sys.modules["evaluate"] = evaluate  # where dataclasses look up annotations
-spec.loader.exec_module(evaluate)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ def test_a_runs_last_evaluation_is_repeated_bit_for_bit(folders, agent, main):
     lines = [line for line in lines if line["update"] == "40"]
     code, output, _ = main(folders[agent], episodes=2)
     assert code == 0
-    reached, _ = evaluate.TrainedRun(folders[agent], evaluate.Arguments(())).evaluate(2)
+    reached, _ = TrainedRun(folders[agent]).evaluate(2)
     assert len(lines) == len(reached) == {"iql": 1, "decision_transformer": 2}[agent]
     for line, row, (target, result) in zip(lines, cells(output), reached.items(), strict=True):
         assert float(line["return_mean"]) == result.return_mean[0]
@@ -187,10 +185,10 @@ def test_a_time_limit_is_the_runs_own_or_the_given_one(run, main):
 def test_settings_keep_the_types_that_they_were_typed_with(run, main):
     pairs = ["healthy_z_range=(0.7, 9.0)", "reset_noise_scale=0.0", "frame_skip=no"]
     rewrite(run, {"env_kwargs": pairs}, env_kwargs={"healthy_z_range": [0.7, 9.0], "reset_noise_scale": 0.1})
-    trained = evaluate.TrainedRun(run, evaluate.Arguments(()))
+    trained = TrainedRun(run)
     assert trained.env_kwargs == {"healthy_z_range": [0.7, 9.0], "reset_noise_scale": 0.1}  # of an older version
     rewrite(run, {"env_kwargs": pairs[:2]})
-    trained = evaluate.TrainedRun(run, evaluate.Arguments(()))
+    trained = TrainedRun(run)
     assert trained.env_kwargs == {"healthy_z_range": (0.7, 9.0), "reset_noise_scale": 0.1}
     assert trained.reference is not None
 
@@ -215,7 +213,7 @@ def test_a_config_of_other_types_is_borne_or_one_line(run, main, value):
         inner[place[-1]] = value
         (run / "config.json").write_text(json.dumps(config))
         with contextlib.suppress(InputError):
-            trained = evaluate.TrainedRun(run, evaluate.Arguments(()))
+            trained = TrainedRun(run)
             assert trained.env_id == "Hopper-v5"
             assert trained.num_threads >= 1
             assert trained.reference is None or isinstance(trained.reference.name, str)
@@ -283,11 +281,11 @@ def frames(monkeypatch):
 @pytest.mark.parametrize("agent", ["iql", "decision_transformer"])
 def test_the_film_is_of_the_first_episode(folders, agent, frames, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(evaluate, "_rendering_backend", lambda: None)
-    monkeypatch.setattr(evaluate, "_render", lambda env, _: seen.append(env) or np.zeros((2, 2, 3), np.uint8))
-    trained = evaluate.TrainedRun(folders[agent], evaluate.Arguments(()))
+    monkeypatch.setattr(rendering, "rendering_backend", lambda: None)
+    monkeypatch.setattr(rendering, "render", lambda env, _: seen.append(env) or np.zeros((2, 2, 3), np.uint8))
+    trained = TrainedRun(folders[agent])
     reached, actions = trained.evaluate(2)
-    played = evaluate.film(trained, actions, tmp_path / "films" / "a.mp4")
+    played = film(trained, actions, tmp_path / "films" / "a.mp4")
     first = next(iter(reached.values()))
     assert played.returns[0, 0] == first.returns[0, 0]
     assert played.lengths[0, 0] == first.lengths[0, 0]
@@ -297,12 +295,12 @@ def test_the_film_is_of_the_first_episode(folders, agent, frames, tmp_path, monk
 
 
 def test_a_policy_that_is_lost_is_filmed_until_then(folders, frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "_rendering_backend", lambda: None)
-    monkeypatch.setattr(evaluate, "_render", lambda *_: np.zeros((2, 2, 3), np.uint8))
-    trained = evaluate.TrainedRun(folders["iql"], evaluate.Arguments(()))
+    monkeypatch.setattr(rendering, "rendering_backend", lambda: None)
+    monkeypatch.setattr(rendering, "render", lambda *_: np.zeros((2, 2, 3), np.uint8))
+    trained = TrainedRun(folders["iql"])
     actions = np.zeros((5, 3))
     actions[3] = np.nan
-    assert evaluate.film(trained, actions, tmp_path / "a.mp4").lengths[0, 0] == 3
+    assert film(trained, actions, tmp_path / "a.mp4").lengths[0, 0] == 3
 
 
 def no_ffmpeg():
@@ -312,7 +310,7 @@ def no_ffmpeg():
 @pytest.mark.parametrize("encoder", [None, types.SimpleNamespace(get_ffmpeg_exe=no_ffmpeg)])
 def test_without_an_encoder_nothing_is_played(run, main, tmp_path, monkeypatch, encoder):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", encoder)
-    monkeypatch.setattr(evaluate.TrainedRun, "evaluate", lambda *_: pytest.fail("played"))
+    monkeypatch.setattr(TrainedRun, "evaluate", lambda *_: pytest.fail("played"))
     code, output, errors = main(run, episodes=1, video=tmp_path / "a.mp4")
     assert (code, output, errors.count("\n")) == (2, "", 1)
     assert errors.startswith("error: no video without an encoder (")
