@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlrat.environments.settings import TAKEN, same_settings
 from rlrat.errors import InputError, reason
@@ -23,8 +23,6 @@ from rlrat.json_files import is_deep
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
-
-    from rlrat.datasets import Dataset
 
 KNOWN_PACKAGES = {"gymnasium_robotics": "gymnasium-robotics", "ogbench": "ogbench"}
 """Packages that register environments when they are imported, and what they are installed as."""
@@ -39,6 +37,16 @@ _WATCHING_WRAPPERS = {
     *("PassiveEnvChecker", "OrderEnforcing", "RecordEpisodeStatistics", "RecordVideo", "HumanRendering"),
     *("RenderCollection", "DataCollector", "Monitor"),
 }
+
+
+class Recorded(Protocol):
+    """What a `Dataset` says of the environment that it was collected in."""
+
+    id: str
+    env_id: str | None
+    env_kwargs: Mapping[str, Any]
+    env_recorded: Mapping[str, Any]
+    """As the source has it: it may be any JSON."""
 
 
 def import_modules(names: str | Iterable[str], option: str = "--env-modules") -> None:
@@ -126,7 +134,7 @@ def recorded(env_id: str, where: str, modules: Any = ()) -> str:
 
 
 def of_data(
-    dataset: "Dataset", env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
+    dataset: Recorded, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any]]:
     """The registered id and the settings of the environment that a policy trained on `dataset` is evaluated in.
 
@@ -220,7 +228,7 @@ def recorded_kwargs(env_id: str, kwargs: Mapping[str, Any], given: Mapping[str, 
 
 
 def not_followed(
-    dataset: "Dataset", env_id: str, env_kwargs: Mapping[str, Any], max_episode_steps: int | None = None
+    dataset: Recorded, env_id: str, env_kwargs: Mapping[str, Any], max_episode_steps: int | None = None
 ) -> list[str]:
     """What a dataset records of its environment and an evaluation does otherwise, a clause each: "records ...".
 

@@ -1,0 +1,87 @@
+"""The wings of rlrat know each other one way, and what answers at once imports no torch."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from tests.import_graph import find_circle, imports
+from tests.short_runs import ROOT
+
+PACKAGE = ROOT / "rlrat"
+BASE = ("errors", "console", "json_files")
+WINGS = ("rational", "updates", "environments", "datasets", "networks", "evaluation", "runs", "sweeps")
+"""Each imports only what stands left of it."""
+REPORTS = {"rlrat.evaluation.scores", "rlrat.runs.schema", "rlrat.rational"}
+"""What reports import beside the base."""
+LAZY = (*WINGS[1:], "reports")
+GRAPH = imports(PACKAGE)
+WITHOUT_TORCH = (
+    *("rlrat.runs.schema", "rlrat.runs.arguments", "rlrat.runs.agents", "rlrat.evaluation.scores"),
+    *("rlrat.updates.machine", "rlrat.datasets.names", "rlrat.environments.registry"),
+    *("rlrat.sweeps.commands", "rlrat.reports.build", "rlrat.reports.html"),
+)
+
+
+def wing(module: str) -> str:
+    """The part below rlrat that a module belongs to."""
+    return module.split(".")[1] if "." in module else module
+
+
+def own(module: str) -> set[str]:
+    """The modules of rlrat that one imports; the package itself, which has `lazy` alone, is left out."""
+    return {name for name in GRAPH[module] if name.startswith("rlrat.")}
+
+
+@pytest.mark.parametrize("name", [*BASE, *WINGS, "reports"])
+def test_a_wing_imports_only_what_lies_below(name):
+    below = (*BASE, *WINGS)[: (*BASE, *WINGS).index(name)] if name != "reports" else BASE
+    allowed = set() if name == "rational" else set(below)
+    modules = [module for module in GRAPH if wing(module) == name]
+    assert modules
+    for module in modules:
+        for used in own(module):
+            fits = wing(used) in {name, *allowed} or (name == "reports" and used in REPORTS)
+            assert fits, f"{module} imports {used}"
+
+
+def test_every_part_has_its_layer():
+    assert {wing(module) for module in GRAPH} == {"rlrat", "activations", *BASE, *WINGS, "reports"}
+
+
+def test_no_circle_of_imports():
+    assert find_circle({module: own(module) for module in GRAPH}) is None
+
+
+def test_rational_could_be_taken_as_it_is():
+    modules = [module for module in GRAPH if wing(module) == "rational"]
+    assert all("rlrat" not in GRAPH[module] and own(module) <= set(modules) for module in modules)
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_a_wing_loads_its_names_when_they_are_used(name):
+    """Its own modules import each other, never the package, so that the graph shows every circle."""
+    package = import_module(f"rlrat.{name}")
+    assert GRAPH[f"rlrat.{name}"] == {"rlrat"}
+    assert package.__all__
+    assert all(hasattr(package, public) for public in package.__all__)
+    with pytest.raises(AttributeError, match=f"module 'rlrat.{name}' has no attribute 'nothing'"):
+        _ = package.nothing
+    assert not [module for module in GRAPH if wing(module) == name and f"rlrat.{name}" in GRAPH[module]]
+
+
+def test_rlrat_names_no_agent():
+    assert not [module for module, used in GRAPH.items() if any(name.split(".")[0] == "agents" for name in used)]
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_what_answers_at_once_imports_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_importing_rlrat_imports_next_to_nothing():
+    code = "import sys; before = {*sys.modules}; import rlrat; print(*sorted({*sys.modules} - before))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "tyro", "rich", "gymnasium", "typing_extensions"} & set(found.stdout.split())
