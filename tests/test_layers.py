@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 
+from docs import house
 from tests.import_graph import find_circle, imports
 from tests.short_runs import ROOT
 
@@ -85,3 +86,9 @@ def test_importing_rlrat_imports_next_to_nothing():
     code = "import sys; before = {*sys.modules}; import rlrat; print(*sorted({*sys.modules} - before))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "tyro", "rich", "gymnasium", "typing_extensions"} & set(found.stdout.split())
+
+
+def test_the_picture_of_the_house_has_every_part_in_its_layer():
+    places, arrows = house.PLACES, house.count_arrows()
+    assert {name for arrow in arrows for name in arrow} == set(places)
+    assert all(places[importer][1] > places[used][1] for importer, used in arrows)
