@@ -19,9 +19,6 @@ from numpy.typing import ArrayLike
 
 from rlrat.errors import InputError
 
-FINAL_EVALUATIONS = 5
-"""A run's final value is the mean of its last so many, as arXiv 2602.12390 has it."""
-
 FAMILIES = ("v5", "d4rl")
 
 D4RL_LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
@@ -34,15 +31,6 @@ _D4RL_RETURNS = {
 }
 _D4RL_SOURCE = "d4rl 1.1, d4rl/infos.py (REF_MIN_SCORE, REF_MAX_SCORE); Fu et al., arXiv 2004.07219"
 _D4RL_DATE = "2022-09-12"
-
-
-def final_evaluations(updates: ArrayLike) -> np.ndarray:
-    """Which of a run's evaluations, of ascending `updates` `[N]`, make its final value: bool `[N]`.
-
-    The last five, or all where there are fewer; never that of the untrained policy, at update 0.
-    """
-    trained = np.asarray(updates) > 0
-    return trained & (trained[::-1].cumsum()[::-1] <= FINAL_EVALUATIONS)
 
 
 @dataclass(frozen=True)

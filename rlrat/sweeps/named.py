@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from rlrat.environments.registry import bare
+from rlrat.environments.settings import bare, parse_env_kwargs
 from rlrat.errors import InputError
-from rlrat.runs.arguments import parse_env_kwargs
 from rlrat.sweeps.grid import Block, Grid
 
 if TYPE_CHECKING:
