@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rlrat.errors import InputError, reason, warn
 from rlrat.json_files import read_json
 from rlrat.runs.checkpoints import checkpoint_bytes, load_checkpoint
-from rlrat.runs.dashboards import LAYOUT
 from rlrat.runs.files import remove_temporaries, replace, temporary, unique_name, writing
 from rlrat.runs.lines import Lines
 from rlrat.runs.run_lock import RunLock
@@ -277,13 +276,17 @@ class RunFolder:
         for name, stay in {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending}.items():
             self.lines[name].keep(stay)
 
-    def open_scalars(self, purge_step: int) -> None:
-        """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more."""
+    def open_scalars(self, layout: dict[str, Any], purge_step: int) -> None:
+        """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more.
+
+        Args:
+            layout: of its custom scalars, as `SummaryWriter.add_custom_scalars` takes it.
+        """
         from torch.utils.tensorboard import SummaryWriter  # takes a while to import
 
         with writing(self.path):
             self._scalars = SummaryWriter(str(self.path), purge_step=purge_step)
-            self._scalars.add_custom_scalars(LAYOUT)
+            self._scalars.add_custom_scalars(layout)
 
     def add_scalars(self, scalars: dict[str, Any], update: int) -> None:
         """Hand one point of each scalar to TensorBoard's file, on the disk from the next `flush_scalars` on."""

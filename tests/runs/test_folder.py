@@ -10,7 +10,7 @@ import torch
 
 from rlrat.errors import InputError
 from rlrat.runs.folder import RunFolder, starts
-from rlrat.runs.lines import ACTIVATION_COLUMNS, EVALUATION_COLUMNS
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS, EVALUATIONS
 
 CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch": "2.13.0"}}
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def _evaluation(update):
-    evaluation = dict.fromkeys(EVALUATION_COLUMNS, 1.5) | {"update": update, "normalized_score": None}
+    evaluation = dict.fromkeys(COLUMNS[EVALUATIONS], 1.5) | {"update": update, "normalized_score": None}
     episodes = [{"update": update, "episode": e, "reset_seed": 5, "return": 0.1 + e, "length": 3} for e in range(2)]
     return [evaluation], episodes
 
@@ -151,7 +151,7 @@ def test_a_folder_is_one_processs_at_a_time(folder):
 
 
 def test_going_back_cuts_activations_of_no_evaluation(folder):
-    row = dict.fromkeys(ACTIVATION_COLUMNS, "1")
+    row = dict.fromkeys(COLUMNS[ACTIVATIONS], "1")
     for update in (0, 100, 200):
         folder.append_activations(update, [row | {"part": part} for part in (0, 1)])
     path = folder.path / "activations.csv"
@@ -160,7 +160,7 @@ def test_going_back_cuts_activations_of_no_evaluation(folder):
     for evaluations, pending, left in (({0}, {100}, [*two, "100", "100"]), ({0}, set(), two), (set(), set(), [])):
         folder.go_back(100, evaluations, pending)
         header, *lines = path.read_text().splitlines()
-        assert header == ",".join(ACTIVATION_COLUMNS)
+        assert header == ",".join(COLUMNS[ACTIVATIONS])
         assert [line.split(",")[0] for line in lines] == left
 
 

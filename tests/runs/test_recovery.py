@@ -11,8 +11,8 @@ import torch
 from rlrat.errors import InputError
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.lines import ACTIVATION_COLUMNS
 from rlrat.runs.recovery import recover
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS
 from tests.short_runs import assert_equal_runs, read_run
 
 UPDATES = (0, 10, 20, 30, 40)
@@ -34,7 +34,7 @@ def write_run(path) -> tuple[RunFolder, dict]:
     for update in UPDATES:
         folder.append_activations(
             update,
-            [dict.fromkeys(ACTIVATION_COLUMNS, "0.5") | {"layer": layer, "part": 0, "group": 0} for layer in "ab"],
+            [dict.fromkeys(COLUMNS[ACTIVATIONS], "0.5") | {"layer": layer, "part": 0, "group": 0} for layer in "ab"],
         )
         if update == WAITING:
             continue
