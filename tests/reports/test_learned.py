@@ -9,7 +9,6 @@ from torch import nn
 
 from rlrat import Rational
 from rlrat.networks.activations import PReLU
-from rlrat.reports import learned
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_learned, side_by_side
 from rlrat.reports.page_data import learned_data
@@ -43,10 +42,6 @@ class Learner(nn.Module):
 
     def inspect(self, batch: torch.Tensor) -> None:
         self.layer(batch)
-
-
-def test_the_reader_knows_the_columns_that_a_run_writes():
-    assert tuple(learned._COLUMNS) == COLUMNS[ACTIVATIONS]
 
 
 @pytest.mark.parametrize("version", ["A", "B", "C", "N"])

@@ -283,28 +283,6 @@ def test_a_status_that_no_run_has_is_damage(folder, status):
         folder.is_done()
 
 
-def test_lines_are_never_written_through_a_link(folder, tmp_path):
-    for name in ("evaluations.csv", "episodes.csv"):
-        (folder.path / name).symlink_to(tmp_path / f"outside {name}")
-    folder.go_back(0, set())
-    folder.append_evaluation(*_evaluation(0))
-    assert [path.name for path in tmp_path.glob("outside*")] == []
-    assert [row["update"] for row in RunFolder(folder.path).evaluations()] == ["0"]
-
-
-@pytest.mark.parametrize("line", ["1,2", "x,1,1,,1,1,1,1,", "1,1,1,1,1,1,1,1,1,1", "\x00\x00", "1,1,1,,1,nan,1,1,"])
-def test_a_line_that_is_no_evaluation_is_none(folder, line):
-    folder.append_evaluation(*_evaluation(0))
-    path = folder.path / "evaluations.csv"
-    before = path.read_text()
-    header, whole = before.splitlines()
-    path.write_text("\n".join((header, line, whole, whole, "")))
-    assert [row["update"] for row in RunFolder(folder.path).evaluations()] == ["0"]
-    assert RunFolder(folder.path).lines["evaluations.csv"].read().damaged == 1
-    folder.go_back(0, {0})
-    assert path.read_text() == before
-
-
 def test_a_full_disk_is_one_line_and_keeps_what_was_saved(folder, monkeypatch):
     folder.save_checkpoint(_checkpoint(10))
 

@@ -172,15 +172,6 @@ def test_failed_evaluations_are_tried_again_where_there_is_no_other(run, capsys)
     assert "the evaluations at updates 20 and 40 failed and are tried again" in capsys.readouterr().err
 
 
-def test_evaluations_made_up_for_are_put_where_they_belong(run):
-    folder, _ = run
-    (row,) = [row for row in folder.evaluations() if row["update"] == "20"]
-    whole = (folder.path / "evaluations.csv").read_text()
-    folder.go_back(START, {0, 10, 40})
-    folder.append_evaluation([row], [])
-    assert (folder.path / "evaluations.csv").read_text() == whole
-
-
 LONG = ("--total-updates", 80)
 
 
