@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -97,6 +98,16 @@ def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
         raise InputError(f"cannot read {path} ({error.strerror or reason(error)})") from error
     except ValueError as error:
         raise InputError(f"{path} is damaged ({reason(error)})") from None
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number as float; None for all else, and for whole numbers beyond any float."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _integer(text: str) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 from rlrat.errors import warn
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.lines import ACTIVATIONS, EPISODES, EVALUATIONS
+from rlrat.runs.schema import ACTIVATIONS, EPISODES, EVALUATIONS
 
 _LISTED = 5  # updates in a message
 
@@ -93,8 +93,8 @@ def recover(
         {
             "the evaluations at {} are made again": again,
             "the evaluations at {} are missing, and its values are without them": recovered.missing,
-            "episodes.csv is without those at {}": recovered.whole - with_episodes,
-            "activations.csv is without those at {}": unseen - again,
+            f"{EPISODES} is without those at {{}}": recovered.whole - with_episodes,
+            f"{ACTIVATIONS} is without those at {{}}": unseen - again,
         },
         strange,
     )
