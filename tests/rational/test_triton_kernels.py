@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrat.rational import VERSIONS, Rational, backend, gpu, rational
-from tests.rational.rational_inputs import PAIRS, assert_far_inputs_are_right
+from tests.rational.inputs import PAIRS, assert_far_inputs_are_right
 
 pytestmark = [
     pytest.mark.skipif(gpu.unavailable is not None, reason=str(gpu.unavailable)),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrat.rational import VERSIONS, Rational, backend, cpu, rational
-from tests.rational.rational_inputs import (
+from tests.rational.inputs import (
     BACKENDS,
     FUSED,
     all_gradients,

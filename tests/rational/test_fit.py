@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlrat.rational import FUNCTIONS, VERSIONS, fit, rational, table
+from rlrat.rational import FUNCTIONS, VERSIONS, fit, initial, rational, table
 
 ENTRIES = [pytest.param(name, version, id=f"{name}-{version}") for name in FUNCTIONS for version in VERSIONS]
 
@@ -23,7 +23,7 @@ def test_the_table_is_complete():
 
 @pytest.mark.parametrize(("name", "version"), ENTRIES)
 def test_recorded_figures_are_true(name, version):
-    fitted = table.find(name, (5, 4), version)
+    fitted = initial.find(name, (5, 4), version)
     x = np.linspace(*fitted.interval, 20_011)
     error = np.abs(apply(fitted, x) - FUNCTIONS[name](torch.from_numpy(x)).numpy()).max()
     assert error == pytest.approx(fitted.max_error, rel=2e-2, abs=1e-12)
@@ -32,7 +32,7 @@ def test_recorded_figures_are_true(name, version):
 
 @pytest.mark.parametrize(("name", "version"), ENTRIES)
 def test_fits_are_good_inside_and_do_not_run_away_outside(name, version):
-    fitted = table.find(name, (5, 4), version)
+    fitted = initial.find(name, (5, 4), version)
     corner = name in {"relu", "leaky_relu", "prelu", "selu"}
     assert fitted.max_error < (0.03 if corner else 0.006)
     x = np.geomspace(5.0, 1e4, 5000)
@@ -46,7 +46,7 @@ def test_fits_are_good_inside_and_do_not_run_away_outside(name, version):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_unguarded_version_has_no_pole_on_the_real_line(name):
-    denominator = table.find(name, (5, 4), "N").denominator
+    denominator = initial.find(name, (5, 4), "N").denominator
     roots = np.roots([*denominator[::-1], 1.0])
     assert not np.any(np.isreal(roots))
     x = np.linspace(-50, 50, 10_001)
@@ -56,7 +56,7 @@ def test_the_unguarded_version_has_no_pole_on_the_real_line(name):
 def test_identity_is_exact():
     x = np.linspace(-1e3, 1e3, 101)
     for version in VERSIONS:
-        np.testing.assert_allclose(apply(table.find("identity", (5, 4), version), x), x, rtol=1e-15)
+        np.testing.assert_allclose(apply(initial.find("identity", (5, 4), version), x), x, rtol=1e-15)
 
 
 def test_the_command_writes_what_the_package_carries(tmp_path, monkeypatch, capsys):
@@ -70,11 +70,11 @@ def test_the_command_writes_what_the_package_carries(tmp_path, monkeypatch, caps
     for entry in entries:
         name = entry.pop("name")
         assert f"{name:<11} {entry['version']}" in printed
-        check_same(table.Fit(**entry), table.find(name, (5, 4), entry["version"]))
+        check_same(table.Fit(**entry), initial.find(name, (5, 4), entry["version"]))
 
 
 def test_a_fit_computed_again_agrees_with_the_table():
-    check_same(fit.fit(torch.relu), table.find("relu"))
+    check_same(fit.fit(torch.relu), initial.find("relu"))
 
 
 def check_same(again, committed):
@@ -88,10 +88,10 @@ def check_same(again, committed):
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("degrees", [(3, 2), (4, 3), (2, 0), (1, 1)])
 def test_other_degrees(degrees, version):
-    fitted = table.find("gelu", degrees, version)
+    fitted = initial.find("gelu", degrees, version)
     assert fitted.degrees == degrees
     assert fitted.max_error < {(3, 2): 0.1, (4, 3): 0.1, (2, 0): 0.4, (1, 1): 1.5}[degrees]
-    assert table.find(nn.GELU(), degrees, version) is fitted
+    assert initial.find(nn.GELU(), degrees, version) is fitted
 
 
 def test_another_interval():
@@ -102,23 +102,23 @@ def test_another_interval():
 
 
 def test_functions_are_recognised_by_their_values():
-    assert table.find(nn.ELU()) is table.find("elu")
-    assert table.find(lambda x: x.clamp_(min=0)) is table.find("relu")
-    assert table.find(nn.PReLU()) is table.find("prelu")
-    assert table.find(nn.ELU(alpha=0.5), (2, 2)) is table.find(nn.ELU(alpha=0.5, inplace=True), (2, 2))
-    assert table.find(nn.ELU(alpha=0.5), (2, 2)) is not table.find(nn.ELU(), (2, 2))
+    assert initial.find(nn.ELU()) is initial.find("elu")
+    assert initial.find(lambda x: x.clamp_(min=0)) is initial.find("relu")
+    assert initial.find(nn.PReLU()) is initial.find("prelu")
+    assert initial.find(nn.ELU(alpha=0.5), (2, 2)) is initial.find(nn.ELU(alpha=0.5, inplace=True), (2, 2))
+    assert initial.find(nn.ELU(alpha=0.5), (2, 2)) is not initial.find(nn.ELU(), (2, 2))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: table.find("rleu"), "no function 'rleu' to approximate, only relu, leaky_relu"),
-        (lambda: table.find("relu", version="E"), "no version 'E'"),
-        (lambda: table.find("relu", (5, -1)), r"degrees must be two integers >= 0, .* not \(5, -1\)"),
-        (lambda: table.find("relu", (5, 4, 3)), "degrees must be two integers"),
-        (lambda: table.find(nn.Softmax(dim=-1)), "not an elementwise function"),
-        (lambda: table.find(nn.Dropout()), "not an elementwise function"),
-        (lambda: table.find(torch.sum), "sum is not an elementwise function"),
+        (lambda: initial.find("rleu"), "no function 'rleu' to approximate, only relu, leaky_relu"),
+        (lambda: initial.find("relu", version="E"), "no version 'E'"),
+        (lambda: initial.find("relu", (5, -1)), r"degrees must be two integers >= 0, .* not \(5, -1\)"),
+        (lambda: initial.find("relu", (5, 4, 3)), "degrees must be two integers"),
+        (lambda: initial.find(nn.Softmax(dim=-1)), "not an elementwise function"),
+        (lambda: initial.find(nn.Dropout()), "not an elementwise function"),
+        (lambda: initial.find(torch.sum), "sum is not an elementwise function"),
         (lambda: fit.fit(torch.log), r"not finite everywhere on \[-5, 5\]"),
         (lambda: fit.fit(torch.tanh, interval=(1, 1)), r"low < high, not \(1.0, 1.0\)"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlrat.rational import backend, backends, cpu, rational
-from tests.rational.rational_inputs import all_gradients, draw_inputs, needs_kernels
+from tests.rational.inputs import all_gradients, draw_inputs, needs_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:rational activations run on plain PyTorch")
 
