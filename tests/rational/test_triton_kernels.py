@@ -11,59 +11,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlrat.rational import VERSIONS, Rational, backend, gpu, rational
-from tests.rational.inputs import PAIRS, assert_far_inputs_are_right
+from rlrat.rational import VERSIONS, backend, gpu, rational
+from tests.rational.inputs import (
+    DEVICE,
+    LAYOUTS,
+    PAIRS,
+    all_gradients,
+    assert_far_inputs_are_right,
+    assert_near,
+    draw_on_device,
+    expected_gradients,
+)
 
 pytestmark = [
     pytest.mark.skipif(gpu.unavailable is not None, reason=str(gpu.unavailable)),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, about infinities in the interpreter
 ]
-HAS_GPU = torch.cuda.is_available()
-DEVICE = "cuda" if HAS_GPU else "cpu"
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
-
-
-def _draw(version, batch, groups, rows, size, degrees, dtype, fused=(), seed=0):
-    """x, numerator and denominator, and a dictionary of bias and gate: leaves on the device."""
-    draw = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=draw, dtype=torch.float64)
-
-    m, n = degrees
-    x = 2 * normal(*batch, *rows, groups * size)
-    a = normal(*batch, groups, m + 1) / 2.0 ** torch.arange(m + 1)
-    b = normal(*batch, groups, n + (version == "C")) / 2.0 ** torch.arange(1, n + 1 + (version == "C"))
-    if version == "N":  # positive where it matters: even powers alone
-        b = b.abs() * (torch.arange(n) % 2)
-    extra = {"bias": normal(*batch, groups * size), "gate": normal(*x.shape)}
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    x, a, b = x.to(DEVICE, dtype), a.to(DEVICE, wide), b.to(DEVICE, wide)
-    extra = {name: extra[name].to(DEVICE, dtype) for name in fused}
-    return [t.requires_grad_() for t in (x, a, b)], {name: t.requires_grad_() for name, t in extra.items()}
-
-
-def _all(inputs, extra, version, grad=None):
-    """The output and all gradients."""
-    y = rational(*inputs, version, **extra)
-    if grad is None:
-        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y)
-    return [y.detach(), *torch.autograd.grad(y, [*inputs, *extra.values()], grad.to(y))]
-
-
-def _expected(inputs, extra, version, grad=None):
-    wide = [t.detach().double().requires_grad_() for t in (*inputs, *extra.values())]
-    if grad is None:
-        grad = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        grad = grad.to(inputs[0]).double()
-    with backend("reference"):
-        return _all(wide[:3], dict(zip(extra, wide[3:], strict=True)), version, grad)
-
-
-def _assert_near(got, expected, tolerance):
-    for ours, theirs in zip(got, expected, strict=True):
-        scale = theirs.abs().max().clamp(min=1.0).item() if theirs.numel() else 1.0
-        torch.testing.assert_close(ours.double() / scale, theirs / scale, atol=tolerance, rtol=tolerance)
 
 
 def _tolerance(version, dtype):
@@ -87,12 +51,12 @@ def test_the_kernels_agree_with_the_float64_reference(version, dtype):
     every = [(5, 4), (3, 2), (0, 0 if version != "N" else 1), (8, 8), (1, 6)]
     for degrees in every if dtype == torch.float32 else [(5, 4)]:  # the interpreter is slow, and so is compiling
         for shape in SHAPES if degrees == (5, 4) else SHAPES[3:4]:
-            inputs, _ = _draw(version, *shape, degrees, dtype)
-            expected = _expected(inputs, {}, version)
+            inputs, _ = draw_on_device(version, *shape, degrees, dtype)
+            expected = expected_gradients(inputs, version)
             with backend("triton"):
-                got = _all(inputs, {}, version)
+                got = all_gradients(inputs, version)
             assert [t.dtype for t in got] == [t.dtype for t in (inputs[0], *inputs)]
-            _assert_near(got, expected, _tolerance(version, dtype))
+            assert_near(got, expected, _tolerance(version, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -100,11 +64,11 @@ def test_the_kernels_agree_with_the_float64_reference(version, dtype):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_bias_and_gate(version, fused, dtype):
     for shape in SHAPES[2:5]:
-        inputs, extra = _draw(version, *shape, (5, 4), dtype, fused)
-        expected = _expected(inputs, extra, version)
+        inputs, extra = draw_on_device(version, *shape, (5, 4), dtype, fused)
+        expected = expected_gradients(inputs, version, extra)
         with backend("triton"):
-            got = _all(inputs, extra, version)
-        _assert_near(got, expected, _tolerance(version, dtype))
+            got = all_gradients(inputs, version, extra)
+        assert_near(got, expected, _tolerance(version, dtype))
 
 
 @settings(max_examples=8, deadline=None)  # each is a kernel of its own
@@ -115,28 +79,18 @@ def test_bias_and_gate(version, fused, dtype):
 )  # fmt: skip
 def test_any_shape_gives_what_the_reference_gives(version, batch, groups, rows, size, m, n, fused, seed):
     shape = tuple(batch), groups, tuple(rows), size
-    inputs, extra = _draw(version, *shape, (m, n), torch.float32, fused, seed)
-    expected = _expected(inputs, extra, version)
+    inputs, extra = draw_on_device(version, *shape, (m, n), torch.float32, fused, seed)
+    expected = expected_gradients(inputs, version, extra)
     with backend("triton"):
-        _assert_near(_all(inputs, extra, version), expected, 2e-3 if version == "C" else 2e-4)
+        assert_near(all_gradients(inputs, version, extra), expected, 2e-3 if version == "C" else 2e-4)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_gradcheck_and_gradgradcheck(version):
-    inputs, _ = _draw(version, (2,), 1, (1,), 2, (2, 2), torch.float64)
+    inputs, _ = draw_on_device(version, (2,), 1, (1,), 2, (2, 2), torch.float64)
     with backend("triton"):
         assert torch.autograd.gradcheck(lambda *t: rational(*t, version), inputs)
         assert torch.autograd.gradgradcheck(lambda *t: rational(*t, version), inputs)
-
-
-LAYOUTS = {
-    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
-    "rows apart": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
-    "every second feature": lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
-    "batch axes swapped": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
-    "expanded": lambda x: x[:1].expand_as(x),
-    "offset": lambda x: torch.cat([x.flatten()[:3], x.flatten()])[3:].view(x.shape),
-}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -144,26 +98,26 @@ LAYOUTS = {
 def test_any_layout_gives_the_same(layout, fused):
     for batch, groups in (((), 1), ((), 4), ((2, 3), 2)):
         rows = (4, 6) if not batch else (10,)
-        inputs, extra = _draw("A", batch, groups, rows, 8, (5, 4), torch.float32, fused)
+        inputs, extra = draw_on_device("A", batch, groups, rows, 8, (5, 4), torch.float32, fused)
         x = LAYOUTS[layout](inputs[0].detach()).requires_grad_()
         if "gate" in extra:
             extra["gate"] = LAYOUTS[layout](extra["gate"].detach()).requires_grad_()
         grad = LAYOUTS[layout](torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(x.device))
-        expected = _expected([x.detach().contiguous(), *inputs[1:]], extra, "A", grad.double())
+        expected = expected_gradients([x.detach().contiguous(), *inputs[1:]], "A", extra, grad.double())
         with backend("triton"):
-            got = _all([x, *inputs[1:]], extra, "A", grad)
-        _assert_near(got, expected, 2e-5)
+            got = all_gradients([x, *inputs[1:]], "A", extra, grad)
+        assert_near(got, expected, 2e-5)
 
 
 def test_coefficients_may_be_parts_of_one_buffer():
     """As an optimizer lays them out: a row for each batch entry, with other things between."""
-    (x, a, b), extra = _draw("A", (2, 3), 2, (5,), 8, (5, 4), torch.float32, ("bias",))
+    (x, a, b), extra = draw_on_device("A", (2, 3), 2, (5,), 8, (5, 4), torch.float32, ("bias",))
     buffer = torch.cat([t.detach().reshape(2, 3, -1) for t in (a, x[..., 0, :3], b, extra["bias"])], -1)
     pieces = [buffer.split([12, 3, 8, 16], -1)[index] for index in (0, 2, 3)]
     inside = [t.view(2, 3, *shape).requires_grad_() for t, shape in zip(pieces, ((2, 6), (2, 4), (16,)), strict=True)]
-    expected = _expected([x, *inside[:2]], {"bias": inside[2]}, "A")
+    expected = expected_gradients([x, *inside[:2]], "A", {"bias": inside[2]})
     with backend("triton"):
-        _assert_near(_all([x, *inside[:2]], {"bias": inside[2]}, "A"), expected, 2e-5)
+        assert_near(all_gradients([x, *inside[:2]], "A", {"bias": inside[2]}), expected, 2e-5)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -171,7 +125,7 @@ def test_coefficients_may_be_parts_of_one_buffer():
 @pytest.mark.parametrize("fused", [(), ("bias", "gate")])
 def test_it_is_finite_wherever_the_result_is(version, degrees, fused):
     """Small inputs, large ones and those in between, in one tile."""
-    inputs, extra = _draw(version, (), 1, (6,), 16, degrees, torch.float32, fused)
+    inputs, extra = draw_on_device(version, (), 1, (6,), 16, degrees, torch.float32, fused)
     with torch.no_grad():
         inputs[2] += torch.where(inputs[2] < 0, -0.1, 0.1)
         x = inputs[0].view(-1)
@@ -179,9 +133,9 @@ def test_it_is_finite_wherever_the_result_is(version, degrees, fused):
     if version == "N" and (degrees[1] % 2 or degrees[1] < 2):
         inputs[2] = inputs[2].detach().abs().requires_grad_()
         inputs[0] = inputs[0].detach().abs().requires_grad_()  # no pole where x > 0
-    expected = _expected(inputs, extra, version)
+    expected = expected_gradients(inputs, version, extra)
     with backend("triton"):
-        got = _all(inputs, extra, version)
+        got = all_gradients(inputs, version, extra)
     for ours, theirs in zip(got, expected, strict=True):
         fits = theirs.abs() < 1e37
         assert ours[fits].isfinite().all()
@@ -211,9 +165,9 @@ def test_large_and_infinite_inputs_have_the_values_and_slopes_of_the_definition(
 
 
 def test_two_runs_give_equal_bits():
-    inputs, extra = _draw("A", (2,), 2, (300,), 32, (5, 4), torch.float32, ("bias",))
+    inputs, extra = draw_on_device("A", (2,), 2, (300,), 32, (5, 4), torch.float32, ("bias",))
     with backend("triton"):
-        first, second = (_all(inputs, extra, "A") for _ in range(2))
+        first, second = (all_gradients(inputs, "A", extra) for _ in range(2))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(first, second, strict=True))
 
 
@@ -223,15 +177,6 @@ def test_a_zero_coefficient_can_move():
     with backend("triton"):
         (db,) = torch.autograd.grad(rational(x, a, b).sum(), b)
     assert (db != 0).all()
-
-
-def test_it_refuses_what_it_cannot_compute():
-    x = torch.randn(4, 8, device=DEVICE)
-    message = "backend triton computes on a CUDA device, with degrees up to 8"
-    for m, n in ((9, 4), (5, 9)):
-        a, b = torch.ones(1, m + 1, device=DEVICE), torch.ones(1, n, device=DEVICE)
-        with backend("triton"), pytest.raises(RuntimeError, match=message):
-            rational(x, a, b)
 
 
 COMPILED = [
@@ -285,99 +230,3 @@ def test_every_kind_compiles(tmp_path):
         for degrees, fused in (([3, 1], False), ([1, 8], True))
     ]
     assert all(found["spilled"] <= 16 for found in _compile(cases, tmp_path))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not HAS_GPU, reason="no CUDA device")
-class TestOnAGpu:
-    def test_it_is_the_backend_of_a_gpu(self):
-        x, module = torch.randn(8, 16, device="cuda"), Rational().cuda()
-        with backend("triton"):
-            expected = module(x)
-        assert torch.equal(module(x), expected)
-        output = subprocess.run([sys.executable, "-m", "rlrat.rational"], capture_output=True, text=True, check=True)
-        assert "triton" in output.stdout
-
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_a_large_input(self, dtype):
-        x, module = torch.randn(2**24 + 8, device="cuda", dtype=dtype, requires_grad=True), Rational().cuda()
-        module(x).sum().backward()
-        with backend("reference"):
-            wide = x.detach().double().requires_grad_()
-            twin = Rational().cuda().double()
-            twin(wide).sum().backward()
-        torch.testing.assert_close(x.grad.double(), wide.grad, rtol=1e-2, atol=1e-2)
-        for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-2)
-
-    def test_more_than_2_to_the_31_elements(self):
-        x = torch.randn(2**12, device="cuda", dtype=torch.bfloat16).repeat(2**19 + 1)
-        x.requires_grad_()
-        module = Rational().cuda()
-        y = module(x)
-        assert torch.equal(y[: 2**12], y[-(2**12) :])
-        (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
-        assert torch.equal(dx[: 2**12], dx[-(2**12) :])
-
-    def test_a_cuda_graph_replays_it(self):
-        module, x = Rational(batch_shape=(4,)).cuda(), torch.randn(4, 64, 256, device="cuda", requires_grad=True)
-        grad, inputs = torch.randn_like(x), [x, *module.parameters()]
-        graph = torch.cuda.CUDAGraph()
-        module(x)  # loads both directions
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph):
-            y = module(x)
-            gradients = torch.autograd.grad(y, inputs, grad)
-        for _ in range(3):
-            with torch.no_grad():
-                x.normal_()
-            graph.replay()
-            expected = torch.autograd.grad(module(x), inputs, grad)
-            for ours, theirs in zip(gradients, expected, strict=True):
-                assert torch.equal(ours, theirs)
-
-    def test_streams_do_not_disturb_each_other(self):
-        module, x = Rational().cuda(), torch.randn(64, 4096, device="cuda", requires_grad=True)
-        expected = torch.autograd.grad(module(x).sum(), list(module.parameters()))
-        streams, results = [torch.cuda.Stream() for _ in range(4)], []
-        torch.cuda.synchronize()
-        for turn in range(40):
-            with torch.cuda.stream(streams[turn % 4]):
-                results.append(torch.autograd.grad(module(x).sum(), list(module.parameters())))
-        torch.cuda.synchronize()
-        for result in results:
-            assert all(torch.equal(ours, theirs) for ours, theirs in zip(result, expected, strict=True))
-
-    def test_compile_fullgraph(self):
-        module, x = Rational().cuda(), torch.randn(64, 256, device="cuda", requires_grad=True)
-        compiled = torch.compile(lambda t: module(t).square().sum(), fullgraph=True)
-        expected = torch.autograd.grad(module(x).square().sum(), [x, *module.parameters()])
-        for ours, theirs in zip(torch.autograd.grad(compiled(x), [x, *module.parameters()]), expected, strict=True):
-            torch.testing.assert_close(ours, theirs)
-
-    def test_vmap_of_grad_and_second_derivatives(self):
-        inputs, _ = _draw("A", (), 1, (5,), 4, (3, 2), torch.float64)
-        x, a, b = inputs
-        per_sample = torch.func.vmap(torch.func.grad(lambda t: rational(t, a, b).square().sum()))(x)
-        torch.testing.assert_close(per_sample, torch.autograd.grad(rational(x, a, b).square().sum(), x)[0])
-        assert torch.autograd.gradcheck(rational, inputs)
-        assert torch.autograd.gradgradcheck(rational, inputs)
-
-    def test_autocast_leaves_the_coefficients(self):
-        module, x = Rational().cuda(), torch.randn(4, 8, device="cuda")
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            assert module(x).dtype == torch.float32
-            module(x.bfloat16()).float().sum().backward()
-        assert module.numerator.grad.dtype == torch.float32
-
-    def test_every_choice_of_tiles_is_right(self, monkeypatch):
-        inputs, extra = _draw("A", (2,), 1, (50,), 256, (5, 4), torch.float32, ("bias",))
-        expected = _expected(inputs, extra, "A")
-        for tiles in ((2, 1), (4, 4), (8, 2)):
-            for direction in gpu.TILES:
-                monkeypatch.setitem(gpu.TILES[direction], 4, tiles)
-            plan = gpu.Plan(*inputs, extra["bias"], None, "A")
-            y = plan.forward(*inputs, extra["bias"], None)
-            grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(y)
-            got = [y, *plan.backward(grad, *inputs, extra["bias"], None)[:4]]
-            _assert_near([t.detach() for t in got], expected, 2e-5)
