@@ -38,8 +38,9 @@ tests=("$python" -m pytest -q --tb=short --maxfail=20)
 if "$python" -c "import xdist" 2> /dev/null; then  # most of the time goes into compiling hundreds of kernels
     tests+=(-n "$(nproc)" --dist worksteal)
 fi
-part tests 230 "${tests[@]}" -m "not slow" tests/rational/test_rational_triton.py
-mapfile -t others < <(grep -l "mark\.gpu" tests/rational/test_*.py | grep -v test_rational_triton.py)
+kernels=(tests/rational/test_{triton_kernels,gpu}.py)
+part tests 230 "${tests[@]}" -m "not slow" "${kernels[@]}"
+mapfile -t others < <(grep -l "mark\.gpu" tests/rational/test_*.py | grep -vFf <(printf '%s\n' "${kernels[@]}"))
 if [ ${#others[@]} != 0 ]; then
     part "other tests" 45 "${tests[@]}" -m "gpu and not slow" "${others[@]}"
 fi

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from . import analysis
+from .initial import find
 from .op import rational
 from .reference import VERSIONS, derivative, shift
-from .table import Fit, Function, find
+from .table import Fit, Function
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,6 +1,6 @@
-"""Coefficients that make a rational approximate a given function: the committed table, and fits made on demand.
+"""The functions that a rational can start as, and the committed table of their fits.
 
-fitted.json is written by `python -m rlrat.rational.fit`.
+`python -m rlrat.rational.fit` writes the table, fitted.json; initial.py looks in it.
 """
 
 import copy
@@ -13,8 +13,6 @@ from importlib.resources import files
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from .reference import VERSIONS
 
 Function = Callable[[Tensor], Tensor]
 
@@ -83,47 +81,3 @@ def sample(function: Function, x: Tensor) -> Tensor:
         name = getattr(function, "__name__", repr(function))
         raise ValueError(f"{name} is not an elementwise function, so that a rational cannot approximate it")
     return y
-
-
-_fitted: dict[tuple[bytes, tuple[int, int], str], Fit] = {}
-# Functions are known by their values here, so that two modules with equal settings share one fit.
-_PROBE = torch.linspace(-20.0, 20.0, 201, dtype=torch.float64, device="cpu")
-
-
-def find(function: str | Function, degrees: tuple[int, int] = (5, 4), version: str = "A") -> Fit:
-    """The fit of a name in `FUNCTIONS`, or of any elementwise PyTorch function or module: from the table if it is
-    there, else computed once (about a second, needs scipy) and kept for the life of the process.
-
-    Raises:
-        ValueError: an unknown name, version or pair of degrees; a function that is not elementwise or not finite on
-            the interval.
-    """
-    if version not in VERSIONS:
-        raise ValueError(f"there is no version {version!r} of a rational, only {', '.join(VERSIONS)}")
-    degrees = tuple(degrees)
-    if len(degrees) != 2 or not all(isinstance(degree, int) and degree >= 0 for degree in degrees):
-        raise ValueError(f"degrees must be two integers >= 0, of numerator and denominator, not {degrees}")
-    if isinstance(function, str):
-        if function not in FUNCTIONS:
-            names = ", ".join(FUNCTIONS)
-            raise ValueError(f"no function {function!r} to approximate, only {names}; or give the function itself")
-        name, function = function, FUNCTIONS[function]
-    else:
-        name = _name(function)
-    if (name, degrees, version) in table():
-        return table()[name, degrees, version]
-    key = (sample(function, _PROBE).numpy().tobytes(), degrees, version)
-    if key not in _fitted:
-        from .fit import fit  # needs scipy
-
-        _fitted[key] = fit(function, degrees, version)
-    return _fitted[key]
-
-
-def _name(function: Function) -> str | None:
-    """The name of the entry of `FUNCTIONS` that has the same values as this function."""
-    values = sample(function, _PROBE)
-    for name, known in FUNCTIONS.items():
-        if torch.allclose(values, known(_PROBE), rtol=1e-9, atol=1e-12):
-            return name
-    return None

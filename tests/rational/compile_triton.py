@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for GPUs that need not be there; run as a program, it prints what test_rational_triton.py
+"""Compile the Triton kernels for GPUs that need not be there; run as a program, it prints what test_triton_kernels.py
 asks for. A program of its own, because in the tests' process Triton may run as an interpreter.
 """
 

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrat.rational import VERSIONS, Rational, backend, cpu, rational
-from tests.rational.rational_inputs import (
+from tests.rational.inputs import (
     BACKENDS,
     FUSED,
+    LAYOUTS,
     all_gradients,
     assert_far_inputs_are_right,
     assert_near,
     draw_fused_inputs,
     draw_inputs,
+    expected_gradients,
     needs_kernels,
 )
 
@@ -36,23 +38,11 @@ def test_every_backend_agrees_with_the_float64_reference(name, version, dtype):
             ((1,), 1, (3, 4), 7),
         ):  # fmt: skip
             inputs = draw_inputs(version, batch, groups, rows, size, degrees, dtype)
-            with backend("reference"):
-                expected = all_gradients([t.detach().double().requires_grad_() for t in inputs], version)
+            expected = expected_gradients(inputs, version)
             with backend(name):
                 got = all_gradients(inputs, version)
             assert [t.dtype for t in got] == [t.dtype for t in (inputs[0], *inputs)]
             assert_near(got, expected, tolerance)
-
-
-LAYOUTS = {
-    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
-    "rows apart": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
-    "every second row": lambda x: x.repeat_interleave(2, dim=-2)[..., ::2, :],
-    "every second feature": lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
-    "batch axes swapped": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
-    "expanded": lambda x: x[:1].expand_as(x),
-    "offset": lambda x: torch.cat([x.flatten()[:3], x.flatten()])[3:].view(x.shape),
-}
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -80,8 +70,7 @@ def test_any_layout_gives_the_same(name, layout, groups, batch):
 )  # fmt: skip
 def test_any_shape_gives_what_the_reference_gives(version, batch, groups, rows, size, m, n, seed):
     inputs = draw_inputs(version, tuple(batch), groups, tuple(rows), size, (m, n), torch.float32, seed)
-    with backend("reference"):
-        expected = all_gradients([t.detach().double().requires_grad_() for t in inputs], version)
+    expected = expected_gradients(inputs, version)
     with backend("cpu"):
         assert_near(all_gradients(inputs, version), expected, 2e-4)
 
@@ -92,8 +81,7 @@ def test_any_shape_gives_what_the_reference_gives(version, batch, groups, rows, 
 def test_every_instruction_set_agrees(level, dtype):
     for version in VERSIONS:
         inputs = draw_inputs(version, (2,), 2, (50,), 37, dtype=dtype)
-        with backend("reference"):
-            expected = all_gradients([t.detach().double().requires_grad_() for t in inputs], version)
+        expected = expected_gradients(inputs, version)
         cpu.choose_instructions(level)
         try:
             assert_near(all_gradients(inputs, version), expected, 1e-5 if dtype == torch.float32 else 1e-12)
@@ -139,8 +127,7 @@ def test_no_size_of_input_overflows_in_float32(degrees):
     b = (b.abs() + 0.1).detach().requires_grad_()
     for exponent in range(0, 38):
         x = torch.tensor([1.5 * 10.0**exponent, -(10.0**exponent)], requires_grad=True)
-        with backend("reference"):
-            expected = all_gradients([t.detach().double().requires_grad_() for t in (x, a, b)], "A")
+        expected = expected_gradients((x, a, b), "A")
         for ours, theirs in zip(all_gradients([x, a, b], "A"), expected, strict=True):
             fits = theirs.abs() < 1e37
             torch.testing.assert_close(ours[fits].double(), theirs[fits], rtol=1e-3, atol=1e-3)

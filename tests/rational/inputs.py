@@ -9,8 +9,7 @@ import torch
 from rlrat.rational import backend, cpu, derivative, rational
 
 needs_kernels = pytest.mark.skipif(cpu.unavailable is not None, reason=str(cpu.unavailable))
-
-
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of Triton's kernels: on a CPU they are interpreted
 BACKENDS = ["reference", pytest.param("cpu", marks=needs_kernels)]
 
 
@@ -28,11 +27,23 @@ def draw_inputs(version, batch=(), groups=1, rows=(7,), size=5, degrees=(5, 4), 
     return x.to(dtype).requires_grad_(), a.to(coefficient).requires_grad_(), b.to(coefficient).requires_grad_()
 
 
-def all_gradients(inputs, version, seed=1):
-    """The output and all gradients."""
-    y = rational(*inputs, version)
-    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(y.dtype)
-    return [y.detach(), *torch.autograd.grad(y, inputs, grad)]
+def all_gradients(inputs, version, extra=None, grad=None):
+    """Compute the output and all gradients; `extra` is a dictionary of bias and gate."""
+    extra = extra or {}
+    y = rational(*inputs, version, **extra)
+    if grad is None:
+        grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return [y.detach(), *torch.autograd.grad(y, [*inputs, *extra.values()], grad.to(y))]
+
+
+def expected_gradients(inputs, version, extra=None, grad=None):
+    """Compute the same by the reference in float64, for the same gradient of the output as it is rounded there."""
+    extra = extra or {}
+    wide = [t.detach().double().requires_grad_() for t in (*inputs, *extra.values())]
+    if grad is None:
+        grad = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with backend("reference"):
+        return all_gradients(wide[:3], version, dict(zip(extra, wide[3:], strict=True)), grad.to(inputs[0]).double())
 
 
 def assert_near(got, expected, tolerance):
@@ -42,17 +53,33 @@ def assert_near(got, expected, tolerance):
 
 
 def draw_fused_inputs(
-    fused, batch=(2,), groups=2, rows=(9,), size=33, degrees=(5, 4), version="A", dtype=torch.float32
+    fused, batch=(2,), groups=2, rows=(9,), size=33, degrees=(5, 4), version="A", dtype=torch.float32, seed=0
 ):
-    """x, numerator, denominator and a dictionary of bias and gate."""
-    inputs = draw_inputs(version, batch, groups, rows, size, degrees, dtype)
+    """Draw x, numerator and denominator, and a dictionary of bias and gate."""
+    inputs = draw_inputs(version, batch, groups, rows, size, degrees, dtype, seed)
     x, draw = inputs[0], torch.Generator().manual_seed(5)
     bias = torch.randn(*batch, x.shape[-1], generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
     gate = torch.randn(x.shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
     return inputs, {name: {"bias": bias, "gate": gate}[name] for name in fused}
 
 
+def draw_on_device(version, batch, groups, rows, size, degrees, dtype, fused=(), seed=0):
+    """Draw the same, a list and a dictionary, where Triton's kernels compute."""
+    inputs, extra = draw_fused_inputs(fused, batch, groups, rows, size, degrees, version, dtype, seed)
+    inputs = [t.detach().to(DEVICE).requires_grad_() for t in inputs]
+    return inputs, {name: t.detach().to(DEVICE).requires_grad_() for name, t in extra.items()}
+
+
 FUSED = [("bias",), ("gate",), ("bias", "gate")]
+LAYOUTS = {
+    "transposed": lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "rows apart": lambda x: torch.cat([x, x], -1)[..., : x.shape[-1]],
+    "every second row": lambda x: x.repeat_interleave(2, dim=-2)[..., ::2, :],
+    "every second feature": lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
+    "batch axes swapped": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "expanded": lambda x: x[:1].expand_as(x),
+    "offset": lambda x: torch.cat([x.flatten()[:3], x.flatten()])[3:].view(x.shape),
+}
 
 
 def _exactly(x, a, b, version, largest):
@@ -110,3 +137,9 @@ def assert_far_inputs_are_right(version, name, device="cpu", dtype=torch.float32
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0.0)
     if pairs is PAIRS:
         assert not gradients(x[:, :2], torch.zeros_like(x[:, :2]))[1].any()
+
+
+def apply(fit, x):
+    """Compute R of a `Fit` by the function that users call, on a NumPy array."""
+    coefficients = (torch.tensor(c, dtype=torch.float64)[None] for c in (fit.numerator, fit.denominator))
+    return rational(torch.from_numpy(x), *coefficients, fit.version).numpy()

@@ -1,13 +1,11 @@
 import copy
 import io
-import subprocess
 import sys
 
 import pytest
 import torch
 from torch import nn
 
-import rlrat
 from rlrat.rational import VERSIONS, Rational, fit, rational, rationalize
 
 
@@ -279,22 +277,3 @@ def test_repr_names_the_settings():
     assert repr(Rational("gelu", batch_shape=(3,))) == (
         "Rational(init=gelu, degrees=(5, 4), version=A, groups=1, batch_shape=(3,))"
     )
-
-
-def test_the_package_is_callable():
-    module = Rational(groups=2)
-    x = torch.randn(5, 6)
-    found = rlrat.rational(x, module.numerator, module.denominator, version="A")
-    torch.testing.assert_close(found, rational(x, module.numerator, module.denominator), rtol=0, atol=0)
-    assert rlrat.rational.Rational is rlrat.Rational is Rational
-
-
-def test_the_package_loads_neither_scipy_nor_matplotlib_nor_the_rest_of_rlrat():
-    code = """if True:
-        import sys, rlrat.rational
-        rlrat.rational.Rational("gelu")
-        ours = {name for name in sys.modules if name.startswith("rlrat.") and not name.startswith("rlrat.rational")}
-        print(ours, "scipy" in sys.modules, "matplotlib" in sys.modules)
-    """
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.split() == ["set()", "False", "False"]

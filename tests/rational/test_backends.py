@@ -1,14 +1,12 @@
 """Which backend computes a call, and what is refused."""
 
-import subprocess
-import sys
 import threading
 
 import pytest
 import torch
 
-from rlrat.rational import backend, backends, cpu, rational
-from tests.rational.rational_inputs import all_gradients, draw_inputs, needs_kernels
+from rlrat.rational import backend, backends, cpu, gpu, rational
+from tests.rational.inputs import all_gradients, draw_inputs, needs_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:rational activations run on plain PyTorch")
 
@@ -33,9 +31,31 @@ def test_a_backend_that_is_asked_for_computes_or_refuses():
 def test_backends_are_named():
     with pytest.raises(ValueError, match="only reference, cpu, triton"), backend("cuda"):
         pass
-    report = subprocess.run([sys.executable, "-m", "rlrat.rational"], capture_output=True, text=True, check=True).stdout
-    assert report.startswith("cpu: ")
-    assert "\ncuda" in report
+    assert backends.report()[0].startswith("cpu: ")
+    assert backends.report()[1].startswith("cuda")
+
+
+def test_the_report_names_each_devices_backend(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"device {index}")
+    monkeypatch.setattr(backends, "version", {"triton": "3.9.0"}.__getitem__)
+    monkeypatch.setattr(cpu, "unavailable", None)
+    monkeypatch.setattr(cpu, "instructions", lambda: "avx2")
+    monkeypatch.setattr(cpu, "threads", lambda: 3)
+    monkeypatch.setattr(gpu, "unavailable", None)
+    triton = "triton (compiled kernels, Triton 3.9.0)"
+    assert backends.report() == [
+        "cpu: cpu (C kernels, avx2, 3 threads)", f"cuda:0 (device 0): {triton}", f"cuda:1 (device 1): {triton}",
+    ]  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(cpu, "unavailable", "one reason")
+    monkeypatch.setattr(gpu, "unavailable", "another")
+    assert backends.report() == [
+        "cpu: reference (plain PyTorch), because one reason",
+        "cuda:0 (device 0): reference (plain PyTorch), because another",
+    ]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert backends.report()[1:] == ["cuda: there is no such device"]
 
 
 def test_without_kernels_it_warns_once_and_runs(monkeypatch, recwarn):

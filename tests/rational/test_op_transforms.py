@@ -5,7 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from rlrat.rational import VERSIONS, Rational, backend, rational
-from tests.rational.rational_inputs import BACKENDS, FUSED, draw_fused_inputs, draw_inputs
+from tests.rational.inputs import BACKENDS, FUSED, draw_fused_inputs, draw_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore:rational activations run on plain PyTorch")
 

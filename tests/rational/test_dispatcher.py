@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlrat.rational import VERSIONS, backend, backends, cpu, op, rational
-from tests.rational.rational_inputs import draw_fused_inputs, draw_inputs, needs_kernels
+from tests.rational.inputs import draw_fused_inputs, draw_inputs, needs_kernels
 
 pytestmark = [
     needs_kernels,
