@@ -14,7 +14,7 @@ from typing import Any
 
 from rlrat.errors import InputError, printable, reason
 from rlrat.runs.arguments import RunArguments, run_folder
-from rlrat.sweeps.agents import Agent, check_axis, command_line, load_agent
+from rlrat.sweeps.agents import Agent, check_axis, command_line, read_agent
 
 PRESETS = ("paper", "d4rl-gym", "smoke")
 _MOST_SEEDS, _MOST_CELLS = 100_000, 1_000_000
@@ -186,7 +186,7 @@ def in_processes(seeds: range, seeds_per_process: int | None) -> Iterable[range]
     return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
-def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
+def expand(grid: Grid, run_dir: Path) -> list[Cell]:
     """Every cell of a grid, in the order of its blocks; names, types and folders are checked.
 
     An axis that an agent does not have makes no further cells of it, as long as another agent has it.
@@ -199,7 +199,7 @@ def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
         raise InputError(f"the grid has {odd[0]!r}, with characters that no name or value has")
     agents: dict[str, Agent] = {}
     for name in dict.fromkeys(name for block in grid.blocks for name in block.agents):
-        agents[name] = load_agent(name, agents_folder)
+        agents[name] = read_agent(name)
     if not agents:
         raise InputError("no agent is given: --agents iql td3_bc, --preset smoke, or --file grid.toml")
     if grid.seeds > _MOST_SEEDS:
