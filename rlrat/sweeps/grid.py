@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rlrat.errors import InputError, printable, reason
 from rlrat.runs.arguments import RunArguments, run_folder
 from rlrat.sweeps.agents import Agent, check_axis, command_line, read_agent
 
-PRESETS = ("paper", "d4rl-gym", "smoke")
+Preset = Literal["paper", "d4rl-gym", "smoke"]
+PRESETS = get_args(Preset)
 _MOST_SEEDS, _MOST_CELLS = 100_000, 1_000_000
 _KEYS = ("agents", "datasets", "activations", "seeds", "grid")
 
@@ -31,7 +32,7 @@ class Block:
     """A cross product: everything in it with everything else."""
 
     agents: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ("rlrat/hopper/mixed-v0",)
+    datasets: tuple[str, ...] = (RunArguments.dataset,)
     activations: tuple[str, ...] = ()
     """None: each agent's own default."""
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -3,12 +3,14 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import numpy as np
 from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batches
 from rlrat.datasets.dataset import Dataset
+from rlrat.networks.choices import PolicyHead
 from rlrat.networks.policies import Policy
 from rlrat.runs.agents import agent_names, learner_class, load_agent
 from rlrat.updates.optim import Adam
@@ -20,7 +22,7 @@ EVERY_SETTING_COUNTS = {  # settings with which each of the others matters withi
     "iql": {"max_weight": 1.0},
     "td3_bc": {"noise_clip": 0.1},
 }
-HEADS = ("squashed_gaussian", "tanh_gaussian", "deterministic")  # of BC's and IQL's policies
+HEADS = get_args(PolicyHead)  # of BC's and IQL's policies
 
 
 def make_learner(
