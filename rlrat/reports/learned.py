@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlrat.errors import reason, warn
+from rlrat.json_files import EXACT_INTEGERS
 from rlrat.reports.read import RunRecord, open_text
 from rlrat.reports.report import Report, RunGroup, Task, named_seeds
-from rlrat.runs.schema import ACTIVATIONS, COLUMNS, CUSTOM, EXACT_LIMIT, PRELU, RATIONAL_VERSIONS
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS, CUSTOM, PRELU, RATIONAL_VERSIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +113,7 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
             known = version in (*RATIONAL_VERSIONS, PRELU) or re.fullmatch(rf"{CUSTOM}\w+", version)
             if not known or not np.isfinite(np.concatenate([low, high, counts])).all():
                 raise ValueError
-            if not 0 <= int(update) < EXACT_LIMIT:
+            if not 0 <= int(update) < EXACT_INTEGERS:
                 raise ValueError
             if version == PRELU and (len(numerator), len(denominator)) != (1, 0):
                 raise ValueError

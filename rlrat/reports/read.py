@@ -17,11 +17,10 @@ import numpy as np
 
 from rlrat.errors import InputError, printable, reason, warn
 from rlrat.evaluation.scores import normalize
-from rlrat.json_files import as_number, is_deep, open_file
+from rlrat.json_files import EXACT_INTEGERS, as_number, is_deep, open_file
 from rlrat.runs.schema import (
     CONFIG,
     EVALUATIONS,
-    EXACT_LIMIT,
     NO_FINAL,
     STATUSES,
     SUMMARY,
@@ -267,7 +266,7 @@ def _reference(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
 def _seed(folder: Path, value: Any) -> int:
     """A whole number that JavaScript has, too; -1 where there is none."""
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    if re.fullmatch(r"[0-9]{1,16}", text) and int(text) < EXACT_LIMIT:
+    if re.fullmatch(r"[0-9]{1,16}", text) and int(text) < EXACT_INTEGERS:
         return int(text)
     warn(f"{folder} says of no seed which it is: it counts as seed -1")
     return -1
@@ -363,7 +362,7 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
             plain(line.rstrip("\n"))
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
-            if not 0 <= update < EXACT_LIMIT or not math.isfinite(values["returns"]):
+            if not 0 <= update < EXACT_INTEGERS or not math.isfinite(values["returns"]):
                 raise ValueError
             wanted = "" if target is None else row[target]
             first_target = wanted if first_target is None else first_target

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrat.environments.settings import TAKEN, bare, same_settings
+from rlrat.json_files import EXACT_INTEGERS
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoint.pt", "checkpoint.previous.pt"
@@ -36,8 +37,6 @@ PRELU = "prelu"
 CUSTOM = "custom:"
 """Of any other trained activation, and then the name of its class."""
 
-EXACT_LIMIT = 2**53
-"""Whole numbers below it are exact wherever these files are read, as JavaScript's numbers, too; so updates are."""
 
 FINISHED, DIVERGED, FAILED = STATUSES = ("finished", "diverged", "failed")
 """What a `summary.json` says. A failed run has no evaluation of a trained policy: the same command tries again."""
@@ -70,7 +69,7 @@ it is judged."""
 
 def is_update(value: Any) -> bool:
     """Whether a value from JSON or a checkpoint can be the number of an update."""
-    return type(value) is int and 0 <= value < EXACT_LIMIT
+    return type(value) is int and 0 <= value < EXACT_INTEGERS
 
 
 def final_evaluations(updates: Sequence[int]) -> int:
