@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.datasets.dataset import STEP_FIELDS
+from rlrat.datasets.steps import STEP_FIELDS
 from rlrat.errors import InputError, reason
 
 _OLDEST = (14, 0, 1)  # before, a file's extension types were unpickled

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike
 
 from rlrat.datasets.bounds import Bounds
 from rlrat.datasets.choices import ReferenceFamily
+from rlrat.datasets.episodes import join
 from rlrat.errors import InputError, warn
 
-STEP_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 _HASHED = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations", "episode_starts")
 _MUJOCO_V5 = re.compile(
     "(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|Inverted(Double)?Pendulum|Pusher|Reacher|Swimmer|Walker2d)-v5"
@@ -197,16 +197,28 @@ class Dataset:
         Raises:
             InputError: for data that no agent could learn from, saying which array, episode and step.
         """
-        from rlrat.datasets.episodes import join
-
-        about = {"env_id": env_id, "env_kwargs": env_kwargs, "env_recorded": env_recorded}
-        dataset = join(episodes, Bounds(action_low, action_high), id=id, **about)
+        bounds = Bounds(action_low, action_high)
+        dataset = of_episodes(episodes, bounds, id, env_id=env_id, env_kwargs=env_kwargs, env_recorded=env_recorded)
         for note in dataset.notes:
             warn(note)
         return dataset
 
     def _complete_returns(self) -> np.ndarray:
         return self.episode_returns[self.episode_complete] if self.episode_complete.any() else self.episode_returns
+
+
+def of_episodes(
+    episodes: Iterable[Any],
+    bounds: Bounds,
+    id: str,
+    *,
+    env_id: str | None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    env_recorded: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Make the dataset of some episodes; arguments and errors are those of `Dataset.from_episodes`."""
+    about = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}), "env_recorded": env_recorded}
+    return assemble(id, **join(episodes, bounds, id), **about, reference=reference_of(env_id))
 
 
 def assemble(

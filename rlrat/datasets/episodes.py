@@ -1,4 +1,4 @@
-"""Datasets from whole episodes, in Minari's layout: one observation more than steps."""
+"""Join whole episodes in Minari's layout, one observation more than steps, to the arrays of a dataset."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,21 +6,15 @@ from typing import Any
 import numpy as np
 
 from rlrat.datasets.bounds import Bounds
-from rlrat.datasets.dataset import STEP_FIELDS, Dataset, assemble, reference_of
-from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
+from rlrat.datasets.steps import STEP_FIELDS, check_finite, step_array, step_flags, to_float32
 from rlrat.errors import InputError
 
 
-def join(
-    episodes: Iterable[Any],
-    bounds: Bounds,
-    *,
-    id: str,
-    env_id: str | None,
-    env_kwargs: Mapping[str, Any] | None,
-    env_recorded: Mapping[str, Any] | None,
-) -> Dataset:
-    """The dataset of some episodes; arguments and errors are those of `Dataset.from_episodes`."""
+def join(episodes: Iterable[Any], bounds: Bounds, id: str) -> dict[str, Any]:
+    """Check some episodes and join their arrays: fields of a `Dataset`, by name.
+
+    Arguments and errors are those of `Dataset.from_episodes`.
+    """
     checked = [_check_episode(id, index, episode) for index, episode in enumerate(episodes)]
     if not checked:
         raise InputError(f"{id} has no episodes: at least one is needed")
@@ -41,25 +35,20 @@ def join(
     low, high = bounds.of(id, flat["actions"].shape[1])
     actions, notes = bounds.clip(id, flat["actions"], starts, low, high)
     observations = flat.pop("observations")
-    return assemble(
-        id,
-        observations=np.delete(observations, first + lengths, axis=0),
-        actions=actions,
-        rewards=flat["rewards"],
-        next_observations=np.delete(observations, first, axis=0),
-        terminations=flat["terminations"],
-        episode_starts=starts,
-        episode_returns=returns,
-        episode_lengths=lengths,
-        episode_complete=np.ones(len(starts), bool),
-        action_low=low,
-        action_high=high,
-        env_id=env_id,
-        env_kwargs=dict(env_kwargs or {}),
-        env_recorded=env_recorded,
-        notes=notes,
-        reference=reference_of(env_id),
-    )
+    return {
+        "observations": np.delete(observations, first + lengths, axis=0),
+        "actions": actions,
+        "rewards": flat["rewards"],
+        "next_observations": np.delete(observations, first, axis=0),
+        "terminations": flat["terminations"],
+        "episode_starts": starts,
+        "episode_returns": returns,
+        "episode_lengths": lengths,
+        "episode_complete": np.ones(len(starts), bool),
+        "action_low": low,
+        "action_high": high,
+        "notes": notes,
+    }
 
 
 def _check_episode(id: str, index: int, episode: Any) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from rlrat.datasets import arrow, cache
 from rlrat.datasets.bounds import Bounds, environment_bounds
-from rlrat.datasets.dataset import STEP_FIELDS, Dataset
-from rlrat.datasets.episodes import join
+from rlrat.datasets.dataset import Dataset, of_episodes
 from rlrat.datasets.hdf5 import open_group, open_hdf5, read
 from rlrat.datasets.metadata import Metadata, read_metadata
 from rlrat.datasets.names import is_id, minari_root
+from rlrat.datasets.steps import STEP_FIELDS
 from rlrat.errors import InputError, reason
 
 PACKAGED_ROOT = Path(__file__).with_name("packaged")
@@ -107,7 +107,7 @@ def _convert(id: str, data: Path, metadata: Metadata, bounds: Bounds) -> Dataset
     else:
         episodes = arrow.read_episodes(id, data, metadata.episodes, metadata.data_format)
     about = {name: getattr(metadata, name) for name in ("env_id", "env_kwargs", "env_recorded")}
-    dataset = join(episodes, bounds, id=id, **about)
+    dataset = of_episodes(episodes, bounds, id, **about)
     if metadata.steps not in (None, len(dataset)):
         note = f"{id} should have {metadata.steps} steps by its metadata, and has {len(dataset)}: a part may be missing"
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))

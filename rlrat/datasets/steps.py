@@ -7,6 +7,8 @@ import numpy as np
 
 from rlrat.errors import InputError
 
+STEP_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
+
 
 def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.ndarray:
     """`value` as an array of `ndim` axes whose type is of one of NumPy's `kinds`.
