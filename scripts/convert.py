@@ -20,9 +20,9 @@ from gymnasium.spaces import Box, Space
 from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 
-from rlrat.datasets.metadata import read_json
 from rlrat.datasets.names import minari_root
 from rlrat.errors import InputError, one_line_errors
+from rlrat.json_files import read_json
 from rlrat.runs.arguments import read_command_line
 
 FIELDS = {

@@ -22,6 +22,7 @@ import numpy as np
 from rlrat.datasets.choices import ReferenceFamily
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.sharing import close_file, is_trusted
+from rlrat.json_files import load_json
 
 # NumPy reads a header by ast.literal_eval, in which two threads of CPython 3.11 at once may meet a SystemError.
 _PARSING = threading.Lock()
@@ -138,7 +139,7 @@ def damage(entry: Path) -> str | None:
 def _manifest(entry: Path) -> dict[str, Any]:
     path = entry / _MANIFEST
     _stat(path, entry)
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest = load_json(path)
     if manifest.pop("checksum") != _checksum(manifest):
         raise _Damaged(f"{path.name} has another content")
     values, arrays = manifest["values"], manifest["arrays"]

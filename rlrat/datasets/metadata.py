@@ -6,7 +6,7 @@ from typing import Any
 
 from rlrat.datasets.bounds import Bounds
 from rlrat.errors import InputError, reason
-from rlrat.json_files import parse_json
+from rlrat.json_files import load_json, parse_json
 
 _ADVICE = "give --action-bounds LOW HIGH if these are wrong"
 
@@ -34,8 +34,8 @@ def read_metadata(id: str, path: Path) -> Metadata:
         InputError: it is no such file, or the spaces are no flat vectors.
         OSError: it cannot be read.
     """
-    content = read_json(path)
     try:
+        content = load_json(path)
         spaces = {name: _recorded(content, name) for name in ("observation_space", "action_space")}
         specs = {name: _recorded(content, name) for name in ("env_spec", "eval_env_spec")}
         env_recorded = {name: spec for name, spec in specs.items() if spec is not None}
@@ -55,31 +55,9 @@ def read_metadata(id: str, path: Path) -> Metadata:
         _check_box(id, "observation_space", spaces["observation_space"])
         return found
     except ValueError as error:
-        raise error if isinstance(error, InputError) else _damaged(path, error) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file's names and values, whatever they are.
-
-    Raises:
-        InputError: it is no JSON, or not such.
-        OSError: it cannot be read.
-    """
-    try:
-        return _mapping("the file", _parsed("the file", path.read_text(encoding="utf-8")))
-    except ValueError as error:  # text that is no UTF-8, too
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: ValueError) -> InputError:
-    return InputError(f"{path} is damaged ({reason(error)}): metadata as Minari writes it is needed")
-
-
-def _parsed(what: str, text: str) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"{what} cannot be read: {error}") from None
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged ({reason(error)}): metadata as Minari writes it is needed") from None
 
 
 def _recorded(content: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -87,7 +65,10 @@ def _recorded(content: dict[str, Any], name: str) -> dict[str, Any] | None:
     text = content.get(name)
     if not isinstance(text, str | None):
         raise ValueError(f"{name} is {_short(text)}, not a text")
-    value = _parsed(name, text) if text else None
+    try:
+        value = parse_json(text) if text else None
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read: {error}") from None
     return None if value is None else _mapping(name, value)
 
 

@@ -159,7 +159,7 @@ def _layer(name: str, found: dict[int, dict[tuple[int, int], tuple]]) -> Layer |
     return Layer(name, usual[0][1], np.array(list(times)), *arrays)
 
 
-def side_by_side(seeds: Sequence[dict[str, Layer]]) -> dict[str, Layer]:
+def join_seeds(seeds: Sequence[dict[str, Layer]]) -> dict[str, Layer]:
     """Layers of several runs as one each with a seed axis, at the updates that all have.
 
     Runs whose layer has another form than the first one's do not fit beside it and are left out.
@@ -207,7 +207,7 @@ def learned_figures(report: Report) -> dict[str, "Figure"]:
     """`plot_learned` for the first eight groups that have learned activations, by the name of their files."""
     figures = {}
     for task, group, runs in islice(learned_groups(report, seeds=5), _MOST_FIGURES):
-        layers = side_by_side([read_learned(run.path) for run in runs])
+        layers = join_seeds([read_learned(run.path) for run in runs])
         if layers:
             figure = plot_learned(layers)
             shown = seeds_shown(group, [run.seed for run in runs])

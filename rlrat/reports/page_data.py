@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from rlrat.reports.curves import thinned
-from rlrat.reports.learned import Layer, learned_groups, read_learned, seeds_shown, side_by_side
+from rlrat.reports.learned import Layer, join_seeds, learned_groups, read_learned, seeds_shown
 from rlrat.reports.plots import COLOURS
 from rlrat.reports.read import RunRecord
 from rlrat.reports.report import Curve, Report, RunGroup, Task
@@ -124,7 +124,7 @@ def learned_data(report: Report) -> list[dict[str, Any]]:
     for task, group, runs in groups:
         common = np.array(sorted(set.intersection(*(set(run.updates.tolist()) for run in runs))), dtype=np.int64)
         wanted = frozenset(thinned(common, steps).tolist())
-        layers = side_by_side([read_learned(run.path, wanted) for run in runs])
+        layers = join_seeds([read_learned(run.path, wanted) for run in runs])
         updates = next(iter(layers.values())).updates if layers else ()
         alike = [layer for layer in layers.values() if np.array_equal(layer.updates, updates)]
         if alike:

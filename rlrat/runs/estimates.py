@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from rlrat.errors import InputError
-from rlrat.updates.machine import available_memory, process_kilobytes
+from rlrat.updates.machine import available_memory, most_resident_memory, process_kilobytes
 
 SMALLEST = 16
 """Of fewer members nothing is measured: they are as small as the learners that would be."""
@@ -133,11 +133,7 @@ def peak_memory(device: torch.device) -> int:
     try:
         return process_kilobytes(Path("/proc/self/status"), "VmHWM")
     except OSError:  # not Linux: since the process began
-        try:
-            import resource
-        except ModuleNotFoundError:  # Windows
-            return 0
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most_resident_memory()
 
 
 def _measure(build: Callable[[int], nn.Module], size: int, device: torch.device) -> tuple[int, float, int]:

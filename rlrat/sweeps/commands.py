@@ -22,7 +22,7 @@ from rlrat.sweeps.grid import Cell, Grid, Job, Process, expand, make_jobs
 from rlrat.sweeps.launcher import Launcher
 from rlrat.sweeps.local import LocalLauncher, find_gpus, fitting
 from rlrat.sweeps.named import Named
-from rlrat.sweeps.options import Options, admit_sweep, recall_options, settings
+from rlrat.sweeps.options import Options, admit_sweep, kept_options, recall_options
 from rlrat.sweeps.records import fits
 from rlrat.sweeps.remembered import Sweep, recall, remember
 from rlrat.sweeps.slurm import cancel_waiting
@@ -74,7 +74,7 @@ def sweep(options: Options, grid: Grid, console: Console, only: set[str] | None 
     if options.dry_run:
         dry_run(options, cells, jobs, missing, folder, console)
         return 0
-    remember(folder, grid.absolute(), settings(options), jobs)
+    remember(folder, grid.absolute(), kept_options(options), jobs)
     diverged = sum(seed_status(path) == DIVERGED for job in jobs for path in job.folders)
     jobs = [job for job in jobs if (only is None or job.id in only) and not is_done(job)]
     if not jobs:
@@ -150,11 +150,11 @@ def processes(folder: SweepFolder, sweep: Sweep, files: Sequence[str]) -> Sequen
     size = sweep.options.get("seeds_per_process")
     if size is not None and not (fits(size, int) and size > 0):
         raise InputError(f"the sweep in {folder.run_dir} is damaged: give its command again")
-    grid = Named(tuple(files)).admit_agents(sweep.grid, where(folder))
+    grid = Named(tuple(files)).admit_agents(sweep.grid, title(folder))
     return make_jobs(expand(grid, folder.run_dir), size)
 
 
-def where(folder: SweepFolder) -> str:
+def title(folder: SweepFolder) -> str:
     return f"the sweep in {folder.run_dir}"
 
 
@@ -201,16 +201,16 @@ def retry(run_dir: Path, console: Console, named: Named) -> int:
     """`named` is the code that the command line names, without which none that the folder names is run."""
     folder, code = SweepFolder(run_dir), 0
     again = []
-    for recalled in recall(folder):
-        jobs = processes(folder, recalled, named.agents)
+    for begun in recall(folder):
+        jobs = processes(folder, begun, named.agents)
         if any(has_failed(folder, job) for job in jobs):
-            options = recall_options(recalled.options, run_dir)
-            again.append(admit_sweep(named, recalled.grid, options, where(folder)))
+            options = recall_options(begun.options, run_dir)
+            again.append(admit_sweep(named, begun.grid, options, title(folder)))
     for grid, options in again:
         _, jobs = plan(grid, options)
         failed = {job.id for job in jobs if has_failed(folder, job)}
         if not failed:
-            warn(f"an agent of {where(folder)} has other settings than then: give the sweep's own command again")
+            warn(f"an agent of {title(folder)} has other settings than then: give the sweep's own command again")
             continue
         code = max(code, sweep(options, grid, console, only=failed))
         if code >= 128:  # stopped, and the rest with it

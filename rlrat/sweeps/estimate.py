@@ -79,7 +79,7 @@ def _stand_in(job: Job) -> Job:
 def _cached(job: Job, folder: SweepFolder, extra: dict[str, Any]) -> Probe:
     cache = folder.path / "probes" / f"{job.id}.json"
     key = [str(word) for word in job.argv(extra)]
-    if (known := recalled(cache, key)) is not None:
+    if (known := known_probe(cache, key)) is not None:
         return known
     found = _probe(job, extra)
     with contextlib.suppress(InputError):  # a dry run is allowed where nothing can be written
@@ -87,7 +87,7 @@ def _cached(job: Job, folder: SweepFolder, extra: dict[str, Any]) -> Probe:
     return found
 
 
-def recalled(cache: Path, argv: list[str]) -> Probe | None:
+def known_probe(cache: Path, argv: list[str]) -> Probe | None:
     """What a probe of the same command line found before, if that is known."""
     try:
         content = load_json(cache)

@@ -136,7 +136,7 @@ def admit_sweep(named: Named, grid: Grid, options: Options, where: str) -> tuple
     return grid, replace(options, env_modules=named.env_modules)
 
 
-def settings(options: Options) -> dict[str, Any]:
+def kept_options(options: Options) -> dict[str, Any]:
     """What `retry` needs of the options; the grid is kept apart."""
     kept = asdict(options)
     for name in ("agents", "datasets", "activations", "seeds", "first_seed", "preset", "file", "run_dir", "dry_run"):
@@ -145,7 +145,7 @@ def settings(options: Options) -> dict[str, Any]:
 
 
 def recall_options(kept: dict[str, Any], run_dir: Path) -> Options:
-    """What `settings` gave, as the options of a sweep in `run_dir`.
+    """What `kept_options` gave, as the options of a sweep in `run_dir`.
 
     Raises:
         InputError: it is of another version of rlrat.

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from rlrat.errors import InputError
 from rlrat.runs.locks import HEARTBEAT_SECONDS, LEASE_SECONDS, Held, Lock, Owner, Watch, acquire
+from rlrat.updates.machine import most_resident_memory
 
 FULL = 74
 """The disk has no room."""
@@ -201,11 +202,9 @@ def _open_log(path: str) -> None:
     sys.stdout.reconfigure(line_buffering=True)
 
 
-def peak_memory() -> dict[str, int]:
+def memory_taken() -> dict[str, int]:
     """Bytes: `memory`, the most that this process had resident, and `gpu_memory`, the most PyTorch took of a GPU."""
-    import resource
-
-    used = {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
+    used = {"memory": most_resident_memory()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         used["gpu_memory"] = torch.cuda.max_memory_reserved()
@@ -227,7 +226,7 @@ def main(work: Work, parent: int | None = None) -> int:
         with suppress(OSError):
             print(f"error: {error}", file=sys.stderr)
     with suppress(OSError):
-        outcome = {"code": code, "host": socket.gethostname(), **peak_memory()}
+        outcome = {"code": code, "host": socket.gethostname(), **memory_taken()}
         temporary = Path(f"{work.outcome}.tmp")
         temporary.write_text(json.dumps(outcome))
         os.replace(temporary, work.outcome)

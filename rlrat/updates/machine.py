@@ -137,6 +137,15 @@ def _left_by_groups(root: Path) -> Iterator[int]:
             yield int(most) - int((folder / used).read_text()) + int(files[1])
 
 
+def most_resident_memory() -> int:
+    """The most bytes that this process has had resident since it began; 0 where the system does not say."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def process_kilobytes(file: Path, name: str) -> int:
     """What a file of /proc says in kB under `name`, in bytes."""
     return int(re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)[1]) * 1024

@@ -183,9 +183,9 @@ def test_what_may_not_be_read_is_one_line(make_minari, episodes, monkeypatch):
     def refuse(self, *_, **__):
         raise PermissionError(13, "Permission denied", str(self))
 
-    for name in ("read_text", "is_file", "rglob"):
+    for name in ("rlrat.datasets.metadata.load_json", "pathlib.Path.is_file", "pathlib.Path.rglob"):
         with monkeypatch.context() as patch:
-            patch.setattr(Path, name, refuse)
+            patch.setattr(name, refuse)
             with pytest.raises(InputError, match=f"cannot read dataset {ID}: .*Permission denied"):
                 load_dataset(ID)
     with pytest.raises(InputError, match=r"cannot read dataset a*: .*File name too long"):

@@ -10,7 +10,7 @@ from torch import nn
 from rlrat import Rational
 from rlrat.networks.activations import PReLU
 from rlrat.reports.build import build_report
-from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_learned, side_by_side
+from rlrat.reports.learned import as_drawn, join_seeds, learned_figures, plot_learned, read_learned
 from rlrat.reports.page_data import learned_data
 from rlrat.reports.read import read_runs
 from rlrat.runs.folder import RunFolder
@@ -156,7 +156,7 @@ def test_seeds_side_by_side_have_the_updates_that_all_have(tmp_path):
         text = activations_text(updates, np.random.default_rng(seed))
         (tmp_path / str(seed) / "activations.csv").write_text(text)
     seeds = [read_learned(tmp_path / str(seed)) for seed in (0, 1)]
-    layer = side_by_side(seeds)["q.hidden.0"]
+    layer = join_seeds(seeds)["q.hidden.0"]
     assert layer.updates.tolist() == [0, 2000]
     assert layer.numerator.shape == (2, 2, 2, 1, 6)
     np.testing.assert_array_equal(layer.numerator[1, 0], seeds[0]["q.hidden.0"].numerator[2, 0])
@@ -167,7 +167,7 @@ def test_a_seed_with_other_degrees_does_not_fit_beside_the_first(tmp_path, folde
     (tmp_path / "other").mkdir()
     text = activations_text(UPDATES, np.random.default_rng(1)).replace(",A,", ",B,")
     (tmp_path / "other" / "activations.csv").write_text(text)
-    joined = side_by_side([read_learned(folder), read_learned(tmp_path / "other")])
+    joined = join_seeds([read_learned(folder), read_learned(tmp_path / "other")])
     assert joined["q.hidden.0"].numerator.shape[1] == 1
 
 

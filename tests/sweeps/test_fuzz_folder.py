@@ -12,12 +12,12 @@ from rlrat.errors import InputError, heard_warnings
 from rlrat.runs.locks import Owner, Watch
 from rlrat.sweeps import commands, grid, slurm
 from rlrat.sweeps.agents import read_agent
-from rlrat.sweeps.estimate import Probe, recalled
+from rlrat.sweeps.estimate import Probe, known_probe
 from rlrat.sweeps.folder import Failure, SweepFolder, clash, newest_updates
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.launcher import WorkerTask, read_outcome
 from rlrat.sweeps.named import Named
-from rlrat.sweeps.options import Options, settings
+from rlrat.sweeps.options import Options, kept_options
 from rlrat.sweeps.remembered import recall, remember
 from tests.sweeps.whole_sweeps import TOY_FILE, write_record
 
@@ -52,7 +52,7 @@ class Prepared:
         self.folder = SweepFolder(run_dir)
         asked = Grid((Block((str(TOY_FILE),), activations=("relu", "tanh")),), seeds=2)
         self.jobs = make_jobs(expand(asked, run_dir), None)
-        remember(self.folder, asked.absolute(), settings(Options()), self.jobs)
+        remember(self.folder, asked.absolute(), kept_options(Options()), self.jobs)
         (self.grid,) = self.folder.grid_files()
         failed, done = self.jobs
         for job in self.jobs:
@@ -84,7 +84,7 @@ class Prepared:
         assert code is None or (isinstance(code, int) and not set(host) & {"\n", " ", "-"})
         record = slurm._record(self.folder.job_file(failed, "slurm.json"))
         assert record is None or "/" not in record.outcome
-        found = recalled(self.folder.path / "probes" / f"{failed.id}.json", ["a"])
+        found = known_probe(self.folder.path / "probes" / f"{failed.id}.json", ["a"])
         assert found is None or found.seconds(failed) > 0
         clash(done.folders[0], {"agent": "toy", "env_id": "A-v0"}, {})
         assert len(newest_updates(done)) == 2

@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
-from rlrat.updates.machine import available_memory, find_device, usable_cores, useful_threads
+from rlrat.updates.machine import (
+    available_memory,
+    find_device,
+    most_resident_memory,
+    process_kilobytes,
+    usable_cores,
+    useful_threads,
+)
 
 
 def test_devices():
@@ -127,3 +134,14 @@ def test_an_older_container_sees_its_own_group_at_the_top(tmp_path):
 def test_a_system_that_does_not_say(tmp_path):
     assert available_memory(root=tmp_path) is None
     assert available_memory() is None or available_memory() > 0
+
+
+def test_the_most_that_was_resident_has_what_was_given_back(monkeypatch):
+    block = torch.ones(2**25)
+    with_block = process_kilobytes(Path("/proc/self/status"), "VmRSS")
+    assert with_block > block.nbytes
+    del block
+    most = most_resident_memory()
+    assert with_block - 2**20 < most < with_block + 2**34  # each thread counts its last pages late
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert most_resident_memory() == 0
