@@ -28,7 +28,7 @@ __all__ = [
 
 
 class _CallableModule(ModuleType):
-    # `rlrat.rational` is this package, and users call it: rlrat.rational(x, numerator, denominator).
+    # Users call this package as a function: rlrat.rational(x, numerator, denominator).
     def __call__(self, *args, **kwargs):
         return rational(*args, **kwargs)
 

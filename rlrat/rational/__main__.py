@@ -1,4 +1,4 @@
-"""`python -m rlrat.rational`: which backend each device of this machine uses, and why not a faster one."""
+"""Print which backend each device of this machine uses, and why not a faster one: `python -m rlrat.rational`."""
 
 from .backends import report
 

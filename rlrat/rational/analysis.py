@@ -1,4 +1,4 @@
-"""What a rational does on the real line: its poles and zeros, its largest slope, and a plot of it.
+"""Find the poles, the zeros and the largest slope of a rational on the real line, and plot it.
 
 The functions take coefficients as `rational` does; the tensors that they return are float64 and on the CPU.
 """
@@ -19,17 +19,18 @@ from .table import Fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ROUNDING = 2.0**-23  # twice what rounding to float32 changes a coefficient by, relative to itself
-# Okabe and Ito's colours, which the colour-blind can tell apart, without their black and yellow.
+_RELATIVE_ROUNDING = 2.0**-23  # twice the largest relative change of a coefficient by rounding to float32
+# The colours of Okabe and Ito, without black and yellow: the colour-blind can tell them apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def real_roots(polynomial: np.ndarray) -> np.ndarray:
-    """The real roots, each once and ascending, of a polynomial given by its coefficients, constant term first.
+    """Find the real roots of a polynomial, each once and ascending.
 
-    They are the eigenvalues of the companion matrix. One with an imaginary part counts as real, and neighbouring ones
-    count as one root, their mean, where the polynomial is zero but for a relative change of 2^-23 in each coefficient:
-    a multiple root is one root, whatever rounding to float32 has made of it. A constant, zero included, has none.
+    The polynomial is given by its coefficients, constant term first. The roots are the eigenvalues of the companion
+    matrix. A root with an imaginary part counts as real, and neighbouring roots count as one, their mean, where a
+    relative change of 2^-23 in each coefficient can make the polynomial zero: a multiple root is one root, whatever
+    rounding to float32 has made of it. A constant has no roots, not even the constant zero.
     """
     roots = np.roots(polynomial[::-1])
     roots = np.sort(roots.real[(roots.imag == 0) | _vanishes(polynomial, roots.real)])
@@ -38,17 +39,18 @@ def real_roots(polynomial: np.ndarray) -> np.ndarray:
 
 
 def _vanishes(polynomial: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return np.abs(polyval(x, polynomial)) <= _ROUNDING * polyval(np.abs(x), np.abs(polynomial))
+    """Say at which x rounding of the coefficients can make the polynomial zero."""
+    return np.abs(polyval(x, polynomial)) <= _RELATIVE_ROUNDING * polyval(np.abs(x), np.abs(polynomial))
 
 
 def poles(denominator: Tensor, version: str) -> Tensor:
-    """The real poles; see `Rational.poles`."""
+    """Find the real poles; see `Rational.poles`."""
     rows = _rows(denominator)
     return _padded([real_roots(np.append(1.0, b)) if version == "N" else np.empty(0) for b in rows], denominator)
 
 
 def zeros(numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
-    """The real zeros; see `Rational.zeros`."""
+    """Find the real zeros; see `Rational.zeros`."""
     found = [real_roots(a) for a in _rows(numerator)]
     if version == "N":
         q = [np.append(1.0, b) for b in _rows(denominator)]
@@ -57,7 +59,7 @@ def zeros(numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
 
 
 def _rows(coefficients: Tensor) -> np.ndarray:
-    """`[rows, coefficients]`, a row for each batch entry and group."""
+    """Return the coefficients as `[rows, coefficients]`, a row for each batch entry and group."""
     rows = coefficients.detach().to("cpu", torch.float64).flatten(0, -2).numpy()
     if not np.isfinite(rows).all():
         raise ValueError("the coefficients are not all finite")
@@ -65,6 +67,7 @@ def _rows(coefficients: Tensor) -> np.ndarray:
 
 
 def _padded(found: Sequence[np.ndarray], coefficients: Tensor) -> Tensor:
+    """Return the rows found as `[*batch, groups, k]`, those that are shorter than the longest padded with NaN."""
     result = torch.full((len(found), max(map(len, found), default=0)), math.nan, dtype=torch.float64, device="cpu")
     for row, values in zip(result, found, strict=True):
         row[: len(values)] = torch.from_numpy(values)
@@ -72,7 +75,7 @@ def _padded(found: Sequence[np.ndarray], coefficients: Tensor) -> Tensor:
 
 
 def largest_slope(numerator: Tensor, denominator: Tensor, version: str, interval: tuple[float, float]) -> Tensor:
-    """The largest |dR/dx| on an interval; see `Rational.largest_slope`."""
+    """Find the largest |dR/dx| on an interval; see `Rational.largest_slope`."""
     low, high = _checked(interval)
     rows = zip(_rows(numerator), _rows(denominator), strict=True)
     found = [_largest_slope(a, b, version, low, high) for a, b in rows]
@@ -87,10 +90,10 @@ def _checked(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 def _largest_slope(a: np.ndarray, b: np.ndarray, version: str, low: float, high: float) -> float:
-    """On each piece where Q is a polynomial, |R'| is largest at an end or where R'' = 0.
+    """Find the largest |R'| for one row of coefficients.
 
-    Points that are neither do no harm, so that of complex roots the real parts are tried: no root is missed for a
-    rounding error in its imaginary part.
+    On each piece where Q is a polynomial, |R'| is largest at an end or where R'' = 0. Other points do no harm: of
+    complex roots the real parts are tried, so that a rounding error in an imaginary part hides no root.
     """
     inner = b if version == "C" else np.append(0.0 if version == "B" else 1.0, b)
     if version == "N" and np.any((real_roots(inner) >= low) & (real_roots(inner) <= high)):
@@ -124,7 +127,7 @@ def plot(
     interval: tuple[float, float] | None,
     ax: "Axes | None",
 ) -> "Axes":
-    """Draw R, what it was at first, and a histogram of its inputs; see `Rational.plot`."""
+    """Draw R, the initial R and a histogram of the inputs; see `Rational.plot`."""
     low, high = _checked(initial.interval if interval is None else interval)
     if inputs is not None:
         tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs)
@@ -138,7 +141,7 @@ def plot(
     x = np.union1d(np.linspace(low, high, 2001), singular[(singular > low) & (singular < high)])
     y = _values(x, numerator, denominator, version)
     for line, at in zip(y, singular, strict=True):
-        line[np.isin(x, at)] = np.nan  # or a line would join the two sides of a pole
+        line[np.isin(x, at)] = np.nan  # else a line would join the two sides of a pole
 
     if ax is None:
         try:
@@ -169,13 +172,13 @@ def plot(
 
 
 def _values(x: np.ndarray, numerator: Tensor, denominator: Tensor, version: str) -> np.ndarray:
-    """R at the points x, `[rows, len(x)]`, a row for each batch entry and group."""
+    """Compute R at the points x: `[rows, len(x)]`, a row for each batch entry and group."""
     a, b = (c.detach().to("cpu", torch.float64).flatten(0, -2) for c in (numerator, denominator))
     return rational(torch.from_numpy(x).repeat(len(a)), a, b, version).reshape(len(a), -1).numpy()
 
 
 def _labels(coefficients: Tensor) -> list[str]:
-    """For each batch entry and group."""
+    """Name each batch entry and group."""
     *batch, groups = coefficients.shape[:-1]
     labels = []
     for *index, group in np.ndindex(*batch, groups):

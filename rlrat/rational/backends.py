@@ -1,4 +1,4 @@
-"""Which backend computes a rational activation: the fastest that its device, degrees and installation allow."""
+"""Choose the backend of a rational activation: the fastest that device, degrees and installation allow."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,14 +11,15 @@ from torch import Tensor
 from . import cpu, gpu, reference
 
 BACKENDS = ("reference", "cpu", "triton")
-_forced: str | None = None  # not a ContextVar, which torch.compile cannot look into
+_forced: str | None = None  # not a ContextVar: torch.compile cannot look into one
+_MOST_PLANS = 1000  # kept at a time; a network calls with few shapes
 
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Compute every rational activation inside the block, in all threads, by one backend: for tests and measurements.
+    """Compute every rational activation inside the block by one backend, in all threads: for tests and measurements.
 
-    An agent's update that was compiled before keeps its own (rlrat/updates/compiled.py).
+    What torch.compile compiled before the block keeps its backend.
 
     Raises:
         ValueError: an unknown name.
@@ -38,14 +39,14 @@ def backend(name: str) -> Iterator[None]:
 
 
 def forced() -> str | None:
-    """The backend that `backend` asks for here."""
+    """Return the backend that `backend` asks for here, or None."""
     return _forced
 
 
 def _choose(
     name: str | None, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, version: str
 ) -> ModuleType:
-    """The module whose `Plan` computes this call."""
+    """Choose the module whose `Plan` computes this call."""
     if name == "reference" or x.numel() == 0:
         return reference
     degrees = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
@@ -62,7 +63,7 @@ def _choose(
     return reference
 
 
-_plans: dict[tuple, cpu.Plan | gpu.Plan | reference.Plan] = {}  # a network calls with few shapes
+_plans: dict[tuple, cpu.Plan | gpu.Plan | reference.Plan] = {}
 
 
 def plan(
@@ -74,9 +75,9 @@ def plan(
     version: str,
     name: str | None,
 ) -> cpu.Plan | gpu.Plan | reference.Plan:
-    """What computes this call: an object with `forward` and `backward`, made once for a shape, layout and type.
+    """Return what computes this call: an object with `forward` and `backward`, made once for a shape, layout and type.
 
-    `name` is the backend that is to compute it, None for the fastest. Raises what `rational` promises to raise.
+    `name` is the backend to compute by, None for the fastest. Raises what `rational` raises.
     """
     key = (
         x.shape, x.stride(), x.dtype, x.device, numerator.shape, numerator.stride(), numerator.dtype, numerator.device,
@@ -89,14 +90,14 @@ def plan(
         reference.validate(x, numerator, denominator, bias, gate, version)
         module = _choose(name, x, numerator, denominator, bias, version)
         made = module.Plan(x, numerator, denominator, bias, gate, version)
-        if len(_plans) >= 1000:
+        if len(_plans) >= _MOST_PLANS:
             _plans.clear()
         found = _plans[key] = made
     return found
 
 
 def report() -> list[str]:
-    """A line for each device of this machine: its backend, and why not a faster one."""
+    """Return a line for each device of this machine: its backend, and why not a faster one."""
     lines = [
         f"cpu: cpu (C kernels, {cpu.instructions()}, {cpu.threads()} threads)"
         if cpu.unavailable is None

@@ -1,4 +1,4 @@
-"""The activation functions that a module's forward calls, by a look at its bytecode: nothing of it is run."""
+"""Find the activation functions that a module's forward calls: its bytecode is read, nothing of it is run."""
 
 import dis
 import functools
@@ -16,13 +16,13 @@ _NAMES = (
     "tanh", "hardtanh", "hardswish", "hardsigmoid", "softsign", "tanhshrink",
 )  # fmt: skip
 _HOMES = (F, torch, torch.Tensor, torch._C._nn, torch.ops.aten)
-# An operator is another object in each of its homes, and in place another one still.
+# An operator is a different object in each of its homes, and yet another one in place.
 ELEMENTWISE: dict[Any, str] = {
     getattr(home, spelled): name for home in _HOMES for name in _NAMES for spelled in (name, f"{name}_")
     if hasattr(home, spelled)
 } | {torch.special.expit: "sigmoid"}  # fmt: skip
-"""PyTorch's functions of one tensor that act element by element, with their names."""
-# Elementwise and deterministic. nn.Identity is not here: in models it stands for "nothing", not for an activation.
+"""PyTorch's functions of one tensor that act element by element, and their names."""
+# Elementwise and deterministic. nn.Identity is left out: in models it stands for "nothing", not for an activation.
 ACTIVATIONS = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU,
     nn.ReLU, nn.ReLU6, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink,
@@ -31,21 +31,22 @@ _KNOWN = ELEMENTWISE | {F.prelu: "prelu", torch.prelu: "prelu"}
 _TYPES = frozenset(map(type, _KNOWN))
 _METHODS = frozenset(name for name in dir(torch.Tensor) if name.removesuffix("_") in _NAMES)
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
-_NOTHING = ("CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")  # between what belongs together
-_LOOKED_INTO = ("torch.ao.", "torch.fx.")  # layers with a ReLU inside; traced modules
-_MOST_FUNCTIONS = 200  # looked at for one module
+_IGNORED = ("CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")  # they stand between what belongs together
+_READ = ("torch.ao.", "torch.fx.")  # of PyTorch, these are read: layers with a ReLU inside, and traced modules
+_MOST_FUNCTIONS = 200  # read for one module
 
 
 def known(function: Any) -> str | None:
-    """The name of an activation function of PyTorch, with or without settings of its own, else None."""
+    """Return the name of a PyTorch activation function, with or without settings of its own, or None for others."""
     function = function.func if type(function) is functools.partial else function
     return _KNOWN[function] if type(function) in _TYPES and function in _KNOWN else None
 
 
 def called(module: nn.Module) -> list[str]:
-    """The activation functions that the forward of `module` calls, or what it calls of its own class and file.
+    """Name the activation functions that the forward of `module` calls.
 
-    Of PyTorch's own modules nothing is looked at.
+    Functions and methods that forward calls are read, too, in the class and file of `module`. PyTorch's own code is
+    not read.
     """
     classes = [base for base in type(module).__mro__ if not _is_pytorch(base)]
     found, seen = {}, set()
@@ -67,11 +68,11 @@ def called(module: nn.Module) -> list[str]:
 
 def _is_pytorch(thing: type | FunctionType) -> bool:
     name = thing.__module__ or ""
-    return name.startswith("torch.") and not name.startswith(_LOOKED_INTO)
+    return name.startswith("torch.") and not name.startswith(_READ)
 
 
 def _plain(value: Any) -> tuple[FunctionType | None, bool]:
-    """The function that is written in Python inside `value`, if any, and whether its first argument is the module."""
+    """Return the Python function inside `value`, or None, and whether its first argument is the module."""
     bound = False
     while not isinstance(value, FunctionType):
         if isinstance(value, functools.partial | functools.cached_property):
@@ -86,14 +87,17 @@ def _plain(value: Any) -> tuple[FunctionType | None, bool]:
 
 
 def _methods(classes: list[type], name: str) -> list[tuple[FunctionType | None, bool]]:
-    """All of this name, since a method may call the one that it replaces."""
+    """Return every method of this name: a method may call the one that it replaces."""
     values = [vars(base)[name] for base in classes if name in vars(base)]
     return [(_plain(value)[0], not isinstance(value, staticmethod)) for value in values]
 
 
 def _mentioned(function: FunctionType, module: nn.Module, bound: bool) -> Iterator[Any]:
-    """What its code names: functions, the names of tensors' methods, modules that it makes, collections of functions,
-    and attributes of the module as (name,)."""
+    """Find what the code of `function` names.
+
+    These are functions, names of tensors' methods, modules that it makes, collections of functions, and attributes of
+    the module as (name,).
+    """
     code = function.__code__
     cells = zip(code.co_freevars, function.__closure__ or (), strict=False)
     scope = function.__globals__ | {name: cell.cell_contents for name, cell in cells if _is_full(cell)}
@@ -101,7 +105,7 @@ def _mentioned(function: FunctionType, module: nn.Module, bound: bool) -> Iterat
     codes = [code]
     for code in codes:
         codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-        instructions = [i for i in dis.get_instructions(code) if i.opname not in _NOTHING]
+        instructions = [i for i in dis.get_instructions(code) if i.opname not in _IGNORED]
         held, of_module = None, False
         for instruction, following in zip(instructions, [*instructions[1:], None], strict=True):
             name, at, before, was_of_module = instruction.opname, instruction.argval, held, of_module
@@ -120,21 +124,22 @@ def _mentioned(function: FunctionType, module: nn.Module, bound: bool) -> Iterat
             if isinstance(held, FunctionType) or known(held):
                 yield held
             elif isinstance(held, type) and held in ACTIVATIONS and _begins_a_call(following):
-                yield f"{held.__name__}()"  # a module made on the spot
+                yield f"{held.__name__}()"  # made and called on the spot
             elif type(held) in (dict, list, tuple) and any(map(known, held.values() if type(held) is dict else held)):
                 yield f"one of {at}"
 
 
 def _is_full(cell: CellType) -> bool:
+    """Say whether the variable of this cell has a value yet."""
     try:
         cell.cell_contents  # noqa: B018
-    except ValueError:  # of a variable that has no value yet
+    except ValueError:
         return False
     return True
 
 
 def _begins_a_call(following: dis.Instruction | None) -> bool:
-    """Whether what was loaded before is called with no arguments or with a constant first: isinstance only takes it."""
+    """Say whether what was just loaded is called, with no argument or a constant first: isinstance only takes it."""
     return _is_call_without_arguments(following) or (following is not None and following.opname == "LOAD_CONST")
 
 

@@ -1,10 +1,10 @@
-/* Rational activations R(x) = P(x) / Q(x) on a CPU, forward and backward; reference.py is the definition.
+/* Compute rational activations R(x) = P(x) / Q(x) on a CPU, forward and backward; reference.py is the definition.
  *
- * No header of torch or Python: cpu.py calls the functions at the end through ctypes. The elements are cut into blocks
- * of about BLOCK that depend on shape and layout alone, and the coefficients' sums over blocks are added in float64 and in
- * order, so that the result is the same for any number of threads. The instruction set is chosen at the first
- * call. Threads are those of the OpenMP runtime that torch has loaded, whose entry cpu.py hands in: a second runtime
- * would be a second pool of threads on the same cores.
+ * No header of torch or Python is needed: cpu.py calls the functions at the end through ctypes. The elements are cut
+ * into blocks of about BLOCK_ELEMENTS, which depend on shape and layout alone, and the coefficients' sums over blocks
+ * are added in float64 and in order: the result is the same for any number of threads. The instruction set is chosen at
+ * the first call. The threads are those of the OpenMP runtime that torch has loaded, whose entry cpu.py hands in: a
+ * second runtime would have a second pool of threads on the same cores.
  */
 
 #include <math.h>
@@ -17,11 +17,11 @@
 #endif
 #define INLINE inline __attribute__((always_inline))
 #define EXPORT __attribute__((visibility("default")))
-#define BLOCK 4096
-#define STREAMED (32 << 20) /* bytes of output, more than most last-level caches hold of it */
-#define MAX_TERMS 9         /* degrees up to 8 */
-#define LARGE 1048576.0     /* coefficients up to here are safe for every x up to Work.limit */
-#define AHEAD 4096          /* bytes that are asked for ahead: the hardware stops at each page, 2.6 times as slow */
+#define BLOCK_ELEMENTS 4096
+#define STREAMED_BYTES (32 << 20) /* from so much output on: most last-level caches hold less of it */
+#define MAX_TERMS 9 /* degrees up to 8 */
+#define LARGE_COEFFICIENT 1048576.0 /* coefficients up to here are safe for every x up to Work.limit */
+#define AHEAD_BYTES 4096 /* asked for ahead: the hardware alone stops at each page, 2.6 times as slow */
 #define GLUE2(a, b, c) a##_##b##_##c
 #define GLUE(a, b, c) GLUE2(a, b, c)
 #define TYPED2(a, b) a##_##b
@@ -64,7 +64,7 @@ static int instructions(void) {
 #define BY_INSTRUCTIONS(name, ...) GLUE(name, TYPE, baseline)(__VA_ARGS__)
 #endif
 
-/* The work of one call: `units` pieces of memory with coefficients of their own, each in blocks. */
+/* The work of one call: `units` pieces of memory, each with coefficients of its own and cut into blocks. */
 
 typedef struct { /* what cpu.py makes once for a shape: 17 numbers of 8 bytes */
     int64_t batch, rows, groups, width, x_batch, x_row, g_batch, g_row, gate_batch, gate_row;
@@ -113,7 +113,7 @@ static struct { /* of the OpenMP runtime that torch has loaded; NULL where there
     int (*thread)(void), (*threads)(void);
 } pool;
 
-/* A thread has the same share of the elements in every call, as in torch's own operations: it lies in its core's cache. */
+/* Give a thread the same share of elements in every call, as torch's own operations do: its core's cache holds it. */
 static void work(void *data) {
     const Work *w = data;
     int64_t threads = w->parallel ? pool.threads() : 1, thread = w->parallel ? pool.thread() : 0;
@@ -136,20 +136,20 @@ static void run(Work *w, int threads) {
 static Work cut(const Call *call) {
     Work w = {.call = call, .rows = call->rows, .width = call->width, .x_row = call->x_row, .g_row = call->g_row,
               .gate_row = call->gate_row, .y_row = call->groups * call->width};
-    w.stream = call->batch * call->groups * w.rows * w.width * (call->wide ? 8 : 4) >= STREAMED;
+    w.stream = call->batch * call->groups * w.rows * w.width * (call->wide ? 8 : 4) >= STREAMED_BYTES;
     int64_t degree = call->m > call->n ? call->m : call->n;
     w.limit = exp2((call->wide ? 900.0 : 100.0) / (degree ? degree : 1));
     return w;
 }
 
 static void cut_rows(Work *w) {
-    w->pieces = w->width > BLOCK ? (w->width + BLOCK - 1) / BLOCK : 1;
-    w->block_rows = w->pieces > 1 ? 1 : BLOCK / w->width;
+    w->pieces = w->width > BLOCK_ELEMENTS ? (w->width + BLOCK_ELEMENTS - 1) / BLOCK_ELEMENTS : 1;
+    w->block_rows = w->pieces > 1 ? 1 : BLOCK_ELEMENTS / w->width;
     w->blocks = (w->rows + w->block_rows - 1) / w->block_rows * w->pieces;
     w->total = w->call->batch * w->call->groups * w->blocks;
 }
 
-/* One long row, where nothing in the call needs to know the columns. */
+/* Join all rows to one where nothing in the call needs to know the columns. */
 static void join_rows(Work *w) {
     int64_t width = w->width;
     if (w->call->groups > 1 || w->bias || w->x_row != width || (w->g && w->g_row != width) ||
@@ -158,11 +158,11 @@ static void join_rows(Work *w) {
     w->rows = 1;
 }
 
-/* What cpu.py calls. x is [batch, rows, groups * width] with the strides x_batch, x_row and 1, gate and g likewise; y,
- * dx and dgate are contiguous. a is [batch, groups, m + 1], b [batch, groups, n], in version C [batch, groups, n + 1],
- * bias [batch, groups * width], each batch entry without gaps and a_batch, b_batch, bias_batch from the one before; the
- * gradients have no gaps. Everything is float64 where call->wide, else float32. bias and gate may be NULL. No size
- * may be 0. */
+/* cpu.py calls the functions below. x is [batch, rows, groups * width] with the strides x_batch, x_row and 1; gate and
+ * g likewise; y, dx and dgate are contiguous. a is [batch, groups, m + 1], b [batch, groups, n] (version C: n + 1),
+ * bias [batch, groups * width]. Each of their batch entries has no gaps and lies a_batch, b_batch or bias_batch after
+ * the one before. The gradients have no gaps. Everything is float64 where call->wide, else float32. bias and gate may
+ * be NULL. No size may be 0. */
 
 EXPORT void rational_forward(
     const Call *call, const void *x, void *y, const void *a, const void *b, const void *bias, const void *gate, int threads
@@ -174,7 +174,7 @@ EXPORT void rational_forward(
     run(&w, threads);
 }
 
-/* dx and dgate as y, the others as what they are gradients of. Returns 0, or 1 where memory ran out. */
+/* Gradients: dx and dgate are as y, the others as what they belong to. Returns 0, or 1 where memory ran out. */
 EXPORT int rational_backward(
     const Call *call, const void *g, const void *x, void *dx, void *da, void *db, const void *a, const void *b,
     const void *bias, void *dbias, const void *gate, void *dgate, int threads
@@ -184,7 +184,8 @@ EXPORT int rational_backward(
     w.stream = 0;
     join_rows(&w);
     cut_rows(&w);
-    int64_t sums = w.total * (call->m + call->n + 2), columns = bias ? w.total * (w.pieces > 1 ? BLOCK : w.width) : 0;
+    int64_t sums = w.total * (call->m + call->n + 2);
+    int64_t columns = bias ? w.total * (w.pieces > 1 ? BLOCK_ELEMENTS : w.width) : 0;
     w.sums = malloc((size_t)sums * sizeof(double) + (size_t)columns * (call->wide ? sizeof(double) : sizeof(float)));
     if (!w.sums) return 1;
     w.columns = w.sums + sums;
@@ -196,7 +197,7 @@ EXPORT int rational_backward(
     return 0;
 }
 
-/* GOMP_parallel, omp_get_thread_num and omp_get_num_threads, or NULL for one thread. */
+/* Take GOMP_parallel, omp_get_thread_num and omp_get_num_threads, or NULL for one thread. */
 EXPORT void rational_pool(void *parallel, void *thread, void *threads) {
     pool.parallel = parallel, pool.thread = thread, pool.threads = threads;
 }

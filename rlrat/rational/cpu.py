@@ -1,4 +1,4 @@
-"""The rational activation on a CPU, by the C kernels of cpu.c; `unavailable` says why there are none."""
+"""Compute rational activations on a CPU by the C kernels of cpu.c; `unavailable` says why there are none."""
 
 import ctypes
 import importlib.util
@@ -11,11 +11,11 @@ from torch import Tensor
 from .layout import Layout, empty_output, entries_stride, is_flat
 
 MAX_DEGREE = 8  # MAX_TERMS in cpu.c
-_THREADED = 32_768  # elements from which on a second thread pays, as in torch's own elementwise operations
+_THREADED_ELEMENTS = 32_768  # from so many on a second thread pays, as in torch's own elementwise operations
 
 _TYPES = (torch.float32, torch.float64)  # what the kernels compute in
 _pointer, _int = ctypes.c_void_p, ctypes.c_int
-# What dispatcher.inc calls of libtorch's stable C interface, in its order.
+# The functions of libtorch's stable C interface that dispatcher.inc calls, in its order.
 _INTERFACE = (
     *(f"aoti_torch_get_{name}" for name in ("sizes", "strides", "dim", "numel", "data_ptr", "dtype")),
     *("aoti_torch_delete_tensor_object", "torch_get_num_threads", "aoti_torch_empty_strided", "aoti_torch_check"),
@@ -25,7 +25,7 @@ _Call = ctypes.c_int64 * 17  # struct Call in cpu.c
 
 
 def _load() -> tuple[ctypes.CDLL | None, bool, str | None]:
-    """The library, whether it has a pool of threads, and why there is no library."""
+    """Load the library; return it, whether it has a pool of threads, and why there is no library."""
     spec = importlib.util.find_spec(f"{__package__}._cpu")
     if spec is None or spec.origin is None:
         return None, False, "the C kernels were not built: install again where there is a C compiler (gcc or clang)"
@@ -38,7 +38,7 @@ def _load() -> tuple[ctypes.CDLL | None, bool, str | None]:
     library.rational_backward.argtypes = [_pointer] * 12 + [_int]
     library.rational_backward.restype = _int
     library.rational_instructions.restype = ctypes.c_char_p
-    # torch's own OpenMP runtime, so that there is one pool of threads; without it the kernels use one thread.
+    # Use torch's own OpenMP runtime, so that there is one pool of threads; without it the kernels use one thread.
     everything = ctypes.CDLL(None)
     pool = [getattr(everything, name, None) for name in ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")]
     library.rational_pool.argtypes = [_pointer] * 3
@@ -53,20 +53,20 @@ if _library is not None:
 
 
 def register(namespace: str, forward: str, backward: str) -> bool:
-    """Make the kernels those of two operators, which are called without Python then; False where that cannot be.
+    """Register the kernels for two operators, so that calling these needs no Python; False where that cannot be.
 
-    The operators take tensors that `takes` allows, see dispatcher.inc.
+    The operators take the tensors that `takes` allows, see dispatcher.inc.
     """
     if _library is None or sys.platform != "linux":
         return False
     try:
-        torch_library = ctypes.CDLL("libtorch_cpu.so")  # the one that is there: glibc knows it by this name
+        torch_library = ctypes.CDLL("libtorch_cpu.so")  # already loaded: glibc finds it by this name
         functions = [ctypes.cast(getattr(torch_library, name), _pointer) for name in _INTERFACE]
         begin, add = torch_library.aoti_torch_library_init_impl, torch_library.aoti_torch_library_impl
     except (OSError, AttributeError):
         return False
-    _library.rational_torch((_pointer * len(functions))(*functions), ctypes.c_int64(_THREADED))
-    handle, source = _pointer(), b"rlrat/rational/dispatcher.inc"  # a constant: the address of it is kept
+    _library.rational_torch((_pointer * len(functions))(*functions), ctypes.c_int64(_THREADED_ELEMENTS))
+    handle, source = _pointer(), b"rlrat/rational/dispatcher.inc"  # a constant, because its address is kept
     if begin(namespace.encode(), b"CPU", source, _int(0), ctypes.byref(handle)) != 0:
         return False
     kernels = {forward: _library.rational_boxed_forward, backward: _library.rational_boxed_backward}
@@ -74,18 +74,21 @@ def register(namespace: str, forward: str, backward: str) -> bool:
 
 
 def instructions() -> str:
-    """The instruction set in use: avx512, avx2 or baseline, on arm64 neon."""
+    """Return the instruction set in use: avx512, avx2 or baseline; on arm64 neon."""
     return _library.rational_instructions().decode()
 
 
 def choose_instructions(level: int) -> str:
-    """For tests: 0 baseline, 1 avx2, 2 avx512 (or the best that there is), -1 the best; returns its name."""
+    """Choose the instruction set, for tests: 0 baseline, 1 avx2, 2 avx512 or the best there is, -1 the best.
+
+    Returns its name.
+    """
     _library.rational_choose(level)
     return instructions()
 
 
 def warn_if_unavailable() -> None:
-    """One warning in a process that computes rationals on a CPU without the kernels."""
+    """Warn once in a process that rationals are computed on a CPU without the kernels."""
     global _warned
     if unavailable is not None and not _warned:
         _warned = True
@@ -96,17 +99,17 @@ _warned = False
 
 
 def threads() -> int:
-    """Threads that a large call uses."""
+    """Return how many threads a large call uses."""
     return torch.get_num_threads() if has_pool else 1
 
 
 def supports(degrees: tuple[int, int]) -> bool:
-    """Whether the degrees are ones that the kernels know."""
+    """Say whether the kernels know these degrees."""
     return max(degrees) <= MAX_DEGREE
 
 
 def takes(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor, gate: Tensor) -> bool:
-    """Whether the registered operators take these, of a degree that the kernels know, as they are."""
+    """Say whether the registered operators take these tensors as they are, given degrees that `supports` allows."""
     for t in (x, gate, numerator, denominator, bias):  # no generators, at which torch 2.15's compiler fails
         if t.dtype != x.dtype or t.dtype not in _TYPES or not t.is_cpu:
             return False
@@ -117,19 +120,19 @@ def takes(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor, gate:
 
 
 class Plan:
-    """What calls with tensors of one shape, layout and type have in common; x is not empty."""
+    """Keep what calls with tensors of one shape, layout and type have in common; x is not empty."""
 
     def __init__(
         self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
     ) -> None:
         self.half = None
-        # Whether the tensors are what the kernels take, with no copy, conversion or gate: the common case.
+        # The common case: the kernels take the tensors without a copy or conversion, and there is no gate.
         self._direct = gate is None and all(t is None or t.dtype == x.dtype for t in (numerator, denominator, bias))
         if x.dtype not in _TYPES:
             self.half, self._direct = x.dtype, False
             x, gate = self._widened(x, numerator, bias), None if gate is None else gate.float()
         self.dtype, self.layout = x.dtype, Layout.of(x, numerator, bias)
-        self.threaded = x.numel() >= _THREADED
+        self.threaded = x.numel() >= _THREADED_ELEMENTS
         layout, out = self.layout, empty_output(x, numerator, bias)
         self.out_strides, self.like_x = out.stride(), out.stride() == x.stride()
         _, *x_strides = layout.addressed(x, x)
@@ -155,7 +158,7 @@ class Plan:
         gate: Tensor | None,
         out: Tensor | None = None,
     ) -> Tensor:
-        """R(x + bias) gate, in `out` if that is given (as this would make it)."""
+        """Compute R(x + bias) gate, in `out` if that is given (with the strides that this would give it)."""
         if self.half is not None:
             x = self._widened(x, numerator, bias)
         y = self._empty(x) if out is None or self.half is not None else out
@@ -177,7 +180,7 @@ class Plan:
         bias: Tensor | None,
         gate: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of x, numerator, denominator, bias and gate."""
+        """Compute the gradients of x, numerator, denominator, bias and gate."""
         if self.half is not None:
             x = self._widened(x, numerator, bias)
         if grad.dtype != self.dtype:
@@ -214,7 +217,7 @@ class Plan:
         return torch.empty_like(x) if self.like_x else torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
     def _inputs(self, x, numerator, denominator, bias, gate) -> tuple:
-        """All of them as the kernels take them: copies only where need be."""
+        """Return all of them as the kernels take them, copied only where needed."""
         if self._direct:
             return x, numerator, denominator, bias, gate
         dtype, layout = self.dtype, self.layout

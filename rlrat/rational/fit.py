@@ -2,10 +2,10 @@
 
 `python -m rlrat.rational.fit` fits every entry of `FUNCTIONS` again and writes the table that the package carries.
 
-R(x) = P(x) / Q(x) is linear in P's coefficients, which are solved for exactly at every step of a nonlinear
-least-squares search over Q's (variable projection: Golub and Pereyra, 1973). Residuals are taken at two sets of points:
-inside the interval |R - f|, weighted anew until the largest error there is small (Lawson's method); outside it, up to
-|x| = 1000, |R - f| / max(|x|, |f|) with a small weight, so that R follows f where it can and never runs away.
+R(x) = P(x) / Q(x) is linear in the coefficients of P. A nonlinear least-squares search over those of Q solves for P's
+exactly at every step (variable projection: Golub and Pereyra, 1973). There are two sets of residuals. Inside the
+interval they are |R - f|, weighted anew until the largest error is small (Lawson's method). Outside it, up to
+|x| = 1000, they are |R - f| / max(|x|, |f|) with a small weight, so that R follows f where it can and never runs away.
 """
 
 import argparse
@@ -19,13 +19,13 @@ import torch
 from .reference import VERSIONS
 from .table import FUNCTIONS, INTERVAL, TABLE, Fit, Function, sample
 
-OUTER_WEIGHT = 0.01
-OUTER_LIMIT = 1000.0
+OUTER_WEIGHT = 0.01  # of a relative error outside the interval, beside 1 of an error inside it
+OUTER_LIMIT = 1000.0  # the largest |x| of the fit
 _STARTS, _REWEIGHTINGS = 6, 10
 
 
 def evaluate(x: np.ndarray, numerator: np.ndarray, denominator: np.ndarray, version: str) -> np.ndarray:
-    """R(x) for one set of coefficients, in float64."""
+    """Compute R(x) for one set of coefficients, in float64."""
     return np.polynomial.polynomial.polyval(x, numerator) / _denominator(x, np.asarray(denominator), version)
 
 
@@ -41,10 +41,10 @@ def _denominator(x: np.ndarray, b: np.ndarray, version: str) -> np.ndarray:
 
 
 def _coefficients(t: np.ndarray, version: str, n: int) -> np.ndarray:
-    """The denominator's coefficients from the free parameters of the search.
+    """Compute the denominator's coefficients from the free parameters of the search.
 
-    Version N's Q is a product of quadratics 1 + 2 c u + u^2, u = k x, |c| <= 0.95, none of which falls below 0.0975:
-    no pole on the real line. (For odd n the leading coefficient is 0.)
+    In version N, Q is a product of quadratics 1 + 2 c u + u^2 with u = k x and |c| <= 0.95. None of them falls below
+    0.0975, so that there is no pole on the real line. For odd n the leading coefficient is 0.
     """
     if version == "A":
         return np.abs(t)
@@ -57,7 +57,7 @@ def _coefficients(t: np.ndarray, version: str, n: int) -> np.ndarray:
 
 
 def _starts(version: str, n: int) -> list[np.ndarray]:
-    """The free parameters to start the search from; the first gives Q = 1."""
+    """Draw free parameters to start the search from; the first ones give Q = 1."""
     count = {"C": n + 1, "N": n // 2 * 2}.get(version, n)
     first = np.zeros(count)
     scale = 0.5 ** np.arange(count)
@@ -102,7 +102,7 @@ def fit(
     powers = x[:, None] ** np.arange(m + 1)
 
     def project(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best numerator for these parameters of Q, and the weighted residuals."""
+        """Return the best numerator for these parameters of Q, and the weighted residuals."""
         basis = powers * (weights / _denominator(x, _coefficients(t, version, n), version))[:, None]
         norms = np.linalg.norm(basis, axis=0)
         a = np.linalg.lstsq(basis / norms, f * weights, rcond=None)[0] / norms
@@ -116,12 +116,12 @@ def fit(
     def cost(t: np.ndarray) -> float:
         return float(np.sum(project(t)[1] ** 2))
 
-    # Both sets of points as means, so that their number does not matter.
+    # Each set of points counts as a mean, so that the number of points does not matter.
     weights = np.where(inside, 1.0 / np.sqrt(inside.sum()), 0.0)
     weights[~inside] = OUTER_WEIGHT / np.maximum(np.abs(x), np.abs(f))[~inside] / np.sqrt(max(1, (~inside).sum()))
 
     polynomial, *others = _starts(version, n)
-    if cost(polynomial) < 1e-24:  # f is a polynomial: any Q but 1 would only add rounding errors
+    if cost(polynomial) < 1e-24:  # f is a polynomial: another Q would only add rounding errors
         a = project(polynomial)[0]
         a[np.abs(a) < 1e-12 * np.abs(a).max()] = 0.0
         return _result(function, a, _coefficients(polynomial, version, n), version, interval)

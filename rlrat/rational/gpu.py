@@ -1,4 +1,4 @@
-"""The rational activation on a GPU, by the Triton kernels of triton_kernels.py; `unavailable` says why not."""
+"""Compute rational activations on a GPU by the Triton kernels of triton_kernels.py; `unavailable` says why not."""
 
 import contextlib
 import importlib.util
@@ -14,25 +14,25 @@ from .layout import Layout, empty_output, is_flat
 MAX_DEGREE = 8
 unavailable = None if importlib.util.find_spec("triton") else "Triton is not installed (pip install triton)"
 
-# Warps of a program, and vectors of 16 bytes that each of its threads has in a tile, by the bytes of an element. Chosen
+# By the bytes of an element: warps of a program, and vectors of 16 bytes that each of its threads has in a tile. Chosen
 # by the registers that ptxas gives (about 50 forward, 80 to 125 backward), not yet measured; `tune` measures.
 TILES = {
     "forward": {2: (4, 2), 4: (4, 2), 8: (4, 2)},
     "backward": {2: (4, 1), 4: (4, 1), 8: (8, 1)},
 }
-# Of the backward pass: several times what is at work at once, so that the last ones leave few processors idle.
+# In the backward pass: several times what works at once, so that the last programs leave few processors idle.
 _PROGRAMS_PER_PROCESSOR = 32
 
 
 def supports(degrees: tuple[int, int], x: Tensor, numerator: Tensor, bias: Tensor | None) -> bool:
-    """Whether the kernels can compute this: rows and columns are counted in 32 bits, elements in 64."""
+    """Say whether the kernels can compute this: they count rows and columns in 32 bits, elements in 64."""
     if max(degrees) > MAX_DEGREE or not (x.is_cuda or (x.is_cpu and _interpreted())):
         return False
     return is_flat(x, numerator, bias) or max(x.numel() // x.shape[-1], x.shape[-1]) < 2**30
 
 
 def _interpreted() -> bool:
-    """Whether Triton runs on the CPU, for tests."""
+    """Say whether Triton runs on the CPU, for tests."""
     if unavailable is not None:
         return False
     import triton
@@ -41,13 +41,13 @@ def _interpreted() -> bool:
 
 
 class _Tickets:
-    """Counters of zeros on one device, for the programs of a backward pass, which leaves them as zeros.
+    """Hold counters on one device for the programs of backward passes: zeros, which every pass leaves as zeros.
 
-    Launches that may be at work at once must not share them. On one stream they are not; but a captured graph may be
-    replayed on any stream, so that each launch in it has its own for good.
+    Launches that may work at once must not share counters. On one stream launches follow each other and share them. A
+    captured graph may be replayed on any stream, so that each launch in it keeps counters of its own.
     """
 
-    CAPTURED = 2**18
+    CAPTURED_COUNTERS = 2**18  # for all launches in graphs
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -58,6 +58,7 @@ class _Tickets:
         return torch.zeros(count, dtype=torch.int32, device=self._device)
 
     def take(self, count: int) -> Tensor:
+        """Return counters for a launch on the current stream."""
         if self._device.type != "cuda":
             return self._zeros(count)
         if torch.cuda.is_current_stream_capturing():
@@ -67,7 +68,7 @@ class _Tickets:
             return mine
         stream = torch.cuda.current_stream(self._device)
         if self._captured is None:
-            self._captured = self._zeros(self.CAPTURED)
+            self._captured = self._zeros(self.CAPTURED_COUNTERS)
             stream.synchronize()  # other streams will use them
         mine = self._of_stream.get(stream.cuda_stream)
         if mine is None or len(mine) < count:
@@ -79,7 +80,7 @@ _tickets: dict[torch.device, _Tickets] = {}
 
 
 class _Tiles(NamedTuple):
-    """How a direction cuts a layout: the kernels' arguments, and what is counted from them."""
+    """Say how a direction cuts a layout: the kernels' arguments, and what follows from them."""
 
     elements: int
     rows: int
@@ -112,7 +113,7 @@ class _Tiles(NamedTuple):
 
 
 class Plan:
-    """What calls with tensors of one shape, layout and type have in common; x is not empty."""
+    """Keep what calls with tensors of one shape, layout and type have in common; x is not empty."""
 
     def __init__(
         self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
@@ -148,8 +149,8 @@ class Plan:
             _tickets[x.device] = _Tickets(x.device)
         self._tickets = _tickets[x.device]
         if x.is_cuda:
-            # Both directions are on the device before the first launch, as a graph's capture needs it. (Memory that is
-            # not aligned to 16 bytes takes other kernels, which are compiled and loaded when they are first met.)
+            # Load both directions before the first launch: the capture of a graph needs them on the device. (Memory
+            # that is not aligned to 16 bytes takes other kernels, which are compiled and loaded when first met.)
             with torch.cuda.device(x.device):
                 self.forward(x, numerator, denominator, bias, gate, load=True)
                 self.backward(out, x, numerator, denominator, bias, gate, load=True)
@@ -164,7 +165,10 @@ class Plan:
         out: Tensor | None = None,
         load: bool = False,
     ) -> Tensor:
-        """R(x + bias) gate, in `out` if that is given (as this would make it). `load`: compile and load it only."""
+        """Compute R(x + bias) gate, in `out` if that is given (with the strides that this would give it).
+
+        `load`: only compile the kernel and load it.
+        """
         y, layout, tiles = self._empty(x) if out is None else out, self.layout, self._forward
         x, a, b, bias, gate, gate_strides = self._inputs(x, numerator, denominator, bias, gate)
         self._launch(
@@ -184,7 +188,7 @@ class Plan:
         gate: Tensor | None,
         load: bool = False,
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of x, numerator, denominator, bias and gate."""
+        """Compute the gradients of x, numerator, denominator, bias and gate."""
         dx, layout, tiles = self._empty(x), self.layout, self._backward
         strides = self._out_strides
         if grad.stride() != self.out_strides:
@@ -219,7 +223,7 @@ class Plan:
         return torch.empty_like(x) if self.like_x else torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
     def _inputs(self, x, numerator, denominator, bias, gate) -> tuple:
-        """All of them as the kernels take them: copies only where need be."""
+        """Return all of them as the kernels take them, copied only where needed."""
         gate_strides = self._gate_strides
         if not self.like_x:
             x, *_ = self.layout.addressed(x, x)
@@ -229,17 +233,22 @@ class Plan:
         return x, a, b, bias, gate, gate_strides
 
 
-def tune(elements: int = 2**26, device: str | torch.device = "cuda") -> dict[str, dict[int, tuple[int, int]]]:
-    """Measure tiles for both directions and every type on a GPU and use the fastest from now on.
+def tune(input_bytes: int = 2**26, device: str | torch.device = "cuda") -> dict[str, dict[int, tuple[int, int]]]:
+    """Measure tiles for both directions and every type on a GPU, and use the fastest from now on.
 
-    It takes a minute or two, most of it compiling. Returns the new `TILES`. Plans that exist keep theirs: call it
-    first.
+    This takes a minute or two, most of it for compiling. Existing plans keep their tiles: call it first.
+
+    Args:
+        input_bytes: the size of the input to measure with, for every type.
+
+    Returns:
+        The new `TILES`.
     """
     from triton.testing import do_bench
 
     a, b = (torch.ones(1, count, device=device) for count in (6, 4))  # degrees (5, 4); time does not depend on values
     for dtype in (torch.bfloat16, torch.float32, torch.float64):
-        x = torch.randn(elements // dtype.itemsize, device=device, dtype=dtype)
+        x = torch.randn(input_bytes // dtype.itemsize, device=device, dtype=dtype)
         out = torch.empty_like(x)
         for direction in TILES:
             times = {}

@@ -1,4 +1,4 @@
-"""The rational activation as a module."""
+"""Hold the coefficients of a rational activation in a module."""
 
 import contextlib
 import math
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 class Rational(nn.Module):
-    """A learnable activation R(x) = P(x) / Q(x), applied to x `[*batch_shape, ..., features]` element by element.
+    """Apply a learnable activation R(x) = P(x) / Q(x) to x `[*batch_shape, ..., features]`, element by element.
 
     Args:
         init: what R approximates at first: a name (`rlrat.rational.FUNCTIONS`), an elementwise PyTorch function or
             module, or a `Fit`, whose degrees and version must then be the ones given here.
         degrees: (m, n), of P and Q.
         version: the form of Q, "A", "B", "C" or "N"; see `rlrat.rational.reference`.
-        groups: the features are split into this many equal groups with coefficients of their own.
-        batch_shape: leading axes of x (seeds, critics) whose entries have coefficients of their own.
+        groups: split the features into this many equal groups, each with its own coefficients.
+        batch_shape: leading axes of x (seeds, critics), each of whose entries has its own coefficients.
         train_numerator, train_denominator: False freezes these coefficients: their `requires_grad` is False.
 
     The parameters `numerator` `[*batch_shape, groups, m + 1]` and `denominator` `[*batch_shape, groups, n]` (version C:
-    n + 1) are float32, and R is computed in float32 whatever the type of x (float64: in float64). `interval` is where R
+    n + 1) are float32. R is computed in float64 for a float64 x, in float32 for every other type. `interval` is where R
     was fitted. Applying the module raises what `rational` raises.
 
     Raises:
@@ -40,7 +40,7 @@ class Rational(nn.Module):
     """
 
     trained_activation = True
-    """For optimizers and records that treat an activation's parameters apart."""
+    """Tell optimizers and records to treat the parameters of this activation apart."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Rational(nn.Module):
         self.degrees, self.version, self.groups, self.batch_shape = fit.degrees, version, groups, tuple(batch_shape)
         self.interval = fit.interval
         self._initial = fit
-        named = getattr(init, "func", init)  # of a functools.partial
+        named = getattr(init, "func", init)  # the function of a functools.partial
         self._init_name = init if isinstance(init, str) else getattr(named, "__name__", type(named).__name__)
         shape = (*self.batch_shape, groups, -1)
         numerator, denominator = (
@@ -76,14 +76,14 @@ class Rational(nn.Module):
     def from_rational_activations(
         cls, source: nn.Module | Mapping[str, Tensor], version: str | None = None
     ) -> "Rational":
-        """A `rational.torch.Rational` of the package rational-activations (0.2), with its coefficients, as a Rational.
+        """Make a Rational of the coefficients of a `rational.torch.Rational` (package rational-activations 0.2).
 
         Args:
             source: that module, or its `state_dict()`, for which the package need not be installed.
             version: needed with a state_dict, which does not say it.
 
-        The coefficients, rounded to float32 if they are of a wider type, stay on their device, and a module's frozen
-        ones stay frozen. `interval` is (-3, 3), where the package fits nearly all of its initial coefficients.
+        The coefficients stay on their device and are rounded to float32 if their type is wider; those that a module
+        has frozen stay frozen. `interval` is (-3, 3), where the package fits nearly all of its initial coefficients.
 
         Raises:
             ValueError: a version that is not in `VERSIONS`, such as the package's D, or not the module's own;
@@ -119,24 +119,24 @@ class Rational(nn.Module):
         return module.to(numerator.device)
 
     def forward(self, x: Tensor, bias: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
-        """R(x), or R(x + bias) gate, for `bias` `[*batch_shape, features]` and `gate` of x's shape, in one pass."""
+        """Compute R(x), or R(x + bias) gate in one pass: `bias` is `[*batch_shape, features]`, `gate` has x's shape."""
         return rational(x, self.numerator, self.denominator, self.version, bias=bias, gate=gate)
 
     def argument(self, x: Tensor, bias: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
-        """What R is applied to when the module is called with these: x + bias."""
+        """Compute what R is applied to when the module is called with these: x + bias."""
         return x if bias is None else shift(x, bias)
 
     def derivative(self, x: Tensor) -> Tensor:
-        """dR/dx at every element of x, without a graph."""
+        """Compute dR/dx at every element of x, without a graph."""
         return derivative(x, self.numerator, self.denominator, self.version)
 
     @torch.no_grad()
     def asymptotic_slope(self) -> Tensor:
-        """The limit of R(x) / x as x goes to +infinity, `[*batch_shape, groups]`.
+        """Compute the limit of R(x) / x as x goes to +infinity, `[*batch_shape, groups]`.
 
-        With a_m and b_n the last coefficients that are not zero it is a_m / |b_n| (version N: a_m / b_n) if m = n + 1,
-        zero if m is smaller, infinite if m is larger. Towards -infinity versions A, B and C have (-1)^n times that
-        where m = n + 1.
+        Let a_m and b_n be the last coefficients that are not zero. The limit is a_m / |b_n| (version N: a_m / b_n) if
+        m = n + 1, zero if m is smaller, infinite if m is larger. If m = n + 1, the limit towards -infinity is (-1)^n
+        times that in versions A, B and C.
         """
         a, b = self.numerator, self.denominator
         if self.version == "C":
@@ -151,12 +151,13 @@ class Rational(nn.Module):
         return torch.where(excess > 0, ratio * torch.inf, torch.where(excess < 0, torch.zeros_like(ratio), ratio))
 
     def poles(self) -> Tensor:
-        """The real x with Q(x) = 0, where R is not finite: `[*batch_shape, groups, k]`.
+        """Find the real x with Q(x) = 0, where R is not finite: `[*batch_shape, groups, k]`.
 
-        Ascending, k of them for the entry that has the most, the others padded with NaN. Versions A, B and C have none
-        by construction (k = 0). A multiple root is listed once, and so is one that P shares, because R, computed as
-        P / Q, is NaN there. A nearly real root counts as real, and neighbouring roots as one, if relative changes of
-        2^-23 in the coefficients, about the rounding of float32, can make them so. float64, on the CPU.
+        They are in ascending order. The entry with the most poles has k, the others are padded with NaN. Versions A, B
+        and C have none by construction (k = 0). A multiple root is listed once, and so is a root that P shares,
+        because R, computed as P / Q, is NaN there. A nearly real root counts as real, and neighbouring roots as one,
+        if relative changes of 2^-23 in the coefficients, about the rounding of float32, can make them so. The result
+        is float64, on the CPU.
 
         Raises:
             ValueError: coefficients that are not finite.
@@ -164,7 +165,7 @@ class Rational(nn.Module):
         return analysis.poles(self.denominator, self.version)
 
     def zeros(self) -> Tensor:
-        """The real x with P(x) = 0 and Q(x) != 0, listed as `poles` are. A P that is zero everywhere has none.
+        """Find the real x with P(x) = 0 and Q(x) != 0, listed as `poles` are. A P that is zero everywhere has none.
 
         Raises:
             ValueError: coefficients that are not finite.
@@ -172,11 +173,11 @@ class Rational(nn.Module):
         return analysis.zeros(self.numerator, self.denominator, self.version)
 
     def largest_slope(self, interval: tuple[float, float] | None = None) -> Tensor:
-        """The largest |dR/dx| on an interval (default: `self.interval`), `[*batch_shape, groups]`.
+        """Find the largest |dR/dx| on an interval (default: `self.interval`), `[*batch_shape, groups]`.
 
-        At a corner of versions A, B and C inside the interval the slopes of both sides count; if it holds one of
-        `poles`, the result is infinite. Found among the points where R'' = 0, the corners and the ends, with a relative
-        error below 1e-8. float64, on the CPU.
+        At a corner of versions A, B and C inside the interval, the slopes of both sides count. If the interval holds
+        one of `poles`, the result is infinite. The search looks at the ends, the corners and the points where R'' = 0;
+        its relative error is below 1e-8. The result is float64, on the CPU.
 
         Raises:
             ValueError: an interval that is not finite and low < high, coefficients that are not finite.
@@ -207,9 +208,9 @@ class Rational(nn.Module):
         interval: tuple[float, float] | None = None,
         ax: "Axes | None" = None,
     ) -> "Axes":
-        """Draw R and, dashed, what it was when the module was made; behind them a histogram of `inputs`.
+        """Draw R and, dashed, what it was when the module was made, before a histogram of `inputs`.
 
-        A line for each batch entry and group; if they are more than six, their median in a band that holds them all.
+        There is a line for each batch entry and group; of more than six, their median in a band that holds them all.
 
         Args:
             inputs: of any shape, as `record_inputs` collects them; those that are not finite are left out.

@@ -1,9 +1,9 @@
-"""One operator: what autograd, torch.func, torch.compile and export see of a rational activation.
+"""Define the operator: what autograd, torch.func, torch.compile and export see of a rational activation.
 
 The operators `rlrat::rational` and `rlrat::rational_backward` have no derivative; `rational` gives them one by an
 autograd.Function. torch.library.custom_op with register_autograd would cost several times the dispatch and break
-torch.func.grad. `rlrat::rational_direct` and its backward are the same for what a compiled graph has on a CPU: it calls
-the C kernels without Python, which would cost more than they do.
+torch.func.grad. A graph that is compiled for a CPU calls `rlrat::rational_direct` and its backward instead: they reach
+the C kernels without Python, which would take longer than the kernels.
 """
 
 import torch
@@ -18,10 +18,10 @@ from .reference import expression, validate
 _library = Library("rlrat", "DEF")
 _inputs = "Tensor x, Tensor numerator, Tensor denominator, Tensor? bias, Tensor? gate, str version"
 _library.define(f"rational({_inputs}) -> Tensor")
-# The last two are empty where there is no bias or gate. (With a list PyTorch cannot make is_grads_batched work.)
+# The last two are empty where there is no bias or gate. (With a list, PyTorch's is_grads_batched does not work.)
 _gradients = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
 _library.define(f"rational_backward(Tensor grad, {_inputs}) -> {_gradients}")
-# What C can read, see dispatcher.inc: an absent bias or gate is empty, the version its letter's code.
+# C can read these, see dispatcher.inc: an absent bias or gate is empty, the version is the code of its letter.
 _inputs = "Tensor x, Tensor numerator, Tensor denominator, Tensor bias, Tensor gate, int version"
 _exact = [torch.Tag.needs_exact_strides]
 _library.define(f"rational_direct({_inputs}) -> Tensor", tags=_exact)
@@ -56,6 +56,8 @@ for _key in ("CPU", "CUDA"):
 
 
 def _refuse_grad(name: str):
+    """Make a kernel that raises where a derivative of the bare operator is wanted, and else calls it."""
+
     def kernel(*arguments):
         if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments):
             raise RuntimeError(f"torch.ops.rlrat.{name} has no derivative of its own: call rlrat.rational")
@@ -104,7 +106,7 @@ def _(grad, *inputs):
 def _direct(
     x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
 ) -> tuple | None:
-    """What `rational_direct` takes for these, where a graph is compiled that may call it."""
+    """Return what `rational_direct` takes for these, or None unless a graph is being compiled that may call it."""
     if not has_direct or not torch.compiler.is_dynamo_compiling() or x.numel() == 0:  # not for torch.export
         return None
     absent = x.new_empty(0)
@@ -121,7 +123,7 @@ _is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def _plain(x: Tensor) -> bool:
-    """Whether nothing watches the dispatcher, so that calling it, some 10 us, can be left out."""
+    """Say whether nothing watches the dispatcher: then calling it, which takes some 10 us, can be left out."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in _PLAIN
@@ -129,13 +131,13 @@ def _plain(x: Tensor) -> bool:
         and not x.is_neg()
         and not _transforming()
         and _modes() == 0
-        and forward_ad._current_level < 0  # an autograd.Function refuses dual tensors, a plan would lose their tangents
+        and forward_ad._current_level < 0  # an autograd.Function refuses dual tensors, a plan loses their tangents
         and not _is_batched(x)
     )
 
 
 class _Rational(torch.autograd.Function):
-    """Under torch.func and torch.compile, which need `setup_context` (75 us a call)."""
+    """Differentiate under torch.func and torch.compile, which need `setup_context` (75 us a call)."""
 
     @staticmethod
     def forward(x, numerator, denominator, bias, gate, version) -> Tensor:
@@ -164,7 +166,7 @@ class _Rational(torch.autograd.Function):
 
 
 class _RationalEager(torch.autograd.Function):
-    """The same in eager mode."""
+    """Differentiate in eager mode."""
 
     @staticmethod
     def forward(ctx, x, numerator, denominator, bias, gate, version, name) -> Tensor:
@@ -179,17 +181,17 @@ class _RationalEager(torch.autograd.Function):
         if torch.is_grad_enabled() or not _plain(grad):  # create_graph=True, or a transform of the backward pass
             gradients = _RationalBackward.apply(grad, *tensors, ctx.version)
             return *(None if t is None else g for g, t in zip(gradients, tensors, strict=True)), None, None
-        # Looked up again: torch.autograd.graph.saved_tensors_hooks may have changed strides or device.
+        # Look it up again: torch.autograd.graph.saved_tensors_hooks may have changed strides or device.
         plan = backends.plan(*tensors, ctx.version, ctx.name)
         return *plan.backward(grad, *tensors), None, None
 
 
-# Without what Function.apply does first for torch.func, a fifth of a small forward call.
+# Skips what Function.apply does first for torch.func, a fifth of a small forward call.
 _apply_eager = super(torch.autograd.Function, _RationalEager).apply
 
 
 class _RationalBackward(torch.autograd.Function):
-    """The first derivative as a function of its own; its derivative is left to PyTorch's operations."""
+    """Make the first derivative a function of its own, which is differentiated by PyTorch's operations."""
 
     @staticmethod
     def forward(grad, x, numerator, denominator, bias, gate, version) -> tuple[Tensor, ...]:
@@ -231,7 +233,7 @@ class _RationalBackward(torch.autograd.Function):
 
 
 def _batched(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> list[Tensor | None]:
-    """The tensors with vmap's axis in front: one more batch axis."""
+    """Return the tensors with vmap's axis in front, as one more batch axis."""
     return [
         None if tensor is None else tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
         for tensor, dim in zip(tensors, in_dims, strict=False)
@@ -247,7 +249,7 @@ def rational(
     bias: Tensor | None = None,
     gate: Tensor | None = None,
 ) -> Tensor:
-    """R(x) = P(x) / Q(x), element by element, in the type of `x`; with `bias` and `gate`, R(x + bias) gate.
+    """Compute R(x) = P(x) / Q(x), element by element, in the type of `x`; with `bias` and `gate`, R(x + bias) gate.
 
     Args:
         x: `[*batch, ..., features]`, floating point. float64 is computed in float64, every other type in float32.
@@ -259,14 +261,17 @@ def rational(
         gate: as x; the result is multiplied by it.
 
     The gradients of the coefficients are summed over everything but batch and group, that of the bias over rows.
-    Where an absolute value has a corner, d|t|/dt at t = 0 is +1, so that denominator coefficients which are exactly
-    zero can move: at b_i = 0 in version A, and where the sum inside the bars of versions B and C is zero. Version A's
-    dR/dx at x = 0 is the limit from the right (from the left at x = -0.0).
+    At the corner of an absolute value, d|t|/dt at t = 0 is +1: at b_i = 0 in version A, and where the sum inside the
+    bars of versions B and C is zero. So denominator coefficients that are exactly zero can move. In version A, dR/dx
+    at x = 0 is the limit from the right (at x = -0.0, from the left).
 
-    Values and gradients are finite wherever R and its derivatives are, however large x is. At +-infinity R and dR/dx
-    are their limits, and x adds nothing to the gradients of the coefficients. Second derivatives form x^m and x^n in
-    the type of the computation: in float32 they are finite up to |x| = (3.4e38 / |a_m|)^(1/m), 5e7 for degrees (5, 4)
-    and a_5 = 1.
+    Values and gradients are finite wherever R and its derivatives are, however large x is. At x = +-infinity, R and
+    dR/dx are their limits, and x adds nothing to the gradients of the coefficients. Second derivatives compute x^m and
+    x^n in the type of the computation: in float32 they are finite up to |x| = (3.4e38 / |a_m|)^(1/m), which is 5e7 for
+    degrees (5, 4) and a_5 = 1.
+
+    Returns:
+        `[*batch, ..., features]`, with the strides of x or contiguous.
 
     Raises:
         ValueError: an unknown version, shapes or devices that do not fit together, a gate of another type than x.

@@ -1,4 +1,4 @@
-"""The definition of a rational activation in plain PyTorch: R(x) = P(x) / Q(x), its derivative worked out by hand.
+"""Define a rational activation in plain PyTorch: R(x) = P(x) / Q(x), its derivative worked out by hand.
 
 P(x) = a_0 + a_1 x + ... + a_m x^m, and Q comes in four versions:
 
@@ -9,8 +9,8 @@ P(x) = a_0 + a_1 x + ... + a_m x^m, and Q comes in four versions:
 | C       | 0.1 + abs(sum_{i=0..n} b_i x^i)    | b_0 ... b_n              | none, Q >= 0.1    |
 | N       | 1 + sum_{i=1..n} b_i x^i           | b_1 ... b_n              | wherever Q(x) = 0 |
 
-R(+-infinity) is the limit of R there, infinite or not, and dR/dx that of its slope. An infinite x adds nothing to the
-gradients of the coefficients, whose own limits are infinite where the degree of P is larger than that of Q.
+At x = +-infinity, R is its limit, infinite or not, and dR/dx is the limit of the slope. An infinite x adds nothing to
+the gradients of the coefficients: their limits are infinite where the degree of P is larger than that of Q.
 
 A is the "safe" unit of Molina, Schramowski and Kersting, "Pade Activation Units" (ICLR 2020), B and C are its variants,
 and N is the unguarded rational of Boulle, Nakatsukasa and Townsend, "Rational neural networks" (NeurIPS 2020).
@@ -28,7 +28,7 @@ _OFFSETS = {"B": 1.0, "C": 0.1}
 
 @torch.no_grad()
 def derivative(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
-    """dR/dx at every element of `x`, in its type and without a graph; arguments and errors as for `rational`."""
+    """Compute dR/dx at every element of `x`, in its type, without a graph; arguments and errors are `rational`'s."""
     validate(x, numerator, denominator, None, None, version)
     z, a, c = _prepare(x, numerator, denominator, version)
     r, q, dp, dq, _, _ = _evaluate(z, a, c, version)
@@ -41,7 +41,7 @@ def derivative(x: Tensor, numerator: Tensor, denominator: Tensor, version: str =
 def validate(
     x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
 ) -> None:
-    """Raise what `rational` promises to raise."""
+    """Raise the errors that `rational` documents."""
     if version not in VERSIONS:
         raise ValueError(f"there is no version {version!r} of a rational, only {', '.join(VERSIONS)}")
     names = ("x", "numerator", "denominator", "bias", "gate")
@@ -70,9 +70,10 @@ def validate(
 
 
 def _prepare(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple[Tensor, Tensor, Tensor]:
-    """x as `[*batch, ..., groups, size]`, and two polynomials' coefficients, `[*batch, ..., groups, 1, degree + 1]`.
+    """Return x as `[*batch, ..., groups, size]`, and the coefficients of two polynomials.
 
-    The first is P; the second is all of Q for A (in |x|) and N (in x), and what stands inside the bars for B and C.
+    These are `[*batch, ..., groups, 1, degree + 1]`. The first polynomial is P. The second is Q in versions A (of |x|)
+    and N (of x), and what stands inside the bars in B and C.
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     groups = numerator.shape[-2]
@@ -86,17 +87,17 @@ def _prepare(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) ->
     return z, a.reshape(*lead, a.shape[-1]), c.reshape(*lead, c.shape[-1])
 
 
-# At 65,536 floats a fresh buffer costs a CPU more than the arithmetic on it (page faults), so that buffers are reused
-# below as soon as they are free.
+# At 65,536 floats a new buffer costs a CPU more than the arithmetic on it (page faults): buffers are reused below as
+# soon as they are free.
 
 
 def _horner(coefficients: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
-    """The polynomial in x whose coefficients, constant term first, are on the last axis."""
+    """Compute the polynomial in x whose coefficients are on the last axis, constant term first."""
     *lower, leading = coefficients.unbind(-1)
     out = torch.empty_like(x) if out is None else out
     if not lower:
         return out.copy_(leading.expand_as(x))
-    # Two passes, because addcmul with two broadcast operands is not vectorised on a CPU: twice the time.
+    # In two passes: addcmul with two broadcast operands is not vectorised on a CPU and takes twice the time.
     torch.mul(x, leading, out=out).add_(lower[-1])
     for coefficient in reversed(lower[:-1]):
         torch.addcmul(coefficient, out, x, out=out)
@@ -104,7 +105,7 @@ def _horner(coefficients: Tensor, x: Tensor, out: Tensor | None = None) -> Tenso
 
 
 def _horner_with_derivative(coefficients: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The polynomial and its derivative."""
+    """Compute the polynomial and its derivative."""
     *lower, leading = coefficients.unbind(-1)
     if not lower:
         return leading.expand_as(x).clone(), torch.zeros_like(x)
@@ -120,21 +121,21 @@ def _horner_with_derivative(coefficients: Tensor, x: Tensor) -> tuple[Tensor, Te
 
 
 def _variable(z: Tensor, version: str) -> Tensor:
-    """The variable of the denominator's polynomial."""
+    """Return the variable of the denominator's polynomial."""
     return z.abs() if version == "A" else z
 
 
 def _guard_(s: Tensor, version: str) -> Tensor:
-    """Q from the denominator's polynomial, in place."""
+    """Compute Q from the denominator's polynomial, in place."""
     return s.abs_().add_(_OFFSETS[version]) if version in _OFFSETS else s
 
 
 def _evaluate(z: Tensor, a: Tensor, c: Tensor, version: str) -> tuple[Tensor, ...]:
-    """R, Q, P', Q', the variable of Q's polynomial, and the sign of what stands inside the bars (B and C)."""
+    """Compute R, Q, P', Q', the variable of Q's polynomial, and the sign of what stands inside the bars (B and C)."""
     variable, sign = _variable(z, version), None
     s, dq = _horner_with_derivative(c, variable)
     if version == "A":
-        torch.copysign(dq, z, out=dq)  # dq has no negative element before
+        torch.copysign(dq, z, out=dq)  # dq had no negative element
     elif version in _OFFSETS:
         sign = torch.copysign(s.new_ones(()), s)
         dq.mul_(sign)
@@ -144,9 +145,9 @@ def _evaluate(z: Tensor, a: Tensor, c: Tensor, version: str) -> tuple[Tensor, ..
 
 
 def _moments(weight: Tensor, x: Tensor, powers: range, batch_dims: int) -> Tensor:
-    """Sums of weight x^j over all but batch and groups, for j in `powers`: `[*batch, groups, len(powers)]`.
+    """Sum weight x^j over all but batch and groups, for j in `powers`: `[*batch, groups, len(powers)]`.
 
-    Overwrites `weight`. A product with a matrix of all the powers takes 1.5 times as long, and a long float32 dot
+    `weight` is overwritten. A product with a matrix of all powers takes 1.5 times as long, and a long float32 dot
     product is less accurate than torch.sum, which adds in a tree.
     """
     dims = [d for d in range(batch_dims, weight.ndim) if d != weight.ndim - 2]
@@ -159,28 +160,28 @@ def _moments(weight: Tensor, x: Tensor, powers: range, batch_dims: int) -> Tenso
     return torch.stack(sums, -1) if sums else weight.new_empty(*weight.shape[:batch_dims], weight.shape[-2], 0)
 
 
-_LARGE = 2.0**20  # coefficients up to here are safe for every x up to the limit
+_LARGE_COEFFICIENT = 2.0**20  # coefficients up to here are safe for every x up to the limit
 
 
 def _far(z: Tensor, a: Tensor, c: Tensor) -> Tensor | None:
-    """Where |x| is so large that a power of it may overflow though the quotient does not; None where it is nowhere."""
+    """Say where |x| is so large that a power of it may overflow though the quotient does not; None for nowhere."""
     degree = max(a.shape[-1], c.shape[-1], 2) - 1
     limit = 2.0 ** ((900.0 if z.dtype == torch.float64 else 100.0) / degree)
-    # No look at a value on a GPU, which would wait for it, nor where there is none yet. The largest element takes ten
-    # times as long as a norm, which is as large at least.
+    # Do not read a value on a GPU, where that waits for it, nor where there is none yet. A norm is at least as large as
+    # the largest element, which takes ten times as long to find.
     if z.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         norm = torch.linalg.vector_norm
-        if norm(z).item() <= limit and norm(a).item() <= _LARGE and norm(c).item() <= _LARGE:
+        if norm(z).item() <= limit and norm(a).item() <= _LARGE_COEFFICIENT and norm(c).item() <= _LARGE_COEFFICIENT:
             return None
-    most = torch.maximum(a.abs().amax(-1), c.abs().amax(-1)).clamp(min=_LARGE)
-    limit = limit * (_LARGE / most) ** (1.0 / degree)
+    most = torch.maximum(a.abs().amax(-1), c.abs().amax(-1)).clamp(min=_LARGE_COEFFICIENT)
+    limit = limit * (_LARGE_COEFFICIENT / most) ** (1.0 / degree)
     return z.abs() > limit
 
 
 class _Far:
-    """R and all its derivatives by polynomials in t = 1/x, at the x of `far`; elsewhere they are those at x = 1.
+    """Compute R and all its derivatives by polynomials in t = 1/x, at the x of `far`; elsewhere as if x were 1.
 
-    Q = v^n q, for v = |x| (version N: x) and n the place of the last coefficient that is not zero.
+    Q = v^n q, where v is |x| (version N: x) and n the place of the last coefficient that is not zero.
     """
 
     def __init__(self, z: Tensor, far: Tensor, a: Tensor, c: Tensor, version: str) -> None:
@@ -203,14 +204,14 @@ class _Far:
         self.bars = self.bars * torch.where(self.n % 2 == 1, self.sign, one)
 
     def scaled(self, value: Tensor, exponent: Tensor) -> Tensor:
-        """value v^exponent, step by step: no power alone overflows."""
+        """Compute value v^exponent step by step, so that no power alone overflows."""
         for step in range(self.most):
             factor = torch.where(exponent > step, self.v, torch.where(-exponent > step, self.w, 1.0))
             value = value * factor
         return value
 
     def gradients(self, grad: Tensor, batch_dims: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_gradients` returns them, for a gradient that is zero where x is not far."""
+        """Compute what `_gradients` returns, for a gradient that is zero where x is not far."""
         dims = [d for d in range(batch_dims, grad.ndim) if d != grad.ndim - 2]
         infinite = self.v.abs() == torch.inf
         share = torch.where(infinite, 0.0, grad) / self.q
@@ -227,9 +228,9 @@ class _Far:
 
 
 def _reversed(coefficients: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For x = 1/t and d, the place of the last coefficient that is not 0: c(x) / x^d, x c'(x) / x^d, and d.
+    """Compute c(x) / x^d, x c'(x) / x^d and d, for x = 1/t and d the place of the last coefficient that is not 0.
 
-    Were the zeros after d counted, t^d alone could be left of it, which underflows.
+    If the zeros after d counted, only t^d could be left, which underflows.
     """
     degree = coefficients.shape[-1] - 1
     places = torch.arange(degree + 1, device=t.device)
@@ -243,7 +244,7 @@ def _reversed(coefficients: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
-    """R(x), in the type of x."""
+    """Compute R(x), in the type of x."""
     z, a, c = _prepare(x, numerator, denominator, version)
     variable = _variable(z, version)
     q = _guard_(_horner(c, variable), version)
@@ -256,7 +257,7 @@ def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> 
 def backward(
     grad: Tensor, x: Tensor, numerator: Tensor, denominator: Tensor, version: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, numerator and denominator for the gradient of R(x)."""
+    """Compute the gradients of x, numerator and denominator from the gradient of R(x)."""
     batch_dims = numerator.ndim - 2
     z, a, c = _prepare(x, numerator, denominator, version)
     grad = grad.to(z.dtype).unflatten(-1, z.shape[-2:])
@@ -275,7 +276,7 @@ def backward(
 def _gradients(
     grad: Tensor, z: Tensor, a: Tensor, c: Tensor, version: str, batch_dims: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Those of `_prepare`'s x and numerator, and of the denominator's coefficients, in version A of their sizes."""
+    """Compute those of `_prepare`'s x and numerator, and of the denominator's coefficients (A: of their sizes)."""
     r, q, dp, dq, variable, sign = _evaluate(z, a, c, version)
     grad_x = dp.sub_(dq.mul_(r)).div_(q).mul_(grad)  # dR/dx = (P' - R Q') / Q
     weight = torch.div(grad, q, out=dq)
@@ -289,7 +290,7 @@ def _gradients(
 
 
 class Plan:
-    """R(x + bias) gate and its gradients for any tensors of one layout: what every backend has."""
+    """Compute R(x + bias) gate and its gradients for any tensors of one layout, as every backend's `Plan` does."""
 
     def __init__(
         self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
@@ -313,7 +314,7 @@ class Plan:
         bias: Tensor | None,
         gate: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        """The gradients of x, numerator, denominator, bias and gate."""
+        """Compute the gradients of x, numerator, denominator, bias and gate."""
         wide = _widened(x)
         u = wide if bias is None else shift(wide, bias)
         inner = _widened(grad) if gate is None else _widened(grad) * gate
@@ -329,17 +330,17 @@ class Plan:
 
 
 def _widened(t: Tensor) -> Tensor:
-    """In the type of the computation, in which bias and gate are applied, too."""
+    """Return t in the type of the computation; bias and gate are applied in it, too."""
     return t if t.dtype == torch.float64 else t.float()
 
 
 def shift(x: Tensor, bias: Tensor) -> Tensor:
-    """x + bias, the bias `[*batch, features]` the same in every row."""
+    """Compute x + bias, for a bias `[*batch, features]` that is the same in every row."""
     return x + bias.to(x.dtype).reshape(*bias.shape[:-1], *(1,) * (x.ndim - bias.ndim), bias.shape[-1])
 
 
 def _like_output(y: Tensor, x: Tensor, numerator: Tensor, bias: Tensor | None) -> Tensor:
-    """y with the strides that every backend gives its output."""
+    """Return y with the strides that every backend gives its output."""
     out = empty_output(x, numerator, bias)
     return y if y.stride() == out.stride() else out.copy_(y)
 
@@ -347,8 +348,10 @@ def _like_output(y: Tensor, x: Tensor, numerator: Tensor, bias: Tensor | None) -
 def expression(
     x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
 ) -> Tensor:
-    """R(x + bias) gate as operations that PyTorch differentiates any number of times, with the same conventions at
-    corners."""
+    """Compute R(x + bias) gate by operations that PyTorch differentiates any number of times.
+
+    The conventions at corners are the same.
+    """
     u = _widened(x) if bias is None else shift(_widened(x), bias)
     groups = numerator.shape[-2]
     z = u.unflatten(-1, (groups, x.shape[-1] // groups))
@@ -364,12 +367,12 @@ def expression(
     for coefficient in reversed(b):
         s = s * v + coefficient
     if version != "C":
-        s = s * v + 0.0  # not -0.0, which would be another side of the corner
+        s = s * v + 0.0  # not -0.0, which is on the other side of the corner
     q = s + 1.0 if version in "AN" else _absolute(s) + _OFFSETS[version]
     y = (p / q).reshape(x.shape)
     return (y if gate is None else y * gate).to(x.dtype)
 
 
 def _absolute(t: Tensor) -> Tensor:
-    """|t|, whose derivative at t = 0 is +1 (at -0.0, -1)."""
+    """Compute |t|, whose derivative at t = 0 is +1 (at -0.0, -1)."""
     return t * torch.copysign(torch.ones_like(t), t)

@@ -1,4 +1,4 @@
-"""The swap of a model's activations for rationals."""
+"""Replace a model's activations by rationals."""
 
 import inspect
 import warnings
@@ -11,23 +11,26 @@ from torch import nn
 from .called import ACTIVATIONS, ELEMENTWISE, called, known
 from .module import Rational
 
-_LISTED = 8  # of what stays
+_MOST_NAMED = 8  # places where an activation stays that a warning names
 
 
 def rationalize(module: nn.Module, degrees: tuple[int, int] = (5, 4), version: str = "A") -> nn.Module:
     """Replace every activation inside `module` by a `Rational` fitted to it, settings included.
 
-    Activations are the modules of `ACTIVATIONS` and attributes of modules that are functions of PyTorch such as F.relu
-    or functools.partial(F.gelu, approximate="tanh"). Works in place and returns `module`; if `module` is itself an
-    activation, returns its `Rational`. A module found at several places is replaced by one `Rational` at all of them, a
-    function by one for each attribute. The fast path of nn.TransformerEncoderLayer, which computes ReLU or GELU
-    whatever its activation has become, is switched off. The new parameters are on the device of the model's first one;
-    give an optimizer its parameters after this call. If anything is raised, the model is as it was.
+    Activations are the modules of `ACTIVATIONS`, and PyTorch functions that are attributes of modules, such as F.relu
+    or functools.partial(F.gelu, approximate="tanh"). The change is made in place. A module found at several places is
+    replaced by one `Rational` at all of them, a function by one for each attribute. The fast path of
+    nn.TransformerEncoderLayer, which computes ReLU or GELU whatever its activation has become, is switched off. The new
+    parameters are on the device of the model's first one; give an optimizer its parameters after this call. If anything
+    is raised, the model is as it was.
 
-    Warns once, with their places, of the activations that stay: those that a forward calls as functions or makes on the
-    spot, those inside nn.RNN, nn.LSTM and nn.GRU, those in plain lists, modules that are attributes of a class, and
+    One warning names the activations that stay, and their places: those that a forward calls as functions or makes on
+    the spot, those inside nn.RNN, nn.LSTM and nn.GRU, those in plain lists, modules that are attributes of a class, and
     those of scripted modules and of classes derived from `ACTIVATIONS`. What a forward computes otherwise
-    (x.clamp(min=0)) or looks up by a name (getattr(F, name)) is not seen.
+    (x.clamp(min=0)) or looks up by a name (getattr(F, name)) is not found.
+
+    Returns:
+        `module`, or its `Rational` if `module` is itself an activation.
 
     Raises:
         ValueError: an nn.PReLU with several slopes, which no single rational approximates; wrong degrees or version; a
@@ -52,12 +55,13 @@ def rationalize(module: nn.Module, degrees: tuple[int, int] = (5, 4), version: s
         (owner, name, fitted(function, owner.training)) for owner in owners for name, function in _functions(owner)
     ]
     if left := list(_left(module, of_module)):
-        more = f"; and {len(left) - _LISTED} more" if len(left) > _LISTED else ""
+        more = f"; and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
         warnings.warn(
-            f"rationalize leaves activations that it cannot replace: {'; '.join(left[:_LISTED])}{more}", stacklevel=2
+            f"rationalize leaves activations that it cannot replace: {'; '.join(left[:_MOST_NAMED])}{more}",
+            stacklevel=2,
         )
 
-    # From here on nothing can fail. Not by setattr, which a class may have made its own.
+    # From here on nothing can fail. A class may have its own setattr: write to the dictionaries.
     if module in of_module:
         return of_module[module]
     for owner in owners:
@@ -66,7 +70,7 @@ def rationalize(module: nn.Module, degrees: tuple[int, int] = (5, 4), version: s
     for owner, name, rational in functions:
         vars(owner).pop(name, None)
         owner._modules[name] = rational
-        if hasattr(type(owner), name):  # it would be found first
+        if hasattr(type(owner), name):  # which would be found first
             vars(owner)[name] = rational
     for owner in owners:
         _switch_off_fast_path(owner)
@@ -74,11 +78,12 @@ def rationalize(module: nn.Module, degrees: tuple[int, int] = (5, 4), version: s
 
 
 def _is_fixed(module: nn.Module) -> bool:
+    """Say whether nothing inside the module is to be replaced."""
     return isinstance(module, torch.jit.ScriptModule | Rational)
 
 
 def _functions(owner: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The attributes of a module, or of its class, that are elementwise functions with nothing but settings."""
+    """Find the attributes of a module, or of its class, that are elementwise functions, with settings or without."""
     for name in dict.fromkeys([*vars(owner), *_own_class_attributes(owner)]):
         value = inspect.getattr_static(owner, name)
         value = value.__func__ if isinstance(value, staticmethod) else value
@@ -87,12 +92,13 @@ def _functions(owner: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _own_class_attributes(owner: nn.Module) -> list[str]:
+    """Name the attributes of the module's classes, but for PyTorch's."""
     bases = [base for base in type(owner).__mro__ if not base.__module__.startswith("torch.")]
     return [name for base in bases for name in vars(base)]
 
 
 def _left(module: nn.Module, replaced: dict[nn.Module, Rational]) -> Iterator[str]:
-    """Where activations stay, and which."""
+    """Say where activations stay, and which."""
     scripted = []
     for path, child in module.named_modules():
         where = path or type(child).__name__
@@ -123,10 +129,10 @@ def _left(module: nn.Module, replaced: dict[nn.Module, Rational]) -> Iterator[st
 
 
 def _switch_off_fast_path(owner: nn.Module) -> None:
-    """Of PyTorch's encoder, which reads these and not the activation, where that is a rational now."""
+    """Switch it off in PyTorch's encoder where the activation is a rational now: it reads flags, not the activation."""
     if isinstance(owner, nn.TransformerEncoderLayer) and isinstance(getattr(owner, "activation", None), Rational):
         owner.activation_relu_or_gelu = 0
     if isinstance(owner, nn.TransformerEncoder) and any(
         isinstance(getattr(layer, "activation", None), Rational) for layer in owner.layers
     ):
-        owner.use_nested_tensor = False  # a nested tensor is for the fast path alone
+        owner.use_nested_tensor = False  # nested tensors are for the fast path alone

@@ -1,4 +1,4 @@
-"""The functions that a rational can start as, and the committed table of their fits.
+"""Name the functions that a rational can start as, and read the committed table of their fits.
 
 `python -m rlrat.rational.fit` writes the table, fitted.json; initial.py looks in it.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 Function = Callable[[Tensor], Tensor]
 
-# PReLU and LeakyReLU at PyTorch's initial and default slope; GELU is the exact one, with erf.
+# PReLU has PyTorch's initial slope, LeakyReLU the default one; GELU is the exact one, with erf.
 FUNCTIONS: dict[str, Function] = {
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,
@@ -39,7 +39,7 @@ INTERVAL = (-5.0, 5.0)
 
 @dataclass(frozen=True)
 class Fit:
-    """A rational R fitted to a function f.
+    """Hold a rational R that is fitted to a function f.
 
     `max_error` is the largest |R(x) - f(x)| over `interval`; `values` are R(-100), R(-10), R(10), R(100).
     """
@@ -53,12 +53,13 @@ class Fit:
 
     @property
     def degrees(self) -> tuple[int, int]:
+        """Return (m, n), the degrees of P and Q."""
         return len(self.numerator) - 1, len(self.denominator) - (self.version == "C")
 
 
 @cache
 def table() -> dict[tuple[str, tuple[int, int], str], Fit]:
-    """The committed fits, by (name, degrees, version)."""
+    """Read the committed fits, by (name, degrees, version)."""
     entries = {}
     for entry in json.loads(TABLE.read_text())["fits"]:
         name = entry.pop("name")
@@ -68,7 +69,7 @@ def table() -> dict[tuple[str, tuple[int, int], str], Fit]:
 
 
 def sample(function: Function, x: Tensor) -> Tensor:
-    """f at the points x (float64, one axis).
+    """Compute f at the points x (float64, one axis).
 
     Raises:
         ValueError: the function is not elementwise.
@@ -76,7 +77,7 @@ def sample(function: Function, x: Tensor) -> Tensor:
     if isinstance(function, nn.Module):
         function = copy.deepcopy(function).to("cpu", torch.float64)
     with torch.no_grad():
-        y, half = function(x.clone()), function(x[::2].clone())  # clones: the function may work in place
+        y, half = function(x.clone()), function(x[::2].clone())  # clones, because the function may work in place
     if not isinstance(y, Tensor) or y.shape != x.shape or not torch.allclose(y[::2], half, rtol=1e-9, equal_nan=True):
         name = getattr(function, "__name__", repr(function))
         raise ValueError(f"{name} is not an elementwise function, so that a rational cannot approximate it")

@@ -1,12 +1,13 @@
-"""GPU kernels of y = R(x + bias) gate and its gradients; reference.py is the definition, gpu.py launches them.
+"""Compute y = R(x + bias) gate and its gradients on a GPU; reference.py is the definition, gpu.py launches the kernels.
 
-What has coefficients of its own, one batch entry and group, is a unit of `rows` x `width` elements. A program works on
-tiles of LANES x VECTOR of them: VECTOR neighbours belong to one thread, 16 bytes where memory allows, so that a sum
+One batch entry and group has coefficients of its own: it is a unit of `rows` x `width` elements. A program works on
+tiles of LANES x VECTOR elements. VECTOR neighbours belong to one thread, 16 bytes where memory allows, so that a sum
 over them needs no exchange between threads. A tile is CHUNKS * VECTOR columns wide and LANES // CHUNKS rows high. Where
-only the order in memory matters (FLAT) a row is one tile, and `elements` says where the last row ends.
+only the order in memory matters (FLAT), a row is one tile, and `elements` says where the last row ends.
 
-Horner's scheme throughout. A program that has met an |x| > LIMIT, from where on powers of x may overflow although their
-quotient does not, does its work again: then such an x takes polynomials in 1/x, which are limits where it is infinite.
+Polynomials are computed by Horner's scheme. Where |x| > LIMIT, powers of x may overflow although their quotient does
+not. A program that meets such an x does its work again, with polynomials in 1/x for these x; where x is infinite, they
+are limits.
 """
 
 import triton
@@ -15,14 +16,14 @@ import triton.language as tl
 
 @triton.jit
 def _is_negative(x):
-    """Its sign bit, which -0.0 has, too."""
+    """Return the sign bit of x, which -0.0 has, too."""
     INTEGER: tl.constexpr = tl.int64 if x.dtype == tl.float64 else tl.int32
     return x.to(INTEGER, bitcast=True) < 0
 
 
 @triton.jit
 def _coefficients(a_ptr, b_ptr, M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, TYPE: tl.constexpr):
-    """P's coefficients and those of the whole polynomial in Q, constant terms first."""
+    """Load the coefficients of P and of the whole polynomial in Q, constant terms first."""
     GIVEN: tl.constexpr = N + 1 if VERSION == "C" else N
     a, c = (), ()
     for j in tl.static_range(M + 1):
@@ -37,7 +38,7 @@ def _coefficients(a_ptr, b_ptr, M: tl.constexpr, N: tl.constexpr, VERSION: tl.co
 
 @triton.jit
 def _horner(c, x, DEGREE: tl.constexpr):
-    """The polynomial and its derivative."""
+    """Compute the polynomial and its derivative."""
     value, slope = c[DEGREE], c[DEGREE] * 0.0
     for i in tl.static_range(DEGREE - 1, -1, -1):
         slope = value if i == DEGREE - 1 else slope * x + value
@@ -47,9 +48,9 @@ def _horner(c, x, DEGREE: tl.constexpr):
 
 @triton.jit
 def _reversed(c, t, DEGREE: tl.constexpr):
-    """For x = 1/t and d, the place of the last coefficient that is not 0: c(x) / x^d, x c'(x) / x^d, and d.
+    """Compute c(x) / x^d, x c'(x) / x^d and d, for x = 1/t and d the place of the last coefficient that is not 0.
 
-    Were the zeros after d counted, t^d alone could be left of it, which underflows.
+    If the zeros after d counted, only t^d could be left, which underflows.
     """
     value, slope, d = c[0], c[0] * 0.0, 0
     for j in tl.static_range(1, DEGREE + 1):
@@ -63,7 +64,7 @@ def _reversed(c, t, DEGREE: tl.constexpr):
 
 @triton.jit
 def _scaled(z, x, t, e, MOST: tl.constexpr):
-    """z x^e for -MOST <= e <= MOST, step by step: no power alone overflows."""
+    """Compute z x^e for -MOST <= e <= MOST step by step, so that no power alone overflows."""
     for i in tl.static_range(MOST):
         z = z * tl.where(i < e, x, tl.where(i < -e, t, 1.0))
     return z
@@ -71,7 +72,7 @@ def _scaled(z, x, t, e, MOST: tl.constexpr):
 
 @triton.jit
 def _fast(a, c, x, M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr):
-    """P, Q, P', Q' but for its sign, and whether that is negative."""
+    """Compute P, Q, P', Q' without its sign, and whether that sign is negative."""
     p, dp = _horner(a, x, M)
     s, ds = _horner(c, tl.abs(x) if VERSION == "A" else x, N)
     if VERSION == "B" or VERSION == "C":
@@ -81,7 +82,7 @@ def _fast(a, c, x, M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr):
 
 @triton.jit
 def _careful(a, c, x, M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr):
-    """For a large x, v = |x| (version N: x) and Q = v^n q: R, R', v, 1/v, q, n, the signs of x and inside the bars."""
+    """Compute R, R', v, 1/v, q, n, the sign of x and that inside the bars: for a large x, v = |x| (N: x), Q = v^n q."""
     MOST: tl.constexpr = max(M, N)
     t = 1.0 / x
     v, w, one = x, t, t * 0.0 + 1.0
@@ -106,9 +107,9 @@ def _place(
     row_tile, column_tile, piece, elements, rows, width,
     FLAT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr, TAKEN: tl.constexpr,
 ):  # fmt: skip
-    """Rows (int64) and columns of a tile's elements, and which of them there are.
+    """Find the rows (int64) and columns of a tile's elements, and which of them exist.
 
-    TAKEN elements of each lane's VECTOR, from the one numbered `piece` on.
+    They are TAKEN elements of each lane's VECTOR, from number `piece` on.
     """
     lane, element = tl.arange(0, LANES), tl.arange(0, TAKEN)
     row = row_tile * (LANES // CHUNKS) + (lane // CHUNKS)[:, None].to(tl.int64)
@@ -120,7 +121,7 @@ def _place(
 
 @triton.jit
 def _limit(a, c, M: tl.constexpr, N: tl.constexpr, LIMIT: tl.constexpr):
-    """The |x| from which on care is needed: LIMIT, and less where coefficients are large, too."""
+    """Find the |x| from which on care is needed: LIMIT, or less where coefficients are large."""
     most = tl.abs(a[0])
     for j in tl.static_range(1, M + 1):
         most = tl.maximum(most, tl.abs(a[j]))
@@ -133,7 +134,7 @@ def _limit(a, c, M: tl.constexpr, N: tl.constexpr, LIMIT: tl.constexpr):
 
 @triton.jit
 def _far(x, limit):
-    """Where an x is too large for its powers."""
+    """Say where x is too large for its powers."""
     return tl.abs(x) > limit
 
 
@@ -145,9 +146,9 @@ def _forward_tile(
     FLAT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
     TYPE: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """One tile, or with CAREFUL one element of each lane if it is large; the largest |x|.
+    """Compute one tile, or with CAREFUL one element of each lane where it is large; return the largest |x|.
 
-    It is rare that care is needed, and must not claim registers that the others need: hence one by one.
+    Care is rarely needed and must not take registers from the common case: hence one element at a time.
     """
     TAKEN: tl.constexpr = 1 if CAREFUL else VECTOR
     row, column, mask = _place(row_tile, column_tile, piece, elements, rows, width, FLAT, LANES, CHUNKS, VECTOR, TAKEN)
@@ -174,7 +175,7 @@ def forward_kernel(
     M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
     FLAT: tl.constexpr, LIMIT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """One tile a program."""
+    """Compute one tile in each program."""
     TYPE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     column_tiles, row_tiles = tl.cdiv(width, CHUNKS * VECTOR), tl.cdiv(rows, LANES // CHUNKS)
     program = tl.program_id(0)
@@ -214,9 +215,9 @@ def _backward_tiles(
     FLAT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
     TYPE: tl.constexpr, CAREFUL: tl.constexpr,
 ):  # fmt: skip
-    """All tiles of a program: each lane's sums for the coefficients, those for the bias, and its largest |x|.
+    """Compute all tiles of a program; return each lane's sums for the coefficients and the bias, and its largest |x|.
 
-    The pointers are to the unit's first element. With CAREFUL a lane's elements come one by one, too.
+    The pointers are to the unit's first element. With CAREFUL, too, a lane's elements come one at a time.
     """
     FIRST: tl.constexpr = 0 if VERSION == "C" else 1
     MOST: tl.constexpr = max(M, N)
@@ -242,8 +243,8 @@ def _backward_tiles(
             p, q, dp, ds, negative = _fast(a, c, x, M, N, VERSION)
             inverse = 1.0 / q
             r, weight = p * inverse, inner * inverse
-            # R Q' has the sign of x (A) or of what is inside the bars (B, C); so have R's products with odd powers (A)
-            # or with all (B, C).
+            # R Q' has the sign of x (A) or of what is inside the bars (B, C). So do R's products with odd powers (A) or
+            # with all powers (B, C).
             signed = r
             if VERSION != "N":
                 signed = tl.where(negative, -r, r)
@@ -254,7 +255,7 @@ def _backward_tiles(
                 far = _far(x, limit)
                 r_far, slope_far, v, w, q_far, n, sign, bars = _careful(a, c, tl.where(far, x, 1.0), M, N, VERSION)
                 r, slope = tl.where(far, r_far, r), tl.where(far, slope_far, slope)
-                infinite = tl.abs(x) == float("inf")  # and adds nothing to the coefficients' sums
+                infinite = tl.abs(x) == float("inf")  # which adds nothing to the coefficients' sums
                 share = tl.where(infinite, 0.0, 1.0 / q_far)
                 v, r_far = tl.where(infinite, 1.0, v), tl.where(infinite, 1.0, r_far)
             dx = slope * inner
@@ -295,10 +296,10 @@ def backward_kernel(
     M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
     FLAT: tl.constexpr, LIMIT: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """`splits` programs for each column of tiles; the last one of a unit adds what all have put into partial_ptr.
+    """Compute each column of tiles by `splits` programs; a unit's last one adds what all have stored in partial_ptr.
 
     partial_ptr: `[units, splits * column tiles, terms]`; partial_bias_ptr: `[units, splits, width]`; ticket_ptr:
-    `[units]` zeros, which it leaves as zeros.
+    `[units]` zeros, which the kernel leaves as zeros.
     """
     TYPE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
     FIRST: tl.constexpr = 0 if VERSION == "C" else 1
@@ -341,9 +342,9 @@ def backward_kernel(
         by_column = tl.sum(tl.reshape(bias_sums, [LANES // CHUNKS, CHUNKS * VECTOR]), 0)
         at = column_tile * (CHUNKS * VECTOR) + tl.arange(0, CHUNKS * VECTOR)
         tl.store(partial_bias_ptr + (unit * splits + split).to(tl.int64) * width + at, by_column, at < width)
-    tl.debug_barrier()  # every thread's stores, before one of them takes the ticket
+    tl.debug_barrier()  # every thread has stored before one of them takes the ticket
     if tl.atomic_add(ticket_ptr + unit, 1, sem="acq_rel") == programs - 1:
-        # Past the first cache, which is not coherent, and in float64: a few thousand numbers.
+        # Add a few thousand numbers in float64, read past the first cache, which is not coherent.
         BLOCK: tl.constexpr = 1024
         index = tl.arange(0, BLOCK)
         for j in tl.static_range(TERMS):
