@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from rlrat.errors import InputError, reason, warn
-from rlrat.json_files import EXACT_INTEGERS
+from rlrat.json_files import EXACT_INTEGERS, find_json
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized, open_text, plain, read_json
+from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized, open_text, plain
 from rlrat.runs.schema import DIVERGED, IMPORTED, NO_FINAL, UNFINISHED
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
@@ -196,7 +196,7 @@ def _names(path: Path) -> tuple[str, str]:
     Raises:
         ValueError: it has none.
     """
-    config = (read_json(path) or {}).get("config")
+    config = (find_json(path) or {}).get("config")
     kind, params = (config.get(name) for name in ("type", "params")) if isinstance(config, dict) else (None, None)
     activation = _activation(params) if isinstance(params, dict) else None
     if not (isinstance(kind, str) and isinstance(activation, str)):

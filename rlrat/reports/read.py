@@ -17,7 +17,7 @@ import numpy as np
 
 from rlrat.errors import InputError, printable, reason, warn
 from rlrat.evaluation.scores import normalize
-from rlrat.json_files import EXACT_INTEGERS, as_number, is_deep, open_file
+from rlrat.json_files import EXACT_INTEGERS, as_number, find_json, open_file
 from rlrat.runs.schema import (
     CONFIG,
     EVALUATIONS,
@@ -201,7 +201,7 @@ def cannot_list(error: OSError) -> None:
 
 
 def _read_run(folder: Path) -> RunRecord | None:
-    config = read_json(folder / CONFIG)
+    config = find_json(folder / CONFIG)
     if config is None:
         return None
     config = _of_right_types(folder, config)
@@ -277,7 +277,7 @@ def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
     path = folder / SUMMARY
     if not os.path.lexists(path):
         return UNFINISHED, ()
-    summary = read_json(path) or {}
+    summary = find_json(path) or {}
     status = summary.get("status")
     if status not in STATUSES:
         warn(f"{path} cannot be read, or has no status that is known: the run counts as unfinished")
@@ -290,16 +290,6 @@ def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
             warn(f"{path} has {name} that are no list of updates: what is none is left out")
         missing.update(whole)
     return status, tuple(sorted(missing))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """An object from a JSON file; None where it cannot be read, is none or is nested absurdly deep."""
-    try:
-        with open_text(path) as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) and not is_deep(content) else None
 
 
 def plain(line: str) -> str:

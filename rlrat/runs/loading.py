@@ -118,7 +118,7 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise InputError(
             f"the checkpoint in {run} does not fit this version of rlrat ({reason(error)}): "
-            "use the version in the run's config.json, or train again with --overwrite"
+            f"use the version in the run's {CONFIG}, or train again with --overwrite"
         ) from None
     return policy.to(find_device(device)).eval().requires_grad_(False)
 

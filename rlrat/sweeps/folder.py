@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError, printable, reason
-from rlrat.json_files import EXACT_INTEGERS, load_json, open_file
+from rlrat.json_files import EXACT_INTEGERS, find_json, load_json, open_file
 from rlrat.runs.locks import STALE_SECONDS, Owner, read_owner
 from rlrat.runs.schema import (
     CHECKPOINT,
@@ -53,7 +53,7 @@ class Failure:
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """A finished run's summary; None while it is not finished, or its summary cannot be read."""
-    return _read(folder / SUMMARY)
+    return find_json(folder / SUMMARY)
 
 
 def seed_status(folder: Path) -> str:
@@ -95,7 +95,7 @@ def clash(folder: Path, ours: dict[str, Any], defaults: dict[str, Any]) -> str |
 
     What the folder does not know is as `defaults` has it, or else not compared. The agent itself compares again.
     """
-    config = _read(folder / CONFIG)
+    config = find_json(folder / CONFIG)
     if config is None:
         return None
     identity = config.get("identity")
@@ -276,13 +276,6 @@ class SweepFolder:
         finally:
             with contextlib.suppress(OSError):
                 trial.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return load_json(path)
-    except (OSError, ValueError):
-        return None
 
 
 def _shown(value: Any) -> str:
