@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from rlrat.errors import InputError
+from rlrat.updates.learner import Learner
 from rlrat.updates.machine import available_memory, process_kilobytes
 
 SMALLEST = 16
@@ -67,7 +67,7 @@ class ResourceEstimate:
         )
 
 
-def estimate_resources(build: Callable[[int], nn.Module], num_members: int, device: torch.device) -> ResourceEstimate:
+def estimate_resources(build: Callable[[int], Learner], num_members: int, device: torch.device) -> ResourceEstimate:
     """Measure two small learners of `num_members` (at least `SMALLEST`), for seconds, and draw the line through both.
 
     On a CPU it was within a fifth of the memory that 8 and 64 members of each agent took; the time is as good as the
@@ -140,7 +140,7 @@ def peak_memory(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _measure(build: Callable[[int], nn.Module], size: int, device: torch.device) -> tuple[int, float, int]:
+def _measure(build: Callable[[int], Learner], size: int, device: torch.device) -> tuple[int, float, int]:
     """The bytes that it takes at its peak, the mean seconds of an update, and the bytes of its state alone."""
     before = track_peak(device)
     learner = build(size)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from rlrat.errors import InputError
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.estimates import gigabytes, memory_of
+from rlrat.updates.learner import Learner
 from rlrat.updates.machine import available_memory, free_swap
 
 META = torch.device("meta")
@@ -36,7 +37,7 @@ def may_be_large(arguments: RunArguments, num_members: int) -> bool:
     return math.prod(sorted(numbers)[-2:]) * num_members > _SMALL
 
 
-def check_memory(build: Callable[[torch.device], nn.Module], num_members: int, device: torch.device) -> None:
+def check_memory(build: Callable[[torch.device], Learner], num_members: int, device: torch.device) -> None:
     """Refuse a learner that surely does not fit, before anything of it is allocated.
 
     Args:
@@ -65,7 +66,7 @@ def check_memory(build: Callable[[torch.device], nn.Module], num_members: int, d
         raise InputError(f"{members} {need}, but {has}: {advice}")
 
 
-def measure(build: Callable[[torch.device], nn.Module], enough: float) -> tuple[int | None, int, bool]:
+def measure(build: Callable[[torch.device], Learner], enough: float) -> tuple[int | None, int, bool]:
     """The bytes of a learner's state, and of all tensors at the peak of building it and of its first update.
 
     It ends when the peak is above `enough`: the last value is whether it did not. The state is None where that is

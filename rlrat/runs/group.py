@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlrat.datasets import Dataset
 from rlrat.errors import InputError, reason, warn
@@ -22,6 +22,7 @@ from rlrat.runs.dashboards import finish_board
 from rlrat.runs.folder import FAILED, RunFolder, starts
 from rlrat.runs.lines import EVALUATIONS
 from rlrat.runs.recovery import Recovered, recover
+from rlrat.updates.learner import Learner
 
 
 @dataclass
@@ -160,7 +161,7 @@ class Group:
             "device": str(self._device),
         }
 
-    def restore(self, learner: nn.Module, targets: int) -> tuple[TrainingProgress, list[set[int]]]:
+    def restore(self, learner: Learner, targets: int) -> tuple[TrainingProgress, list[set[int]]]:
         """Load the newest update that all members have, cut off what lies after it, and make the folders.
 
         `targets` is how many lines an evaluation has. Also the evaluations that each member has.
@@ -256,7 +257,7 @@ class Group:
             ) from None
 
     def _load(
-        self, learner: nn.Module, checkpoints: dict[int, dict[str, Any]], recovered: list[Recovered]
+        self, learner: Learner, checkpoints: dict[int, dict[str, Any]], recovered: list[Recovered]
     ) -> TrainingProgress:
         """Give the learner what checkpoints hold, by member; one that is left out keeps what it has."""
         now = {name: tensor.cpu() for name, tensor in learner.state_dict().items()}
@@ -283,7 +284,7 @@ class Group:
         )
 
     @staticmethod
-    def _pending(learner: nn.Module, update: int, pending: list[dict[int, dict[str, Any]]]) -> Snapshot:
+    def _pending(learner: Learner, update: int, pending: list[dict[int, dict[str, Any]]]) -> Snapshot:
         """The snapshot of `update`; a member that has none plays as it is, and nobody asks how."""
         now = {name: tensor.cpu() for name, tensor in learner.policy.state_dict().items()}
         there = [one.get(update) for one in pending]
@@ -292,7 +293,7 @@ class Group:
         seconds = [max(one[name] for one in there if one) for name in ("train_seconds", "wall_seconds")]
         return Snapshot(update, wanted, *seconds, _stack(states))
 
-    def save(self, learner: nn.Module, progress: TrainingProgress) -> None:
+    def save(self, learner: Learner, progress: TrainingProgress) -> None:
         """A checkpoint for each member, and all that TensorBoard has been given."""
         state = {name: value.cpu() for name, value in learner.state_dict().items()}
         for index, folder in self.trained.items():
@@ -364,7 +365,7 @@ class Group:
         ]
         return evaluation, episodes
 
-    def finish(self, learner: nn.Module, progress: TrainingProgress) -> tuple[list[str], str | None]:
+    def finish(self, learner: Learner, progress: TrainingProgress) -> tuple[list[str], str | None]:
         """Hand TensorBoard its last and write each `summary.json`.
 
         Says what each member is and, where some have no evaluation of a trained policy, which ones and why.

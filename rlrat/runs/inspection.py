@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlrat.networks.activations import PReLU
 from rlrat.rational import Rational
+from rlrat.updates.learner import Learner
 from rlrat.updates.trained import trained_activations
 
 BINS = 40
@@ -21,7 +22,7 @@ _QUANTILES = (0.001, 0.999)  # a histogram over every input would be one bar whe
 
 @torch.no_grad()
 def _look(
-    learner: nn.Module, batch: tuple, look: Callable[[str, Any, Tensor], None], layers: Mapping[str, nn.Module]
+    learner: Learner, batch: tuple, look: Callable[[str, Any, Tensor], None], layers: Mapping[str, nn.Module]
 ) -> None:
     """`look(name, layer, inputs)` at these layers while `learner.inspect` passes the batch through them.
 
@@ -43,7 +44,7 @@ def _look(
             handle.remove()
 
 
-def rational_scalars(learner: nn.Module, batch: tuple) -> dict[str, Tensor]:
+def rational_scalars(learner: Learner, batch: tuple) -> dict[str, Tensor]:
     """What each rational layer does on `batch`, `[S]` each, a mean over its critics and groups.
 
     The slope that it tends to at large |x|, its largest slope on the inputs seen, and the share of inputs outside the
@@ -63,7 +64,7 @@ def rational_scalars(learner: nn.Module, batch: tuple) -> dict[str, Tensor]:
     return scalars
 
 
-def activation_rows(learner: nn.Module, batch: tuple) -> list[list[dict[str, Any]]]:
+def activation_rows(learner: Learner, batch: tuple) -> list[list[dict[str, Any]]]:
     """For each seed the lines of `activations.csv`: every trained activation's coefficients and inputs.
 
     One line for each layer, part (0 and 1 for a pair of critics) and group, of which the first 8 are kept. `counts` is

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from torch.profiler import profile
+
+from rlrat.updates.learner import Learner
 
 _FIRST, _COUNT = 20, 20  # updates that the trace holds: not the first ones, which meet cold caches or are compiled
 
@@ -23,7 +24,7 @@ class Profile:
         trace: where the trace goes, in Chrome's format (chrome://tracing, https://ui.perfetto.dev).
     """
 
-    def __init__(self, learner: nn.Module, device: torch.device, trace: Path) -> None:
+    def __init__(self, learner: Learner, device: torch.device, trace: Path) -> None:
         self._device, self._trace = device, trace
         self._seconds: Counter[str] = Counter()
         self._updates, self._profiler = 0, None

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlrat.console import Console
 from rlrat.datasets import load_dataset
@@ -34,7 +34,7 @@ from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
-from rlrat.updates.learner import check_learner
+from rlrat.updates.learner import Learner, check_learner
 from rlrat.updates.machine import find_device, keep_freed_memory, set_precision, useful_threads
 
 # Slurm can send SIGUSR1 before it takes a machine away; Windows has none.
@@ -48,17 +48,14 @@ class _Stopped(Exception):
 class Run:
     """The seeds of one command, trained side by side, each with its own run folder.
 
-    An agent's file is this, and a learner that is made as `Learner(arguments, dataset, seeds, device)`:
+    An agent's file has the class of its learner, made as `MyLearner(arguments, dataset, seeds, device)`, and this:
 
         run = Run("agent", arguments)
-        learner = run.build(Learner)
+        learner = run.build(MyLearner)
         for update in run.updates(learner):
             run.log(learner.update(*learner.inputs(update)))
 
-    A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`,
-    or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`), `inputs(update)`,
-    the first of which is the batch, and `inspect(batch)`, a pass through those whose trained activations are logged.
-    `build` says what it lacks (see `rlrat.updates.learner`).
+    `rlrat.updates.Learner` is the protocol of a learner; `build` says what one lacks of it.
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
@@ -108,7 +105,7 @@ class Run:
         self._signal: int | None = None
         self._warned: set[int] = set()
 
-    def build(self, learner: Callable[..., nn.Module]) -> nn.Module:
+    def build(self, learner: Callable[..., Learner]) -> Learner:
         """The learner of all that are trained: each seed, with each combination of the settings that have several.
 
         Of sixteen or more, what they will take is measured and said first; fewer are begun at once.
@@ -118,14 +115,14 @@ class Run:
         """
         group = self._group.members
 
-        def first(count: int) -> nn.Module:
+        def first(count: int) -> Learner:
             some = group[:count]
             arguments = side_by_side(self.arguments, some, self.device)
             made = learner(arguments, self.dataset, [member.seed for member in some], self.device)
             check_learner(made, count)
             return made
 
-        def shapes(device: torch.device) -> nn.Module:
+        def shapes(device: torch.device) -> Learner:
             return learner(group[0].arguments, self.dataset, [member.seed for member in group], device)
 
         if may_be_large(group[0].arguments, len(group)):
@@ -159,7 +156,7 @@ class Run:
         sums, count = self._sums.get(names, (0.0, 0))
         self._sums[names] = (values.add_(sums), count + 1)
 
-    def updates(self, learner: nn.Module) -> Iterator[int]:
+    def updates(self, learner: Learner) -> Iterator[int]:
         """The updates that are still to do; around them everything is evaluated, logged and saved when it is due.
 
         A first Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and exits.
@@ -177,7 +174,7 @@ class Run:
             self._warned |= self._group.left_out
             yield from self._updates(learner)
 
-    def _updates(self, learner: nn.Module) -> Iterator[int]:
+    def _updates(self, learner: Learner) -> Iterator[int]:
         self._learner, self._batch = learner, learner.inputs(0)[0]
         if self.device.type == "cpu" and self.arguments.num_threads is None:
             self._choose_threads()

@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = lazy(
     {
         **dict.fromkeys(("Adam", "SeedGuard", "cosine", "flatten", "polyak_"), "optim"),
         **dict.fromkeys(("Blocks", "Stream"), "random"),
+        "Learner": "learner",
     },
 )

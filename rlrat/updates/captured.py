@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rlrat.errors import reason, warn
+from rlrat.updates.learner import Learner
 
 _WARM_UPS = 3  # of the plain update before it is recorded, so that every kernel and library is loaded
 _TOLERANCE = {"rtol": 1e-3, "atol": 1e-5, "equal_nan": True}
@@ -60,7 +61,7 @@ class _Recording:
     metrics: dict[str, Tensor] | None = None
 
 
-def captured(learner: nn.Module, make_graph: Callable[[], Graph] = CudaGraph) -> Callable[..., dict[str, Tensor]]:
+def captured(learner: Learner, make_graph: Callable[[], Graph] = CudaGraph) -> Callable[..., dict[str, Tensor]]:
     """`learner.update` that is recorded in its fourth call and replayed from then on; its metrics are overwritten then.
 
     An update launches hundreds of small kernels, which takes the host longer than they take the GPU. What is no tensor
@@ -121,12 +122,12 @@ def captured(learner: nn.Module, make_graph: Callable[[], Graph] = CudaGraph) ->
     return call
 
 
-def _copy(learner: nn.Module) -> dict[str, Tensor]:
+def _copy(learner: Learner) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in learner.state_dict().items()}
 
 
 @torch.no_grad()
-def _load(learner: nn.Module, state: dict[str, Tensor]) -> None:
+def _load(learner: Learner, state: dict[str, Tensor]) -> None:
     """In place: a recording knows its tensors by their addresses."""
     for name, value in learner.state_dict().items():
         value.copy_(state[name])
