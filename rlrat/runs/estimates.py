@@ -13,7 +13,7 @@ import torch
 
 from rlrat.errors import InputError
 from rlrat.updates.learner import Learner
-from rlrat.updates.machine import available_memory, process_kilobytes
+from rlrat.updates.machine import available_memory, proc_bytes
 
 SMALLEST = 16
 """Of fewer members nothing is measured: they are as small as the learners that would be."""
@@ -131,7 +131,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        return process_kilobytes(Path("/proc/self/status"), "VmHWM")
+        return proc_bytes(Path("/proc/self/status"), "VmHWM")
     except OSError:  # not Linux: since the process began
         try:
             import resource

@@ -1,4 +1,4 @@
-"""A run: from a command line to finished run folders, through any number of kills."""
+"""Run an agent: from a command line to finished run folders, through any number of kills."""
 
 import dataclasses
 import signal
@@ -42,11 +42,11 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") i
 
 
 class _Stopped(Exception):
-    """A signal asks the run to stop."""
+    """A signal has asked the run to stop."""
 
 
 class Run:
-    """The seeds of one command, trained side by side, each with its own run folder.
+    """Trains the members of one command side by side, each in its own run folder.
 
     An agent's file has the class of its learner, made as `MyLearner(arguments, dataset, seeds, device)`, and this:
 
@@ -59,13 +59,13 @@ class Run:
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
-        """Load the dataset, compare it with the environment and the folders.
+        """Load the dataset, and compare it with the environment and the run folders.
 
-        Nothing is written yet: the agent may still find its settings impossible.
+        Nothing is written yet: the agent may still refuse its settings.
 
         Raises:
-            InputError: for whatever in the arguments, the dataset or the folders the user can mend.
-            SystemExit: with code 0, where every seed is finished.
+            InputError: something in the arguments, the dataset or the folders that the user can mend.
+            SystemExit: with code 0, where every member is finished.
         """
         self.agent = agent
         self.console = Console()
@@ -101,17 +101,20 @@ class Run:
         if not self._group.members:
             raise SystemExit(0)
 
-        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # by the metrics that an update had
+        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # by the names of the metrics that were summed
         self._signal: int | None = None
         self._warned: set[int] = set()
 
     def build(self, learner: Callable[..., Learner]) -> Learner:
-        """The learner of all that are trained: each seed, with each combination of the settings that have several.
+        """Make the learner of all members: each seed with each combination of the settings that have several values.
 
-        Of sixteen or more, what they will take is measured and said first; fewer are begun at once.
+        For sixteen members or more, the memory and time that they will take are measured and said first.
+
+        Args:
+            learner: makes it, as `learner(arguments, dataset, seeds, device)`.
 
         Raises:
-            InputError: more than the memory holds, or a learner that lacks something.
+            InputError: the learner needs more memory than there is, or lacks something (a line for each thing).
         """
         group = self._group.members
 
@@ -136,9 +139,9 @@ class Run:
         return first(len(group))
 
     def log(self, metrics: dict[str, Tensor]) -> None:
-        """Take one update's metrics, `[S]` each; their means go to TensorBoard every `--log-every` updates.
+        """Add one update's metrics, `[S]` each, to their means, which are logged every `--log-every` updates.
 
-        Not every update need have every metric: a mean is over those that had it.
+        An update may leave a metric out: the mean is over those updates that have it.
 
         Raises:
             InputError: metrics of another form.
@@ -157,13 +160,13 @@ class Run:
         self._sums[names] = (values.add_(sums), count + 1)
 
     def updates(self, learner: Learner) -> Iterator[int]:
-        """The updates that are still to do; around them everything is evaluated, logged and saved when it is due.
+        """Give the numbers of the updates that are still to do; evaluate, log and save between them when it is due.
 
-        A first Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and exits.
+        The first Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and exits.
 
         Raises:
             InputError: another process trains in one of the folders.
-            SystemExit: with code 1, where a run has no evaluation of a trained policy at its end.
+            SystemExit: with code 1, where a member has no evaluation of a trained policy at its end.
         """
         with self._group.locked():
             if not self.arguments.overwrite:
@@ -184,7 +187,7 @@ class Run:
         if self.arguments.capture and self.device.type == "cuda":
             learner.update = captured(learner)
         self._targets = getattr(learner.policy, "target_returns", (None,))
-        gated: dict[str, list[str]] = {}  # names of the networks by what became of them
+        gated: dict[str, list[str]] = {}  # what gating made of networks -> their names
         for name, network in learner.named_modules():
             if getattr(network, "gating", None) is not None and "_target" not in name:
                 gated.setdefault(network.gating, []).append(name)
@@ -224,7 +227,7 @@ class Run:
                 try:
                     yield from self._loop()
                 except _Stopped:
-                    self._save()  # before an environment that hangs is waited for
+                    self._save()  # now, as an environment that hangs is waited for next
                     raise
             finished, failed = self._group.finish(learner, self._progress)
         except _Stopped:
@@ -257,14 +260,14 @@ class Run:
             done = progress.update == arguments.total_updates or not self._alive().any()
             if done:
                 if self._evaluations.pending:
-                    self._save()  # to which a kill while the last ones play goes back
+                    self._save()  # a kill while the last ones play goes back to here
                 self._collect(until=0)
             if (done or progress.update % arguments.checkpoint_every == 0) and progress.update > self._start:
                 with self._part("checkpoints"):
                     self._save()
             if done:
                 return
-            # Up to the next point at which anything but training happens.
+            # Train up to the next update at which anything else is due.
             intervals = (arguments.eval_every, arguments.checkpoint_every, arguments.log_every)
             until = min(
                 arguments.total_updates,
@@ -296,7 +299,7 @@ class Run:
         return nullcontext() if self._profile is None else self._profile.part(name)
 
     def _evaluate_if_due(self) -> None:
-        """Hand the policies over as they are now; training waits only where too many are in the queue already."""
+        """Hand the policies over as they are now; wait only where too many snapshots are pending."""
         progress = self._progress
         if not is_due(self.arguments, progress.update):
             return
@@ -314,7 +317,7 @@ class Run:
         self._collect(until=MOST_PENDING)
 
     def _collect(self, until: int | None = None) -> None:
-        """Write the evaluations that have come in; with `until`, wait till no more than so many are pending."""
+        """Write the evaluations that have come in; with `until`, wait until at most so many are pending."""
         while True:
             with self._part("waiting for evaluations") if until is not None else nullcontext():
                 found = list(self._evaluations.collect(0.0 if until is None else 0.05))
@@ -331,7 +334,7 @@ class Run:
             for index in np.flatnonzero(snapshot.wanted):
                 self._progress.failed[index].add(snapshot.update)
             return
-        # The last step can have spoilt what no loss has seen yet.
+        # The last step may have made parameters that no loss has met yet.
         spoilt = snapshot.wanted & ~np.isfinite(whole.return_mean)
         if spoilt.any():
             self._learner.guard.freeze(torch.from_numpy(spoilt), snapshot.update)
@@ -392,7 +395,7 @@ class Run:
         self._group.save(self._learner, self._progress)
 
     def _find_reference(self) -> Reference | None:
-        """The returns that scores are of: none where the evaluation differs from what either was measured in."""
+        """Find the returns that scores are relative to: None where the evaluation differs from their measurement."""
         family, kwargs, limit = self.dataset.reference, self.env_kwargs, self.arguments.max_episode_steps
         unlike = not_followed(self.dataset, self.env_id, kwargs, limit)
         for line in unlike:
@@ -404,7 +407,7 @@ class Run:
         return None if family is None else find_reference(self.env_id, family, kwargs)
 
     def _choose_threads(self) -> None:
-        """Fewer than there are, where more would wait for each other."""
+        """Use fewer CPU threads than there are, where more would only wait for each other."""
         there, useful = torch.get_num_threads(), useful_threads(self._learner, self._batch[0])
         if useful < there:
             torch.set_num_threads(useful)
@@ -425,11 +428,11 @@ class Run:
 
     def _on_signal(self, number: int, _frame) -> None:
         self._signal = number
-        # A second one ends the process at once; but a machine that is taken away may say so twice.
+        # A second Ctrl-C or SIGTERM ends the process at once. SIGUSR1 does not: it may be sent twice.
         signal.signal(number, signal.SIG_DFL if number in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN)
 
 
 def _quiet_about_disks(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread says what a disk refused, and the next write raises it again, which is then one line."""
+    """Say nothing of what a disk refuses TensorBoard's thread: the next write raises it again, and that is one line."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)

@@ -1,5 +1,5 @@
-"""What an update is made of, and how it is driven: optimizers, random numbers, the learner's protocol, compiling, CUDA
-graphs and the machine.
+"""Updates: what one is made of (the learner's protocol, optimizers, random numbers) and what drives it (compiling, CUDA
+graphs, the machine).
 """
 
 from rlrat import lazy
