@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
 
-MOST_PENDING = 3  # snapshots: one that plays, and two that wait
+MOST_PENDING_SNAPSHOTS = 3  # one that plays, and two that wait
 
 
 class Snapshot:

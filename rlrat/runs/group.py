@@ -71,7 +71,7 @@ class Group:
         self.members = list(members)
         self.folders = [RunFolder(run_folder(member.arguments, agent, member.seed)) for member in members]
         self.left_out: set[int] = set()
-        """Indices of members that another process has finished since the learner was made: their folders stay as they are."""
+        """Indices of members that another process finished after the learner was made: nothing is written for them."""
 
     def leave_out_finished(self) -> list[str]:
         """Compare each member with its folder, keep those that are to be trained, and return a line on each other one.

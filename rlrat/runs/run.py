@@ -20,13 +20,13 @@ from rlrat.datasets import load_dataset
 from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
 from rlrat.environments.settings import same_settings
 from rlrat.errors import InputError, printable, warn
-from rlrat.evaluation.background import MOST_PENDING, BackgroundEvaluator, Snapshot
+from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.scores import Reference, find_reference
 from rlrat.networks.activations import check_activation
 from rlrat.runs.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.runs.dashboards import check_tracking, tracked
-from rlrat.runs.estimates import SMALLEST, estimate_resources
+from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
 from rlrat.runs.inspection import activation_rows, rational_scalars
@@ -130,7 +130,7 @@ class Run:
 
         if may_be_large(group[0].arguments, len(group)):
             check_memory(shapes, len(group), self.device)
-        if len(group) >= SMALLEST:
+        if len(group) >= LEAST_MEMBERS:
             found = estimate_resources(first, len(group), self.device)
             found.check()
             seconds = timedelta(seconds=round(found.seconds_per_update * self.arguments.total_updates))
@@ -314,7 +314,7 @@ class Run:
             seconds = (progress.train_seconds, time.perf_counter() - self._began)
             state = self._learner.policy.state_dict()
             self._evaluations.submit(Snapshot(progress.update, wanted, *seconds, state))
-        self._collect(until=MOST_PENDING)
+        self._collect(until=MOST_PENDING_SNAPSHOTS)
 
     def _collect(self, until: int | None = None) -> None:
         """Write the evaluations that have come in; with `until`, wait until at most so many are pending."""
