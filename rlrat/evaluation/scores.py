@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from rlrat.errors import InputError
 
 FINAL_EVALUATIONS = 5
-"""The number of last evaluations whose mean is a run's final value, as in arXiv 2602.12390."""
+"""A run's final value is the mean of its last so many, as arXiv 2602.12390 has it."""
 
 FAMILIES = ("v5", "d4rl")
 
@@ -37,7 +37,7 @@ _D4RL_DATE = "2022-09-12"
 
 
 def final_evaluations(updates: ArrayLike) -> np.ndarray:
-    """Choose the evaluations that make a run's final value, from their ascending `updates` `[N]`: bool `[N]`.
+    """Which of a run's evaluations, of ascending `updates` `[N]`, make its final value: bool `[N]`.
 
     The last five, or all where there are fewer; never that of the untrained policy, at update 0.
     """
@@ -62,12 +62,12 @@ class Reference:
     """ISO 8601: when the returns were measured or published."""
 
     def normalize(self, returns: ArrayLike) -> np.ndarray:
-        """Turn returns into scores of the same shape, 0 for random and 100 for expert; NaN stays NaN."""
+        """Scores, 0 for random and 100 for expert, in the shape of `returns`; NaN stays NaN."""
         return 100 * (np.asarray(returns, np.float64) - self.random) / (self.expert - self.random)
 
 
 def normalized_score(env_id: str, returns: ArrayLike, reference: str = "v5") -> np.ndarray:
-    """Turn undiscounted returns into normalised scores: 100 (return - random) / (expert - random).
+    """Normalised scores of undiscounted returns: 100 (return - random) / (expert - random).
 
     Args:
         env_id: an environment (Hopper-v5; with "d4rl" also Hopper-v4) or, with "d4rl", a dataset (hopper-medium-v2).
@@ -88,7 +88,7 @@ def normalized_score(env_id: str, returns: ArrayLike, reference: str = "v5") -> 
 
 
 def find_reference(env_id: str, reference: str = "v5", env_kwargs: Mapping[str, Any] | None = None) -> Reference | None:
-    """Find the reference for an environment or D4RL dataset; None where there is none.
+    """The reference for an environment or D4RL dataset, None where there is none.
 
     Every reference was measured in the environment as it is registered, so with settings of one's own (`env_kwargs`,
     such as another `xml_file`) there is none.
@@ -100,7 +100,7 @@ def find_reference(env_id: str, reference: str = "v5", env_kwargs: Mapping[str, 
 
 
 def references(reference: str = "v5") -> dict[str, Reference]:
-    """List all references of a family by environment id or, for "d4rl", dataset name.
+    """All references of a family by environment id or, for "d4rl", dataset name.
 
     Raises:
         InputError: no such family.
@@ -112,7 +112,7 @@ def references(reference: str = "v5") -> dict[str, Reference]:
 
 @cache
 def _v5_references() -> dict[str, Reference]:
-    """Read what scripts/reference_scores.py measured and wrote."""
+    """What scripts/reference_scores.py measured and wrote."""
     table = json.loads(Path(__file__).with_name("reference_scores.json").read_text(encoding="utf-8"))
     return {
         env_id: Reference(
@@ -148,7 +148,7 @@ class D4RLTables:
 
 
 def d4rl_tables() -> D4RLTables | None:
-    """Read the tables of the installed package `d4rl` (the extra `d4rl`); None where it is not installed.
+    """Tables of the installed package `d4rl` (the extra `d4rl`), None where it is not installed.
 
     `import d4rl` asks for MuJoCo 2.1.0 in the home folder. Its infos.py, which is nothing but these tables and the
     loops that fill in their v1 and v2 entries, is therefore run by itself.

@@ -58,8 +58,8 @@ Axis = Kind | tuple[Kind, ...]
 
 The agent gets one value as a number, and several values as a tensor `[S, 1]`, to which `beside` gives more axes."""
 
-_LEAST_FLOAT, _LARGEST_FLOAT = 1e-37, 1e38  # that float32 holds with all digits, and some room left
-_LARGEST_INTEGER = 2**53  # that checkpoints and JSON hold
+_LEAST, _GREATEST = 1e-37, 1e38  # sizes of float32 numbers, digits and some room left
+_LARGEST = 2**53  # of whole numbers, which checkpoints and JSON hold
 _SEEDS = 2**32  # what a word of the random numbers' key holds
 
 
@@ -160,13 +160,13 @@ class RunArguments:
         }
 
 
-# Settings that change a result by rounding at most, or that are compared on their own (the seed names the folder).
+# What does not change a run's result, but for rounding, or is compared on its own (the seed names the folder).
 _OUTSIDE_IDENTITY = {
     *("seed", "num_seeds", "env_modules", "eval_timeout", "checkpoint_every", "log_every"),
     *("compile", "capture", "profile", "track", "device", "num_threads"),
     *("run_dir", "run_name", "resume", "overwrite"),
 }
-# Settings that the run folder's path has already, and those of how long a run is and how it is evaluated.
+# What the run folder's path says already, or what only says how long and how a run is judged.
 _OUTSIDE_NAME = {
     *_OUTSIDE_IDENTITY,
     *("dataset", "env_id", "env_kwargs", "max_episode_steps", "action_bounds"),
@@ -299,12 +299,12 @@ def check_ranges(arguments: Any, prefix: str = "") -> None:
                 for one in values:
                     if isinstance(bound, Range) and one is not None and one not in bound:
                         raise InputError(f"{_flag(prefix + name)} is {one}, but must be {bound}")
-        for one in values:  # `config.json` must be read as it was written
-            if isinstance(one, int) and abs(one) > _LARGEST_INTEGER:
-                raise InputError(f"{_flag(prefix + name)} is {one}, but must be at most {_LARGEST_INTEGER:,}")
-        for one in values:  # PyTorch would turn 1e300 into infinity and 1e-300 into zero
-            if isinstance(one, float) and math.isfinite(one) and one and not _LEAST_FLOAT <= abs(one) <= _LARGEST_FLOAT:
-                size = f"between {_LEAST_FLOAT:g} and {_LARGEST_FLOAT:g}"
+        for one in values:  # what `config.json` is read with again
+            if isinstance(one, int) and abs(one) > _LARGEST:
+                raise InputError(f"{_flag(prefix + name)} is {one}, but must be at most {_LARGEST:,}")
+        for one in values:  # 1e300 would be infinite for PyTorch, and 1e-300 zero
+            if isinstance(one, float) and math.isfinite(one) and one and not _LEAST <= abs(one) <= _GREATEST:
+                size = f"between {_LEAST:g} and {_GREATEST:g}"
                 raise InputError(f"{_flag(prefix + name)} is {one}, but numbers have 32 bits: give 0 or one {size}")
 
 
@@ -377,15 +377,15 @@ def settings(arguments: RunArguments) -> dict[str, Any]:
 
 
 def identity(arguments: RunArguments) -> dict[str, Any]:
-    """Collect the settings that change a run's result."""
+    """The settings that change a run's result."""
     return {name: value for name, value in settings(arguments).items() if name not in _OUTSIDE_IDENTITY}
 
 
 def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the identity in a run's `config.json` into today's names and values.
+    """The identity in a run's `config.json` as today's commands have it: names and values of before in their new form.
 
-    An environment is known by its registered id alone. Before every agent had `max_episode_steps`, that name stood for
-    the time steps that a Decision Transformer tells apart, and the time limit was one of the environment's settings.
+    An environment is known by its registered id alone. Before every agent had `max_episode_steps`, it was how many time
+    steps a Decision Transformer tells apart, and the time limit stood among the environment's settings.
     """
     found = dict(identity)
     if isinstance(found.get("env_id"), str):
@@ -402,7 +402,7 @@ def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Name the settings in which two identities differ, one or both of them read from a `config.json`."""
+    """The names of the settings in which two identities differ, one or both of which a `config.json` records."""
     return [name for name in {**ours, **theirs} if not same_settings(ours.get(name), theirs.get(name))]
 
 

@@ -350,8 +350,8 @@ class Group:
     def _rows(
         self, index: int, snapshot: Snapshot, target: float | None, result: Evaluation
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Make one line of evaluations.csv, and the lines of episodes.csv behind it."""
-        # With all digits: a run's score is found by its target.
+        """One line of evaluations.csv and those of episodes.csv behind it."""
+        # All digits: a run's score is found by its target.
         text = None if target is None else repr(target).removesuffix(".0")
         at = {"update": snapshot.update, "target_return": text}
         mean = result.return_mean[index]
