@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
+from torch import nn
 
 from rlrat import Dataset, load_dataset
 from rlrat.console import Console
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled
-from rlrat.updates.learner import Learner
 from rlrat.updates.machine import keep_freed_memory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
@@ -81,12 +81,12 @@ class _Peer:
         self._process.wait()
 
 
-def make_learner(agent: str, dataset: Dataset, num_seeds: int, device: torch.device | str, **settings) -> Learner:
+def make_learner(agent: str, dataset: Dataset, num_seeds: int, device: torch.device | str, **settings) -> nn.Module:
     module = importlib.import_module(f"agents.{agent}")
     return getattr(module, LEARNERS[agent])(module.Arguments(**settings), dataset, list(range(num_seeds)), device)
 
 
-def make_turn(learner: Learner, device: str, compile: bool = False) -> Callable[[int], float]:
+def make_turn(learner: nn.Module, device: str, compile: bool = False) -> Callable[[int], float]:
     """A function that performs a number of updates, as a run does, and returns the seconds."""
     if compile:
         learner.update = compiled(learner.update, torch.device(device))

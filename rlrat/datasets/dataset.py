@@ -20,7 +20,7 @@ _MUJOCO_V5 = re.compile(
     "(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|Inverted(Double)?Pendulum|Pusher|Reacher|Swimmer|Walker2d)-v5"
 )
 _ROUNDING = 1e-6  # of a sum of float32 numbers, over the sum of their absolute values: each is rounded by up to 6e-8
-_CHUNK_ROWS = 65536  # widened to float64 at a time
+_CHUNK = 65536  # rows that are widened to float64 at a time
 
 NO_EPISODES = "has no complete episodes, only transitions or what a file breaks off"
 
@@ -102,7 +102,7 @@ class Dataset:
 
         Sums are taken in float64: in float32 a million rows lose digits.
         """
-        chunks = [self.observations[start : start + _CHUNK_ROWS] for start in range(0, len(self), _CHUNK_ROWS)]
+        chunks = [self.observations[start : start + _CHUNK] for start in range(0, len(self), _CHUNK)]
         mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in chunks) / len(self)
         variance = sum(np.square(chunk - mean).sum(axis=0) for chunk in chunks) / len(self)
         return mean, np.maximum(np.sqrt(variance), floor)

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlrat.updates.machine import available_memory
 from rlrat.updates.random import Blocks
 
-_CHUNK_ROWS = 2**18  # made at a time, so that the whole is never there twice
+_CHUNK = 2**18  # rows that are made at a time, so that the whole is never there twice
 _SHARE = 0.5  # of the free memory that the rows may take
 _GATHERED = 2**18  # numbers that are gathered at a time, which a core's cache holds
 
@@ -49,8 +49,8 @@ class Rows:
         only_shapes = self._device.type == "meta"
         if resident or only_shapes:
             self._rows = torch.empty(count if resident else 1, width, device=device)
-            for start in range(0, 0 if only_shapes else count, _CHUNK_ROWS):
-                part = slice(start, min(start + _CHUNK_ROWS, count))
+            for start in range(0, 0 if only_shapes else count, _CHUNK):
+                part = slice(start, min(start + _CHUNK, count))
                 self._rows[part] = self._tensor(part)
             self._blocks = Blocks(draw, self._device)
         else:

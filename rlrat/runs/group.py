@@ -35,11 +35,11 @@ class TrainingProgress:
     pending: tuple[Snapshot, ...] = ()
     """Evaluations that have no line in `evaluations.csv` yet."""
     failed: list[set[int]] = field(default_factory=list)
-    """For each member, the updates whose evaluation an environment broke off twice."""
+    """Of each member, the updates whose evaluation an environment broke off twice."""
     failure: str | None = None
     """Why the last of these evaluations failed, as far as this process knows."""
     missing: list[set[int]] = field(default_factory=list)
-    """For each member, the updates whose evaluation is known to be lost."""
+    """Of each member, the updates whose evaluation is known to be lost."""
 
 
 class Group:

@@ -139,9 +139,9 @@ class Run:
         return first(len(group))
 
     def log(self, metrics: dict[str, Tensor]) -> None:
-        """Add one update's metrics, `[S]` each, to their means, which are logged every `--log-every` updates.
+        """Take one update's metrics, `[S]` each; their means go to TensorBoard every `--log-every` updates.
 
-        An update may leave a metric out: the mean is over those updates that have it.
+        Not every update need have every metric: a mean is over those that had it.
 
         Raises:
             InputError: metrics of another form.

@@ -60,7 +60,7 @@ def test_what_is_read_ahead_is_what_would_be_on_the_device(small_dataset, monkey
 @pytest.mark.parametrize(("free", "resident"), [(None, True), (10**9, True), (2 * 4 * 30 * 7 - 1, False)])
 def test_rows_are_kept_where_they_fit_into_half_of_what_is_free(monkeypatch, free, resident):
     monkeypatch.setattr(rows, "available_memory", lambda _: free)
-    monkeypatch.setattr(rows, "_CHUNK_ROWS", 8)
+    monkeypatch.setattr(rows, "_CHUNK", 8)
     data, asked = np.random.default_rng(0).normal(size=(30, 7)), []
 
     def read(index):

@@ -132,7 +132,7 @@ def test_observation_statistics_are_in_float64(monkeypatch, make_episode):
     episode["observations"] = episode["observations"] * [1e-3, 1.0, 0.0] + [1000.0, 0.0, 7.0]
     dataset = Dataset.from_episodes([episode])
     exact = dataset.observations.astype(np.float64)
-    monkeypatch.setattr("rlrat.datasets.dataset._CHUNK_ROWS", 999)
+    monkeypatch.setattr("rlrat.datasets.dataset._CHUNK", 999)
     mean, std = dataset.observation_statistics(floor=1e-2)
     assert mean.dtype == std.dtype == np.float64
     np.testing.assert_allclose(mean, exact.mean(axis=0), rtol=1e-13, atol=1e-13)
