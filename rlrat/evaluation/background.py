@@ -55,7 +55,7 @@ class _Cancelled(Exception):
     """Nobody waits for this evaluation any more."""
 
 
-class _Job(threading.Thread):
+class _EvaluationThread(threading.Thread):
     """Evaluates one snapshot in a daemon thread: a step that never returns does not keep the process alive."""
 
     def __init__(
@@ -134,7 +134,7 @@ class BackgroundEvaluator:
     def __init__(self, policy: nn.Module, make: Callable[[], Evaluator], timeout: float) -> None:
         self._original, self._make, self._timeout = policy, make, timeout
         self._pending: deque[Snapshot] = deque()
-        self._job: _Job | None = None
+        self._thread: _EvaluationThread | None = None
         self._tried = 0
         self._said_to_be_slow = False
         self.failure: str | None = None
@@ -159,10 +159,10 @@ class BackgroundEvaluator:
         self._next()
 
     def _next(self) -> None:
-        if self._job is None and self._pending:
+        if self._thread is None and self._pending:
             if self._stream is not None:
                 self._stream.wait_stream(torch.cuda.current_stream())  # for the policy's copy
-            self._job = _Job(self._policy, self._pending[0], self._evaluator, self._make, self._stream)
+            self._thread = _EvaluationThread(self._policy, self._pending[0], self._evaluator, self._make, self._stream)
 
     def collect(self, wait: float = 0.0) -> Iterator[tuple[Snapshot, Evaluation | None]]:
         """Give what has been evaluated, oldest first, after at most `wait` seconds; None for an evaluation that failed.
@@ -170,19 +170,19 @@ class BackgroundEvaluator:
         Raises:
             Exception: the policy raised it.
         """
-        while (job := self._job) is not None:
-            job.join(wait)
-            alive = job.is_alive()
-            failure, again = self._stuck(job) if alive else self._raised(job)
+        while (thread := self._thread) is not None:
+            thread.join(wait)
+            alive = thread.is_alive()
+            failure, again = self._stuck(thread) if alive else self._raised(thread)
             if failure is None and alive:
                 if wait:
-                    self._say_if_slow(job)
+                    self._say_if_slow(thread)
                 return
-            self._job, self._evaluator = None, job.evaluator
+            self._thread, self._evaluator = None, thread.evaluator
             if failure is not None:
-                if job.by_policy:
-                    raise job.error
-                job.cancelled = True  # should it ever move again
+                if thread.by_policy:
+                    raise thread.error
+                thread.cancelled = True  # should it ever move again
                 self._evaluator, self._policy = None, self._copy()
                 self._tried, self.failure = self._tried + 1, failure
                 where = f"the evaluation at update {self._pending[0].update:,} failed ({failure})"
@@ -194,47 +194,47 @@ class BackgroundEvaluator:
             self._tried = 0
             snapshot = self._pending.popleft()
             self._next()
-            yield snapshot, job.result
+            yield snapshot, thread.result
             wait = 0.0
 
-    def _raised(self, job: _Job) -> tuple[str | None, bool]:
+    def _raised(self, thread: _EvaluationThread) -> tuple[str | None, bool]:
         """Say why an evaluation that is over failed (None: it did not), and whether a second one may do better."""
-        if job.error is None:
+        if thread.error is None:
             return None, False
-        if isinstance(job.error, InputError):
-            return reason(job.error), False
-        return f"{type(job.error).__name__}: {reason(job.error)}", True
+        if isinstance(thread.error, InputError):
+            return reason(thread.error), False
+        return f"{type(thread.error).__name__}: {reason(thread.error)}", True
 
-    def _stuck(self, job: _Job) -> tuple[str | None, bool]:
+    def _stuck(self, thread: _EvaluationThread) -> tuple[str | None, bool]:
         """Say why to stop waiting for an evaluation (None: wait on), and whether a second one may do better."""
         now, timeout = time.monotonic(), self._timeout
-        if now - job.last_step >= timeout:
+        if now - thread.last_step >= timeout:
             return f"no step in {timeout:g} s", True
-        if job.playing and job.evaluator.time_limit is None and now - job.last_end >= timeout:
-            found = f"{job.evaluator.env_id} has no time limit, and no episode has ended for {timeout:g} s"
+        if thread.playing and thread.evaluator.time_limit is None and now - thread.last_end >= timeout:
+            found = f"{thread.evaluator.env_id} has no time limit, and no episode has ended for {timeout:g} s"
             return f"{found}: give --max-episode-steps, or a longer --eval-timeout", False
         return None, False
 
-    def _say_if_slow(self, job: _Job) -> None:
+    def _say_if_slow(self, thread: _EvaluationThread) -> None:
         now = time.monotonic()
-        seconds, still = now - job.began, now - job.last_step
+        seconds, still = now - thread.began, now - thread.last_step
         # An evaluation that stands still is about to be given up, and that is said then.
-        if job.playing and seconds >= self._timeout > 2 * still and not self._said_to_be_slow:
+        if thread.playing and seconds >= self._timeout > 2 * still and not self._said_to_be_slow:
             self._said_to_be_slow = True
-            rows = job.evaluator.reset_seeds.size
+            rows = thread.evaluator.reset_seeds.size
             warn(
                 f"the evaluation at update {self._pending[0].update:,} has taken {seconds:.0f} s, and training waits: "
-                f"{job.evaluator.going_on:,} of {rows:,} episodes go on (fewer --eval-episodes or --max-episode-steps, "
-                "or a larger --eval-every, would make it shorter)"
+                f"{thread.evaluator.going_on:,} of {rows:,} episodes go on (fewer --eval-episodes or "
+                "--max-episode-steps, or a larger --eval-every, would make it shorter)"
             )
 
     def close(self) -> None:
         """Close the environments; pending snapshots stay pending."""
-        if self._job is not None:
-            self._job.cancelled = True
-            self._job.join(min(self._timeout, 10.0))  # a step of a usual environment takes milliseconds
-            self._evaluator = None if self._job.is_alive() else self._job.evaluator
-            self._job = None
+        if self._thread is not None:
+            self._thread.cancelled = True
+            self._thread.join(min(self._timeout, 10.0))  # a step of a usual environment takes milliseconds
+            self._evaluator = None if self._thread.is_alive() else self._thread.evaluator
+            self._thread = None
         if self._evaluator is not None:
             self._evaluator.close()
 
