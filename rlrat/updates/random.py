@@ -115,12 +115,12 @@ class Stream:
         return pairs[..., :count].unflatten(-1, tuple(shape))
 
 
-class Blocks:
+class UpdateBlocks:
     """Draws a stream's numbers in blocks of 64 updates, of fewer if they are many, for one update after another.
 
-    A draw of any size takes some 150 small operations. On a CPU the noise of one batch takes 0.3 ms drawn alone, and 14
-    us as a part of a block. `Blocks(stream.normal, (256, 3)).at(update)` is `stream.normal(update, (256, 3))`. With
-    `ahead`, a thread draws the next block meanwhile.
+    A draw of any size takes some 150 small operations. On a CPU the noise of one batch takes 0.3 ms drawn alone, and
+    14 us as a part of a block. `UpdateBlocks(stream.normal, (256, 3)).at(update)` is
+    `stream.normal(update, (256, 3))`. With `ahead`, a thread draws the next block meanwhile.
     """
 
     def __init__(self, draw: Callable[..., Tensor], *args, ahead: bool = False, **kwargs) -> None:
