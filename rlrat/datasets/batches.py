@@ -1,4 +1,4 @@
-"""Batches of transitions, each seed's own, gathered on the device."""
+"""Draw batches of transitions, each seed's own, and gather them on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Rows of a dataset for one update after another: gathered on the device, or read ahead where they do not fit there."""
+"""Gather rows of a dataset for one update after another, on the device or, where they do not fit there, ahead."""
 
 from collections.abc import Callable, Sequence
 
