@@ -73,7 +73,7 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import MLP, Policy, initialize
 from rlrat.runs import Run
-from rlrat.updates import Adam, Blocks, SeedGuard, Stream, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, polyak_
 
 _MAX_MULTIPLIER = 1e6
 _CPU_ROWS = 2048  # that each critic takes at once
@@ -155,8 +155,8 @@ class CQL(nn.Module):
         self.part_size = max(1, _CPU_ROWS // (1 + 3 * args.num_actions)) if on_cpu else args.batch_size
         shape = (args.batch_size, self.action_size)
         self.counts = (args.num_actions, args.num_actions, args.num_actions if args.max_target_backup else 1, 1)
-        self.uniform = Blocks(Stream(seeds, "uniform actions", device).uniform, (args.num_actions, *shape))
-        self.normal = Blocks(Stream(seeds, "policy noise", device).normal, (sum(self.counts), *shape))
+        self.uniform = UpdateBlocks(Stream(seeds, "uniform actions", device).uniform, (args.num_actions, *shape))
+        self.normal = UpdateBlocks(Stream(seeds, "policy noise", device).normal, (sum(self.counts), *shape))
 
     def inputs(self, update: int) -> tuple[Batch, Noise, bool]:
         """What `update` takes, each a function of (seed, number of the update)."""

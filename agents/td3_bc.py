@@ -45,7 +45,7 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, Policy, initialize
 from rlrat.runs import Run
-from rlrat.updates import Adam, Blocks, SeedGuard, Stream, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, polyak_
 
 
 class TD3BC(nn.Module):
@@ -73,7 +73,7 @@ class TD3BC(nn.Module):
         self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
         flatten(self.q_target)
         flatten(self.policy_target)
-        self.noise = Blocks(Stream(seeds, "policy noise", device).normal, (args.batch_size, action_size))
+        self.noise = UpdateBlocks(Stream(seeds, "policy noise", device).normal, (args.batch_size, action_size))
 
     def inputs(self, update: int) -> tuple[Batch, Tensor, bool]:
         """What `update` takes, each a function of (seed, number of the update)."""

@@ -13,7 +13,13 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: the message is one line that says what, where, and what would be right."""
+    """Something the user gave is wrong: the message is one line that says what, where, and what would be right.
+
+    Several mistakes that are found at once are several arguments, and a line each.
+    """
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 def printable(text: str) -> str:
@@ -72,7 +78,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print an `InputError` as one line on stderr and exit with code 2; so with memory that does not suffice.
+    """Print an `InputError` on stderr, each mistake as one line, and exit with code 2; the same where memory runs out.
 
     Every other exception keeps its traceback. Output that cannot be written ends nothing, see `guarded_output`.
     """
@@ -80,7 +86,8 @@ def one_line_errors() -> Iterator[None]:
         try:
             yield
         except InputError as error:
-            print(f"error: {_line(str(error))}", file=sys.stderr)
+            for mistake in error.args:
+                print(f"error: {_line(str(mistake))}", file=sys.stderr)
             raise SystemExit(2) from None
         except (MemoryError, RuntimeError) as error:
             if (line := out_of_memory(error)) is None:

@@ -23,6 +23,7 @@ from _benchmark_parts import figure
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
 from rlrat.runs.estimates import estimate_resources, peak_memory, track_peak
+from rlrat.updates.learner import Learner
 from rlrat.updates.machine import keep_freed_memory
 
 _ROOT = Path(__file__).parents[1]
@@ -177,7 +178,7 @@ def _run(settings: Growth) -> Iterator[dict]:
     yield figure("logging and checkpoints", 100 * share, "%", at_most=2.0)
 
 
-def _speed(learner: torch.nn.Module, settings: Growth, compile: bool = False) -> float:
+def _speed(learner: Learner, settings: Growth, compile: bool = False) -> float:
     """Updates per second, sampling included: the median of three turns, after one that is not counted."""
     turn = make_turn(learner, settings.device, compile)
     turn(2 if settings.device == "cpu" else 5)  # on a GPU until the update is recorded

@@ -48,6 +48,14 @@ def test_control_characters_are_no_commands_to_the_terminal(capsys):
     assert reason(ValueError("no\x1b[2J file")) == "no�[2J file"
 
 
+def test_several_mistakes_are_a_line_each(capsys):
+    error = InputError("no file", "no\n folder")
+    assert reason(error) == "no file; no folder"
+    with pytest.raises(SystemExit, match="2"), one_line_errors():
+        raise error
+    assert capsys.readouterr().err == "error: no file\nerror: no  folder\n"
+
+
 def program(text, redirect="", **settings):
     """A program that prints within `one_line_errors`, in a shell."""
     code = f"import sys\nfrom rlrat.errors import *\nwith one_line_errors():\n    {text}\n"

@@ -1,4 +1,4 @@
-"""Episodes of Minari's arrow and parquet formats, read by pyarrow alone.
+"""Read episodes of Minari's arrow and parquet formats by pyarrow alone.
 
 Minari's own reader makes the recorded environment where the metadata lacks spaces.
 """

@@ -1,4 +1,4 @@
-"""Batches of transitions, each seed's own, gathered on the device."""
+"""Draw batches of transitions, each seed's own, and gather them on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from rlrat.datasets.choices import RewardScaling
 from rlrat.datasets.dataset import NO_EPISODES, Dataset
 from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
-from rlrat.updates.random import Blocks, Stream
+from rlrat.updates.random import Stream, UpdateBlocks
 
 
 class Batch(NamedTuple):
@@ -176,7 +176,7 @@ class Windows:
             # A window at the data's end reaches beyond it, where the mask is 0.
             return (first(updates, device).unsqueeze(-1) + steps).clamp_(max=len(dataset) - 1)
 
-        self._first = Blocks(first, torch.device(device))
+        self._first = UpdateBlocks(first, torch.device(device))
         widths = (dataset.observations.shape[1], units.action_size, 1)
         self._rows = Rows(read, len(dataset), widths, draw, device)
 

@@ -1,4 +1,4 @@
-"""Bounds of actions: those that data records, that an environment has, or that the user gives."""
+"""Find the bounds of actions: those that data records, that an environment has, or that the user gives."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Converted datasets kept as flat .npy files, opened memory-mapped so that processes share their pages.
+"""Keep converted datasets as flat .npy files, opened memory-mapped so that processes share their pages.
 
 A cache root holds, for every source, a small stamp (sizes and modification times of the source's files, how they were
 seen from each machine, and the entry they belong to) and entries, one folder per content. While the stamp holds, the

@@ -1,4 +1,4 @@
-"""Whether what the caches hold is what was written there: every byte of them is read."""
+"""Check that the caches hold what was written there, by reading every byte of them."""
 
 import dataclasses
 import os

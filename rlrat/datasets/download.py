@@ -1,4 +1,4 @@
-"""A file from the web: resumed where a transfer broke, checked, and moved into place only when it is whole.
+"""Download a file: go on where a transfer broke, check it, and move it into place only when it is whole.
 
 What the server says is not trusted: neither where it sends on to, nor how much or how long it sends, nor its words.
 """

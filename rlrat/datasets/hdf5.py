@@ -1,4 +1,4 @@
-"""HDF5 files, read as data: no link leads out of the file, no array is larger than it can be, mistakes are one line."""
+"""Read HDF5 files as data: no link leads out of a file, no array is larger than it can be, mistakes are one line."""
 
 import errno
 import math

@@ -1,4 +1,4 @@
-"""Minari's metadata.json: text that anybody may have written, of which nothing is made or imported."""
+"""Read Minari's metadata.json, which anybody may have written: nothing that it names is made or imported."""
 
 from dataclasses import dataclass
 from pathlib import Path

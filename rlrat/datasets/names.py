@@ -1,4 +1,4 @@
-"""What a dataset is called: one name for all spellings of an argument, found without reading any file.
+"""Say what a dataset is called: one name for all spellings of an argument, found without reading any file.
 
 Run folders are named so, and so are datasets that a path names. Nothing here needs NumPy or torch.
 """

@@ -1,4 +1,4 @@
-"""Rows of a dataset for one update after another: gathered on the device, or read ahead where they do not fit there."""
+"""Gather rows of a dataset for one update after another, on the device or, where they do not fit there, ahead."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlrat.updates.machine import available_memory
-from rlrat.updates.random import Blocks
+from rlrat.updates.random import UpdateBlocks
 
 _CHUNK = 2**18  # rows that are made at a time, so that the whole is never there twice
 _SHARE = 0.5  # of the free memory that the rows may take
@@ -52,9 +52,9 @@ class Rows:
             for start in range(0, 0 if only_shapes else count, _CHUNK):
                 part = slice(start, min(start + _CHUNK, count))
                 self._rows[part] = self._tensor(part)
-            self._blocks = Blocks(draw, self._device)
+            self._blocks = UpdateBlocks(draw, self._device)
         else:
-            self._blocks = Blocks(self._gather, ahead=True)
+            self._blocks = UpdateBlocks(self._gather, ahead=True)
 
     def _tensor(self, index: slice | np.ndarray) -> Tensor:
         return torch.from_numpy(self._read(index).astype(np.float32, copy=False))

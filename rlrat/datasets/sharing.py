@@ -1,4 +1,4 @@
-"""Who may write a cache: the user alone, or those who can replace the data that it lies beside, and nobody else."""
+"""Decide who may write a cache: the user alone, or those who can replace the data that it lies beside."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""Arrays of steps as a source has them, checked: what is wrong is named, with the episode and the step."""
+"""Check arrays of steps as a source has them: name what is wrong, with the episode and the step."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,5 +1,6 @@
-"""Environments as users and data name them: found by registered id, with settings that are values alone, and none of it
-code that data brings. Nothing here needs torch.
+"""Environments: found by the registered id that users and data name, with settings that are values alone.
+
+Data brings no code. Nothing here needs torch.
 """
 
 from rlrat import lazy

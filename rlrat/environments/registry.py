@@ -1,4 +1,4 @@
-"""Which environment is meant: found by its registered id, and nothing that data names is ever imported for it.
+"""Find the environment that is meant by its registered id; nothing that data names is ever imported for it.
 
 An environment is code, so it is the user who says where that code comes from: with a typed `module:Name-v0`, with
 `--env-modules`, by having registered it in this process, or by having installed Gymnasium or one of `KNOWN_PACKAGES`.

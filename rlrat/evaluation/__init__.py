@@ -1,4 +1,4 @@
-"""Evaluation: many episodes at once, stepped natively where MuJoCo allows, beside training; and what scores are of."""
+"""Evaluation: many episodes at once, beside training, stepped natively where MuJoCo allows; returns as scores."""
 
 from rlrat import lazy
 

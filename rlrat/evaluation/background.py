@@ -1,4 +1,4 @@
-"""Evaluation off the critical path: copies of the policies play in a thread of their own while training goes on."""
+"""Evaluate while training goes on: copies of the policies play in a thread of their own."""
 
 import copy
 import threading
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
 
-MOST_PENDING = 3  # snapshots: one that plays, and two that wait
+MOST_PENDING_SNAPSHOTS = 3  # one that plays, and two that wait
 
 
 class Snapshot:
     """The policies of S seeds as they were after `update`.
 
     Args:
-        wanted: bool [S], the seeds whose results are asked for.
+        wanted: bool [S], the seeds whose results are recorded.
         train_seconds, wall_seconds: of the run, up to that update.
-        state: the policies' `state_dict`; tensors of a GPU are copied in the order of its stream, without a wait.
+        state: the policies' `state_dict`. Tensors of a GPU are copied in the order of its stream, without waiting.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class _Cancelled(Exception):
     """Nobody waits for this evaluation any more."""
 
 
-class _Job(threading.Thread):
-    """One snapshot's evaluation. A daemon: a step that never returns must not keep the process alive."""
+class _EvaluationThread(threading.Thread):
+    """Evaluates one snapshot in a daemon thread: a step that never returns does not keep the process alive."""
 
     def __init__(
         self,
@@ -87,16 +87,16 @@ class _Job(threading.Thread):
                 if self.evaluator is None:
                     self.evaluator = self._make()
                 self.result = self.evaluator.run(self)
-        except BaseException as error:  # to be dealt with by the thread that trains
+        except BaseException as error:  # handled by the thread that trains
             self.error = error
 
     @property
     def playing(self) -> bool:
-        """Whether the first step was asked for: before, environments are made."""
+        """Whether the policy has been called; before that, environments are made."""
         return self._going_on is not None
 
     def _watched(self, function: Callable) -> Callable:
-        """A function of the policy, whose errors are its own."""
+        """Wrap a function of the policy: its errors are the policy's, not the environment's."""
 
         def call(*arguments: Any) -> Any:
             try:
@@ -119,14 +119,14 @@ class _Job(threading.Thread):
 class BackgroundEvaluator:
     """Evaluates snapshots in their order, one at a time.
 
-    An environment that raises something, or makes no step for `timeout` seconds, is given up and the evaluation begun
-    again with new ones; the second time it has failed, which is no reason for training to stop. Where a second time
-    would be like the first, it has failed at once: where the environment breaks Gymnasium's API, or has no time limit
-    and none of its episodes has ended for `timeout` seconds.
+    An environment that raises an error, or makes no step for `timeout` seconds, is given up, and the evaluation begins
+    again with a new one. If that fails, too, the evaluation has failed, and training goes on. An evaluation fails at
+    once where a second try would be like the first: the environment breaks Gymnasium's API, or it has no time limit and
+    none of its episodes has ended for `timeout` seconds.
 
     Args:
-        policy: what is copied, and its copy loaded with each snapshot. The copy acts on the CPU, where environments
-            are; one with memory, a sequence model, on its own device.
+        policy: is copied; the copy is loaded with each snapshot. It acts on the CPU, where environments are, or on the
+            policy's own device if it has memory, as a sequence model has.
         make: makes an `Evaluator`; called now, and after each failure.
         timeout: in seconds.
     """
@@ -134,14 +134,14 @@ class BackgroundEvaluator:
     def __init__(self, policy: nn.Module, make: Callable[[], Evaluator], timeout: float) -> None:
         self._original, self._make, self._timeout = policy, make, timeout
         self._pending: deque[Snapshot] = deque()
-        self._job: _Job | None = None
+        self._thread: _EvaluationThread | None = None
         self._tried = 0
         self._said_to_be_slow = False
         self.failure: str | None = None
-        """Why the last evaluation that failed did."""
+        """Why the last evaluation failed that did."""
         self._policy, self._evaluator = self._copy(), make()
         on_gpu = any(parameter.is_cuda for parameter in self._policy.parameters())
-        # One of its own, else it would wait for all of the training's work.
+        # A stream of its own: in the default one it would wait for all of the training's work.
         self._stream = torch.cuda.Stream() if on_gpu else None
 
     def _copy(self) -> nn.Module:
@@ -150,39 +150,39 @@ class BackgroundEvaluator:
 
     @property
     def pending(self) -> tuple[Snapshot, ...]:
-        """What `collect` has not given yet, oldest first."""
+        """The snapshots that `collect` has not given yet, oldest first."""
         return tuple(self._pending)
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Evaluate `snapshot` after those before it."""
+        """Evaluate `snapshot` after those that were submitted before it."""
         self._pending.append(snapshot)
         self._next()
 
     def _next(self) -> None:
-        if self._job is None and self._pending:
+        if self._thread is None and self._pending:
             if self._stream is not None:
                 self._stream.wait_stream(torch.cuda.current_stream())  # for the policy's copy
-            self._job = _Job(self._policy, self._pending[0], self._evaluator, self._make, self._stream)
+            self._thread = _EvaluationThread(self._policy, self._pending[0], self._evaluator, self._make, self._stream)
 
     def collect(self, wait: float = 0.0) -> Iterator[tuple[Snapshot, Evaluation | None]]:
-        """What has been evaluated since, oldest first, after at most `wait` seconds; None for what failed twice.
+        """Give what has been evaluated, oldest first, after at most `wait` seconds; None for an evaluation that failed.
 
         Raises:
-            Exception: what the policy raised.
+            Exception: the policy raised it.
         """
-        while (job := self._job) is not None:
-            job.join(wait)
-            alive = job.is_alive()
-            failure, again = self._stuck(job) if alive else self._raised(job)
+        while (thread := self._thread) is not None:
+            thread.join(wait)
+            alive = thread.is_alive()
+            failure, again = self._stuck(thread) if alive else self._raised(thread)
             if failure is None and alive:
                 if wait:
-                    self._say_if_slow(job)
+                    self._say_if_slow(thread)
                 return
-            self._job, self._evaluator = None, job.evaluator
+            self._thread, self._evaluator = None, thread.evaluator
             if failure is not None:
-                if job.by_policy:
-                    raise job.error
-                job.cancelled = True  # should it ever move again
+                if thread.by_policy:
+                    raise thread.error
+                thread.cancelled = True  # should it ever move again
                 self._evaluator, self._policy = None, self._copy()
                 self._tried, self.failure = self._tried + 1, failure
                 where = f"the evaluation at update {self._pending[0].update:,} failed ({failure})"
@@ -194,47 +194,47 @@ class BackgroundEvaluator:
             self._tried = 0
             snapshot = self._pending.popleft()
             self._next()
-            yield snapshot, job.result
+            yield snapshot, thread.result
             wait = 0.0
 
-    def _raised(self, job: _Job) -> tuple[str | None, bool]:
-        """What an evaluation that is over has failed of, None if it has not; whether a second one may do better."""
-        if job.error is None:
+    def _raised(self, thread: _EvaluationThread) -> tuple[str | None, bool]:
+        """Say why an evaluation that is over failed (None: it did not), and whether a second one may do better."""
+        if thread.error is None:
             return None, False
-        if isinstance(job.error, InputError):
-            return reason(job.error), False
-        return f"{type(job.error).__name__}: {reason(job.error)}", True
+        if isinstance(thread.error, InputError):
+            return reason(thread.error), False
+        return f"{type(thread.error).__name__}: {reason(thread.error)}", True
 
-    def _stuck(self, job: _Job) -> tuple[str | None, bool]:
-        """Why an evaluation is waited for no longer, None if it is; whether a second one may do better."""
+    def _stuck(self, thread: _EvaluationThread) -> tuple[str | None, bool]:
+        """Say why to stop waiting for an evaluation (None: wait on), and whether a second one may do better."""
         now, timeout = time.monotonic(), self._timeout
-        if now - job.last_step >= timeout:
+        if now - thread.last_step >= timeout:
             return f"no step in {timeout:g} s", True
-        if job.playing and job.evaluator.time_limit is None and now - job.last_end >= timeout:
-            found = f"{job.evaluator.env_id} has no time limit, and no episode has ended for {timeout:g} s"
+        if thread.playing and thread.evaluator.time_limit is None and now - thread.last_end >= timeout:
+            found = f"{thread.evaluator.env_id} has no time limit, and no episode has ended for {timeout:g} s"
             return f"{found}: give --max-episode-steps, or a longer --eval-timeout", False
         return None, False
 
-    def _say_if_slow(self, job: _Job) -> None:
+    def _say_if_slow(self, thread: _EvaluationThread) -> None:
         now = time.monotonic()
-        seconds, still = now - job.began, now - job.last_step
-        # One that stands still is about to be given up, which is said then.
-        if job.playing and seconds >= self._timeout > 2 * still and not self._said_to_be_slow:
+        seconds, still = now - thread.began, now - thread.last_step
+        # An evaluation that stands still is about to be given up, and that is said then.
+        if thread.playing and seconds >= self._timeout > 2 * still and not self._said_to_be_slow:
             self._said_to_be_slow = True
-            rows = job.evaluator.reset_seeds.size
+            rows = thread.evaluator.reset_seeds.size
             warn(
                 f"the evaluation at update {self._pending[0].update:,} has taken {seconds:.0f} s, and training waits: "
-                f"{job.evaluator.going_on:,} of {rows:,} episodes go on (fewer --eval-episodes or --max-episode-steps, "
-                "or a larger --eval-every, would make it shorter)"
+                f"{thread.evaluator.going_on:,} of {rows:,} episodes go on (fewer --eval-episodes or "
+                "--max-episode-steps, or a larger --eval-every, would make it shorter)"
             )
 
     def close(self) -> None:
-        """Close the environments; what is pending stays so."""
-        if self._job is not None:
-            self._job.cancelled = True
-            self._job.join(min(self._timeout, 10.0))  # a step of a usual environment takes milliseconds
-            self._evaluator = None if self._job.is_alive() else self._job.evaluator
-            self._job = None
+        """Close the environments; pending snapshots stay pending."""
+        if self._thread is not None:
+            self._thread.cancelled = True
+            self._thread.join(min(self._timeout, 10.0))  # a step of a usual environment takes milliseconds
+            self._evaluator = None if self._thread.is_alive() else self._thread.evaluator
+            self._thread = None
         if self._evaluator is not None:
             self._evaluator.close()
 

@@ -59,13 +59,13 @@ class Evaluation:
         return self.lengths.mean(axis=1)
 
     def split(self, repeats: int) -> list["Evaluation"]:
-        """What an `Evaluator` with so many repeats saw in each of them."""
+        """Take apart what an `Evaluator` with so many repeats saw: an `Evaluation` for each of them."""
         arrays = (self.returns, self.lengths, self.terminated, self.reset_seeds)
         return [Evaluation(*parts) for parts in zip(*(np.split(a, repeats, axis=1) for a in arrays), strict=True)]
 
 
 def reset_seed(seed: int, episode: int) -> int:
-    """The seed that an environment is reset with: a function of `seed` and `episode` alone."""
+    """Return the seed that an environment is reset with: a function of `seed` and `episode` alone."""
     return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
 
 
@@ -244,7 +244,7 @@ class Evaluator:
         )
 
     def _actions(self, actions: Any) -> np.ndarray:
-        """[S x E, act] in the action space's dtype, a copy."""
+        """Copy actions to `[S x E, act]` in the action space's dtype."""
         if hasattr(actions, "detach"):
             actions = actions.detach().cpu()
         actions = np.asarray(actions)
@@ -313,7 +313,7 @@ def _interval(low: np.ndarray, high: np.ndarray) -> str:
 
 
 def _few_threads(policy: PolicyFunction) -> AbstractContextManager:
-    """Between a small policy's calls, PyTorch's other threads would spin on the cores that step environments."""
+    """Give PyTorch one thread: between a small policy's calls, others would spin on cores that step environments."""
     if "torch" not in sys.modules or hasattr(policy, "observe"):
         return nullcontext()  # a sequence model's calls outweigh the physics
     return one_torch_thread()
@@ -326,7 +326,7 @@ def _make_rows(
     seeds: list[int],
     num_threads: int | None,
 ) -> tuple[list[Any], NativeRows | GymnasiumRows]:
-    """A row for each reset seed, and the environments behind them: the first one where Gymnasium steps none."""
+    """Make a row for each reset seed, and the environments behind them: only the first where Gymnasium steps none."""
     # Made from its spec: by name, Gymnasium would advise a newer version each time, but D4RL's data needs -v4.
     spec = find_spec(env_id)
     import gymnasium
@@ -365,9 +365,9 @@ def _make_rows(
 
 @contextmanager
 def _refusals(env_id: str, env_kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Whatever an environment raises where it was given settings is its answer to them, and one line.
+    """Turn whatever an environment raises into an `InputError` about the settings that it was given.
 
-    Without settings it is a mistake in the environment's code, which its traceback shows.
+    Without settings it is a mistake in the environment's code, and keeps its traceback.
     """
     import gymnasium
 
@@ -383,7 +383,7 @@ def _refusals(env_id: str, env_kwargs: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _time_limit(env: Any) -> int | None:
-    """The steps after which Gymnasium cuts an episode."""
+    """Find the number of steps after which Gymnasium cuts an episode; None where it does not."""
     from gymnasium import Wrapper
     from gymnasium.wrappers import TimeLimit
 

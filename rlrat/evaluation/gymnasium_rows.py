@@ -14,23 +14,24 @@ import numpy as np
 
 from rlrat.errors import InputError
 
-Step = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Observations, rewards, terminations and truncations of some rows."""
 
-_NUMBERS = (("reward", float), ("termination", bool), ("truncation", bool))
-_NUMERIC = "fiub"  # NumPy's kinds
+_SCALAR_RESULTS = (("reward", float), ("termination", bool), ("truncation", bool))
+_NUMERIC_KINDS = "fiub"  # of NumPy's dtypes
 
 
 def row_index(rows: np.ndarray, count: int) -> np.ndarray | slice:
-    """What picks `rows`, sorted, out of `count`: for all of them a slice, which is quicker."""
+    """Return an index that picks the sorted `rows` out of `count`: for all of them a slice, which is quicker."""
     return rows if len(rows) < count else slice(None)
 
 
 class Threads:
-    """Call a function for every row, in as many contiguous chunks as there are threads; the caller is one of them."""
+    """Calls a function for every row, in as many contiguous chunks as there are threads; the caller is one of them."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        # Unlike an executor's, its threads do not keep a process alive in which a step never returns.
+        # Not an executor, whose threads keep a process alive in which a step never returns.
         self._pool = ThreadPool(count - 1) if count > 1 else None
 
     def __call__(self, function: Callable[[int], None], rows: np.ndarray) -> None:
@@ -57,7 +58,7 @@ class Threads:
 
 
 class GymnasiumRows:
-    """A Gymnasium environment per row; those of MuJoCo step on threads, since `mj_step` lets go of the GIL."""
+    """Steps one Gymnasium environment per row; those of MuJoCo on threads, since `mj_step` lets go of the GIL."""
 
     def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
         self.num_threads = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
@@ -70,7 +71,7 @@ class GymnasiumRows:
         self._truncated = np.zeros(len(envs), bool)
 
     def reset(self) -> np.ndarray:
-        """The first observations.
+        """Reset all rows; return their first observations.
 
         Raises:
             InputError: an environment that does not keep to Gymnasium's API.
@@ -85,8 +86,8 @@ class GymnasiumRows:
         self._threads(reset, np.arange(len(self._envs)))
         return self._observations.copy()
 
-    def step(self, rows: np.ndarray, actions: np.ndarray) -> Step:
-        """What each of `rows` makes of its action.
+    def step(self, rows: np.ndarray, actions: np.ndarray) -> StepResult:
+        """Step `rows`, each with its action.
 
         Raises:
             InputError: an environment that does not keep to Gymnasium's API.
@@ -97,7 +98,7 @@ class GymnasiumRows:
         def step(row: int) -> None:
             found = self._step(row, action_of[row])
             self._observations[row] = self._observation(found[0], "step")
-            for array, (name, kind), value in zip(results[1:], _NUMBERS, found[1:4], strict=True):
+            for array, (name, kind), value in zip(results[1:], _SCALAR_RESULTS, found[1:4], strict=True):
                 array[row] = value if type(value) is kind else self._number(name, value)
 
         self._threads(step, rows)
@@ -116,7 +117,7 @@ class GymnasiumRows:
 
     def _observation(self, value: Any, function: str) -> np.ndarray:
         expected = self._observations.shape[1:]
-        array = value if type(value) is np.ndarray and value.dtype.kind in _NUMERIC else _array(value)
+        array = value if type(value) is np.ndarray and value.dtype.kind in _NUMERIC_KINDS else _array(value)
         if array is None or array.shape != expected:
             what = f"of shape {array.shape}" if array is not None else f"that is {_kind(value)}"
             raise InputError(
@@ -125,7 +126,7 @@ class GymnasiumRows:
         return array
 
     def _number(self, name: str, value: Any) -> Any:
-        """A reward or a flag, which may be an array of one element."""
+        """Read a reward or a flag, which may be an array of one element."""
         array = _array(value)
         if array is None or array.size != 1 or (name != "reward" and array.dtype.kind == "f"):
             what = f"of shape {array.shape}" if array is not None and array.size != 1 else f"that is {_kind(value)}"
@@ -138,12 +139,12 @@ class GymnasiumRows:
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """Numbers as an array, None for what holds others."""
+    """Turn numbers into an array; None for a value that holds anything else."""
     try:
         array = np.asarray(value)
     except Exception:  # ragged lists, tensors of a GPU
         return None
-    return array if array.dtype.kind in _NUMERIC else None
+    return array if array.dtype.kind in _NUMERIC_KINDS else None
 
 
 def _kind(value: Any) -> str:
@@ -151,12 +152,12 @@ def _kind(value: Any) -> str:
 
 
 def _amount(found: Any) -> str:
-    """How many values were returned, `4 values`."""
+    """Say how many values were returned: `4 values`."""
     return f"{len(found)} values" if isinstance(found, tuple) else f"one value {_kind(found)}"
 
 
 def _unpacked_in_vain(error: Exception) -> str | None:
-    """How many values one of Gymnasium's wrappers was given where it takes the five of a step; else None."""
+    """Say how many values a wrapper of Gymnasium's got where it takes the five of a step; None for another error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -171,7 +172,7 @@ def _unpacked_in_vain(error: Exception) -> str | None:
 
 
 def _is_mujoco(env: Any) -> bool:
-    """Whether Gymnasium's MuJoCo base class steps `env`, so that steps of several may run at once."""
+    """Tell whether Gymnasium's MuJoCo base class steps `env`, so that steps of several may run at once."""
     try:
         from gymnasium.envs.mujoco import MujocoEnv
     except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.

@@ -13,15 +13,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlrat.evaluation.gymnasium_rows import Step, Threads, row_index
+from rlrat.evaluation.gymnasium_rows import StepResult, Threads, row_index
 
 State = Mapping[str, np.ndarray]
 
 _COMPARED_STEPS = 8  # enough for an Ant to touch the ground
 
 
-class _Batch:
-    """Simulations of one model on the threads of MuJoCo 4."""
+class _BatchPhysics:
+    """Simulates `count` copies of one model on the threads of MuJoCo 4."""
 
     def __init__(self, model: Any, count: int, num_threads: int, fields: Sequence[str]) -> None:
         """`fields` are the names of what `self.fields` holds, `[count, ...]`, once `reset` or `step` has run.
@@ -46,7 +46,7 @@ class _Batch:
             self.fields["cfrc_ext"] = np.zeros((count, *self._contact_forces.shape))
 
     def reset(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """What MujocoEnv.reset does: mj_resetData, set_state."""
+        """Do what MujocoEnv.reset does: mj_resetData, set_state."""
         self._batch.reset(stage=self._skip_forward)
         self.fields["qpos"][:] = qpos
         self.fields["qvel"][:] = qvel
@@ -57,7 +57,7 @@ class _Batch:
                 self.fields["cfrc_ext"][row] = self._contact_forces
 
     def step(self, rows: np.ndarray, actions: np.ndarray, frames: int) -> None:
-        """What MujocoEnv.do_simulation does."""
+        """Do what MujocoEnv.do_simulation does."""
         self._ctrl[row_index(rows, len(self._ctrl))] = actions
         self._batch.step(None if len(rows) == len(self._ctrl) else rows, frames)
         if self._data is None:
@@ -73,8 +73,8 @@ class _Batch:
         self._batch = None
 
 
-class _Pool:
-    """The same for older MuJoCos: `mj_step`, which lets go of the GIL, on Python threads."""
+class _ThreadedPhysics:
+    """Does the same with older MuJoCos: `mj_step`, which lets go of the GIL, on Python threads."""
 
     def __init__(self, model: Any, count: int, num_threads: int, fields: Sequence[str]) -> None:
         import mujoco
@@ -123,9 +123,9 @@ class _Pool:
 
 
 class _Task:
-    """What a family of environments makes of the physics, with the settings of one `env`, unwrapped.
+    """Makes observations, rewards and terminations from the physics, with the settings of one `env`, unwrapped.
 
-    This class is HalfCheetah; the others say what differs. A `state` has the `fields` of n rows, `[n, ...]`.
+    This class is HalfCheetah; the other robots' say what differs. A `state` has the `fields` of n rows, `[n, ...]`.
     """
 
     fields: tuple[str, ...] = ("qpos", "qvel")
@@ -282,7 +282,7 @@ _TASKS = {
 
 
 class NativeRows:
-    """Rows of one of the environments in `_TASKS`, without Gymnasium; `native_rows` makes them."""
+    """Steps rows of one of the environments in `_TASKS` without Gymnasium; `native_rows` makes it."""
 
     def __init__(
         self, env: Any, task: type[_Task], version: int, time_limit: float, seeds: Sequence[int], num_threads: int
@@ -301,7 +301,7 @@ class NativeRows:
         self._places = self._task.place(self._physics.fields)
         return self._task.observe(self._physics.fields)
 
-    def step(self, rows: np.ndarray, actions: np.ndarray) -> Step:
+    def step(self, rows: np.ndarray, actions: np.ndarray) -> StepResult:
         """`actions` are float32, as the environments' action spaces."""
         task, state = self._task, self._physics.fields
         self._physics.step(rows, actions, task.frame_skip)
@@ -319,18 +319,18 @@ class NativeRows:
         self._physics.close()
 
 
-def _physics(*arguments: Any) -> _Batch | _Pool:
+def _physics(*arguments: Any) -> _BatchPhysics | _ThreadedPhysics:
     try:
-        return _Batch(*arguments)
+        return _BatchPhysics(*arguments)
     except ImportError:
-        return _Pool(*arguments)
+        return _ThreadedPhysics(*arguments)
 
 
 def native_rows(env: Any, seeds: Sequence[int], num_threads: int) -> NativeRows | None:
-    """Rows like `env`, from `gymnasium.make`, each reset with its seed; None where only Gymnasium can step them.
+    """Make rows like `env`, from `gymnasium.make`, each with its reset seed; None where only Gymnasium can step them.
 
-    The first row is compared with `env` over a few steps. Should a release of Gymnasium or MuJoCo make them differ, it
-    warns and the answer is None.
+    The first row is compared with `env` over a few steps. If they differ, which a new release of Gymnasium
+    or MuJoCo may cause, it warns and returns None.
     """
     supported = _supported(env)
     if supported is None:
@@ -353,7 +353,7 @@ def native_rows(env: Any, seeds: Sequence[int], num_threads: int) -> NativeRows 
 
 
 def _supported(env: Any) -> tuple[type[_Task], int, float] | None:
-    """The task, version and time limit of an environment that is made as Gymnasium registers it; else None."""
+    """Find the task, version and time limit of an environment that is made as Gymnasium registers it; else None."""
     from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
     base = env.unwrapped
@@ -374,7 +374,7 @@ def _supported(env: Any) -> tuple[type[_Task], int, float] | None:
 
 
 def _difference(rows: NativeRows, env: Any, seed: int) -> str | None:
-    """What differs between the first row and `env`, reset with `seed`, or None."""
+    """Say what differs between the first row and `env`, both reset with `seed`; None where nothing does."""
     observation, _ = env.reset(seed=seed)
     if not np.array_equal(rows.reset()[:1], observation[None]):
         return "it starts elsewhere"

@@ -34,7 +34,7 @@ class PReLU(nn.Module):
         return f"batch_shape={tuple(self.weight.shape)}"
 
 
-# The order is that of the documentation; None: the entry has parameters and is built below.
+# In the order of the documentation. None: the entry has parameters, and `make_activation` builds it.
 _REGISTRY: dict[str, Callable[[], nn.Module] | None] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -58,7 +58,7 @@ _REGISTRY: dict[str, Callable[[], nn.Module] | None] = {
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `make_activation` takes, besides `rational:<name>` for an elementwise <name>."""
+    """List every name that `make_activation` takes, besides `rational:<name>` for an elementwise <name>."""
     return tuple(_REGISTRY)
 
 
@@ -86,7 +86,7 @@ def check_activation(name: str) -> None:
 
 
 def _is_elementwise(name: str) -> bool:
-    """Whether a registry entry that `FUNCTIONS` does not have, such as one of the user's own, can be approximated."""
+    """Tell whether a registry entry that is not in `FUNCTIONS`, such as one of the user's own, can be approximated."""
     if _REGISTRY.get(name) is None:
         return False
     try:
@@ -105,7 +105,7 @@ def make_activation(
     version: str = "A",
     groups: int = 1,
 ) -> nn.Module:
-    """The activation called `name`, as a module for x `[*batch_shape, ..., features]`.
+    """Make the activation called `name`, a module for x `[*batch_shape, ..., features]`.
 
     softmin, softmax and logsoftmax act along the features. prelu and rational have parameters of their own for each
     entry of `batch_shape`. `degrees`, `version` and `groups` are settings of rationals (see `rlrat.Rational`); the

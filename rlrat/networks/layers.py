@@ -59,7 +59,7 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_seeds, count, features))
 
     def forward(self, indices: Tensor) -> Tensor:
-        """`indices` `[S, ...]`, larger ones taken for the last: `[S, ..., features]`."""
+        """Look up `indices` `[S, ...]`, larger ones as the last: `[S, ..., features]`."""
         seeds, count, _ = self.weight.shape
         first = torch.arange(0, seeds * count, count, device=indices.device).view(-1, *[1] * (indices.ndim - 1))
         # Not by indexing, whose gradient on a GPU sums in any order.
@@ -126,10 +126,10 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         self.gating: str | None = None
-        """What `gated` made of the hidden widths, in words."""
+        """In words, how `gated` changed the hidden widths."""
         if gated:
             plain, groups = hidden_dims, (activation_settings or {}).get("groups", 1)
-            for width in plain:  # the narrowed ones, which nobody has typed, are multiples of what divides these
+            for width in plain:  # as typed: groups that divide these divide the narrowed widths, too
                 make_activation(activation, features=width, **(activation_settings or {}))
             hidden_dims = gated_dims(in_features, plain, out_features, groups)
             before = _count_weights(in_features, plain, out_features)
@@ -146,7 +146,7 @@ class MLP(nn.Module):
         self.output = Linear(widths[-1], out_features, batch_shape)
 
     def forward(self, x: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
-        """`dropout` has one multiplier for each hidden layer, as `dropout_masks` draws them."""
+        """Apply the network; `dropout` has a tensor of factors for each hidden layer, as `dropout_masks` draws them."""
         for index, layer in enumerate(self.hidden):
             x = layer(x)
             if dropout is not None:
@@ -154,21 +154,21 @@ class MLP(nn.Module):
         return self.output(x)
 
 
-_MOST_ROUNDED = 8  # layers: there are 2^L ways
+_MOST_ROUNDED_LAYERS = 8  # of which all 2^L ways of rounding are tried
 
 
 def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int, multiple: int = 1) -> tuple[int, ...]:
-    """Hidden widths, shrunk by about one factor, with which a gated MLP has nearest to the plain one's weights.
+    """Shrink hidden widths by about one factor so that a gated MLP has about as many weights as the plain one.
 
-    Where a plain width is a multiple of `multiple`, the shrunk one is, too. Of a few layers every way to round is
-    tried, of many, where a layer matters less, the nearest one.
+    Where a plain width is a multiple of `multiple`, the shrunk one is, too. For a few layers every way to round is
+    tried; for many layers, where each matters less, only the nearest.
     """
     plain = _count_weights(in_features, hidden_dims, out_features)
     steps = [1 if d % multiple else multiple for d in hidden_dims]
     candidates: dict[tuple[int, ...], None] = {}
     for thousandths in range(400, 1001):
         exact = [d * thousandths / 1000 / step for d, step in zip(hidden_dims, steps, strict=True)]
-        if len(exact) > _MOST_ROUNDED:
+        if len(exact) > _MOST_ROUNDED_LAYERS:
             exact = [max(1, round(e)) for e in exact]
         ways = ({max(1, math.floor(e)) * step, math.ceil(e) * step} for e, step in zip(exact, steps, strict=True))
         candidates |= dict.fromkeys(product(*map(sorted, ways)))
@@ -176,7 +176,7 @@ def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int, 
 
 
 def _count_weights(in_features: int, hidden_dims: Sequence[int], out_features: int, gated: bool = False) -> int:
-    """Weights and biases of an MLP's linear layers."""
+    """Count the weights and biases of an MLP's linear layers."""
     hidden = sum((a + 1) * b for a, b in pairwise([in_features, *hidden_dims]))
     return hidden * (2 if gated else 1) + (hidden_dims[-1] + 1) * out_features
 
@@ -184,7 +184,7 @@ def _count_weights(in_features: int, hidden_dims: Sequence[int], out_features: i
 def dropout_masks(
     streams: Sequence[Stream], update: int | Tensor, rate: float, rows: int, mlp: MLP
 ) -> list[Tensor] | None:
-    """Inverted dropout's multipliers, 0 or 1/(1 - rate): `[S, rows, width]` a hidden layer; None where none is 0."""
+    """Draw factors of inverted dropout, 0 or 1/(1 - rate): `[S, rows, width]` for each hidden layer; None at rate 0."""
     if rate == 0.0:
         return None
     return [
@@ -205,7 +205,7 @@ def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: st
     if scheme not in INITIALIZATIONS:
         raise ValueError(f"unknown initialization {scheme!r}: choose from {', '.join(INITIALIZATIONS)}")
     if all(parameter.is_meta for parameter in module.parameters()):
-        return  # there are only shapes
+        return  # nothing to fill: there are only shapes
     for index, seed in enumerate(seeds):
         draws = generator(seed, f"initialize {purpose}")
         for layer in module.modules():

@@ -1,4 +1,4 @@
-"""Policies: a network with all that it needs to act in an environment."""
+"""Policies: networks with all that they need to act in an environment."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class ActingPolicy(nn.Module):
-    """What takes raw observations and gives actions in the environment's units: the units of either."""
+    """Takes raw observations and gives actions in the environment's units; holds the units of both."""
 
     def __init__(self, observation_size: int, action_size: int, num_seeds: int) -> None:
         super().__init__()
         self.batch_shape = (num_seeds,)
         self.has_units = False
-        """Whether `set_units` was called; what is loaded from a checkpoint has its units from there."""
+        """Whether `set_units` was called; a policy from a checkpoint has its units from there."""
         self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
         self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
         self.register_buffer("action_scale", torch.ones(num_seeds, action_size))
@@ -29,7 +29,7 @@ class ActingPolicy(nn.Module):
 
     @torch.no_grad()
     def set_units(self, units: "Units") -> None:
-        """Take the units that the agent learns in, the same for every seed."""
+        """Set the units that the agent learns in, the same for every seed."""
         self.has_units = True
         self.observation_mean.copy_(torch.from_numpy(units.observation_mean))
         self.observation_std.copy_(torch.from_numpy(units.observation_std))
@@ -37,7 +37,7 @@ class ActingPolicy(nn.Module):
         self.action_offset.copy_(torch.from_numpy(units.action_offset))
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
-        """Checkpoints of before have one scale for all components, and actions around 0."""
+        """Load older checkpoints, too, which have one scale for all components, and actions around 0."""
         scale, offset = (f"{prefix}{name}" for name in ("action_scale", "action_offset"))
         if scale in state_dict and offset not in state_dict:
             before = state_dict[scale].to(self.action_scale).expand_as(self.action_scale)
@@ -49,7 +49,7 @@ class ActingPolicy(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def read(self, observations: np.ndarray | Tensor) -> Tensor:
-        """Raw observations `[S, E, obs]`, or with one seed `[..., obs]`, normalised: `[S, E, obs]`.
+        """Normalise raw observations `[S, E, obs]`, or with one seed `[..., obs]`: `[S, E, obs]`.
 
         Raises:
             ValueError: observations of another width.
@@ -62,7 +62,7 @@ class ActingPolicy(nn.Module):
         return (rows - self.observation_mean.unsqueeze(1)) / self.observation_std.unsqueeze(1)
 
     def give(self, actions: Tensor, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Actions `[S, E, act]` in [-1, 1], in the environment's units, of `observations`' kind and leading shape.
+        """Scale actions `[S, E, act]` in [-1, 1] to the environment's units, in `observations`' kind and leading shape.
 
         None is beyond the bounds that the units are of, see `rlrat.datasets.batches`.
         """
@@ -96,7 +96,7 @@ class Policy(ActingPolicy):
         super().__init__(observation_size, action_size, num_seeds)
         if head not in self.HEADS:
             raise ValueError(f"unknown policy head {head!r}: choose from {', '.join(self.HEADS)}")
-        # What builds this policy again, one seed of it, from a checkpoint.
+        # These build this policy again, one seed of it, from a checkpoint.
         self.settings = {"kind": "mlp", "observation_size": observation_size, "action_size": action_size, "head": head}
         self.settings |= network
         self.head = head
@@ -122,7 +122,7 @@ class Policy(ActingPolicy):
         return mean, log_std.clamp(*self.HEADS[self.head])
 
     def log_prob(self, observations: Tensor, actions: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
-        """Of `actions` `[S, B, act]` in [-1, 1] at normalised `observations` `[S, B, obs]`: `[S, B]`."""
+        """Log density `[S, B]` of `actions` `[S, B, act]` in [-1, 1] at normalised `observations` `[S, B, obs]`."""
         if self.head == "deterministic":
             return -(torch.tanh(self.mean(observations, dropout)) - actions).square().sum(-1)
         mean, log_std = self.gaussian(observations, dropout)
@@ -131,13 +131,13 @@ class Policy(ActingPolicy):
             actions = actions.clamp(-0.999, 0.999)
             values, correction = torch.atanh(actions), torch.log1p(-actions.square()).sum(-1)
         squares = ((values - mean) * torch.exp(-log_std)).square().sum(-1)
-        # What depends on no more than the action or the policy's parameters is apart, and so is its gradient.
+        # Terms of the action or of the parameters alone are summed apart, and so are their gradients.
         constant = correction + 0.5 * math.log(2.0 * math.pi) * actions.shape[-1]
         return -0.5 * squares - (log_std.sum(-1) + constant)
 
     @torch.no_grad()
     def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """The mode at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`, of the same kind.
+        """Act by the mode at raw `observations` `[S, E, obs]`: `[S, E, act]` of the same kind, in environment units.
 
         With one seed, leading axes may be any or none.
 

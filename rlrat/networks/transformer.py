@@ -12,7 +12,7 @@ from rlrat.networks.choices import Norm
 from rlrat.networks.layers import MLP, Embedding, LayerNorm, Linear
 from rlrat.networks.policies import ActingPolicy
 
-TOKENS = 3  # of a time step: return-to-go, state, action
+TOKENS_PER_STEP = 3  # return-to-go, state, action
 
 
 class Attention(nn.Module):
@@ -26,7 +26,7 @@ class Attention(nn.Module):
         self.output = Linear(width, width, (num_seeds,))
 
     def forward(self, x: Tensor, wanted: slice, dropout: Tensor | None = None) -> Tensor:
-        """What the `wanted` tokens gather from themselves and all before them: `[S, B, wanted, width]`."""
+        """Gather for the `wanted` tokens from themselves and all before them: `[S, B, wanted, width]`."""
         rows, tokens, width = x.shape[1:]
         queries = self._heads(self.query, x[:, :, wanted])
         keys, values = self._heads(self.key_value, x).chunk(2, dim=-1)
@@ -39,7 +39,7 @@ class Attention(nn.Module):
         return apply(self.output, gathered.reshape(len(x), rows, -1, width))
 
     def _heads(self, linear: Linear, x: Tensor) -> Tensor:
-        """`[S, B, T, width]` to `[S * B * heads, T, features of a head]`."""
+        """Apply `linear` and split the heads: `[S, B, T, width]` to `[S * B * heads, T, features of a head]`."""
         y = apply(linear, x)
         if self.num_heads == 1:
             return y.flatten(0, 1)
@@ -62,7 +62,7 @@ class Gain(nn.Module):
 
 
 def apply(network: nn.Module, x: Tensor) -> Tensor:
-    """A network of `[S, rows, features]` on `[S, B, T, features]`."""
+    """Apply a network of `[S, rows, features]` to `[S, B, T, features]`."""
     return network(x.flatten(1, 2)).unflatten(1, x.shape[1:3])
 
 
@@ -96,10 +96,10 @@ class TransformerBlock(nn.Module):
 
 
 def check_target_returns(targets: Sequence[float]) -> tuple[float, ...]:
-    """The target returns, if they are some.
+    """Check target returns and return them as numbers.
 
     Raises:
-        InputError: none, equal ones, or what is no finite number.
+        InputError: there are none, equal ones, or one that is no finite number.
     """
     try:
         numbers = tuple(map(float, targets))
@@ -136,7 +136,7 @@ class SequencePolicy(ActingPolicy):
     ) -> None:
         """`mlp` are the settings of each block's `MLP`; target returns are in the environment's units."""
         super().__init__(observation_size, action_size, num_seeds)
-        self.settings = {  # what builds this policy again, one seed of it, from a checkpoint
+        self.settings = {  # these build this policy again, one seed of it, from a checkpoint
             "kind": "sequence",
             "observation_size": observation_size,
             "action_size": action_size,
@@ -175,7 +175,7 @@ class SequencePolicy(ActingPolicy):
         wanted: slice = slice(None),
         dropout: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
-        """The action at each of the `wanted` steps, from that step's return-to-go and state and all that came before.
+        """Predict the action at each of the `wanted` steps from its return-to-go, its state and all that came before.
 
         Args:
             observations: normalised, `[S, B, K, obs]`.
@@ -183,7 +183,7 @@ class SequencePolicy(ActingPolicy):
             returns_to_go: divided by the return scale, `[S, B, K]`.
             timesteps: steps since the episode's start, `[S, B, K]` int64.
             wanted: steps of K.
-            dropout: multipliers of the embedded tokens, and of each block's attention weights, attention and MLP, with
+            dropout: factors of the embedded tokens, and of each block's attention weights, attention and MLP, with
                 `dropout_shapes` (which takes all steps as wanted).
 
         Returns:
@@ -204,10 +204,11 @@ class SequencePolicy(ActingPolicy):
             x = apply(self.embedding_norm, x)
         if dropout[0] is not None:
             x = x * dropout[0]
-        every = slice(0, TOKENS * steps)
+        every = slice(0, TOKENS_PER_STEP * steps)
         chosen = range(steps)[wanted]  # torch 2.11 does not trace slice.indices
-        # Actions are read off these.
-        states = slice(TOKENS * chosen.start + 1, TOKENS * (chosen.stop - 1) + 2, TOKENS * chosen.step)
+        # Actions are predicted from the tokens of states.
+        first, end = TOKENS_PER_STEP * chosen.start + 1, TOKENS_PER_STEP * (chosen.stop - 1) + 2
+        states = slice(first, end, TOKENS_PER_STEP * chosen.step)
         for index, block in enumerate(self.blocks):
             # Nothing reads the last block's other tokens: leaving them out saves two thirds of its products.
             last = index == len(self.blocks) - 1
@@ -219,8 +220,8 @@ class SequencePolicy(ActingPolicy):
     def dropout_shapes(
         self, rows: int, embedding: float, attention: float, residual: float
     ) -> list[tuple[float, tuple[int, ...]]]:
-        """What `predict` takes for dropout, a rate and a shape without the seed axis each, for these three rates."""
-        blocks, tokens = len(self.blocks), TOKENS * self.context_length
+        """List what `predict` takes for dropout at these rates: of each, a rate and a shape without the seed axis."""
+        blocks, tokens = len(self.blocks), TOKENS_PER_STEP * self.context_length
         width, heads = self.settings["embedding_size"], self.settings["num_heads"]
         found = [(embedding, (rows, tokens, width))]
         for wanted in [tokens] * (blocks - 1) + [self.context_length]:
@@ -229,12 +230,12 @@ class SequencePolicy(ActingPolicy):
         return found
 
     def reset(self) -> None:
-        """Forget the episode; to be called before each first step."""
+        """Forget the episode; call it before each first step."""
         self._step, self._window = 0, None
 
     @torch.no_grad()
     def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Actions at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`, of the same kind.
+        """Act at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`, of the same kind.
 
         With one seed, leading axes may be any or none. Columns that are over in every seed get zeros.
 
@@ -259,7 +260,7 @@ class SequencePolicy(ActingPolicy):
         return self.give(actions[:, :, last], observations)
 
     def observe(self, rewards: np.ndarray | Tensor, dones: np.ndarray | Tensor) -> None:
-        """Rewards of the last actions, and which rows are over: `[S, E]`, or with one seed any shape of as many.
+        """Take the rewards of the last actions, and which rows are over: `[S, E]`, or with one seed any such shape.
 
         Raises:
             RuntimeError: before the first action.

@@ -1,4 +1,4 @@
-"""Curves of several seeds as one: aligned on updates, thinned to what can be drawn, with a band."""
+"""Make one curve of several seeds': aligned on updates, thinned to what can be drawn, with a band."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What differs between runs that are to be compared, beside what they are compared by."""
+"""Find what differs between runs that are to be compared, beside what they are compared by."""
 
 from collections import defaultdict
 from collections.abc import Sequence

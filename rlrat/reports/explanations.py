@@ -1,4 +1,4 @@
-"""How each number of a report was computed, in words that stand beside it."""
+"""Explain how each number of a report was computed, in words that stand beside it."""
 
 from rlrat.reports.report import Report
 

@@ -1,4 +1,4 @@
-"""`report.html`: a comparison as one page that opens anywhere, without a network."""
+"""Write `report.html`: a comparison as one page that opens anywhere, without a network."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Others' results beside ours: a table of curves, or the log folders that d3rlpy leaves."""
+"""Read others' results beside ours: a table of curves, or the log folders that d3rlpy leaves."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""A report's figures with matplotlib: told apart without colour, too, and legible in print."""
+"""Draw a report's figures with matplotlib: told apart without colour, too, and legible in print."""
 
 from collections.abc import Callable
 from pathlib import Path

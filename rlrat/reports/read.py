@@ -1,4 +1,4 @@
-"""Runs as a report needs them, from folders in any state: nothing that a kill or a disk left behind stops it."""
+"""Read runs for a report from folders in any state: nothing that a kill or a disk left behind stops it."""
 
 import difflib
 import io

@@ -1,4 +1,4 @@
-"""Tests of means that hold for few seeds, unequal numbers and unequal spreads, and their correction for a whole report.
+"""Test means so that it holds for few seeds, unequal numbers and spreads, corrected for a whole report.
 
 Welch's test estimates its degrees of freedom from the same few seeds as the spread: where a small group scatters little
 by chance, the error comes out too small and the degrees too many. At 3 seeds against 20 a p of 0.002 comes eight times

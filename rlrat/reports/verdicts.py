@@ -1,4 +1,4 @@
-"""Who ends higher and who learns faster, as far as tests allow a claim."""
+"""Say who ends higher and who learns faster, as far as tests allow a claim."""
 
 from collections.abc import Sequence
 from itertools import combinations

@@ -1,6 +1,4 @@
-"""A run and its folder: the command line that agents share, the run itself, and all that is written, read and said of
-it.
-"""
+"""Runs: the command line that agents share, a run, its folder, and all that is written, read and said of it."""
 
 from rlrat import lazy
 

@@ -1,4 +1,4 @@
-"""The command line that every agent shares; nothing here needs torch, so `--help` and mistakes are answered at once.
+"""Read the command line that all agents share. Nothing here needs torch: `--help` and mistakes are answered at once.
 
 An agent's own dataclass inherits from `RunArguments` and adds the settings of its paper, one line of help under each.
 """
@@ -33,7 +33,7 @@ from rlrat.updates.seeds import SEED_LIMIT
 
 @dataclass(frozen=True)
 class Range:
-    """What a number may be, beside its type: `Annotated[float, Range(0.0, 1.0, open_high=True)]`."""
+    """The numbers that a setting may have: `Annotated[float, Range(0.0, 1.0, open_high=True)]`."""
 
     low: float
     high: float = math.inf
@@ -58,9 +58,9 @@ Share = Annotated[float, Range(0.0, 1.0)]
 
 Kind = TypeVar("Kind")
 Axis = Kind | tuple[Kind, ...]
-"""A setting that may differ along the seed axis: several values train side by side, one member for each and each seed.
+"""A setting that may differ along the seed axis: with several values, each value and each seed together are a member.
 
-The agent finds one value as it is, and several as a tensor `[S, 1]` (`beside` gives it more axes)."""
+The agent gets one value as a number, and several values as a tensor `[S, 1]`, to which `beside` gives more axes."""
 
 _LEAST, _GREATEST = 1e-37, 1e38  # sizes of float32 numbers, digits and some room left
 
@@ -87,8 +87,7 @@ class RunArguments:
     env_kwargs: tuple[str, ...] = ()
     """Environment settings, name=value, such as xml_file=walker2d.xml; a value is JSON, a Python literal or a word."""
     env_modules: tuple[str, ...] = ()
-    """Modules of yours that register environments, in the working directory, too; what data names is looked up among
-    them, and never imported."""
+    """Your modules that register environments, also from the working directory. Nothing that data names is imported."""
     max_episode_steps: Count | None = None
     """Steps after which an episode of an evaluation is cut; by default as the environment is registered."""
     action_bounds: tuple[tuple[float, float], ...] | None = None
@@ -96,8 +95,7 @@ class RunArguments:
     seed: Annotated[int, Range(0)] = 0
     """First seed."""
     num_seeds: Count = 1
-    """Seeds trained side by side: seed, seed + 1, ... A setting with several values makes a member for each of them and
-    each seed."""
+    """Seeds side by side: seed, seed + 1, ...; each is trained with every value of a setting that has several."""
     total_updates: Count = 300_000
     """Gradient updates."""
     batch_size: Count = 256
@@ -135,25 +133,25 @@ class RunArguments:
     capture: bool = True
     """On a GPU, record the update as CUDA graphs and replay them."""
     eval_timeout: Positive = 300.0
-    """Seconds without a step after which an evaluation is begun again and, the second time, recorded as failed; without
-    the end of an episode, it is failed at once where the environment has no time limit."""
+    """Seconds without a step after which an evaluation is begun again; the second time it has failed. Where the
+    environment has no time limit, it has also failed after so many seconds in which no episode ends."""
     profile: bool = False
-    """Say where the time goes, and leave trace.json, of some updates, in the first seed's folder."""
+    """Print where the time goes, and write trace.json, a trace of some updates, into the first seed's folder."""
     track: bool = False
     """Mirror TensorBoard to Weights & Biases (pip install "rlrat[track]"); WANDB_MODE=offline keeps it here."""
     num_threads: Annotated[int, Range(1, 4096)] | None = None
-    """CPU threads; by default all cores, or fewer where updates are too small for them."""
+    """CPU threads; by default one for each core, or fewer where updates are too small for so many."""
     run_dir: Path = Path("runs")
-    """Where run folders go."""
+    """Folder that the run folders are made in."""
     run_name: str | None = None
-    """Distinguishes run folders; by default the algorithm settings that differ from their defaults."""
+    """Name that tells run folders apart; by default the algorithm settings that differ from their defaults."""
     resume: bool = True
     """Go on from the newest checkpoint; without it, an unfinished run is an error."""
     overwrite: bool = False
     """Delete the run folders of these seeds first."""
 
     def network(self, role: Literal["actor", "critic"]) -> dict[str, Any]:
-        """The settings of a network of the actor or the critics, as `rlrat.networks.layers.MLP` takes them."""
+        """Collect the settings of the actor's or the critics' network, as `rlrat.networks.MLP` takes them."""
         rational = {name: getattr(self.rational, name) for name in ("degrees", "version", "groups")}
         return {
             "hidden_dims": self.hidden_dims,
@@ -168,9 +166,9 @@ Arguments = TypeVar("Arguments", bound=RunArguments)
 
 
 def parse(kind: type[Arguments], description: str, argv: list[str] | None = None) -> Arguments:
-    """An agent's command line as a `kind`, whose values are checked, too; else as `read_command_line`."""
-    if argv is None:  # the first act of a program
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until its run can be stopped cleanly, no traceback
+    """Read an agent's command line as `read_command_line` does, and check its values, too."""
+    if argv is None:  # the program's own command line: nothing has been done yet
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends without a traceback, until the run can stop cleanly
         warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     arguments = read_command_line(kind, description, argv)
     with one_line_errors():
@@ -182,10 +180,10 @@ def parse(kind: type[Arguments], description: str, argv: list[str] | None = None
 def read_command_line(
     kind: type[Kind], description: str, argv: list[str] | None = None, prog: str | None = None
 ) -> Kind:
-    """A command line as a `kind`; `--help` is answered, and a mistake is one line on stderr and exit code 2.
+    """Read a command line as a `kind`: a dataclass, or for subcommands a union of them.
 
-    A `kind` is a dataclass, or a union of them for subcommands. `argv` and the program's name are the process' own by
-    default.
+    `--help` is answered. A mistake is one line on stderr and exit code 2. `argv` and `prog`, the program's name, are
+    those of this process by default.
     """
     import tyro
 
@@ -198,7 +196,7 @@ def read_command_line(
             return read()
     except SystemExit as stop:
         if stop.code:
-            os.environ["COLUMNS"] = "10000"  # again, without the line breaks that would be blanks inside of values
+            os.environ["COLUMNS"] = "10000"  # read again, without line breaks, which would become blanks inside values
             with redirect_stderr(wide := io.StringIO()), suppress(SystemExit):
                 read()
             print(f"error: {one_line(wide.getvalue() or printed.getvalue())}", file=sys.stderr)
@@ -209,14 +207,14 @@ def read_command_line(
 
 
 def one_line(box: str) -> str:
-    """What tyro prints in a box, as one line without the frame and the help of options."""
+    """Turn the box that tyro prints into one line, without its frame and the help of options."""
     box = re.sub(r"\x1b\[[\d;]*m", "", box)  # colours, in a terminal
     box = re.sub(r"^[╭│╰ ][─ ]|[╮│╯]$", "", box, flags=re.MULTILINE)  # the frame, blanks where it cannot be printed
     if "Missing from" in box:
         box = re.sub(r"^( {4}\S+).*(?:\n {8}.*)*", r"\1,", box, flags=re.MULTILINE)
-    if "Unrecognized" in box:  # of the options that are alike, only the names
+    if "Unrecognized" in box:  # of the options that it suggests, only the names
         box = re.sub(r"^( {4}-[^\s,]+(?:, -[^\s,]+)*).*(?:\n {4}(?!-).*)*", r"\1,", box, flags=re.MULTILINE)
-    parts = re.split(r"^ ?[─-]{3,} *$| ─+$", box, flags=re.MULTILINE)  # the title, and what lines divide
+    parts = re.split(r"^ ?[─-]{3,} *$| ─+$", box, flags=re.MULTILINE)  # the title, and the parts between lines
     parts = [" ".join(part.split()).split(" Got errors:")[0] for part in parts]
     if wrong := re.search(_NO_NUMBER, "\n".join(parts)):
         option, given, kind = wrong.groups()
@@ -233,7 +231,7 @@ _NO_NUMBER = (
     r"Error parsing (?:(--\S+)|.*?): .*?(?:\[|base 10: |float: )(['\"].*['\"]).*\n"
     r"Argument helptext: (?:--\S+ )?((?:{None}|INT|FLOAT|[][{}|. ])+)"
 )
-# Help, and titles that say less than what follows.
+# Parts to leave out: help, and titles that say less than what follows them.
 _UNSAID = (
     r"Argument helptext:|For full helptext|"
     r"(Unrecognized options|Value error|Parsing error|Missing argument|Required options|Invalid choice)$"
@@ -241,7 +239,7 @@ _UNSAID = (
 
 
 def validate(arguments: RunArguments) -> None:
-    """Raise `InputError` for the first number that cannot be right."""
+    """Raise `InputError` for the first value that cannot be right."""
     check_ranges(arguments)
     if arguments.seed + arguments.num_seeds > SEED_LIMIT:
         raise InputError(f"--seed is {arguments.seed}, but the last of --num-seeds must be below {SEED_LIMIT:,}")
@@ -279,12 +277,13 @@ def _check_bounds(bounds: tuple[tuple[float, float], ...] | None) -> None:
 
 
 def check_ranges(arguments: Any, prefix: str = "") -> None:
+    """Raise `InputError` for the first number outside its `Range`, or too large or small for any run."""
     for name, kind in get_type_hints(type(arguments), include_extras=True).items():
         value = getattr(arguments, name)
         if dataclasses.is_dataclass(value):
             check_ranges(value, f"{name}.")
         values = value if isinstance(value, tuple) else (value,)
-        for part in (kind, *get_args(kind)):  # what may be None or several hides its range one level deeper
+        for part in (kind, *get_args(kind)):  # None or several values: the range is one level deeper
             for bound in getattr(part, "__metadata__", ()):
                 for one in values:
                     if isinstance(bound, Range) and one is not None and one not in bound:
@@ -300,7 +299,10 @@ def check_ranges(arguments: Any, prefix: str = "") -> None:
 
 @dataclass(frozen=True)
 class Member:
-    """One of those that a command trains side by side: its arguments are those of the command that trains it alone."""
+    """A seed with one value of each setting: what a command trains side by side, each in its own run folder.
+
+    `arguments` are those of the command that trains this member alone.
+    """
 
     arguments: RunArguments
     label: str
@@ -312,7 +314,7 @@ class Member:
 
 
 def _varied(arguments: RunArguments) -> dict[str, tuple[float, ...]]:
-    """The settings that have several values."""
+    """Find the settings that have several values."""
     return {
         name: getattr(arguments, name)
         for name, kind in get_type_hints(type(arguments)).items()
@@ -321,7 +323,7 @@ def _varied(arguments: RunArguments) -> dict[str, tuple[float, ...]]:
 
 
 def members(arguments: RunArguments) -> list[Member]:
-    """Each seed with each combination of the settings that have several values."""
+    """List the members of a command: each seed with each combination of the settings that have several values."""
     varied, found = _varied(arguments), []
     for seed in range(arguments.seed, arguments.seed + arguments.num_seeds):
         for values in itertools.product(*varied.values()):
@@ -332,7 +334,7 @@ def members(arguments: RunArguments) -> list[Member]:
 
 
 def side_by_side(arguments: Arguments, members: Sequence[Member], device: Any) -> Arguments:
-    """`arguments` with a tensor `[S, 1]` of the members' values for each setting that has several."""
+    """Replace each setting of `arguments` that has several values by a tensor `[S, 1]` of the members' own."""
     varied = _varied(arguments)
     if not varied:
         return arguments
@@ -343,12 +345,12 @@ def side_by_side(arguments: Arguments, members: Sequence[Member], device: Any) -
 
 
 def beside(setting: Any, axes: int) -> Any:
-    """A setting for use with a tensor of so many axes: a number as it is, a tensor `[S, 1]` as `[S, 1, ..., 1]`."""
+    """Fit a setting to a tensor of `axes` axes: a number stays as it is, `[S, 1]` becomes `[S, 1, ..., 1]`."""
     return setting.view(-1, *[1] * (axes - 1)) if hasattr(setting, "view") else setting
 
 
 def settings(arguments: RunArguments) -> dict[str, Any]:
-    """Every argument by its flag's name (`rational.degrees`), as JSON knows values."""
+    """Collect every argument by the name of its flag (`rational.degrees`), with values as JSON has them."""
 
     def rows(value: Any, prefix: str) -> dict[str, Any]:
         found = {}
@@ -369,7 +371,7 @@ def identity(arguments: RunArguments) -> dict[str, Any]:
 
 
 def run_name(arguments: RunArguments) -> str:
-    """`--run-name`, or the algorithm settings that differ from their defaults: `expectile=0.9,norm=layer`, or ''."""
+    """Return `--run-name`, or the algorithm settings that are not their defaults: `expectile=0.9,norm=layer`, or ''."""
     if arguments.run_name is not None:
         return arguments.run_name
     defaults = settings(type(arguments)())
@@ -383,7 +385,7 @@ def run_name(arguments: RunArguments) -> str:
 
 
 def run_folder(arguments: RunArguments, agent: str, seed: int) -> Path:
-    """`<run-dir>/<dataset>/<agent>/<activation>[+<run-name>]/seed<k>`."""
+    """Return the path of a run folder: `<run-dir>/<dataset>/<agent>/<activation>[+<run-name>]/seed<k>`."""
     name = run_name(arguments)
     activation = arguments.activation.replace(":", "-") + (f"+{name}" if name else "")
     return arguments.run_dir / folder_name(arguments.dataset) / agent / activation / f"seed{seed}"

@@ -1,7 +1,7 @@
-"""Checkpoint files: their bytes, which carry a checksum, and what may be in them.
+"""Write and read checkpoint files: their bytes, which carry a checksum, and what may be in them.
 
-A checkpoint is what `torch.save` writes, with a SHA-256 of it all in the zip archive's comment, which `torch.load`
-passes over. Those without one, of before or of other tools, are only held against the archive's own checksums.
+A checkpoint is what `torch.save` writes, with a SHA-256 of all bytes in the comment of the zip archive, which
+`torch.load` skips. Files without one, of older versions or other tools, are checked by the archive's own checksums.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ from rlrat.runs.schema import is_update
 
 _END = b"PK\x05\x06"  # of a zip archive's last record, 22 bytes with an empty comment
 _MARK = b"rlrat sha256 "
-_COMMENT = len(_MARK) + 64
+_COMMENT_BYTES = len(_MARK) + 64
 
 
 def checkpoint_bytes(checkpoint: dict[str, Any]) -> bytes:
-    """A checkpoint as the bytes of its file, for `torch.load(weights_only=True)`."""
+    """Turn a checkpoint into the bytes of its file, for `torch.load(weights_only=True)`."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     content = buffer.getvalue()
     if content[-22:-18] != _END or content[-2:] != b"\0\0":
         return content  # another version of torch may write more there
-    content = content[:-2] + struct.pack("<H", _COMMENT)
+    content = content[:-2] + struct.pack("<H", _COMMENT_BYTES)
     return content + _MARK + hashlib.sha256(content).hexdigest().encode()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint in a file, its tensors on the CPU.
+    """Read the checkpoint in a file, its tensors on the CPU.
 
     Raises:
         InputError: a file that is damaged, cannot be read, or is no checkpoint.
@@ -61,14 +61,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _check_bytes(content: bytes) -> None:
     """Raises `zipfile.BadZipFile` for an archive that is not as it was written, or not as `torch.save` writes it."""
-    if content[-_COMMENT:-64] == _MARK:
-        digest = hashlib.sha256(content[:-_COMMENT]).hexdigest().encode()
+    if content[-_COMMENT_BYTES:-64] == _MARK:
+        digest = hashlib.sha256(content[:-_COMMENT_BYTES]).hexdigest().encode()
         if content[-64:] != digest:
             raise zipfile.BadZipFile("wrong checksum of the file")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load compares no checksums
-        members = archive.infolist()
-        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
-        if packed or sum(member.file_size for member in members) > len(content):
+        files = archive.infolist()
+        packed = any(file.compress_type != zipfile.ZIP_STORED for file in files)
+        if packed or sum(file.file_size for file in files) > len(content):
             raise zipfile.BadZipFile("its parts are compressed, or lie over each other")
         if (part := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {part}")

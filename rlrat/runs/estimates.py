@@ -1,4 +1,4 @@
-"""What a run of many seeds takes, memory and time, from learners of a few: said before the whole one is built."""
+"""Estimate the memory and time of a run of many members from small learners, before the whole learner is built."""
 
 import contextlib
 import ctypes
@@ -10,29 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from rlrat.errors import InputError
+from rlrat.updates.learner import Learner
 from rlrat.updates.machine import available_memory, most_resident_memory, process_kilobytes
 
-SMALLEST = 16
-"""Of fewer members nothing is measured: they are as small as the learners that would be."""
-_SIZES = (2, 16)  # members of the two learners that are compared; the larger one is at most half of all
+LEAST_MEMBERS = 16
+"""Fewer members are not estimated: they are no larger than the learners that would be measured."""
+_MEASURED_MEMBERS = (2, 16)  # of the two learners that are compared; the larger one has at most half of all members
 
-_WARM, _TIMED, _SECONDS = 2, 10, 0.5  # updates left out, updates timed at most, and after how long no more
-_SPARE = 1.2  # of 8 and 64 members, 0.82 to 1.10 times their memory was predicted: gaps differ from run to run
+_WARM_UP_UPDATES, _TIMED_UPDATES = 2, 10  # left out, and timed at most
+_TIMED_SECONDS = 0.5  # after which no more updates are timed
+_SPARE_FACTOR = 1.2  # for 8 and 64 members, 0.82 to 1.10 times their memory was predicted: gaps differ between runs
 
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """What `num_members` members side by side take on `device`: seeds, or each of them with several settings."""
+    """What `num_members` members side by side take on `device`."""
 
     num_members: int
     device: torch.device
     bytes_per_member: int
     """At the peak of an update, with the gaps that the allocator leaves."""
     fixed_bytes: int
-    """However many they are: the dataset's, and what a first update loads."""
+    """Taken by any number of members: the dataset's, and what a first update loads."""
     seconds_per_update: float
     """Of all members together, sampling included."""
     available_bytes: int | None
@@ -40,18 +41,18 @@ class ResourceEstimate:
 
     @property
     def bytes(self) -> int:
-        """What must be free, with a fifth to spare."""
-        return int(_SPARE * (self.fixed_bytes + self.num_members * self.bytes_per_member))
+        """The bytes that must be free, a fifth to spare included."""
+        return int(_SPARE_FACTOR * (self.fixed_bytes + self.num_members * self.bytes_per_member))
 
     @property
     def fits(self) -> bool:
-        """True also where the system does not say."""
+        """Whether there is the memory; True where the system does not say."""
         return self.available_bytes is None or self.bytes <= self.available_bytes
 
     def check(self) -> None:
-        """Raises InputError where there is not the memory, saying for how many members there is."""
+        """Raise `InputError` where there is not the memory; say how many members fit."""
         if not self.fits:
-            most = int((self.available_bytes / _SPARE - self.fixed_bytes) // self.bytes_per_member)
+            most = int((self.available_bytes / _SPARE_FACTOR - self.fixed_bytes) // self.bytes_per_member)
             advice = f"at most {most} fit: give a smaller --num-seeds" if most > 0 else "not even one fits"
             raise InputError(
                 f"{self.num_members} members side by side need {gigabytes(self.bytes)}, but of "
@@ -67,29 +68,30 @@ class ResourceEstimate:
         )
 
 
-def estimate_resources(build: Callable[[int], nn.Module], num_members: int, device: torch.device) -> ResourceEstimate:
-    """Measure two small learners of `num_members` (at least `SMALLEST`), for seconds, and draw the line through both.
+def estimate_resources(build: Callable[[int], Learner], num_members: int, device: torch.device) -> ResourceEstimate:
+    """Measure two small learners for seconds, and draw the line through both up to `num_members`.
 
-    On a CPU it was within a fifth of the memory that 8 and 64 members of each agent took; the time is as good as the
-    machine is quiet. A GPU that a few members leave idle takes more time for many than the line says, a compiled update
-    usually less of both. What the evaluation's environments take is not in it (Hopper: nothing much; Ant: 4 MB a seed
-    with 20 episodes).
+    On a CPU the memory was within a fifth of what 8 and 64 members of each agent took; the time is as good as the
+    machine is quiet. On a GPU that a few members leave idle, many members take more time than the line says. A compiled
+    update usually takes less of both. The environments of the evaluation are not counted (Hopper: nothing much; Ant:
+    4 MB a seed with 20 episodes).
 
     Args:
-        build: makes the learner (see `run.Run`) of the first so many members.
+        build: makes the learner of the first so many members.
+        num_members: at least `LEAST_MEMBERS`.
 
     Raises:
         InputError: where not even the small learners fit.
     """
-    # The nearer to all of them, the less do gaps, which differ by 60 MB from run to run of CQL, count.
-    sizes = (_SIZES[0], min(_SIZES[1], num_members // 2))
+    # The larger they are, the less count the allocator's gaps, which differ by 60 MB between runs of CQL.
+    sizes = (_MEASURED_MEMBERS[0], min(_MEASURED_MEMBERS[1], num_members // 2))
     before, available = track_peak(device), available_memory(device)
     try:
-        _measure(build, 1, device)  # loads what first updates load
+        _measure(build, 1, device)  # so that what a first update loads is loaded
         loaded = track_peak(device) - before
         (small, seconds, _), (large, more_seconds, state) = (_measure(build, size, device) for size in sizes)
     except (RuntimeError, MemoryError) as error:
-        # On a CPU, PyTorch has no type of its own for it.
+        # On a CPU, PyTorch raises a plain RuntimeError for it.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "t allocate memory" not in str(error):
             raise
         raise InputError(
@@ -97,9 +99,9 @@ def estimate_resources(build: Callable[[int], nn.Module], num_members: int, devi
             "give a smaller --num-seeds"
         ) from None
     finally:
-        track_peak(device)  # the whole learner finds the memory as it was
+        track_peak(device)  # leave the memory as it was for the whole learner
     more = sizes[1] - sizes[0]
-    # Where drawing noise for many updates at once needs the most, it hides what the members need.
+    # At least the state: where noise for many updates takes the most memory, the peaks hide what the members take.
     per_member = max(state // sizes[1], (large - small) // more, 1)
     return ResourceEstimate(
         num_members,
@@ -112,7 +114,7 @@ def estimate_resources(build: Callable[[int], nn.Module], num_members: int, devi
 
 
 def track_peak(device: torch.device) -> int:
-    """Give back what is free, and have `peak_memory` count from here on: the bytes in use."""
+    """Give free memory back, start `peak_memory` anew, and return the bytes in use."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -127,7 +129,7 @@ def track_peak(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes in use since `track_peak`; 0 where the system does not say."""
+    """Return the most bytes in use since `track_peak`; 0 where the system does not say."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -136,20 +138,20 @@ def peak_memory(device: torch.device) -> int:
         return most_resident_memory()
 
 
-def _measure(build: Callable[[int], nn.Module], size: int, device: torch.device) -> tuple[int, float, int]:
-    """The bytes that it takes at its peak, the mean seconds of an update, and the bytes of its state alone."""
+def _measure(build: Callable[[int], Learner], size: int, device: torch.device) -> tuple[int, float, int]:
+    """Measure a learner of `size` members: bytes at its peak, mean seconds of an update, and bytes of its state."""
     before = track_peak(device)
     learner = build(size)
-    for update in range(_WARM + _TIMED):
-        if update == _WARM:
+    for update in range(_WARM_UP_UPDATES + _TIMED_UPDATES):
+        if update == _WARM_UP_UPDATES:
             _synchronize(device)
             started = time.perf_counter()
         learner.update(*learner.inputs(update))
         # In pairs: TD3+BC's policy learns in every second update.
-        if update > _WARM and update % 2 and time.perf_counter() - started > _SECONDS:
+        if update > _WARM_UP_UPDATES and update % 2 and time.perf_counter() - started > _TIMED_SECONDS:
             break
     _synchronize(device)
-    seconds = (time.perf_counter() - started) / (update + 1 - _WARM)
+    seconds = (time.perf_counter() - started) / (update + 1 - _WARM_UP_UPDATES)
     return peak_memory(device) - before, seconds, sum(value.nbytes for value in learner.state_dict().values())
 
 
@@ -163,6 +165,6 @@ def memory_of(device: torch.device) -> str:
 
 
 def gigabytes(number: float) -> str:
-    """Three digits of a number of bytes, such as `94.2 GB` or `8,000 GB`."""
+    """Write a number of bytes with three digits, such as `94.2 GB` or `8,000 GB`."""
     value, unit = (number / 1e9, "GB") if number >= 1e7 else (number / 1e6, "MB")
     return f"{float(f'{value:.3g}'):,.12g} {unit}"

@@ -1,4 +1,4 @@
-"""How the files of a run are written: whole or not at all, on the disk, and refusals in one line."""
+"""Write the files of a run: whole or not at all, and on the disk; say in one line what a disk refuses."""
 
 import errno
 import os

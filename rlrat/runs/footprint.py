@@ -1,4 +1,4 @@
-"""The memory that a learner takes, from the shapes of its tensors alone: nothing is allocated."""
+"""Count the memory that a learner takes from the shapes of its tensors, without allocating any of it."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -15,37 +15,39 @@ from torch.utils._pytree import tree_leaves
 from rlrat.errors import InputError
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.estimates import gigabytes, memory_of
+from rlrat.updates.learner import Learner
 from rlrat.updates.machine import available_memory, free_swap
 
 META = torch.device("meta")
-_CERTAIN = 0.85  # of what shapes say; on a CPU, large learners of all agents took 0.9 to 2 times as much
-_SMALL = 2_000_000  # weights of a layer, or features of a batch, for all members: less is not worth a second
-_FAR_TOO_MUCH = 4  # times what is free: nobody needs to know more exactly, and the rest of an update could take long
+_CERTAIN_SHARE = 0.85  # of what shapes say: on a CPU, large learners of all agents took 0.9 to 2 times as much
+_SMALL_ELEMENTS = 2_000_000  # weights of a layer, or features of a batch, for all members: not worth a second
+_ENOUGH_FACTOR = 4  # times what is free is too much for sure: counting the rest of an update could take long
 _MOST_OPERATIONS = 6_000  # of an update: the agents' have half as many, but CQL takes a large batch in many equal parts
 _WITHOUT_DEVICE = (torch.zeros, torch.ones, torch.full, torch.empty)
 
 
 def may_be_large(arguments: RunArguments, num_members: int) -> bool:
-    """Whether `check_memory` is worth its time: two sizes among the settings give a tensor of some size."""
+    """Tell whether `check_memory` is worth its time: two of the settings may be the sizes of a large tensor."""
     run = {entry.name for entry in dataclasses.fields(RunArguments)} - {"batch_size", "hidden_dims"}
     numbers = [1, 1]
     for entry in dataclasses.fields(arguments):
         value = getattr(arguments, entry.name)
         if entry.name not in run and not entry.name.endswith("_updates"):
             numbers += [n for n in (value if isinstance(value, tuple) else (value,)) if type(n) is int]
-    return math.prod(sorted(numbers)[-2:]) * num_members > _SMALL
+    return math.prod(sorted(numbers)[-2:]) * num_members > _SMALL_ELEMENTS
 
 
-def check_memory(build: Callable[[torch.device], nn.Module], num_members: int, device: torch.device) -> None:
+def check_memory(build: Callable[[torch.device], Learner], num_members: int, device: torch.device) -> None:
     """Refuse a learner that surely does not fit, before anything of it is allocated.
 
     Args:
-        build: makes the learner (see `run.Run`) on the device that it is given, here PyTorch's `meta`.
-        num_members: for how many, for the message.
+        build: makes the learner on the device that it is given, here PyTorch's `meta`.
+        num_members: the number of its members, for the message.
         device: where it is to be trained.
 
     Raises:
-        InputError: building it and its first update need more than is free, swap included; also what `build` raises.
+        InputError: building the learner and its first update need more than is free, swap included; and what `build`
+            raises.
     """
     free = available_memory(device)
     if free is None:
@@ -55,22 +57,24 @@ def check_memory(build: Callable[[torch.device], nn.Module], num_members: int, d
     members = f"{num_members} member{'s side by side need' if num_members > 1 else ' needs'}"
     advice = "give smaller --hidden-dims, a smaller --batch-size" + (" or fewer members" if num_members > 1 else "")
     try:
-        state, peak, whole = measure(build, _FAR_TOO_MUCH * free)
+        state, peak, whole = measure(build, _ENOUGH_FACTOR * free)
     except OverflowError:
         raise InputError(f"{members} more memory than can be counted: {advice}") from None
-    if _CERTAIN * peak > free:
+    if _CERTAIN_SHARE * peak > free:
         part = "the networks alone" if state is None else f"{gigabytes(state)} for networks and optimizers"
         need = f"{'about' if whole else 'more than'} {gigabytes(peak)} ({part})"
         has = f"of {memory_of(device)} {gigabytes(free)} are free"
         raise InputError(f"{members} {need}, but {has}: {advice}")
 
 
-def measure(build: Callable[[torch.device], nn.Module], enough: float) -> tuple[int | None, int, bool]:
-    """The bytes of a learner's state, and of all tensors at the peak of building it and of its first update.
+def measure(build: Callable[[torch.device], Learner], enough: float) -> tuple[int | None, int, bool]:
+    """Count the bytes of a learner, up to the end of its first update or until there are more than `enough`.
 
-    It ends when the peak is above `enough`: the last value is whether it did not. The state is None where that is
-    before the learner is built. A learner of which shapes are not enough (one that looks at numbers) counts as far as
-    it comes.
+    A learner that looks at numbers, which shapes do not have, is counted as far as it comes.
+
+    Returns:
+        The bytes of its state (None where the count ended before the learner was built), the bytes of all tensors at
+        the peak, and whether the count went to its end.
 
     Raises:
         InputError: what `build` raises.
@@ -88,13 +92,13 @@ def measure(build: Callable[[torch.device], nn.Module], enough: float) -> tuple[
     except _Enough:
         pass
     except Exception as error:
-        if "overflow" in str(error).lower():  # PyTorch's own are RuntimeErrors and TypeErrors
+        if "overflow" in str(error).lower():  # PyTorch raises RuntimeErrors and TypeErrors of that text
             raise OverflowError from None
     return state, meter.peak, meter.peak <= enough
 
 
 class _OnMeta(TorchFunctionMode):
-    """Has networks, which are built before they are moved to their device, begin there."""
+    """Makes tensors without a device on `meta`: networks are built before they are moved to their device."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -104,7 +108,7 @@ class _OnMeta(TorchFunctionMode):
 
 
 class _Enough(Exception):
-    """Nothing that follows changes what is found."""
+    """What follows does not change the result."""
 
 
 class _Meter(TorchDispatchMode):

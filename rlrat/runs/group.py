@@ -1,4 +1,4 @@
-"""The run folders of those that are trained side by side: what is read from them and written to them."""
+"""Read and write the run folders of the members that a command trains side by side."""
 
 import platform
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlrat.datasets import Dataset
 from rlrat.errors import InputError, reason, warn
@@ -22,33 +22,37 @@ from rlrat.runs.dashboards import finish_board
 from rlrat.runs.folder import RunFolder, starts
 from rlrat.runs.recovery import Recovered, recover
 from rlrat.runs.schema import CONFIG, DIVERGED, EVALUATIONS, FAILED, FINISHED, SUMMARY, final_evaluations
+from rlrat.updates.learner import Learner
 
 
 @dataclass
 class TrainingProgress:
-    """How far a group has come, and what a checkpoint has beside the learner's tensors."""
+    """How far a group has come: what a checkpoint holds beside the learner's tensors."""
 
     update: int = 0
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     pending: tuple[Snapshot, ...] = ()
-    """Evaluations that have no line yet."""
+    """Evaluations that have no line in `evaluations.csv` yet."""
     failed: list[set[int]] = field(default_factory=list)
-    """Of each member, the updates whose evaluation an environment broke off, twice."""
+    """Of each member, the updates whose evaluation an environment broke off twice."""
     failure: str | None = None
-    """Why the last of them did, as far as this process knows."""
+    """Why the last of these evaluations failed, as far as this process knows."""
     missing: list[set[int]] = field(default_factory=list)
     """Of each member, the updates whose evaluation is known to be lost."""
 
 
 class Group:
-    """S members of one command, each with its run folder; indices and axes S are in their order.
+    """The S members of one command, each with its run folder. Indices and axes S follow their order.
 
     Args:
-        agent: its name.
+        agent: the agent's name.
         arguments: the command's.
-        members: those that are trained.
-        device, dataset, env_id, env_kwargs, reference: where, and what they are trained and judged on.
+        members: the members that are trained.
+        device: where they are trained.
+        dataset: what they are trained on.
+        env_id, env_kwargs: the environment that they are evaluated in.
+        reference: the returns that their scores are relative to, None where there are none.
     """
 
     def __init__(
@@ -67,10 +71,10 @@ class Group:
         self.members = list(members)
         self.folders = [RunFolder(run_folder(member.arguments, agent, member.seed)) for member in members]
         self.left_out: set[int] = set()
-        """Members that another process has finished since the learner was made: nothing of them is written."""
+        """Indices of members that another process finished after the learner was made: nothing is written for them."""
 
     def leave_out_finished(self) -> list[str]:
-        """Compare each member with its folder, keep those that are to be trained; say of the others what they are.
+        """Compare each member with its folder, keep those that are to be trained, and return a line on each other one.
 
         Raises:
             InputError: where `RunFolder.check` does.
@@ -81,9 +85,9 @@ class Group:
         return list(found.values())
 
     def compare_again(self) -> list[str]:
-        """The same once the folders are `locked`, as other processes may have been there since.
+        """Compare again once the folders are `locked`, as other processes may have trained there meanwhile.
 
-        The learner has its members by now: those that are finished stay in it, but are in `left_out`.
+        The learner is made by now: finished members stay in it, and their indices go into `left_out`.
 
         Raises:
             InputError: where `RunFolder.check` does.
@@ -93,7 +97,7 @@ class Group:
         return list(found.values())
 
     def _finished(self) -> dict[int, str]:
-        """The members whose runs have ended, each with a line that says so; all are compared with their folders."""
+        """Compare all members with their folders; return a line for each one whose run has ended, by its index."""
         defaults, found = identity(type(self._arguments)()), {}
         for index, (member, folder) in enumerate(zip(self.members, self.folders, strict=True)):
             folder.check(self._config(member), resume=self._arguments.resume, defaults=defaults)
@@ -103,12 +107,12 @@ class Group:
 
     @property
     def trained(self) -> dict[int, RunFolder]:
-        """The folders that are written to, by the index of their member."""
+        """The folders that are written to, by the indices of their members."""
         return {index: folder for index, folder in enumerate(self.folders) if index not in self.left_out}
 
     @property
     def kind(self) -> str:
-        """What they are, for a sentence: `5 seeds`, or `15 members` where settings vary."""
+        """The members as words of a sentence: `5 seeds`, or `15 members` where settings vary."""
         apart = len({member.seed for member in self.members}) == len(self.members)
         return f"{len(self.members)} {'seeds' if apart else 'members'}"
 
@@ -132,7 +136,7 @@ class Group:
         dataset, arguments = self._dataset, settings(member.arguments)
         shared = {
             **identity(member.arguments),
-            "dataset": dataset.id,  # one file has many spellings of its path
+            "dataset": dataset.id,  # not the argument: a path can be spelled in many ways
             "agent": self._agent,
             "env_id": self._env_id,
             "env_kwargs": self._env_kwargs,
@@ -160,18 +164,22 @@ class Group:
             "device": str(self._device),
         }
 
-    def restore(self, learner: nn.Module, targets: int) -> tuple[TrainingProgress, list[set[int]]]:
-        """Load the newest update that all members have, cut off what lies after it, and make the folders.
+    def restore(self, learner: Learner, targets: int) -> tuple[TrainingProgress, list[set[int]]]:
+        """Load the newest update that all members have saved, cut off what lies after it, and make the folders.
 
-        `targets` is how many lines an evaluation has. Also the evaluations that each member has.
+        Args:
+            targets: the number of target returns, which is how many lines an evaluation has.
+
+        Returns:
+            The progress at that update, and for each member the updates whose evaluation is made, pending or lost.
 
         Raises:
-            InputError: checkpoints that cannot be used, or that the members could only lose.
+            InputError: checkpoints that cannot be used, or that going on would only throw away.
         """
         for folder in self.trained.values():
             folder.remove_temporaries()
         if self._arguments.overwrite:
-            for folder in self.folders:  # all first, so that a kill leaves nothing that some go on from
+            for folder in self.folders:  # all first, so that after a kill no member goes on from what is left
                 folder.forget()
             for folder in self.folders:
                 folder.delete()
@@ -216,14 +224,14 @@ class Group:
             evaluated[index] = one.whole | pending | one.missing
         if self.left_out:
             learner.guard.alive[list(self.left_out)] = False
-        # Last, so that a kill before leaves no word of a way in which nothing was trained.
-        if start < self._arguments.total_updates:  # else nothing is trained any more
+        # Last: a kill before this leaves no record of a start from which nothing was trained.
+        if start < self._arguments.total_updates:  # otherwise nothing is trained any more
             for index, folder in self.trained.items():
                 folder.create(self._config(self.members[index]), start)
         return progress, evaluated
 
     def _check_trained_together(self, found: dict[int, dict[int, Any]]) -> None:
-        """Only a kill in its first save leaves a group without an update that all have."""
+        """Refuse members without a common update, unless a kill in the group's first save left them so."""
         last = [starts(config)[-1] for folder in self.trained.values() if (config := folder.config())]
         together = [start.get("group") for start in last] == [self._labels] * len(found)
         if together and max(map(len, found.values())) == 1:
@@ -245,6 +253,7 @@ class Group:
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
+        """Raise an `InputError` for whatever goes wrong with the checkpoints inside the block."""
         try:
             yield
         except InputError:
@@ -256,9 +265,9 @@ class Group:
             ) from None
 
     def _load(
-        self, learner: nn.Module, checkpoints: dict[int, dict[str, Any]], recovered: list[Recovered]
+        self, learner: Learner, checkpoints: dict[int, dict[str, Any]], recovered: list[Recovered]
     ) -> TrainingProgress:
-        """Give the learner what checkpoints hold, by member; one that is left out keeps what it has."""
+        """Load `checkpoints`, by member index, into the learner; a member without one keeps what it has."""
         now = {name: tensor.cpu() for name, tensor in learner.state_dict().items()}
         states = []
         for index in range(len(self.members)):
@@ -267,7 +276,7 @@ class Group:
                 continue
             state = dict(checkpoints[index]["state"])
             first, names = state["guard.first_tensor"], checkpoints[index]["guard_names"]
-            if first >= 0:  # it may come from a version with other names
+            if first >= 0:  # its number may be that of another name in this version
                 state["guard.first_tensor"] = first.new_tensor(learner.guard.names.index(names[first]))
             for name, tensor in state.items():
                 if name in now and tensor.dtype != now[name].dtype:
@@ -283,8 +292,8 @@ class Group:
         )
 
     @staticmethod
-    def _pending(learner: nn.Module, update: int, pending: list[dict[int, dict[str, Any]]]) -> Snapshot:
-        """The snapshot of `update`; a member that has none plays as it is, and nobody asks how."""
+    def _pending(learner: Learner, update: int, pending: list[dict[int, dict[str, Any]]]) -> Snapshot:
+        """Make the snapshot of `update` again; a member that has none takes part as it is now, and is not recorded."""
         now = {name: tensor.cpu() for name, tensor in learner.policy.state_dict().items()}
         there = [one.get(update) for one in pending]
         states = [_member(now, index) if one is None else one["state"] for index, one in enumerate(there)]
@@ -292,8 +301,8 @@ class Group:
         seconds = [max(one[name] for one in there if one) for name in ("train_seconds", "wall_seconds")]
         return Snapshot(update, wanted, *seconds, _stack(states))
 
-    def save(self, learner: nn.Module, progress: TrainingProgress) -> None:
-        """A checkpoint for each member, and all that TensorBoard has been given."""
+    def save(self, learner: Learner, progress: TrainingProgress) -> None:
+        """Write a checkpoint for each member, and all scalars that its folder was given."""
         state = {name: value.cpu() for name, value in learner.state_dict().items()}
         for index, folder in self.trained.items():
             lines = {name: dict(own.expected) for name, own in folder.lines.items()}
@@ -326,7 +335,7 @@ class Group:
             folder.flush_scalars()
 
     def record(self, index: int, snapshot: Snapshot, results: dict[float | None, Evaluation]) -> None:
-        """Write one member's lines of an evaluation: one for each target return (None where there is none)."""
+        """Write one member's lines of an evaluation; `results` has one for each target return, or one under None."""
         lines, episodes, first = [], [], next(iter(results))
         for target, result in results.items():
             line, its_episodes = self._rows(index, snapshot, target, result)
@@ -364,10 +373,11 @@ class Group:
         ]
         return evaluation, episodes
 
-    def finish(self, learner: nn.Module, progress: TrainingProgress) -> tuple[list[str], str | None]:
-        """Hand TensorBoard its last and write each `summary.json`.
+    def finish(self, learner: Learner, progress: TrainingProgress) -> tuple[list[str], str | None]:
+        """Write each member's `summary.json` and its last values for TensorBoard.
 
-        Says what each member is and, where some have no evaluation of a trained policy, which ones and why.
+        Returns:
+            A line on each member, and an error if some have no evaluation of a trained policy: which ones, and why.
         """
         said, failed, reports = [], [], learner.guard.report()
         for index, folder in self.trained.items():
@@ -394,7 +404,7 @@ class Group:
     def _summary(
         self, rows: list[dict[str, str]], progress: TrainingProgress, diverged: tuple[str, int] | None
     ) -> dict[str, Any]:
-        """What became of a member with these lines of its curve."""
+        """Sum up a member from the lines of its curve, and its first non-finite tensor and update if it diverged."""
         trained = [row for row in rows if int(row["update"]) > 0]
         scores = [float(row["normalized_score"]) for row in trained if row["normalized_score"]]
         last = rows[len(rows) - final_evaluations([int(row["update"]) for row in rows]) :]
@@ -418,14 +428,14 @@ class Group:
 
 
 def _mean(rows: list[dict[str, str]], column: str) -> float | None:
-    """The mean of a column, None where it is not filled in everywhere."""
+    """Average a column; None where a row has no value in it."""
     if not rows or not all(row[column] for row in rows):
         return None
     return float(np.mean([float(row[column]) for row in rows]))
 
 
 def _values(summary: dict[str, Any]) -> str:
-    """What a run came to, for the end of a line; '' where it came to nothing."""
+    """Say how a run ended, for the end of a line; '' where it has no final return."""
     if summary["final_return"] is None:
         return ""
     score = "" if summary["final_score"] is None else f", score {summary['final_score']:.1f}"
@@ -435,16 +445,16 @@ def _values(summary: dict[str, Any]) -> str:
 
 
 def _stack(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The members' tensors side by side."""
+    """Put the members' tensors side by side."""
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
 def _member(state: dict[str, Tensor], index: int) -> dict[str, Tensor]:
-    """One member's tensors; clones, as a view would save those of all."""
+    """Take one member's tensors; as clones, because saving a view saves the tensors of all."""
     return {name: value[index].clone() for name, value in state.items()}
 
 
-@cache  # each is read from a package's metadata, for every member
+@cache  # reading package metadata takes time, and each member asks
 def _versions() -> dict[str, str | None]:
     found = {"python": platform.python_version()}
     for package in ("rlrat", "torch", "numpy", "gymnasium", "mujoco", "minari"):

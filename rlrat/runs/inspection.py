@@ -1,4 +1,4 @@
-"""What the trained activations of a learner do on a batch: TensorBoard's scalars and the lines of `activations.csv`."""
+"""Record what trained activations do on a batch: scalars of rationals, and the lines of `activations.csv`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,22 +11,23 @@ from torch import Tensor, nn
 from rlrat.networks.activations import PReLU
 from rlrat.rational import Rational
 from rlrat.runs.schema import CUSTOM, PRELU
+from rlrat.updates.learner import Learner
 from rlrat.updates.trained import trained_activations
 
 BINS = 40
-_INPUTS = 16_384  # about as many of a layer's inputs make a histogram, so that it takes a millisecond
-_GROUPS = 8  # of more groups the first ones are kept: no picture shows hundreds of functions
-_PARAMETERS = 64  # of a trained activation that has another form
+_HISTOGRAM_INPUTS = 16_384  # of a layer, about: with so many a histogram takes a millisecond
+_KEPT_GROUPS = 8  # the first ones: no picture shows hundreds of functions
+_KEPT_PARAMETERS = 64  # of a trained activation that is no rational or PReLU
 _QUANTILES = (0.001, 0.999)  # a histogram over every input would be one bar where one input is far away
 
 
 @torch.no_grad()
 def _look(
-    learner: nn.Module, batch: tuple, look: Callable[[str, Any, Tensor], None], layers: Mapping[str, nn.Module]
+    learner: Learner, batch: tuple, look: Callable[[str, Any, Tensor], None], layers: Mapping[str, nn.Module]
 ) -> None:
-    """`look(name, layer, inputs)` at these layers while `learner.inspect` passes the batch through them.
+    """Call `look(name, layer, inputs)` for each of `layers` while `learner.inspect` passes the batch through them.
 
-    Where a layer is at several places, at the first inputs that it meets.
+    A layer that stands at several places is looked at once, with the first inputs that it meets.
     """
     names = {layer: name for name, layer in layers.items()}
 
@@ -44,11 +45,11 @@ def _look(
             handle.remove()
 
 
-def rational_scalars(learner: nn.Module, batch: tuple) -> dict[str, Tensor]:
-    """What each rational layer does on `batch`, `[S]` each, a mean over its critics and groups.
+def rational_scalars(learner: Learner, batch: tuple) -> dict[str, Tensor]:
+    """Measure what each rational layer does on `batch`: scalars `[S]`, each over all its critics and groups.
 
-    The slope that it tends to at large |x|, its largest slope on the inputs seen, and the share of inputs outside the
-    interval that its initial coefficients were fitted on.
+    They are the slope that it tends to at large |x|, its largest slope on these inputs, and the share of inputs outside
+    the interval that its initial coefficients were fitted on.
     """
     scalars: dict[str, Tensor] = {}
 
@@ -64,8 +65,8 @@ def rational_scalars(learner: nn.Module, batch: tuple) -> dict[str, Tensor]:
     return scalars
 
 
-def activation_rows(learner: nn.Module, batch: tuple) -> list[list[dict[str, Any]]]:
-    """For each seed the lines of `activations.csv`: every trained activation's coefficients and inputs.
+def activation_rows(learner: Learner, batch: tuple) -> list[list[dict[str, Any]]]:
+    """Make the lines of `activations.csv` for each seed: every trained activation's coefficients and inputs.
 
     One line for each layer, part (0 and 1 for a pair of critics) and group, of which the first 8 are kept. `counts` is
     a histogram of some 16,000 inputs over 40 equal bins from `low` to `high`, between which 99.8% of them lie. A PReLU
@@ -82,9 +83,9 @@ def activation_rows(learner: nn.Module, batch: tuple) -> list[list[dict[str, Any
             x = (x if x.ndim and x.shape[0] == seeds else x.expand(seeds, *x.shape)).reshape(seeds, 1, -1)
         groups = coefficients[0].shape[-2]
         parts = coefficients[0][..., 0, 0].numel() // seeds
-        kept = min(groups, _GROUPS)
+        kept = min(groups, _KEPT_GROUPS)
         x = x.reshape(seeds, parts, -1, groups, x.shape[-1] // groups)[:, :, :, :kept].movedim(3, 2).flatten(3)
-        inputs = x[..., :: x.shape[-1] // _INPUTS | 1].float().cpu().numpy()  # an odd step meets every feature
+        inputs = x[..., :: x.shape[-1] // _HISTOGRAM_INPUTS | 1].float().cpu().numpy()  # odd: every feature is met
         numerator, denominator = (c.reshape(seeds, parts, groups, -1).float().cpu().numpy() for c in coefficients)
         for seed, part, group in np.ndindex(seeds, parts, kept):
             at = seed, part, group
@@ -108,25 +109,25 @@ def activation_rows(learner: nn.Module, batch: tuple) -> list[list[dict[str, Any
 
 
 def _form(layer: nn.Module, seeds: int) -> tuple[str, Tensor, Tensor]:
-    """Its version and coefficients `[*batch_shape, groups, n]`; others' parameters take the numerator's place."""
+    """Return its version and coefficients `[*batch_shape, groups, n]`: of no rational, parameters as the numerator."""
     if isinstance(layer, Rational):
         return layer.version, layer.numerator, layer.denominator
     if isinstance(layer, PReLU):
         parameters, version = layer.weight[..., None, None], PRELU
-    else:  # those without a seed axis are all seeds'
+    else:  # parameters without a seed axis belong to every seed
         every = [p if p.ndim and p.shape[0] == seeds else p.expand(seeds, *p.shape) for p in layer.parameters()]
         flat = [p.reshape(seeds, 1, -1).float() for p in every]
-        parameters = torch.cat(flat, dim=-1)[..., :_PARAMETERS] if flat else torch.empty(seeds, 1, 0)
+        parameters = torch.cat(flat, dim=-1)[..., :_KEPT_PARAMETERS] if flat else torch.empty(seeds, 1, 0)
         version = CUSTOM + re.sub(r"\W", "_", type(layer).__name__)
     return version, parameters, parameters[..., :0]
 
 
 def _numbers(values: np.ndarray) -> str:
-    return " ".join(f"{value:.9g}" for value in values)  # which float32 reads back bit for bit
+    return " ".join(f"{value:.9g}" for value in values)  # digits from which float32 is read back bit for bit
 
 
 def _histogram(inputs: np.ndarray) -> tuple[float, float, np.ndarray]:
-    """The range that holds nearly all finite inputs, and how many lie in each of its bins."""
+    """Find the range that holds nearly all finite inputs, and count those in each of its bins."""
     inputs = inputs[np.isfinite(inputs)]
     if not len(inputs):
         return 0.0, 0.0, np.zeros(BINS, dtype=np.int64)

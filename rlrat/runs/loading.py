@@ -1,4 +1,4 @@
-"""Trained policies from run folders, ready to act without the file of the agent that trained them."""
+"""Load trained policies from run folders, ready to act without the file of the agent that trained them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 # What a checkpoint calls its policy -> the class that builds it again.
 KINDS = {"mlp": "rlrat.networks.policies.Policy", "sequence": "rlrat.networks.transformer.SequencePolicy"}
-_SIZES = ("observation_size", "action_size", "max_episode_steps", "embedding_size", "num_layers", "num_heads")
-_MOST_STEPS = 1_000_000  # of context
+_SIZE_SETTINGS = ("observation_size", "action_size", "max_episode_steps", "embedding_size", "num_layers", "num_heads")
+_MOST_CONTEXT_STEPS = 1_000_000
 _LARGEST_SCALE = 1e18
-_HIGHEST_DEGREE = 32  # a rational that is in no table is fitted, for seconds
+_HIGHEST_DEGREE = 32  # of a rational: one that is in no table is fitted, for seconds
 
 
 def load_policy(
     run: str | os.PathLike, device: str = "cpu", target_returns: Sequence[float] | None = None
 ) -> "Policy | SequencePolicy":
-    """The policy of a trained seed, from the newest checkpoint that loads.
+    """Load the policy of a trained seed from the newest checkpoint that loads.
 
     It is called with NumPy observations or tensors `[obs]`, `[E, obs]` or `[1, E, obs]`, raw as the environment gives
     them, and gives actions of the same kind and leading shape, deterministic and in the environment's units:
@@ -63,7 +63,7 @@ def load_policy(
 
 
 def read_checkpoint(run: str | os.PathLike) -> dict[str, Any]:
-    """The newest checkpoint of a run folder that loads, or the one in a file, with its tensors on the CPU.
+    """Read the newest checkpoint of a run folder that loads, or the one in a file, with its tensors on the CPU.
 
     Raises:
         InputError: no such folder or file, no checkpoint in it, or none that can be read.
@@ -95,7 +95,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str = "cpu") -> "Policy | SequencePolicy":
-    """The policy in a checkpoint of `run`, in evaluation mode and without gradients.
+    """Build the policy in a checkpoint of `run`, in evaluation mode and without gradients.
 
     Raises:
         InputError: the checkpoint does not fit this version, or the device cannot be used.
@@ -141,10 +141,10 @@ def _check_settings(settings: Mapping[str, Any], state: Mapping[str, Any]) -> No
         return isinstance(value, int) and 1 <= value <= most
 
     for name, value in settings.items():
-        if name in _SIZES:
+        if name in _SIZE_SETTINGS:
             check(name, value, whole(value, weights))
         elif name == "context_length":
-            check(name, value, whole(value, _MOST_STEPS))
+            check(name, value, whole(value, _MOST_CONTEXT_STEPS))
         elif name == "return_scale":
             check(name, value, isinstance(value, int | float) and 0 < value < _LARGEST_SCALE)
         elif name == "target_returns":

@@ -1,4 +1,4 @@
-"""Locks that processes on any number of hosts share through a file system, with a heartbeat, and that outlive nobody.
+"""Share locks among processes on any number of hosts, through a file system; a heartbeat shows that an owner lives.
 
 The lock of `<name>` is a file `<name>.<generation>` in a folder; the highest generation counts. It is made by an
 exclusive creation, holds who owns it, and is touched every `HEARTBEAT_SECONDS`. Whoever finds it stale makes the next

@@ -1,4 +1,4 @@
-"""Where the time of a run goes (`--profile`): a table, and a trace of some updates by torch's profiler."""
+"""Measure where the time of a run goes (`--profile`): a table, and a trace of some updates by torch's profiler."""
 
 import time
 from collections import Counter
@@ -9,21 +9,23 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from torch.profiler import profile
 
-_FIRST, _COUNT = 20, 20  # updates that the trace holds: not the first ones, which meet cold caches or are compiled
+from rlrat.updates.learner import Learner
+
+_SKIPPED_UPDATES = 20  # before the trace: they meet cold caches, or are compiled
+_TRACED_UPDATES = 20
 
 
 class Profile:
-    """Times the parts of a run; on a GPU each waits until its work is done, which a plain run does not.
+    """Times the parts of a run. On a GPU each part waits until its work is done, which a plain run does not.
 
     Args:
         learner: its `inputs` and `update` are timed from now on.
         trace: where the trace goes, in Chrome's format (chrome://tracing, https://ui.perfetto.dev).
     """
 
-    def __init__(self, learner: nn.Module, device: torch.device, trace: Path) -> None:
+    def __init__(self, learner: Learner, device: torch.device, trace: Path) -> None:
         self._device, self._trace = device, trace
         self._seconds: Counter[str] = Counter()
         self._updates, self._profiler = 0, None
@@ -33,7 +35,7 @@ class Profile:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Adds the block's seconds to those of `name`."""
+        """Add the seconds of the block to those of `name`."""
         started = time.perf_counter()
         yield
         if self._device.type == "cuda":
@@ -49,13 +51,13 @@ class Profile:
 
     def _traced(self, update: Callable) -> Callable:
         def call(*inputs):
-            if self._updates == _FIRST:
+            if self._updates == _SKIPPED_UPDATES:
                 with self.part("the profiler"):
                     self._profiler = profile()
                     self._profiler.start()
             result = update(*inputs)
             self._updates += 1
-            if self._updates == _FIRST + _COUNT:
+            if self._updates == _SKIPPED_UPDATES + _TRACED_UPDATES:
                 self._save()
             return result
 
@@ -78,4 +80,4 @@ class Profile:
             table.add_row(name, f"{seconds:.2f}", f"{seconds / total:.1%}")
         console.print(table)
         if self._trace.exists():
-            console.print(f"a trace of {_COUNT} updates: {self._trace}", soft_wrap=True)
+            console.print(f"a trace of {_TRACED_UPDATES} updates: {self._trace}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What is left of a run's evaluations when it goes on: those that are whole, made again, or missing."""
+"""Find what is left of a run's evaluations when it goes on: which are whole, to be made again, or missing."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,26 +10,26 @@ from rlrat.runs.arguments import RunArguments
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.schema import ACTIVATIONS, EPISODES, EVALUATIONS
 
-_LISTED = 5  # updates in a message
+_LISTED_UPDATES = 5  # in a message
 
 
 def is_due(arguments: RunArguments, update: int) -> bool:
-    """Whether a run's policy is evaluated after `update`."""
+    """Tell whether a run's policy is evaluated after `update`."""
     return update % arguments.eval_every == 0 or update in (*arguments.eval_at, arguments.total_updates)
 
 
 @dataclass
 class Recovered:
-    """Of one run that goes on from a checkpoint, the updates of its evaluations."""
+    """The updates of the evaluations of one run that goes on from a checkpoint."""
 
     whole: set[int] = field(default_factory=set)
     """With all their lines."""
     pending: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Still to be made, or again, as a checkpoint holds what is pending: by update, with the policy's state."""
+    """To be made, or made again: by update, in the form in which a checkpoint holds what is pending."""
     failed: set[int] = field(default_factory=set)
-    """Whose environment broke off, twice."""
+    """Broken off twice by the environment."""
     missing: set[int] = field(default_factory=set)
-    """Whose lines were lost, with no state left from which to make them again."""
+    """With lines that are lost, and no policy left to make them again."""
 
 
 def recover(
@@ -41,14 +41,14 @@ def recover(
     targets: int,
     initial: dict[str, Tensor],
 ) -> Recovered:
-    """Compare the lines in a run folder with what is due up to the checkpoint at `start`; say what is lost.
+    """Compare the lines in a run folder with what is due up to the checkpoint at `start`; warn of what is lost.
 
-    What was lost is made again where its policy is known: the untrained one, those of the checkpoints, and those that
-    wait in them. The evaluation at `start` itself is neither whole nor pending then: it is made when training begins.
-    The same holds for failed ones as long as there is none of a trained policy. Nothing is written.
+    A lost evaluation is made again if its policy is known: the untrained policy, that of a checkpoint, or one that
+    waits in a checkpoint. So is a failed evaluation, as long as none of a trained policy is there. The one at `start`
+    itself is then neither whole nor pending: it is made when training begins. Nothing is written.
 
     Args:
-        targets: lines that an evaluation has.
+        targets: the number of lines that an evaluation has.
         initial: the untrained policy's state.
     """
     checkpoint = checkpoints[start]
@@ -102,7 +102,7 @@ def recover(
 
 
 def _expect(folder: RunFolder, checkpoint: dict[str, Any], due: set[int]) -> None:
-    """Have the folder know which lines were there at a checkpoint; those of before say nothing of them."""
+    """Tell the folder which lines a checkpoint knows of; older checkpoints know none, and all that is due counts."""
     written = checkpoint.get("lines", {EVALUATIONS: {update: [] for update in due}})
     for name, lines in folder.lines.items():
         lines.expected = dict(written.get(name, {}))
@@ -111,7 +111,7 @@ def _expect(folder: RunFolder, checkpoint: dict[str, Any], due: set[int]) -> Non
 def _states(
     checkpoints: dict[int, dict[str, Any]], start: int, initial: dict[str, Tensor]
 ) -> dict[int, dict[str, Any]]:
-    """The policies that are known up to `start`, by update, as a checkpoint holds what is pending."""
+    """Collect the known policies up to `start` by update, in the form in which a checkpoint holds what is pending."""
     found: dict[int, dict[str, Any]] = {0: {"train_seconds": 0.0, "wall_seconds": 0.0, "state": initial}}
     for update, checkpoint in checkpoints.items():
         state = {
@@ -134,8 +134,8 @@ def _say(label: str, updates: dict[str, set[int]], strange: int) -> None:
 
 
 def _listed(updates: set[int]) -> str:
-    """Updates as words: `updates 5 and 10`."""
+    """Write updates as words: `updates 5 and 10`."""
     texts = [f"{update:,}" for update in sorted(updates)]
-    if len(texts) > _LISTED:
-        texts = [*texts[: _LISTED - 1], f"{len(texts) - _LISTED + 1} more"]
+    if len(texts) > _LISTED_UPDATES:
+        texts = [*texts[: _LISTED_UPDATES - 1], f"{len(texts) - _LISTED_UPDATES + 1} more"]
     return f"update {texts[0]}" if len(texts) == 1 else f"updates {', '.join(texts[:-1])} and {texts[-1]}"

@@ -1,4 +1,4 @@
-"""A run: from a command line to finished run folders, through any number of kills."""
+"""Run an agent: from a command line to finished run folders, through any number of kills."""
 
 import dataclasses
 import signal
@@ -13,20 +13,20 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlrat.console import Console
 from rlrat.datasets import load_dataset
 from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
 from rlrat.environments.settings import same_settings
 from rlrat.errors import InputError, printable, warn
-from rlrat.evaluation.background import MOST_PENDING, BackgroundEvaluator, Snapshot
+from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.scores import Reference, find_reference
 from rlrat.networks.activations import check_activation
 from rlrat.runs.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.runs.dashboards import LAYOUT, check_tracking, tracked
-from rlrat.runs.estimates import SMALLEST, estimate_resources
+from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
 from rlrat.runs.inspection import activation_rows, rational_scalars
@@ -35,7 +35,7 @@ from rlrat.runs.recovery import is_due
 from rlrat.runs.schema import TRACE
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
-from rlrat.updates.learner import check_learner
+from rlrat.updates.learner import Learner, check_learner
 from rlrat.updates.machine import find_device, keep_freed_memory, set_precision, useful_threads
 
 # Slurm can send SIGUSR1 before it takes a machine away; Windows has none.
@@ -43,33 +43,30 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") i
 
 
 class _Stopped(Exception):
-    """A signal asks the run to stop."""
+    """A signal has asked the run to stop."""
 
 
 class Run:
-    """The seeds of one command, trained side by side, each with its own run folder.
+    """Trains the members of one command side by side, each in its own run folder.
 
-    An agent's file is this, and a learner that is made as `Learner(arguments, dataset, seeds, device)`:
+    An agent's file has the class of its learner, made as `MyLearner(arguments, dataset, seeds, device)`, and this:
 
         run = Run("agent", arguments)
-        learner = run.build(Learner)
+        learner = run.build(MyLearner)
         for update in run.updates(learner):
             run.log(learner.update(*learner.inputs(update)))
 
-    A learner is an `nn.Module` whose every parameter and buffer has the leading seed axis, with `policy` (a `Policy`,
-    or a `SequencePolicy`, which is evaluated at each of its target returns), `guard` (a `SeedGuard`), `inputs(update)`,
-    the first of which is the batch, and `inspect(batch)`, a pass through those whose trained activations are logged.
-    `build` says what it lacks (see `rlrat.updates.learner`).
+    `rlrat.updates.Learner` is the protocol of a learner; `build` says what one lacks of it.
     """
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
-        """Load the dataset, compare it with the environment and the folders.
+        """Load the dataset, and compare it with the environment and the run folders.
 
-        Nothing is written yet: the agent may still find its settings impossible.
+        Nothing is written yet: the agent may still refuse its settings.
 
         Raises:
-            InputError: for whatever in the arguments, the dataset or the folders the user can mend.
-            SystemExit: with code 0, where every seed is finished.
+            InputError: something in the arguments, the dataset or the folders that the user can mend.
+            SystemExit: with code 0, where every member is finished.
         """
         self.agent = agent
         self.console = Console()
@@ -105,33 +102,36 @@ class Run:
         if not self._group.members:
             raise SystemExit(0)
 
-        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # by the metrics that an update had
+        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # by the names of the metrics that were summed
         self._signal: int | None = None
         self._warned: set[int] = set()
 
-    def build(self, learner: Callable[..., nn.Module]) -> nn.Module:
-        """The learner of all that are trained: each seed, with each combination of the settings that have several.
+    def build(self, learner: Callable[..., Learner]) -> Learner:
+        """Make the learner of all members: each seed with each combination of the settings that have several values.
 
-        Of sixteen or more, what they will take is measured and said first; fewer are begun at once.
+        For sixteen members or more, the memory and time that they will take are measured and said first.
+
+        Args:
+            learner: makes it, as `learner(arguments, dataset, seeds, device)`.
 
         Raises:
-            InputError: more than the memory holds, or a learner that lacks something.
+            InputError: the learner needs more memory than there is, or lacks something (a line for each thing).
         """
         group = self._group.members
 
-        def first(count: int) -> nn.Module:
+        def first(count: int) -> Learner:
             some = group[:count]
             arguments = side_by_side(self.arguments, some, self.device)
             made = learner(arguments, self.dataset, [member.seed for member in some], self.device)
             check_learner(made, count)
             return made
 
-        def shapes(device: torch.device) -> nn.Module:
+        def shapes(device: torch.device) -> Learner:
             return learner(group[0].arguments, self.dataset, [member.seed for member in group], device)
 
         if may_be_large(group[0].arguments, len(group)):
             check_memory(shapes, len(group), self.device)
-        if len(group) >= SMALLEST:
+        if len(group) >= LEAST_MEMBERS:
             found = estimate_resources(first, len(group), self.device)
             found.check()
             seconds = timedelta(seconds=round(found.seconds_per_update * self.arguments.total_updates))
@@ -160,14 +160,14 @@ class Run:
         sums, count = self._sums.get(names, (0.0, 0))
         self._sums[names] = (values.add_(sums), count + 1)
 
-    def updates(self, learner: nn.Module) -> Iterator[int]:
-        """The updates that are still to do; around them everything is evaluated, logged and saved when it is due.
+    def updates(self, learner: Learner) -> Iterator[int]:
+        """Give the numbers of the updates that are still to do; evaluate, log and save between them when it is due.
 
-        A first Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and exits.
+        The first Ctrl-C, SIGTERM or SIGUSR1 saves a checkpoint and exits.
 
         Raises:
             InputError: another process trains in one of the folders.
-            SystemExit: with code 1, where a run has no evaluation of a trained policy at its end.
+            SystemExit: with code 1, where a member has no evaluation of a trained policy at its end.
         """
         with self._group.locked():
             if not self.arguments.overwrite:
@@ -178,7 +178,7 @@ class Run:
             self._warned |= self._group.left_out
             yield from self._updates(learner)
 
-    def _updates(self, learner: nn.Module) -> Iterator[int]:
+    def _updates(self, learner: Learner) -> Iterator[int]:
         self._learner, self._batch = learner, learner.inputs(0)[0]
         if self.device.type == "cpu" and self.arguments.num_threads is None:
             self._choose_threads()
@@ -188,7 +188,7 @@ class Run:
         if self.arguments.capture and self.device.type == "cuda":
             learner.update = captured(learner)
         self._targets = getattr(learner.policy, "target_returns", (None,))
-        gated: dict[str, list[str]] = {}  # names of the networks by what became of them
+        gated: dict[str, list[str]] = {}  # what gating made of networks -> their names
         for name, network in learner.named_modules():
             if getattr(network, "gating", None) is not None and "_target" not in name:
                 gated.setdefault(network.gating, []).append(name)
@@ -228,7 +228,7 @@ class Run:
                 try:
                     yield from self._loop()
                 except _Stopped:
-                    self._save()  # before an environment that hangs is waited for
+                    self._save()  # now, as an environment that hangs is waited for next
                     raise
             finished, failed = self._group.finish(learner, self._progress)
         except _Stopped:
@@ -261,14 +261,14 @@ class Run:
             done = progress.update == arguments.total_updates or not self._alive().any()
             if done:
                 if self._evaluations.pending:
-                    self._save()  # to which a kill while the last ones play goes back
+                    self._save()  # a kill while the last ones play goes back to here
                 self._collect(until=0)
             if (done or progress.update % arguments.checkpoint_every == 0) and progress.update > self._start:
                 with self._part("checkpoints"):
                     self._save()
             if done:
                 return
-            # Up to the next point at which anything but training happens.
+            # Train up to the next update at which anything else is due.
             intervals = (arguments.eval_every, arguments.checkpoint_every, arguments.log_every)
             until = min(
                 arguments.total_updates,
@@ -300,7 +300,7 @@ class Run:
         return nullcontext() if self._profile is None else self._profile.part(name)
 
     def _evaluate_if_due(self) -> None:
-        """Hand the policies over as they are now; training waits only where too many are in the queue already."""
+        """Hand the policies over as they are now; wait only where too many snapshots are pending."""
         progress = self._progress
         if not is_due(self.arguments, progress.update):
             return
@@ -315,10 +315,10 @@ class Run:
             seconds = (progress.train_seconds, time.perf_counter() - self._began)
             state = self._learner.policy.state_dict()
             self._evaluations.submit(Snapshot(progress.update, wanted, *seconds, state))
-        self._collect(until=MOST_PENDING)
+        self._collect(until=MOST_PENDING_SNAPSHOTS)
 
     def _collect(self, until: int | None = None) -> None:
-        """Write the evaluations that have come in; with `until`, wait till no more than so many are pending."""
+        """Write the evaluations that have come in; with `until`, wait until at most so many are pending."""
         while True:
             with self._part("waiting for evaluations") if until is not None else nullcontext():
                 found = list(self._evaluations.collect(0.0 if until is None else 0.05))
@@ -335,7 +335,7 @@ class Run:
             for index in np.flatnonzero(snapshot.wanted):
                 self._progress.failed[index].add(snapshot.update)
             return
-        # The last step can have spoilt what no loss has seen yet.
+        # The last step may have made parameters that no loss has met yet.
         spoilt = snapshot.wanted & ~np.isfinite(whole.return_mean)
         if spoilt.any():
             self._learner.guard.freeze(torch.from_numpy(spoilt), snapshot.update)
@@ -396,7 +396,7 @@ class Run:
         self._group.save(self._learner, self._progress)
 
     def _find_reference(self) -> Reference | None:
-        """The returns that scores are of: none where the evaluation differs from what either was measured in."""
+        """Find the returns that scores are relative to: None where the evaluation differs from their measurement."""
         family, kwargs, limit = self.dataset.reference, self.env_kwargs, self.arguments.max_episode_steps
         unlike = not_followed(self.dataset, self.env_id, kwargs, limit)
         for line in unlike:
@@ -408,7 +408,7 @@ class Run:
         return None if family is None else find_reference(self.env_id, family, kwargs)
 
     def _choose_threads(self) -> None:
-        """Fewer than there are, where more would wait for each other."""
+        """Use fewer CPU threads than there are, where more would only wait for each other."""
         there, useful = torch.get_num_threads(), useful_threads(self._learner, self._batch[0])
         if useful < there:
             torch.set_num_threads(useful)
@@ -429,11 +429,11 @@ class Run:
 
     def _on_signal(self, number: int, _frame) -> None:
         self._signal = number
-        # A second one ends the process at once; but a machine that is taken away may say so twice.
+        # A second Ctrl-C or SIGTERM ends the process at once. SIGUSR1 does not: it may be sent twice.
         signal.signal(number, signal.SIG_DFL if number in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN)
 
 
 def _quiet_about_disks(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread says what a disk refused, and the next write raises it again, which is then one line."""
+    """Say nothing of what a disk refuses TensorBoard's thread: the next write raises it again, and that is one line."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process at a time trains in it, however its path is spelled."""
+"""Lock a run folder: one process at a time trains in it, however its path is spelled."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Agents as a sweep sees them: the settings of each, read from its file without importing torch."""
+"""Read the settings of each agent from its file, without importing torch."""
 
 import ast
 import contextlib

@@ -1,4 +1,4 @@
-"""A plan, checked as a whole before anything starts: every mistake that can be seen from here is named at once."""
+"""Check a plan as a whole before anything starts: name every mistake that can be seen from here at once."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a sweep's command line does: carry a grid out or only plan it, say how far it is, stop it, try again."""
+"""Do what a sweep's command line asks: carry a grid out or only plan it, say how far it is, stop it, try again."""
 
 import signal
 import time

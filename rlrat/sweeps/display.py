@@ -1,4 +1,4 @@
-"""What a sweep shows: a live table on a terminal, else one line per event; its plan, its status and its summary.
+"""Show a sweep: a live table on a terminal, else one line per event; its plan, its status and its summary.
 
 Consoles are without markup, emoji and highlighting: what is shown are names and paths as they are.
 """

@@ -1,4 +1,4 @@
-"""What a plan will take, from a probe: a few updates of one process of each agent, in a folder that is thrown away."""
+"""Estimate what a plan will take from a probe: a few updates of one process of each agent, in a folder thrown away."""
 
 import contextlib
 import csv

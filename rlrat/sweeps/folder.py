@@ -1,4 +1,4 @@
-"""What a sweep reads in run folders, and the few things it keeps beside them in `<run-dir>/.sweep/`."""
+"""Read run folders for a sweep, and keep the few things of its own beside them, in `<run-dir>/.sweep/`."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""What the places where processes run have in common."""
+"""Define what all launchers, the places where processes run, have in common."""
 
 import re
 from dataclasses import dataclass

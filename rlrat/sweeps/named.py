@@ -1,4 +1,4 @@
-"""What may run: code that this command line names. A sweep folder or a grid's file names none."""
+"""Decide what may run: code that this command line names. A sweep folder or a grid's file names none."""
 
 import dataclasses
 import shlex

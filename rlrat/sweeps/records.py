@@ -1,4 +1,4 @@
-"""Reading what lies in a folder: data that may be damaged, of another version or somebody else's, of whatever types."""
+"""Read what lies in a folder: data that may be damaged, of another version or somebody else's, of whatever types."""
 
 import dataclasses
 from functools import cache

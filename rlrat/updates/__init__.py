@@ -1,5 +1,5 @@
-"""What an update is made of, and how it is driven: optimizers, random numbers, the learner's protocol, compiling, CUDA
-graphs and the machine.
+"""Updates: what one is made of (the learner's protocol, optimizers, random numbers) and what drives it (compiling, CUDA
+graphs, the machine).
 """
 
 from rlrat import lazy
@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         **dict.fromkeys(("Adam", "SeedGuard", "cosine", "flatten", "polyak_"), "optim"),
-        **dict.fromkeys(("Blocks", "Stream"), "random"),
+        **dict.fromkeys(("Stream", "UpdateBlocks"), "random"),
+        "Learner": "learner",
     },
 )

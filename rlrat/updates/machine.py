@@ -1,4 +1,4 @@
-"""What this machine offers: its devices, the memory that is free, and how its C library treats memory."""
+"""Ask what this machine offers, and set how it computes: devices, precision, threads, memory."""
 
 import ctypes
 import os
@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # sweeps count cores without PyTorch
     import torch
     from torch import Tensor, nn
 
-# The memory of control groups (containers), by what /proc/self/cgroup calls the hierarchy: version 2, version 1.
-_GROUPS = {
+# What /proc/self/cgroup calls the hierarchy of control groups (containers), version 2 and 1 -> the files on its memory.
+_CONTROL_GROUPS = {
     "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
@@ -25,15 +25,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use, which may be fewer than there are."""
+    """Count the CPU cores that this process may use, which may be fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def find_device(name: str) -> "torch.device":
-    """`auto` (a GPU if there is one), or what PyTorch calls a device; a GPU's matrix products become deterministic.
+    """Find a device: `auto` (a GPU if there is one), or by PyTorch's name. Make a GPU's matrix products deterministic.
 
     Raises:
-        InputError: one that is not there.
+        InputError: there is no such device.
     """
     import torch
 
@@ -52,17 +52,17 @@ def find_device(name: str) -> "torch.device":
 
 
 def set_precision(name: str) -> None:
-    """How float32 matrix products are computed from now on: `fp32`, `tf32` or `bf16` (inputs rounded, float32 sums)."""
+    """Compute float32 matrix products from now on in `fp32`, `tf32` or `bf16` (inputs rounded, float32 sums)."""
     import torch
 
     torch.set_float32_matmul_precision({"fp32": "highest", "tf32": "high", "bf16": "medium"}[name])
 
 
 def useful_threads(learner: "nn.Module", observations: "Tensor") -> int:
-    """How many CPU threads an update of `learner` on `observations`, `[S, B, ..., F]`, can keep busy.
+    """Count the CPU threads that an update of `learner` on `observations`, `[S, B, ..., F]`, can keep busy.
 
-    One for each 50 MFLOP of its matrix products, if each weight meets each row three times (forward, and twice
-    backward); an agent that evaluates many actions of a state could use more.
+    That is one for each 50 MFLOP of its matrix products, if each weight meets each row three times (once forward, twice
+    backward). An agent that evaluates many actions of a state could use more.
     """
     weights = sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad)
     return max(1, int(6 * weights * observations.shape[1:-1].numel() // _FLOP_PER_THREAD))
@@ -70,10 +70,10 @@ def useful_threads(learner: "nn.Module", observations: "Tensor") -> int:
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """The calling thread works alone, without OpenMP's helpers.
+    """Have PyTorch use the calling thread alone, without OpenMP's helpers.
 
-    Where two threads have helpers, these are more than the cores and sleep between any two operations, also while only
-    one thread works: training on two cores then makes 85 instead of 200 updates/s.
+    Where two threads have helpers, there are more of them than cores, and they sleep between any two operations, even
+    while only one of the two threads works: training on two cores then makes 85 instead of 200 updates/s.
     """
     import torch
 
@@ -88,8 +88,8 @@ def one_torch_thread() -> Iterator[None]:
 def keep_freed_memory() -> None:
     """Have the C library keep what PyTorch frees on a CPU instead of giving it back to the system.
 
-    Otherwise glibc does, from 128 KiB or a few MiB on, and an update meets its memory as fresh pages: 5,800 page faults
-    and 14% of the time of CQL's with rationals, 6,400 and 8% of a Decision Transformer's.
+    Otherwise glibc gives back pieces from 128 KiB or a few MiB on, and each update gets its memory as fresh pages:
+    5,800 page faults and 14% of the time of CQL's with rationals, 6,400 and 8% of a Decision Transformer's.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -98,10 +98,10 @@ def keep_freed_memory() -> None:
 
 
 def available_memory(device: "torch.device | None" = None, root: Path = Path("/")) -> int | None:
-    """Bytes that `device`, by default the CPU, has free for this process; None where the system does not say.
+    """Count the bytes that `device`, by default the CPU, has free for this process; None where the system does not say.
 
-    Of a CPU's memory, what Linux says is available (pages of files that can be dropped counted), and not more than the
-    control groups leave that the process is in. `root` is where `proc` and `sys` are.
+    For a CPU that is what Linux calls available (it counts pages of files that can be dropped), and at most what the
+    control groups of this process leave. `root` is the folder of `proc` and `sys`.
     """
     if device is not None and device.type == "cuda":
         import torch
@@ -109,27 +109,28 @@ def available_memory(device: "torch.device | None" = None, root: Path = Path("/"
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     try:
-        return min([process_kilobytes(root / "proc/meminfo", "MemAvailable"), *_left_by_groups(root)])
+        return min([process_kilobytes(root / "proc/meminfo", "MemAvailable"), *_left_by_control_groups(root)])
     except OSError:
         return None
 
 
 def free_swap(root: Path = Path("/")) -> int:
-    """Bytes of swap that are free; 0 where the system does not say."""
+    """Count the free bytes of swap; 0 where the system does not say."""
     try:
         return process_kilobytes(root / "proc/meminfo", "SwapFree")
     except (OSError, TypeError):
         return 0
 
 
-def _left_by_groups(root: Path) -> Iterator[int]:
+def _left_by_control_groups(root: Path) -> Iterator[int]:
+    """Count the bytes that each control group of this process leaves, those above it included."""
     for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, hierarchy, group = line.split(":", 2)
-        if hierarchy not in _GROUPS:
+        if hierarchy not in _CONTROL_GROUPS:
             continue
-        base, limit, used, droppable = _GROUPS[hierarchy]
+        base, limit, used, droppable = _CONTROL_GROUPS[hierarchy]
         path = group.strip("/")
-        # Every group above it has a limit, too; in a container only the last, its own, may be there to see.
+        # Groups above it have limits, too. In a container only its own, the last of these folders, may be visible.
         for folder in (root / base / path, *(root / base / parent for parent in Path(path).parents)):
             if not (folder / limit).is_file() or (most := (folder / limit).read_text().strip()) == "max":
                 continue
@@ -147,5 +148,5 @@ def most_resident_memory() -> int:
 
 
 def process_kilobytes(file: Path, name: str) -> int:
-    """What a file of /proc says in kB under `name`, in bytes."""
+    """Read the number of kB that stands in a file of /proc under `name`; return it in bytes."""
     return int(re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)[1]) * 1024

@@ -1,7 +1,7 @@
 """Adam and Polyak averaging over the seed axis, in one pass over flat buffers.
 
-torch.optim.Adam takes one rate for all seeds and clip_grad_norm_ mixes their gradients; here the rate, the decay, the
-clipping and the freezing of a diverged seed are each seed's own.
+torch.optim.Adam takes one rate for all seeds, and clip_grad_norm_ mixes their gradients. Here each seed has its own
+rate, decay and clipping, and is frozen on its own when it diverges.
 """
 
 import math
@@ -14,15 +14,15 @@ from rlrat.errors import InputError
 from rlrat.rational import Rational
 from rlrat.updates.trained import trained_activations
 
-_SMALLEST_FACTOR = 1e-37  # that float32 holds with all its digits, with a margin
+_SMALLEST_FACTOR = 1e-37  # float32 holds it with all digits, and a margin is left
 
 
 @torch.no_grad()
 def flatten(network: nn.Module) -> Tensor:
     """Move the parameters of `network`, each `[*batch_shape, ...]`, into one buffer `[*batch_shape, P]` and return it.
 
-    The parameters become views of the buffer, from now on `network.flat`: what is written to one is read from the
-    other. `network` needs a `batch_shape`, as `MLP` and `Policy` have.
+    The parameters become views of the buffer, which is `network.flat` from now on: what is written to one is read from
+    the other. `network` needs a `batch_shape`, as `MLP` and `Policy` have.
     """
     parameters = list(network.parameters())
     flat = torch.cat([parameter.reshape(*network.batch_shape, -1) for parameter in parameters], dim=-1)
@@ -33,24 +33,25 @@ def flatten(network: nn.Module) -> Tensor:
 
 
 def _pieces(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Views of `flat` `[*batch_shape, P]` with the shapes of the tensors that it is made of."""
+    """Split `flat` `[*batch_shape, P]` into views with the shapes of `like`, the tensors that it is made of."""
     rows = math.prod(flat.shape[:-1])
     sizes = [tensor.numel() // rows for tensor in like]
     return [piece.view(tensor.shape) for piece, tensor in zip(flat.split(sizes, dim=-1), like, strict=True)]
 
 
 def _separate(views: Sequence[Tensor]) -> list[Tensor]:
-    """The same memory as tensors that are no views to autograd, as parameters with a new `data` are."""
+    """Make tensors on the same memory that are no views to autograd, like parameters with a new `data`."""
     empty = [torch.empty(0, dtype=v.dtype, device=v.device) for v in views]
     pairs = zip(empty, views, strict=True)
     return [e.set_(v.untyped_storage(), v.storage_offset(), v.shape, v.stride()) for e, v in pairs]
 
 
 class SeedGuard(nn.Module):
-    """Which seeds are alive: a seed is frozen at its first non-finite tensor (gradient: square), the others go on.
+    """Knows which seeds are alive: freezes a seed at its first non-finite loss or gradient, and lets the others go on.
 
-    Everything stays on the device; `report` reads it. The agent adds 1 to `update` when an update begins. `names` are
-    what may be found not finite; each optimizer adds its own when it is made.
+    A gradient counts as non-finite, too, if its square is. Everything stays on the device until `report` reads it. The
+    learner adds 1 to `update` when an update begins. `names` are the tensors that may be found not finite; each
+    optimizer adds its own when it is made.
     """
 
     EVALUATION = "return of an evaluation"
@@ -77,14 +78,14 @@ class SeedGuard(nn.Module):
         return self.alive
 
     def freeze(self, dies: Tensor, update: int) -> None:
-        """Freeze the seeds of `dies` `[S]`, whose evaluation after `update` was not finite, whatever they met since."""
+        """Freeze the seeds of `dies` `[S]`: their evaluation after `update` was not finite, whatever they met since."""
         dies = dies.to(self.alive.device)
         self.first_tensor.masked_fill_(dies, self.names.index(self.EVALUATION))
         self.first_update.masked_fill_(dies, update)
         self.alive.masked_fill_(dies, False)
 
     def report(self) -> list[tuple[str, int] | None]:
-        """For each seed None, or the name of its first non-finite tensor and the update (from 1) that met it."""
+        """Return None for each seed, or the name of its first non-finite tensor and the update (from 1) that met it."""
         columns = zip(self.alive.tolist(), self.first_tensor.tolist(), self.first_update.tolist(), strict=True)
         return [None if alive else (self.names[tensor], update) for alive, tensor, update in columns]
 
@@ -94,12 +95,12 @@ class Adam(nn.Module):
 
     Args:
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
-        learning_rate, weight_decay, max_norm: one number, or one for each seed, in any shape. `max_norm` clips the
-            gradient norm that a seed's network has (all its critics together). A finite gradient diverges, too, where
-            float32 has no step for it: its norm is above 1.8e19 or, with `max_norm`, above 1e37 times that.
+        learning_rate, weight_decay, max_norm: one number, or one for each seed, in any shape. `max_norm` clips the norm
+            of a seed's gradient over the whole network (all its critics together). A seed also diverges at a finite
+            gradient for which float32 has no step: its norm is above 1.8e19 or, with `max_norm`, above 1e37 times that.
         undecayed: modules whose parameters `weight_decay` leaves alone, besides `trained_activations`.
         rational_rate_scale: multiplies the learning rate of rational coefficients alone.
-        guard, name: the seed's loss and gradient are checked under this name.
+        guard, name: `guard` checks the loss and the gradient of each seed under this name.
     """
 
     def __init__(
@@ -120,8 +121,8 @@ class Adam(nn.Module):
         super().__init__()
         self.betas, self.eps, self.decoupled, self.name = betas, eps, decoupled, name
         self._parameters_in_order = tuple(network.parameters())
-        self._guard = (guard,)  # in a tuple: its buffers belong to the agent, not to each optimizer
-        # Now and not at the first step: they are part of what is compiled.
+        self._guard = (guard,)  # in a tuple: its buffers belong to the learner, not to each optimizer
+        # Here and not at the first step, which may be compiled with them.
         guard.names += [f"{name} loss", f"{name} gradient"]
         self.flat = flatten(network)
         device, seeds = self.flat.device, self.flat.shape[0]
@@ -135,7 +136,7 @@ class Adam(nn.Module):
         rows = math.prod(network.batch_shape)
 
         def expand(values: Sequence[float]) -> Tensor:
-            """One number for each parameter as one for each element of a row."""
+            """Turn one number for each parameter into one for each element of a row."""
             pairs = zip(self._parameters_in_order, values, strict=True)
             return torch.cat([torch.full((p.numel() // rows,), float(value), device=device) for p, value in pairs])
 
@@ -153,8 +154,8 @@ class Adam(nn.Module):
         if torch.as_tensor(weight_decay).any():
             self._decay = self._seed_decay * expand(self._decays).repeat(rows // seeds)
         self._max_norm = None if max_norm is None else per_seed(max_norm)
-        # PyTorch's own kernel passes over memory once instead of seven times, 5% of an IQL update on 2 cores, but takes
-        # one rate a call: worth it on a CPU, where a call for each seed costs little.
+        # PyTorch's own kernel passes over memory once instead of seven times, which saves 5% of an IQL update on 2
+        # cores. It takes one rate a call: this pays on a CPU, where a call for each seed costs little.
         self._fused = device.type == "cpu" and self._rate.shape[1] == 1
         # beta^t through expm1: 1 - 0.999^t keeps its digits in float32.
         logs = [math.log(beta) if beta else -math.inf for beta in betas]
@@ -162,12 +163,12 @@ class Adam(nn.Module):
         self.register_buffer("first_moment", torch.zeros_like(self.flat))
         self.register_buffer("second_moment", torch.zeros_like(self.flat))
         self.register_buffer("steps", torch.zeros(seeds, device=device))  # float32, as PyTorch's kernel wants
-        # Made once, 3% of an IQL update: `[S, all of a seed's parameters]`, and of each seed the row of every tensor.
+        # Views made once, which saves 3% of an IQL update: `[S, parameters of a seed]`, and each seed's row of them.
         tensors = (self.flat, self._gradient, self._scratch, self.first_moment, self.second_moment)
         self._flattened = tuple(tensor.flatten(1) for tensor in tensors)
         flat, gradient, _, first, second = self._flattened
         self._rows = list(zip(flat, gradient, first, second, self.steps, strict=True))
-        # What torch.compile sees: tensors that share memory, but of which none is a view of another to it.
+        # For torch.compile: tensors that share memory with the buffers, but are no views of them to autograd.
         moments = (_separate(_pieces(moment, self._parameters_in_order)) for moment in tensors[3:])
         self._by_parameter = list(zip(self._parameters_in_order, *moments, self._scales, self._decays, strict=True))
         self._rates = self._rate.squeeze(1).unbind() if self._fused else ()
@@ -176,9 +177,12 @@ class Adam(nn.Module):
 
     @torch.no_grad()
     def step(self, loss: Tensor, schedule: Tensor | None = None, gradients: Sequence[Tensor] | None = None) -> None:
-        """Minimise `loss` `[S]` by one step; `schedule` `[S, 1]` multiplies the learning rate.
+        """Minimise `loss` `[S]` by one step.
 
-        `gradients` of the sum of `loss`, in the order of the network's parameters, where they are known already.
+        Args:
+            loss: of each seed.
+            schedule: `[S, 1]`, multiplies the learning rate.
+            gradients: of the sum of `loss`, in the order of the network's parameters, where they are known already.
         """
         self.steps += 1
         if gradients is None:
@@ -190,11 +194,11 @@ class Adam(nn.Module):
         flat, gradient, scratch, first, second = self._flattened
         guard = self._guard[0]
         guard.check(f"{self.name} loss", loss)
-        # A norm is finite only if every element is, and takes a fifth of the time that the largest element does. Its
-        # square may not fit into float32 where clipping makes a step of the gradient.
+        # The norm is finite only if every element is, and takes a fifth of the time that the largest element does. With
+        # clipping it is float64: a gradient that can be clipped may have a square that does not fit into float32.
         if self._max_norm is not None:
             norm = torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float64)
-        elif len(gradient) == 1:  # its square, in a third of the time on a CPU
+        elif len(gradient) == 1:  # the norm's square, in a third of the time on a CPU
             norm = gradient[0].dot(gradient[0]).unsqueeze(0)
         else:
             norm = torch.linalg.vector_norm(gradient, dim=1)
@@ -232,10 +236,10 @@ class Adam(nn.Module):
         )
 
     def _clipping(self, norm: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
-        """What gradients of these norms `[S]` are multiplied by, if anything, and what is finite if that makes a step.
+        """Return the factors `[S]` of gradients with these norms (None without clipping), and numbers for the guard.
 
-        A step would be lost where the second moment or the factor does not fit into float32. Without `max_norm` the
-        norm, whose squares are summed in float32, is then infinite already.
+        The numbers are finite where a step can be made: where both the second moment and the factor fit into float32.
+        Without `max_norm` the norm itself says so, as its squares are summed in float32.
         """
         if self._max_norm is None:
             return None, norm
@@ -244,7 +248,7 @@ class Adam(nn.Module):
         return factor.to(dtype), square.to(dtype)
 
     def _step_by_parameter(self, loss: Tensor, schedule: Tensor | None, gradients: Sequence[Tensor]) -> None:
-        """The same for torch.compile, which makes one pass of it."""
+        """Do the same in operations of which torch.compile makes one pass over memory."""
         seeds, guard = len(loss), self._guard[0]
         guard.check(f"{self.name} loss", loss)
         wide = gradients[0].dtype if self._max_norm is None else torch.float64
@@ -256,7 +260,7 @@ class Adam(nn.Module):
         beta1, beta2 = self.betas
         correction1, correction2 = torch.expm1(self.steps.unsqueeze(-1) * self._log_betas).neg_().unbind(-1)
         root = correction2.sqrt()
-        # In memory: else the loops compute for every 16 elements what all elements of a seed share.
+        # Stored: else the loops compute for every 16 elements again what all elements of a seed share.
         decay = (rate if self.decoupled else alive) * self._seed_decay.squeeze(1)
         shared = factor * alive, rate * root / correction1, self.eps * root, decay
         self._shared.copy_(torch.stack(shared))
@@ -277,18 +281,18 @@ class Adam(nn.Module):
 
 
 def cosine(optimizer: Adam, total_updates: int) -> Tensor:
-    """The factor of the next step's learning rate, 1 at the first one and 0 after `total_updates`: `[S, 1]`."""
+    """Return the factor `[S, 1]` of the next step's learning rate: 1 at the first step, 0 after `total_updates`."""
     return 0.5 * (1.0 + torch.cos(math.pi * optimizer.steps / total_updates)).unsqueeze(-1)
 
 
 @torch.no_grad()
 def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: Tensor) -> None:
-    """target <- target + rate (source - target), two networks that `flatten` has seen, for `alive` `[S]` seeds.
+    """Move `target` towards `source`, for the seeds that are `alive` `[S]`: target <- target + rate (source - target).
 
-    `rate` is one number, or `[S, 1]`.
+    Both are networks that `flatten` has seen; an optimizer's network has been. `rate` is one number, or `[S, 1]`.
 
     Raises:
-        InputError: one of them that it has not seen.
+        InputError: a network that `flatten` has not seen.
     """
     if not (hasattr(target, "flat") and hasattr(source, "flat")):
         raise InputError(

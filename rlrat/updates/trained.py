@@ -1,14 +1,14 @@
-"""Which modules of a network are activations with parameters of their own, which updates treat apart from weights."""
+"""Find the trained activations of a network: those with parameters of their own, which updates treat unlike weights."""
 
 from torch import nn
 
 from rlrat.errors import warn
 
-_unmarked: set[type] = set()  # that have been named
+_unmarked: set[type] = set()  # classes that a warning has named
 
 
 def trained_activations(network: nn.Module) -> dict[str, nn.Module]:
-    """The modules of `network` whose attribute `trained_activation` is true, by name: rationals, PReLUs, anybody's own.
+    """Find the modules of `network` whose attribute `trained_activation` is true: rationals, PReLUs, your own; by name.
 
     Weight decay leaves their parameters alone, and `activations.csv` records them. A warning names, once for each
     class, a module that has parameters of its own and looks like an activation but has no such attribute.
@@ -28,7 +28,7 @@ def trained_activations(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _looks_trained(name: str, module: nn.Module) -> bool:
-    """Also one that is made of several modules, unless it has some that say so themselves."""
+    """Tell by its name; parts of the module that say themselves what they are do not count."""
     named = "activation" in name.rpartition(".")[2].lower()
     if not (named or isinstance(module, nn.PReLU)):
         return False

@@ -40,7 +40,7 @@ def both(env, seeds, num_threads) -> list[NativeRows]:
         rows = [native_rows(env, seeds, num_threads)]
         patch.setitem(sys.modules, "mujoco.batch", None)
         rows.append(native_rows(env, seeds, num_threads))
-    assert isinstance(rows[1]._physics, stepping._Pool)
+    assert isinstance(rows[1]._physics, stepping._ThreadedPhysics)
     return rows
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlrat.evaluation.background import MOST_PENDING, BackgroundEvaluator
+from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder
 from tests.short_runs import assert_equal_runs, read_run, wait_for
@@ -164,7 +164,7 @@ def test_training_waits_only_where_more_than_two_evaluations_do(run_agent, monke
     def counting(self, snapshot):
         submit(self, snapshot)
         pending.append(len(self.pending))
-        if len(pending) == MOST_PENDING + 1:
+        if len(pending) == MOST_PENDING_SNAPSHOTS + 1:
             enough.set()
 
     def late(self, policy):
@@ -175,7 +175,7 @@ def test_training_waits_only_where_more_than_two_evaluations_do(run_agent, monke
     monkeypatch.setattr(Evaluator, "run", late)
     result = run_agent("--eval-every", 5)
     assert "failed" not in result.stderr
-    assert (len(pending), max(pending)) == (9, MOST_PENDING + 1)
+    assert (len(pending), max(pending)) == (9, MOST_PENDING_SNAPSHOTS + 1)
 
 
 def test_many_members_are_measured_before_anything_is_written(run_agent, tmp_path, monkeypatch):

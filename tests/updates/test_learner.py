@@ -1,4 +1,4 @@
-"""What is forgotten in an agent is one line before its first update."""
+"""What is forgotten in an agent is said before its first update, a line each."""
 
 import copy
 import re
@@ -39,19 +39,33 @@ def _raw(learner):
 
 FORGOTTEN = {
     "policy": (lambda learner: delattr(learner, "policy"), "has no `policy`: it needs the `Policy`"),
+    "no policy": (
+        _add("policy", torch.nn.Identity()),
+        "has a policy without `settings`, from which checkpoints build it again",
+    ),
+    "no method": (_add("inspect", None), "has a NoneType for a `inspect`: it needs inspect"),
     "guard": (lambda learner: delattr(learner, "guard"), r"has no `guard`: it needs a `rlrat.updates.SeedGuard"),
     "no guard": (
         _add("guard", torch.nn.Identity()),
         "has a Identity for a `guard`: it needs a `rlrat.updates.SeedGuard",
     ),
-    "axis": (_add("gain", torch.nn.Parameter(torch.ones(3))), r"has gain of shape \[3\]: .* that of the 2 members"),
-    "no axis": (_add("gain", torch.nn.Parameter(torch.tensor(1.0))), r"has gain of shape \[\]: "),
+    "axis": (
+        _add("gain", torch.nn.Parameter(torch.ones(3), requires_grad=False)),
+        r"has gain of shape \[3\]: .* that of the 2 members",
+    ),
+    "no axis": (
+        _add("gain", torch.nn.Parameter(torch.tensor(1.0), requires_grad=False)),
+        r"has gain of shape \[\]: ",
+    ),
     "units": (_raw, r"has a policy without units: call policy.set_units\(units\)"),
     "deepcopy": (_replace_target, "has an optimizer that moves q_target: make it with copy.deepcopy"),
     "requires_grad_": (lambda learner: learner.q_target.requires_grad_(True), r"call q_target.requires_grad_\(False\)"),
     "flatten": (_moved, "moved q_target after `flatten`"),
-    "optimizer": (_untrained, "has extra.hidden.0.linear.weight, which no optimizer moves: give its network to"),
-    "module": (_in_a_list, "has v.hidden.0.linear.weight, which no optimizer moves"),
+    "optimizer": (
+        _untrained,
+        r"has extra.hidden.0.linear.weight \(and 5 more in extra\), which no optimizer moves: give its network to",
+    ),
+    "module": (_in_a_list, r"has v.hidden.0.linear.weight \(and 5 more in v\), which no optimizer moves"),
 }
 
 
@@ -64,7 +78,45 @@ def test_what_is_forgotten_is_said_in_one_line(small_dataset, forgotten):
         InputError, match=f"^the learner IQL {message}" if message.startswith("h") else message
     ) as error:
         check_learner(learner, 2)
-    assert "\n" not in str(error.value)
+    (line,) = error.value.args
+    assert "\n" not in line
+
+
+class Forgetful(torch.nn.Module):
+    """As a first attempt at an agent may look: PyTorch's layers and optimizer, and a target that is the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.q = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        self.q_target = copy.deepcopy(self.q)
+        self.register_buffer("noise", torch.ones(2, 3))
+        self.optimizer = torch.optim.Adam(self.q.parameters())
+        self.guard = None
+
+    def update(self, batch):
+        return {}
+
+
+def test_all_that_is_forgotten_is_said_at_once():
+    with pytest.raises(InputError) as error:
+        check_learner(Forgetful(), 2)
+    said = [
+        "has no `policy`: it needs the `Policy` or `SequencePolicy` that is evaluated",
+        "has a NoneType for a `guard`: it needs a `rlrat.updates.SeedGuard(num_seeds)`",
+        "has no `inputs`: it needs inputs(update), what an update takes, the batch first",
+        "has no `inspect`: it needs inspect(batch), a pass through the networks",
+        "has q.0.weight of shape [8, 3] (and 3 more in q): its first axis must be that of the 2 members",
+        "has q_target.0.weight of shape [8, 3] (and 3 more in q_target): its first axis must be that of the 2 members",
+        "would take gradients of q_target: call q_target.requires_grad_(False)",
+        "has q.0.weight (and 3 more in q), which no optimizer moves: give its network to a `rlrat.updates.Adam` that "
+        "is an attribute of the learner (after learner.to(device)), or call requires_grad_(False)",
+    ]
+    assert error.value.args == tuple(f"the learner Forgetful {line}" for line in said)
+
+
+def test_a_learner_that_is_no_module():
+    with pytest.raises(InputError, match=r"^the learner dict is no torch.nn.Module, by which its tensors are found"):
+        check_learner({}, 2)
 
 
 @pytest.mark.parametrize("method", ["inputs", "update", "inspect"])
@@ -103,6 +155,17 @@ def test_metrics_of_another_form_are_one_line(run_agent, monkeypatch, returned, 
     result = run_agent(check=False)
     assert result.returncode == 2
     assert re.fullmatch(f"error: {message}", result.stderr.splitlines()[-1])
+
+
+def test_a_run_says_all_before_the_first_update(run_agent, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlrat.networks.policies.ActingPolicy.set_units", lambda self, units: None)
+    monkeypatch.delattr("agents.iql.IQL.inspect")
+    result = run_agent(check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 2)
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("error: the learner IQL has no `inspect`: it needs inspect(batch)")
+    assert lines[1].startswith("error: the learner IQL has a policy without units")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_asks_before_the_first_update(run_agent, tmp_path, monkeypatch):

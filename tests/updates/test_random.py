@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from scipy import stats
 
-from rlrat.updates.random import Blocks, Stream, _philox, generator
+from rlrat.updates.random import Stream, UpdateBlocks, _philox, generator
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_errors():
 
 def test_blocks_are_the_streams_numbers():
     stream = Stream([7, 8], "blocks")
-    integers, normal = Blocks(stream.integers, (5,), high=100), Blocks(stream.normal, (3, 2))
+    integers, normal = UpdateBlocks(stream.integers, (5,), high=100), UpdateBlocks(stream.normal, (3, 2))
     for update in (0, 1, 63, 64, 1000, 2):
         assert torch.equal(integers.at(update), stream.integers(update, (5,), high=100))
         torch.testing.assert_close(normal.at(update), stream.normal(update, (3, 2)))
@@ -121,7 +121,7 @@ def test_blocks_are_the_streams_numbers():
 
 def test_a_block_of_many_numbers_is_short():
     stream = Stream([7, 8], "blocks")
-    blocks = Blocks(stream.uniform, (300, 500))
+    blocks = UpdateBlocks(stream.uniform, (300, 500))
     for update in (0, 2, 3, 100):
         assert torch.equal(blocks.at(update), stream.uniform(update, (300, 500)))
     assert blocks._numbers.numel() <= 2**20
@@ -137,7 +137,7 @@ def test_what_is_drawn_ahead_is_drawn_by_one_torch_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        blocks = Blocks(draw, ahead=True)
+        blocks = UpdateBlocks(draw, ahead=True)
         for update in (0, 64, 128):
             assert torch.equal(blocks.at(update), stream.uniform(update, (3,)))
         assert torch.get_num_threads() == 2
