@@ -21,6 +21,8 @@ from rlrat.runs.lines import (
     EPISODES,
     EVALUATION_COLUMNS,
     EVALUATIONS,
+    METRIC_COLUMNS,
+    METRICS,
     Lines,
 )
 from rlrat.runs.run_lock import RunLock
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _NEWEST, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-_COLUMNS = {EVALUATIONS: EVALUATION_COLUMNS, EPISODES: EPISODE_COLUMNS, ACTIVATIONS: ACTIVATION_COLUMNS}
+_COLUMNS = {
+    **{EVALUATIONS: EVALUATION_COLUMNS, EPISODES: EPISODE_COLUMNS, ACTIVATIONS: ACTIVATION_COLUMNS},
+    METRICS: METRIC_COLUMNS,
+}
 _WRITTEN = ("config.json", "summary.json", _NEWEST, _PREVIOUS, *_COLUMNS)
 _MOST_NAMED = 10  # settings in a message
 FAILED = "failed"
@@ -42,7 +47,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = {name: Lines(path / name, columns) for name, columns in _COLUMNS.items()}
+        self.lines = {name: Lines(path / name, columns, grows=name == METRICS) for name, columns in _COLUMNS.items()}
         self._updates: dict[str, int] = {}  # of the checkpoints that load, by file name
         self._scalars: SummaryWriter | None = None
         self._lock: RunLock | None = None
@@ -255,8 +260,8 @@ class RunFolder:
         """Leave only what belongs to `update`: no later or damaged checkpoint, no line of another evaluation.
 
         `pending` evaluations are still to come, but have their lines of `activations.csv`; of `missing` ones all that
-        is left but in `evaluations.csv` stays. After `checkpoints`. What is saved next can then never push a checkpoint
-        out that is still needed.
+        is left but in `evaluations.csv` stays. `metrics.csv` ends at `update`. After `checkpoints`. What is saved next
+        can then never push a checkpoint out that is still needed.
         """
         self._check_lock()
         newest, previous = self.path / _NEWEST, self.path / _PREVIOUS
@@ -274,8 +279,9 @@ class RunFolder:
                 previous.unlink(missing_ok=True)
         self._updates = {} if kept is None else {_NEWEST: update}
         known = evaluations | missing
-        for name, stay in {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending}.items():
-            self.lines[name].keep(stay)
+        stay = {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending, METRICS: range(update + 1)}
+        for name, updates in stay.items():
+            self.lines[name].keep(updates)
 
     def open_scalars(self, purge_step: int) -> None:
         """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more."""
@@ -290,6 +296,12 @@ class RunFolder:
         with writing(self.path):
             for name, value in scalars.items():
                 self._scalars.add_scalar(name, value, update)
+
+    def add_metrics(self, metrics: dict[str, float], update: int) -> None:
+        """Add one point of each metric to `metrics.csv`, with nine digits, and to TensorBoard's file."""
+        self._check_lock()
+        self.lines[METRICS].append([{"update": update} | {name: f"{value:.9g}" for name, value in metrics.items()}])
+        self.add_scalars(metrics, update)
 
     @contextlib.contextmanager
     def board(self) -> Iterator["SummaryWriter"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from rlrat.errors import warn
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.lines import ACTIVATIONS, EPISODES, EVALUATIONS
+from rlrat.runs.lines import ACTIVATIONS, EPISODES, EVALUATIONS, METRICS
 
 _LISTED = 5  # updates in a message
 
@@ -95,6 +95,7 @@ def recover(
             "the evaluations at {} are missing, and its values are without them": recovered.missing,
             "episodes.csv is without those at {}": recovered.whole - with_episodes,
             "activations.csv is without those at {}": unseen - again,
+            "metrics.csv is without its points at {}": folder.lines[METRICS].expected.keys() - there[METRICS],
         },
         strange,
     )
@@ -130,7 +131,7 @@ def _say(label: str, updates: dict[str, set[int]], strange: int) -> None:
     if strange:
         parts.append(f"{strange} {'lines are' if strange > 1 else 'line is'} not as written and left out")
     if parts:
-        warn(f"{label}: lines of its evaluations were lost or changed: {'; '.join(parts)}")
+        warn(f"{label}: lines of its CSV files were lost or changed: {'; '.join(parts)}")
 
 
 def _listed(updates: set[int]) -> str:

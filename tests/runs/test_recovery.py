@@ -113,7 +113,7 @@ def test_nothing_of_a_damaged_file_vanishes_unsaid(run, capsys, monkeypatch, nam
             assert set(text) <= set(files[file].decode().splitlines()), damage
             assert len(text) == len(set(text)), damage
             if len(text) < len(files[file].splitlines()):
-                assert said.startswith("warning: seed 0: lines of its evaluations were lost or changed: "), damage
+                assert said.startswith("warning: seed 0: lines of its CSV files were lost or changed: "), damage
         if damage == "as it was" or "swapped" in damage or "doubled" in damage:
             assert not said or "swapped" in damage, damage  # a header between the lines is known, too
             assert not lost, damage
