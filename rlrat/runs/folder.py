@@ -279,7 +279,8 @@ class RunFolder:
                 previous.unlink(missing_ok=True)
         self._updates = {} if kept is None else {_NEWEST: update}
         known = evaluations | missing
-        stay = {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending, METRICS: range(update + 1)}
+        points = self.lines[METRICS].expected or range(update + 1)  # of a checkpoint of before, or without any
+        stay = {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending, METRICS: points}
         for name, updates in stay.items():
             self.lines[name].keep(updates)
 

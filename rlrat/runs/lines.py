@@ -130,7 +130,7 @@ class Lines:
         self._new = True
 
     def keep(self, updates: Container[int]) -> None:
-        """Leave only the lines of these updates, each once, none that is damaged, and no column that only others fill."""
+        """Leave only the lines of these updates, each once, none that is damaged, and no last column that is empty."""
         if self._is_there():
             kept = {update: texts for update, texts in self.read().texts.items() if update in updates}
             if self._grows:
@@ -173,11 +173,12 @@ class Lines:
         """
         found, seen, order = Found(), set(), {}
         names, lines = self._columns, self._read()
-        header = tuple(lines[0].split(",")) if lines else ()
-        if self._grows and header[:1] == ("update",) and len(set(header)) == len(header):
-            names = self._columns = header
-        elif header[:1] == ("update",) and len(header) > 1 and set(header) < set(names):
-            names = header  # of a version with fewer columns
+        if self._grows:
+            header = next((tuple(line.split(",")) for line in lines if line.startswith("update,")), names)
+            if len(set(header)) == len(header):
+                names = self._columns = header
+        elif lines and lines[0].startswith("update,") and set(header := lines[0].split(",")) < set(names):
+            names = tuple(header)  # of a version with fewer columns
         for line in lines:
             if line in seen or line == ",".join(names):
                 continue
@@ -244,7 +245,10 @@ class Lines:
         return row if fits else None
 
     def _checksum(self, text: str) -> int:
-        return zlib.crc32((text.rstrip(",") if self._grows else text).encode())
+        if self._grows:  # of what is there under its names, whatever columns are empty
+            cells = zip(self._columns, text.split(","), strict=False)
+            text = ",".join(f"{name}={value}" for name, value in cells if value)
+        return zlib.crc32(text.encode())
 
 
 def _place(line: tuple[int, Any]) -> int:

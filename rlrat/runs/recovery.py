@@ -88,6 +88,8 @@ def recover(
         warn(f"{label}: the evaluations at {_listed(retried)} failed and are tried again")
     strange = sum(one.damaged for one in found.values())
     strange += sum(len(rows[update]) for update in rows if update <= start and update not in due)
+    if points := folder.lines[METRICS].expected:  # those of before say nothing of them
+        strange += sum(update <= start and update not in points for update in found[METRICS].rows)
     _say(
         label,
         {
@@ -95,7 +97,7 @@ def recover(
             "the evaluations at {} are missing, and its values are without them": recovered.missing,
             "episodes.csv is without those at {}": recovered.whole - with_episodes,
             "activations.csv is without those at {}": unseen - again,
-            "metrics.csv is without its points at {}": folder.lines[METRICS].expected.keys() - there[METRICS],
+            "metrics.csv is without its points at {}": points.keys() - there[METRICS],
         },
         strange,
     )
