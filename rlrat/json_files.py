@@ -2,9 +2,10 @@
 
 import errno
 import json
+import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from rlrat.errors import InputError, reason
@@ -34,8 +35,17 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: it is none, in a few words.
     """
+    return _parse(text.decode() if isinstance(text, bytes) else text, _integer)
+
+
+def _parse(text: str, integer: Callable[[str], float]) -> Any:
+    """The value of a JSON text whose integers `integer` reads, no deeper than `DEEPEST`.
+
+    Raises:
+        ValueError: it is none, in a few words.
+    """
     try:
-        content = json.loads(text.decode() if isinstance(text, bytes) else text, parse_int=_integer)
+        content = json.loads(text, parse_int=integer)
     except RecursionError:
         content, deep = None, True
     else:
@@ -68,12 +78,27 @@ def load_json(path: str | os.PathLike) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it holds none, in a few words.
     """
+    return _load(path, "strict", _integer)
+
+
+def find_json(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The JSON object in a file, None where there is none that can be read, for whoever can do without.
+
+    What is no UTF-8 is replaced, and an integer of more than 64 bits is the float next to it, or infinite.
+    """
+    try:
+        return _load(path, "replace", lambda text: int(text) if len(text.lstrip("-")) <= _DIGITS else float(text))
+    except (OSError, ValueError):
+        return None
+
+
+def _load(path: str | os.PathLike, errors: str, integer: Callable[[str], float]) -> dict[str, Any]:
     with open_file(path) as file:
         text = file.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:
         raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
     try:
-        content = parse_json(text)
+        content = _parse(text.decode(errors=errors), integer)
     except MemoryError:
         raise ValueError("it does not fit in memory") from None
     if not isinstance(content, dict):
@@ -97,6 +122,16 @@ def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
         raise InputError(f"cannot read {path} ({error.strerror or reason(error)})") from error
     except ValueError as error:
         raise InputError(f"{path} is damaged ({reason(error)})") from None
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number as float; None for all else, and for whole numbers beyond any float."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _integer(text: str) -> int:

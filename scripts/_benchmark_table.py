@@ -17,6 +17,7 @@ import numpy as np
 from rich.table import Table as RichTable
 
 from rlrat.console import Console
+from rlrat.runs.schema import CONFIG, SUMMARY
 
 _ROOT = Path(__file__).parents[1]
 _UPDATES, _EPISODE = 300_000, 1000
@@ -84,8 +85,8 @@ def run_table(settings: Table) -> dict:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             ended = time.time()
             (seed, *_) = sorted((folder / runs / env_id / agent).glob(f"{activation}*/seed*"))
-            began = (seed / "config.json").stat().st_mtime  # written when all is loaded and built
-            speed = json.loads((seed / "summary.json").read_text())["updates_per_second"]
+            began = (seed / CONFIG).stat().st_mtime  # written when all is loaded and built
+            speed = json.loads((seed / SUMMARY).read_text())["updates_per_second"]
             return {
                 "start": began - started,
                 "run": ended - began,

@@ -20,8 +20,8 @@ from rlrat.reports.plots import write_figures
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
 from rlrat.runs.arguments import read_command_line
+from rlrat.runs.schema import COLUMNS, CONFIG, EVALUATIONS, FINISHED, SUMMARY
 
-_HEADER = "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean,normalized_score"
 _REFERENCE = {"name": "made up", "env_id": "Hopper-v5", "random": 20.0, "expert": 4100.0}
 
 
@@ -51,15 +51,15 @@ def write_runs(root: Path, arguments: Arguments) -> None:
             "reference": _REFERENCE,
             "versions": {"torch": "2.13.0"},
         }
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "summary.json").write_text(json.dumps({"status": "finished"}))
+        (folder / CONFIG).write_text(json.dumps(config))
+        (folder / SUMMARY).write_text(json.dumps({"status": FINISHED}))
         height, rate = random.normal(60, 5), random.lognormal(1.6, 0.2)
         scores = height * (1 - np.exp(-rate * time)) + random.normal(0, 3, len(time))
         lines = [
             f"{1000 * n},{5.0 * n:.3f},{7.0 * n:.3f},,10,{20 + 40.8 * score},1.0,500.0,{score}"
             for n, score in enumerate(scores)
         ]
-        (folder / "evaluations.csv").write_text("\n".join([_HEADER, *lines]) + "\n")
+        (folder / EVALUATIONS).write_text("\n".join([",".join(COLUMNS[EVALUATIONS]), *lines]) + "\n")
 
 
 def first_paint(page: Path, rounds: int = 5) -> tuple[float, float] | None:

@@ -26,9 +26,10 @@ from rlrat.environments.settings import parse_env_kwargs, same_settings
 from rlrat.errors import InputError, one_line_errors, reason, warn
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
 from rlrat.evaluation.scores import Reference
-from rlrat.runs.arguments import Range, check_ranges, read_command_line, recalled
+from rlrat.runs.arguments import Range, check_ranges, read_command_line
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import build_policy, read_checkpoint, set_target_returns
+from rlrat.runs.schema import CONFIG, DIVERGED, recalled
 from rlrat.updates.machine import usable_cores
 
 _MOST_FRAMES = 60  # a second: players drop what is beyond, and Hopper has 125
@@ -92,11 +93,11 @@ class TrainedRun:
         folder = path.parent if path.is_file() else path
         config = RunFolder(folder).config()
         if config is None:
-            raise InputError(f"{folder / 'config.json'} is missing: give a whole run folder")
-        self._find_environment(config, folder / "config.json", arguments)
+            raise InputError(f"{folder / CONFIG} is missing: give a whole run folder")
+        self._find_environment(config, folder / CONFIG, arguments)
         self.seed = config.get("seed") if arguments.seed is None else arguments.seed
         if not isinstance(self.seed, int):
-            raise InputError(f"{folder / 'config.json'} has no seed: give --seed")
+            raise InputError(f"{folder / CONFIG} has no seed: give --seed")
         self.num_threads = arguments.num_threads
         if self.num_threads is None:
             threads = _mapping(config.get("arguments")).get("num_threads")
@@ -104,7 +105,7 @@ class TrainedRun:
             if isinstance(threads, int) and threads >= 1:
                 self.num_threads = min(threads, self.num_threads)
         summary = RunFolder(folder).summary()
-        if summary is not None and summary.get("status") == "diverged":
+        if summary is not None and summary.get("status") == DIVERGED:
             warn(f"{path} diverged at update {summary.get('diverged_at')}: its policy is the one frozen then")
 
     def _find_environment(self, config: dict[str, Any], path: Path, arguments: Arguments) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlrat.datasets.steps import where
-from rlrat.environments.registry import bare, code_of, find_spec, recorded, recorded_kwargs, typed
+from rlrat.environments.registry import code_of, find_spec, recorded, recorded_kwargs, typed
+from rlrat.environments.settings import bare
 from rlrat.errors import InputError, reason
 
 _CLIP = 1e-3  # actions this far outside their bounds are rounding, further out a mistake

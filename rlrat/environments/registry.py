@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rlrat.environments.settings import TAKEN, same_settings
+from rlrat.environments.settings import TAKEN, bare, same_settings
 from rlrat.errors import InputError, reason
 from rlrat.json_files import is_deep
 
@@ -78,11 +78,6 @@ def _find_here(name: str) -> None:
         return
     if importlib.machinery.PathFinder.find_spec(top, [here]) is not None:
         sys.path.append(here)
-
-
-def bare(env_id: str) -> str:
-    """An environment's registered id, without the module that it was named with."""
-    return env_id.rpartition(":")[2]
 
 
 def typed(env_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Read an environment's settings, `name=value` each, and compare them with those that a file records."""
+"""Read an environment's settings, `name=value` each, and compare them and its id with those that a file records."""
 
 import ast
 import json
@@ -112,6 +112,11 @@ def _python(text: str) -> Any:
     except (TypeError, SyntaxError, RecursionError, MemoryError):
         raise ValueError(text) from None
     return value
+
+
+def bare(env_id: str) -> str:
+    """An environment's registered id, without the module that it was named with."""
+    return env_id.rpartition(":")[2]
 
 
 def same_settings(ours: Any, theirs: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Reference returns and normalised scores: 100 (return - random) / (expert - random).
+"""Reference returns, normalised scores, 100 (return - random) / (expert - random), and the mean height of a curve.
 
 Two families, never mixed: D4RL's references belong to its v2 datasets (and the Gym environments behind them), the v5
 ones to Minari's MuJoCo datasets and Gymnasium's -v5 environments.
@@ -19,9 +19,6 @@ from numpy.typing import ArrayLike
 
 from rlrat.errors import InputError
 
-FINAL_EVALUATIONS = 5
-"""A run's final value is the mean of its last so many, as arXiv 2602.12390 has it."""
-
 FAMILIES = ("v5", "d4rl")
 
 D4RL_LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
@@ -34,15 +31,6 @@ _D4RL_RETURNS = {
 }
 _D4RL_SOURCE = "d4rl 1.1, d4rl/infos.py (REF_MIN_SCORE, REF_MAX_SCORE); Fu et al., arXiv 2004.07219"
 _D4RL_DATE = "2022-09-12"
-
-
-def final_evaluations(updates: ArrayLike) -> np.ndarray:
-    """Which of a run's evaluations, of ascending `updates` `[N]`, make its final value: bool `[N]`.
-
-    The last five, or all where there are fewer; never that of the untrained policy, at update 0.
-    """
-    trained = np.asarray(updates) > 0
-    return trained & (trained[::-1].cumsum()[::-1] <= FINAL_EVALUATIONS)
 
 
 @dataclass(frozen=True)
@@ -63,7 +51,28 @@ class Reference:
 
     def normalize(self, returns: ArrayLike) -> np.ndarray:
         """Scores, 0 for random and 100 for expert, in the shape of `returns`; NaN stays NaN."""
-        return 100 * (np.asarray(returns, np.float64) - self.random) / (self.expert - self.random)
+        return normalize(returns, self.random, self.expert)
+
+
+def normalize(returns: ArrayLike, random: float, expert: float) -> np.ndarray:
+    """Scores of returns, 0 for the return `random` and 100 for `expert`, in the shape of `returns`; NaN stays NaN."""
+    return 100 * (np.asarray(returns, np.float64) - random) / (expert - random)
+
+
+def mean_height(updates: np.ndarray, values: np.ndarray, start: float, end: float) -> float:
+    """Area under a run's curve between two updates, divided by their distance: a mean in the unit of `values`.
+
+    Trapezoids between evaluations; where none lies at `start` or `end`, the line through its neighbours counts. Where
+    both are one update, it is the value there.
+
+    Args:
+        updates: of the evaluations, ascending, `[N]`.
+        values: of the curve, `[N]`.
+    """
+    inside = (updates > start) & (updates < end)
+    x = np.concatenate(([start], updates[inside], [end]))
+    y = np.interp(x, updates, values)
+    return float(np.diff(x) @ (y[1:] + y[:-1]) / 2 / (end - start)) if end > start else float(y[0])
 
 
 def normalized_score(env_id: str, returns: ArrayLike, reference: str = "v5") -> np.ndarray:

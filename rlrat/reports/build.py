@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from rlrat.errors import InputError
-from rlrat.evaluation.scores import FINAL_EVALUATIONS, final_evaluations
-from rlrat.reports.convergence import SHARES, final_value, mean_height, median_time, time_to_stay
+from rlrat.evaluation.scores import mean_height
+from rlrat.reports.convergence import SHARES, final_value, median_time, time_to_stay
 from rlrat.reports.curves import common_updates, interquartile_curve, mean_curve
 from rlrat.reports.differences import find_differences, reference_key, seconds_differ
 from rlrat.reports.explanations import explanations
@@ -29,11 +29,12 @@ from rlrat.reports.statistics import (
     spread_known,
 )
 from rlrat.reports.verdicts import compare_all
+from rlrat.runs.schema import DIVERGED, FINAL_EVALUATIONS, FINISHED, IMPORTED, NO_FINAL, final_evaluations
 
 _SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns"}
 _THRESHOLDS = 101
-_ENDED = ("finished", "imported")
+_ENDED = (FINISHED, IMPORTED)
 _LATE_SHARE = (
     0.1  # of the horizon: how late a run may begin to take the others' beginning from their areas, or end before it
 )
@@ -169,7 +170,7 @@ def _shared(runs: Sequence[RunRecord], horizon: int | None) -> tuple[np.ndarray 
     before = shared[(shared >= max(updates[0] for updates in own)) & (shared <= horizon)]  # the last began, too
     if all(np.isin(updates, shared).all() for updates in own):
         return None, None
-    if final_evaluations(before).sum() == FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE_SHARE) * horizon:
+    if final_evaluations(before) == FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE_SHARE) * horizon:
         return shared, (
             "not all runs were evaluated at the same updates: final values, areas and times are of the "
             f"{len(before):,} evaluations that all have"
@@ -215,7 +216,7 @@ def _group(
         runs=tuple(runs),
         judged=judged,
         finals=finals,
-        final_counts=np.array([final_evaluations(updates).sum() for updates, _ in ends], dtype=int),
+        final_counts=np.array([final_evaluations(updates) for updates, _ in ends], dtype=int),
         final_band=estimate(mean, [finals]) if len(finals) else Estimate(*(np.nan,) * 3),
         areas=np.array(
             [
@@ -250,7 +251,7 @@ def _came_to(run: RunRecord, horizon: int) -> bool:
 
     One of the policy that nothing has trained yet is none.
     """
-    if run.status in ("diverged", "failed") or not len(run.updates) or not run.updates[0] <= horizon <= run.last:
+    if run.status in NO_FINAL or not len(run.updates) or not run.updates[0] <= horizon <= run.last:
         return False
     return _until(run, horizon, "updates")[-1] >= max(1, (1.0 - _LATE_SHARE) * horizon)
 
@@ -263,7 +264,7 @@ def _reach(
     group: RunGroup, compared: Sequence[RunRecord], base: RunGroup, horizon: int, field: str, seconds: bool
 ) -> tuple[Reach, ...]:
     """Of the judged runs, and of those that diverged, which kept nothing that they reached."""
-    runs = [*compared, *(run for run in group.runs if run.status == "diverged")]
+    runs = [*compared, *(run for run in group.runs if run.status == DIVERGED)]
     target = float(base.finals.mean())
     if not runs or target <= 0:
         return ()
@@ -278,7 +279,7 @@ def _reach(
     def times(clock: str, share: float) -> np.ndarray:
         rows = [
             np.full(len(targets), np.inf)
-            if run.status == "diverged"
+            if run.status == DIVERGED
             else time_to_stay(_until(run, horizon, clock), _until(run, horizon, field), share * targets)
             for run in runs
         ]

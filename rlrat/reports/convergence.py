@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from rlrat.evaluation.scores import final_evaluations
 from rlrat.reports.statistics import Estimate, interval
+from rlrat.runs.schema import final_evaluations
 
 SHARES = (0.5, 0.75, 0.9, 0.95)
 """Of the reference's final value."""
@@ -15,24 +15,13 @@ def final_value(updates: np.ndarray, values: np.ndarray) -> float:
 
     NaN where there is no other.
     """
-    counted = values[final_evaluations(updates)]
-    return float(counted.mean()) if len(counted) else np.nan
+    count = final_evaluations(updates)
+    return float(values[-count:].mean()) if count else np.nan
 
 
 def paper_statistic(finals: np.ndarray) -> tuple[float, float]:
     """What arXiv 2602.12390 tabulates: mean and population standard deviation over seeds of the final values `[S]`."""
     return float(finals.mean()), float(finals.std())
-
-
-def mean_height(updates: np.ndarray, values: np.ndarray, start: float, end: float) -> float:
-    """Area under a run's curve between two updates, divided by their distance: a mean in the unit of `values`.
-
-    Trapezoids between evaluations; where none lies at `start` or `end`, the line through its neighbours counts.
-    """
-    inside = (updates > start) & (updates < end)
-    x = np.concatenate(([start], updates[inside], [end]))
-    y = np.interp(x, updates, values)
-    return float(np.diff(x) @ (y[1:] + y[:-1]) / 2 / (end - start))
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:

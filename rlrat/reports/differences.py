@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrat.reports.read import RunRecord, as_text
-from rlrat.runs.arguments import recalled
+from rlrat.runs.schema import recalled
 
 _PROTOCOL = {  # how runs are judged, not how they learn
     *("env_id", "env_kwargs", "max_episode_steps", "total_updates", "eval_every", "eval_at", "eval_episodes"),

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from rlrat.errors import InputError, reason, warn
+from rlrat.json_files import find_json
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text, cannot_list, normalized, open_text, plain, read_json
+from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized, open_text, plain
+from rlrat.runs.schema import DIVERGED, EXACT_LIMIT, IMPORTED, NO_FINAL, UNFINISHED
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
 _AGENTS = {"td3_plus_bc": "td3_bc"}  # where d3rlpy's name is not ours
-_STATUSES = ("diverged", "failed", "unfinished")  # that a table's lines may say
+_STATUSES = (*NO_FINAL, UNFINISHED)  # that a table's lines may say
 _LOG = "environment.csv"  # what d3rlpy's own examples call an EnvironmentEvaluator
 
 
@@ -114,12 +116,12 @@ def _read_curves(
     for row in reader:
         try:
             *key, seed, update, score = (row[column] for column in _COLUMNS)
-            if not all(key) or not 0 <= int(update) < LAST_UPDATE or abs(int(seed)) >= LAST_UPDATE:
+            if not all(key) or not 0 <= int(update) < EXACT_LIMIT or abs(int(seed)) >= EXACT_LIMIT:
                 raise ValueError
             run = (*(as_text(unguarded(text)) for text in key), int(seed))
             if (status := row.get("status")) in _STATUSES:
                 statuses[run] = status
-            if status in _STATUSES[:2] and score.strip().lower() in ("", "nan"):
+            if status in NO_FINAL and score.strip().lower() in ("", "nan"):
                 curves.setdefault(run, {})
                 continue
             if not np.isfinite(float(score)):
@@ -181,7 +183,7 @@ def read_d3rlpy(folder: Path, dataset: str, before: Sequence[RunRecord] = ()) ->
             warn(
                 f"{path} has an evaluation that is no number, at update {updates[~finite][0]:,}: it counts as diverged"
             )
-            run = replace(run, status="diverged")
+            run = replace(run, status=DIVERGED)
         records.append(replace(run, train_seconds=_seconds(path / "time_step.csv", run.updates)))
     if not records and len(fresh) == len(paths):
         raise InputError(f"no log of d3rlpy below {folder}: give a folder that holds params.json and {_LOG}")
@@ -194,7 +196,7 @@ def _names(path: Path) -> tuple[str, str]:
     Raises:
         ValueError: it has none.
     """
-    config = (read_json(path) or {}).get("config")
+    config = (find_json(path) or {}).get("config")
     kind, params = (config.get(name) for name in ("type", "params")) if isinstance(config, dict) else (None, None)
     activation = _activation(params) if isinstance(params, dict) else None
     if not (isinstance(kind, str) and isinstance(activation, str)):
@@ -227,7 +229,7 @@ def _record(
 ) -> RunRecord:
     unknown = np.full(len(updates), np.nan)
     return RunRecord(
-        *(path, agent, dataset, activation, as_text(name), seed, "imported", np.array(updates, np.int64)),
+        *(path, agent, dataset, activation, as_text(name), seed, IMPORTED, np.array(updates, np.int64)),
         returns=unknown if returns is None else np.array(returns),
         scores=unknown if scores is None else np.array(scores),
         train_seconds=unknown,
@@ -258,7 +260,7 @@ def _read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
         for number, line in enumerate(file.read().splitlines(), start=1):
             try:
                 _, step, value = plain(line).split(",")
-                if not 0 <= int(step) < LAST_UPDATE:
+                if not 0 <= int(step) < EXACT_LIMIT:
                     raise ValueError
                 rows[int(step)] = float(value)
             except ValueError:

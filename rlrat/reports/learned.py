@@ -12,19 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlrat.errors import reason, warn
-from rlrat.reports.read import LAST_UPDATE, open_text
+from rlrat.reports.read import RunRecord, open_text
+from rlrat.reports.report import Report, RunGroup, Task, named_seeds
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS, CUSTOM, EXACT_LIMIT, PRELU, RATIONAL_VERSIONS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rlrat.reports.read import RunRecord
-    from rlrat.reports.report import Report, RunGroup, Task
-
-# What rlrat.runs.folder and rlrat.rational name so, too; both import torch, which reading needs not.
-_COLUMNS = ["update", "layer", "part", "group", "version", "numerator", "denominator", "low", "high", "counts"]
-_VERSIONS = ("A", "B", "C", "N", "prelu")
-_CUSTOM = "custom:"  # and the class of somebody's own trained activation, whose function is known to nobody here
 _SHOWN = 5  # functions of a picture, from the first evaluation to the last
 _MOST_FIGURES = 8  # of one report: each takes a second or two in three formats
 _LONGEST_NAME = 50
@@ -58,7 +53,7 @@ class Layer:
 
     def values(self, x: np.ndarray) -> np.ndarray:
         """What the layer makes of the points x, `[T, S, P, G, len(x)]`, in float64."""
-        if self.version == "prelu":
+        if self.version == PRELU:
             return np.where(x > 0, x, self.numerator * x)
         import torch  # not for those who only read
 
@@ -93,7 +88,7 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
     A line cut short or damaged is named in a warning, and the evaluation that it belongs to is left out. So are, once a
     file, layers whose function is none of ours.
     """
-    path = folder / "activations.csv"
+    path = folder / ACTIVATIONS
     if not os.path.lexists(path):
         return {}
     try:
@@ -102,7 +97,7 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
     except OSError as error:
         warn(f"{path} cannot be read ({reason(error.strerror)}): its learned activations are left out")
         return {}
-    if not whole or whole[0].split(",") != _COLUMNS:
+    if not whole or whole[0].split(",") != [*COLUMNS[ACTIVATIONS]]:
         warn(f"{path} has no header that can be read: its learned activations are left out")
         return {}
     found: dict[str, dict[int, dict[tuple[int, int], tuple]]] = {}
@@ -114,15 +109,15 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
         try:
             update, name, part, group, version, *numbers = line.split(",")
             numerator, denominator, low, high, counts = (np.array(text.split(), dtype=np.float64) for text in numbers)
-            known = version in _VERSIONS or re.fullmatch(rf"{_CUSTOM}\w+", version)
+            known = version in (*RATIONAL_VERSIONS, PRELU) or re.fullmatch(rf"{CUSTOM}\w+", version)
             if not known or not np.isfinite(np.concatenate([low, high, counts])).all():
                 raise ValueError
-            if not 0 <= int(update) < LAST_UPDATE:
+            if not 0 <= int(update) < EXACT_LIMIT:
                 raise ValueError
-            if version == "prelu" and (len(numerator), len(denominator)) != (1, 0):
+            if version == PRELU and (len(numerator), len(denominator)) != (1, 0):
                 raise ValueError
-            if version.startswith(_CUSTOM):
-                unknown[name] = version.removeprefix(_CUSTOM)
+            if version.startswith(CUSTOM):
+                unknown[name] = version.removeprefix(CUSTOM)
                 continue
             entry = (version, numerator, denominator, low[0], high[0], counts)
             found.setdefault(name, {}).setdefault(int(update), {})[int(part), int(group)] = entry
@@ -189,7 +184,7 @@ def _form(layer: Layer) -> tuple:
     return tuple(getattr(layer, name).shape[2:] for name in ("numerator", "denominator", "counts"))
 
 
-def learned_groups(report: "Report", seeds: int) -> "Iterator[tuple[Task, RunGroup, list[RunRecord]]]":
+def learned_groups(report: Report, seeds: int) -> Iterator[tuple[Task, RunGroup, list[RunRecord]]]:
     """The groups that have learned activations, with at most so many of their runs that have them.
 
     Of the judged runs, where any has: one that has barely begun would leave the others few updates in common.
@@ -197,19 +192,17 @@ def learned_groups(report: "Report", seeds: int) -> "Iterator[tuple[Task, RunGro
     for task in report.tasks:
         for group in task.groups:
             for candidates in (group.judged, group.runs):
-                if runs := [run for run in candidates if (run.path / "activations.csv").exists()]:
+                if runs := [run for run in candidates if (run.path / ACTIVATIONS).exists()]:
                     yield task, group, runs[:seeds]
                     break
 
 
-def seeds_shown(group: "RunGroup", seeds: Sequence[int]) -> str:
+def seeds_shown(group: RunGroup, seeds: Sequence[int]) -> str:
     """Of which of a group's runs a picture is: `seeds 0, 2 of 3 runs`; nothing where it is of all."""
-    from rlrat.reports.report import named_seeds  # with scipy, which training needs not
-
     return "" if len(seeds) == len(group.runs) else f"{named_seeds(tuple(seeds))} of {len(group.runs)} runs"
 
 
-def learned_figures(report: "Report") -> dict[str, "Figure"]:
+def learned_figures(report: Report) -> dict[str, "Figure"]:
     """`plot_learned` for the first eight groups that have learned activations, by the name of their files."""
     figures = {}
     for task, group, runs in islice(learned_groups(report, seeds=5), _MOST_FIGURES):

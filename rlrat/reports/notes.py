@@ -7,6 +7,7 @@ import numpy as np
 from rlrat.reports.read import as_text
 from rlrat.reports.report import Report, Task, named_seeds
 from rlrat.reports.significance import FEWEST_SEEDS
+from rlrat.runs.schema import NO_FINAL
 
 
 def find_notes(report: Report, until: int | None) -> tuple[str, ...]:
@@ -20,7 +21,7 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
     judged = [run for group in task.groups for run in group.judged]
     if task.horizon is None:
         yield from _run_notes(task)
-        last = min((run.last for run in runs if run.last > 0 and run.status not in ("diverged", "failed")), default=0)
+        last = min((run.last for run in runs if run.last > 0 and run.status not in NO_FINAL), default=0)
         until = f"; --until {last} judges all as if they ended there" if last else ""
         yield f"{task.name}: no run is finished, so none is judged{until}"
         return

@@ -1,7 +1,7 @@
 """Runs as a report needs them, from folders in any state: nothing that a kill or a disk left behind stops it."""
 
 import difflib
-import errno
+import io
 import json
 import math
 import os
@@ -16,7 +16,18 @@ from typing import Any, TextIO
 import numpy as np
 
 from rlrat.errors import InputError, printable, reason, warn
-from rlrat.json_files import is_deep
+from rlrat.evaluation.scores import normalize
+from rlrat.json_files import as_number, find_json, open_file
+from rlrat.runs.schema import (
+    CONFIG,
+    EVALUATIONS,
+    EXACT_LIMIT,
+    NO_FINAL,
+    STATUSES,
+    SUMMARY,
+    UNFINISHED,
+    is_update,
+)
 
 _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "updates": "update",
@@ -26,11 +37,7 @@ _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "scores": "normalized_score",
 }
 
-LAST_UPDATE = 2**53
-"""Updates are below it, where JavaScript has every whole number."""
-
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
-_STATUSES = ("finished", "diverged", "failed")  # that a summary.json may say
 _LEAST_RANGE = 1e-9  # of returns: over less a score is rounding
 
 
@@ -113,14 +120,14 @@ def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
     for folder in folders:
         record = _read_run(folder)
         if record is None:
-            warn(f"{folder} has no config.json that can be read: it is left out")
-        elif not len(record.updates) and record.status not in ("diverged", "failed"):
+            warn(f"{folder} has no {CONFIG} that can be read: it is left out")
+        elif not len(record.updates) and record.status not in NO_FINAL:
             warn(f"{folder} has no evaluation yet: it is left out")
         else:
             records.append(record)
     if not any(len(record.updates) for record in records):
         places = ", ".join(map(str, paths))
-        raise InputError(f"no evaluated run below {places}: give folders that hold config.json and evaluations.csv")
+        raise InputError(f"no evaluated run below {places}: give folders that hold {CONFIG} and {EVALUATIONS}")
     return _without_copies(records)
 
 
@@ -170,7 +177,7 @@ def as_text(value: Any) -> str:
 
 def normalized(returns: np.ndarray | float, reference: dict[str, Any]) -> np.ndarray | float:
     """Scores of returns against a run's reference."""
-    return 100 * (returns - reference["random"]) / (reference["expert"] - reference["random"])
+    return normalize(returns, reference["random"], reference["expert"])
 
 
 def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
@@ -182,7 +189,7 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
             raise InputError(f"{path} {kind}: give run folders, or folders that hold some")
         for root, folders, files in os.walk(path, onerror=cannot_list):
             folders.sort()
-            if {"config.json", "evaluations.csv"} & set(files):
+            if {CONFIG, EVALUATIONS} & set(files):
                 folders.clear()
                 if (real := os.path.realpath(root)) not in seen:
                     seen.add(real)
@@ -195,7 +202,7 @@ def cannot_list(error: OSError) -> None:
 
 
 def _read_run(folder: Path) -> RunRecord | None:
-    config = read_json(folder / "config.json")
+    config = find_json(folder / CONFIG)
     if config is None:
         return None
     config = _of_right_types(folder, config)
@@ -203,7 +210,7 @@ def _read_run(folder: Path) -> RunRecord | None:
     *_, dataset, agent, variant, last = ("", "", "", "", *folder.resolve().parts)
     activation, _, name = variant.partition("+")
     status, missing = _read_summary(folder)
-    curve = _read_curve(folder / "evaluations.csv")
+    curve = _read_curve(folder / EVALUATIONS)
     if (reference := config["reference"]) is not None and (unknown := np.isnan(curve["scores"])).any():
         curve["scores"] = np.where(unknown, normalized(curve["returns"], reference), curve["scores"])
     return RunRecord(
@@ -226,19 +233,19 @@ def _of_right_types(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     def mapping(parent: dict[str, Any], name: str) -> dict[str, Any]:
         value = parent.get(name)
         if value is not None and not isinstance(value, dict):
-            warn(f"{folder} has a config.json whose {name} is no mapping: it is left out")
+            warn(f"{folder} has a {CONFIG} whose {name} is no mapping: it is left out")
         return {as_text(key): held for key, held in value.items()} if isinstance(value, dict) else {}
 
     found = {**config, **{name: mapping(config, name) for name in ("identity", "arguments", "versions", "dataset")}}
     resumed = config.get("resumed") or []
     starts = [start for start in resumed if isinstance(start, dict)] if isinstance(resumed, list) else []
     if not isinstance(resumed, list) or len(starts) < len(resumed):
-        warn(f"{folder} has a config.json whose resumed is no list of mappings: what is none is left out")
+        warn(f"{folder} has a {CONFIG} whose resumed is no list of mappings: what is none is left out")
     found["resumed"] = [
         {**start, **{name: mapping(start, name) for name in ("arguments", "versions")}} for start in starts
     ]
     if (level := found["dataset"].get("return_mean")) is not None and as_number(level) is None:
-        warn(f"{folder} has a config.json whose dataset has a return_mean that is no number: it is left out")
+        warn(f"{folder} has a {CONFIG} whose dataset has a return_mean that is no number: it is left out")
     found["dataset"]["return_mean"] = as_number(level)
     found["reference"] = _reference(folder, mapping(config, "reference"))
     return found
@@ -260,7 +267,7 @@ def _reference(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
 def _seed(folder: Path, value: Any) -> int:
     """A whole number that JavaScript has, too; -1 where there is none."""
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    if re.fullmatch(r"[0-9]{1,16}", text) and int(text) < LAST_UPDATE:
+    if re.fullmatch(r"[0-9]{1,16}", text) and int(text) < EXACT_LIMIT:
         return int(text)
     warn(f"{folder} says of no seed which it is: it counts as seed -1")
     return -1
@@ -268,42 +275,22 @@ def _seed(folder: Path, value: Any) -> int:
 
 def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
     """Status, and the updates whose evaluations were lost or failed."""
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     if not os.path.lexists(path):
-        return "unfinished", ()
-    summary = read_json(path) or {}
+        return UNFINISHED, ()
+    summary = find_json(path) or {}
     status = summary.get("status")
-    if status not in _STATUSES:
+    if status not in STATUSES:
         warn(f"{path} cannot be read, or has no status that is known: the run counts as unfinished")
-        status = "unfinished"
+        status = UNFINISHED
     missing: set[int] = set()
     for name in ("missing_evaluations", "failed_evaluations"):
         said = summary.get(name) or []
-        whole = [u for u in said if type(u) is int and 0 <= u < LAST_UPDATE] if isinstance(said, list) else []
+        whole = [u for u in said if is_update(u)] if isinstance(said, list) else []
         if not isinstance(said, list) or len(whole) < len(said):
             warn(f"{path} has {name} that are no list of updates: what is none is left out")
         missing.update(whole)
     return status, tuple(sorted(missing))
-
-
-def as_number(value: Any) -> float | None:
-    """A finite number as float; None for all else, and for whole numbers beyond any float."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """An object from a JSON file; None where it cannot be read, is none or is nested absurdly deep."""
-    try:
-        with open_text(path) as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) and not is_deep(content) else None
 
 
 def plain(line: str) -> str:
@@ -323,9 +310,7 @@ def open_text(path: Path) -> TextIO:
     Raises:
         OSError: no such file, or a folder, a pipe or a device, which might never end.
     """
-    if not os.path.isfile(path) and os.path.exists(path):
-        raise OSError(errno.EINVAL, "it is no file", str(path))
-    return open(path, encoding="utf-8", errors="replace", newline="\n")
+    return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace", newline="\n")
 
 
 def _read_curve(path: Path) -> dict[str, np.ndarray]:
@@ -368,7 +353,7 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
             plain(line.rstrip("\n"))
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
-            if not 0 <= update < LAST_UPDATE or not math.isfinite(values["returns"]):
+            if not 0 <= update < EXACT_LIMIT or not math.isfinite(values["returns"]):
                 raise ValueError
             wanted = "" if target is None else row[target]
             first_target = wanted if first_target is None else first_target

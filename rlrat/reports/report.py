@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrat.evaluation.scores import FINAL_EVALUATIONS
 from rlrat.reports.differences import Difference
 from rlrat.reports.read import RunRecord
 from rlrat.reports.statistics import Estimate
+from rlrat.runs.schema import DIVERGED, FAILED, FINAL_EVALUATIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class RunGroup:
 
     @property
     def diverged(self) -> int:
-        return sum(run.status == "diverged" for run in self.runs)
+        return sum(run.status == DIVERGED for run in self.runs)
 
     @property
     def unfinished(self) -> int:
@@ -80,7 +80,7 @@ class RunGroup:
     @property
     def failed(self) -> int:
         """Runs of which no evaluation of a trained policy exists: they say nothing of the label."""
-        return sum(run.status == "failed" for run in self.runs)
+        return sum(run.status == FAILED for run in self.runs)
 
     @property
     def few_finals(self) -> str | None:

@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 from tyro import conf
 
 from rlrat.datasets.names import folder_name
-from rlrat.environments.registry import MOST_EPISODES, bare
-from rlrat.environments.settings import TAKEN, parse_env_kwargs, same_settings
+from rlrat.environments.registry import MOST_EPISODES
+from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
+from rlrat.runs.schema import EXACT_LIMIT, OUTSIDE_IDENTITY, OUTSIDE_NAME
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ Axis = Kind | tuple[Kind, ...]
 The agent finds one value as it is, and several as a tensor `[S, 1]` (`beside` gives it more axes)."""
 
 _LEAST, _GREATEST = 1e-37, 1e38  # sizes of float32 numbers, digits and some room left
-_LARGEST = 2**53  # of whole numbers, which checkpoints and JSON hold
 _SEEDS = 2**32  # what a word of the random numbers' key holds
 
 
@@ -161,19 +161,6 @@ class RunArguments:
             "gated": self.gated,
         }
 
-
-# What does not change a run's result, but for rounding, or is compared on its own (the seed names the folder).
-_OUTSIDE_IDENTITY = {
-    *("seed", "num_seeds", "env_modules", "eval_timeout", "checkpoint_every", "log_every"),
-    *("compile", "capture", "profile", "track", "device", "num_threads"),
-    *("run_dir", "run_name", "resume", "overwrite"),
-}
-# What the run folder's path says already, or what only says how long and how a run is judged.
-_OUTSIDE_NAME = {
-    *_OUTSIDE_IDENTITY,
-    *("dataset", "env_id", "env_kwargs", "max_episode_steps", "action_bounds"),
-    *("activation", "total_updates", "eval_every", "eval_at", "eval_episodes"),
-}
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
 
@@ -301,8 +288,8 @@ def check_ranges(arguments: Any, prefix: str = "") -> None:
                     if isinstance(bound, Range) and one is not None and one not in bound:
                         raise InputError(f"{_flag(prefix + name)} is {one}, but must be {bound}")
         for one in values:  # what `config.json` is read with again
-            if isinstance(one, int) and abs(one) > _LARGEST:
-                raise InputError(f"{_flag(prefix + name)} is {one}, but must be at most {_LARGEST:,}")
+            if isinstance(one, int) and abs(one) > EXACT_LIMIT:
+                raise InputError(f"{_flag(prefix + name)} is {one}, but must be at most {EXACT_LIMIT:,}")
         for one in values:  # 1e300 would be infinite for PyTorch, and 1e-300 zero
             if isinstance(one, float) and math.isfinite(one) and one and not _LEAST <= abs(one) <= _GREATEST:
                 size = f"between {_LEAST:g} and {_GREATEST:g}"
@@ -376,32 +363,7 @@ def settings(arguments: RunArguments) -> dict[str, Any]:
 
 def identity(arguments: RunArguments) -> dict[str, Any]:
     """The settings that change a run's result."""
-    return {name: value for name, value in settings(arguments).items() if name not in _OUTSIDE_IDENTITY}
-
-
-def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity in a run's `config.json` as today's commands have it: names and values of before in their new form.
-
-    An environment is known by its registered id alone. Before every agent had `max_episode_steps`, it was how many time
-    steps a Decision Transformer tells apart, and the time limit stood among the environment's settings.
-    """
-    found = dict(identity)
-    if isinstance(found.get("env_id"), str):
-        found["env_id"] = bare(found["env_id"])
-    if "action_bounds" in found:  # it came with max_episode_steps
-        return found
-    if "max_episode_steps" in found:
-        found["embedded_steps"] = found.pop("max_episode_steps")
-    if isinstance(kwargs := found.get("env_kwargs"), Mapping):
-        if "max_episode_steps" in kwargs:
-            found["max_episode_steps"] = kwargs["max_episode_steps"]
-        found["env_kwargs"] = {name: value for name, value in kwargs.items() if name not in TAKEN}
-    return found
-
-
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The names of the settings in which two identities differ, one or both of which a `config.json` records."""
-    return [name for name in {**ours, **theirs} if not same_settings(ours.get(name), theirs.get(name))]
+    return {name: value for name, value in settings(arguments).items() if name not in OUTSIDE_IDENTITY}
 
 
 def run_name(arguments: RunArguments) -> str:
@@ -412,7 +374,7 @@ def run_name(arguments: RunArguments) -> str:
     different = {
         name: value
         for name, value in settings(arguments).items()
-        if name not in _OUTSIDE_NAME and value != defaults[name]
+        if name not in OUTSIDE_NAME and value != defaults[name]
     }
     text = {name: "x".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in different.items()}
     return ",".join(f"{name}={text[name].replace('/', '-').replace(':', '-')}" for name in sorted(text))

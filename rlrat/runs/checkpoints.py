@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rlrat.errors import InputError, reason
+from rlrat.runs.schema import is_update
 
 _END = b"PK\x05\x06"  # of a zip archive's last record, 22 bytes with an empty comment
 _MARK = b"rlrat sha256 "
@@ -73,10 +74,6 @@ def _check_bytes(content: bytes) -> None:
             raise zipfile.BadZipFile(f"wrong checksum of {part}")
 
 
-def _is_update(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53
-
-
 def _is_seconds(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
@@ -98,7 +95,7 @@ def _is_tensor(value: Any) -> bool:
 
 def _is_pending(value: Any) -> bool:
     """An evaluation to come: the policy's tensors, and when it was."""
-    wanted = {"update": _is_update, "wanted": _is_bool, "train_seconds": _is_seconds, "wall_seconds": _is_seconds}
+    wanted = {"update": is_update, "wanted": _is_bool, "train_seconds": _is_seconds, "wall_seconds": _is_seconds}
     return type(value) is dict and all(fits(value.get(name)) for name, fits in {**wanted, "state": _is_state}.items())
 
 
@@ -107,7 +104,7 @@ def _is_sum(value: Any) -> bool:
     return (
         type(value) is dict
         and _list_of(_is_text)(value.get("names"))
-        and _is_update(value.get("count"))
+        and is_update(value.get("count"))
         and _is_tensor(value.get("sums"))
         and value["sums"].is_floating_point()
         and value["sums"].shape == (len(value["names"]),)
@@ -133,14 +130,14 @@ def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 def _is_lines(value: Any) -> bool:
     """Of each CSV file, the checksums of its lines by update."""
     return type(value) is dict and all(
-        _is_text(name) and type(lines) is dict and all(map(_is_update, lines)) and all(map(_CHECKSUMS, lines.values()))
+        _is_text(name) and type(lines) is dict and all(map(is_update, lines)) and all(map(_CHECKSUMS, lines.values()))
         for name, lines in value.items()
     )
 
 
 _CHECKSUMS = _list_of(_is_checksum)
 _ENTRIES: dict[str, Callable[[Any], bool]] = {
-    "update": _is_update,
+    "update": is_update,
     "agent": _is_text,
     "train_seconds": _is_seconds,
     "wall_seconds": _is_seconds,
@@ -148,8 +145,8 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "guard_names": _list_of(_is_text),
     "policy": lambda value: type(value) is dict and all(map(_is_text, value)),
     "pending": _list_of(_is_pending),
-    "failed": _list_of(_is_update),
-    "evaluated": _list_of(_is_update),
+    "failed": _list_of(is_update),
+    "evaluated": _list_of(is_update),
     "lines": _is_lines,
     "sums": _list_of(_is_sum),
 }

@@ -1,4 +1,4 @@
-"""What dashboards show of a run beside its scalars: TensorBoard's HParams, overlays and figures; W&B's copy."""
+"""What dashboards show of a run beside its scalars: TensorBoard's HParams and overlays, and W&B's copy of it all."""
 
 import hashlib
 import os
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlrat.errors import InputError, reason
+from rlrat.evaluation.scores import mean_height
+from rlrat.runs.schema import CONFIG, FINISHED
 
 if TYPE_CHECKING:
-    from rlrat.runs.folder import RunFolder
+    from torch.utils.tensorboard import SummaryWriter
 
 # Each chart overlays every run below --logdir, so that activations are compared without any report.
 LAYOUT = {
@@ -29,19 +31,19 @@ LAYOUT = {
         "slope at large |x|": ["Multiline", ["rational/.*/asymptotic_slope"]],
     },
 }
-_FEWEST = 5  # evaluations that make a figure over training worth its tenths of a second
 
 
 def finish_board(
-    folder: "RunFolder", config: dict[str, Any], rows: list[dict[str, str]], summary: dict[str, Any]
+    board: "SummaryWriter", folder: Path, config: dict[str, Any], rows: list[dict[str, str]], summary: dict[str, Any]
 ) -> None:
-    """Hand TensorBoard what only a finished run has: a row of its HParams tab and a figure of its learned functions.
+    """Hand TensorBoard what only a finished run has: a row of its HParams tab.
 
     The row has the final score and return, of how many evaluations they are and, as `area`, the mean height of either
-    curve over training; a diverged run has none of them. The figure needs matplotlib and at least five evaluations.
+    curve over training; a diverged run has none of them.
 
     Args:
-        folder: with its TensorBoard file open.
+        board: the run's open TensorBoard file.
+        folder: the run's, whose name has the run name.
         config, rows, summary: of its `config.json`, its curve and its `summary.json`.
     """
     from torch.utils.tensorboard.summary import hparams
@@ -50,43 +52,19 @@ def finish_board(
     metrics: dict[str, float | None] = {"final/return": summary["final_return"], "final/score": summary["final_score"]}
     metrics["final/evaluations"] = None if summary["final_return"] is None else summary["final_evaluations"]
     for name, column in (("return", "return_mean"), ("score", "normalized_score")):
-        known = summary["status"] == "finished" and len(rows) and all(row[column] for row in rows)
+        known = summary["status"] == FINISHED and len(rows) and all(row[column] for row in rows)
         values = np.array([float(row[column]) for row in rows]) if known else None
-        metrics[f"final/{name}_area"] = _mean_height(updates, values) if known else None
+        metrics[f"final/{name}_area"] = mean_height(updates, values, updates[0], updates[-1]) if known else None
     # The tab takes its columns from whichever run it reads first: these are every agent's, and `name` has the rest.
     identity = config["identity"]
     columns = {name: identity[name] for name in ("activation", "agent", "dataset", "total_updates")}
-    columns |= {"name": folder.path.parent.name.partition("+")[2], "seed": config["seed"]}
-    image = _figure_of(folder) if len(rows) >= _FEWEST else None
+    columns |= {"name": folder.parent.name.partition("+")[2], "seed": config["seed"]}
     end = int(updates[-1]) if len(rows) else 0
-    with folder.board() as board:
-        for part in hparams(columns, metrics):
-            board.file_writer.add_summary(part, end)
-        if image is not None:
-            board.add_image("learned activations", image, end, dataformats="HWC")
-    folder.add_scalars({name: value for name, value in metrics.items() if value is not None}, end)
-    folder.flush_scalars()
-
-
-def _mean_height(updates: np.ndarray, values: np.ndarray) -> float:
-    """What `rlrat.reports.convergence.mean_height` is over a whole run, without its import of scipy."""
-    if len(updates) == 1:
-        return float(values[0])
-    return float(np.diff(updates) @ (values[1:] + values[:-1]) / 2 / (updates[-1] - updates[0]))
-
-
-def _figure_of(folder: "RunFolder") -> np.ndarray | None:
-    """The learned functions as an image `[H, W, 3]`, uint8; None without a trained activation or matplotlib."""
-    from rlrat.reports.learned import plot_learned, read_learned
-
-    learned = read_learned(folder.path)
-    if not learned or find_spec("matplotlib") is None:
-        return None
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(plot_learned(learned))
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+    for part in hparams(columns, metrics):
+        board.file_writer.add_summary(part, end)
+    for name, value in metrics.items():
+        if value is not None:
+            board.add_scalar(name, value, end)
 
 
 def check_tracking() -> None:
@@ -109,7 +87,7 @@ def tracked(folders: list[Path], settings: dict[str, Any]) -> Iterator[None]:
     import wandb
 
     root = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
-    began = [(str(folder.resolve()), (folder / "config.json").stat().st_mtime_ns) for folder in folders]
+    began = [(str(folder.resolve()), (folder / CONFIG).stat().st_mtime_ns) for folder in folders]
     wandb.tensorboard.patch(root_logdir=str(root))
     try:
         try:

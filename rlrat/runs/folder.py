@@ -10,36 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 from rlrat.errors import InputError, reason, warn
 from rlrat.json_files import read_json
-from rlrat.runs.arguments import differing, recalled
 from rlrat.runs.checkpoints import checkpoint_bytes, load_checkpoint
-from rlrat.runs.dashboards import LAYOUT
 from rlrat.runs.files import remove_temporaries, replace, temporary, unique_name, writing
-from rlrat.runs.lines import (
-    ACTIVATION_COLUMNS,
-    ACTIVATIONS,
-    EPISODE_COLUMNS,
-    EPISODES,
-    EVALUATION_COLUMNS,
-    EVALUATIONS,
-    METRIC_COLUMNS,
-    METRICS,
-    Lines,
-)
+from rlrat.runs.lines import Lines
 from rlrat.runs.run_lock import RunLock
+from rlrat.runs.schema import (
+    ACTIVATIONS,
+    CHECKPOINT,
+    COLUMNS,
+    CONFIG,
+    DONE,
+    EPISODES,
+    EVALUATIONS,
+    METRICS,
+    PREVIOUS_CHECKPOINT,
+    STATUSES,
+    SUMMARY,
+    differing,
+    recalled,
+)
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_NEWEST, _PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-_COLUMNS = {
-    **{EVALUATIONS: EVALUATION_COLUMNS, EPISODES: EPISODE_COLUMNS, ACTIVATIONS: ACTIVATION_COLUMNS},
-    METRICS: METRIC_COLUMNS,
-}
-_WRITTEN = ("config.json", "summary.json", _NEWEST, _PREVIOUS, *_COLUMNS)
+_WRITTEN = (CONFIG, SUMMARY, CHECKPOINT, PREVIOUS_CHECKPOINT, *COLUMNS)
 _MOST_NAMED = 10  # settings in a message
-FAILED = "failed"
-"""The status of a run without one evaluation of a trained policy: the same command tries again."""
-_STATUSES = ["finished", "diverged", FAILED]  # in a list, of which any JSON can be asked
 
 
 class RunFolder:
@@ -47,7 +42,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = {name: Lines(path / name, columns, grows=name == METRICS) for name, columns in _COLUMNS.items()}
+        self.lines = {name: Lines(path / name, columns, grows=name == METRICS) for name, columns in COLUMNS.items()}
         self._updates: dict[str, int] = {}  # of the checkpoints that load, by file name
         self._scalars: SummaryWriter | None = None
         self._lock: RunLock | None = None
@@ -95,7 +90,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         if update and (there := self.config()) is not None:
             config = _gone_on(there, config, update)
-        self.write_json("config.json", config)
+        self.write_json(CONFIG, config)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -125,7 +120,7 @@ class RunFolder:
         """Make it a run that has only begun: what a kill leaves then is nothing to go on from."""
         self._check_lock()
         with writing(self.path, saved=False):
-            for name in ("summary.json", _NEWEST, _PREVIOUS):
+            for name in (SUMMARY, CHECKPOINT, PREVIOUS_CHECKPOINT):
                 _remove(self.path / name)
 
     def delete(self) -> None:
@@ -134,7 +129,7 @@ class RunFolder:
         with writing(self.path, saved=False):
             if not self.path.exists():
                 return
-            for path in sorted(self.path.iterdir(), key=lambda path: path.name == "config.json"):
+            for path in sorted(self.path.iterdir(), key=lambda path: path.name == CONFIG):
                 _remove(path)
 
     def config(self) -> dict[str, Any] | None:
@@ -143,9 +138,9 @@ class RunFolder:
         Raises:
             InputError: it cannot be read, or is no run's.
         """
-        config = self._read_json("config.json")
+        config = self._read_json(CONFIG)
         if config is not None and not all(isinstance(config.get(name), dict) for name in ("identity", "versions")):
-            raise _damaged(f"{self.path / 'config.json'} is damaged (it is not a run's)")
+            raise _damaged(f"{self.path / CONFIG} is damaged (it is not a run's)")
         return config
 
     def summary(self) -> dict[str, Any] | None:
@@ -154,15 +149,15 @@ class RunFolder:
         Raises:
             InputError: it cannot be read, or is no run's.
         """
-        summary = self._read_json("summary.json")
-        if summary is not None and summary.get("status") not in _STATUSES:
-            raise _damaged(f"{self.path / 'summary.json'} is damaged (it has no status of a run)")
+        summary = self._read_json(SUMMARY)
+        if summary is not None and summary.get("status") not in STATUSES:
+            raise _damaged(f"{self.path / SUMMARY} is damaged (it has no status of a run)")
         return summary
 
     def is_done(self) -> bool:
         """Whether the run has ended with a result: finished or diverged."""
         summary = self.summary()
-        return summary is not None and summary["status"] != FAILED
+        return summary is not None and summary["status"] in DONE
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         try:
@@ -218,22 +213,22 @@ class RunFolder:
         content = checkpoint_bytes(checkpoint)
         self._check_lock()
         self._sync()
-        newest = self.path / _NEWEST
+        newest = self.path / CHECKPOINT
         with temporary(newest, content) as file:
-            if newest.exists() and self._updates.get(_NEWEST) != checkpoint["update"]:
+            if newest.exists() and self._updates.get(CHECKPOINT) != checkpoint["update"]:
                 # A second name for the old file, so that at every instant checkpoint.pt is there and whole.
-                second = file.with_name(file.name.replace(_NEWEST, _PREVIOUS))
+                second = file.with_name(file.name.replace(CHECKPOINT, PREVIOUS_CHECKPOINT))
                 try:
                     try:
                         os.link(newest, second)
                     except OSError:  # a file system without hard links
                         shutil.copyfile(newest, second)
-                    os.replace(second, self.path / _PREVIOUS)
+                    os.replace(second, self.path / PREVIOUS_CHECKPOINT)
                 finally:
                     with contextlib.suppress(OSError):
                         second.unlink(missing_ok=True)
             os.replace(file, newest)
-        self._updates[_NEWEST] = checkpoint["update"]
+        self._updates[CHECKPOINT] = checkpoint["update"]
 
     def checkpoints(self) -> dict[int, dict[str, Any]]:
         """The checkpoints that load, by update; a damaged one is named in a warning.
@@ -242,7 +237,7 @@ class RunFolder:
         """
         found: dict[int, dict[str, Any]] = {}
         self._updates.clear()
-        there = [name for name in (_NEWEST, _PREVIOUS) if os.path.lexists(self.path / name)]
+        there = [name for name in (CHECKPOINT, PREVIOUS_CHECKPOINT) if os.path.lexists(self.path / name)]
         for name in there:
             try:
                 checkpoint = load_checkpoint(self.path / name)
@@ -264,33 +259,37 @@ class RunFolder:
         can then never push a checkpoint out that is still needed.
         """
         self._check_lock()
-        newest, previous = self.path / _NEWEST, self.path / _PREVIOUS
+        newest, previous = self.path / CHECKPOINT, self.path / PREVIOUS_CHECKPOINT
         kept = next((name for name, at in self._updates.items() if at == update), None)
         with writing(self.path):
             for path in (newest, previous):
                 if path.is_dir():  # nobody's checkpoint, and in the way of one: its content stays under another name
                     os.replace(path, unique_name(path, "moved"))
-            if kept == _PREVIOUS:
+            if kept == PREVIOUS_CHECKPOINT:
                 os.replace(previous, newest)
             elif kept is None:
                 previous.unlink(missing_ok=True)
                 newest.unlink(missing_ok=True)
-            elif self._updates.get(_PREVIOUS, update) >= update:
+            elif self._updates.get(PREVIOUS_CHECKPOINT, update) >= update:
                 previous.unlink(missing_ok=True)
-        self._updates = {} if kept is None else {_NEWEST: update}
+        self._updates = {} if kept is None else {CHECKPOINT: update}
         known = evaluations | missing
         points = self.lines[METRICS].expected or range(update + 1)  # of a checkpoint of before, or without any
         stay = {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending, METRICS: points}
         for name, updates in stay.items():
             self.lines[name].keep(updates)
 
-    def open_scalars(self, purge_step: int) -> None:
-        """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more."""
+    def open_scalars(self, layout: dict[str, Any], purge_step: int) -> None:
+        """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more.
+
+        Args:
+            layout: of its custom scalars, as `SummaryWriter.add_custom_scalars` takes it.
+        """
         from torch.utils.tensorboard import SummaryWriter  # takes a while to import
 
         with writing(self.path):
             self._scalars = SummaryWriter(str(self.path), purge_step=purge_step)
-            self._scalars.add_custom_scalars(LAYOUT)
+            self._scalars.add_custom_scalars(layout)
 
     def add_scalars(self, scalars: dict[str, Any], update: int) -> None:
         """Hand one point of each scalar to TensorBoard's file, on the disk from the next `flush_scalars` on."""

@@ -16,12 +16,12 @@ from rlrat.datasets import Dataset
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.background import Snapshot
 from rlrat.evaluation.evaluator import Evaluation
-from rlrat.evaluation.scores import Reference, final_evaluations
+from rlrat.evaluation.scores import Reference
 from rlrat.runs.arguments import Member, RunArguments, identity, run_folder, settings
 from rlrat.runs.dashboards import finish_board
-from rlrat.runs.folder import FAILED, RunFolder, starts
-from rlrat.runs.lines import EVALUATIONS
+from rlrat.runs.folder import RunFolder, starts
 from rlrat.runs.recovery import Recovered, recover
+from rlrat.runs.schema import CONFIG, DIVERGED, EVALUATIONS, FAILED, FINISHED, SUMMARY, final_evaluations
 
 
 @dataclass
@@ -181,7 +181,7 @@ class Group:
         for index, checkpoints in found.items():
             if checkpoints and self.folders[index].config() is None:
                 raise InputError(
-                    f"{self.folders[index].path} has a checkpoint and no config.json, so that nobody knows of which "
+                    f"{self.folders[index].path} has a checkpoint and no {CONFIG}, so that nobody knows of which "
                     "settings: put the file back, give another --run-name or --run-dir, or --overwrite to start anew"
                 )
         start = max(set.intersection(*map(set, found.values())), default=0)
@@ -366,7 +366,7 @@ class Group:
     def _rows(
         self, index: int, snapshot: Snapshot, target: float | None, result: Evaluation
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """One line of evaluations.csv and those of episodes.csv behind it."""
+        """One line of `evaluations.csv` and those of `episodes.csv` behind it."""
         # All digits: a run's score is found by its target.
         text = None if target is None else repr(target).removesuffix(".0")
         at = {"update": snapshot.update, "target_return": text}
@@ -403,8 +403,10 @@ class Group:
             summary |= {f"missing_{name.removesuffix('.csv')}": sorted(updates) for name, updates in lost.items()}
             if unsaid := lost[EVALUATIONS] - progress.missing[index]:
                 warn(f"{folder.path / EVALUATIONS} has lost lines: {len(unsaid)} evaluations are missing")
-            finish_board(folder, self._config(self.members[index]), rows, summary)
-            folder.write_json("summary.json", summary)
+            with folder.board() as board:
+                finish_board(board, folder.path, self._config(self.members[index]), rows, summary)
+            folder.flush_scalars()
+            folder.write_json(SUMMARY, summary)
             said.append(f"{folder.path} is {summary['status']}{_values(summary)}")
             if summary["status"] == FAILED:
                 failed.append(self.members[index].label)
@@ -420,10 +422,10 @@ class Group:
         """What became of a member with these lines of its curve."""
         trained = [row for row in rows if int(row["update"]) > 0]
         scores = [float(row["normalized_score"]) for row in trained if row["normalized_score"]]
-        last = [row for row, counts in zip(rows, final_evaluations(_updates(rows)), strict=True) if counts]
+        last = rows[len(rows) - final_evaluations([int(row["update"]) for row in rows]) :]
         seconds = progress.train_seconds
         summary = {
-            "status": "finished",
+            "status": FINISHED,
             "final_return": _mean(last, "return_mean"),
             "final_score": _mean(last, "normalized_score"),
             "final_evaluations": len(last),
@@ -433,15 +435,11 @@ class Group:
         }
         if diverged is not None:
             tensor, update = diverged
-            summary |= {"status": "diverged", "final_return": None, "final_score": None, "final_evaluations": 0}
+            summary |= {"status": DIVERGED, "final_return": None, "final_score": None, "final_evaluations": 0}
             summary |= {"diverged_at": update, "diverged_tensor": tensor}
         elif not trained:
             summary |= {"status": FAILED, "reason": progress.failure}
         return summary
-
-
-def _updates(rows: list[dict[str, str]]) -> list[int]:
-    return [int(row["update"]) for row in rows]
 
 
 def _mean(rows: list[dict[str, str]], column: str) -> float | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlrat.networks.activations import PReLU
 from rlrat.rational import Rational
+from rlrat.runs.schema import CUSTOM, PRELU
 from rlrat.updates.trained import trained_activations
 
 BINS = 40
@@ -77,7 +78,7 @@ def activation_rows(learner: nn.Module, batch: tuple) -> list[list[dict[str, Any
 
     def look(name: str, layer: nn.Module, x: Tensor) -> None:
         version, *coefficients = _form(layer, seeds)
-        if version.startswith("custom:"):  # its axes may mean anything
+        if version.startswith(CUSTOM):  # its axes may mean anything
             x = (x if x.ndim and x.shape[0] == seeds else x.expand(seeds, *x.shape)).reshape(seeds, 1, -1)
         groups = coefficients[0].shape[-2]
         parts = coefficients[0][..., 0, 0].numel() // seeds
@@ -111,12 +112,12 @@ def _form(layer: nn.Module, seeds: int) -> tuple[str, Tensor, Tensor]:
     if isinstance(layer, Rational):
         return layer.version, layer.numerator, layer.denominator
     if isinstance(layer, PReLU):
-        parameters, version = layer.weight[..., None, None], "prelu"
+        parameters, version = layer.weight[..., None, None], PRELU
     else:  # those without a seed axis are all seeds'
         every = [p if p.ndim and p.shape[0] == seeds else p.expand(seeds, *p.shape) for p in layer.parameters()]
         flat = [p.reshape(seeds, 1, -1).float() for p in every]
         parameters = torch.cat(flat, dim=-1)[..., :_PARAMETERS] if flat else torch.empty(seeds, 1, 0)
-        version = "custom:" + re.sub(r"\W", "_", type(layer).__name__)
+        version = CUSTOM + re.sub(r"\W", "_", type(layer).__name__)
     return version, parameters, parameters[..., :0]
 
 

@@ -15,20 +15,6 @@ from rlrat.errors import InputError, reason
 from rlrat.json_files import open_file
 from rlrat.runs.files import replace, sync, writing
 
-EVALUATIONS, EPISODES, ACTIVATIONS = "evaluations.csv", "episodes.csv", "activations.csv"
-METRICS = "metrics.csv"
-EVALUATION_COLUMNS = (
-    *("update", "train_seconds", "wall_seconds", "target_return", "episodes"),
-    *("return_mean", "return_std", "length_mean", "normalized_score"),
-)
-EPISODE_COLUMNS = ("update", "target_return", "episode", "reset_seed", "return", "length")
-ACTIVATION_COLUMNS = (
-    *("update", "layer", "part", "group", "version", "numerator", "denominator"),
-    *("low", "high", "counts"),
-)
-METRIC_COLUMNS = ("update",)
-"""And a column for each metric, from the first line on that has it."""
-
 
 def _is_natural(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 19

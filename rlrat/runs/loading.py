@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlrat.errors import InputError, reason
 from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
+from rlrat.runs.schema import CHECKPOINT, CONFIG
 from rlrat.updates.machine import find_device
 
 if TYPE_CHECKING:
@@ -84,13 +85,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no run folder {path}: {expected}")
     if checkpoints := RunFolder(path).checkpoints():
         return checkpoints[max(checkpoints)]
-    if (path / "config.json").exists():
+    if (path / CONFIG).exists():
         raise InputError(f"{path} has no checkpoint yet: train until the first one, see --checkpoint-every")
     seeds = {child.parent.name for child in path.glob("seed*/checkpoint*.pt")}
     if seeds:
         names = sorted(seeds, key=lambda name: (len(name), name))
         raise InputError(f"{path} holds the runs of {', '.join(names)}: give one of them, such as {path / names[0]}")
-    raise InputError(f"{path} is not a run folder, there is no checkpoint.pt in it: {expected}")
+    raise InputError(f"{path} is not a run folder, there is no {CHECKPOINT} in it: {expected}")
 
 
 def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str = "cpu") -> "Policy | SequencePolicy":
@@ -117,7 +118,7 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
         raise InputError(
             f"the checkpoint in {run} does not fit this version of rlrat ({reason(error)}): "
-            "use the version in the run's config.json, or train again with --overwrite"
+            f"use the version in the run's {CONFIG}, or train again with --overwrite"
         ) from None
     return policy.to(find_device(device)).eval().requires_grad_(False)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from rlrat.errors import warn
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.lines import ACTIVATIONS, EPISODES, EVALUATIONS, METRICS
+from rlrat.runs.schema import ACTIVATIONS, EPISODES, EVALUATIONS, METRICS
 
 _LISTED = 5  # updates in a message
 
@@ -95,9 +95,9 @@ def recover(
         {
             "the evaluations at {} are made again": again,
             "the evaluations at {} are missing, and its values are without them": recovered.missing,
-            "episodes.csv is without those at {}": recovered.whole - with_episodes,
-            "activations.csv is without those at {}": unseen - again,
-            "metrics.csv is without its points at {}": points.keys() - there[METRICS],
+            f"{EPISODES} is without those at {{}}": recovered.whole - with_episodes,
+            f"{ACTIVATIONS} is without those at {{}}": unseen - again,
+            f"{METRICS} is without its points at {{}}": points.keys() - there[METRICS],
         },
         strange,
     )

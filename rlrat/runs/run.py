@@ -25,7 +25,7 @@ from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.scores import Reference, find_reference
 from rlrat.networks.activations import check_activation
 from rlrat.runs.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
-from rlrat.runs.dashboards import check_tracking, tracked
+from rlrat.runs.dashboards import LAYOUT, check_tracking, tracked
 from rlrat.runs.estimates import SMALLEST, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
@@ -33,6 +33,7 @@ from rlrat.runs.inspection import activation_rows, rational_scalars
 from rlrat.runs.lines import is_metric
 from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
+from rlrat.runs.schema import TRACE
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.learner import check_learner
@@ -208,7 +209,7 @@ class Run:
             self.console.print(f"going on from update {self._start:,}", soft_wrap=True)
         self._profile, folders = None, list(self._group.trained.values())
         if self.arguments.profile:
-            self._profile = Profile(learner, self.device, folders[0].path / "trace.json")
+            self._profile = Profile(learner, self.device, folders[0].path / TRACE)
         self._bar = ProgressBar(
             *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
             *(TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), TextColumn("{task.fields[score]}")),
@@ -224,7 +225,7 @@ class Run:
                 settings = {"agent": self.agent, **identity(self.arguments)}
                 tracking.enter_context(tracked([folder.path for folder in folders], settings))
             for folder in folders:
-                folder.open_scalars(purge_step=self._start + 1 if self._start else 0)
+                folder.open_scalars(LAYOUT, purge_step=self._start + 1 if self._start else 0)
             evaluator = BackgroundEvaluator(learner.policy, self._environments, self.arguments.eval_timeout)
             with evaluator as self._evaluations, self._bar:
                 self._task = self._bar.add_task(

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.environments.registry import of_data
+from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError
-from rlrat.runs.arguments import RunArguments, identity, parse_env_kwargs, validate
+from rlrat.runs.arguments import RunArguments, identity, validate
+from rlrat.runs.schema import CHECKPOINT, CONFIG, DONE, SUMMARY
 from rlrat.sweeps.agents import Agent
-from rlrat.sweeps.folder import DONE, clash, seed_status
+from rlrat.sweeps.folder import clash, seed_status
 from rlrat.sweeps.grid import Cell, Job
 
 _NAMED = 5  # of what is wrong, the rest is counted
@@ -96,8 +98,8 @@ def check_together(jobs: Sequence[Job]) -> None:
     wrong = []
     for job in jobs:
         unfinished = [path for path in job.folders if seed_status(path) not in DONE]
-        begun = [path.name for path in unfinished if os.path.exists(path / "checkpoint.pt")]
-        new = [path.name for path in unfinished if not os.path.exists(path / "config.json")]
+        begun = [path.name for path in unfinished if os.path.exists(path / CHECKPOINT)]
+        new = [path.name for path in unfinished if not os.path.exists(path / CONFIG)]
         if begun and new:
             wrong.append(f"{job.cell.label}: a checkpoint of {', '.join(begun)}, none of {', '.join(new)}")
     _raise(wrong, "give --seeds-per-process 1, or first let the seeds end that have begun")
@@ -182,7 +184,7 @@ def _refusal(folder: Path) -> str | None:
     """Why a folder that is to be written, or made, cannot be; None where it can, or holds a finished run."""
     for path in (folder, *folder.parents):
         if os.path.exists(path):  # which is False of what is in a folder that may not be entered
-            if os.access(path, os.W_OK | os.X_OK) or os.path.exists(path / "summary.json"):
+            if os.access(path, os.W_OK | os.X_OK) or os.path.exists(path / SUMMARY):
                 return None
             return f"{path} cannot be written: it is {_owner(path)}'s"
     return None

@@ -12,16 +12,17 @@ from rich.console import Console
 
 from rlrat.errors import InputError, warn
 from rlrat.runs.locks import Watch
+from rlrat.runs.schema import DIVERGED, DONE, FAILED
 from rlrat.sweeps.checks import check_datasets, check_device, check_folders, check_settings, check_together
 from rlrat.sweeps.conductor import Conductor
 from rlrat.sweeps.display import Display, show_estimate, show_plan, show_status, show_summary
 from rlrat.sweeps.estimate import probe
-from rlrat.sweeps.folder import DONE, SweepFolder, is_done, seed_status
+from rlrat.sweeps.folder import SweepFolder, is_done, seed_status
 from rlrat.sweeps.grid import Cell, Grid, Job, Process, expand, make_jobs
 from rlrat.sweeps.launcher import Launcher
 from rlrat.sweeps.local import LocalLauncher, find_gpus, fitting
 from rlrat.sweeps.named import Named
-from rlrat.sweeps.options import Options, recall_options, settings
+from rlrat.sweeps.options import Options, admit_sweep, recall_options, settings
 from rlrat.sweeps.records import fits
 from rlrat.sweeps.remembered import Sweep, recall, remember
 from rlrat.sweeps.slurm import cancel_waiting
@@ -74,7 +75,7 @@ def sweep(options: Options, grid: Grid, agents: Path, console: Console, only: se
         dry_run(options, cells, jobs, missing, folder, console)
         return 0
     remember(folder, grid.absolute(), settings(options), jobs)
-    diverged = sum(seed_status(path) == "diverged" for job in jobs for path in job.folders)
+    diverged = sum(seed_status(path) == DIVERGED for job in jobs for path in job.folders)
     jobs = [job for job in jobs if (only is None or job.id in only) and not is_done(job)]
     if not jobs:
         return finish(0, options, cells, console)
@@ -93,7 +94,7 @@ def sweep(options: Options, grid: Grid, agents: Path, console: Console, only: se
     if conductor.stopping:
         console.print("stopped; the same command goes on from here", soft_wrap=True)
         return 128 + signal.SIGINT
-    return finish(conductor.count("failed"), options, cells, console)
+    return finish(conductor.count("given up"), options, cells, console)
 
 
 def dry_run(
@@ -204,7 +205,7 @@ def retry(run_dir: Path, agents: Path, console: Console, named: Named) -> int:
         jobs = processes(folder, recalled, agents, named.agents)
         if any(has_failed(folder, job) for job in jobs):
             options = recall_options(recalled.options, run_dir)
-            again.append(named.admit_sweep(recalled.grid, options, where(folder)))
+            again.append(admit_sweep(named, recalled.grid, options, where(folder)))
     for grid, options in again:
         _, jobs = plan(grid, options, agents)
         failed = {job.id for job in jobs if has_failed(folder, job)}
@@ -221,4 +222,4 @@ def retry(run_dir: Path, agents: Path, console: Console, named: Named) -> int:
 
 def has_failed(folder: SweepFolder, job: Process) -> bool:
     states = [seed_status(path) for path in job.folders]
-    return "failed" in states or (not DONE.issuperset(states) and folder.failure(job) is not None)
+    return FAILED in states or (not DONE.issuperset(states) and folder.failure(job) is not None)

@@ -14,6 +14,7 @@ from typing import Any
 
 from rlrat.errors import InputError
 from rlrat.runs.locks import HEARTBEAT_SECONDS, Owner, Watch
+from rlrat.runs.schema import DIVERGED, FAILED
 from rlrat.sweeps.folder import Failure, SweepFolder, is_done, newest_updates, seed_status
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Launcher, Outcome, Refused, WorkerTask
@@ -34,7 +35,7 @@ class Entry:
 
     job: Job
     state: str = "waiting"
-    """waiting, running, elsewhere (another sweep's), done or failed."""
+    """waiting, running, elsewhere (another sweep's), done or given up."""
     attempts: int = 0
     """That failed since an update was evaluated that none before had reached."""
     vanished: int = 0
@@ -203,7 +204,7 @@ class Conductor:
 
     def _end(self, entry: Entry) -> None:
         entry.state = "done"
-        diverged = [folder.name for folder in entry.job.folders if seed_status(folder) == "diverged"]
+        diverged = [folder.name for folder in entry.job.folders if seed_status(folder) == DIVERGED]
         self.diverged += len(diverged)
         self._say(f"{entry.job.label}: finished" + (f", {', '.join(diverged)} diverged" if diverged else ""))
 
@@ -228,7 +229,7 @@ class Conductor:
         if any(after > before for before, after in zip(entry.updates, newest_updates(job), strict=True)):
             entry.attempts = entry.vanished = 0
         reason = _reason(outcome)
-        if any(seed_status(folder) == "failed" for folder in job.folders):
+        if any(seed_status(folder) == FAILED for folder in job.folders):
             reason += ": no evaluation of what it trained worked"
         if code in (None, LOST, -signal.SIGALRM):  # no fault of the run
             entry.vanished += 1
@@ -251,7 +252,7 @@ class Conductor:
         self._queue.append(entry)
 
     def _give_up(self, entry: Entry, reason: str, host: str) -> None:
-        entry.state = "failed"
+        entry.state = "given up"
         lines = self.folder.last_lines(entry.job)
         failure = Failure(reason, host, entry.attempts, lines)
         try:

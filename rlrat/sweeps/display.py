@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from rlrat.errors import printable
+from rlrat.json_files import as_number
 from rlrat.runs.locks import Owner
+from rlrat.runs.schema import DIVERGED, DONE, FAILED, FINISHED, MISSING, UNFINISHED
 from rlrat.sweeps.conductor import Conductor, Entry
 from rlrat.sweeps.estimate import Probe
-from rlrat.sweeps.folder import DONE, SeedProgress, SweepFolder, is_done, read_progress, read_summary, seed_status
+from rlrat.sweeps.folder import SeedProgress, SweepFolder, is_done, read_progress, read_summary, seed_status
 from rlrat.sweeps.grid import Cell, Job, Process
-from rlrat.sweeps.records import fits, number
+from rlrat.sweeps.records import fits
 
 _ROWS = 20  # of running processes, and of a plan's cells
 _SUMMARY_ROWS = 60
@@ -92,7 +94,7 @@ class Display:
         open_cells, failed_cells = set(), set()
         for entry in conductor.entries.values():
             if entry.state != "done":
-                (failed_cells if entry.state == "failed" else open_cells).add(entry.job.cell)
+                (failed_cells if entry.state == "given up" else open_cells).add(entry.job.cell)
         done = self._cells - len(open_cells | failed_cells)
         parts = [f"{done:,} of {self._cells:,} cells done", f"{conductor.count('running')} processes running"]
         if elsewhere := conductor.count("elsewhere"):
@@ -174,7 +176,7 @@ def show_estimate(console: Console, jobs: Sequence[Job], probes: dict[str, Probe
 
 def show_status(console: Console, jobs: Sequence[Process], folder: SweepFolder, running: dict[Process, Owner]) -> None:
     """Where every run stands; `running` has the owners of the locks."""
-    counts = dict.fromkeys(("finished", "diverged", "running", "failed", "unfinished", "missing"), 0)
+    counts = dict.fromkeys((FINISHED, DIVERGED, "running", FAILED, UNFINISHED, MISSING), 0)
     cells, failed, diverged, unscored = set(), [], [], []
     for job in jobs:
         cells.add(job.folder)
@@ -183,12 +185,12 @@ def show_status(console: Console, jobs: Sequence[Process], folder: SweepFolder, 
         is_open = not DONE.issuperset(states)
         failure = folder.failure(job) if is_open and job not in running else None
         for path, state in zip(folders, states, strict=True):
-            if state == "failed" and failure is None and job not in running:
+            if state == FAILED and failure is None and job not in running:
                 unscored.append(path)
             if state not in DONE:
-                state = "running" if job in running else "failed" if failure is not None else state
+                state = "running" if job in running else FAILED if failure is not None else state
             counts[state] += 1
-            if state == "diverged":
+            if state == DIVERGED:
                 diverged.append(path)
         if failure is not None:
             failed.append((job, failure))
@@ -217,12 +219,12 @@ def show_summary(console: Console, cells: Sequence[Cell], run_dir: Path) -> None
     table = Table("dataset", "agent", "run", "seeds", "score", "return", "diverged", box=None, pad_edge=False)
     for cell in cells[:_SUMMARY_ROWS]:
         summaries = [s for seed in cell.seeds if (s := read_summary(cell.run_folder(seed))) is not None]
-        finished = [s for s in summaries if s.get("status") == "finished"]
+        finished = [s for s in summaries if s.get("status") == FINISHED]
         numbers = []
         for name in ("final_score", "final_return"):
-            values = [value for s in finished if (value := number(s.get(name))) is not None]
+            values = [value for s in finished if (value := as_number(s.get(name))) is not None]
             numbers.append(f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}" if values else "")
-        diverged = sum(s.get("status") == "diverged" for s in summaries)
+        diverged = sum(s.get("status") == DIVERGED for s in summaries)
         seeds = f"{len(finished)}/{len(cell.seeds)}"
         table.add_row(*cell.folder.parts[-3:], seeds, *numbers, str(diverged) if diverged else "")
     console.print(table)

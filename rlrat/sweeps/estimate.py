@@ -14,6 +14,7 @@ from typing import Any
 from rlrat.errors import InputError
 from rlrat.json_files import load_json
 from rlrat.runs.arguments import RunArguments
+from rlrat.runs.schema import EPISODES, EVALUATIONS
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Job
 from rlrat.sweeps.records import make
@@ -122,7 +123,7 @@ def _probe(job: Job, extra: dict[str, Any]) -> Probe:
             worker.kill()
             worker.wait()
         seconds = time.monotonic() - began
-        rows = _read(trial.folders[0] / "evaluations.csv")
+        rows = _read(trial.folders[0] / EVALUATIONS)
         if code or str(_UPDATES) not in rows:
             said = (run_dir / "log").read_text(errors="replace").strip().splitlines() or ["nothing"]
             raise InputError(f"the probe of {job.label} ended with exit code {code} and said: {said[-1]}")
@@ -152,7 +153,7 @@ def _steps(job: Job) -> int:
     """Steps of a probe's evaluations, each as long as the longest episode of any seed."""
     longest: dict[str, int] = {}
     for folder in job.folders:
-        with (folder / "episodes.csv").open(newline="") as opened:
+        with (folder / EPISODES).open(newline="") as opened:
             for row in csv.DictReader(opened):
                 longest[row["update"]] = max(longest.get(row["update"], 1), int(row["length"]))
     return sum(longest.values())

@@ -11,14 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError, printable, reason
-from rlrat.json_files import load_json, open_file
-from rlrat.runs.arguments import differing, recalled
+from rlrat.json_files import find_json, load_json, open_file
 from rlrat.runs.locks import STALE_SECONDS, Owner, read_owner
+from rlrat.runs.schema import (
+    CHECKPOINT,
+    CONFIG,
+    DONE,
+    EVALUATIONS,
+    EXACT_LIMIT,
+    MISSING,
+    STATUSES,
+    SUMMARY,
+    UNFINISHED,
+    differing,
+    recalled,
+)
 from rlrat.sweeps.grid import Process
 from rlrat.sweeps.records import make
-
-DONE = frozenset(("finished", "diverged"))
-"""States of a seed after which there is nothing more to train."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Failure:
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """A finished run's summary; None while it is not finished, or its summary cannot be read."""
-    return _read(folder / "summary.json")
+    return find_json(folder / SUMMARY)
 
 
 def seed_status(folder: Path) -> str:
@@ -54,9 +63,9 @@ def seed_status(folder: Path) -> str:
     A summary that is none counts as unfinished: the agent says what is wrong with it.
     """
     status = (read_summary(folder) or {}).get("status")
-    if isinstance(status, str) and status in ("finished", "diverged", "failed"):
+    if status in STATUSES:
         return status
-    return "unfinished" if os.path.exists(folder / "config.json") else "missing"
+    return UNFINISHED if os.path.exists(folder / CONFIG) else MISSING
 
 
 def is_done(process: Process) -> bool:
@@ -66,7 +75,7 @@ def is_done(process: Process) -> bool:
 def read_progress(folder: Path) -> SeedProgress | None:
     """The newest evaluation of a run at its first target return, None before the first one."""
     try:
-        with open_file(folder / "evaluations.csv") as file:
+        with open_file(folder / EVALUATIONS) as file:
             header = file.readline(4096).decode()
             size = os.fstat(file.fileno()).st_size
             file.seek(max(len(header), size - 4096))
@@ -75,7 +84,7 @@ def read_progress(folder: Path) -> SeedProgress | None:
         first = next(row for row in rows if row["update"] == rows[-1]["update"])
         update, score = int(first["update"]), first["normalized_score"]
         wall, trained = float(first["wall_seconds"]), float(first["train_seconds"])
-        if not (0 <= update < 2**53 and 0 <= wall < math.inf and 0 <= trained < math.inf):
+        if not (0 <= update < EXACT_LIMIT and 0 <= wall < math.inf and 0 <= trained < math.inf):
             return None
         return SeedProgress(update, wall, trained, float(first["return_mean"]), float(score) if score else None)
     except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration, csv.Error):
@@ -87,7 +96,7 @@ def clash(folder: Path, ours: dict[str, Any], defaults: dict[str, Any]) -> str |
 
     What the folder does not know is as `defaults` has it, or else not compared. The agent itself compares again.
     """
-    config = _read(folder / "config.json")
+    config = find_json(folder / CONFIG)
     if config is None:
         return None
     identity = config.get("identity")
@@ -252,7 +261,7 @@ class SweepFolder:
         sizes = []
         for folder in job.folders:
             with contextlib.suppress(OSError):
-                sizes.append((folder / "checkpoint.pt").stat().st_size)
+                sizes.append((folder / CHECKPOINT).stat().st_size)
         trial = self.path / f".room.{uuid.uuid4().hex[:8]}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -268,13 +277,6 @@ class SweepFolder:
         finally:
             with contextlib.suppress(OSError):
                 trial.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return load_json(path)
-    except (OSError, ValueError):
-        return None
 
 
 def _shown(value: Any) -> str:

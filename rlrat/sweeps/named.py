@@ -2,20 +2,16 @@
 
 import dataclasses
 import shlex
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
-from rlrat.environments.registry import bare
+from rlrat.environments.settings import bare, parse_env_kwargs
 from rlrat.errors import InputError
-from rlrat.runs.arguments import parse_env_kwargs
 from rlrat.sweeps.grid import Block, Grid
-
-if TYPE_CHECKING:
-    from rlrat.sweeps.options import Options
 
 
 @dataclass(frozen=True)
@@ -31,39 +27,38 @@ class Named:
     ray_address: Annotated[str | None, tyro.conf.arg(name="ray.address")] = None
     """Of the Ray cluster that it ran on."""
 
-    def admit(self, grid: Grid, where: str, *, typed: Container[str] = (), has_typed_kwargs: bool = False) -> Grid:
+    def admit(
+        self,
+        grid: Grid,
+        where: str,
+        *,
+        typed: Container[str] = (),
+        has_typed_kwargs: bool = False,
+        env_modules: Sequence[str] = (),
+        ray_address: str | None = None,
+    ) -> Grid:
         """A grid that was read, whose agents' files are those named here and whose environments name no module.
 
         Args:
             where: what it was read from, for the message.
             typed: its axes that this command line has instead.
             has_typed_kwargs: whether its environments' settings are the user's own.
+            env_modules, ray_address: modules and a cluster that were read beside it, and must be named here, too.
 
         Raises:
             InputError: it has code that is not named here, with the options to add.
         """
-        admitted, lacking = self._admit(grid, typed, has_typed_kwargs)
+        lacking: dict[str, list[str]] = {"--agents": [], "--env-modules": [], "--env-kwargs": [], "--ray.address": []}
+        blocks = [self._block(block, typed, has_typed_kwargs, lacking) for block in grid.blocks]
+        lacking["--env-modules"] += [name for name in env_modules if name not in self.env_modules]
+        if ray_address not in (None, "auto", self.ray_address):
+            lacking["--ray.address"].append(ray_address)
         _refuse(lacking, where)
-        return admitted
+        return dataclasses.replace(grid, blocks=tuple(blocks))
 
     def admit_agents(self, grid: Grid, where: str) -> Grid:
         """The same, of a grid of which no environment is made."""
         return self.admit(grid, where, typed={axis for block in grid.blocks for axis in block.axes})
-
-    def admit_sweep(self, grid: Grid, options: "Options", where: str) -> tuple[Grid, "Options"]:
-        """The same, with the options that a folder has; modules and the cluster in them must be named here, too."""
-        admitted, lacking = self._admit(grid, (), has_typed_kwargs=False)
-        lacking["--env-modules"] += [name for name in options.env_modules if name not in self.env_modules]
-        address = options.ray.address
-        is_other = options.launcher == "ray" and address not in (None, "auto", self.ray_address)
-        _refuse({**lacking, "--ray.address": [address] if is_other else []}, where)
-        return admitted, dataclasses.replace(options, env_modules=self.env_modules)
-
-    def _admit(self, grid: Grid, typed: Container[str], has_typed_kwargs: bool) -> tuple[Grid, dict[str, list[str]]]:
-        """The grid, and what is not named here by the option to name it with."""
-        lacking: dict[str, list[str]] = {"--agents": [], "--env-modules": [], "--env-kwargs": []}
-        blocks = [self._block(block, typed, has_typed_kwargs, lacking) for block in grid.blocks]
-        return dataclasses.replace(grid, blocks=tuple(blocks)), lacking
 
     def _block(
         self, block: Block, typed: Container[str], has_typed_kwargs: bool, lacking: dict[str, list[str]]

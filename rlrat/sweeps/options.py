@@ -125,6 +125,17 @@ def find_grid(options: Options, axes: dict[str, tuple[str, ...]]) -> Grid:
     return Grid(grid.blocks, options.seeds or grid.seeds, options.first_seed)
 
 
+def admit_sweep(named: Named, grid: Grid, options: Options, where: str) -> tuple[Grid, Options]:
+    """The grid and the options of a sweep that a folder has, with the code that `named` names.
+
+    Raises:
+        InputError: they have code that is not named, with the options to add.
+    """
+    address = options.ray.address if options.launcher == "ray" else None
+    grid = named.admit(grid, where, env_modules=options.env_modules, ray_address=address)
+    return grid, replace(options, env_modules=named.env_modules)
+
+
 def settings(options: Options) -> dict[str, Any]:
     """What `retry` needs of the options; the grid is kept apart."""
     kept = asdict(options)

@@ -1,10 +1,11 @@
 """Reading what lies in a folder: data that may be damaged, of another version or somebody else's, of whatever types."""
 
 import dataclasses
-import math
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from rlrat.json_files import as_number
 
 Kind = TypeVar("Kind")
 
@@ -48,15 +49,5 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return type(value) is int and abs(value) < 2**63
     if kind is float:
-        return number(value) is not None
+        return as_number(value) is not None
     return isinstance(value, kind)
-
-
-def number(value: Any) -> float | None:
-    """A finite number from JSON, None where it is none."""
-    if type(value) not in (int, float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None

@@ -17,8 +17,9 @@ from rlrat.networks.policies import Policy
 from rlrat.networks.transformer import SequencePolicy
 from rlrat.rational import Rational
 from rlrat.runs.arguments import RationalArguments
-from rlrat.runs.folder import EVALUATION_COLUMNS, RunFolder
+from rlrat.runs.folder import RunFolder
 from rlrat.runs.inspection import activation_rows
+from rlrat.runs.schema import COLUMNS, EVALUATIONS, TENSORBOARD
 from tests.agents.learners import CLASSES, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
 from tests.short_runs import ROOT, assert_equal_runs, read_run, wait_for
 
@@ -335,10 +336,10 @@ def test_the_command_leaves_a_finished_run_folder(agent, run_agent, tmp_path):
         folder = folders[0] / f"seed{seed}"
         names = {p.name for p in folder.iterdir()}
         assert {"config.json", "evaluations.csv", "episodes.csv", "checkpoint.pt", "summary.json"} <= names
-        assert any(name.startswith("events.out.tfevents.") for name in names)
+        assert any(name.startswith(TENSORBOARD) for name in names)
         rows = RunFolder(folder).curve()
         assert [row["update"] for row in rows] == ["0", "20", "40"]
-        assert (folder / "evaluations.csv").read_text().splitlines()[0] == ",".join(EVALUATION_COLUMNS)
+        assert (folder / "evaluations.csv").read_text().splitlines()[0] == ",".join(COLUMNS[EVALUATIONS])
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["status"] == "finished"
         expected = np.mean([float(row["return_mean"]) for row in rows[1:]])  # never of the untrained policy

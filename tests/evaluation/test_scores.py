@@ -7,7 +7,7 @@ import pytest
 
 import rlrat
 from rlrat.errors import InputError
-from rlrat.evaluation.scores import D4RL_LEVELS, d4rl_tables, find_reference, normalized_score, references
+from rlrat.evaluation.scores import D4RL_LEVELS, d4rl_tables, find_reference, mean_height, normalized_score, references
 from tests.short_runs import ROOT
 
 SCRIPT = ROOT / "scripts" / "reference_scores.py"
@@ -156,3 +156,11 @@ def test_ours_equal_those_of_d4rl_entry_by_entry():
     for name in datasets:
         reference = find_reference(name, "d4rl")
         assert (reference.random, reference.expert) == (tables.random[name], tables.expert[name])
+
+
+def test_a_mean_height_is_the_area_by_trapezoids_over_its_length():
+    updates, values = np.array([0, 10, 30]), np.array([0.0, 10.0, 20.0])
+    assert mean_height(updates, values, 0, 30) == pytest.approx((50 + 300) / 30)
+    assert mean_height(updates, values, 5, 20) == pytest.approx((5 * 7.5 + 10 * 12.5) / 15)
+    assert mean_height(updates, values, 10, 10) == 10
+    assert mean_height(updates[:1], values[:1] + 3, 0, 0) == 3

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.runs.folder import ACTIVATION_COLUMNS
 from rlrat.runs.inspection import BINS
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS
 from tests.reports.run_folders import write_run
 
 LAYERS = tuple(f"{network}.hidden.{layer}" for network in ("q", "v", "policy.mean") for layer in (0, 1))  # IQL's
@@ -29,7 +29,7 @@ def activations_text(updates: range, random: np.random.Generator) -> str:
     denominator = np.array([0.38, 2.78, 0.168, 0.095])
     counts = " ".join(str(int(1000 * np.exp(-((i - BINS / 2) ** 2) / 50))) for i in range(BINS))
     drift = {(layer, part): random.normal(0.0, 0.3, 6) for layer in LAYERS for part in range(1 + (layer[0] == "q"))}
-    lines = [",".join(ACTIVATION_COLUMNS)]
+    lines = [",".join(COLUMNS[ACTIVATIONS])]
     for update in updates:
         share = update / max(updates[-1], 1)
         for (layer, part), shift in drift.items():

@@ -3,7 +3,6 @@ import pytest
 
 from rlrat.reports.convergence import (
     final_value,
-    mean_height,
     median_time,
     paper_statistic,
     running_mean,
@@ -23,12 +22,6 @@ def test_a_final_value_is_of_trained_policies_alone():
     assert final_value(np.array([10, 20]), np.array([2.0, 4.0])) == 3
     assert final_value(np.arange(10), np.arange(10.0)) == 7
     assert np.isnan(final_value(np.array([0]), np.array([99.0])))
-
-
-def test_a_mean_height_is_the_area_by_trapezoids_over_its_length():
-    updates, values = np.array([0, 10, 30]), np.array([0.0, 10.0, 20.0])
-    assert mean_height(updates, values, 0, 30) == pytest.approx((50 + 300) / 30)
-    assert mean_height(updates, values, 5, 20) == pytest.approx((5 * 7.5 + 10 * 12.5) / 15)
 
 
 def test_running_mean_of_three():

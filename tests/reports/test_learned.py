@@ -9,13 +9,13 @@ from torch import nn
 
 from rlrat import Rational
 from rlrat.networks.activations import PReLU
-from rlrat.reports import learned
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_learned, side_by_side
 from rlrat.reports.page_data import learned_data
 from rlrat.reports.read import read_runs
-from rlrat.runs.folder import ACTIVATION_COLUMNS, RunFolder
+from rlrat.runs.folder import RunFolder
 from rlrat.runs.inspection import activation_rows
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS
 from rlrat.updates.optim import SeedGuard
 from tests.reports.page_runs import LAYERS, activations_text, make_run
 
@@ -42,10 +42,6 @@ class Learner(nn.Module):
 
     def inspect(self, batch: torch.Tensor) -> None:
         self.layer(batch)
-
-
-def test_the_reader_knows_the_columns_that_a_run_writes():
-    assert tuple(learned._COLUMNS) == ACTIVATION_COLUMNS
 
 
 @pytest.mark.parametrize("version", ["A", "B", "C", "N"])
@@ -148,7 +144,7 @@ def test_damage_is_named(folder, capsys):
     assert "activations.csv has 1 damaged line (4)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "something,else\n1,2\n", ",".join(ACTIVATION_COLUMNS)])
+@pytest.mark.parametrize("text", ["", "something,else\n1,2\n", ",".join(COLUMNS[ACTIVATIONS])])
 def test_a_file_without_a_header_is_left_out(tmp_path, text):
     (tmp_path / "activations.csv").write_text(text)
     assert read_learned(tmp_path) == {}

@@ -258,7 +258,7 @@ def test_a_pipe_or_a_file_that_may_not_be_read_is_named(tmp_path, capfd, monkeyp
     monkeypatch.setattr(read, "open_text", refusing(closed / "evaluations.csv"))
     assert [run.seed for run in read_runs([tmp_path])] == [0]
     error = capfd.readouterr().err
-    assert f"{pipe / 'evaluations.csv'} cannot be read (it is no file): its evaluations are left out" in error
+    assert f"{pipe / 'evaluations.csv'} cannot be read (it is no plain file): its evaluations are left out" in error
     assert f"{closed / 'evaluations.csv'} cannot be read (Permission denied)" in error
 
 

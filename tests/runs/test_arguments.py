@@ -1,6 +1,4 @@
 import io
-import json
-import math
 import runpy
 import subprocess
 import sys
@@ -15,11 +13,9 @@ from agents.iql import Arguments
 from rlrat.networks import activations
 from rlrat.runs.arguments import (
     RationalArguments,
-    differing,
     identity,
     parse,
     read_command_line,
-    recalled,
     run_folder,
     run_name,
     settings,
@@ -57,18 +53,6 @@ def test_identity_is_what_changes_a_result():
     for change in ({"expectile": 0.9}, {"total_updates": 5}, {"eval_episodes": 3}, {"env_kwargs": ("a=1",)}):
         assert identity(Arguments(**change)) != identity(Arguments())
     assert settings(Arguments())["rational.degrees"] == [5, 4]
-
-
-def test_an_identity_of_before_is_recalled_in_todays_terms():
-    ours = {**identity(Arguments(max_episode_steps=5)), "env_id": "Toy-v0", "env_kwargs": {"range": (0.5, math.nan)}}
-    theirs = json.loads(json.dumps({**ours, "env_id": "toys:Toy-v0"}))
-    assert differing(ours, theirs) == ["env_id"]
-    assert differing(ours, recalled(theirs)) == []
-    assert differing(ours, recalled({**theirs, "max_episode_steps": None})) == ["max_episode_steps"]
-    # A Decision Transformer's, from before the time limit of an evaluation could be given.
-    del theirs["action_bounds"]
-    assert recalled({**theirs, "max_episode_steps": 500}).get("max_episode_steps") is None
-    assert recalled({**theirs, "max_episode_steps": 500})["embedded_steps"] == 500
 
 
 @pytest.mark.parametrize(

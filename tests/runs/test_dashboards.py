@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata
 
-from rlrat.reports.convergence import mean_height
-from rlrat.runs.dashboards import finish_board
+from rlrat.evaluation.scores import mean_height
+from rlrat.runs.dashboards import LAYOUT, finish_board
 from rlrat.runs.folder import RunFolder
 from tests.reports.page_runs import make_run
 
@@ -37,8 +37,9 @@ def finish(tmp_path):
         folder = RunFolder(make_run(tmp_path / "runs", activation, 3, name="expectile=0.9", **run))
         config = json.loads((folder.path / "config.json").read_text())
         config["identity"]["total_updates"] = 20_000
-        folder.open_scalars(None)
-        finish_board(folder, config, folder.curve(), summary)
+        folder.open_scalars(LAYOUT, None)
+        with folder.board() as board:
+            finish_board(board, folder.path, config, folder.curve(), summary)
         folder.close_scalars()
         return folder, _events(folder.path)
 
@@ -81,32 +82,12 @@ def test_a_diverged_run_has_no_final_figures(finish):
     assert metadata.SESSION_START_INFO_TAG in events.summary_metadata
 
 
-def test_the_learned_functions_are_a_picture(finish):
-    _, events = finish("rational")
-    (image,) = events.Images("learned activations")
-    assert image.step == 20_000
-    assert image.encoded_image_string.startswith(b"\x89PNG")
-    assert image.width > image.height > 250
-
-
-@pytest.mark.parametrize(("activation", "evaluations"), [("rational", 4), ("relu", 21)])
-def test_there_is_no_picture_of_few_evaluations_or_fixed_activations(finish, activation, evaluations):
-    assert finish(activation, evaluations=evaluations)[1].Tags()["images"] == []
-
-
-def test_without_matplotlib_there_is_all_but_the_picture(finish, monkeypatch):
-    _without(monkeypatch, "matplotlib")
-    _, events = finish("rational")
-    assert events.Tags()["images"] == []
-    assert "final/score" in events.Tags()["scalars"]
-
-
 def test_a_real_run_shows_whatever_the_layout_overlays(run_agent, tmp_path):
     run_agent("--activation", "rational", "--eval-every", 10)
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     events = _events(folder)
     assert metadata.SESSION_END_INFO_TAG in events.summary_metadata
-    assert events.Tags()["images"] == ["learned activations"]
+    assert events.Tags()["images"] == []  # which scripts/compare.py draws
     (event,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     tags = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]

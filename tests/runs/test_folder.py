@@ -10,7 +10,7 @@ import torch
 
 from rlrat.errors import InputError
 from rlrat.runs.folder import RunFolder, starts
-from rlrat.runs.lines import ACTIVATION_COLUMNS, EVALUATION_COLUMNS
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS, EVALUATIONS
 
 CONFIG = {"identity": {"expectile": 0.7, "batch_size": 256}, "versions": {"torch": "2.13.0"}}
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def _evaluation(update):
-    evaluation = dict.fromkeys(EVALUATION_COLUMNS, 1.5) | {"update": update, "normalized_score": None}
+    evaluation = dict.fromkeys(COLUMNS[EVALUATIONS], 1.5) | {"update": update, "normalized_score": None}
     episodes = [{"update": update, "episode": e, "reset_seed": 5, "return": 0.1 + e, "length": 3} for e in range(2)]
     return [evaluation], episodes
 
@@ -151,7 +151,7 @@ def test_a_folder_is_one_processs_at_a_time(folder):
 
 
 def test_going_back_cuts_activations_of_no_evaluation(folder):
-    row = dict.fromkeys(ACTIVATION_COLUMNS, "1")
+    row = dict.fromkeys(COLUMNS[ACTIVATIONS], "1")
     for update in (0, 100, 200):
         folder.append_activations(update, [row | {"part": part} for part in (0, 1)])
     path = folder.path / "activations.csv"
@@ -160,7 +160,7 @@ def test_going_back_cuts_activations_of_no_evaluation(folder):
     for evaluations, pending, left in (({0}, {100}, [*two, "100", "100"]), ({0}, set(), two), (set(), set(), [])):
         folder.go_back(100, evaluations, pending)
         header, *lines = path.read_text().splitlines()
-        assert header == ",".join(ACTIVATION_COLUMNS)
+        assert header == ",".join(COLUMNS[ACTIVATIONS])
         assert [line.split(",")[0] for line in lines] == left
 
 
@@ -281,28 +281,6 @@ def test_a_status_that_no_run_has_is_damage(folder, status):
     (folder.path / "summary.json").write_text(json.dumps({"status": status}))
     with pytest.raises(InputError, match=r"summary.json is damaged \(it has no status of a run\)"):
         folder.is_done()
-
-
-def test_lines_are_never_written_through_a_link(folder, tmp_path):
-    for name in ("evaluations.csv", "episodes.csv"):
-        (folder.path / name).symlink_to(tmp_path / f"outside {name}")
-    folder.go_back(0, set())
-    folder.append_evaluation(*_evaluation(0))
-    assert [path.name for path in tmp_path.glob("outside*")] == []
-    assert [row["update"] for row in RunFolder(folder.path).evaluations()] == ["0"]
-
-
-@pytest.mark.parametrize("line", ["1,2", "x,1,1,,1,1,1,1,", "1,1,1,1,1,1,1,1,1,1", "\x00\x00", "1,1,1,,1,nan,1,1,"])
-def test_a_line_that_is_no_evaluation_is_none(folder, line):
-    folder.append_evaluation(*_evaluation(0))
-    path = folder.path / "evaluations.csv"
-    before = path.read_text()
-    header, whole = before.splitlines()
-    path.write_text("\n".join((header, line, whole, whole, "")))
-    assert [row["update"] for row in RunFolder(folder.path).evaluations()] == ["0"]
-    assert RunFolder(folder.path).lines["evaluations.csv"].read().damaged == 1
-    folder.go_back(0, {0})
-    assert path.read_text() == before
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_saved(folder, monkeypatch):

@@ -14,9 +14,10 @@ from rlrat.errors import InputError
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.lines import METRICS, Lines, is_metric
+from rlrat.runs.lines import Lines, is_metric
 from rlrat.runs.recovery import recover
 from rlrat.runs.run import Run
+from rlrat.runs.schema import METRICS
 from tests.short_runs import assert_equal_runs, read_metrics, read_run
 
 

@@ -11,8 +11,8 @@ import torch
 from rlrat.errors import InputError
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.lines import ACTIVATION_COLUMNS
 from rlrat.runs.recovery import recover
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS
 from tests.short_runs import assert_equal_runs, read_run
 
 UPDATES = (0, 10, 20, 30, 40)
@@ -34,7 +34,7 @@ def write_run(path) -> tuple[RunFolder, dict]:
     for update in UPDATES:
         folder.append_activations(
             update,
-            [dict.fromkeys(ACTIVATION_COLUMNS, "0.5") | {"layer": layer, "part": 0, "group": 0} for layer in "ab"],
+            [dict.fromkeys(COLUMNS[ACTIVATIONS], "0.5") | {"layer": layer, "part": 0, "group": 0} for layer in "ab"],
         )
         folder.lines["metrics.csv"].append([{"update": update, "losses/q": update / 9, "charts/gap": "nan"}])
         if update == WAITING:
@@ -171,15 +171,6 @@ def test_failed_evaluations_are_tried_again_where_there_is_no_other(run, capsys)
     found = recover(folder, "seed 0", checkpoints, START, ARGUMENTS, 1, INITIAL)
     assert (found.whole, set(found.pending), found.failed) == ({0}, {20}, {10, 30})  # and 40, when training begins
     assert "the evaluations at updates 20 and 40 failed and are tried again" in capsys.readouterr().err
-
-
-def test_evaluations_made_up_for_are_put_where_they_belong(run):
-    folder, _ = run
-    (row,) = [row for row in folder.evaluations() if row["update"] == "20"]
-    whole = (folder.path / "evaluations.csv").read_text()
-    folder.go_back(START, {0, 10, 40})
-    folder.append_evaluation([row], [])
-    assert (folder.path / "evaluations.csv").read_text() == whole
 
 
 LONG = ("--total-updates", 80)

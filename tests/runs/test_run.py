@@ -14,7 +14,6 @@ import torch
 
 from rlrat.evaluation.background import MOST_PENDING, BackgroundEvaluator
 from rlrat.evaluation.evaluator import Evaluator
-from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
 from tests.short_runs import assert_equal_runs, read_run, wait_for
 
@@ -191,141 +190,11 @@ def test_many_members_are_measured_before_anything_is_written(run_agent, tmp_pat
     assert "16 members side by side: about" in run_agent(*many).stdout
 
 
-def test_settings_side_by_side_have_the_folders_that_each_has_alone(run_agent, tmp_path):
-    both = ("--num-seeds", 2, "--expectile", 0.7, 0.9, "--learning-rate", 3e-4, 1e-3)
-    run_agent(*both)
-    cells = {path.parent.name: path for path in tmp_path.glob("runs/*/*/*/seed1")}
-    short = "relu+batch_size=16{},hidden_dims=16x16{}".format
-    changes = [(expectile, rate) for expectile in ("", ",expectile=0.9") for rate in ("", ",learning_rate=0.001")]
-    assert set(cells) == {short(*change) for change in changes}
-    assert run_agent(*both).stdout.count("nothing to do") == 8
-    alone = ("--seed", 1, "--expectile", 0.9)
-    folder = cells[short(",expectile=0.9", "")]
-    assert f"{folder} is finished: nothing to do" in run_agent(*alone).stdout
-    together = read_run(folder)
-    run_agent(*alone, "--overwrite")
-    for name, value in read_run(folder)["state"].items():
-        torch.testing.assert_close(value, together["state"][name], msg=name)
-
-
-def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(run_agent, tmp_path):
-    run_agent()
-    folder = _run_folder(tmp_path)
-    expected = read_run(folder)
-    (folder / "summary.json").unlink()
-    (folder / "checkpoint.pt").write_bytes(b"torn")
-    result = run_agent()
-    assert "is damaged" in result.stderr
-    assert "going on from update 20" in result.stdout
-    assert_equal_runs(read_run(folder), expected)
-
-
-def test_checkpoints_that_do_not_fit_the_agent_are_one_line(run_agent, tmp_path):
-    run_agent()
-    folder = _run_folder(tmp_path)
-    (folder / "summary.json").unlink()
-    (folder / "checkpoint.previous.pt").unlink()
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    checkpoint["state"].popitem()
-    torch.save(checkpoint, folder / "checkpoint.pt")
-    kept = (folder / "evaluations.csv").read_text()
-    result = run_agent(check=False)
-    assert result.returncode == 2
-    assert "do not fit this version of iql" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    assert (folder / "evaluations.csv").read_text() == kept
-
-
-def test_a_checkpoint_from_another_agent_is_one_line(run_agent, tmp_path):
-    run_agent()
-    folder = _run_folder(tmp_path)
-    (folder / "summary.json").unlink()
-    (folder / "checkpoint.previous.pt").unlink()
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    torch.save({**checkpoint, "agent": "td3_bc"}, folder / "checkpoint.pt")
-    result = run_agent(check=False)
-    assert result.returncode == 2
-    assert "is of the agent td3_bc, not iql: give another --run-name, or --overwrite" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
 def test_gated_says_how_large_the_networks_are(run_agent):
     output = run_agent("--gated", "--total-updates", 1, "--eval-every", 1).stdout
     assert "gated: q: hidden widths 10 10 instead of 16 16, 531 weights instead of 529 (+0.4%)" in output
     assert "gated: policy.mean: hidden widths" in output
     assert "q_target" not in output
-
-
-def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_path):
-    run_agent("--num-seeds", 2)
-    expected = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]
-    for seed in (0, 1):
-        (_run_folder(tmp_path, seed) / "summary.json").unlink()
-    # Seed 1 was killed before its last checkpoint, seed 0 after it.
-    os.replace(_run_folder(tmp_path, 1) / "checkpoint.previous.pt", _run_folder(tmp_path, 1) / "checkpoint.pt")
-    assert "going on from update 20" in run_agent("--num-seeds", 2).stdout
-    for seed in (0, 1):
-        assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
-
-
-def test_seeds_that_came_to_different_updates_alone_are_not_thrown_back(run_agent, tmp_path):
-    run_agent()
-    alone = _run_folder(tmp_path)
-    (alone / "summary.json").unlink()
-    before = {path.name: path.read_bytes() for path in alone.iterdir()}
-    result = run_agent("--num-seeds", 2, check=False)
-    assert result.returncode == 2
-    assert "error: seed 0 is at update 40 and seed 1 at 0: side by side both would begin at 0" in result.stderr
-    assert not alone.with_name("seed1").exists()
-    assert {path.name: path.read_bytes() for path in alone.iterdir()} == before
-
-
-def test_seeds_of_two_groups_without_a_common_update_are_not_thrown_back(run_agent, tmp_path):
-    run_agent("--num-seeds", 2)
-    run_agent("--seed", 2, "--num-seeds", 2)
-    for seed in (1, 2):
-        (_run_folder(tmp_path, seed) / "summary.json").unlink()
-        (_run_folder(tmp_path, seed) / "checkpoint.previous.pt").unlink()
-    (_run_folder(tmp_path, 2) / "checkpoint.pt").unlink()  # killed before it had one, and as many in its process
-    result = run_agent("--seed", 1, "--num-seeds", 2, check=False)
-    assert "error: seed 1 is at update 40 and seed 2 at 0" in result.stderr
-    assert (_run_folder(tmp_path, 1) / "checkpoint.pt").exists()
-
-
-def test_a_kill_between_the_last_files_is_no_other_way_to_train(run_agent, tmp_path):
-    run_agent("--num-seeds", 2)
-    config = RunFolder(_run_folder(tmp_path, 1)).config()
-    (_run_folder(tmp_path, 1) / "summary.json").unlink()
-    run_agent("--num-seeds", 2)
-    assert RunFolder(_run_folder(tmp_path, 1)).summary()["status"] == "finished"
-    assert RunFolder(_run_folder(tmp_path, 1)).config() == config
-
-
-def test_a_checkpoint_that_does_not_fit_leaves_the_folder_as_it_was(run_agent, tmp_path):
-    run_agent()
-    folder = _run_folder(tmp_path)
-    (folder / "summary.json").unlink()
-    (folder / "checkpoint.previous.pt").unlink()
-    checkpoint = load_checkpoint(folder / "checkpoint.pt")
-    del checkpoint["state"]["guard.alive"]
-    torch.save({**checkpoint, "update": 20}, folder / "checkpoint.pt")
-    before = (folder / "config.json").read_bytes()
-    result = run_agent("--num-threads", 2, check=False)
-    assert result.returncode == 2
-    assert "do not fit this version of iql" in result.stderr
-    assert (folder / "config.json").read_bytes() == before
-
-
-def test_a_group_killed_in_its_first_save_begins_anew(run_agent, tmp_path):
-    run_agent("--num-seeds", 2)
-    expected = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]
-    for seed in (0, 1):
-        (_run_folder(tmp_path, seed) / "summary.json").unlink()
-        (_run_folder(tmp_path, seed) / "checkpoint.previous.pt").unlink()
-    (_run_folder(tmp_path, 1) / "checkpoint.pt").unlink()
-    assert "seed 0 goes back from update 40 to 0" in run_agent("--num-seeds", 2).stderr
-    for seed in (0, 1):
-        assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
 
 
 def test_settings_that_the_agent_refuses_leave_what_was_there(run_agent, tmp_path):

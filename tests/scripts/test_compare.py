@@ -34,6 +34,20 @@ def test_real_runs_are_compared_in_the_terminal_and_in_files(run_agent, tmp_path
     assert {"report.html", "results.md", "results.csv", "results.tex", "curves_updates.svg", "curves.csv"} <= written
 
 
+def test_what_one_run_has_learned_is_drawn(run_agent, tmp_path, capfd):
+    for activation in ("rational", "relu"):
+        run_agent("--activation", activation, "--eval-every", 10)
+        (folder,) = tmp_path.glob(f"runs/*/*/{activation}+*/seed0")
+        compare.main(compare.Arguments((folder,), output=tmp_path / activation))
+        assert "There is one label, so there is nothing to compare it with" in capfd.readouterr().out
+    assert not list((tmp_path / "relu").glob("learned_*"))
+    figures = sorted((tmp_path / "rational").glob("learned_rational_iql-on-rlrat-hopper-mixed-v0.*"))
+    assert [path.suffix for path in figures] == [".pdf", ".png", ".svg"]
+    assert figures[1].read_bytes().startswith(b"\x89PNG")
+    page = [(tmp_path / name / "report.html").read_text() for name in ("rational", "relu")]
+    assert ["policy.mean.hidden.1" in text for text in page] == [True, False]
+
+
 def test_others_results_and_every_choice(run_agent, tmp_path, capfd):
     run_agent("--num-seeds", 2)
     table = tmp_path / "published.csv"

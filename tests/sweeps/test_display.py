@@ -16,7 +16,7 @@ HEADER = "update,train_seconds,wall_seconds,target_return,episodes,return_mean,r
 
 @pytest.fixture
 def conductor(tmp_path):
-    """Of four cells: one done, one failed, one running at update 100 of 300, one waiting."""
+    """Of four cells: one done, one given up, one running at update 100 of 300, one waiting."""
     block = Block(
         (str(ROOT / "tests/sweeps/toy.py"),),
         activations=("relu", "tanh", "gelu", "silu"),
@@ -26,7 +26,7 @@ def conductor(tmp_path):
     found = Conductor(
         jobs, LocalLauncher(1, 1, []), SweepFolder(tmp_path), extra={}, retries=0, say=print, show=lambda _: None
     )
-    for entry, state in zip(found.entries.values(), ("done", "failed", "running", "waiting"), strict=True):
+    for entry, state in zip(found.entries.values(), ("done", "given up", "running", "waiting"), strict=True):
         entry.state = state
     running = jobs[2].folders[0]
     running.mkdir(parents=True)

@@ -13,7 +13,7 @@ from rlrat.sweeps import commands
 from rlrat.sweeps.checks import check_datasets
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.named import Named
-from rlrat.sweeps.options import Options, RayOptions, find_grid
+from rlrat.sweeps.options import Options, RayOptions, admit_sweep, find_grid
 from tests.sweeps.whole_sweeps import TOY_FILE, write_record
 
 
@@ -151,10 +151,10 @@ def test_what_a_folder_recalls_of_environments_and_clusters_is_named_again():
 
     kept = Options(env_modules=("more",), launcher="ray", ray=RayOptions(address="ray://elsewhere:10001"))
     with pytest.raises(InputError) as error:
-        Named(env_kwargs=("xml_file=x.xml",)).admit_sweep(grid, kept, "it")
+        admit_sweep(Named(env_kwargs=("xml_file=x.xml",)), grid, kept, "it")
     assert "add --env-modules my_envs more --ray.address ray://elsewhere:10001 if you trust" in str(error.value)
     named = Named(env_modules=("my_envs", "more"), env_kwargs=("xml_file=x.xml",), ray_address="ray://elsewhere:10001")
-    assert named.admit_sweep(grid, kept, "it")[1].env_modules == ("my_envs", "more")
+    assert admit_sweep(named, grid, kept, "it")[1].env_modules == ("my_envs", "more")
 
 
 def test_a_grids_file_names_no_code_that_the_command_line_does_not(tmp_path, monkeypatch):

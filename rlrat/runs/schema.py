@@ -1,0 +1,107 @@
+"""What a run folder holds and how it is read: file names, columns, statuses, final's rule, the settings of an identity.
+
+`rlrat.runs` writes run folders; it, sweeps and reports read them by these names alone. Nothing here needs torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlrat.environments.settings import TAKEN, bare, same_settings
+
+CONFIG, SUMMARY = "config.json", "summary.json"
+CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoint.pt", "checkpoint.previous.pt"
+EVALUATIONS, EPISODES, ACTIVATIONS = "evaluations.csv", "episodes.csv", "activations.csv"
+METRICS = "metrics.csv"
+TRACE = "trace.json"  # of --profile
+TENSORBOARD = "events.out.tfevents."
+"""How the names of TensorBoard's files begin."""
+
+COLUMNS = {
+    EVALUATIONS: (
+        *("update", "train_seconds", "wall_seconds", "target_return", "episodes"),
+        *("return_mean", "return_std", "length_mean", "normalized_score"),
+    ),
+    EPISODES: ("update", "target_return", "episode", "reset_seed", "return", "length"),
+    ACTIVATIONS: (
+        *("update", "layer", "part", "group", "version", "numerator", "denominator"),
+        *("low", "high", "counts"),
+    ),
+    METRICS: ("update",),  # and one for each metric, from the first line on that has it
+}
+"""The columns of a run's CSV files."""
+
+RATIONAL_VERSIONS = ("A", "B", "C", "N")
+"""`version` in `activations.csv`: of a rational, as `rlrat.rational.reference` defines them."""
+PRELU = "prelu"
+"""Of a PReLU, whose slope is the numerator."""
+CUSTOM = "custom:"
+"""Of any other trained activation, and then the name of its class."""
+
+EXACT_LIMIT = 2**53
+"""Whole numbers below it are exact wherever these files are read, as JavaScript's numbers, too; so updates are."""
+
+FINISHED, DIVERGED, FAILED = STATUSES = ("finished", "diverged", "failed")
+"""What a `summary.json` says. A failed run has no evaluation of a trained policy: the same command tries again."""
+UNFINISHED, MISSING, IMPORTED = "unfinished", "missing", "imported"
+"""What a run is called that has no `summary.json`, no folder, or only a curve, which another program wrote."""
+DONE = frozenset((FINISHED, DIVERGED))
+"""Statuses of runs with nothing more to train."""
+NO_FINAL = frozenset((DIVERGED, FAILED))
+"""Statuses of runs that have no final value, however long their curves are."""
+
+FINAL_EVALUATIONS = 5
+"""A run's final value is the mean of its last so many, as arXiv 2602.12390 has it."""
+
+OUTSIDE_IDENTITY = frozenset(
+    (
+        *("seed", "num_seeds", "env_modules", "eval_timeout", "checkpoint_every", "log_every"),
+        *("compile", "capture", "profile", "track", "device", "num_threads"),
+        *("run_dir", "run_name", "resume", "overwrite"),
+    )
+)
+"""Settings that do not change a run's result, but for rounding, or are compared on their own (the seed names the
+folder)."""
+OUTSIDE_NAME = OUTSIDE_IDENTITY | {
+    *("dataset", "env_id", "env_kwargs", "max_episode_steps", "action_bounds"),
+    *("activation", "total_updates", "eval_every", "eval_at", "eval_episodes"),
+}
+"""Settings that a run's name leaves out: the folder's path has them already, or they only say how long a run is and how
+it is judged."""
+
+
+def is_update(value: Any) -> bool:
+    """Whether a value from JSON or a checkpoint can be the number of an update."""
+    return type(value) is int and 0 <= value < EXACT_LIMIT
+
+
+def final_evaluations(updates: Sequence[int]) -> int:
+    """Count the evaluations, the last of a run's at ascending `updates`, whose mean is its final value.
+
+    They are five, or all where there are fewer; never that of the untrained policy, at update 0.
+    """
+    return sum(1 for update in updates[-FINAL_EVALUATIONS:] if update > 0)
+
+
+def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity in a run's `config.json` as today's commands have it: names and values of before in their new form.
+
+    An environment is known by its registered id alone. Before every agent had `max_episode_steps`, it was how many time
+    steps a Decision Transformer tells apart, and the time limit stood among the environment's settings.
+    """
+    found = dict(identity)
+    if isinstance(found.get("env_id"), str):
+        found["env_id"] = bare(found["env_id"])
+    if "action_bounds" in found:  # it came with max_episode_steps
+        return found
+    if "max_episode_steps" in found:
+        found["embedded_steps"] = found.pop("max_episode_steps")
+    if isinstance(kwargs := found.get("env_kwargs"), Mapping):
+        if "max_episode_steps" in kwargs:
+            found["max_episode_steps"] = kwargs["max_episode_steps"]
+        found["env_kwargs"] = {name: value for name, value in kwargs.items() if name not in TAKEN}
+    return found
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The names of the settings in which two identities differ, one or both of which a `config.json` records."""
+    return [name for name in {**ours, **theirs} if not same_settings(ours.get(name), theirs.get(name))]
