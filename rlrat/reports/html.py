@@ -57,6 +57,10 @@ def render(report: Report) -> str:
         "notes": _notes(report.notes),
         "verdicts": _verdicts(report.comparisons),
         "toggles": _toggles(report, data["labels"]),
+        "metrics": "".join(
+            f'\n<label><input type="radio" name="y" value="metric:{escape(name)}"> <span>{escape(name)}</span></label>'
+            for name in report.metrics
+        ),
         "band": escape(report.explanations.get("band", "an interval of it").split(".")[0]),
         "tables": _tables(tables),
         "learned": _learned_section(data["learned"]),
