@@ -178,7 +178,7 @@ def test_thousands_of_damaged_run_folders_are_read_or_named(whole, tmp_path):
     check_damaged_runs(whole, tmp_path, 2000, seed=1)
 
 
-@pytest.mark.parametrize("name", ["config.json", "summary.json", "evaluations.csv", "activations.csv", "metrics.csv"])
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "evaluations.csv", "activations.csv"])
 def test_a_folder_in_the_place_of_a_file_is_named(whole, tmp_path, name, capfd):
     folder = tmp_path / whole.relative_to(whole.parents[3])
     shutil.copytree(whole, folder)
