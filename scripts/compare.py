@@ -11,6 +11,7 @@ import tyro
 from rlrat.errors import InputError, heard_warnings, one_line_errors
 from rlrat.reports.build import build_report
 from rlrat.reports.importing import import_runs, with_scores, write_table
+from rlrat.reports.metrics import with_metrics, write_metrics
 from rlrat.reports.read import as_text, filter_runs, read_runs
 from rlrat.reports.report import Comparison, Report
 from rlrat.reports.tables import as_markdown, make_tables
@@ -37,8 +38,11 @@ class Arguments:
     until: int | None = None
     """Judge every run as if it had ended at this update; by default where most finished runs of every label have
     come."""
+    metric: tuple[str, ...] = ()
+    """Metrics of metrics.csv to draw beside scores: losses/q, or patterns such as 'losses/*'."""
     output: Path | None = None
-    """Folder for report.html, tables (Markdown, CSV, LaTeX), figures (SVG, PDF, PNG), and curves.csv for --import."""
+    """Folder for report.html, tables (Markdown, CSV, LaTeX), figures (SVG, PDF, PNG), and curves.csv for --import; with
+    --metric also metric_curves.csv."""
 
 
 def main(arguments: Arguments) -> None:
@@ -51,7 +55,8 @@ def main(arguments: Arguments) -> None:
     with heard_warnings() as said:
         records = read_runs(arguments.runs) if arguments.runs else []
         records += with_scores(import_runs(arguments.imports), records)
-    report = build_report(filter_runs(records, arguments.filter), arguments.by, arguments.reference, arguments.until)
+        records = with_metrics(filter_runs(records, arguments.filter), arguments.metric)
+    report = build_report(records, arguments.by, arguments.reference, arguments.until)
     report = replace(report, notes=(*report.notes, *shortened(said)))
     print(summary(report))
     if arguments.output is not None:
@@ -67,7 +72,7 @@ def shortened(said: list[str]) -> list[str]:
 def summary(report: Report) -> str:
     """What a terminal shows: tables of final values and speed, what may be concluded, and what to mind."""
     tables = make_tables(report)
-    names = [name for name in ("results", "reach", "aggregates") if name in tables]
+    names = [name for name in ("results", "reach", "aggregates", "metrics") if name in tables]
     parts = [f"## {as_markdown(tables[name].title)}\n\n{tables[name].markdown()}" for name in names]
     parts += [f"## {title}\n\n{_bullets(lines)}" for title, lines in _conclusions(report).items() if lines]
     return "\n".join(parts).rstrip()
@@ -111,6 +116,9 @@ def write(report: Report, folder: Path) -> None:
         scored = [task for task in report.tasks if task.measure == "score"]  # against one reference each
         runs = [run for task in scored for group in task.groups for run in group.runs]
         write_table(runs, folder / "curves.csv")
+        if report.metrics:
+            runs = [run for task in report.tasks for group in task.groups for run in group.runs]
+            write_metrics(runs, report.metrics, folder / "metric_curves.csv")
         write_figures(report, folder)
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None

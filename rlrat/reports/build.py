@@ -231,6 +231,10 @@ def _group(
             for kind, name in _FIELDS.items()
             if drawn and all(np.isfinite(getattr(run, name)).all() for run in drawn)
         },
+        metrics={
+            name: mean_curve([run.metrics[name] for run in runs if name in run.metrics], "values")
+            for name in dict.fromkeys(name for run in runs for name in run.metrics)
+        },
     )
 
 

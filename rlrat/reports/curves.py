@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlrat.reports.metrics import MetricLine
 from rlrat.reports.read import RunRecord
 from rlrat.reports.report import Curve
 from rlrat.reports.statistics import interquartile_mean, interval, resample, spread_known
@@ -14,7 +15,7 @@ _AGGREGATE_POINTS = 100
 _SAMPLES = 1000
 
 
-def common_updates(runs: Sequence[RunRecord]) -> np.ndarray:
+def common_updates(runs: Sequence[RunRecord | MetricLine]) -> np.ndarray:
     """The updates at which every run was evaluated that was under way then, `[N]`."""
     updates, evaluated = np.unique(np.concatenate([run.updates for run in runs]), return_counts=True)
     first, last = (np.sort([run.updates[end] for run in runs]) for end in (0, -1))
@@ -22,7 +23,7 @@ def common_updates(runs: Sequence[RunRecord]) -> np.ndarray:
     return updates[evaluated == under_way]
 
 
-def aligned(runs: Sequence[RunRecord], field: str, updates: np.ndarray) -> np.ndarray:
+def aligned(runs: Sequence[RunRecord | MetricLine], field: str, updates: np.ndarray) -> np.ndarray:
     """A field of each run's record at `updates` `[N]`, NaN where the run has none: `[S, N]`."""
     rows = np.full((len(runs), len(updates)), np.nan)
     for row, run in zip(rows, runs, strict=True):
@@ -33,8 +34,8 @@ def aligned(runs: Sequence[RunRecord], field: str, updates: np.ndarray) -> np.nd
     return rows
 
 
-def mean_curve(runs: Sequence[RunRecord], field: str) -> Curve:
-    """Mean over seeds of `returns` or `scores`, its band a bootstrap interval over seeds."""
+def mean_curve(runs: Sequence[RunRecord | MetricLine], field: str) -> Curve:
+    """Mean over seeds of `returns`, `scores` or a metric's `values`, its band a bootstrap interval over seeds."""
     updates = thinned(common_updates(runs), POINTS)
     values = aligned(runs, field, updates)
     there = np.isfinite(values)
@@ -49,8 +50,9 @@ def mean_curve(runs: Sequence[RunRecord], field: str) -> Curve:
         with np.errstate(invalid="ignore"):
             means = np.where(counts > 0, weights @ filled / np.maximum(counts, 1), filled.sum(0) / seeds)
         low, high = (np.where(seeds > 1, end, np.nan) for end in interval(means))
-    seconds = np.where(there, aligned(runs, "train_seconds", updates), 0.0).sum(0) / seeds
-    return Curve(updates, seconds, filled.sum(0) / seeds, low, high, seeds)
+    with np.errstate(invalid="ignore"):  # of a metric that is finite in none
+        seconds = np.where(there, aligned(runs, "train_seconds", updates), 0.0).sum(0) / seeds
+        return Curve(updates, seconds, filled.sum(0) / seeds, low, high, seeds)
 
 
 def interquartile_curve(tasks: Sequence[Sequence[RunRecord]], field: str, horizon: int) -> Curve | None:

@@ -8,7 +8,7 @@ def explanations(report: Report) -> dict[str, str]:
     reference = report.reference
     starts = sorted({task.start for task in report.tasks if task.start is not None})
     start = f"update {' or '.join(f'{start:,}' for start in starts) or 0}"
-    return {
+    found = {
         "score": "100 (return - random) / (expert - random), with the references named in each run's config.json.",
         "final": (
             "Mean of a run's last five evaluations at or before the update at which its task is judged (where runs "
@@ -60,3 +60,11 @@ def explanations(report: Report) -> dict[str, str]:
             "tasks. Its interval is descriptive."
         ),
     }
+    if report.metrics:
+        found["metrics"] = (
+            "Means of what an agent's updates returned since the point before, a point every --log-every updates, as "
+            "metrics.csv and TensorBoard have them; curves are means over the seeds that have the metric, with "
+            "the same band. Where a seed's mean is not finite, it is left out there. Seconds are interpolated between "
+            "evaluations. No test is of a metric."
+        )
+    return found

@@ -22,6 +22,7 @@ from rlrat.reports.tables import Table, TableCell, make_tables
 
 _SVG_DASHES = {"solid": "", "dash": "9 5", "dashdot": "9 4 2 4", "longdashdot": "12 3 2 3 2 3", "dot": "2 3"}
 _VERDICTS = 10  # that are shown at once
+_UNSCROLLED = 12  # choices in a fieldset
 _ROWS = 30  # a longer table is folded
 _PARTS = ("charts.js", "curves.js", "learned.js", "tables.js")
 
@@ -57,6 +58,11 @@ def render(report: Report) -> str:
         "notes": _notes(report.notes),
         "verdicts": _verdicts(report.comparisons),
         "toggles": _toggles(report, data["labels"]),
+        "many": ' class="many"' if len(report.metrics) > _UNSCROLLED - 2 else "",
+        "metrics": "".join(
+            f'\n<label><input type="radio" name="y" value="metric:{escape(name)}"> <span>{escape(name)}</span></label>'
+            for name in report.metrics
+        ),
         "band": escape(report.explanations.get("band", "an interval of it").split(".")[0]),
         "tables": _tables(tables),
         "learned": _learned_section(data["learned"]),
@@ -89,7 +95,7 @@ def _fieldset(title: str, name: str, values: Iterable[tuple[str, str]], hidden: 
         f"<span>{escape(value)}</span></label>"
         for value, mark in values
     ]
-    many = ' class="many"' if len(boxes) > 12 else ""
+    many = ' class="many"' if len(boxes) > _UNSCROLLED else ""
     start = f'<fieldset id="{name}s"{many}{hidden}><legend>{escape(title)}</legend>'
     return "\n".join([start, *boxes, "</fieldset>"])
 

@@ -214,7 +214,7 @@ def learned_figures(report: Report) -> dict[str, "Figure"]:
             title = [as_drawn(group.label), as_drawn(task.name), *([shown] if shown else [])]
             fits = len(", ".join(title)) < 11 * figure.get_figwidth()
             figure.suptitle((", " if fits else ",\n").join(title), fontsize=10)
-            figures[_file_name(f"learned_{group.label}_{task.name}", figures)] = figure
+            figures[file_name(f"learned_{group.label}_{task.name}", figures)] = figure
     return figures
 
 
@@ -241,7 +241,7 @@ def grid_of(panels: int) -> tuple[int, int, float]:
     return -(-panels // columns), columns, min(4.8, 7.0 / columns)
 
 
-def _file_name(name: str, taken: Collection[str]) -> str:
+def file_name(name: str, taken: Collection[str]) -> str:
     """Of a figure; where names had to be cut, or differ only in what a file's name cannot have, a hash ends it."""
     short = re.sub(r"[^\w.,=+-]+", "-", name, flags=re.ASCII)
     if len(short) > _LONGEST_FILE_NAME or short.lower() in map(str.lower, taken):

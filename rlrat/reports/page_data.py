@@ -45,16 +45,22 @@ def curve_data(report: Report) -> dict[str, Any]:
         return pool[key]
 
     count = sum(len(group.runs) for task in report.tasks for group in task.groups)
-    most = int(np.clip(_SEED_POINTS // max(count, 1), 50, 400))
+    most = int(np.clip(_SEED_POINTS // max(count * (1 + len(report.metrics)), 1), 50, 400))
 
     def run_data(run: RunRecord, updates: np.ndarray) -> dict[str, Any]:
-        at = drawn_points(run, updates, most)
+        at = drawn_points(run.updates, known_heights(run), updates, most)
         data = {"seed": run.seed, "status": run.status, "updates": pooled(run.updates[at])}
         data["seconds"] = _numbers(run.train_seconds[at])
         for name, values in (("score", run.scores), ("return", run.returns)):
             if np.isfinite(values).any():
                 data[name] = _numbers(values[at])
         return data
+
+    def metric_data(run: RunRecord, name: str, updates: np.ndarray) -> dict[str, Any]:
+        line = run.metrics[name]
+        at = drawn_points(line.updates, line.values, updates, most)
+        numbers = {"values": _numbers(line.values[at]), "seconds": _numbers(line.train_seconds[at])}
+        return {"seed": run.seed, "status": run.status, "updates": pooled(line.updates[at]), **numbers}
 
     def curve(curve: Curve) -> dict[str, Any]:
         data = {name: _numbers(getattr(curve, name)) for name in ("seconds", "mean", "low", "high")}
@@ -68,17 +74,31 @@ def curve_data(report: Report) -> dict[str, Any]:
             "datasets": sorted({run.dataset for run in group.runs}),
             "curves": {name: curve(value) for name, value in group.curves.items()},
             "runs": [run_data(run, drawn) for run in group.runs if len(run.updates)],
+            "metrics": {
+                name: {
+                    "curve": curve(value),
+                    "runs": [
+                        metric_data(run, name, thinned(value.updates, most))
+                        for run in group.runs
+                        if name in run.metrics
+                    ],
+                }
+                for name, value in group.metrics.items()
+            },
         }
 
     tasks = []
     for task in report.tasks:
-        longest = max(len(run.updates) for group in task.groups for run in group.runs)
+        runs = [run for group in task.groups for run in group.runs]
+        longest = max(len(run.updates) for run in runs)
+        points = max((len(line.updates) for run in runs for line in run.metrics.values()), default=0)
         tasks.append(
             {
                 "name": task.name,
                 "data": _data_levels(task),
                 "seconds": task.seconds_differ and f"Seconds cannot be compared here: {task.seconds_differ}.",
                 "thinned": f"Drawn are some of {longest:,} evaluations; statistics use all." if longest > most else "",
+                "thinned_metrics": f"Drawn are some of {points:,} points." if points > most else "",
                 "groups": [group_data(group) for group in task.groups],
             }
         )
@@ -90,29 +110,39 @@ def curve_data(report: Report) -> dict[str, Any]:
                 "datasets": [],
                 "runs": [],
                 "curves": {"score": curve(value)},
+                "metrics": {},
             }
             for label, value in report.aggregate_curves.items()
         ]
         name = f"{len(report.aggregate_tasks)} tasks together, interquartile mean"
-        quiet = {"data": {"score": None, "return": None}, "seconds": None, "thinned": ""}
+        quiet = {"data": {"score": None, "return": None}, "seconds": None, "thinned": "", "thinned_metrics": ""}
         tasks.insert(0, {"name": name, **quiet, "groups": groups})
     return {"updates": arrays, "tasks": tasks}
 
 
-def drawn_points(run: RunRecord, updates: np.ndarray, most: int) -> np.ndarray:
-    """Places of the evaluations that a seed's line is drawn through: all, or those at `updates` and the extremes.
+def known_heights(run: RunRecord) -> np.ndarray:
+    """A run's returns, or its scores where these alone are known."""
+    return run.returns if np.isfinite(run.returns).any() else run.scores
 
-    In each of `most // 2` stretches of a longer run its lowest and its highest evaluation are kept, so that no
-    collapse is smoothed away.
+
+def drawn_points(own: np.ndarray, values: np.ndarray, updates: np.ndarray, most: int) -> np.ndarray:
+    """Places of the points that a seed's line is drawn through: all, or those at `updates` and the extremes.
+
+    In each of `most // 2` stretches of a longer run its lowest and its highest value are kept, so that no collapse is
+    smoothed away.
+
+    Args:
+        own, values: of the run, `[N]` each.
+        updates: of the mean's curve.
     """
-    if len(run.updates) <= most:
-        return np.arange(len(run.updates))
-    values = run.returns if np.isfinite(run.returns).any() else run.scores
-    values = np.where(np.isfinite(values), values, np.nanmean(values))
+    if len(own) <= most:
+        return np.arange(len(own))
+    finite = np.isfinite(values)
+    values = np.where(finite, values, values[finite].mean() if finite.any() else 0.0)
     edges = np.linspace(0, len(values), most // 2 + 1).round().astype(int)
     stretches = [(low, values[low:high]) for low, high in pairwise(edges)]
     extremes = [low + end for low, part in stretches for end in (part.argmin(), part.argmax())]
-    there = np.flatnonzero(np.isin(run.updates, updates))
+    there = np.flatnonzero(np.isin(own, updates))
     return np.unique(np.concatenate([there, extremes, [0, len(values) - 1]])).astype(int)
 
 

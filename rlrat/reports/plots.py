@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from rlrat.reports.learned import as_drawn, grid_of, learned_figures
+from rlrat.reports.learned import as_drawn, file_name, grid_of, learned_figures
 from rlrat.reports.read import normalized
 from rlrat.reports.report import Curve, Report, Task
 
@@ -42,6 +42,8 @@ def make_figures(report: Report) -> dict[str, Figure]:
             figures["profiles"] = profiles(report)
         if report.improvements:
             figures["improvement"] = improvement(report)
+        for name in report.metrics:
+            figures[file_name(f"metric_{name}", figures)] = metric_curves(report, name)
         return figures | learned_figures(report)
 
 
@@ -83,6 +85,19 @@ def learning_curves(report: Report, clock: str) -> Figure:
     extra = [Line2D([], [], color="0.35", linewidth=1, linestyle=(0, (1, 2)), label="mean of the data")]
     known = any(data_level(task) is not None for task in tasks)
     return _panels(report, {task.name: task for task in tasks}, draw, extra if known else [])
+
+
+def metric_curves(report: Report, name: str) -> Figure:
+    """A panel for each task that has the metric: mean over seeds with its band against updates."""
+
+    def draw(axes: Axes, task: Task) -> None:
+        for group in task.groups:
+            if (curve := group.metrics.get(name)) is not None:
+                _draw_curve(axes, curve, "updates", line_style(report, group.label), banded(report))
+        axes.set(xlabel=_AXES["updates"], ylabel=as_drawn(name))
+
+    tasks = [task for task in report.tasks if any(name in group.metrics for group in task.groups)]
+    return _panels(report, {task.name: task for task in tasks}, draw)
 
 
 def aggregate_curve(report: Report) -> Figure:

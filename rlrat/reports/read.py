@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from rlrat.runs.schema import (
     UNFINISHED,
     is_update,
 )
+
+if TYPE_CHECKING:
+    from rlrat.reports.metrics import MetricLine
 
 _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "updates": "update",
@@ -67,6 +70,8 @@ class RunRecord:
     """`config.json`: identity, arguments, dataset, reference, versions, resumed; empty for an imported run."""
     missing: tuple[int, ...] = ()
     """Updates whose evaluations were lost or failed, as `summary.json` has them."""
+    metrics: dict[str, "MetricLine"] = field(default_factory=dict)
+    """Those of its `metrics.csv` that were asked for (`rlrat.reports.metrics`)."""
 
     @property
     def last(self) -> int:
@@ -303,6 +308,12 @@ def plain(line: str) -> str:
     return line
 
 
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """The first of them, and how many more there are: `2, 4, 9, 10, 11 and 3 more`."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
+
+
 def open_text(path: Path) -> TextIO:
     """A file open for reading; what is no UTF-8 is replaced.
 
@@ -323,8 +334,7 @@ def _read_curve(path: Path) -> dict[str, np.ndarray]:
         except OSError as error:
             warn(f"{path} cannot be read ({reason(error.strerror)}): its evaluations are left out")
     if damaged:
-        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        warn(f"{path}: left out as damaged: line {', '.join(map(str, damaged[:5]))}{more}")
+        warn(f"{path}: left out as damaged: line {listed(damaged)}")
     arrays = {name: np.array(values) for name, values in columns.items()}
     # A later line of the same update is of a run that went back to an earlier checkpoint.
     order = np.argsort(arrays["updates"], kind="stable")

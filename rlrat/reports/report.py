@@ -1,7 +1,7 @@
 """What a comparison shows, in one object: tables, plots and the page only render it."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -64,6 +64,8 @@ class RunGroup:
     """Mean height of a run's curve between the task's start and horizon, NaN for one that begins later, `[S]`."""
     curves: dict[str, Curve]
     """By "score" and "return", as far as every run has them."""
+    metrics: dict[str, Curve] = field(default_factory=dict)
+    """By name, of the runs that have them."""
     reach: tuple[Reach, ...] = ()
     uneven: bool = False
     """The task's judged runs have too few evaluations at the same updates to be compared."""
@@ -212,3 +214,9 @@ class Report:
     """What a reader must know before any number: what is left out, mixed or missing."""
     explanations: dict[str, str]
     """How each number was computed, by the name that tables and axes give it."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that are drawn, in the order in which they were asked for."""
+        groups = [group for task in self.tasks for group in task.groups]
+        return tuple(dict.fromkeys(name for run in groups for name in run.metrics))

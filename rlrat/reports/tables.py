@@ -93,6 +93,7 @@ def make_tables(report: Report) -> dict[str, Table]:
         **({"reach": reach(report)} if any(group.reach for task in report.tasks for group in task.groups) else {}),
         **{quantity: overview(report, quantity) for quantity in _QUANTITIES},
         **({"aggregates": aggregates(report)} if report.aggregates else {}),
+        **({"metrics": metrics(report)} if report.metrics else {}),
         "comparisons": comparisons(report),
         "differences": differences(report),
         "runs": runs(report),
@@ -199,6 +200,25 @@ def aggregates(report: Report) -> Table:
     ]
     title = f"Aggregates over {len(report.aggregate_tasks)} task{'s' * (len(report.aggregate_tasks) > 1)}"
     return Table(title, ("label", *(name.replace("_", " ").replace("iqm", "IQM") for name in names)), tuple(rows))
+
+
+def metrics(report: Report) -> Table:
+    """A line for each metric of each label of each task: its mean at the last point that all seeds have."""
+    rows = []
+    for task in report.tasks:
+        for group in task.groups:
+            for name, curve in group.metrics.items():
+                last = np.flatnonzero(curve.seeds == curve.seeds.max())[-1]
+                ends = (curve.mean[last], curve.low[last], curve.high[last])
+                rows.append(
+                    (
+                        *map(TableCell, (task.name, group.label, name)),
+                        *(TableCell(f"{n:,}", int(n)) for n in (curve.seeds[last], curve.updates[last])),
+                        *(TableCell("-" if np.isnan(value) else f"{value:.4g}", float(value)) for value in ends),
+                    )
+                )
+    columns = ("task", "label", "metric", "seeds", "update", "mean", "low", "high")
+    return Table("Metrics at the last point that all seeds have", columns, tuple(rows))
 
 
 def comparisons(report: Report) -> Table:

@@ -109,7 +109,7 @@ class RunArguments:
     checkpoint_every: Count = 10_000
     """Updates between checkpoints."""
     log_every: Count = 500
-    """Updates between TensorBoard points, each the mean since the last."""
+    """Updates between points of TensorBoard and metrics.csv, each the mean since the last."""
     activation: str = "relu"
     """relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin softmax logsoftmax
     identity rational, or rational:<name> for a rational that starts as another elementwise one."""

@@ -99,6 +99,18 @@ def _is_pending(value: Any) -> bool:
     return type(value) is dict and all(fits(value.get(name)) for name, fits in {**wanted, "state": _is_state}.items())
 
 
+def _is_sum(value: Any) -> bool:
+    """Metrics of as many updates, summed up."""
+    return (
+        type(value) is dict
+        and _list_of(_is_text)(value.get("names"))
+        and is_update(value.get("count"))
+        and _is_tensor(value.get("sums"))
+        and value["sums"].is_floating_point()
+        and value["sums"].shape == (len(value["names"]),)
+    )
+
+
 def _is_bool(value: Any) -> bool:
     return type(value) is bool
 
@@ -136,6 +148,7 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "failed": _list_of(is_update),
     "evaluated": _list_of(is_update),
     "lines": _is_lines,
+    "sums": _list_of(_is_sum),
 }
 """What a checkpoint may hold. Those of before lack some; `update` and `state` are in all."""
 

@@ -22,6 +22,7 @@ from rlrat.runs.schema import (
     DONE,
     EPISODES,
     EVALUATIONS,
+    METRICS,
     PREVIOUS_CHECKPOINT,
     STATUSES,
     SUMMARY,
@@ -41,7 +42,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = {name: Lines(path / name, columns) for name, columns in COLUMNS.items()}
+        self.lines = {name: Lines(path / name, columns, grows=name == METRICS) for name, columns in COLUMNS.items()}
         self._updates: dict[str, int] = {}  # of the checkpoints that load, by file name
         self._scalars: SummaryWriter | None = None
         self._lock: RunLock | None = None
@@ -254,8 +255,8 @@ class RunFolder:
         """Leave only what belongs to `update`: no later or damaged checkpoint, no line of another evaluation.
 
         `pending` evaluations are still to come, but have their lines of `activations.csv`; of `missing` ones all that
-        is left but in `evaluations.csv` stays. After `checkpoints`. What is saved next can then never push a checkpoint
-        out that is still needed.
+        is left but in `evaluations.csv` stays. `metrics.csv` ends at `update`. After `checkpoints`. What is saved next
+        can then never push a checkpoint out that is still needed.
         """
         self._check_lock()
         newest, previous = self.path / CHECKPOINT, self.path / PREVIOUS_CHECKPOINT
@@ -273,8 +274,10 @@ class RunFolder:
                 previous.unlink(missing_ok=True)
         self._updates = {} if kept is None else {CHECKPOINT: update}
         known = evaluations | missing
-        for name, stay in {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending}.items():
-            self.lines[name].keep(stay)
+        points = self.lines[METRICS].expected or range(update + 1)  # of a checkpoint of before, or without any
+        stay = {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending, METRICS: points}
+        for name, updates in stay.items():
+            self.lines[name].keep(updates)
 
     def open_scalars(self, layout: dict[str, Any], purge_step: int) -> None:
         """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more.
@@ -293,6 +296,12 @@ class RunFolder:
         with writing(self.path):
             for name, value in scalars.items():
                 self._scalars.add_scalar(name, value, update)
+
+    def add_metrics(self, metrics: dict[str, float], update: int) -> None:
+        """Add one point of each metric to `metrics.csv`, with nine digits, and to TensorBoard's file."""
+        self._check_lock()
+        self.lines[METRICS].append([{"update": update} | {name: f"{value:.9g}" for name, value in metrics.items()}])
+        self.add_scalars(metrics, update)
 
     @contextlib.contextmanager
     def board(self) -> Iterator["SummaryWriter"]:

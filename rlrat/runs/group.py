@@ -40,6 +40,8 @@ class TrainingProgress:
     """Why the last of these evaluations failed, as far as this process knows."""
     missing: list[set[int]] = field(default_factory=list)
     """Of each member, the updates whose evaluation is known to be lost."""
+    sums: dict[tuple[str, ...], tuple[Tensor, int]] = field(default_factory=dict)
+    """Metrics summed up since their last point, `[metrics, S]`, over how many updates: by the names that these had."""
 
 
 class Group:
@@ -289,7 +291,25 @@ class Group:
             max(checkpoint["train_seconds"] for checkpoint in checkpoints.values()),
             max(checkpoint["wall_seconds"] for checkpoint in checkpoints.values()),
             tuple(self._pending(learner, at, pending) for at in sorted(set().union(*pending))),
+            sums=self._load_sums(checkpoints),
         )
+
+    def _load_sums(self, checkpoints: dict[int, dict[str, Any]]) -> dict[tuple[str, ...], tuple[Tensor, int]]:
+        """What `TrainingProgress.sums` was; nothing where members differ, as those from several commands may."""
+        found = {
+            index: {tuple(one["names"]): (one["sums"], one["count"]) for one in checkpoint.get("sums", ())}
+            for index, checkpoint in checkpoints.items()
+        }
+        first, *others = ({names: count for names, (_, count) in own.items()} for own in found.values())
+        if any(list(other.items()) != list(first.items()) for other in others):
+            return {}
+        sums = {}
+        for names, count in first.items():
+            rows = next(iter(found.values()))[names][0].new_zeros(len(names), len(self.members))
+            for index, own in found.items():
+                rows[:, index] = own[names][0]
+            sums[names] = (rows.to(self._device), count)
+        return sums
 
     @staticmethod
     def _pending(learner: Learner, update: int, pending: list[dict[int, dict[str, Any]]]) -> Snapshot:
@@ -304,6 +324,7 @@ class Group:
     def save(self, learner: Learner, progress: TrainingProgress) -> None:
         """Write a checkpoint for each member, and all scalars that its folder was given."""
         state = {name: value.cpu() for name, value in learner.state_dict().items()}
+        sums = [(names, values.cpu(), count) for names, (values, count) in progress.sums.items()]
         for index, folder in self.trained.items():
             lines = {name: dict(own.expected) for name, own in folder.lines.items()}
             failed = progress.failed[index]
@@ -330,6 +351,10 @@ class Group:
                     "failed": sorted(failed),
                     "evaluated": sorted(lines[EVALUATIONS].keys() - open_ - failed - progress.missing[index]),
                     "lines": lines,
+                    "sums": [
+                        {"names": list(names), "count": count, "sums": values[:, index].clone()}
+                        for names, values, count in sums
+                    ],
                 }
             )
             folder.flush_scalars()

@@ -5,7 +5,7 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,10 @@ def _is_number_or_empty(text: str) -> bool:
     return not text or _is_number(text)
 
 
+def _is_metric_or_empty(text: str) -> bool:
+    return _is_number_or_empty(text) or text in ("nan", "inf", "-inf")
+
+
 _FITS: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(("update", "episode", "reset_seed", "part", "group"), _is_natural),
     **dict.fromkeys(("train_seconds", "wall_seconds", "episodes", "return_mean", "return_std"), _is_number),
@@ -38,6 +42,16 @@ _FITS: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(("target_return", "normalized_score"), _is_number_or_empty),
 }
 """What a column holds; the others may hold any text."""
+
+
+def is_metric(name: Any) -> bool:
+    """Whether a metric may be called so: it heads a column, and readers of any kind split lines at commas."""
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and name.strip() == name not in ("", "update")
+        and not ({",", '"'} & set(name))
+    )
 
 
 @dataclass
@@ -58,10 +72,12 @@ class Lines:
     Args:
         path: the file; it need not be there.
         columns: `update` is the first.
+        grows: whether lines may bring further columns, of numbers that need not be finite. A new one becomes the last
+            of the file, empty in the lines before, whose checksums stay what they were.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        self.path, self._columns = path, tuple(columns)
+    def __init__(self, path: Path, columns: Sequence[str], *, grows: bool = False) -> None:
+        self.path, self._columns, self._grows = path, tuple(columns), grows
         self.expected: dict[int, list[int]] = {}
         """Of each update with lines, their checksums; none where they were written by a version without."""
         self._last = -1  # update in the file
@@ -69,12 +85,14 @@ class Lines:
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add the lines of one evaluation. One that was made up for goes where it belongs: updates ascend."""
-        by_update: dict[int, list[str]] = {}
+        rows, by_update = list(rows), {}
+        if self._grows:
+            self._widen(name for row in rows for name in row)
         for row in rows:
             by_update.setdefault(int(row["update"]), []).append(self._text(row))
         if not by_update:
             return
-        self.expected |= {update: [_checksum(text) for text in texts] for update, texts in by_update.items()}
+        self.expected |= {update: [self._checksum(text) for text in texts] for update, texts in by_update.items()}
         if min(by_update) < self._last:
             self.write(self.read().texts | by_update)
             return
@@ -93,16 +111,35 @@ class Lines:
         replace(self.path, "".join(f"{line}\n" for line in lines).encode())
         for update, own in texts.items():
             if len(own) >= len(self.expected.get(update, ())):  # else it still lacks some
-                self.expected[update] = [_checksum(text) for text in own]
+                self.expected[update] = [self._checksum(text) for text in own]
         self._last = max(texts, default=-1)
         self._new = True
 
-    def keep(self, updates: Set[int]) -> None:
-        """Leave only the lines of these updates, each once, and none that is damaged."""
+    def keep(self, updates: Container[int]) -> None:
+        """Leave only the lines of these updates, each once, none that is damaged, and no last column that is empty."""
+        if self._is_there():
+            kept = {update: texts for update, texts in self.read().texts.items() if update in updates}
+            if self._grows:
+                texts = [text for own in kept.values() for text in own]
+                empty = min((len(text) - len(text.rstrip(",")) for text in texts), default=len(self._columns))
+                self._columns = self._columns[: max(1, len(self._columns) - empty)]
+                kept = {update: [text[: len(text) - empty] for text in own] for update, own in kept.items()}
+            self.write(kept)
+
+    def _widen(self, names: Iterable[str]) -> None:
+        """Give the file those columns that it lacks."""
+        names = dict.fromkeys(names)
+        if names.keys() <= set(self._columns):
+            return
+        there = self.read().texts if self._is_there() else None
+        new = tuple(name for name in names if name not in self._columns)
+        self._columns += new
+        if there is not None:
+            self.write({update: [text + "," * len(new) for text in texts] for update, texts in there.items()})
+
+    def _is_there(self) -> bool:
         with writing(self.path):
-            there = os.path.lexists(self.path)  # a link to what is not there would be written through
-        if there:
-            self.write({update: texts for update, texts in self.read().texts.items() if update in updates})
+            return os.path.lexists(self.path)  # a link to what is not there would be written through
 
     def sync(self) -> None:
         """Have the disk hold all lines, before something is written that counts on them."""
@@ -122,25 +159,29 @@ class Lines:
         """
         found, seen, order = Found(), set(), {}
         names, lines = self._columns, self._read()
-        if lines and lines[0].startswith("update,") and set(header := lines[0].split(",")) < set(names):
+        if self._grows:
+            header = next((tuple(line.split(",")) for line in lines if line.startswith("update,")), names)
+            if len(set(header)) == len(header):
+                names = self._columns = header
+        elif lines and lines[0].startswith("update,") and set(header := lines[0].split(",")) < set(names):
             names = tuple(header)  # of a version with fewer columns
         for line in lines:
             if line in seen or line == ",".join(names):
                 continue
             seen.add(line)
-            row = _parse(line, names)
+            row = self._parse(line, names)
             if row is None:
                 found.damaged += 1
                 continue
             update = int(row["update"])
-            if (checksums := self.expected.get(update)) and _checksum(line) not in checksums:
+            if (checksums := self.expected.get(update)) and self._checksum(line) not in checksums:
                 found.damaged += 1
                 continue
             row = {name: row.get(name, "") for name in self._columns}
             found.texts.setdefault(update, []).append(line if names is self._columns else self._text(row))
             found.rows.setdefault(update, []).append(row)
             if checksums:
-                order.setdefault(update, []).append(checksums.index(_checksum(line)))
+                order.setdefault(update, []).append(checksums.index(self._checksum(line)))
         for update, places in order.items():  # as they were written: the first target return makes the score
             for table in (found.texts, found.rows):
                 table[update] = [line for _, line in sorted(zip(places, table[update], strict=True), key=_place)]
@@ -174,22 +215,27 @@ class Lines:
         csv.DictWriter(text, self._columns, lineterminator="").writerow(row)
         return text.getvalue()
 
+    def _parse(self, line: str, names: tuple[str, ...]) -> dict[str, str] | None:
+        """A line's fields by column, None where it is not whole."""
+        try:
+            (values,) = csv.reader([line], strict=True)
+        except (csv.Error, ValueError):
+            return None
+        if len(values) != len(names):
+            return None
+        row = dict(zip(names, values, strict=True))
+        if self._grows:
+            fits = _is_natural(row["update"]) and all(map(_is_metric_or_empty, values[1:]))
+        else:
+            fits = all(_FITS[name](value) for name, value in row.items() if name in _FITS)
+        return row if fits else None
 
-def _parse(line: str, names: tuple[str, ...]) -> dict[str, str] | None:
-    """A line's fields by column, None where it is not whole."""
-    try:
-        (values,) = csv.reader([line], strict=True)
-    except (csv.Error, ValueError):
-        return None
-    if len(values) != len(names):
-        return None
-    row = dict(zip(names, values, strict=True))
-    return row if all(_FITS[name](value) for name, value in row.items() if name in _FITS) else None
+    def _checksum(self, text: str) -> int:
+        if self._grows:  # of what is there under its names, whatever columns are empty
+            cells = zip(self._columns, text.split(","), strict=False)
+            text = ",".join(f"{name}={value}" for name, value in cells if value)
+        return zlib.crc32(text.encode())
 
 
 def _place(line: tuple[int, Any]) -> int:
     return line[0]
-
-
-def _checksum(text: str) -> int:
-    return zlib.crc32(text.encode())

@@ -8,7 +8,7 @@ from torch import Tensor
 from rlrat.errors import warn
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.schema import ACTIVATIONS, EPISODES, EVALUATIONS
+from rlrat.runs.schema import ACTIVATIONS, EPISODES, EVALUATIONS, METRICS
 
 _LISTED_UPDATES = 5  # in a message
 
@@ -88,6 +88,8 @@ def recover(
         warn(f"{label}: the evaluations at {_listed(retried)} failed and are tried again")
     strange = sum(one.damaged for one in found.values())
     strange += sum(len(rows[update]) for update in rows if update <= start and update not in due)
+    if points := folder.lines[METRICS].expected:  # those of before say nothing of them
+        strange += sum(update <= start and update not in points for update in found[METRICS].rows)
     _say(
         label,
         {
@@ -95,6 +97,7 @@ def recover(
             "the evaluations at {} are missing, and its values are without them": recovered.missing,
             f"{EPISODES} is without those at {{}}": recovered.whole - with_episodes,
             f"{ACTIVATIONS} is without those at {{}}": unseen - again,
+            f"{METRICS} is without its points at {{}}": points.keys() - there[METRICS],
         },
         strange,
     )
@@ -130,7 +133,7 @@ def _say(label: str, updates: dict[str, set[int]], strange: int) -> None:
     if strange:
         parts.append(f"{strange} {'lines are' if strange > 1 else 'line is'} not as written and left out")
     if parts:
-        warn(f"{label}: lines of its evaluations were lost or changed: {'; '.join(parts)}")
+        warn(f"{label}: lines of its CSV files were lost or changed: {'; '.join(parts)}")
 
 
 def _listed(updates: set[int]) -> str:

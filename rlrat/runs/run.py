@@ -30,6 +30,7 @@ from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
 from rlrat.runs.inspection import activation_rows, rational_scalars
+from rlrat.runs.lines import is_metric
 from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
 from rlrat.runs.schema import TRACE
@@ -140,9 +141,10 @@ class Run:
         return first(len(group))
 
     def log(self, metrics: dict[str, Tensor]) -> None:
-        """Take one update's metrics, `[S]` each; their means go to TensorBoard every `--log-every` updates.
+        """Take one update's metrics, `[S]` each; their means go to `metrics.csv` and TensorBoard each `--log-every`.
 
-        Not every update need have every metric: a mean is over those that had it.
+        Not every update need have every metric: a mean is over those that had it. What has been summed up since the
+        last point is part of a checkpoint.
 
         Raises:
             InputError: metrics of another form.
@@ -151,6 +153,11 @@ class Run:
         if not isinstance(metrics, dict):
             raise InputError(f"update returned a {type(metrics).__name__}: metrics by name are needed, [{seeds}] each")
         names = tuple(metrics)
+        if names not in self._sums and (unfit := [name for name in names if not is_metric(name)]):
+            raise InputError(
+                f"update returned a metric {unfit[0]!r}: a name like `losses/q` is needed, without commas and "
+                "quotes, and not `update`"
+            )
         if names not in self._sums and (other := [name for name in names if metrics[name].shape != (seeds,)]):
             shape = list(metrics[other[0]].shape)
             raise InputError(
@@ -197,7 +204,7 @@ class Run:
         if self.reference is None:
             self.console.print(f"no reference scores for {self.env_id} with this data: returns are raw", soft_wrap=True)
         self._progress, self._evaluated = self._group.restore(learner, len(self._targets))
-        self._start = self._progress.update
+        self._start, self._sums = self._progress.update, self._progress.sums
         if self._start:
             self.console.print(f"going on from update {self._start:,}", soft_wrap=True)
         self._profile, folders = None, list(self._group.trained.values())
@@ -289,12 +296,12 @@ class Run:
             progress.train_seconds += seconds
             self._speed = (progress.update - first) / seconds
             self._bar.update(self._task, completed=progress.update, speed=f"{self._speed:.0f} updates/s")
-            if self._signal is not None:
-                raise _Stopped
             self._report_diverged()
             if progress.update % arguments.log_every == 0:
                 with self._part("logging"):
                     self._write_metrics()
+            if self._signal is not None:
+                raise _Stopped
 
     def _part(self, name: str) -> AbstractContextManager:
         return nullcontext() if self._profile is None else self._profile.part(name)
@@ -374,10 +381,11 @@ class Run:
         self._sums.clear()
         alive = self._alive()
         scalars = {**means, **rational_scalars(self._learner, self._batch)}
+        scalars = {name: values.tolist() for name, values in scalars.items()}
         for index, folder in enumerate(self._group.folders):
             if alive[index]:
                 point = {name: values[index] for name, values in scalars.items()}
-                folder.add_scalars({**point, "charts/updates_per_second": self._speed}, self._progress.update)
+                folder.add_metrics({**point, "charts/updates_per_second": self._speed}, self._progress.update)
 
     def _alive(self) -> np.ndarray:
         return self._learner.guard.alive.cpu().numpy()

@@ -27,8 +27,9 @@ COLUMNS = {
         *("update", "layer", "part", "group", "version", "numerator", "denominator"),
         *("low", "high", "counts"),
     ),
+    METRICS: ("update",),  # and one for each metric, from the first line on that has it
 }
-"""The columns of the CSV files whose lines belong to evaluations."""
+"""The columns of a run's CSV files."""
 
 RATIONAL_VERSIONS = ("A", "B", "C", "N")
 """`version` in `activations.csv`: of a rational, as `rlrat.rational.reference` defines them."""

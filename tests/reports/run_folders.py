@@ -54,3 +54,13 @@ def write_run(
     if status is not None:
         (folder / "summary.json").write_text(json.dumps({"status": status}))
     return folder
+
+
+def write_metrics(folder: Path, every: int, **columns: Sequence[float | str]) -> Path:
+    """A run's `metrics.csv` with a line each `every` updates, as `losses_q=[...]` says under `losses/q`."""
+    names = [name.replace("_", "/", 1) for name in columns]
+    rows = [
+        ",".join(map(str, (every * (place + 1), *row))) for place, row in enumerate(zip(*columns.values(), strict=True))
+    ]
+    (folder / "metrics.csv").write_text("\n".join([",".join(["update", *names]), *rows]) + "\n")
+    return folder

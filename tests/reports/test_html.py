@@ -14,7 +14,7 @@ from rlrat.errors import InputError
 from rlrat.reports.build import build_report
 from rlrat.reports.html import render, write_report
 from rlrat.reports.learned import read_learned
-from rlrat.reports.page_data import drawn_points, page_data
+from rlrat.reports.page_data import drawn_points, known_heights, page_data
 from rlrat.reports.read import RunRecord, read_runs
 from tests.reports.page_runs import LAYERS, make_run
 
@@ -151,7 +151,7 @@ def test_learned_functions_are_the_runs(tmp_path):
 
 def test_a_short_curve_is_drawn_whole():
     run = _record(np.arange(50.0))
-    np.testing.assert_array_equal(drawn_points(run, run.updates[::10], 50), np.arange(50))
+    np.testing.assert_array_equal(drawn_points(run.updates, run.returns, run.updates[::10], 50), np.arange(50))
 
 
 def test_a_long_curve_keeps_its_extremes_and_its_ends():
@@ -159,7 +159,7 @@ def test_a_long_curve_keeps_its_extremes_and_its_ends():
     returns[[12_345, 54_321]] = -9.0, 9.0
     run = _record(returns)
     updates = np.array([0, 500, 7_000])
-    at = drawn_points(run, updates, 400)
+    at = drawn_points(run.updates, run.returns, updates, 400)
     assert len(at) <= 405
     assert {0, 500, 7_000, 12_345, 54_321, 99_999} <= set(at.tolist())
     assert (np.diff(at) > 0).all()
@@ -167,7 +167,7 @@ def test_a_long_curve_keeps_its_extremes_and_its_ends():
 
 def test_a_long_curve_of_scores_alone_is_thinned_too():
     run = _record(np.full(1000, np.nan), np.sin(np.arange(1000.0)))
-    assert 100 < len(drawn_points(run, run.updates[:1], 100)) <= 103
+    assert 100 < len(drawn_points(run.updates, known_heights(run), run.updates[:1], 100)) <= 103
 
 
 def test_thinning_is_said_and_statistics_are_of_every_evaluation(tmp_path, monkeypatch):

@@ -16,8 +16,10 @@ from rlrat.rational import rational
 from rlrat.reports.build import build_report
 from rlrat.reports.html import write_report
 from rlrat.reports.learned import read_learned
+from rlrat.reports.metrics import with_metrics
 from rlrat.reports.read import read_runs
 from tests.reports.page_runs import LAYERS, make_run
+from tests.reports.run_folders import write_metrics
 
 BINARIES = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 pytestmark = [
@@ -176,6 +178,39 @@ def test_axes_are_updates_or_seconds_and_scores_or_returns(browser, path, report
     assert browser.axis_titles() == ["training seconds", "return"]
     x = browser.js("return document.querySelectorAll('#panels .chart')[1].data.find(t => t.name === 'relu').x")
     np.testing.assert_allclose(x, report.tasks[0].group("relu").curves["return"].seconds, rtol=1e-3)
+
+
+def test_the_vertical_axis_may_be_a_metric(browser, tmp_path):
+    """One seed of two has the metric to the end; a label has none of it."""
+    for seed, points in ((0, 20), (1, 10)):
+        folder = make_run(tmp_path / "runs", "rational", seed)
+        write_metrics(folder, 1000, losses_q=[float(points + seed - place) for place in range(points)])
+    make_run(tmp_path / "runs", "relu", 0)
+    report = build_report(with_metrics(read_runs([tmp_path / "runs"]), ["losses/q"]))
+    page = tmp_path / "report.html"
+    write_report(report, page)
+    browser.open(page)
+    assert set(browser.lines(0)) == {"relu", "rational"}
+    browser.find("input[value='metric:losses/q']").click()
+    assert browser.axis_titles(0) == ["updates", "losses/q"]
+    curve = report.tasks[0].group("rational").metrics["losses/q"]
+    (drawn,) = browser.lines(0).values()
+    np.testing.assert_allclose(drawn[:10], curve.mean[:10], rtol=1e-3)
+    assert drawn[10:] == [None] * 10
+    text = browser.point_at(0, "rational", 4)
+    assert "seed 0: 16" in text
+    assert "seed 1: 7" in text
+    assert "Faint: the mean of fewer seeds." in browser.find("#panels .caption").text
+    assert "Dotted" not in browser.find("#panels .caption").text
+    label = browser.find("#panels .chart").get_attribute("aria-label")
+    assert label.startswith("losses/q over updates on iql on rlrat/hopper/mixed-v0: rational")
+    browser.find("input[name=seeds]").click()
+    browser.find("input[value=seconds]").click()
+    x = browser.js("return document.querySelector('#panels .chart').data.find(t => t.name === 'rational').x")
+    np.testing.assert_allclose(x, curve.seconds, rtol=1e-3)
+    browser.find("input[value=score]").click()
+    assert set(browser.lines(0)) == {"relu", "rational"}
+    assert browser.logs() == ([], [page.as_uri()])
 
 
 def test_pointing_at_a_mean_says_what_each_seed_has(browser, path, report):

@@ -1,5 +1,6 @@
 """Run folders that a disk, a kill or a person has damaged: equal data, less data with a warning, or one line."""
 
+import contextlib
 import json
 import random
 import re
@@ -11,9 +12,10 @@ import pytest
 from rlrat.errors import InputError, heard_warnings
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import read_learned
+from rlrat.reports.metrics import with_metrics
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
-from tests.reports.run_folders import write_run
+from tests.reports.run_folders import write_metrics, write_run
 
 RETURNS = [20.0 * score for score in range(8)]
 JSON_VALUES = (
@@ -64,6 +66,7 @@ def whole(tmp_path_factory) -> Path:
     header = "update,layer,part,group,version,numerator,denominator,low,high,counts\n"
     lines = [f"{update},actor.0,0,0,A,0 1 2,1 1,-1.0,1.0,1 2 3\n" for update in range(0, 80, 10)]
     (folder / "activations.csv").write_text(header + "".join(lines))
+    write_metrics(folder, 10, losses_q=[value / 4 for value in RETURNS], losses_v=[""] * 4 + ["nan"] * 4)
     return folder
 
 
@@ -142,6 +145,13 @@ def check_outcome(folder: Path, root: Path, name: str, structural: bool, build: 
             said.append(str(error))
             run = None
         read_learned(folder)
+        if run is not None:
+            with contextlib.suppress(InputError):  # whose name was damaged
+                (run,) = with_metrics([run], ["losses/q"])
+                found = run.metrics.get("losses/q")
+                points = {} if found is None else dict(zip(found.updates.tolist(), found.values.tolist(), strict=True))
+                whole = {10 * place + 10: value / 4 for place, value in enumerate(RETURNS)}
+                assert points == whole or name == "metrics.csv"
     assert not any("\n" in text for text in said)
     if run is None:
         return

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import rlrat
-from tests.short_runs import ROOT
+from tests.short_runs import ROOT, read_metrics
 
 BEFORE = ROOT / "tests" / "fixtures" / "before_the_wings"
 ACTIONS = json.loads((BEFORE / "actions.json").read_text())
@@ -54,6 +54,7 @@ def test_a_killed_run_goes_on(before):
     assert "going on from update 40" in run("agents/iql.py", *SETTINGS, *words, folder=before)
     for seed, text in zip(seeds, lines, strict=True):
         assert (seed / "evaluations.csv").read_text().startswith(text)
+        assert [line[0] for line in read_metrics(seed / "metrics.csv")] == ["update", "50", "60"]
         assert json.loads((seed / "summary.json").read_text())["status"] == "finished"
         config = json.loads((seed / "config.json").read_text())
         assert {name: config[name] for name in ("identity", "dataset", "reference")} == {

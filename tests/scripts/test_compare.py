@@ -1,9 +1,11 @@
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
+import pandas
 import pytest
 
 from rlrat.errors import InputError
@@ -62,6 +64,48 @@ def test_others_results_and_every_choice(run_agent, tmp_path, capfd):
     assert "judged at update 20, which --until says; others go on to 40" in out
     assert "some runs are imported" in out
     assert out.index("| gelu ") < out.index("| relu ")
+
+
+def test_metrics_are_drawn_where_they_are_asked_for(run_agent, tmp_path, capfd):
+    run_agent("--num-seeds", 2)
+    run_agent("--activation", "rational")
+    compare.main(compare.Arguments((tmp_path / "runs",), metric=("losses/q", "rational/*/outside")))
+    out = capfd.readouterr().out
+    (row,) = re.findall(r"\| relu +\| losses/q +\| (\d) +\| 40 +\| (\S+)", out)
+    tables = [pandas.read_csv(path) for path in tmp_path.glob("runs/*/iql/relu*/seed*/metrics.csv")]
+    assert (row[0], float(row[1])) == ("2", pytest.approx(np.mean([t["losses/q"].iloc[-1] for t in tables]), rel=1e-3))
+    assert "2 of 3 runs have no rational/q.hidden.0.activation/outside in a metrics.csv" in out  # among what to mind
+    compare.main(compare.Arguments((tmp_path / "runs",), metric=("losses/*",), output=tmp_path / "report"))
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {
+        "metrics.md",
+        "metrics.tex",
+        "metric_curves.csv",
+        "metric_losses-actor.png",
+        "metric_losses-q.pdf",
+    } <= written
+    curves = pandas.read_csv(tmp_path / "report" / "metric_curves.csv")
+    assert list(curves)[4:] == ["update", "losses/q", "losses/v", "losses/actor"]
+    assert len(curves) == 3 * 4
+    ours = curves[(curves["activation"] == "relu+batch_size=16,hidden_dims=16x16") & (curves["seed"] == 1)]
+    theirs = pandas.read_csv(next(tmp_path.glob("runs/*/iql/relu*/seed1/metrics.csv")))
+    np.testing.assert_allclose(ours["losses/v"], theirs["losses/v"], rtol=1e-8)
+    assert 'value="metric:losses/actor"' in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_without_metrics_none_is_drawn(run_agent, tmp_path, capfd):
+    run_agent()
+    compare.main(compare.Arguments((tmp_path / "runs",), output=tmp_path / "report"))
+    assert "losses" not in capfd.readouterr().out
+    assert not list((tmp_path / "report").glob("metric*"))
+
+
+def test_an_unknown_metric_exits_with_two_and_names_the_nearest(run_agent, tmp_path):
+    run_agent()
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), str(tmp_path / "runs"), "--metric", "loss/q"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: no run has a metric 'loss/q'; the nearest are losses/q, \S+, \S+\n", done.stderr)
 
 
 def test_of_many_comparisons_those_with_a_winner_come_first(tmp_path, capfd):

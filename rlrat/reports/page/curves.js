@@ -13,6 +13,15 @@
     seeds: controls.elements.seeds.checked,
   });
 
+  // What is drawn of a group: evaluations, or one of the metrics.
+  const metric = (now) => (now.y.startsWith("metric:") ? now.y.slice("metric:".length) : null);
+  const curveOf = (group, now) => (metric(now) === null ? group.curves[now.y] : group.metrics[metric(now)]?.curve);
+  const runsOf = (group, now) =>
+    metric(now) === null
+      ? group.runs.filter((run) => run[now.y]).map((run) => ({ ...run, values: run[now.y] }))
+      : group.metrics[metric(now)].runs;
+  const levelOf = (task, now) => task.data[now.y] ?? null;
+
   // Aggregates belong to no agent and no dataset: they are shown with any.
   const within = (names, wanted) => !names.length || names.some((name) => wanted.has(name));
 
@@ -22,21 +31,22 @@
         now.labels.has(data.labels[group.label].name) &&
         within(group.agents, now.agents) &&
         within(group.datasets, now.datasets) &&
-        group.curves[now.y],
+        curveOf(group, now),
     );
 
   const xOf = (curve, now) => (now.x === "seconds" ? curve.seconds : data.updates[curve.updates]);
   const xTitles = { updates: "updates", seconds: "training seconds" };
   const yTitles = { score: "normalised score", return: "return" };
+  const yTitle = (now) => metric(now) ?? yTitles[now.y];
 
   // What each seed has at every update of the mean, as lines of a hover text.
   const seedTexts = (group, curve, now) => {
-    const runs = group.runs.filter((run) => run[now.y]);
+    const runs = runsOf(group, now);
     const places = runs.map((run) => new Map(data.updates[run.updates].map((update, at) => [update, at])));
     return data.updates[curve.updates].map((update) => {
       const found = runs.flatMap((run, index) => {
         const at = places[index].get(update);
-        return at === undefined ? [] : [`seed ${run.seed}: ${format(run[now.y][at])}`];
+        return at === undefined || run.values[at] === null ? [] : [`seed ${run.seed}: ${format(run.values[at])}`];
       });
       const more = found.length > 12 ? `<br>and ${found.length - 12} more` : "";
       return found.slice(0, 12).join("<br>") + more;
@@ -59,11 +69,11 @@
 
   const seedsOf = (group, look, now) => {
     const trace = { x: [], y: [], text: [], mode: "lines", line: { color: transparent(colourOf(look), 0.55), width: 1 } };
-    for (const run of group.runs.filter((run) => run[now.y])) {
+    for (const run of runsOf(group, now)) {
       trace.x.push(...(now.x === "seconds" ? run.seconds : data.updates[run.updates]), null);
-      trace.y.push(...run[now.y], null);
+      trace.y.push(...run.values, null);
       const name = `${plain(look.name)}, seed ${run.seed}${run.status === "finished" ? "" : ` (${plain(run.status)})`}`;
-      trace.text.push(...run[now.y].map((value) => `${name}: ${format(value)}`), "");
+      trace.text.push(...run.values.map((value) => (value === null ? "" : `${name}: ${format(value)}`)), "");
     }
     return { ...trace, hovertemplate: `%{text}<br>${xTitles[now.x]} %{x:,}<extra></extra>` };
   };
@@ -75,6 +85,7 @@
     const seeds = seedTexts(group, curve, now);
     const most = Math.max(...curve.seeds);
     const text = curve.mean.map((mean, at) => {
+      if (mean === null) return "";
       const band = curve.low[at] === null ? "" : ` (${format(curve.low[at])} to ${format(curve.high[at])})`;
       const left = curve.seeds[at] < most ? `mean of ${curve.seeds[at]} of ${most} seeds<br>` : "";
       return `<b>${plain(look.name)}: ${format(mean)}</b>${band}<br>${left}${seeds[at]}`;
@@ -99,15 +110,15 @@
     const now = state();
     const layers = { bands: [], seeds: [], means: [] };
     for (const group of shown(task, now)) {
-      const curve = group.curves[now.y];
+      const curve = curveOf(group, now);
       const look = data.labels[group.label];
       const x = xOf(curve, now);
       layers.bands.push(bandOf(curve, x, look));
       if (now.seeds) layers.seeds.push(seedsOf(group, look, now));
       layers.means.push(...meansOf(group, curve, x, look, now));
     }
-    const layout = layoutOf(xTitles[now.x], yTitles[now.y]);
-    const level = task.data[now.y];
+    const layout = layoutOf(xTitles[now.x], plain(yTitle(now)));
+    const level = levelOf(task, now);
     if (level !== null) {
       const line = { color: themeColour("quiet"), width: 1, dash: "dot" };
       layout.shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: level, y1: level, line, layer: "below" }];
@@ -129,13 +140,14 @@
       any ||= groups.length > 0;
       const remarks = [];
       if (now.x === "seconds" && task.seconds) remarks.push(task.seconds);
-      if (task.data[now.y] !== null) remarks.push("Dotted: the mean episode of the data.");
-      if (groups.some((group) => fewer(group.curves[now.y]))) remarks.push("Faint: the mean of fewer seeds.");
-      if (task.thinned) remarks.push(task.thinned);
+      if (levelOf(task, now) !== null) remarks.push("Dotted: the mean episode of the data.");
+      if (groups.some((group) => fewer(curveOf(group, now)))) remarks.push("Faint: the mean of fewer seeds.");
+      const thinned = metric(now) === null ? task.thinned : task.thinned_metrics;
+      if (thinned) remarks.push(thinned);
       caption.textContent = remarks.join(" ");
       caption.hidden = !remarks.length;
       const names = groups.map((group) => data.labels[group.label].name).join(", ");
-      chart.setAttribute("aria-label", `${yTitles[now.y]} over ${xTitles[now.x]} on ${task.name}: ${names}`);
+      chart.setAttribute("aria-label", `${yTitle(now)} over ${xTitles[now.x]} on ${task.name}: ${names}`);
       redraw(chart);
     }
     document.getElementById("no-panels").hidden = any;

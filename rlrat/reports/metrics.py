@@ -1,0 +1,157 @@
+"""Metrics of runs, as their metrics.csv has them: read where a report asks for them, and only those."""
+
+import csv
+import difflib
+import os
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from rlrat.errors import InputError, reason, warn
+from rlrat.reports.cells import guarded
+from rlrat.reports.read import RunRecord, as_text, listed, open_text, plain
+from rlrat.runs.schema import EXACT_LIMIT, METRICS
+
+_MOST_BYTES = 2**30
+_MOST_COLUMNS = 10_000
+_LONGEST_LINE = 2**20  # characters
+_NEAREST = 3  # names in a message
+_NAMED = 3  # runs in a message
+_PATTERN = "*?["
+
+
+@dataclass(frozen=True, eq=False)
+class MetricLine:
+    """A metric of one run, a mean over the updates since the point before; all arrays `[N]`."""
+
+    updates: np.ndarray
+    """int64, ascending, each once."""
+    values: np.ndarray
+    """NaN where the mean was not finite."""
+    train_seconds: np.ndarray
+    """Interpolated between evaluations; NaN beyond them, or where theirs are unknown."""
+
+
+def with_metrics(records: Sequence[RunRecord], wanted: Sequence[str]) -> list[RunRecord]:
+    """The records with the metrics that they have of those `wanted`, names or patterns such as `losses/*`.
+
+    Runs without one are named in a warning, and what is damaged in a file is left out, which a warning says, too.
+
+    Raises:
+        InputError: a metric that no run has.
+    """
+    if not wanted:
+        return list(records)
+    headers = [[] if record.imported else _read_header(record.path / METRICS) for record in records]
+    known = list(dict.fromkeys(name for header in headers for name in header))
+    names = list(dict.fromkeys(name for text in wanted for name in _find(text, known)))
+    for name in names:
+        without = [record.path for record, header in zip(records, headers, strict=True) if name not in header]
+        if without:
+            of = f"{len(without)} of {len(records)} runs have no {name} in a {METRICS}"
+            warn(f"{of}, and are not in its curves: {listed(without, _NAMED)}")
+    found = []
+    for record, header in zip(records, headers, strict=True):
+        own = [name for name in names if name in header]
+        found.append(replace(record, metrics=_read_metrics(record, own)) if own else record)
+    return found
+
+
+def _find(text: str, known: Sequence[str]) -> list[str]:
+    if text in known:
+        return [text]
+    if set(text) & set(_PATTERN) and (names := [name for name in known if fnmatchcase(name, text)]):
+        return names
+    if not known:
+        raise InputError(f"--metric has {as_text(text)}, but none of these runs has a {METRICS} that can be read")
+    nearest = difflib.get_close_matches(text, known, n=_NEAREST, cutoff=0)
+    raise InputError(f"no run has a metric {as_text(text)!r}; the nearest are {', '.join(nearest)}")
+
+
+def _read_header(path: Path) -> list[str]:
+    """The names of the metrics in a file; none where it is not there, or has no header that can be read."""
+    if not os.path.lexists(path):
+        return []
+    try:
+        with open_text(path) as file:
+            large = os.fstat(file.fileno()).st_size > _MOST_BYTES
+            first, *names = _header(file)
+    except OSError as error:
+        warn(f"{path} cannot be read ({reason(error.strerror)}): its metrics are left out")
+        return []
+    if large:
+        warn(f"{path} has more than {_MOST_BYTES >> 30} GiB: its metrics are left out")
+    elif first != "update" or len({first, *names}) <= len(names) or len(names) > _MOST_COLUMNS:
+        warn(f"{path} has no header that can be read: its metrics are left out")
+    else:
+        return names
+    return []
+
+
+def _header(file: TextIO) -> list[str]:
+    line = file.readline(_LONGEST_LINE)
+    return as_text(line.rstrip("\r\n")).split(",") if line.endswith("\n") else [""]
+
+
+def _read_metrics(run: RunRecord, names: Sequence[str]) -> dict[str, MetricLine]:
+    """Those columns of a run's file, each where it is filled. A line cut short or damaged is left out."""
+    path = run.path / METRICS
+    points, damaged = {name: (array("q"), array("d")) for name in names}, []
+    try:
+        with open_text(path) as file:
+            header = _header(file)
+            places = {name: header.index(name) for name in names}
+            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=2):
+                try:
+                    row = plain(line.removesuffix("\n").removesuffix("\r")).split(",")
+                    if len(row) != len(header) or not line.endswith("\n") or not 0 <= int(row[0]) < EXACT_LIMIT:
+                        raise ValueError
+                    values = {name: float(row[place]) for name, place in places.items() if row[place]}
+                except ValueError:
+                    damaged.append(number)
+                    continue
+                for name, value in values.items():
+                    points[name][0].append(int(row[0]))
+                    points[name][1].append(value)
+    except (OSError, ValueError) as error:  # it is another file than when its header was read
+        warn(f"{path} cannot be read ({reason(error)}): its metrics are left out")
+        return {}
+    if damaged:
+        warn(f"{path}: left out as damaged: line {listed(damaged)}")
+    return {name: _line(run, *found) for name, found in points.items() if len(found[0])}
+
+
+def _line(run: RunRecord, updates: array, values: array) -> MetricLine:
+    at, heights = np.array(updates), np.array(values)
+    order = np.argsort(at, kind="stable")
+    order = order[np.append(np.diff(at[order]) > 0, True)]  # of an update that is there twice the last line counts
+    at, heights = at[order], heights[order]
+    seconds = np.full(len(at), np.nan)
+    if len(run.updates):
+        seconds = np.interp(at, run.updates, run.train_seconds, left=np.nan, right=np.nan)
+    return MetricLine(at, np.where(np.isfinite(heights), heights, np.nan), seconds)
+
+
+def write_metrics(records: Iterable[RunRecord], names: Sequence[str], path: Path) -> None:
+    """All points of these metrics as a table with a column for each, a line for each point of a run.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(map(guarded, ("agent", "dataset", "activation", "seed", "update", *names)))
+        for run in records:
+            points: dict[int, dict[str, float]] = {}
+            for name, line in run.metrics.items():
+                for update, value in zip(line.updates.tolist(), line.values.tolist(), strict=True):
+                    points.setdefault(update, {})[name] = value
+            for update in sorted(points):
+                values = (points[update].get(name) for name in names)
+                cells = ("" if value is None else f"{value:.9g}" for value in values)
+                writer.writerow(map(guarded, (run.agent, run.dataset, run.variant, run.seed, update, *cells)))
