@@ -1,12 +1,12 @@
 import json
 
-import _benchmark_parts as parts
-import benchmark_growth as growth
 import numpy as np
 import pytest
 import torch
-from benchmark_growth import Growth
 
+import growth
+import parts
+from growth import Growth
 from rlrat.errors import InputError
 
 

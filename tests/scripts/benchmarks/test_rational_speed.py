@@ -3,22 +3,22 @@ import os
 import subprocess
 import sys
 
-import _benchmark_parts as parts
-import benchmark_rational
 import pytest
 import torch
 
+import parts
+import rational_speed
 from rlrat.rational import Rational, cpu
 from tests.short_runs import ROOT
 
 
-@pytest.mark.parametrize("program", ["benchmark_rational.py", "gpu_check.sh"])
+@pytest.mark.parametrize("program", ["rational_speed.py", "gpu_check.sh"])
 def test_without_a_gpu_one_line_says_so_and_little_need_be_installed(program, tmp_path):
     blocked = "import sys; sys.modules.update(dict.fromkeys(('tyro', 'gymnasium', 'mujoco', 'minari', 'rich')))"
     (tmp_path / "sitecustomize.py").write_text(blocked)
-    script, output = str(ROOT / "scripts" / program), str(tmp_path / "output")
+    script, output = str(ROOT / "scripts" / "benchmarks" / program), str(tmp_path / "output")
     command = ["bash", script, output] if program.endswith(".sh") else [sys.executable, script, "--output", output]
-    environment = {"PYTHONPATH": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
+    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **environment})
     assert done.returncode == 2
     assert done.stderr == "error: there is no CUDA device on this machine, and what is measured here needs one\n"
@@ -48,8 +48,8 @@ def test_a_part_that_breaks_or_hangs_costs_no_other(tmp_path, capsys):
 @pytest.mark.skipif(cpu.unavailable is not None, reason=str(cpu.unavailable))
 def test_bandwidths_count_each_tensor_once(monkeypatch):
     times = {"copy": 1e-6, "forward": 2e-6, "backward": 2e-6}
-    monkeypatch.setattr(benchmark_rational, "_device_seconds", lambda calls: times)
-    found = {f["name"]: f for f in benchmark_rational._memory(torch.float32, 0.8, "cpu", 2**16)}
+    monkeypatch.setattr(rational_speed, "_device_seconds", lambda calls: times)
+    found = {f["name"]: f for f in rational_speed._memory(torch.float32, 0.8, "cpu", 2**16)}
     label = "float32, 2^16 elements"
     assert found[f"copy, {label}"]["value"] == pytest.approx(524.288)
     assert (found[f"forward / copy, {label}"]["value"], found[f"forward / copy, {label}"]["reached"]) == (0.5, False)
@@ -59,12 +59,12 @@ def test_bandwidths_count_each_tensor_once(monkeypatch):
 def test_wrong_results_are_not_timed():
     module, x = Rational(), torch.randn(64, 256, requires_grad=True)
     grad, coefficients = torch.randn(64, 256), [p.detach() for p in module.parameters()]
-    y, *gradients = benchmark_rational._pass(module, list(module.parameters()), x, grad)
-    benchmark_rational._verify((y, *gradients), x, grad, *coefficients)
+    y, *gradients = rational_speed._pass(module, list(module.parameters()), x, grad)
+    rational_speed._verify((y, *gradients), x, grad, *coefficients)
     with pytest.raises(AssertionError):
-        benchmark_rational._verify((y, gradients[0] + 0.01), x, grad, *coefficients)
+        rational_speed._verify((y, gradients[0] + 0.01), x, grad, *coefficients)
     with pytest.raises(RuntimeError, match="not finite"):
-        benchmark_rational._verify((y, *gradients[:2], gradients[2] * torch.inf), x, grad, *coefficients)
+        rational_speed._verify((y, *gradients[:2], gradients[2] * torch.inf), x, grad, *coefficients)
 
 
 def test_a_contender_has_as_many_elements_as_fit(monkeypatch):
@@ -73,8 +73,8 @@ def test_a_contender_has_as_many_elements_as_fit(monkeypatch):
             raise torch.OutOfMemoryError
         return make()
 
-    monkeypatch.setattr(benchmark_rational, "_beside", beside)
-    found = benchmark_rational._contender("it", lambda: {"theirs": 3.0, "ours": 2.0}, torch.float32, 2**20)
+    monkeypatch.setattr(rational_speed, "_beside", beside)
+    found = rational_speed._contender("it", lambda: {"theirs": 3.0, "ours": 2.0}, torch.float32, 2**20)
     assert {f["name"]: f["value"] for f in found} == {
         "it, float32, 2^20 elements": "left out: the device has too little memory",
         "it, float32, 2^19 elements": 3e6,
@@ -84,5 +84,5 @@ def test_a_contender_has_as_many_elements_as_fit(monkeypatch):
     def missing():
         raise ModuleNotFoundError("No module named 'rational'")
 
-    (found,) = benchmark_rational._contender("it", missing, torch.float32, 2**19)
+    (found,) = rational_speed._contender("it", missing, torch.float32, 2**19)
     assert found["value"] == "left out: No module named 'rational'"

@@ -1,4 +1,4 @@
-"""The `growth` subcommand of `scripts/benchmark.py`: how an update's cost grows, and what a run does beside."""
+"""The `growth` subcommand of `benchmark.py`: how an update's cost grows, and what a run does beside."""
 
 import argparse
 import dataclasses
@@ -14,18 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import _benchmark_parts as parts
 import numpy as np
 import torch
-from _benchmark_agents import LEARNERS, make_learner, make_turn
-from _benchmark_parts import figure
 
+import parts
+from agent_speed import LEARNERS, make_learner, make_turn
+from parts import figure
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
 from rlrat.runs.estimates import estimate_resources, peak_memory, track_peak
 from rlrat.updates.machine import keep_freed_memory
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _BLOCK, _EPISODE = 2**18, 1000  # transitions that a synthetic dataset repeats, and of each of its episodes
 _AXES = {
     "num_seeds": "seeds side by side",
