@@ -1,0 +1,90 @@
+"""Agents are files: where they are, and how one is loaded. Only loading one imports torch."""
+
+import difflib
+import importlib.util
+import os
+import sys
+import zlib
+from pathlib import Path
+from types import ModuleType
+
+import rlrat
+from rlrat.errors import InputError
+
+
+def agents_folder() -> Path:
+    """The folder of rlrat's own agents: `rlrat/agents` where a wheel has them, `agents` beside `rlrat` in a clone."""
+    package = Path(rlrat.__file__).resolve().parent
+    inside = package / "agents"
+    return inside if inside.is_dir() else package.parent / "agents"
+
+
+def agent_names() -> tuple[str, ...]:
+    """The names of rlrat's own agents, sorted."""
+    return tuple(sorted(file.stem for file in agents_folder().glob("*.py") if not file.stem.startswith("_")))
+
+
+def find_agent(name: str) -> Path:
+    """The file of the agent called `name`, or the file of one's own that `name`, ending in .py, is the path of.
+
+    Raises:
+        InputError: no such agent.
+    """
+    if name.endswith(".py"):
+        if os.path.isfile(name):
+            return Path(name).resolve()
+    elif name in agent_names():
+        return agents_folder() / f"{name}.py"
+    known = agent_names()
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise InputError(f"no agent {name}: {hint}give one of {', '.join(known)}, or a file of your own")
+
+
+def load_agent(name: str) -> ModuleType:
+    """The module of an agent, `agents.<name>` as `import agents.<name>` has it, or of a file as `find_agent` takes it.
+
+    Raises:
+        InputError: no such agent.
+    """
+    path = find_agent(name)
+    name = f"agents.{path.stem}"
+    if path.parent != agents_folder():  # of one's own: never in the place of rlrat's agent of the same name
+        name = f"rlrat_agent_{zlib.crc32(os.fsencode(path)):08x}_{path.stem}"
+    elif _imports_find(path.parent):
+        return importlib.import_module(name)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look their types up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _imports_find(folder: Path) -> bool:
+    """Whether `import agents` is that of this folder: where rlrat is installed, it may be another project's."""
+    spec = importlib.util.find_spec("agents")
+    places = spec and spec.submodule_search_locations
+    return bool(places) and os.path.realpath(next(iter(places))) == str(folder)
+
+
+def learner_class(module: ModuleType) -> type:
+    """The class of an agent's module that has updates: the one defined in it with `inputs` and `update`.
+
+    Raises:
+        InputError: there is none, or several.
+    """
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__
+        if hasattr(value, "inputs") and hasattr(value, "update")
+    ]
+    if len(found) != 1:
+        names = ", ".join(kind.__name__ for kind in found) or "none"
+        raise InputError(f"{module.__file__} must have one class with inputs and update, but has {names}")
+    return found[0]
