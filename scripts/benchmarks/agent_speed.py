@@ -1,10 +1,8 @@
 """The `agents` subcommand of `benchmark.py`: updates per second, beside d3rlpy's."""
 
-import importlib
 import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,13 +15,11 @@ from torch import nn
 
 from rlrat import Dataset, load_dataset
 from rlrat.console import Console
+from rlrat.runs.agents import learner_class, load_agent
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled
 from rlrat.updates.machine import keep_freed_memory
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
-
-LEARNERS = {"iql": "IQL", "td3_bc": "TD3BC", "cql": "CQL", "decision_transformer": "DecisionTransformer", "bc": "BC"}
 PEER = Path(__file__).with_name("peer_d3rlpy.py")
 _ROOT = Path(__file__).parents[2]
 # Where our defaults differ from what d3rlpy is given: CQL's three hidden layers.
@@ -90,8 +86,8 @@ class _Peer:
 
 
 def make_learner(agent: str, dataset: Dataset, num_seeds: int, device: torch.device | str, **settings) -> nn.Module:
-    module = importlib.import_module(f"agents.{agent}")
-    return getattr(module, LEARNERS[agent])(module.Arguments(**settings), dataset, list(range(num_seeds)), device)
+    module = load_agent(agent)
+    return learner_class(module)(module.Arguments(**settings), dataset, list(range(num_seeds)), device)
 
 
 def make_turn(learner: nn.Module, device: str, compile: bool = False) -> Callable[[int], float]:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 import parts
-from agent_speed import LEARNERS, make_learner, make_turn
+from agent_speed import make_learner, make_turn
 from parts import figure
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
+from rlrat.runs.agents import agent_names
 from rlrat.runs.estimates import estimate_resources, peak_memory, track_peak
 from rlrat.updates.machine import keep_freed_memory
 
@@ -151,7 +152,7 @@ def _private_memory() -> int:
 
 def _memory(settings: Growth) -> Iterator[dict]:
     dataset = load_dataset("rlrat/hopper/mixed-v0")
-    for agent in LEARNERS:
+    for agent in agent_names():
         found = estimate_resources(
             lambda members, agent=agent: make_learner(agent, dataset, members, settings.device),
             64,

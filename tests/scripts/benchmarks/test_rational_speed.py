@@ -11,14 +11,20 @@ import rational_speed
 from rlrat.rational import Rational, cpu
 from tests.short_runs import ROOT
 
+BLOCKED = """
+import sys
+sys.modules.update(dict.fromkeys(("tyro", "gymnasium", "mujoco", "minari", "rich")))
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in str(finder)]  # nor rlrat
+"""
+
 
 @pytest.mark.parametrize("program", ["rational_speed.py", "gpu_check.sh"])
 def test_without_a_gpu_one_line_says_so_and_little_need_be_installed(program, tmp_path):
-    blocked = "import sys; sys.modules.update(dict.fromkeys(('tyro', 'gymnasium', 'mujoco', 'minari', 'rich')))"
-    (tmp_path / "sitecustomize.py").write_text(blocked)
+    (tmp_path / "sitecustomize.py").write_text(BLOCKED)
     script, output = str(ROOT / "scripts" / "benchmarks" / program), str(tmp_path / "output")
     command = ["bash", script, output] if program.endswith(".sh") else [sys.executable, script, "--output", output]
-    environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
+    paths = [str(tmp_path)] if program.endswith(".sh") else [str(tmp_path), str(ROOT)]
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **environment})
     assert done.returncode == 2
     assert done.stderr == "error: there is no CUDA device on this machine, and what is measured here needs one\n"
