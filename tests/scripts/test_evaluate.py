@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,13 +18,10 @@ import torch
 from rlrat.errors import InputError, one_line_errors
 from rlrat.runs.arguments import parse
 from rlrat.runs.folder import RunFolder
+from scripts import evaluate
 from tests.short_runs import ROOT, SHORT
 
 SCRIPT = ROOT / "scripts" / "evaluate.py"
-spec = importlib.util.spec_from_file_location("evaluate", SCRIPT)
-evaluate = importlib.util.module_from_spec(spec)
-sys.modules["evaluate"] = evaluate  # where dataclasses look up annotations
-spec.loader.exec_module(evaluate)
 
 
 @pytest.fixture(scope="module")
