@@ -100,25 +100,6 @@ def test_figures_of_other_settings_are_not_mixed(settings, monkeypatch):
         growth.run_growth(settings)
 
 
-def test_an_interrupted_part_is_measured_again(tmp_path, monkeypatch):
-    file = tmp_path / "found.json"
-
-    def interrupted(part):
-        yield parts.figure("one", 1.0)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(parts, "_figures", interrupted)
-    chosen = {"a": parts.Part([], 1.0)}
-    with pytest.raises(KeyboardInterrupt):
-        parts.run(chosen, {}, file)
-    known = json.loads(file.read_text())
-    assert known["errors"] == {"a": "interrupted"}
-    monkeypatch.setattr(parts, "_figures", lambda part: iter([parts.figure("one", 1.0), parts.figure("two", 2.0)]))
-    report = parts.run(chosen, {}, file, known=known)
-    assert [figure["name"] for figure in report["parts"]["a"]] == ["one", "two"]
-    assert report["errors"] == {}
-
-
 @pytest.mark.slow
 def test_the_shares_of_a_real_run(settings):
     settings.run_updates = 600

@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -6,7 +5,6 @@ import sys
 import pytest
 import torch
 
-import parts
 import rational_speed
 from rlrat.rational import Rational, cpu
 from tests.short_runs import ROOT
@@ -30,25 +28,6 @@ def test_without_a_gpu_one_line_says_so_and_little_need_be_installed(program, tm
     assert done.stderr == "error: there is no CUDA device on this machine, and what is measured here needs one\n"
     assert done.stdout == ""
     assert not (tmp_path / "output").exists()
-
-
-def test_a_part_that_breaks_or_hangs_costs_no_other(tmp_path, capsys):
-    def part(program: str, limit: float = 30.0) -> parts.Part:
-        return parts.Part([sys.executable, "-c", program], limit)
-
-    show = f"import json, os, time; print(json.dumps({parts.figure('it', 2.0, 'us', at_most=1.5)}), flush=True); "
-    programs = {"broken": part(show + "os._exit(3)"), "hung": part(show + "time.sleep(99)", 0.5), "good": part(show)}
-    file = tmp_path / "found.json"
-    report = parts.run({**programs, "long": part(show, 99.0)}, {"device": "none"}, file, seconds=60.0)
-    found = {"name": "it", "value": 2.0, "unit": "us", "aim": "<= 1.5", "reached": False}
-    assert report == {
-        "device": "none",
-        "parts": {"broken": [found], "hung": [found], "good": [found]},
-        "errors": {"broken": "failed with exit code 3", "hung": "ended after 0.5 s"},
-        "left_out": ["long"],
-    }
-    assert json.loads(file.read_text()) == report
-    assert capsys.readouterr().out.count("MISSED") == 3
 
 
 @pytest.mark.skipif(cpu.unavailable is not None, reason=str(cpu.unavailable))
