@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from rlrat.networks import Initialization, PolicyHead
 from rlrat.runs.arguments import Axis, Positive, Range, RunArguments, parse
 
 
@@ -16,11 +17,11 @@ class Arguments(RunArguments):
     """The actor's learning rate over all updates."""
     best_episodes: Annotated[float, Range(0.0, 1.0, open_low=True)] = 1.0
     """Share of the episodes that is cloned, those of the highest returns; rounded up."""
-    policy: Literal["squashed_gaussian", "tanh_gaussian", "deterministic"] = "deterministic"
+    policy: PolicyHead = "deterministic"
     """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
     actor_dropout: Annotated[float, Range(0.0, 1.0, open_high=True)] = 0.0
     """Dropout rate of the actor's hidden layers."""
-    initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "xavier_uniform"
+    initialization: Initialization = "xavier_uniform"
     """Initial weights."""
     normalize_observations: bool = True
     """Subtract the mean of the episodes that are cloned and divide by their standard deviation."""

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
+from rlrat.datasets import RewardScaling
+from rlrat.networks import Initialization
 from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, Share, beside, parse
 
 
@@ -47,13 +49,13 @@ class Arguments(RunArguments):
     """First updates in which the actor maximises the log-likelihood of the data's actions instead of Q."""
     log_std_offset: Annotated[float, Range(-20.0, 2.0)] = -1.0
     """Initial offset of the policy's log standard deviation."""
-    initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "orthogonal"
+    initialization: Initialization = "orthogonal"
     """Initial weights; orthogonal output layers have gain 0.01."""
     normalize_observations: bool = True
     """Subtract the dataset's mean and divide by its standard deviation."""
     observation_floor: Positive = 1e-3
     """Least standard deviation to divide by."""
-    reward_scaling: Literal["none", "paper", "iql"] = "iql"
+    reward_scaling: RewardScaling = "iql"
     """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""
 
 

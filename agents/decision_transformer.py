@@ -1,8 +1,9 @@
 """Decision Transformer (Chen et al. 2021, arXiv 2106.01345) with any activation, for continuous actions."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
+from rlrat.networks import Norm
 from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, parse
 
 Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
@@ -15,7 +16,7 @@ class Arguments(RunArguments):
     activation: str = "gelu"
     """Of each block's MLP: relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin
     softmax logsoftmax identity rational, or rational:<name> for a rational that starts as another elementwise one."""
-    norm: Literal["none", "layer"] = "layer"
+    norm: Norm = "layer"
     """layer: of the embeddings, before each attention and MLP, and before the head; none: branches scaled from 0."""
     hidden_dims: tuple[int, ...] = (512,)
     """Hidden widths of each block's MLP."""

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from rlrat.datasets import RewardScaling
+from rlrat.networks import Initialization, PolicyHead
 from rlrat.runs.arguments import Axis, NotNegative, Positive, Range, RunArguments, Share, parse
 
 
@@ -24,17 +26,17 @@ class Arguments(RunArguments):
     """Clips the advantage weights."""
     update_order: Literal["paper", "corl"] = "paper"
     """paper: Q, V, then the actor with the new V; corl: V, Q, then the actor with the advantage before V's step."""
-    policy: Literal["squashed_gaussian", "tanh_gaussian", "deterministic"] = "squashed_gaussian"
+    policy: PolicyHead = "squashed_gaussian"
     """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
     actor_dropout: Annotated[float, Range(0.0, 1.0, open_high=True)] = 0.0
     """Dropout rate of the actor's hidden layers."""
-    initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "xavier_uniform"
+    initialization: Initialization = "xavier_uniform"
     """Initial weights."""
     normalize_observations: bool = True
     """Subtract the dataset's mean and divide by its standard deviation."""
     observation_floor: Positive = 1e-6
     """Least standard deviation to divide by."""
-    reward_scaling: Literal["none", "paper", "iql"] = "iql"
+    reward_scaling: RewardScaling = "iql"
     """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""
 
 

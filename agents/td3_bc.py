@@ -1,8 +1,9 @@
 """TD3+BC (Fujimoto & Gu 2021, arXiv 2106.06860) with any activation, for continuous actions."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from rlrat.datasets import RewardScaling
+from rlrat.networks import Initialization
 from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, RunArguments, Share, beside, parse
 
 
@@ -22,13 +23,13 @@ class Arguments(RunArguments):
     """Updates of the critics for each of the actor and the target networks."""
     alpha: Axis[NotNegative] = 2.5
     """Weight of Q, once divided by its mean size, against behaviour cloning."""
-    initialization: Literal["xavier_uniform", "orthogonal", "pytorch"] = "xavier_uniform"
+    initialization: Initialization = "xavier_uniform"
     """Initial weights."""
     normalize_observations: bool = True
     """Subtract the dataset's mean and divide by its standard deviation."""
     observation_floor: Positive = 1e-6
     """Least standard deviation to divide by."""
-    reward_scaling: Literal["none", "paper", "iql"] = "none"
+    reward_scaling: RewardScaling = "none"
     """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""
 
 

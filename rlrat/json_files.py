@@ -12,6 +12,8 @@ from rlrat.errors import InputError, reason
 MOST_BYTES = 64 * 2**20
 DEEPEST = 64
 """Objects and arrays inside each other. What is written again recurses a few times for each."""
+EXACT_INTEGERS = 2**53
+"""Whole numbers below stay the same in JSON and CSV, whoever reads them (as float64, too)."""
 _DIGITS = 19  # of an integer: 64 bits
 
 

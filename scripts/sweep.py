@@ -26,8 +26,6 @@ from rlrat.sweeps import commands
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, find_grid, split_axes
 
-AGENTS = Path(__file__).resolve().parents[1] / "agents"
-
 
 @dataclass(frozen=True)
 class Folder:
@@ -60,7 +58,7 @@ def main(argv: list[str]) -> int:
         return folder_command(argv, console)
     argv, axes = split_axes(argv)
     options = read_command_line(Options, __doc__, argv)
-    return commands.sweep(options, find_grid(options, axes), AGENTS, console)
+    return commands.sweep(options, find_grid(options, axes), console)
 
 
 def folder_command(argv: list[str], console: Console) -> int:
@@ -68,9 +66,9 @@ def folder_command(argv: list[str], console: Console) -> int:
     kind, description = COMMANDS[argv[0]]
     given = read_command_line(kind, description, argv[1:], prog=f"sweep.py {argv[0]}")
     if isinstance(given, Status):
-        return commands.status(given.run_dir, AGENTS, console, given.agents)
+        return commands.status(given.run_dir, console, given.agents)
     if isinstance(given, Retry):
-        return commands.retry(given.run_dir, AGENTS, console, given.named)
+        return commands.retry(given.run_dir, console, given.named)
     return commands.stop(given.run_dir, console)
 
 

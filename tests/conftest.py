@@ -1,6 +1,5 @@
 """A small dataset and short runs, shared by the tests."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import torch
 
 import rlrat
 from rlrat.errors import one_line_errors
+from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import parse
 from tests.short_runs import ROOT, SHORT
 
@@ -58,7 +58,7 @@ def command(agent, tmp_path):
 @pytest.fixture
 def run_agent(agent, command, capfd):
     """Do what the command does in this process, which saves the imports: an object with returncode, stdout, stderr."""
-    module = importlib.import_module(f"agents.{agent}")
+    module = load_agent(agent)
 
     def run(*extra: str, check: bool = True) -> subprocess.CompletedProcess:
         argv = command(*extra)[2:]

@@ -8,5 +8,6 @@ __getattr__, __dir__, __all__ = lazy(
         **dict.fromkeys(("NO_EPISODES", "Dataset"), "dataset"),
         "load_dataset": "load",
         **dict.fromkeys(("Batch", "Batches", "Units", "WindowBatch", "Windows"), "batches"),
+        **dict.fromkeys(("ReferenceFamily", "RewardScaling"), "choices"),
     },
 )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrat.datasets.choices import RewardScaling
 from rlrat.datasets.dataset import NO_EPISODES, Dataset
 from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
@@ -40,7 +41,7 @@ class Units:
 
     @classmethod
     def of(
-        cls, dataset: Dataset, normalize_observations: bool, observation_floor: float, reward_scaling: str
+        cls, dataset: Dataset, normalize_observations: bool, observation_floor: float, reward_scaling: RewardScaling
     ) -> "Units":
         """The paper's units of a dataset: actions by their bounds; rewards as `reward_scaling` says.
 

@@ -37,7 +37,7 @@ from rlrat.datasets.bounds import Bounds, environment_bounds
 from rlrat.datasets.dataset import Dataset, assemble
 from rlrat.datasets.download import download
 from rlrat.datasets.hdf5 import open_hdf5, read
-from rlrat.datasets.names import safe
+from rlrat.datasets.names import D4RL_LEVELS, d4rl_name, safe
 from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
 from rlrat.environments.registry import find_spec, typed
 from rlrat.errors import InputError
@@ -45,7 +45,6 @@ from rlrat.errors import InputError
 BASE_URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
 HOSTS = ("rail.eecs.berkeley.edu",)  # that may be sent on to
 TIME_LIMIT = 1000  # of all locomotion environments
-LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 # -v4 is the nearest to D4RL's -v2 that installs. Its Ant leaves out the contact forces, which the data has (as zeros).
 _ENVIRONMENTS = {
     "halfcheetah": ("HalfCheetah-v4", {}),
@@ -54,13 +53,15 @@ _ENVIRONMENTS = {
     "ant": ("Ant-v4", {"use_contact_forces": True}),
 }
 FILES = {
-    f"{agent}-{level}-v2": f"{agent}_{level.replace('-', '_')}-v2.hdf5" for agent in _ENVIRONMENTS for level in LEVELS
+    d4rl_name(agent, level): f"{agent}_{level.replace('-', '_')}-v2.hdf5"
+    for agent in _ENVIRONMENTS
+    for level in D4RL_LEVELS
 }
 """File name of every dataset; `BASE_URL/<file name>` is where it was published."""
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 _VALUES = ("observations", "actions", "rewards", "next_observations")
 _ROUNDING = 1e-5  # by which an observation may differ where it is written twice, of its size
-_STEM = re.compile(rf"({'|'.join(_ENVIRONMENTS)})-({'|'.join(LEVELS)})(-v[012])?")
+_STEM = re.compile(rf"({'|'.join(_ENVIRONMENTS)})-({'|'.join(D4RL_LEVELS)})(-v[012])?")
 
 
 def folder() -> Path:

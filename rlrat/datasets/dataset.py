@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rlrat.datasets.bounds import Bounds
+from rlrat.datasets.choices import ReferenceFamily
 from rlrat.errors import InputError, warn
 
 STEP_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
@@ -67,7 +68,7 @@ class Dataset:
     """What else was recorded of it, as JSON: `env_spec` (all of it) and `eval_env_spec`, where there are any."""
     notes: tuple[str, ...]
     """What was changed or assumed when the data was read, a line each: warned of at every load."""
-    reference: Literal["v5", "d4rl"] | None
+    reference: ReferenceFamily | None
     """The family of reference scores that belongs to the data."""
     fingerprint: str
     """SHA-256 of the transitions' names, shapes, types and bytes: equal for equal content on any machine."""
@@ -232,7 +233,7 @@ def assemble(
     return Dataset(id=id, fingerprint=_fingerprint(fields), **about, **fields)
 
 
-def reference_of(env_id: str | None) -> Literal["v5"] | None:
+def reference_of(env_id: str | None) -> ReferenceFamily | None:
     """The family of reference scores of an environment's id."""
     return "v5" if _MUJOCO_V5.fullmatch(env_id or "") else None
 

@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from rlrat.datasets.choices import ReferenceFamily
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.sharing import close_file, is_trusted
 
@@ -39,7 +40,7 @@ _VALUES: dict[str, Callable[[Any], bool]] = {
     "env_kwargs": lambda value: isinstance(value, dict),
     "env_recorded": lambda value: isinstance(value, dict),
     "notes": lambda value: isinstance(value, list) and all(isinstance(note, str) for note in value),
-    "reference": lambda value: value in (None, "v5", "d4rl"),
+    "reference": lambda value: value in (None, *get_args(ReferenceFamily)),
     "fingerprint": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
 }
 

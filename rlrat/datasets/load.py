@@ -8,15 +8,9 @@ from pathlib import Path
 from rlrat.datasets import d4rl, minari
 from rlrat.datasets.bounds import Bounds, typed_bounds
 from rlrat.datasets.dataset import Dataset
-from rlrat.datasets.names import FILE_SUFFIXES, as_id, dataset_id
+from rlrat.datasets.names import FILE_SUFFIXES, MINARI_MUJOCO, PACKAGED, as_id, dataset_id
 from rlrat.environments.registry import import_modules
 from rlrat.errors import InputError, reason, warn
-
-_MINARI_MUJOCO = [
-    f"mujoco/{agent}/{level}-v0"
-    for agent in ("halfcheetah", "hopper", "walker2d")
-    for level in ("simple", "medium", "expert")
-]
 
 
 def load_dataset(
@@ -58,7 +52,7 @@ def load_dataset(
 
 def _find(text: str, env_id: str | None, bounds: Bounds | None) -> Dataset:
     id, path = as_id(text), Path(os.path.expanduser(text))
-    if id in minari.PACKAGED:
+    if id in PACKAGED:
         return minari.load_packaged(id, env_id, bounds)
     if path.suffix in FILE_SUFFIXES or path.is_file():
         return d4rl.load_file(path, env_id, bounds)
@@ -77,13 +71,13 @@ def _find(text: str, env_id: str | None, bounds: Bounds | None) -> Dataset:
             raise InputError(f"{error}{here or _nearest(id)}") from error
         return minari.load_local(id, env_id, bounds)
     raise InputError(
-        f"unknown dataset {text!r}{here or _nearest(text)}; give {' or '.join(minari.PACKAGED)} (packaged), "
+        f"unknown dataset {text!r}{here or _nearest(text)}; give {' or '.join(PACKAGED)} (packaged), "
         "a Minari id (mujoco/hopper/medium-v0), a D4RL name (hopper-medium-v2) or a path to an .hdf5 file of D4RL's "
         "layout or to a folder of Minari's"
     )
 
 
 def _nearest(id: str) -> str:
-    known = {*minari.PACKAGED, *_MINARI_MUJOCO, *minari.local_ids(), *d4rl.FILES}
+    known = {*PACKAGED, *MINARI_MUJOCO, *minari.local_ids(), *d4rl.FILES}
     nearest = difflib.get_close_matches(id, sorted(known - {id}))
     return f"; the nearest known: {', '.join(nearest)}" if nearest else ""

@@ -16,7 +16,6 @@ from rlrat.datasets.names import is_id, minari_root
 from rlrat.errors import InputError, reason
 
 PACKAGED_ROOT = Path(__file__).with_name("packaged")
-PACKAGED = ("rlrat/hopper/mixed-v0", "rlrat/hopper/medium-v0")
 
 
 def local_ids() -> list[str]:
@@ -36,7 +35,7 @@ def is_folder(path: Path) -> bool:
 
 
 def load_packaged(id: str, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
-    """A dataset of `PACKAGED`; its cache is the user's, since the package may be shared or read-only."""
+    """A dataset of `names.PACKAGED`; its cache is the user's, since the package may be shared or read-only."""
     return load_folder(id, PACKAGED_ROOT / id, env_id, bounds, beside=False)
 
 

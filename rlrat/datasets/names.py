@@ -7,6 +7,16 @@ import os
 import re
 from pathlib import Path
 
+PACKAGED = ("rlrat/hopper/mixed-v0", "rlrat/hopper/medium-v0")
+"""Datasets that ship inside the package, the default one first."""
+D4RL_LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
+"""How well the policies behind D4RL's locomotion datasets acted."""
+MINARI_MUJOCO = tuple(
+    f"mujoco/{agent}/{level}-v0"
+    for agent in ("halfcheetah", "hopper", "walker2d")
+    for level in ("simple", "medium", "expert")
+)
+"""Minari's datasets that rlrat's agents are trained on; there are more."""
 FILE_SUFFIXES = (".hdf5", ".h5")
 _ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -15,6 +25,11 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 def minari_root() -> Path:
     """Where Minari keeps datasets: `MINARI_DATASETS_PATH` or `~/.minari/datasets`."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or os.path.expanduser("~/.minari/datasets"))
+
+
+def d4rl_name(environment: str, level: str) -> str:
+    """D4RL's name of its v2 dataset of an environment, such as hopper-medium-v2 of Hopper."""
+    return f"{environment.lower()}-{level}-v2"
 
 
 def is_id(text: str) -> bool:

@@ -12,19 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rlrat.datasets.choices import ReferenceFamily
+from rlrat.datasets.names import D4RL_LEVELS, d4rl_name
 from rlrat.errors import InputError
 
 FINAL_EVALUATIONS = 5
 """A run's final value is the mean of its last so many, as arXiv 2602.12390 has it."""
 
-FAMILIES = ("v5", "d4rl")
+FAMILIES = get_args(ReferenceFamily)
 
-D4RL_LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
 # Gym name: (random, expert); the same for every level of an environment.
 _D4RL_RETURNS = {
     "Ant": (-325.6, 3879.7),
@@ -66,7 +67,7 @@ class Reference:
         return 100 * (np.asarray(returns, np.float64) - self.random) / (self.expert - self.random)
 
 
-def normalized_score(env_id: str, returns: ArrayLike, reference: str = "v5") -> np.ndarray:
+def normalized_score(env_id: str, returns: ArrayLike, reference: ReferenceFamily = "v5") -> np.ndarray:
     """Normalised scores of undiscounted returns: 100 (return - random) / (expert - random).
 
     Args:
@@ -87,7 +88,9 @@ def normalized_score(env_id: str, returns: ArrayLike, reference: str = "v5") -> 
     return found.normalize(returns)
 
 
-def find_reference(env_id: str, reference: str = "v5", env_kwargs: Mapping[str, Any] | None = None) -> Reference | None:
+def find_reference(
+    env_id: str, reference: ReferenceFamily = "v5", env_kwargs: Mapping[str, Any] | None = None
+) -> Reference | None:
     """The reference for an environment or D4RL dataset, None where there is none.
 
     Every reference was measured in the environment as it is registered, so with settings of one's own (`env_kwargs`,
@@ -99,7 +102,7 @@ def find_reference(env_id: str, reference: str = "v5", env_kwargs: Mapping[str, 
     return None if env_kwargs else references(reference).get(env_id)
 
 
-def references(reference: str = "v5") -> dict[str, Reference]:
+def references(reference: ReferenceFamily = "v5") -> dict[str, Reference]:
     """All references of a family by environment id or, for "d4rl", dataset name.
 
     Raises:
@@ -131,7 +134,7 @@ def _v5_references() -> dict[str, Reference]:
 def _d4rl_references() -> dict[str, Reference]:
     found = {}
     for env, (random, expert) in _D4RL_RETURNS.items():
-        datasets = [f"{env.lower()}-{level}-v2" for level in D4RL_LEVELS]
+        datasets = [d4rl_name(env, level) for level in D4RL_LEVELS]
         # The data is from -v2 environments; -v4, the nearest that installs, borrows their references.
         for key in (*datasets, f"{env}-v2", f"{env}-v4"):
             found[key] = Reference("d4rl-v2", key, random, expert, _D4RL_SOURCE, _D4RL_DATE)

@@ -7,16 +7,18 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise, product
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlrat.networks.activations import make_activation
+from rlrat.networks.choices import Initialization, Norm
 from rlrat.rational import Rational
 from rlrat.updates.random import Stream, generator
 
-INITIALIZATIONS = ("xavier_uniform", "orthogonal", "pytorch", "normal", "lecun_normal")
+INITIALIZATIONS = (*get_args(Initialization), "normal", "lecun_normal")
 
 
 class Linear(nn.Module):
@@ -119,7 +121,7 @@ class MLP(nn.Module):
         batch_shape: Sequence[int],
         activation: str = "relu",
         activation_settings: dict | None = None,
-        norm: str = "none",
+        norm: Norm = "none",
         gated: bool = False,
     ) -> None:
         super().__init__()

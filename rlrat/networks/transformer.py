@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrat.errors import InputError
+from rlrat.networks.choices import Norm
 from rlrat.networks.layers import MLP, Embedding, LayerNorm, Linear
 from rlrat.networks.policies import ActingPolicy
 
@@ -72,7 +73,7 @@ class TransformerBlock(nn.Module):
     residual stream grows only as far as training wants it to.
     """
 
-    def __init__(self, width: int, num_heads: int, num_seeds: int, norm: str, **mlp) -> None:
+    def __init__(self, width: int, num_heads: int, num_seeds: int, norm: Norm, **mlp) -> None:
         super().__init__()
         normalized = norm == "layer"
         self.attention_norm, self.mlp_norm = (LayerNorm(width, (num_seeds,)) if normalized else None for _ in range(2))
@@ -130,7 +131,7 @@ class SequencePolicy(ActingPolicy):
         embedding_size: int,
         num_layers: int,
         num_heads: int,
-        norm: str,
+        norm: Norm,
         **mlp,
     ) -> None:
         """`mlp` are the settings of each block's `MLP`; target returns are in the environment's units."""

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from rlrat.errors import InputError, reason, warn
+from rlrat.json_files import EXACT_INTEGERS
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import LAST_UPDATE, RunRecord, as_text, cannot_list, normalized, open_text, plain, read_json
+from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized, open_text, plain, read_json
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
 _AGENTS = {"td3_plus_bc": "td3_bc"}  # where d3rlpy's name is not ours
@@ -114,7 +115,7 @@ def _read_curves(
     for row in reader:
         try:
             *key, seed, update, score = (row[column] for column in _COLUMNS)
-            if not all(key) or not 0 <= int(update) < LAST_UPDATE or abs(int(seed)) >= LAST_UPDATE:
+            if not all(key) or not 0 <= int(update) < EXACT_INTEGERS or abs(int(seed)) >= EXACT_INTEGERS:
                 raise ValueError
             run = (*(as_text(unguarded(text)) for text in key), int(seed))
             if (status := row.get("status")) in _STATUSES:
@@ -258,7 +259,7 @@ def _read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
         for number, line in enumerate(file.read().splitlines(), start=1):
             try:
                 _, step, value = plain(line).split(",")
-                if not 0 <= int(step) < LAST_UPDATE:
+                if not 0 <= int(step) < EXACT_INTEGERS:
                     raise ValueError
                 rows[int(step)] = float(value)
             except ValueError:

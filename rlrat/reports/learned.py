@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlrat.errors import reason, warn
-from rlrat.reports.read import LAST_UPDATE, open_text
+from rlrat.json_files import EXACT_INTEGERS
+from rlrat.reports.read import open_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +118,7 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
             known = version in _VERSIONS or re.fullmatch(rf"{_CUSTOM}\w+", version)
             if not known or not np.isfinite(np.concatenate([low, high, counts])).all():
                 raise ValueError
-            if not 0 <= int(update) < LAST_UPDATE:
+            if not 0 <= int(update) < EXACT_INTEGERS:
                 raise ValueError
             if version == "prelu" and (len(numerator), len(denominator)) != (1, 0):
                 raise ValueError

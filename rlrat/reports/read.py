@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from rlrat.errors import InputError, printable, reason, warn
-from rlrat.json_files import is_deep
+from rlrat.json_files import EXACT_INTEGERS, is_deep
 
 _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "updates": "update",
@@ -25,9 +25,6 @@ _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "returns": "return_mean",
     "scores": "normalized_score",
 }
-
-LAST_UPDATE = 2**53
-"""Updates are below it, where JavaScript has every whole number."""
 
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
 _STATUSES = ("finished", "diverged", "failed")  # that a summary.json may say
@@ -260,7 +257,7 @@ def _reference(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
 def _seed(folder: Path, value: Any) -> int:
     """A whole number that JavaScript has, too; -1 where there is none."""
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
-    if re.fullmatch(r"[0-9]{1,16}", text) and int(text) < LAST_UPDATE:
+    if re.fullmatch(r"[0-9]{1,16}", text) and int(text) < EXACT_INTEGERS:
         return int(text)
     warn(f"{folder} says of no seed which it is: it counts as seed -1")
     return -1
@@ -279,7 +276,7 @@ def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
     missing: set[int] = set()
     for name in ("missing_evaluations", "failed_evaluations"):
         said = summary.get(name) or []
-        whole = [u for u in said if type(u) is int and 0 <= u < LAST_UPDATE] if isinstance(said, list) else []
+        whole = [u for u in said if type(u) is int and 0 <= u < EXACT_INTEGERS] if isinstance(said, list) else []
         if not isinstance(said, list) or len(whole) < len(said):
             warn(f"{path} has {name} that are no list of updates: what is none is left out")
         missing.update(whole)
@@ -368,7 +365,7 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
             plain(line.rstrip("\n"))
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
-            if not 0 <= update < LAST_UPDATE or not math.isfinite(values["returns"]):
+            if not 0 <= update < EXACT_INTEGERS or not math.isfinite(values["returns"]):
                 raise ValueError
             wanted = "" if target is None else row[target]
             first_target = wanted if first_target is None else first_target

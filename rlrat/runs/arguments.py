@@ -21,10 +21,13 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
-from rlrat.datasets.names import folder_name
+from rlrat.datasets.names import PACKAGED, folder_name
 from rlrat.environments.registry import MOST_EPISODES, bare
 from rlrat.environments.settings import TAKEN, parse_env_kwargs, same_settings
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
+from rlrat.json_files import EXACT_INTEGERS
+from rlrat.networks.choices import Norm
+from rlrat.updates.seeds import SEED_LIMIT
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,6 @@ Axis = Kind | tuple[Kind, ...]
 The agent finds one value as it is, and several as a tensor `[S, 1]` (`beside` gives it more axes)."""
 
 _LEAST, _GREATEST = 1e-37, 1e38  # sizes of float32 numbers, digits and some room left
-_LARGEST = 2**53  # of whole numbers, which checkpoints and JSON hold
-_SEEDS = 2**32  # what a word of the random numbers' key holds
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class RationalArguments:
 
 @dataclass(frozen=True)
 class RunArguments:
-    dataset: str = "rlrat/hopper/mixed-v0"
+    dataset: str = PACKAGED[0]
     """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of a D4RL-layout
     .hdf5 file or a Minari folder."""
     env_id: str | None = None
@@ -119,7 +120,7 @@ class RunArguments:
     """The critics', where it differs."""
     gated: bool = False
     """Hidden layers act(Wx) * Vx, narrowed to about the plain network's number of weights."""
-    norm: Literal["none", "layer"] = "none"
+    norm: Norm = "none"
     """Normalisation before each activation."""
     hidden_dims: tuple[int, ...] = (256, 256)
     """Hidden widths."""
@@ -254,8 +255,8 @@ _UNSAID = (
 def validate(arguments: RunArguments) -> None:
     """Raise `InputError` for the first number that cannot be right."""
     check_ranges(arguments)
-    if arguments.seed + arguments.num_seeds > _SEEDS:
-        raise InputError(f"--seed is {arguments.seed}, but the last of --num-seeds must be below {_SEEDS:,}")
+    if arguments.seed + arguments.num_seeds > SEED_LIMIT:
+        raise InputError(f"--seed is {arguments.seed}, but the last of --num-seeds must be below {SEED_LIMIT:,}")
     if not arguments.hidden_dims or min(arguments.hidden_dims) < 1:
         raise InputError(f"--hidden-dims is {arguments.hidden_dims}, but must be one or more positive widths")
     if any(not 0 <= update <= arguments.total_updates for update in arguments.eval_at):
@@ -301,8 +302,8 @@ def check_ranges(arguments: Any, prefix: str = "") -> None:
                     if isinstance(bound, Range) and one is not None and one not in bound:
                         raise InputError(f"{_flag(prefix + name)} is {one}, but must be {bound}")
         for one in values:  # what `config.json` is read with again
-            if isinstance(one, int) and abs(one) > _LARGEST:
-                raise InputError(f"{_flag(prefix + name)} is {one}, but must be at most {_LARGEST:,}")
+            if isinstance(one, int) and abs(one) > EXACT_INTEGERS:
+                raise InputError(f"{_flag(prefix + name)} is {one}, but must be at most {EXACT_INTEGERS:,}")
         for one in values:  # 1e300 would be infinite for PyTorch, and 1e-300 zero
             if isinstance(one, float) and math.isfinite(one) and one and not _LEAST <= abs(one) <= _GREATEST:
                 size = f"between {_LEAST:g} and {_GREATEST:g}"

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rlrat.errors import InputError, reason
+from rlrat.json_files import EXACT_INTEGERS
 
 _END = b"PK\x05\x06"  # of a zip archive's last record, 22 bytes with an empty comment
 _MARK = b"rlrat sha256 "
@@ -74,7 +75,7 @@ def _check_bytes(content: bytes) -> None:
 
 
 def _is_update(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**53
+    return type(value) is int and 0 <= value < EXACT_INTEGERS
 
 
 def _is_seconds(value: Any) -> bool:

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import os
 import sys
 from collections.abc import Iterable
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 
 from rlrat.errors import InputError, reason
+from rlrat.runs.agents import find_agent
 from rlrat.runs.arguments import RunArguments, identity, one_line, run_name
 
 # Settings that are a sweep's own business -> what says them instead.
@@ -101,18 +101,13 @@ class Agent:
         return dataclasses.replace(self.defaults, **changes)
 
 
-def load_agent(name: str, folder: Path) -> Agent:
-    """The agent called `name` in `folder`, or in a file of one's own.
+def read_agent(name: str) -> Agent:
+    """The settings of one of rlrat's agents, or of a file of one's own, as `find_agent` takes them.
 
     Raises:
         InputError: no such file, or no agent in it.
     """
-    known = sorted(file.stem for file in folder.glob("*.py"))
-    path = Path(name) if name.endswith(".py") else folder / f"{name}.py"
-    if not (os.path.isfile(path) if name.endswith(".py") else name in known):
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]}? " if nearest else ""
-        raise InputError(f"no agent {name}: {hint}give one of {', '.join(known)}, or a file of your own")
+    path = find_agent(name)
     module = ModuleType(f"rlrat_sweep_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where the dataclass looks its types up
@@ -124,7 +119,7 @@ def load_agent(name: str, folder: Path) -> Agent:
     except Exception as error:  # whatever somebody's file does
         what = f"{type(error).__name__}: {reason(error)}"
         raise InputError(f"{path} is no agent ({what}): it needs a dataclass Arguments(RunArguments)") from None
-    return Agent(path.stem, path.resolve(), arguments)
+    return Agent(path.stem, path, arguments)
 
 
 def check_axis(name: str, agents: Iterable[Agent]) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlrat.datasets.names import PACKAGED
 from rlrat.environments.registry import of_data
 from rlrat.errors import InputError
 from rlrat.runs.arguments import RunArguments, identity, parse_env_kwargs, validate
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import DONE, clash, seed_status
 from rlrat.sweeps.grid import Cell, Job
+from rlrat.updates.seeds import SEED_LIMIT
 
 _NAMED = 5  # of what is wrong, the rest is counted
 _COMPLETED = ("dataset", "env_id", "env_kwargs")  # which a run's folder has as the dataset completes them
@@ -27,8 +29,8 @@ def check_settings(cells: Sequence[Cell]) -> None:
     for key in ("actor_activation", "critic_activation"):
         names |= dict.fromkeys(cell.values[key] for cell in cells if cell.values.get(key) is not None)
     _all_of((lambda name=name: check_activation(name)) for name in names)
-    if cells and (top := cells[0].seeds[-1]) >= 2**32:
-        raise InputError(f"the last seed is {top:,}, but must be below {2**32:,}")
+    if cells and (top := cells[0].seeds[-1]) >= SEED_LIMIT:
+        raise InputError(f"the last seed is {top:,}, but must be below {SEED_LIMIT:,}")
     # Each value once, not each combination: an agent checks its own again.
     apart: dict[tuple, dict[str, Any]] = {}
     for cell in cells:
@@ -169,7 +171,7 @@ def _is_to_be_fetched(id: str) -> bool:
     from rlrat.datasets import d4rl, minari
 
     try:
-        if id in minari.PACKAGED or minari.is_local(id) or Path(id).is_file():
+        if id in PACKAGED or minari.is_local(id) or Path(id).is_file():
             return False
         if id in d4rl.FILES:
             return not (d4rl.folder() / d4rl.FILES[id]).exists()

@@ -27,9 +27,9 @@ from rlrat.sweeps.remembered import Sweep, recall, remember
 from rlrat.sweeps.slurm import cancel_waiting
 
 
-def plan(grid: Grid, options: Options, agents: Path) -> tuple[list[Cell], list[Job]]:
+def plan(grid: Grid, options: Options) -> tuple[list[Cell], list[Job]]:
     """The cells and their processes; names and folders are checked, files are not yet looked at."""
-    cells = expand(grid, agents, options.run_dir)
+    cells = expand(grid, options.run_dir)
     return cells, make_jobs(cells, options.seeds_per_process)
 
 
@@ -61,9 +61,9 @@ def make_launcher(options: Options, jobs: list[Job], folder: SweepFolder, missin
     return LocalLauncher(options.workers, options.threads, gpus, per_gpu)
 
 
-def sweep(options: Options, grid: Grid, agents: Path, console: Console, only: set[str] | None = None) -> int:
+def sweep(options: Options, grid: Grid, console: Console, only: set[str] | None = None) -> int:
     """Plan, check, carry out; returns the exit code. `only` are the ids of the processes to do, by default all."""
-    cells, jobs = plan(grid, options, agents)
+    cells, jobs = plan(grid, options)
     check_settings(cells)
     check_folders(cells)
     check_together(jobs)
@@ -135,7 +135,7 @@ def finish(failed: int, options: Options, cells: list[Cell], console: Console) -
     return 1 if failed else 0
 
 
-def processes(folder: SweepFolder, sweep: Sweep, agents: Path, files: Sequence[str]) -> Sequence[Process]:
+def processes(folder: SweepFolder, sweep: Sweep, files: Sequence[str]) -> Sequence[Process]:
     """The processes of a sweep that was begun in a folder, without any agent's code.
 
     Only where it is of an older version, which did not write them down, are its agents loaded: those of rlrat by their
@@ -150,18 +150,18 @@ def processes(folder: SweepFolder, sweep: Sweep, agents: Path, files: Sequence[s
     if size is not None and not (fits(size, int) and size > 0):
         raise InputError(f"the sweep in {folder.run_dir} is damaged: give its command again")
     grid = Named(tuple(files)).admit_agents(sweep.grid, where(folder))
-    return make_jobs(expand(grid, agents, folder.run_dir), size)
+    return make_jobs(expand(grid, folder.run_dir), size)
 
 
 def where(folder: SweepFolder) -> str:
     return f"the sweep in {folder.run_dir}"
 
 
-def status(run_dir: Path, agents: Path, console: Console, files: Sequence[str] = ()) -> int:
+def status(run_dir: Path, console: Console, files: Sequence[str] = ()) -> int:
     """`files` are agents that the command line names, which only a sweep of an older version needs."""
     folder, watch = SweepFolder(run_dir), Watch()
     for sweep in recall(folder):
-        jobs, running = processes(folder, sweep, agents, files), {}
+        jobs, running = processes(folder, sweep, files), {}
         locked = folder.locked()
         for job in jobs:
             for path in job.folders:
@@ -196,22 +196,22 @@ def stop(run_dir: Path, console: Console) -> int:
     return code
 
 
-def retry(run_dir: Path, agents: Path, console: Console, named: Named) -> int:
+def retry(run_dir: Path, console: Console, named: Named) -> int:
     """`named` is the code that the command line names, without which none that the folder names is run."""
     folder, code = SweepFolder(run_dir), 0
     again = []
     for recalled in recall(folder):
-        jobs = processes(folder, recalled, agents, named.agents)
+        jobs = processes(folder, recalled, named.agents)
         if any(has_failed(folder, job) for job in jobs):
             options = recall_options(recalled.options, run_dir)
             again.append(named.admit_sweep(recalled.grid, options, where(folder)))
     for grid, options in again:
-        _, jobs = plan(grid, options, agents)
+        _, jobs = plan(grid, options)
         failed = {job.id for job in jobs if has_failed(folder, job)}
         if not failed:
             warn(f"an agent of {where(folder)} has other settings than then: give the sweep's own command again")
             continue
-        code = max(code, sweep(options, grid, agents, console, only=failed))
+        code = max(code, sweep(options, grid, console, only=failed))
         if code >= 128:  # stopped, and the rest with it
             return code
     if not again:

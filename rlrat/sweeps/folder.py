@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.errors import InputError, printable, reason
-from rlrat.json_files import load_json, open_file
+from rlrat.json_files import EXACT_INTEGERS, load_json, open_file
 from rlrat.runs.arguments import differing, recalled
 from rlrat.runs.locks import STALE_SECONDS, Owner, read_owner
 from rlrat.sweeps.grid import Process
@@ -75,7 +75,7 @@ def read_progress(folder: Path) -> SeedProgress | None:
         first = next(row for row in rows if row["update"] == rows[-1]["update"])
         update, score = int(first["update"]), first["normalized_score"]
         wall, trained = float(first["wall_seconds"]), float(first["train_seconds"])
-        if not (0 <= update < 2**53 and 0 <= wall < math.inf and 0 <= trained < math.inf):
+        if not (0 <= update < EXACT_INTEGERS and 0 <= wall < math.inf and 0 <= trained < math.inf):
             return None
         return SeedProgress(update, wall, trained, float(first["return_mean"]), float(score) if score else None)
     except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration, csv.Error):

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rlrat.errors import InputError, printable, reason
 from rlrat.runs.arguments import RunArguments, run_folder
-from rlrat.sweeps.agents import Agent, check_axis, command_line, load_agent
+from rlrat.sweeps.agents import Agent, check_axis, command_line, read_agent
 
-PRESETS = ("paper", "d4rl-gym", "smoke")
+Preset = Literal["paper", "d4rl-gym", "smoke"]
+PRESETS = get_args(Preset)
 _MOST_SEEDS, _MOST_CELLS = 100_000, 1_000_000
 _KEYS = ("agents", "datasets", "activations", "seeds", "grid")
 
@@ -31,7 +32,7 @@ class Block:
     """A cross product: everything in it with everything else."""
 
     agents: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ("rlrat/hopper/mixed-v0",)
+    datasets: tuple[str, ...] = (RunArguments.dataset,)
     activations: tuple[str, ...] = ()
     """None: each agent's own default."""
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -186,7 +187,7 @@ def in_processes(seeds: range, seeds_per_process: int | None) -> Iterable[range]
     return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
-def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
+def expand(grid: Grid, run_dir: Path) -> list[Cell]:
     """Every cell of a grid, in the order of its blocks; names, types and folders are checked.
 
     An axis that an agent does not have makes no further cells of it, as long as another agent has it.
@@ -199,7 +200,7 @@ def expand(grid: Grid, agents_folder: Path, run_dir: Path) -> list[Cell]:
         raise InputError(f"the grid has {odd[0]!r}, with characters that no name or value has")
     agents: dict[str, Agent] = {}
     for name in dict.fromkeys(name for block in grid.blocks for name in block.agents):
-        agents[name] = load_agent(name, agents_folder)
+        agents[name] = read_agent(name)
     if not agents:
         raise InputError("no agent is given: --agents iql td3_bc, --preset smoke, or --file grid.toml")
     if grid.seeds > _MOST_SEEDS:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from rlrat.errors import InputError
 from rlrat.runs.arguments import Count, NotNegative, Positive, Range, check_ranges
-from rlrat.sweeps.grid import Block, Grid, axis_name, read_grid
+from rlrat.sweeps.grid import Block, Grid, Preset, axis_name, read_grid
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.records import fits, make
 
@@ -57,7 +57,7 @@ class Options:
     """How many seeds of each cell; 1 by default."""
     first_seed: Annotated[int, Range(0)] = 0
     """The first of them."""
-    preset: Literal["paper", "d4rl-gym", "smoke"] | None = None
+    preset: Preset | None = None
     """A grid that comes with rlrat; --agents and --datasets choose from it, the rest replaces."""
     file: Path | None = None
     """A grid in TOML or YAML, like rlrat/sweeps/presets/*.toml; files of agents in it are named in --agents, too."""

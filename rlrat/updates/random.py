@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlrat.updates.machine import one_torch_thread
+from rlrat.updates.seeds import SEED_LIMIT
 
 _LOW = 0xFFFFFFFF
 _BLOCK, _NUMBERS = 64, 2**20
@@ -48,7 +49,7 @@ class Stream:
     """
 
     def __init__(self, seeds: Sequence[int], purpose: str, device: torch.device | str = "cpu") -> None:
-        if any(not 0 <= seed < 2**32 for seed in seeds):
+        if any(not 0 <= seed < SEED_LIMIT for seed in seeds):
             raise ValueError(f"seeds must lie in [0, 2^32), got {list(seeds)}")
         self.device = torch.device(device)
         words = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)

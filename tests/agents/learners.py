@@ -1,51 +1,38 @@
 """Small learners of every agent, and what their updates are compared with."""
 
 import copy
-import importlib
 import math
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 import numpy as np
 from torch import Tensor, nn
 
 from rlrat.datasets.batches import Batches
 from rlrat.datasets.dataset import Dataset
+from rlrat.networks.choices import PolicyHead
 from rlrat.networks.policies import Policy
+from rlrat.runs.agents import agent_names, learner_class, load_agent
 from rlrat.updates.optim import Adam
-from tests.short_runs import ROOT
 
+AGENTS = agent_names()
 EVERY_SETTING_COUNTS = {  # settings with which each of the others matters within a few updates
     "cql": {"lagrange": True},
     "decision_transformer": {"weight_decay": 0.5, "warmup_updates": 1},
     "iql": {"max_weight": 1.0},
     "td3_bc": {"noise_clip": 0.1},
 }
-HEADS = ("squashed_gaussian", "tanh_gaussian", "deterministic")  # of BC's and IQL's policies
-
-
-def _learner_class(agent: str) -> str:
-    """The name of the class in an agent's file that has updates."""
-    module = importlib.import_module(f"agents.{agent}")
-    (name,) = (
-        name
-        for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
-        if hasattr(value, "inputs")
-    )
-    return name
-
-
-CLASSES = {path.stem: _learner_class(path.stem) for path in sorted((ROOT / "agents").glob("*.py"))}
+HEADS = get_args(PolicyHead)  # of BC's and IQL's policies
 
 
 def make_learner(
     agent: str, dataset: Dataset, seeds: Sequence[int], device: str = "cpu", **settings
 ) -> tuple[nn.Module, Batches]:
-    module = importlib.import_module(f"agents.{agent}")
+    module = load_agent(agent)
     small = {"hidden_dims": (16, 16), "batch_size": 32, "total_updates": 100}
     if agent == "decision_transformer":
         small |= {"embedding_size": 16, "context_length": 6, "num_layers": 2, "warmup_updates": 1}
-    learner = getattr(module, CLASSES[agent])(module.Arguments(**{**small, **settings}), dataset, seeds, device)
+    learner = learner_class(module)(module.Arguments(**{**small, **settings}), dataset, seeds, device)
     return learner, learner.batches
 
 

@@ -1,6 +1,5 @@
 """What is asked of every agent, on a small dataset and in short runs."""
 
-import importlib
 import json
 import signal
 import subprocess
@@ -16,13 +15,13 @@ from rlrat.networks import activations
 from rlrat.networks.policies import Policy
 from rlrat.networks.transformer import SequencePolicy
 from rlrat.rational import Rational
+from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import RationalArguments
 from rlrat.runs.folder import EVALUATION_COLUMNS, RunFolder
 from rlrat.runs.inspection import activation_rows
-from tests.agents.learners import CLASSES, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
+from tests.agents.learners import AGENTS, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
 from tests.short_runs import ROOT, assert_equal_runs, read_run, wait_for
 
-AGENTS = tuple(CLASSES)
 DROPOUT = {"bc": {"actor_dropout": 0.1}, "iql": {"actor_dropout": 0.1}}
 FIXED = {  # settings with which up to 50 updates of one batch show whether a loss falls
     "bc": {"learning_rate": 1e-2},
@@ -81,7 +80,7 @@ TAGS = {
 @pytest.mark.parametrize("agent", AGENTS)
 def test_settings_that_vary_along_the_seed_axis_act_as_alone(small_dataset, agent):
     """Every one of them, two members of one seed; the numbers are such that each changes something."""
-    kind = importlib.import_module(f"agents.{agent}").Arguments
+    kind = load_agent(agent).Arguments
     names = [name for name, hint in get_type_hints(kind).items() if {float, tuple[float, ...]} <= set(get_args(hint))]
     assert "actor_learning_rate" in names or "learning_rate" in names
     common = {"batch_size": 8, **EVERY_SETTING_COUNTS.get(agent, {})}
@@ -174,7 +173,7 @@ def test_the_policy_acts_in_the_environments_units_as_it_learns_in_its_own(agent
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_target_follows_its_source(small_dataset, agent):
     """It begins as the source does, and goes `polyak` of the way to it in the first or the second update."""
-    rated = hasattr(importlib.import_module(f"agents.{agent}").Arguments(), "polyak")
+    rated = hasattr(load_agent(agent).Arguments(), "polyak")
     settings = {"activation": "rational", **({"polyak": 0.3} if rated else {})}
     learner, _, train = make_trainer(agent, small_dataset, [3, 4], **settings)
     sources = {}

@@ -1,7 +1,6 @@
 """Every setting of every agent changes what is learned; a new one is covered by itself."""
 
 import dataclasses
-import importlib
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -9,9 +8,10 @@ import pytest
 import torch
 
 from rlrat.errors import InputError
+from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import Range, RunArguments, identity
 from rlrat.updates.learner import check_learner
-from tests.agents.learners import CLASSES, EVERY_SETTING_COUNTS, make_learner
+from tests.agents.learners import AGENTS, EVERY_SETTING_COUNTS, make_learner
 
 # Settings that are part of a run's identity, but not of what is learned.
 ELSEWHERE = {
@@ -64,7 +64,7 @@ def alternatives(kind: Any, value: Any, bounds: Range | None = None) -> list[lis
 
 def settings(agent: str) -> dict[str, list[list[dict[str, Any]]]]:
     """For each setting of the identity, what `make_learner` takes to have others."""
-    kind = importlib.import_module(f"agents.{agent}").Arguments
+    kind = load_agent(agent).Arguments
     base, judged = make_learner_settings(agent), identity(kind())
     found = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
@@ -107,7 +107,7 @@ def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_every_setting_changes_what_is_learned(small_dataset, agent):
     plain = learned(agent, small_dataset)
     assert equal(plain, learned(agent, small_dataset))
@@ -127,10 +127,10 @@ def test_every_setting_changes_what_is_learned(small_dataset, agent):
     assert refused == (set() if has_critic else {"critic_activation"})
 
 
-@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_what_is_not_learned_from_is_a_setting(agent):
     """The table names nothing that is not there, so that a setting of a new meaning is not left out by its name."""
-    kind = importlib.import_module(f"agents.{agent}").Arguments
+    kind = load_agent(agent).Arguments
     own = set(identity(kind())) - set(identity(RunArguments()))
     assert own & set(ELSEWHERE) <= {"target_returns"}
 

@@ -8,7 +8,7 @@ import pytest
 
 import rlrat
 from rlrat import load_dataset
-from rlrat.datasets import Dataset, d4rl, minari
+from rlrat.datasets import Dataset, d4rl, minari, names
 from rlrat.errors import InputError
 from scripts.convert import convert
 
@@ -63,7 +63,7 @@ def test_plain_minari_reads_the_packaged_datasets(id, monkeypatch):
     import minari as plain
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(minari.PACKAGED_ROOT))
-    assert set(plain.list_local_datasets()) == set(minari.PACKAGED) == set(PACKAGED)
+    assert set(plain.list_local_datasets()) == set(names.PACKAGED) == set(PACKAGED)
     dataset = plain.load_dataset(id)
     assert (dataset.total_episodes, dataset.total_steps) == PACKAGED[id][:2]
     assert dataset.env_spec.id == "Hopper-v5"

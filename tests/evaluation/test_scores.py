@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 import rlrat
+from rlrat.datasets import d4rl
+from rlrat.datasets.names import D4RL_LEVELS
 from rlrat.errors import InputError
-from rlrat.evaluation.scores import D4RL_LEVELS, d4rl_tables, find_reference, normalized_score, references
+from rlrat.evaluation.scores import d4rl_tables, find_reference, normalized_score, references
 
 
 @pytest.mark.parametrize("family", ["v5", "d4rl"])
@@ -31,6 +33,7 @@ def test_every_level_and_environment_of_d4rl():
             found = find_reference(f"{env.lower()}-{level}-v2", "d4rl")
             assert (found.random, found.expert) == (expected.random, expected.expert)
             assert found.name == "d4rl-v2"
+    assert {name for name in references("d4rl") if name.islower()} == set(d4rl.FILES)
 
 
 def test_families_are_never_mixed():

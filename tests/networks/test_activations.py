@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from rlrat.errors import InputError
 from rlrat.networks import activations
 from rlrat.networks.activations import check_activation, make_activation, names
 from rlrat.rational import FUNCTIONS
+from tests.short_runs import ROOT
 
 NOT_ELEMENTWISE = {"softmin", "softmax", "logsoftmax"}
 ALL_NAMES = (*names(), *(f"rational:{name}" for name in FUNCTIONS))
@@ -20,6 +23,15 @@ def test_names_are_those_of_the_documentation_in_their_order():
     assert " ".join(names()) == order
     assert set(names()) == set(FUNCTIONS) | NOT_ELEMENTWISE | {"rational"}
     assert rlrat.make_activation is make_activation
+
+
+def test_wherever_all_are_listed_they_are_these():
+    found = {}
+    for path in (file for folder in ("agents", "rlrat", "docs") for file in (ROOT / folder).rglob("*.[pm][yd]")):
+        lists = re.findall(r"\brelu leaky_relu [\w\s]+? rational\b", path.read_text(encoding="utf-8"))
+        found |= {path.name: {" ".join(text.split()) for text in lists}} if lists else {}
+    assert {"arguments.py", "decision_transformer.py"} <= set(found)
+    assert set.union(*found.values()) == {" ".join(names())}
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)

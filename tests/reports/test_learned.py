@@ -9,6 +9,7 @@ from torch import nn
 
 from rlrat import Rational
 from rlrat.networks.activations import PReLU
+from rlrat.rational import VERSIONS
 from rlrat.reports import learned
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import as_drawn, learned_figures, plot_learned, read_learned, side_by_side
@@ -46,9 +47,10 @@ class Learner(nn.Module):
 
 def test_the_reader_knows_the_columns_that_a_run_writes():
     assert tuple(learned._COLUMNS) == ACTIVATION_COLUMNS
+    assert (*VERSIONS, "prelu") == learned._VERSIONS
 
 
-@pytest.mark.parametrize("version", ["A", "B", "C", "N"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_function_is_what_the_layer_was(tmp_path, version):
     learner = Learner(version=version, groups=2)
     x = torch.linspace(-1, 1, 7).repeat_interleave(8).view(1, 1, 7, 8)

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args, get_type_hints
 
 import pytest
 import tyro
 
 from agents.iql import Arguments
 from rlrat.networks import activations
+from rlrat.rational import VERSIONS
 from rlrat.runs.arguments import (
     RationalArguments,
     differing,
@@ -214,6 +215,10 @@ def test_help_names_every_activation_and_is_answered_without_torch():
     assert set(activations.names()) <= set(words)
     for name in settings(Arguments()):
         assert "--" + name.replace("_", "-") in result.stdout
+
+
+def test_rational_versions_are_those_of_the_package():
+    assert get_args(get_type_hints(RationalArguments)["version"]) == VERSIONS
 
 
 def test_importing_rlrat_imports_no_torch():

@@ -13,7 +13,7 @@ import torch
 from rlrat.errors import InputError
 from rlrat.runs import estimates
 from rlrat.runs.estimates import ResourceEstimate, estimate_resources
-from tests.agents.learners import CLASSES, make_learner
+from tests.agents.learners import AGENTS, make_learner
 from tests.short_runs import ROOT
 
 CPU = torch.device("cpu")
@@ -119,16 +119,17 @@ def test_a_real_learner_and_nothing_left_behind(small_dataset):
 
 
 NEAR = """
-import importlib, sys
+import sys
 import torch
-from tests.agents.learners import CLASSES
-from rlrat import estimates, load_dataset
+from rlrat import load_dataset
+from rlrat.runs import estimates
+from rlrat.runs.agents import learner_class, load_agent
 from rlrat.updates.machine import keep_freed_memory
 
 keep_freed_memory()  # as a run does: it changes which gaps are left
 agent, dataset, device = sys.argv[1], load_dataset("rlrat/hopper/mixed-v0"), torch.device("cpu")
-module = importlib.import_module(f"agents.{agent}")
-build = lambda members: getattr(module, CLASSES[agent])(module.Arguments(), dataset, range(members), device)
+module = load_agent(agent)
+build = lambda members: learner_class(module)(module.Arguments(), dataset, range(members), device)
 before = estimates.track_peak(device)
 found = estimates.estimate_resources(build, 24, device)
 estimates.track_peak(device)
@@ -141,7 +142,7 @@ print(found.bytes, estimates.peak_memory(device) - before)
 
 @pytest.mark.slow
 @linux
-@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_an_estimate_is_near_what_a_learner_takes(agent):
     command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": str(ROOT)}
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout

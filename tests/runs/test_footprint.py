@@ -12,7 +12,7 @@ from rlrat.errors import InputError
 from rlrat.runs import footprint
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.footprint import check_memory, may_be_large, measure
-from tests.agents.learners import CLASSES, make_learner
+from tests.agents.learners import AGENTS, make_learner
 from tests.short_runs import ROOT
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def test_it_ends_where_no_more_need_be_known():
     assert (state, peak, whole) == (None, 4000, False)
 
 
-@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_a_learner_and_its_first_update_on_shapes_alone(small_dataset, agent):
     real, _ = make_learner(agent, small_dataset, [3, 4])
     expected = sum(value.nbytes for value in real.state_dict().values())
@@ -118,7 +118,8 @@ NEAR = """
 import sys
 import torch
 from tests.agents.learners import make_learner
-from rlrat import estimates, footprint, load_dataset
+from rlrat import load_dataset
+from rlrat.runs import estimates, footprint
 from rlrat.updates.machine import keep_freed_memory
 
 keep_freed_memory()  # as a run does: it changes which gaps are left
@@ -138,7 +139,7 @@ print(shapes, estimates.peak_memory(device) - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets its peaks")
-@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_shapes_say_what_a_learner_takes(agent):
     command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": str(ROOT)}
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout

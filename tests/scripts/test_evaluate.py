@@ -1,7 +1,6 @@
 """scripts/evaluate.py: it repeats a run's own evaluation, says in one line what is wrong, and films where it can."""
 
 import contextlib
-import importlib
 import json
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import torch
 
 from rlrat.errors import InputError, one_line_errors
+from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import parse
 from rlrat.runs.folder import RunFolder
 from scripts import evaluate
@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
     found = {}
     threads = torch.get_num_threads()
     for name in ("iql", "decision_transformer"):
-        module = importlib.import_module(f"agents.{name}")
+        module = load_agent(name)
         argv = [*SHORT, "--run-dir", str(base), "--run-name", "short", "--seed", "3", "--eval-every", "40"]
         module.main(parse(module.Arguments, name, argv))
         (found[name],) = base.glob(f"*/{name}/*/seed3")

@@ -73,11 +73,11 @@ def test_an_agent_is_swept_in_an_environment_of_ones_own(tmp_path, monkeypatch):
 
     # What the agent wrote of its dataset and environment is what a plan is compared with.
     (found,) = recall(SweepFolder(runs))
-    grid, cells = found.grid, expand(found.grid, ROOT / "agents", runs)
+    grid, cells = found.grid, expand(found.grid, runs)
     check_folders(cells)
     monkeypatch.setattr(gymnasium.envs.registration, "registry", {**gymnasium.envs.registration.registry})
     gymnasium.register("Swept-v0", entry)
     assert check_datasets(cells, fetch=False) == []
-    other = expand(grid.changed(axes={"env_kwargs": ("healthy_reward=2",)}), ROOT / "agents", runs)
+    other = expand(grid.changed(axes={"env_kwargs": ("healthy_reward=2",)}), runs)
     with pytest.raises(InputError, match=r"env_kwargs is \{\} there and \{'healthy_reward': 2\} here"):
         check_datasets(other, fetch=False)

@@ -24,7 +24,7 @@ class Sweeper:
     def __call__(self, *argv, agents=(TOY,)) -> int:
         argv, axes = split_axes(["--run-dir", str(self.run_dir), "--agents", *map(str, agents), *map(str, argv)])
         options = read_command_line(Options, "", argv)
-        return self._do(commands.sweep, options, find_grid(options, axes), TOY.parent)
+        return self._do(commands.sweep, options, find_grid(options, axes))
 
     def command(self, name: str, *words) -> int:
         """`command("retry", "--agents", "mine.py")` as on a command line."""

@@ -105,7 +105,7 @@ def conduct(tmp_path, monkeypatch):
 
     def run(launcher, seed: int = 0, retries: int = 2) -> list[str]:
         grid = Grid((Block((str(TOY_FILE),)),), first_seed=seed)
-        jobs = make_jobs(expand(grid, TOY_FILE.parent, tmp_path), None)
+        jobs = make_jobs(expand(grid, tmp_path), None)
         said: list[str] = []
         conducted = conductor.Conductor(
             jobs, launcher, SweepFolder(tmp_path), extra={}, retries=retries, say=said.append, show=lambda _: None
@@ -300,7 +300,7 @@ def test_what_jobs_of_slurm_run_lies_where_only_its_owner_writes(launcher, tmp_p
     folder.chmod(0o777)
     found = launcher()
     assert folder.stat().st_mode & 0o777 == 0o700
-    (job,) = make_jobs(expand(Grid((Block((str(TOY_FILE),)),)), TOY_FILE.parent, tmp_path / "runs"), None)
+    (job,) = make_jobs(expand(Grid((Block((str(TOY_FILE),)),)), tmp_path / "runs"), None)
     work = Work(str(TOY_FILE), ["--seed", "0"], [], "log", str(tmp_path / "outcome-a.json"), "permit")
     found.submit([WorkerTask(job, tmp_path / "outcome-a.json", work)])
     script = next(folder.glob("*submission*.sh"))

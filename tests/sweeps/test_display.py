@@ -22,7 +22,7 @@ def conductor(tmp_path):
         activations=("relu", "tanh", "gelu", "silu"),
         axes={"total-updates": ("300",)},
     )
-    jobs = make_jobs(expand(Grid((block,)), ROOT / "agents", tmp_path), None)
+    jobs = make_jobs(expand(Grid((block,)), tmp_path), None)
     found = Conductor(
         jobs, LocalLauncher(1, 1, []), SweepFolder(tmp_path), extra={}, retries=0, say=print, show=lambda _: None
     )

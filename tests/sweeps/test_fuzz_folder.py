@@ -11,7 +11,7 @@ from rich.console import Console
 from rlrat.errors import InputError, heard_warnings
 from rlrat.runs.locks import Owner, Watch
 from rlrat.sweeps import commands, grid, slurm
-from rlrat.sweeps.agents import load_agent
+from rlrat.sweeps.agents import read_agent
 from rlrat.sweeps.estimate import Probe, recalled
 from rlrat.sweeps.folder import Failure, SweepFolder, clash, newest_updates
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
@@ -51,7 +51,7 @@ class Prepared:
     def __init__(self, run_dir) -> None:
         self.folder = SweepFolder(run_dir)
         asked = Grid((Block((str(TOY_FILE),), activations=("relu", "tanh")),), seeds=2)
-        self.jobs = make_jobs(expand(asked, TOY_FILE.parent, run_dir), None)
+        self.jobs = make_jobs(expand(asked, run_dir), None)
         remember(self.folder, asked.absolute(), settings(Options()), self.jobs)
         (self.grid,) = self.folder.grid_files()
         failed, done = self.jobs
@@ -143,12 +143,12 @@ def seen(sweep) -> tuple:
 @pytest.mark.parametrize("rounds", [300, pytest.param(2000, marks=pytest.mark.slow)])
 def test_whatever_lies_in_the_folder_there_is_a_status_or_one_line(prepared, console, monkeypatch, rounds):
     monkeypatch.setattr(commands, "sweep", lambda *_, **__: 0)
-    known = load_agent(str(TOY_FILE), TOY_FILE.parent)
-    monkeypatch.setattr(grid, "load_agent", lambda *_: known)  # which takes most of the time
+    known = read_agent(str(TOY_FILE))
+    monkeypatch.setattr(grid, "read_agent", lambda *_: known)  # which takes most of the time
     run_dir, chance = prepared.folder.run_dir, random.Random(0)
 
     def status() -> str:
-        commands.status(run_dir, TOY_FILE.parent, console, [str(TOY_FILE)])
+        commands.status(run_dir, console, [str(TOY_FILE)])
         return console.end_capture()
 
     def look() -> None:
@@ -156,7 +156,7 @@ def test_whatever_lies_in_the_folder_there_is_a_status_or_one_line(prepared, con
         said.append(status())
 
     def retry() -> None:
-        commands.retry(run_dir, TOY_FILE.parent, Console(quiet=True), Named((str(TOY_FILE),)))
+        commands.retry(run_dir, Console(quiet=True), Named((str(TOY_FILE),)))
 
     (whole_sweep,), said = map(seen, recall(prepared.folder)), []
     look()

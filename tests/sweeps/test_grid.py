@@ -9,18 +9,15 @@ import pytest
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError
 from rlrat.runs.arguments import run_folder
-from rlrat.sweeps.agents import load_agent
+from rlrat.sweeps.agents import read_agent
 from rlrat.sweeps.checks import check_datasets, check_folders, check_settings, check_together
 from rlrat.sweeps.folder import is_done, seed_status
 from rlrat.sweeps.grid import PRESETS, Block, Grid, expand, make_jobs, read_grid
 from rlrat.sweeps.options import split_axes
-from tests.short_runs import ROOT
-
-AGENTS = ROOT / "agents"
 
 
 def cells(tmp_path, *blocks: Block, seeds: int = 1):
-    return expand(Grid(blocks, seeds), AGENTS, tmp_path / "runs")
+    return expand(Grid(blocks, seeds), tmp_path / "runs")
 
 
 def test_everything_with_everything_else_in_the_folders_that_the_agents_choose(tmp_path):
@@ -75,13 +72,13 @@ def test_an_agents_settings_are_read_without_importing_torch():
     import subprocess
     import sys
 
-    script = f"""
+    script = """
 import sys
-from pathlib import Path
+from rlrat.runs.agents import agent_names
 from rlrat.sweeps import commands
-from rlrat.sweeps.agents import load_agent
-for name in ("bc", "iql", "td3_bc", "cql", "decision_transformer"):
-    load_agent(name, Path({str(AGENTS)!r})).defaults
+from rlrat.sweeps.agents import read_agent
+for name in agent_names():
+    read_agent(name).defaults
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -90,7 +87,7 @@ assert "torch" not in sys.modules
 def test_what_cannot_be_looked_at_is_one_line(tmp_path):
     long = "a" * 300
     with pytest.raises(InputError, match=r"no agent a+"):
-        load_agent(f"{long}.py", AGENTS)
+        read_agent(f"{long}.py")
     for dataset in (long, f"{long}/a-v0", "~nobody-here/x"):
         with pytest.raises(InputError, match="dataset"):
             check_datasets(cells(tmp_path, Block(("bc",), (dataset,))), fetch=False)
@@ -159,14 +156,14 @@ def test_settings_that_depend_on_each_other_are_judged_together(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_grids(tmp_path, preset):
-    found = expand(read_grid(preset), AGENTS, tmp_path)
+    found = expand(read_grid(preset), tmp_path)
     check_settings(found)
     check_folders(found)
     assert len(found) == {"paper": 24, "d4rl-gym": 36, "smoke": 6}[preset]
 
 
 def test_the_papers_grid_has_its_walker_and_its_rewards(tmp_path):
-    for cell in expand(read_grid("paper"), AGENTS, tmp_path):
+    for cell in expand(read_grid("paper"), tmp_path):
         assert ("xml_file=walker2d.xml" in cell.arguments.env_kwargs) == ("walker2d" in cell.values["dataset"])
         assert (cell.arguments.total_updates, len(cell.seeds)) == (300_000, 5)
         if cell.agent.name == "iql":
@@ -175,8 +172,7 @@ def test_the_papers_grid_has_its_walker_and_its_rewards(tmp_path):
 
 def test_corls_settings_differ_from_set_to_set(tmp_path):
     found = {
-        (cell.agent.name, cell.values["dataset"]): cell.arguments
-        for cell in expand(read_grid("d4rl-gym"), AGENTS, tmp_path)
+        (cell.agent.name, cell.values["dataset"]): cell.arguments for cell in expand(read_grid("d4rl-gym"), tmp_path)
     }
     hopper = found["iql", "hopper-medium-replay-v2"]
     assert (hopper.policy, hopper.polyak, hopper.reward_scaling) == ("deterministic", 0.001, "iql")
@@ -238,7 +234,7 @@ def test_a_file_is_a_grid(tmp_path, suffix, text):
         ),
         seeds=2,
     )  # fmt: skip
-    assert len(expand(grid, AGENTS, tmp_path)) == 4 + 8
+    assert len(expand(grid, tmp_path)) == 4 + 8
 
 
 @pytest.mark.parametrize(
@@ -265,7 +261,7 @@ def test_a_file_that_is_no_grid_is_one_line(tmp_path, name, text, message):
 
 def test_flags_choose_from_a_preset_and_replace_the_rest(tmp_path):
     grid = read_grid("d4rl-gym").changed(["iql"], ["hopper-medium-v2"], ["rational"], {"total_updates": ("10",)})
-    (cell,) = expand(grid, AGENTS, tmp_path)
+    (cell,) = expand(grid, tmp_path)
     assert (cell.arguments.policy, cell.arguments.activation) == ("deterministic", "rational")
     assert cell.arguments.total_updates == 10
     with pytest.raises(InputError, match="--agents bc is not in this grid, which has cql, decision"):
@@ -277,7 +273,7 @@ def test_flags_choose_from_a_preset_and_replace_the_rest(tmp_path):
 @pytest.mark.parametrize("spelling", ["total-updates", "total_updates"])
 def test_an_axis_is_the_same_in_either_spelling(tmp_path, spelling):
     _, axes = split_axes([f"--grid.{spelling}", "10"])
-    for cell in expand(read_grid("smoke").changed(axes=axes), AGENTS, tmp_path):
+    for cell in expand(read_grid("smoke").changed(axes=axes), tmp_path):
         assert cell.arguments.total_updates == 10
 
 
@@ -291,7 +287,7 @@ def test_a_grid_is_the_same_from_any_folder(tmp_path, monkeypatch):
 
 def test_seeds_that_have_begun_are_not_put_beside_new_ones(tmp_path):
     grid = Grid((Block(("iql",)),), seeds=3)
-    together = [make_jobs(expand(grid, ROOT / "agents", tmp_path), each) for each in (None, 1)]
+    together = [make_jobs(expand(grid, tmp_path), each) for each in (None, 1)]
     folders = together[0][0].folders
     for folder in folders[:2]:
         folder.mkdir(parents=True)
@@ -381,17 +377,17 @@ def test_a_folder_of_somebody_else_is_one_line(tmp_path, monkeypatch):
         check_folders([cell])
 
 
-def test_load_agent_refuses_what_is_no_agent(tmp_path):
+def test_read_agent_refuses_what_is_no_agent(tmp_path):
     for text in ("x = 1", "class Arguments: pass", "import nothing_of_that_name", "x =", "1 / 0", "{}['x']"):
         (tmp_path / "odd.py").write_text(text)
         with pytest.raises(InputError, match=r"odd.py is no agent"):
-            load_agent(str(tmp_path / "odd.py"), AGENTS)
+            read_agent(str(tmp_path / "odd.py"))
 
 
 def test_what_a_preset_says_of_an_agent_that_is_not_chosen_is_left_out(tmp_path):
     grid = Grid((Block(("iql", "td3_bc"), axes={"iql.expectile": ("0.7", "0.9"), "td3_bc.alpha": ("1",)}),))
-    assert len(expand(grid, AGENTS, tmp_path)) == 3
-    (cell,) = expand(grid.changed(["td3_bc"]), AGENTS, tmp_path)
+    assert len(expand(grid, tmp_path)) == 3
+    (cell,) = expand(grid.changed(["td3_bc"]), tmp_path)
     assert cell.arguments.alpha == 1.0
 
 

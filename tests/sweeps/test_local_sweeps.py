@@ -12,7 +12,7 @@ import pytest
 from rlrat.errors import InputError
 from rlrat.runs.locks import Watch
 from rlrat.sweeps import commands, local
-from rlrat.sweeps.agents import load_agent
+from rlrat.sweeps.agents import read_agent
 from rlrat.sweeps.estimate import Probe
 from rlrat.sweeps.folder import SweepFolder, read_progress
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
@@ -350,7 +350,7 @@ def test_the_newest_evaluation_is_read_from_the_end_of_a_long_file(tmp_path):
 
 
 def test_room_is_tried_for_not_believed(tmp_path, monkeypatch):
-    (cell,) = expand(Grid((Block((str(TOY_FILE),)),)), TOY_FILE.parent, tmp_path)
+    (cell,) = expand(Grid((Block((str(TOY_FILE),)),)), tmp_path)
     (job,) = make_jobs([cell], None)
     folder = SweepFolder(tmp_path)
     assert folder.has_room(job)
@@ -362,7 +362,7 @@ def test_room_is_tried_for_not_believed(tmp_path, monkeypatch):
 def test_an_agent_without_a_main_block_is_one(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("from rlrat.runs.arguments import RunArguments\nclass Arguments(RunArguments):\n    pass\n")
-    assert load_agent(str(file), tmp_path).name == "mine"
+    assert read_agent(str(file)).name == "mine"
 
 
 def test_a_plan_for_data_that_is_not_here_is_probed_on_the_packaged_one(sweeper, tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def module(tmp_path, monkeypatch):
 
 def cell_of(axes: dict, tmp_path, **options):
     grid = Grid((Block(("bc",), axes=axes),))
-    (cell,) = expand(grid, TOY_FILE.parents[2] / "agents", tmp_path / "runs")
+    (cell,) = expand(grid, tmp_path / "runs")
     return cell
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from rlrat.updates.captured import CudaGraph, captured
 from rlrat.updates.compiled import compiled
-from tests.agents.learners import CLASSES, make_learner
+from tests.agents.learners import AGENTS, make_learner
 
 
 class Recorder:
@@ -54,7 +54,7 @@ def _assert_equal_after(updates, plain, other, update):
         torch.testing.assert_close(other.state_dict()[name], value, rtol=2e-3, atol=2e-4, msg=name)
 
 
-@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_every_agents_update_is_recorded_and_replayed(small_dataset, agent, capsys):
     settings = {"cloning_updates": 6} if agent == "cql" else {}
     plain, other = (make_learner(agent, small_dataset, [3, 4], **settings)[0] for _ in range(2))
@@ -142,7 +142,7 @@ def test_a_recording_that_does_something_else_is_not_used(capsys):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("activation", ["relu", "rational"])
-@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("agent", AGENTS)
 def test_a_cuda_graph_is_the_plain_update(small_dataset, agent, activation, capsys):
     plain, other = (make_learner(agent, small_dataset, [3, 4], "cuda", activation=activation)[0] for _ in range(2))
     _assert_equal_after(100, plain, other, captured(other, CudaGraph))

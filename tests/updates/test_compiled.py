@@ -10,11 +10,11 @@ import torch
 from torch.utils._pytree import tree_map
 
 from rlrat.updates.compiled import compiled, pays
-from tests.agents.learners import CLASSES, make_learner
+from tests.agents.learners import AGENTS, make_learner
 
 CPU = torch.device("cpu")
 VARIANTS = [
-    *[(agent, {}) for agent in CLASSES],
+    *[(agent, {}) for agent in AGENTS],
     ("iql", {"actor_dropout": 0.1, "activation": "rational"}),
     ("td3_bc", {"activation": "rational", "gated": True}),
     ("cql", {"lagrange": True, "max_target_backup": True, "norm": "layer"}),
@@ -56,7 +56,7 @@ def assert_equal_after(updates: int, dataset, agent: str, settings: dict, **tole
 FLOAT64 = {"rtol": 1e-9, "atol": 1e-11}
 
 
-@pytest.mark.parametrize(("agent", "settings"), VARIANTS[: len(CLASSES)])
+@pytest.mark.parametrize(("agent", "settings"), VARIANTS[: len(AGENTS)])
 def test_every_update_can_be_traced_whole(small_dataset, agent, settings, float64, monkeypatch, capsys):
     """Traced, and then run without inductor, which would take its time."""
     whole = torch.compile
@@ -75,7 +75,7 @@ def test_a_compiled_update_is_the_plain_one(small_dataset, agent, settings, floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("agent", "settings"), VARIANTS[len(CLASSES) :])
+@pytest.mark.parametrize(("agent", "settings"), VARIANTS[len(AGENTS) :])
 def test_a_compiled_update_is_near_the_plain_one_in_float32(small_dataset, agent, settings, capsys):
     """The code that a run has: inductor's for float32 is another."""
     torch._dynamo.reset()

@@ -8,7 +8,7 @@ import torch
 
 from rlrat.errors import InputError
 from rlrat.updates.learner import check_learner
-from tests.agents.learners import CLASSES, make_learner
+from tests.agents.learners import AGENTS, make_learner
 
 
 def _add(name, value):
@@ -75,7 +75,7 @@ def test_a_method_that_is_forgotten(small_dataset, method, monkeypatch):
         check_learner(learner, 1)
 
 
-@pytest.mark.parametrize("agent", CLASSES)
+@pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("activation", ["relu", "rational"])
 def test_every_agent_forgets_nothing(small_dataset, agent, activation):
     for seeds in ([3], [3, 4]):

@@ -1,0 +1,10 @@
+"""What a command line can choose of networks; the agents' arguments need these names without torch."""
+
+from typing import Literal
+
+Initialization = Literal["xavier_uniform", "orthogonal", "pytorch"]
+"""See `rlrat.networks.layers.initialize`."""
+Norm = Literal["none", "layer"]
+"""Of hidden layers, see `rlrat.networks.layers.MLP`."""
+PolicyHead = Literal["squashed_gaussian", "tanh_gaussian", "deterministic"]
+"""See `rlrat.networks.policies.Policy`."""
