@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from tests.datasets.conftest import make_episode, make_minari  # noqa: F401
 from tests.short_runs import ROOT
 
 

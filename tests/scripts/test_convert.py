@@ -1,99 +1,91 @@
 """scripts/convert.py."""
 
 import json
-import warnings
+from pathlib import Path
 
 import h5py
 import minari
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
-from minari.data_collector import EpisodeBuffer
+from gymnasium.spaces import Discrete
 
+from rlrat import load_dataset
+from rlrat.datasets import Dataset
 from rlrat.errors import InputError
-from scripts.convert import FIELDS, convert
+from scripts.convert import convert
 from tests.short_runs import ROOT
 
 ID = "own/set-v0"
-OBSERVATIONS, ACTIONS = Box(-np.inf, np.inf, (3,), np.float64), Box(-1, 1, (2,), np.float64)
 
 
-@pytest.fixture
-def make_source(tmp_path, monkeypatch):
-    """Write two episodes in float64, with infos, where Minari keeps its datasets: the folder of all datasets."""
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
 
-    def make(action_space=ACTIONS):
-        random = np.random.default_rng(0)
-        buffers = [
-            EpisodeBuffer(
-                id=index,
-                seed=index,
-                observations=random.normal(size=(steps + 1, 3)),
-                actions=random.integers(2, size=steps) if action_space != ACTIONS else random.uniform(size=(steps, 2)),
-                rewards=random.normal(size=steps).tolist(),
-                terminations=[False] * steps,
-                truncations=[False] * (steps - 1) + [True],
-                infos={"x": np.zeros(steps + 1)},
-            )
-            for index, steps in enumerate((5, 3))
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the descriptions that a test does without
-            minari.create_dataset_from_buffers(ID, buffers, observation_space=OBSERVATIONS, action_space=action_space)
-        return tmp_path / "minari"
 
-    return make
-
-
-def edit_metadata(folder, **changes):
-    path = folder / ID / "data" / "metadata.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
-def test_values_become_float32_and_infos_go(make_source, tmp_path, monkeypatch):
-    make_source()
-    source = minari.load_dataset(ID)
-    convert(ID, tmp_path / "out")
-    assert (tmp_path / "out" / "own" / "namespace_metadata.json").read_text() == "{}\n"
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "out"))
-    result = minari.load_dataset(ID)
-    assert result.observation_space == Box(-np.inf, np.inf, (3,), np.float32)
-    assert result.action_space == Box(-1, 1, (2,), np.float32)
-    assert result.storage.metadata["description"] == f"{ID} (float32 version, without infos)"
-    for ours, theirs in zip(result.iterate_episodes(), source.iterate_episodes(), strict=True):
-        for name, dtype in FIELDS.items():
-            assert getattr(ours, name).dtype == dtype
-            np.testing.assert_array_equal(getattr(ours, name), np.asarray(getattr(theirs, name)).astype(dtype))
-    with h5py.File(tmp_path / "out" / ID / "data" / "main_data.hdf5") as file:
-        assert set(file["episode_1"]) == set(FIELDS)
-        assert file["episode_1"].attrs["seed"] == 1
-
-
-def test_equal_sources_give_equal_bytes(make_source, tmp_path):
-    make_source()
+def test_converting_keeps_the_content_and_is_reproducible(make_minari, make_episode, tmp_path, monkeypatch):
+    episodes = [make_episode(5), make_episode(3, seed=1, terminal=False)]
+    source = make_minari("own/deep/set-v1", episodes, infos=True)
     for name in ("one", "two"):
-        convert(ID, tmp_path / name)
-    one, two = (tmp_path / name / ID / "data" for name in ("one", "two"))
-    assert {path.name for path in one.iterdir()} == {"main_data.hdf5", "metadata.json"}
-    assert all(path.read_bytes() == (two / path.name).read_bytes() for path in one.iterdir())
-    with pytest.raises(InputError, match=f"{tmp_path / 'one' / ID} exists already: name another folder"):
-        convert(ID, tmp_path / "one")
+        convert("own/deep/set-v1", tmp_path / name)
+    one, two = (
+        {p.relative_to(r): p.read_bytes() for p in r.rglob("*") if p.is_file()}
+        for r in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one == two
+    assert {path.as_posix() for path in one} == {
+        "own/namespace_metadata.json",
+        "own/deep/namespace_metadata.json",
+        "own/deep/set-v1/data/main_data.hdf5",
+        "own/deep/set-v1/data/metadata.json",
+    }
+    before = json.loads((source / "data" / "metadata.json").read_text())
+    after = json.loads(one[Path("own/deep/set-v1/data/metadata.json")])
+    kept = ("env_spec", "author", "algorithm_name", "dataset_id", "total_steps", "total_episodes", "action_space")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert json.loads(after["observation_space"])["dtype"] == "float32"
+    assert "float32" in after["description"]
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "one"))
+    converted = minari.load_dataset("own/deep/set-v1")
+    assert [int(each["seed"]) for each in converted.storage.get_episode_metadata(range(2))] == [0, 1]
+    assert load_dataset("own/deep/set-v1").fingerprint == Dataset.from_episodes(episodes).fingerprint
 
 
-def test_a_failure_leaves_nothing(make_source, tmp_path, monkeypatch):
-    make_source()
+def test_a_converted_file_carries_no_time(make_minari, make_episode, tmp_path):
+    make_minari(ID, [make_episode(4)])
+    convert(ID, tmp_path / "out")
+    times = []
+    with h5py.File(tmp_path / "out/own/set-v0/data/main_data.hdf5") as file:
+        file.visititems(lambda _, item: times.append(h5py.h5o.get_info(item.id).mtime))
+    assert times == [0] * 6
+
+
+def test_mistakes_in_converting(make_minari, make_episode, tmp_path):
+    with pytest.raises(InputError, match=r"cannot read own/set-v0: .*not found locally"):
+        convert(ID, tmp_path / "out")
+    make_minari(ID, [make_episode(4)])
+    convert(ID, tmp_path / "out")
+    with pytest.raises(InputError, match="exists already"):
+        convert(ID, tmp_path / "out")
+    metadata = make_minari("own/bare-v0", [make_episode(4)]) / "data" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    metadata.write_text(json.dumps({name: value for name, value in content.items() if name != "action_space"}))
+    with pytest.raises(InputError, match="own/bare-v0 records no action_space"):
+        convert("own/bare-v0", tmp_path / "out")
+    discrete = make_episode(4) | {"actions": np.zeros(4, np.int64)}
+    make_minari("own/discrete-v0", [discrete], action_space=Discrete(2))
+    with pytest.raises(InputError, match=r"action space Discrete.*only Box"):
+        convert("own/discrete-v0", tmp_path / "out")
+    assert not (tmp_path / "out/own/discrete-v0").exists()
+
+
+def test_a_failure_leaves_nothing(make_minari, make_episode, tmp_path, monkeypatch):
+    make_minari(ID, [make_episode(4)])
     monkeypatch.setattr("scripts.convert._write_episodes", lambda path, source: path.write_bytes(b"half") and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         convert(ID, tmp_path / "out")
     assert not (tmp_path / "out" / ID).exists()
-
-
-def test_only_boxes(make_source, tmp_path):
-    make_source(action_space=Discrete(2))
-    with pytest.raises(InputError, match=r"own/set-v0 has the action space Discrete\(2\): only Box spaces"):
-        convert(ID, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -108,17 +100,12 @@ def test_only_boxes(make_source, tmp_path):
         ({"action_space": '{"type": "Box", "dtype": 3, "shape": 3, "low": 3, "high": 3}'}, "cannot read own/set-v0: "),
     ],
 )
-def test_metadata_without_a_space_is_one_line(make_source, tmp_path, changes, message):
-    edit_metadata(make_source(), **changes)
+def test_metadata_without_a_space_is_one_line(make_minari, make_episode, tmp_path, changes, message):
+    path = make_minari(ID, [make_episode(4)]) / "data" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(InputError, match=message):
         convert(ID, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_dataset_that_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    with pytest.raises(InputError, match=f"cannot read {ID}: "):
-        convert(ID, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
