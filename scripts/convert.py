@@ -21,7 +21,7 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 
 from rlrat.datasets.names import minari_root
-from rlrat.errors import InputError, one_line_errors
+from rlrat.errors import InputError, one_line_errors, reason
 from rlrat.json_files import read_json
 from rlrat.runs.arguments import read_command_line
 
@@ -32,7 +32,7 @@ FIELDS = {
     "terminations": np.bool_,
     "truncations": np.bool_,
 }
-_SPACES = {"observation_space", "action_space"}
+_SPACES = ("action_space", "observation_space")
 
 
 @dataclass
@@ -50,14 +50,17 @@ def convert(source_id: str, out_folder: Path) -> None:
         InputError: no such local dataset, none or other spaces than a Box, or a target that exists already.
     """
     path = minari_root() / source_id / "data" / "metadata.json"
-    if path.is_file() and (missing := _SPACES - read_json(path).keys()):  # for which Minari would make what is recorded
-        raise InputError(f"{source_id} records no {' and no '.join(sorted(missing))}, which is needed to convert it")
+    if path.is_file():  # Minari would make the environment that is recorded for a space that is not
+        recorded = read_json(path)
+        missing = [name for name in _SPACES if not isinstance(recorded.get(name), str)]
+        if missing:
+            raise InputError(f"{source_id} records no {' and no '.join(missing)}, which is needed to convert it")
     try:
         source = minari.load_dataset(source_id)
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"cannot read {source_id}: {error}") from None
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AssertionError) as error:  # spaces that are none
+        raise InputError(f"cannot read {source_id}: {reason(error)}") from None
     metadata = MinariStorage.read_raw_metadata(source.storage.data_path)
-    for name in sorted(_SPACES):
+    for name in _SPACES:
         metadata[name] = _float32_space(source_id, name, getattr(source, name))
     folder = out_folder / source_id
     if folder.exists():

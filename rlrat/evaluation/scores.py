@@ -124,7 +124,7 @@ def references(reference: ReferenceFamily = "v5") -> dict[str, Reference]:
 
 @cache
 def _v5_references() -> dict[str, Reference]:
-    """What scripts/reference_scores.py measured and wrote."""
+    """What scripts/benchmarks/reference_scores.py measured and wrote."""
     table = json.loads(Path(__file__).with_name("reference_scores.json").read_text(encoding="utf-8"))
     return {
         env_id: Reference(

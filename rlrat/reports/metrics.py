@@ -13,9 +13,10 @@ from typing import TextIO
 import numpy as np
 
 from rlrat.errors import InputError, reason, warn
+from rlrat.json_files import EXACT_INTEGERS
 from rlrat.reports.cells import guarded
 from rlrat.reports.read import RunRecord, as_text, listed, open_text, plain
-from rlrat.runs.schema import EXACT_LIMIT, METRICS
+from rlrat.runs.schema import METRICS
 
 _MOST_BYTES = 2**30
 _MOST_COLUMNS = 10_000
@@ -109,7 +110,7 @@ def _read_metrics(run: RunRecord, names: Sequence[str]) -> dict[str, MetricLine]
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), start=2):
                 try:
                     row = plain(line.removesuffix("\n").removesuffix("\r")).split(",")
-                    if len(row) != len(header) or not line.endswith("\n") or not 0 <= int(row[0]) < EXACT_LIMIT:
+                    if len(row) != len(header) or not line.endswith("\n") or not 0 <= int(row[0]) < EXACT_INTEGERS:
                         raise ValueError
                     values = {name: float(row[place]) for name, place in places.items() if row[place]}
                 except ValueError:

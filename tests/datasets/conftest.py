@@ -34,6 +34,11 @@ def make_episode():
 
 
 @pytest.fixture
+def episodes(make_episode):
+    return [make_episode(5), make_episode(3, seed=1, terminal=False), make_episode(1, seed=2)]
+
+
+@pytest.fixture
 def d4rl_arrays():
     """Arrays of D4RL's layout: episodes that end by a terminal state, by a timeout, by both, and one broken off."""
 

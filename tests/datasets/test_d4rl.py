@@ -228,25 +228,6 @@ def test_bounds_of_a_file_that_d4rl_has_not(write_hdf5, d4rl_arrays):
     assert bounds(known) == ([-1, -1], [1, 1])
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ([], "must be LOW HIGH"),
-        ([1.0], "must be LOW HIGH"),
-        ([(1, 2, 3)], "must be LOW HIGH"),
-        ([(1, 2), (1,)], "must be LOW HIGH"),
-        ("ab", "must be LOW HIGH"),
-        ([(1, 1)], "has 1 1, but must have finite LOW HIGH with LOW < HIGH"),
-        ([(-1, 1), (2, -2)], "has 2 -2, but must"),
-        ([(float("nan"), 1)], "has nan 1, but must"),
-        ([(-1, float("inf"))], "has -1 inf, but must"),
-    ],
-)
-def test_bounds_that_cannot_be_right(write_hdf5, d4rl_arrays, given, message):
-    with pytest.raises(InputError, match=f"^--action-bounds .*{message}"):
-        load_dataset(write_hdf5("small.hdf5", d4rl_arrays("to")), action_bounds=given)
-
-
 def test_returns_are_of_whole_episodes(write_hdf5, d4rl_arrays):
     data = d4rl_arrays("t.ob.")
     data["rewards"][:] = np.arange(25)

@@ -10,55 +10,12 @@ from hypothesis import strategies as st
 
 from rlrat.datasets import Dataset
 from rlrat.errors import InputError
+from tests.datasets.episode_lists import episode_lists
 
 
 def arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     values = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
     return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-
-
-@st.composite
-def episode_lists(draw):
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    observations, actions = draw(st.integers(1, 5)), draw(st.integers(1, 3))
-    episodes = []
-    for steps in draw(st.lists(st.integers(1, 12), min_size=1, max_size=6)):
-        ends = np.arange(steps) == steps - 1
-        terminal, truncated = draw(st.booleans()), draw(st.booleans())
-        episodes.append(
-            {
-                "observations": rng.standard_normal((steps + 1, observations)) * 100,
-                "actions": rng.uniform(-1, 1, (steps, actions)),
-                "rewards": rng.standard_normal(steps) * 1e3,
-                "terminations": ends & terminal,
-                "truncations": ends & truncated,
-            }
-        )
-    return episodes
-
-
-@settings(max_examples=50, deadline=None)
-@given(episode_lists())
-def test_from_episodes_keeps_every_step(episodes):
-    dataset = Dataset.from_episodes(episodes)
-    lengths = [len(episode["rewards"]) for episode in episodes]
-    assert len(dataset) == sum(lengths)
-    assert dataset.episode_lengths.tolist() == lengths
-    assert dataset.episode_starts.tolist() == [sum(lengths[:i]) for i in range(len(lengths))]
-    assert dataset.episode_complete.all()
-    for index, episode in enumerate(episodes):
-        rows = slice(dataset.episode_starts[index], dataset.episode_starts[index] + lengths[index])
-        seen = np.asarray(episode["observations"], np.float32)
-        np.testing.assert_array_equal(dataset.observations[rows], seen[:-1])
-        np.testing.assert_array_equal(dataset.next_observations[rows], seen[1:])
-        np.testing.assert_array_equal(dataset.actions[rows], episode["actions"].astype(np.float32))
-        np.testing.assert_array_equal(dataset.rewards[rows], episode["rewards"].astype(np.float32))
-        np.testing.assert_array_equal(dataset.terminations[rows], episode["terminations"])
-        np.testing.assert_array_equal(dataset.truncations[rows][:-1], False)
-        assert dataset.truncations[rows][-1] != episode["terminations"][-1]
-        assert dataset.episode_returns[index] == pytest.approx(sum(map(float, episode["rewards"])), rel=1e-12, abs=1e-9)
-    assert dataset.best_return == dataset.episode_returns.max()
-    assert dataset.worst_return == dataset.episode_returns.min()
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,16 +72,6 @@ def test_own_bounds_and_environment(make_episode):
 @pytest.mark.parametrize(("env_id", "reference"), [("Walker2d-v5", "v5"), ("Hopper-v4", None), ("My-v5", None)])
 def test_reference_belongs_to_mujoco_v5(make_episode, env_id, reference):
     assert Dataset.from_episodes([make_episode(2)], env_id=env_id).reference == reference
-
-
-def test_minari_episode_data_is_accepted(make_episode):
-    from minari import EpisodeData
-
-    episode = make_episode(5)
-    assert (
-        Dataset.from_episodes([EpisodeData(id=0, infos={}, **episode)]).fingerprint
-        == Dataset.from_episodes([episode]).fingerprint
-    )
 
 
 def test_observation_statistics_are_in_float64(monkeypatch, make_episode):
@@ -235,91 +182,3 @@ def test_small_returns_differ_as_large_ones_do(make_episode):
     for scale in (1e-20, 1.0, 1e20):
         assert with_returns(make_episode, [scale, 2 * scale])[1].returns_differ
         assert not with_returns(make_episode, [scale, scale * (1 + 1e-7)])[1].returns_differ
-
-
-def test_rounding_beyond_the_bounds_is_clipped_and_said_once(make_episode, capsys):
-    episodes = [make_episode(3, seed=seed) for seed in range(3)]
-    for episode in episodes:
-        episode["actions"][0] = [1.0005, -1.0002]
-    dataset = Dataset.from_episodes(episodes, id="own")
-    note = "own: clipped 6 actions that lay outside their bounds by up to 0.0005"
-    assert capsys.readouterr().err == f"warning: {note}\n"
-    assert dataset.notes == (note,)
-    assert dataset.best_episodes(0.4).notes == (note,)
-    assert capsys.readouterr().err == ""
-    assert dataset.actions.max() == 1.0
-    assert dataset.actions.min() == -1.0
-
-
-def test_actions_at_the_bounds_are_silent(make_episode, capsys):
-    episode = make_episode(2)
-    episode["actions"] = np.array([[1.0, -1.0], [1.0 + 1e-12, -1.0]])  # rounds to the bound in float32
-    assert Dataset.from_episodes([episode]).notes == ()
-    assert capsys.readouterr().err == ""
-
-
-def edited(name, change):
-    def edit(episodes):
-        episodes[1][name] = change(episodes[1][name])
-
-    return edit
-
-
-def poke(value, *index):
-    def change(array):
-        array = np.array(array, np.float64)
-        array[index] = value
-        return array
-
-    return change
-
-
-def empty(episodes):
-    episodes[1] = {name: array[: name == "observations"] for name, array in episodes[1].items()}
-
-
-MISTAKES = {
-    "no episodes": (lambda episodes: episodes.clear(), "no episodes"),
-    "missing": (lambda episodes: episodes[1].pop("rewards"), "episode 1 lacks rewards"),
-    "short observations": (edited("observations", lambda a: a[:-1]), "6 observations, 6 actions.* T \\+ 1"),
-    "short rewards": (edited("rewards", lambda a: a[:-1]), "5 rewards"),
-    "long flags": (edited("truncations", lambda a: np.append(a, False)), "7 truncations"),
-    "empty": (empty, "episode 1 is empty"),
-    "nan observation": (edited("observations", poke(np.nan, 4, 2)), "observations hold nan at episode 1, step 4 .* 2"),
-    "nan in the last observation": (edited("observations", poke(np.nan, 6, 0)), "episode 1, step 6"),
-    "inf action": (edited("actions", poke(-np.inf, 0, 1)), "actions hold -inf at episode 1, step 0"),
-    "nan reward": (edited("rewards", poke(np.nan, 3)), "rewards hold nan at episode 1, step 3:"),
-    "beyond float32": (edited("rewards", poke(1e300, 3)), "rewards hold inf at episode 1, step 3"),
-    "out of bounds": (edited("actions", poke(1.25, 2, 1)), "actions hold 1.25 at episode 1, step 2 .*\\[-1, 1\\]"),
-    "below bounds": (edited("actions", poke(-1.01, 2, 0)), "actions hold -1.01 at episode 1, step 2"),
-    "discrete": (edited("actions", lambda a: np.zeros(6, np.int64)), "continuous actions only"),
-    "integers": (edited("actions", lambda a: np.zeros((6, 2), np.int64)), "continuous actions only"),
-    "dict": (edited("observations", lambda a: {"position": a}), "observations are a dict"),
-    "image": (edited("observations", lambda a: np.zeros((7, 8, 8, 3), np.uint8)), r"shape \[7, 8, 8, 3\]"),
-    "text": (edited("rewards", lambda a: np.array(["a"] * 6)), "rewards are <U1"),
-    "ragged": (edited("observations", lambda a: [[1.0]] * 6 + [[1.0, 2.0]]), "ragged"),
-    "flat actions": (edited("actions", lambda a: a[:, 0]), r"actions have shape \[6\]"),
-    "no features": (edited("observations", lambda a: a[:, :0]), r"shape \[7, 0\]"),
-    "other width": (edited("observations", lambda a: a[:, :-1]), "observations of 3 components, episode 0 of 4"),
-    "numbers as flags": (edited("terminations", lambda a: np.full(6, 0.5)), "terminations hold 0.5"),
-    "early end": (edited("terminations", poke(1, 2)), "terminations set at step 2 of 6"),
-}
-
-
-@pytest.mark.parametrize(("mistake", "message"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_mistakes_are_named_in_one_line(make_episode, mistake, message):
-    episodes = [make_episode(4), make_episode(6, seed=1)]
-    mistake(episodes)
-    with pytest.raises(InputError, match=message) as caught:
-        Dataset.from_episodes(episodes, id="own")
-    assert str(caught.value).startswith("own")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "message"),
-    [(-1, np.inf, "finite low < high"), (1, -1, "finite low < high"), ([-1, -1, -1], 1, "shapes")],
-)
-def test_unusable_bounds(make_episode, low, high, message):
-    with pytest.raises(InputError, match=message):
-        Dataset.from_episodes([make_episode(4)], action_low=low, action_high=high)

@@ -1,7 +1,5 @@
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ import rlrat
 from rlrat import load_dataset
 from rlrat.datasets import Dataset, d4rl, minari, names
 from rlrat.errors import InputError
-from scripts.convert import convert
 
 # what the float64 sources of the packaged datasets hold
 PACKAGED = {
@@ -100,69 +97,6 @@ def test_a_warm_load_needs_neither_torch_nor_the_environments():
 def test_names_from_the_package():
     assert rlrat.load_dataset is load_dataset
     assert rlrat.Dataset is Dataset
-
-
-def test_converting_keeps_the_content_and_is_reproducible(make_minari, make_episode, tmp_path, monkeypatch):
-    import minari as plain
-
-    episodes = [make_episode(5), make_episode(3, seed=1, terminal=False)]
-    source = make_minari("own/deep/set-v1", episodes, infos=True)
-    for name in ("one", "two"):
-        convert("own/deep/set-v1", tmp_path / name)
-    one, two = (
-        {p.relative_to(r): p.read_bytes() for p in r.rglob("*") if p.is_file()}
-        for r in (tmp_path / "one", tmp_path / "two")
-    )
-    assert one == two
-    assert {path.as_posix() for path in one} == {
-        "own/namespace_metadata.json",
-        "own/deep/namespace_metadata.json",
-        "own/deep/set-v1/data/main_data.hdf5",
-        "own/deep/set-v1/data/metadata.json",
-    }
-    before = json.loads((source / "data" / "metadata.json").read_text())
-    after = json.loads(one[Path("own/deep/set-v1/data/metadata.json")])
-    kept = ("env_spec", "author", "algorithm_name", "dataset_id", "total_steps", "total_episodes", "action_space")
-    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
-    assert json.loads(after["observation_space"])["dtype"] == "float32"
-    assert "float32" in after["description"]
-
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "one"))
-    converted = plain.load_dataset("own/deep/set-v1")
-    assert [int(each["seed"]) for each in converted.storage.get_episode_metadata(range(2))] == [0, 1]
-    assert load_dataset("own/deep/set-v1").fingerprint == Dataset.from_episodes(episodes).fingerprint
-
-
-def test_a_converted_file_carries_no_time(make_minari, make_episode, tmp_path):
-    import h5py
-
-    make_minari("own/set-v0", [make_episode(4)])
-    convert("own/set-v0", tmp_path / "out")
-    times = []
-    with h5py.File(tmp_path / "out/own/set-v0/data/main_data.hdf5") as file:
-        file.visititems(lambda _, item: times.append(h5py.h5o.get_info(item.id).mtime))
-    assert times == [0] * 6
-
-
-def test_mistakes_in_converting(make_minari, make_episode, tmp_path):
-    from gymnasium.spaces import Discrete
-
-    with pytest.raises(InputError, match=r"cannot read own/set-v0: .*not found locally"):
-        convert("own/set-v0", tmp_path / "out")
-    make_minari("own/set-v0", [make_episode(4)])
-    convert("own/set-v0", tmp_path / "out")
-    with pytest.raises(InputError, match="exists already"):
-        convert("own/set-v0", tmp_path / "out")
-    metadata = make_minari("own/bare-v0", [make_episode(4)]) / "data" / "metadata.json"
-    content = json.loads(metadata.read_text())
-    metadata.write_text(json.dumps({name: value for name, value in content.items() if name != "action_space"}))
-    with pytest.raises(InputError, match="own/bare-v0 records no action_space"):
-        convert("own/bare-v0", tmp_path / "out")
-    discrete = make_episode(4) | {"actions": np.zeros(4, np.int64)}
-    make_minari("own/discrete-v0", [discrete], action_space=Discrete(2))
-    with pytest.raises(InputError, match=r"action space Discrete.*only Box"):
-        convert("own/discrete-v0", tmp_path / "out")
-    assert not (tmp_path / "out/own/discrete-v0").exists()
 
 
 def test_every_published_name_leads_to_d4rl(monkeypatch):

@@ -8,19 +8,13 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box
 from minari import MinariDataset
 
 from rlrat import load_dataset
 from rlrat.datasets import Dataset, minari
 from rlrat.errors import InputError
-
-ID = "own/set-v0"
-
-
-@pytest.fixture
-def episodes(make_episode):
-    return [make_episode(5), make_episode(3, seed=1, terminal=False), make_episode(1, seed=2)]
+from tests.datasets.minari_sets import ID, edit_metadata
 
 
 @pytest.mark.parametrize("infos", [False, True])
@@ -57,13 +51,6 @@ def test_environment_settings_and_bounds(make_minari, episodes):
     assert (dataset.env_id, dataset.env_kwargs) == ("Walker2d-v4", {"xml_file": "walker2d.xml"})
     assert dataset.reference is None
     assert (dataset.action_low.tolist(), dataset.action_high.tolist()) == ([-1, -1], [1, 2])
-
-
-def edit_metadata(folder, **changes):
-    """Change metadata.json; None leaves an entry out."""
-    path = folder / "data" / "metadata.json"
-    metadata = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in metadata.items() if value is not None}))
 
 
 NO_SPACES = {"observation_space": None, "action_space": None}
@@ -190,57 +177,6 @@ def test_what_may_not_be_read_is_one_line(make_minari, episodes, monkeypatch):
                 load_dataset(ID)
     with pytest.raises(InputError, match=r"cannot read dataset a*: .*File name too long"):
         load_dataset("a" * 300)
-
-
-def test_arrow_without_pyarrow_is_one_line(make_minari, episodes, monkeypatch):
-    folder = make_minari(ID, episodes)
-    edit_metadata(folder, data_format="arrow")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InputError, match=rf"{ID} is in the format arrow, for which pyarrow .*pip install 'minari\["):
-        load_dataset(ID)
-
-
-@pytest.mark.parametrize("data_format", ["arrow", "parquet"])
-def test_arrow_and_parquet(make_minari, episodes, data_format):
-    pytest.importorskip("pyarrow")
-    folder = make_minari(ID, episodes, infos=True, data_format=data_format)
-    dataset = load_dataset(ID)
-    assert dataset.fingerprint == Dataset.from_episodes(episodes).fingerprint
-    edit_metadata(folder, total_episodes=4)
-    with pytest.raises(InputError, match=f"has no episode 3, though {ID} should have 4"):
-        load_dataset(ID)
-    edit_metadata(folder, total_episodes=3)
-    file = next((folder / "data" / "1").glob(f"*.{data_format}"))
-    content = file.read_bytes()
-    for damaged in (b"", content[: len(content) // 2], b"x" * len(content)):
-        file.write_bytes(damaged)
-        with pytest.raises(InputError, match="cannot be read: ") as caught:
-            load_dataset(ID)
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("space", "message"),
-    [
-        ({"action_space": Discrete(3)}, "action space Discrete: continuous actions only"),
-        ({"action_space": Box(0, 5, (2,), np.int64)}, r"action space Box, int64, shape \[2\]: continuous"),
-        ({"action_space": Box(-1, 1, (2, 2), np.float32)}, "action space Box, .*: only flat vectors"),
-        ({"observation_space": Dict(a=Box(-1, 1, (4,)))}, "observation space Dict: only flat vectors"),
-        ({"observation_space": Box(0, 255, (8, 8, 3), np.uint8)}, r"observation space Box, uint8, shape \[8, 8, 3\]"),
-        ({"action_space": Box(-np.inf, np.inf, (2,), np.float32)}, "action bounds are .*: finite low < high"),
-        ({"action_space": Box(-0.1, 0.1, (2,), np.float32)}, r"actions hold .* outside their bounds \[-0.1, 0.1\]"),
-    ],
-)
-def test_unusable_spaces(make_minari, episodes, space, message):
-    make_minari(ID, episodes)
-    path = minari.minari_root() / ID / "data" / "metadata.json"
-    from minari.serialization import serialize_space
-
-    change = {name: serialize_space(each) for name, each in space.items()}
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match=f"^{ID}.*{message}") as caught:
-        load_dataset(ID)
-    assert "\n" not in str(caught.value)
 
 
 def edit_file(change):

@@ -1,5 +1,4 @@
 import importlib.util
-import json
 import sys
 
 import numpy as np
@@ -10,17 +9,6 @@ from rlrat.datasets import d4rl
 from rlrat.datasets.names import D4RL_LEVELS
 from rlrat.errors import InputError
 from rlrat.evaluation.scores import d4rl_tables, find_reference, mean_height, normalized_score, references
-from tests.short_runs import ROOT
-
-SCRIPT = ROOT / "scripts" / "reference_scores.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("reference_scores", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("family", ["v5", "d4rl"])
@@ -77,44 +65,6 @@ def test_references_cannot_be_changed_by_a_caller():
     assert references("v5")
     with pytest.raises(AttributeError):
         references("v5")["Hopper-v5"].random = 0.0
-
-
-def test_the_measured_file(script):
-    table = json.loads(script.OUTPUT.read_text())
-    assert table["name"] == f"v5-{table['date'][:4]}.{table['date'][5:7]}"
-    assert set(table["versions"]) == {"python", "gymnasium", "mujoco", "numpy"}
-    assert set(table["environments"]) == set(script.EXPERTS)
-    for env_id, entry in table["environments"].items():
-        assert entry["random"]["episodes"] == 1000
-        assert tuple(entry["expert"].values()) == script.EXPERTS[env_id]
-        reference = find_reference(env_id)
-        assert (reference.name, reference.date) == (table["name"], table["date"])
-        assert (reference.random, reference.expert) == (
-            entry["random"]["return_mean"],
-            entry["expert"]["return_mean"],
-        )
-        assert entry["expert"]["source"] in reference.source
-
-
-@pytest.mark.parametrize("env_id", ["Hopper-v5", "Walker2d-v5"])
-def test_a_small_measurement_agrees_with_the_file(script, env_id):
-    small = script.measure_random(env_id, num_seeds=2)
-    recorded = json.loads(script.OUTPUT.read_text())["environments"][env_id]["random"]
-    assert small["episodes"] == 100
-    assert abs(small["return_mean"] - recorded["return_mean"]) < 4 * recorded["return_std"] / np.sqrt(100)
-
-
-def test_the_script_writes_what_scores_reads(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "EXPERTS", {"Hopper-v5": script.EXPERTS["Hopper-v5"]})
-    script.main(script.Arguments(episodes=50, output=tmp_path / "out.json"))
-    written, packaged = (json.loads(path.read_text()) for path in (tmp_path / "out.json", script.OUTPUT))
-    assert written.keys() == packaged.keys()
-    ours, theirs = (table["environments"]["Hopper-v5"] for table in (written, packaged))
-    assert ours.keys() == theirs.keys()
-    assert ours["random"].keys() == theirs["random"].keys()
-    assert "Hopper-v5: random" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--episodes 70: choose a multiple of 50"):
-        script.main(script.Arguments(episodes=70, output=tmp_path / "out.json"))
 
 
 INFOS = """

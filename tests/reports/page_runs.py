@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from rlrat.reports.build import build_report
+from rlrat.reports.read import read_runs
+from rlrat.reports.report import Report
 from rlrat.runs.inspection import BINS
 from rlrat.runs.schema import ACTIVATIONS, COLUMNS
 from tests.reports.run_folders import write_run
@@ -37,3 +40,11 @@ def activations_text(updates: range, random: np.random.Generator) -> str:
             b = " ".join(f"{value:.9g}" for value in denominator + 0.3 * share)
             lines.append(f"{update},{layer},{part},0,A,{a},{b},{-2 - share:.6g},{2 + 2 * share:.6g},{counts}")
     return "\n".join(lines) + "\n"
+
+
+def make_report(tmp_path: Path, activations=("relu", "rational"), seeds: int = 3, **run) -> Report:
+    """Of such runs of each activation, made in tmp_path/runs."""
+    for activation in activations:
+        for seed in range(seeds):
+            make_run(tmp_path / "runs", activation, seed, **run)
+    return build_report(read_runs([tmp_path / "runs"]))

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 HEADER = (
     "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean,normalized_score\n"
 )
 REFERENCE = {"name": "v5-test", "env_id": "Hopper-v5", "random": 0.0, "expert": 2000.0, "source": "", "date": ""}
+RISING = np.array([0.0, 10, 20, 30, 40, 50, 50, 50, 50, 50])
 
 
 def line(update: int, value: float, score: float | str, target: str = "") -> str:
@@ -64,3 +67,9 @@ def write_metrics(folder: Path, every: int, **columns: Sequence[float | str]) ->
     ]
     (folder / "metrics.csv").write_text("\n".join([",".join(["update", *names]), *rows]) + "\n")
     return folder
+
+
+def write_seeds(root: Path, values: np.ndarray = RISING, seeds: int = 5, scatter: float = 1.0, **settings) -> None:
+    """Runs of one label, whose values lie up to half of `scatter` above and below."""
+    for seed in range(seeds):
+        write_run(root, values + scatter * (seed - (seeds - 1) / 2) / seeds, seed, **settings)

@@ -7,14 +7,7 @@ from rlrat.errors import InputError
 from rlrat.reports.build import build_report
 from rlrat.reports.importing import import_runs
 from rlrat.reports.read import filter_runs, read_runs
-from tests.reports.run_folders import REFERENCE, line, write_run
-
-RISING = np.array([0.0, 10, 20, 30, 40, 50, 50, 50, 50, 50])
-
-
-def write_seeds(root, values=RISING, seeds=5, scatter=1.0, **settings):
-    for seed in range(seeds):
-        write_run(root, values + scatter * (seed - (seeds - 1) / 2) / seeds, seed, **settings)
+from tests.reports.run_folders import REFERENCE, RISING, line, write_run, write_seeds
 
 
 def test_final_values_areas_and_times_by_hand(tmp_path):
@@ -91,15 +84,6 @@ def test_unfinished_runs_are_marked_and_judged_on_demand(tmp_path):
     (group,) = build_report(read_runs([tmp_path]), until=30).tasks[0].groups
     assert len(group.judged) == 4
     np.testing.assert_allclose(group.finals.mean(), 20, atol=1)  # without update 0
-
-
-def test_where_nothing_is_finished_nothing_is_judged(tmp_path):
-    write_run(tmp_path, RISING, status=None)
-    report = build_report(read_runs([tmp_path]))
-    assert report.tasks[0].horizon is None
-    assert len(report.tasks[0].groups[0].judged) == 0
-    assert "--until 90 judges all" in report.notes[0]
-    np.testing.assert_allclose(report.tasks[0].groups[0].curves["score"].mean, RISING)
 
 
 def test_runs_of_different_lengths_are_judged_at_the_same_update(tmp_path):
@@ -194,16 +178,6 @@ def test_runs_without_references_are_compared_by_returns(tmp_path):
     assert set(report.tasks[0].groups[0].curves) == {"return"}
 
 
-def test_what_differs_in_how_runs_were_judged_is_told(tmp_path):
-    write_seeds(tmp_path)
-    write_seeds(tmp_path, activation="silu", eval_episodes=20, config={"versions": {"torch": "2.12.0"}})
-    report = build_report(read_runs([tmp_path]))
-    found = {difference.setting: difference for difference in report.tasks[0].differences}
-    assert found["eval_episodes"].values == {"10": ("relu",), "20": ("silu",)}
-    assert found["version of torch"].protocol
-    assert any("not all runs were judged alike: eval_episodes: 10 (relu), 20 (silu)" in n for n in report.notes)
-
-
 def test_labels_made_of_any_setting_and_runs_that_they_mix(tmp_path):
     write_seeds(tmp_path, expectile=0.7)
     write_seeds(tmp_path, expectile=0.9, name="expectile=0.9")
@@ -223,48 +197,6 @@ def test_agents_can_be_compared_too(tmp_path):
     report = build_report(read_runs([tmp_path]), by=["agent", "activation"], reference="td3_bc relu")
     assert report.labels == ("td3_bc relu", "iql relu")
     assert [task.name for task in report.tasks] == ["rlrat/hopper/mixed-v0"]
-
-
-def test_seconds_are_compared_only_between_equal_processes(tmp_path):
-    write_seeds(tmp_path)
-    write_seeds(tmp_path, activation="silu", config={"arguments": {"num_seeds": 1, "num_threads": 1}})
-    write_seeds(tmp_path, activation="gelu", config={"members": 5, "arguments": {"num_seeds": 1, "num_threads": 1}})
-    alike = build_report(filter_runs(read_runs([tmp_path]), ["activation=relu", "activation=gelu"])).tasks[0]
-    assert alike.seconds_differ is None
-    assert alike.groups[1].reach[0].seconds is not None
-    (task,) = build_report(read_runs([tmp_path])).tasks
-    assert task.seconds_differ == "the number of runs in a process is 1 or 5"
-    assert {share.seconds for group in task.groups for share in group.reach} == {None}
-    notes = build_report(read_runs([tmp_path])).notes
-    assert any("training seconds cannot be compared: the number of runs in a process is 1 or 5" in n for n in notes)
-
-
-@pytest.mark.parametrize(
-    ("start", "reason"),
-    [
-        ({"members": 5, "device": "cpu", "arguments": {"num_threads": 1}}, None),
-        ({"members": 2, "device": "cpu", "arguments": {"num_threads": 1}}, "the number of runs in a process is 2 or 5"),
-        ({"members": 5, "device": "cuda", "arguments": {"num_threads": 1}}, "the device is cpu or cuda"),
-        ({"members": 5, "device": "cpu", "arguments": {"num_threads": 2}}, "the num_threads is 1 or 2"),
-    ],
-)
-def test_a_run_that_went_on_in_another_way_has_no_seconds(tmp_path, start, reason):
-    resumed = [{"update": 30, "versions": {"torch": "2.14.0"}, **start}]
-    write_seeds(tmp_path, config={"members": 5, "device": "cpu", "resumed": resumed})
-    report = build_report(read_runs([tmp_path]))
-    assert report.tasks[0].seconds_differ == reason
-    write_seeds(tmp_path, activation="silu", config={"members": 5, "device": "cpu"})
-    (difference,) = build_report(read_runs([tmp_path])).tasks[0].differences
-    assert str(difference) == "version of torch: 2.13.0 (silu), 2.13.0 then 2.14.0 (relu)"
-
-
-@pytest.mark.parametrize(("device", "reason"), [("cpu", None), ("cuda:0", "the capture is - or True")])
-def test_a_capture_matters_only_on_a_gpu(tmp_path, device, reason):
-    write_seeds(tmp_path, config={"device": device})  # of a version that knew no capture
-    arguments = {"num_seeds": 5, "num_threads": 1, "capture": True}
-    write_seeds(tmp_path, activation="silu", config={"device": device, "arguments": arguments})
-    (task,) = build_report(read_runs([tmp_path])).tasks
-    assert task.seconds_differ == reason
 
 
 def test_a_run_without_an_evaluation_shortly_before_the_horizon_is_not_judged(tmp_path):
@@ -340,17 +272,6 @@ def test_tasks_that_all_labels_have_are_aggregated_where_the_others_are_of_anoth
     assert set(report.aggregates) == {"relu", "silu", "gelu"}
 
 
-def test_activations_that_a_label_mixes_are_told(tmp_path):
-    for agent in ("iql", "td3_bc"):
-        write_seeds(tmp_path, agent=agent)
-        write_seeds(tmp_path, RISING + 5, agent=agent, activation="rational")
-    report = build_report(read_runs([tmp_path]), by=["agent"])
-    (difference,) = report.tasks[0].differences
-    assert difference.setting == "activation"
-    assert difference.within == ("iql", "td3_bc")
-    assert any("iql, td3_bc have runs of different settings: activation: rational" in note for note in report.notes)
-
-
 def test_a_label_without_text_is_a_dash(tmp_path):
     write_seeds(tmp_path)
     write_seeds(tmp_path, name="own")
@@ -391,21 +312,6 @@ def test_tasks_against_different_references_are_not_aggregated(tmp_path):
     assert report.aggregates == {}
     assert report.profiles == {}
     assert any("Nothing is aggregated over tasks" in note for note in report.notes)
-
-
-def test_a_reference_that_ends_below_zero_has_no_shares(tmp_path):
-    write_seeds(tmp_path, -RISING)
-    report = build_report(read_runs([tmp_path]))
-    assert report.tasks[0].groups[0].reach == ()
-    assert any("relu ends at -50.0, and a share of what is not above 0 means nothing" in n for n in report.notes)
-
-
-def test_a_task_where_the_reference_is_not_judged_says_so(tmp_path):
-    write_seeds(tmp_path, dataset="a")
-    write_seeds(tmp_path, dataset="b", activation="silu")
-    report = build_report(read_runs([tmp_path]))
-    assert report.tasks[1].groups[0].reach == ()
-    assert "iql on b: no run of relu is judged, so no speed is measured against it" in report.notes
 
 
 def test_mistakes_are_one_line(tmp_path):

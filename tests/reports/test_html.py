@@ -13,10 +13,9 @@ import pytest
 from rlrat.errors import InputError
 from rlrat.reports.build import build_report
 from rlrat.reports.html import render, write_report
-from rlrat.reports.learned import read_learned
 from rlrat.reports.page_data import drawn_points, known_heights, page_data
 from rlrat.reports.read import RunRecord, read_runs
-from tests.reports.page_runs import LAYERS, make_run
+from tests.reports.page_runs import make_report, make_run
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\"'"
 
@@ -26,13 +25,6 @@ def small_plotly(request, monkeypatch):
     """Five megabytes that no test here reads."""
     if "plotly" not in request.node.name:
         monkeypatch.setattr("rlrat.reports.html._plotly", lambda: "var Plotly;")
-
-
-def _report(tmp_path, activations=("relu", "rational"), seeds=3, **run):
-    for activation in activations:
-        for seed in range(seeds):
-            make_run(tmp_path / "runs", activation, seed, **run)
-    return build_report(read_runs([tmp_path / "runs"]))
 
 
 class _Page(HTMLParser):
@@ -73,7 +65,7 @@ def _record(returns: np.ndarray, scores: np.ndarray | None = None) -> RunRecord:
 
 
 def test_the_page_has_every_part(tmp_path):
-    report = _report(tmp_path)
+    report = make_report(tmp_path)
     text = render(report)
     assert "{{" not in text
     sections = {values.get("id") for tag, values in _Page(text).tags if tag == "section"}
@@ -85,7 +77,7 @@ def test_the_page_has_every_part(tmp_path):
 
 
 def test_without_learned_activations_there_is_no_such_part(tmp_path):
-    text = render(_report(tmp_path, ("relu", "silu")))
+    text = render(make_report(tmp_path, ("relu", "silu")))
     assert 'id="learned"' not in text
     assert 'href="#learned"' not in text
 
@@ -105,7 +97,7 @@ def test_names_with_html_in_them_stay_text(tmp_path):
 
 
 def test_no_script_runs_but_the_pages_own(tmp_path):
-    page = _Page(render(_report(tmp_path)))
+    page = _Page(render(make_report(tmp_path)))
     allowed = re.search(r"script-src ([^;]*)", page.policy)[1].split()
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
     assert allowed == [f"'sha256-{digest}'" for digest in reversed(digests)]
@@ -114,39 +106,10 @@ def test_no_script_runs_but_the_pages_own(tmp_path):
 
 
 def test_data_is_json_without_numbers_that_json_has_not(tmp_path):
-    text = render(_report(tmp_path, reference=None))
+    text = render(make_report(tmp_path, reference=None))
     data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1], parse_constant=pytest.fail)
     curves = data["tasks"][0]["groups"][0]["curves"]
     assert set(curves) == {"return"}
-
-
-def test_curves_are_the_reports(tmp_path):
-    report = _report(tmp_path)
-    data = page_data(report)
-    (task,) = data["tasks"]
-    for drawn, group in zip(task["groups"], report.tasks[0].groups, strict=True):
-        assert data["labels"][drawn["label"]]["name"] == group.label
-        curve = drawn["curves"]["score"]
-        np.testing.assert_allclose(curve["mean"], group.curves["score"].mean, rtol=1e-4)
-        assert data["updates"][curve["updates"]] == group.curves["score"].updates.tolist()
-        assert curve["seeds"] == [3] * 21
-        assert len(drawn["runs"]) == 3
-        for seed, run in zip(drawn["runs"], group.runs, strict=True):
-            np.testing.assert_allclose(seed["return"], run.returns, rtol=1e-4)
-    assert len(data["updates"]) == 1  # what all runs have in common is there once
-    assert task["data"] == {"return": 500.0, "score": 25.0}
-
-
-def test_learned_functions_are_the_runs(tmp_path):
-    report = _report(tmp_path, ("rational",), seeds=2)
-    (entry,) = page_data(report)["learned"]
-    assert [layer["name"] for layer in entry["layers"]] == list(LAYERS)
-    layer = entry["layers"][0]
-    assert layer["lines"] == [f"seed {seed}, critic {part}" for seed in (0, 1) for part in (1, 2)]
-    recorded = read_learned(report.tasks[0].groups[0].runs[1].path)["q.hidden.0"]
-    np.testing.assert_allclose(layer["numerator"][-1][3], recorded.numerator[-1, 0, 1, 0], rtol=1e-3)
-    assert entry["updates"] == recorded.updates.tolist()
-    np.testing.assert_allclose(np.sum(layer["histogram"], axis=1), 1.0, rtol=1e-2)
 
 
 def test_a_short_curve_is_drawn_whole():
@@ -171,7 +134,7 @@ def test_a_long_curve_of_scores_alone_is_thinned_too():
 
 
 def test_thinning_is_said_and_statistics_are_of_every_evaluation(tmp_path, monkeypatch):
-    whole = _report(tmp_path, evaluations=300)
+    whole = make_report(tmp_path, evaluations=300)
     monkeypatch.setattr("rlrat.reports.page_data._SEED_POINTS", 60)
     data = page_data(whole)
     assert data["tasks"][0]["thinned"] == "Drawn are some of 300 evaluations; statistics use all."
@@ -180,7 +143,7 @@ def test_thinning_is_said_and_statistics_are_of_every_evaluation(tmp_path, monke
 
 
 def test_without_plotly_it_is_one_line(tmp_path, monkeypatch):
-    report = _report(tmp_path, ("relu",), seeds=1)
+    report = make_report(tmp_path, ("relu",), seeds=1)
     monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(InputError, match=r'needs plotly: pip install "rlrat\[report\]"'):
         render(report)
@@ -188,12 +151,12 @@ def test_without_plotly_it_is_one_line(tmp_path, monkeypatch):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"cannot write .*No such file or directory"):
-        write_report(_report(tmp_path, ("relu",), seeds=1), tmp_path / "missing" / "report.html")
+        write_report(make_report(tmp_path, ("relu",), seeds=1), tmp_path / "missing" / "report.html")
 
 
 def test_a_page_replaces_the_one_before_it(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("old")
-    write_report(_report(tmp_path, ("relu",), seeds=1), path)
+    write_report(make_report(tmp_path, ("relu",), seeds=1), path)
     assert path.read_text().startswith("<!DOCTYPE html>")
     assert list(tmp_path.glob("*.tmp")) == []

@@ -271,18 +271,3 @@ def refusing(refused):
         return open_text(path)
 
     return call
-
-
-def test_final_values_of_fewer_evaluations_say_so(tmp_path):
-    for seed in range(3):
-        write_run(tmp_path, [99.0, 1.0, 2.0 + seed / 10], seed)
-        write_run(tmp_path, [99.0, 5.0, 6.0 + seed / 10], seed, activation="silu")
-    report = build_report(read_runs([tmp_path]))
-    np.testing.assert_allclose(report.tasks[0].group("relu").finals, [1.5, 1.55, 1.6])
-    final = report.comparisons[0]
-    assert "(fewer than five evaluations: 2 of silu and 2 of relu; p = " in final.verdict
-    assert "fewer than five" not in report.comparisons[1].verdict  # of the area
-    assert any("final values of silu are of 2 evaluations, not of five" in note for note in report.notes)
-    tables = make_tables(report)
-    assert [row[-1].text for row in tables["results"].rows] == ["2", "2"]
-    assert tables["final"].title.endswith("or of all that a trained policy has where they are fewer")

@@ -1,5 +1,4 @@
 import io
-import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -184,37 +183,6 @@ def test_what_tyro_says_of_a_mistake_is_good_to_read(kind, argv, line, terminal,
         read_command_line(kind, "test", argv.split(), prog="it.py")
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"error: {line}\n"
-
-
-def run_script(monkeypatch, name: str, *argv: str) -> int | str | None:
-    """The exit code of a file of scripts/ that ends at its command line."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / name), *argv])
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
-    return stop.value.code
-
-
-@pytest.mark.parametrize(
-    ("name", "argv", "line"),
-    [
-        ("benchmark.py", ("agents", "--round", "3"), "Unrecognized options: --round, 3. Perhaps you meant: --rounds"),
-        ("benchmark_reports.py", ("--sedes", "3"), "Unrecognized options: --sedes, 3. Perhaps you meant: --seeds"),
-        ("convert.py", ("own/set-v0", "out", "more"), "Unrecognized options: more"),
-        ("convert.py", (), f"Missing from {ROOT / 'scripts' / 'convert.py'}: SOURCE_ID, OUT_FOLDER"),
-        ("reference_scores.py", ("--episodes", "many"), "--episodes is 'many', but must be a whole number"),
-        ("reference_scores.py", ("--episodes", "70"), "--episodes 70: choose a multiple of 50"),
-    ],
-)
-def test_a_mistake_in_a_scripts_command_line_is_one_line(name, argv, line, monkeypatch, capsys):
-    assert run_script(monkeypatch, name, *argv) == 2
-    assert capsys.readouterr().err == f"error: {line}\n"
-
-
-@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "scripts").glob("benchmark*.py"))])
-def test_every_benchmark_answers_help(name, monkeypatch, capsys):
-    assert not run_script(monkeypatch, name, "--help")
-    assert capsys.readouterr().out.startswith("usage: ")
 
 
 def test_help_names_every_activation_and_is_answered_without_torch():

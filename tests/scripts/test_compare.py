@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,11 +9,8 @@ import pytest
 
 from rlrat.errors import InputError
 from rlrat.reports.read import filter_runs, read_runs
+from scripts import compare
 from tests.short_runs import ROOT
-
-spec = importlib.util.spec_from_file_location("compare", ROOT / "scripts" / "compare.py")
-compare = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(compare)
 
 
 def test_real_runs_are_compared_in_the_terminal_and_in_files(run_agent, tmp_path, capfd):

@@ -1,6 +1,5 @@
 """scripts/data.py."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -9,21 +8,13 @@ import pytest
 
 from rlrat import load_dataset
 from rlrat.errors import InputError
+from scripts import data
 from tests.short_runs import ROOT
 
 SCRIPT = ROOT / "scripts" / "data.py"
 
 
-@pytest.fixture
-def data():
-    spec = importlib.util.spec_from_file_location("data", SCRIPT)
-    module = sys.modules["data"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["data"]
-
-
-def test_damage_is_exit_code_1(data, tmp_path, monkeypatch, capsys):
+def test_damage_is_exit_code_1(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     load_dataset("rlrat/hopper/medium-v0")
     root = tmp_path / "rlrat" / "datasets"
@@ -36,7 +27,7 @@ def test_damage_is_exit_code_1(data, tmp_path, monkeypatch, capsys):
     assert done.stdout.endswith("damaged (rewards.npy has another content): it is made anew when it is loaded next\n")
 
 
-def test_mistakes_are_one_line(data, capsys):
+def test_mistakes_are_one_line(capsys):
     with pytest.raises(InputError, match="nonsense is in no cache"):
         data.main(["check", "nonsense"])
     for argv in ([], ["chek"]):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rlrat.sweeps import remembered
 from rlrat.sweeps.folder import SweepFolder
+from rlrat.sweeps.grid import Block, Cell, Grid, expand
 from tests.short_runs import ROOT
 
 TOY_FILE = ROOT / "tests" / "sweeps" / "toy.py"
@@ -65,3 +66,8 @@ def write_record(file: Path, content: dict) -> None:
     content = {name: value for name, value in content.items() if name not in ("version", "checksum")}
     whole = {"version": remembered.VERSION, "checksum": remembered.checksum(content), **content}
     file.write_text(json.dumps(whole))
+
+
+def cells(tmp_path: Path, *blocks: Block, seeds: int = 1) -> list[Cell]:
+    """The cells of a grid, below `tmp_path`/runs."""
+    return expand(Grid(blocks, seeds), tmp_path / "runs")

@@ -1,4 +1,4 @@
-"""The `table` subcommand of `scripts/benchmark.py`: a share of the paper's table, and how long the whole would take."""
+"""The `table` subcommand of `benchmark.py`: a share of the paper's table, and how long the whole would take."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 from rlrat.console import Console
 from rlrat.runs.schema import CONFIG, SUMMARY
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _UPDATES, _EPISODE = 300_000, 1000
 
 

@@ -16,18 +16,18 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from _benchmark_agents import Agents, run_agents
-from _benchmark_table import Table, run_table
-from _benchmark_threads import Threads, run_threads
-from benchmark_growth import Growth, run_growth
-from benchmark_rational import Rational, run_rational
 
+from agent_speed import Agents, run_agents
+from growth import Growth, run_growth
+from rational_speed import Rational, run_rational
 from rlrat import load_dataset
 from rlrat.console import Console
 from rlrat.errors import one_line_errors
 from rlrat.runs.arguments import read_command_line
+from table import Table, run_table
+from threads import Threads, run_threads
 
-_IQL = Path(__file__).parents[1] / "agents" / "iql.py"
+_IQL = Path(__file__).parents[2] / "agents" / "iql.py"
 
 
 @dataclass

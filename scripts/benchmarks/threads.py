@@ -1,13 +1,13 @@
-"""The `threads` subcommand of `scripts/benchmark.py`: how many CPU threads an update keeps busy."""
+"""The `threads` subcommand of `benchmark.py`: how many CPU threads an update keeps busy."""
 
 import os
 import statistics
 from dataclasses import dataclass, field
 
 import torch
-from _benchmark_agents import make_learner, make_turn
 from rich.table import Table
 
+from agent_speed import make_learner, make_turn
 from rlrat import load_dataset
 from rlrat.console import Console
 from rlrat.updates.machine import keep_freed_memory, useful_threads

@@ -1,6 +1,5 @@
-"""Ray and Slurm: what can be told without a cluster, and a real Slurm of one node on this machine."""
+"""What can be told of Slurm without a cluster, and a real one of one node on this machine."""
 
-import errno
 import json
 import os
 import pickle
@@ -13,17 +12,16 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.runs.locks import STALE_SECONDS, Owner, Watch
-from rlrat.sweeps import conductor, slurm
+from rlrat.runs.locks import Watch
+from rlrat.sweeps import slurm
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
-from rlrat.sweeps.launcher import Outcome, Refused, WorkerTask, read_outcome
+from rlrat.sweeps.launcher import WorkerTask, read_outcome
 from rlrat.sweeps.worker import Work
 from tests.short_runs import ROOT
 from tests.sweeps.whole_sweeps import CELLS, TOY_FILE, begin, check, hold_back, wait_until
@@ -31,154 +29,11 @@ from tests.sweeps.whole_sweeps import CELLS, TOY_FILE, begin, check, hold_back, 
 OPTIONS = {"threads": 1, "minutes": 10, "memory_gb": 0.5, "gpus": 0, "at_once": 2, "warning": 60}
 
 
-@pytest.mark.parametrize("launcher", ["ray", "slurm"])
-def test_a_launcher_whose_package_is_missing_is_one_line(sweeper, monkeypatch, launcher):
-    monkeypatch.setitem(sys.modules, {"ray": "ray", "slurm": "submitit"}[launcher], None)
-    with pytest.raises(InputError, match=rf'pip install "rlrat\[{launcher}\]"'):
-        sweeper("--launcher", launcher)
-
-
-def test_nothing_but_the_launchers_imports_ray_or_submitit():
-    script = """
-import sys
-from rlrat.sweeps import commands
-assert not {"ray", "submitit"} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
 def test_a_machine_without_slurm_is_one_line(sweeper, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="there is no sbatch: start it on a login node"):
         sweeper("--launcher", "slurm")
-
-
-def test_a_cluster_of_ray_that_is_not_there_is_one_line(sweeper):
-    pytest.importorskip("ray", reason='needs Ray: pip install "rlrat[ray]"')
-    with pytest.raises(InputError, match="no Ray cluster at auto"):
-        sweeper("--launcher", "ray", "--ray.address", "auto")
-
-
-class Cluster:
-    """A launcher of two hosts, on the first of which every process ends with `code`."""
-
-    many_hosts = True
-
-    def __init__(self, code: int | None) -> None:
-        self.code, self.hosts, self.ended = code, [], []
-
-    def describe(self) -> str:
-        return "a cluster"
-
-    def room(self) -> int:
-        return 1
-
-    def submit(self, tasks: list[WorkerTask]) -> None:
-        for task in tasks:
-            host = "second" if "first" in task.avoid else "first"
-            self.hosts.append(host)
-            code = self.code if host == "first" else 0
-            if code == 0:
-                for folder in task.job.folders:
-                    folder.mkdir(parents=True)
-                    (folder / "summary.json").write_text('{"status": "finished"}')
-            self.ended.append(Outcome(task, code, host))
-
-    def poll(self) -> list[Outcome]:
-        ended, self.ended = self.ended, []
-        return ended
-
-    def adopt(self, jobs) -> dict:
-        return {}
-
-    def drop_waiting(self) -> None:
-        pass
-
-    kill = close = drop_waiting
-
-
-@pytest.fixture
-def conduct(tmp_path, monkeypatch):
-    monkeypatch.setattr(conductor, "_DELAY_SECONDS", 0.0)
-    monkeypatch.setattr(conductor, "_POLL_SECONDS", 0.0)
-
-    def run(launcher, seed: int = 0, retries: int = 2) -> list[str]:
-        grid = Grid((Block((str(TOY_FILE),)),), first_seed=seed)
-        jobs = make_jobs(expand(grid, tmp_path), None)
-        said: list[str] = []
-        conducted = conductor.Conductor(
-            jobs, launcher, SweepFolder(tmp_path), extra={}, retries=retries, say=said.append, show=lambda _: None
-        )
-        conducted.run()
-        return said
-
-    return run
-
-
-class Hesitant(Cluster):
-    """A cluster that refuses what it is handed at these times, once without room on its disk."""
-
-    def __init__(self, refusals: dict[int, OSError | None]) -> None:
-        super().__init__(code=1)
-        self.refusals, self.asked = refusals, 0
-
-    def submit(self, tasks: list[WorkerTask]) -> None:
-        self.asked += 1
-        if self.asked in self.refusals:
-            raise Refused("it takes no more", tasks) from self.refusals[self.asked]
-        super().submit([replace(task, avoid=frozenset(["first"] * (self.asked > 1))) for task in tasks])
-
-
-def test_a_cluster_that_refuses_what_it_has_taken_before_is_asked_again(conduct, monkeypatch):
-    monkeypatch.setattr(conductor, "_REFUSED_SECONDS", 0.0)
-    cluster = Hesitant({2: None, 3: None})
-    said = conduct(cluster)
-    assert said[-1].endswith("seed0: finished")
-    assert [line.startswith("it takes no more; 1 processes are handed over again") for line in said[1:]] == [
-        *(True, True, False)
-    ]
-    with pytest.raises(InputError, match="it takes no more"):
-        conduct(Hesitant({1: None}), seed=1)
-
-
-def test_a_cluster_whose_disk_is_full_pauses_the_sweep(conduct, monkeypatch):
-    monkeypatch.setattr(conductor, "_REFUSED_SECONDS", 0.0)
-    monkeypatch.setattr(conductor, "_LOOK_SECONDS", 0.0)
-    said = conduct(Hesitant({1: OSError(errno.ENOSPC, "No space left on device")}))
-    assert "is full: paused until there is room" in said[0]
-    assert "there is room again" in said[1]
-    assert said[-1].endswith("seed0: finished")
-
-
-class Stopped(Cluster):
-    """A cluster whose worker sees that its permit is gone, and ends, before the sweep does."""
-
-    def poll(self) -> list[Outcome]:
-        if self.ended:
-            for permit in self.permits.iterdir():
-                permit.unlink()
-        return super().poll()
-
-
-def test_a_worker_that_was_asked_to_stop_has_not_failed(conduct, tmp_path):
-    cluster = Stopped(code=128 + signal.SIGTERM)
-    cluster.permits = tmp_path / ".sweep" / "permits"
-    assert conduct(cluster, retries=0) == []
-
-
-def test_a_dataset_that_one_node_lacks_is_found_on_another(conduct):
-    cluster = Cluster(code=2)  # as agents end where they cannot have it
-    assert conduct(cluster)[-1].endswith("seed0: finished")
-    assert cluster.hosts == ["first", "second"]
-
-
-def test_a_worker_that_keeps_vanishing_is_given_up(conduct):
-    cluster = Cluster(code=None)
-    said = conduct(cluster)
-    assert len(cluster.hosts) == 21
-    assert "it is started again" in said[0]
-    assert "FAILED: its worker vanished" in said[-1]
 
 
 @pytest.fixture
@@ -337,19 +192,6 @@ def test_stop_cancels_the_jobs_that_a_sweep_left_in_the_queue(sweeper, programs,
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert sweeper.command("stop") == 2
     assert "there is no scancel" in " ".join(sweeper.said.split())
-
-
-def test_a_sweep_of_another_host_is_under_way_while_it_touches_its_permit(tmp_path):
-    folder = SweepFolder(tmp_path)
-    owner = replace(Owner(), machine="another", host="node7")
-    permit = folder.permit(owner)
-    assert folder.sweeps() == [owner]
-    before = time.time() - STALE_SECONDS - 5
-    os.utime(permit, (before, before))
-    assert folder.sweeps() == []
-    here = folder.permit(Owner())
-    os.utime(here, (before, before))
-    assert len(folder.sweeps()) == 1
 
 
 # A real Slurm.

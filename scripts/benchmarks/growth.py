@@ -1,4 +1,4 @@
-"""The `growth` subcommand of `scripts/benchmark.py`: how an update's cost grows, and what a run does beside."""
+"""The `growth` subcommand of `benchmark.py`: how an update's cost grows, and what a run does beside."""
 
 import argparse
 import dataclasses
@@ -14,19 +14,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import _benchmark_parts as parts
 import numpy as np
 import torch
-from _benchmark_agents import LEARNERS, make_learner, make_turn
-from _benchmark_parts import figure
 
+import parts
+from agent_speed import make_learner, make_turn
+from parts import figure
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
+from rlrat.runs.agents import agent_names
 from rlrat.runs.estimates import estimate_resources, peak_memory, track_peak
 from rlrat.updates.learner import Learner
 from rlrat.updates.machine import keep_freed_memory
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 _BLOCK, _EPISODE = 2**18, 1000  # transitions that a synthetic dataset repeats, and of each of its episodes
 _AXES = {
     "num_seeds": "seeds side by side",
@@ -152,7 +153,7 @@ def _private_memory() -> int:
 
 def _memory(settings: Growth) -> Iterator[dict]:
     dataset = load_dataset("rlrat/hopper/mixed-v0")
-    for agent in LEARNERS:
+    for agent in agent_names():
         found = estimate_resources(
             lambda members, agent=agent: make_learner(agent, dataset, members, settings.device),
             64,

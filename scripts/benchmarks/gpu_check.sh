@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The GPU tests, and the benchmarks of rational activations, on a machine with a GPU, in under 8 minutes:
 #
-#     scripts/gpu_check.sh [FOLDER]       writes FOLDER/rational_gpu.json, by default in docs/benchmarks
+#     scripts/benchmarks/gpu_check.sh [FOLDER]       writes FOLDER/rational_gpu.json, by default in docs/benchmarks
 #
 # It uses this source tree with the Python that runs as python3 (or PYTHON), which needs torch, triton, numpy, pytest,
 # hypothesis and, to be in time, pytest-xdist. It installs nothing but wheels in .whl/, into a temporary folder. Every
 # part runs, whatever became of the one before: exit code 1 if one of them failed, 2 without a GPU.
 set -uo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 folder=$(realpath -m "${1:-$root/docs/benchmarks}")
 python=${PYTHON:-python3}
 cd "$root" || exit 1
@@ -31,7 +31,7 @@ part() {  # NAME SECONDS COMMAND...: interrupted, and soon after killed, when it
     fi
 }
 
-timeout --kill-after=5 60 "$python" scripts/benchmark_rational.py --machine || exit $?
+timeout --kill-after=5 60 "$python" scripts/benchmarks/rational_speed.py --machine || exit $?
 part backends 30 "$python" -m rlrat.rational
 
 tests=("$python" -m pytest -q --tb=short --maxfail=20)
@@ -46,7 +46,7 @@ if [ ${#others[@]} != 0 ]; then
 fi
 part "captured updates" 60 "${tests[@]}" -m "gpu and not slow" tests/updates/test_captured.py
 seconds=$((455 - SECONDS))
-part benchmark $((seconds + 5)) "$python" scripts/benchmark_rational.py --output "$folder" --tune --seconds "$seconds"
+part benchmark $((seconds + 5)) "$python" scripts/benchmarks/rational_speed.py --output "$folder" --tune --seconds "$seconds"
 
 printf '\n%s s, %s\n' "$SECONDS" "$folder/rational_gpu.json"
 if [ ${#failed[@]} != 0 ]; then

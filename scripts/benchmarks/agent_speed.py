@@ -1,9 +1,8 @@
-"""The `agents` subcommand of `scripts/benchmark.py`: updates per second, beside d3rlpy's."""
+"""The `agents` subcommand of `benchmark.py`: updates per second, beside d3rlpy's."""
 
-import importlib
+import os
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,14 +15,13 @@ from torch import nn
 
 from rlrat import Dataset, load_dataset
 from rlrat.console import Console
+from rlrat.runs.agents import learner_class, load_agent
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled
 from rlrat.updates.machine import keep_freed_memory
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # agents are files, not an installed package
-
-LEARNERS = {"iql": "IQL", "td3_bc": "TD3BC", "cql": "CQL", "decision_transformer": "DecisionTransformer", "bc": "BC"}
 PEER = Path(__file__).with_name("peer_d3rlpy.py")
+_ROOT = Path(__file__).parents[2]
 # Where our defaults differ from what d3rlpy is given: CQL's three hidden layers.
 _SETTINGS = {"cql": {"hidden_dims": (256, 256)}}
 
@@ -33,7 +31,7 @@ class Agents:
     """Updates per second of each agent, sampling included, beside d3rlpy's."""
 
     peer_python: Path | None = None
-    """A Python interpreter that has d3rlpy (see scripts/peer_d3rlpy.py); without one only rlrat is measured."""
+    """A Python interpreter that has d3rlpy (see peer_d3rlpy.py); without one only rlrat is measured."""
     agents: tuple[str, ...] = ("iql", "td3_bc", "cql", "decision_transformer")
     """Which agents; bc has no peer."""
     activations: tuple[str, ...] = ()
@@ -58,8 +56,14 @@ class _Peer:
 
     def __init__(self, python: Path, agent: str, threads: int, batch_size: int) -> None:
         command = [str(python), str(PEER), "speed", agent, "--threads", str(threads), "--batch-size", str(batch_size)]
+        paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # rlrat is not installed where the peer is
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         while not (line := self._read()).startswith("ready "):
             pass
@@ -82,8 +86,8 @@ class _Peer:
 
 
 def make_learner(agent: str, dataset: Dataset, num_seeds: int, device: torch.device | str, **settings) -> nn.Module:
-    module = importlib.import_module(f"agents.{agent}")
-    return getattr(module, LEARNERS[agent])(module.Arguments(**settings), dataset, list(range(num_seeds)), device)
+    module = load_agent(agent)
+    return learner_class(module)(module.Arguments(**settings), dataset, list(range(num_seeds)), device)
 
 
 def make_turn(learner: nn.Module, device: str, compile: bool = False) -> Callable[[int], float]:

@@ -1,8 +1,8 @@
 """Measure rational activations of version A, degrees (5, 4), beside PyTorch's, and print a table.
 
-`python scripts/benchmark_rational.py --output FOLDER` measures on a GPU and writes FOLDER/rational_gpu.json; it needs
-torch and Triton, and of rlrat only this source tree. `python scripts/benchmark.py rational` measures on a CPU or, with
-`--device cuda`, what this does.
+`PYTHONPATH=. python scripts/benchmarks/rational_speed.py --output FOLDER` measures on a GPU and writes
+FOLDER/rational_gpu.json; it needs torch and Triton, and of rlrat only this source tree.
+`python scripts/benchmarks/benchmark.py rational` measures on a CPU or, with `--device cuda`, what this does.
 """
 
 import argparse
@@ -25,14 +25,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import _benchmark_parts as parts
 import torch
-from _benchmark_parts import figure
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).parents[1]))  # where rlrat is not installed
-
+import parts
 import rlrat
+from parts import figure
 from rlrat.errors import InputError, one_line_errors
 from rlrat.rational import backends, cpu, gpu, reference
 
@@ -322,7 +320,7 @@ assert all(t.isfinite().all() for t in gradients)
 def first_use() -> Iterator[dict]:
     """A fresh process, after `import torch` and a pass of ReLU; Triton is imported and compiles in the first pass."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "TRITON_CACHE_DIR": folder, "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {**os.environ, "TRITON_CACHE_DIR": folder}
         files = 0
         for name, aim in (("empty cache", 3.0), ("the same cache again", None)):
             command = [sys.executable, "-c", _FIRST_USE]

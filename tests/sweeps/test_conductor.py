@@ -1,24 +1,23 @@
-"""Whole sweeps on this machine, of an agent that counts."""
+"""Whole sweeps on this machine, of an agent that counts, and what a cluster may do to one."""
 
 import contextlib
-import json
+import errno
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from rlrat.errors import InputError
 from rlrat.runs.locks import Watch
-from rlrat.sweeps import commands, local
-from rlrat.sweeps.agents import read_agent
-from rlrat.sweeps.estimate import Probe
-from rlrat.sweeps.folder import SweepFolder, read_progress
+from rlrat.sweeps import conductor
+from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
-from rlrat.sweeps.local import GPU, LocalLauncher, find_gpus, fitting
+from rlrat.sweeps.launcher import Outcome, Refused, WorkerTask
 from tests.short_runs import ROOT
-from tests.sweeps.whole_sweeps import TOY_FILE, hold_back, wait_until, write_record
+from tests.sweeps.whole_sweeps import TOY_FILE, hold_back, wait_until
 
 
 def updates(folder) -> list[int]:
@@ -93,23 +92,6 @@ def test_a_process_that_fails_for_good_is_reported_and_the_others_go_on(sweeper,
 def test_what_a_file_system_says_in_passing_is_tried_again(sweeper):
     assert sweeper("--grid.trouble", "passing") == 0
     assert "exit code 1; attempt 2 of 3 goes on from its checkpoint" in sweeper.said
-
-
-def test_retry_that_is_stopped_leaves_the_next_grid(sweeper, monkeypatch):
-    for trouble in ("crash", "killed"):
-        assert sweeper("--grid.trouble", trouble, "--retries", 0) == 1
-    begun = []
-    monkeypatch.setattr(commands, "sweep", lambda *_, only: begun.append(only) or 130)
-    assert sweeper.command("retry", "--agents", TOY_FILE) == 130
-    assert len(begun) == 1
-
-
-def test_retry_does_what_failed(sweeper):
-    assert sweeper("--grid.trouble", "first", "--retries", 0) == 1
-    assert sweeper.command("retry", "--agents", TOY_FILE) == 0
-    assert "in 1 processes" in sweeper.said
-    assert sweeper.command("retry", "--agents", TOY_FILE) == 0
-    assert "nothing has failed" in sweeper.said
 
 
 def test_progress_makes_a_failure_count_anew(sweeper, tmp_path):
@@ -238,152 +220,6 @@ def test_a_sweep_is_stopped_with_its_checkpoints_kept(sweeper, how):
     assert "FAILED" not in said
 
 
-def test_the_plan_is_printed_with_an_estimate_and_nothing_is_trained(sweeper):
-    assert sweeper("--dry-run", "--seeds", 3, "--seeds-per-process", 2, "--activations", "relu", "tanh") == 0
-    assert "2 cells, 6 runs in 4 processes; 0 are finished" in sweeper.said
-    assert "rlrat-hopper-mixed-v0 toy tanh  0-1 2  2" in sweeper.said
-    assert "toy: 10 updates/s, " in sweeper.said
-    assert "processes at a time, and up to" in sweeper.said
-    assert "assumed: " in sweeper.said
-    assert os.listdir(sweeper.run_dir) == [".sweep"]
-
-
-def test_a_probe_that_fails_says_what_the_agent_said(sweeper):
-    with pytest.raises(InputError, match=r"the probe of .* ended with exit code 2 and said: error: this cannot be"):
-        sweeper("--dry-run", "--grid.trouble", "mistake")
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (("--seeds", 0), "--seeds is 0"),
-        (("--first-seed", -1), "--first-seed is -1"),
-        (("--seeds-per-process", 0), "--seeds-per-process is 0"),
-        (("--threads", 0), "--threads is 0"),
-        (("--workers", 0), "--workers is 0"),
-        (("--retries", -1), "--retries is -1"),
-        (("--ray.gpus", -1), "--ray.gpus is -1.0, but must be finite and at least 0"),
-        (("--slurm.minutes", 0), "--slurm.minutes is 0, but must be at least 1"),
-        (("--grid.size",), "--grid.size has no value"),
-        (("--grid.size", 2), "toy: --size is 2.0, but must be at least 0 and at most 1"),
-        (("--datasets", "hopper-medum-v2"), "unknown dataset 'hopper-medum-v2'; the nearest known: hopper-medium"),
-        (("--preset", "smoke", "--file", "x.toml"), "give --preset or --file, not both"),
-        (("--device", "gpu"), "--device gpu cannot be used"),
-        (("--device", "cuda:1"), "--device is cuda:1, but a process knows the GPU that it is given as cuda"),
-        (("--grid.total_updates", 2, "--grid.total-updates", 3), "--grid.total-updates is given twice"),
-    ],
-)
-def test_mistakes_are_one_line_before_anything_is_written(sweeper, argv, message):
-    with pytest.raises(InputError, match=message):
-        sweeper(*argv)
-    assert not sweeper.run_dir.exists()
-
-
-@pytest.mark.parametrize("command", ["status", "stop", "retry"])
-def test_a_folder_without_a_sweep_is_one_line(sweeper, command):
-    with pytest.raises(InputError, match="no sweep has begun in"):
-        sweeper.command(command)
-
-
-def test_a_damaged_record_of_a_sweep_is_one_line(sweeper):
-    (sweeper.run_dir / ".sweep" / "grids").mkdir(parents=True)
-    (sweeper.run_dir / ".sweep" / "grids" / "a.json").write_text("{}")
-    with pytest.raises(InputError, match=r"a.json cannot be used \(its grid is of another type\)"):
-        sweeper.command("status")
-
-
-# Where workers run.
-
-
-def test_gpus_are_found_and_filled_by_memory(tmp_path, monkeypatch):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '0, GPU-aa, 80000'\necho '1, GPU-bb, 24000'\necho '2, GPU-cc, [N/A]'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_gpus() == [GPU("GPU-aa", 80000 * 2**20), GPU("GPU-bb", 24000 * 2**20)]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-aa,7")
-    assert find_gpus() == [GPU("1", 24000 * 2**20), GPU("GPU-aa", 80000 * 2**20)]
-    gpu = find_gpus()[0]
-    assert fitting(gpu, 400 * 2**20) == 21
-    assert fitting(gpu, 2**60) == 1
-    two = [GPU("0", 0), GPU("1", 0)]
-    monkeypatch.setattr(local, "usable_cores", lambda: 5)
-    assert LocalLauncher(None, 1, two, per_gpu=2).room() == 4
-    assert "2 GPUs" in LocalLauncher(None, 1, two, per_gpu=2).describe()
-    assert LocalLauncher(None, 1, two, per_gpu=50).room() == 5  # each process needs a CPU, too
-    assert LocalLauncher(None, 8, two, per_gpu=50).room() == 2
-    assert LocalLauncher(7, 1, two).room() == 7
-    assert LocalLauncher(None, 2, []).room() == 2
-
-
-@pytest.mark.parametrize(("gpu_memory", "room"), [(2**30, 4), (None, 8)])
-def test_a_probe_decides_how_many_processes_share_a_gpu(sweeper, monkeypatch, gpu_memory, room):
-    monkeypatch.setattr(local, "usable_cores", lambda: 8)
-    monkeypatch.setattr(commands, "find_gpus", lambda: [GPU("0", 4 * 2**30), GPU("1", 5 * 2**30)])
-    found = Probe("", 1.0, 1.0, 1.0, memory=0, gpu_memory=gpu_memory)
-    monkeypatch.setattr(commands, "probe", lambda *_: {"toy": found})
-    assert sweeper("--dry-run") == 0
-    assert f"{room} processes at a time" in sweeper.said
-
-
-# What is read in folders.
-
-
-def test_the_newest_evaluation_is_read_from_the_end_of_a_long_file(tmp_path):
-    header = (
-        "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean,normalized_score\n"
-    )
-    lines = [
-        f"{n},{n / 10},{n / 5},{target},2,{n}.5,0,9,{score}\n"
-        for n in range(3000)
-        for target, score in ((2, 7), (1, 3))
-    ]
-    (tmp_path / "evaluations.csv").write_text(header + "".join(lines) + "3000,1")
-    progress = read_progress(tmp_path)
-    assert (progress.update, progress.return_mean, progress.score) == (2999, 2999.5, 7)
-    for text in (None, "", header, header + "1,2\n", "what\nis this\n"):
-        (tmp_path / "evaluations.csv").unlink(missing_ok=True)
-        if text is not None:
-            (tmp_path / "evaluations.csv").write_text(text)
-        assert read_progress(tmp_path) is None
-
-
-def test_room_is_tried_for_not_believed(tmp_path, monkeypatch):
-    (cell,) = expand(Grid((Block((str(TOY_FILE),)),)), tmp_path)
-    (job,) = make_jobs([cell], None)
-    folder = SweepFolder(tmp_path)
-    assert folder.has_room(job)
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    assert not folder.has_room(job)
-    assert os.listdir(folder.path) == []
-
-
-def test_an_agent_without_a_main_block_is_one(tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text("from rlrat.runs.arguments import RunArguments\nclass Arguments(RunArguments):\n    pass\n")
-    assert read_agent(str(file)).name == "mine"
-
-
-def test_a_plan_for_data_that_is_not_here_is_probed_on_the_packaged_one(sweeper, tmp_path, monkeypatch):
-    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
-    assert sweeper("--dry-run", "--datasets", "hopper-medium-v2", "--grid.env-id", "Hopper-v4") == 0
-    assert "to be downloaded: hopper-medium-v2" in sweeper.said
-    assert "(probed: rlrat-hopper-mixed-v0 toy relu seed0)" in sweeper.said
-
-
-def test_a_sweep_of_another_version_is_one_line(sweeper):
-    assert sweeper() == 0
-    (file,) = (sweeper.run_dir / ".sweep" / "grids").iterdir()
-    content = json.loads(file.read_text())
-    content["options"]["of_tomorrow"] = 1
-    write_record(file, content)
-    (sweeper.folder() / "summary.json").write_text('{"status": "failed"}')
-    assert sweeper.command("status") == 0
-    with pytest.raises(InputError, match=r"is of another version of rlrat .*of_tomorrow"):
-        sweeper.command("retry", "--agents", TOY_FILE)
-
-
 @pytest.mark.slow
 def test_a_disk_that_is_really_full_pauses_the_sweep(sweeper, tmp_path):
     sweeper.run_dir = tmp_path / "disk" / "runs"
@@ -412,3 +248,124 @@ def test_a_disk_that_is_really_full_pauses_the_sweep(sweeper, tmp_path):
     assert "is full: paused until there is room" in said
     assert "there is room again: going on" in said
     assert "seed0: finished" in said
+
+
+class Cluster:
+    """A launcher of two hosts, on the first of which every process ends with `code`."""
+
+    many_hosts = True
+
+    def __init__(self, code: int | None) -> None:
+        self.code, self.hosts, self.ended = code, [], []
+
+    def describe(self) -> str:
+        return "a cluster"
+
+    def room(self) -> int:
+        return 1
+
+    def submit(self, tasks: list[WorkerTask]) -> None:
+        for task in tasks:
+            host = "second" if "first" in task.avoid else "first"
+            self.hosts.append(host)
+            code = self.code if host == "first" else 0
+            if code == 0:
+                for folder in task.job.folders:
+                    folder.mkdir(parents=True)
+                    (folder / "summary.json").write_text('{"status": "finished"}')
+            self.ended.append(Outcome(task, code, host))
+
+    def poll(self) -> list[Outcome]:
+        ended, self.ended = self.ended, []
+        return ended
+
+    def adopt(self, jobs) -> dict:
+        return {}
+
+    def drop_waiting(self) -> None:
+        pass
+
+    kill = close = drop_waiting
+
+
+@pytest.fixture
+def conduct(tmp_path, monkeypatch):
+    monkeypatch.setattr(conductor, "_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(conductor, "_POLL_SECONDS", 0.0)
+
+    def run(launcher, seed: int = 0, retries: int = 2) -> list[str]:
+        grid = Grid((Block((str(TOY_FILE),)),), first_seed=seed)
+        jobs = make_jobs(expand(grid, tmp_path), None)
+        said: list[str] = []
+        conducted = conductor.Conductor(
+            jobs, launcher, SweepFolder(tmp_path), extra={}, retries=retries, say=said.append, show=lambda _: None
+        )
+        conducted.run()
+        return said
+
+    return run
+
+
+class Hesitant(Cluster):
+    """A cluster that refuses what it is handed at these times, once without room on its disk."""
+
+    def __init__(self, refusals: dict[int, OSError | None]) -> None:
+        super().__init__(code=1)
+        self.refusals, self.asked = refusals, 0
+
+    def submit(self, tasks: list[WorkerTask]) -> None:
+        self.asked += 1
+        if self.asked in self.refusals:
+            raise Refused("it takes no more", tasks) from self.refusals[self.asked]
+        super().submit([replace(task, avoid=frozenset(["first"] * (self.asked > 1))) for task in tasks])
+
+
+def test_a_cluster_that_refuses_what_it_has_taken_before_is_asked_again(conduct, monkeypatch):
+    monkeypatch.setattr(conductor, "_REFUSED_SECONDS", 0.0)
+    cluster = Hesitant({2: None, 3: None})
+    said = conduct(cluster)
+    assert said[-1].endswith("seed0: finished")
+    assert [line.startswith("it takes no more; 1 processes are handed over again") for line in said[1:]] == [
+        *(True, True, False)
+    ]
+    with pytest.raises(InputError, match="it takes no more"):
+        conduct(Hesitant({1: None}), seed=1)
+
+
+def test_a_cluster_whose_disk_is_full_pauses_the_sweep(conduct, monkeypatch):
+    monkeypatch.setattr(conductor, "_REFUSED_SECONDS", 0.0)
+    monkeypatch.setattr(conductor, "_LOOK_SECONDS", 0.0)
+    said = conduct(Hesitant({1: OSError(errno.ENOSPC, "No space left on device")}))
+    assert "is full: paused until there is room" in said[0]
+    assert "there is room again" in said[1]
+    assert said[-1].endswith("seed0: finished")
+
+
+class Stopped(Cluster):
+    """A cluster whose worker sees that its permit is gone, and ends, before the sweep does."""
+
+    def poll(self) -> list[Outcome]:
+        if self.ended:
+            for permit in self.permits.iterdir():
+                permit.unlink()
+        return super().poll()
+
+
+def test_a_worker_that_was_asked_to_stop_has_not_failed(conduct, tmp_path):
+    cluster = Stopped(code=128 + signal.SIGTERM)
+    cluster.permits = tmp_path / ".sweep" / "permits"
+    assert conduct(cluster, retries=0) == []
+
+
+def test_a_dataset_that_one_node_lacks_is_found_on_another(conduct):
+    cluster = Cluster(code=2)  # as agents end where they cannot have it
+    assert conduct(cluster)[-1].endswith("seed0: finished")
+    assert cluster.hosts == ["first", "second"]
+
+
+def test_a_worker_that_keeps_vanishing_is_given_up(conduct):
+    cluster = Cluster(code=None)
+    said = conduct(cluster)
+    assert len(cluster.hosts) == 21
+    assert "it is started again" in said[0]
+    assert "FAILED: its worker vanished" in said[-1]

@@ -1,7 +1,7 @@
-"""d3rlpy beside rlrat, run by a Python that has d3rlpy, h5py, filelock and rich; rlrat need not be installed in it.
+"""d3rlpy beside rlrat, run by a Python that has d3rlpy, h5py, filelock and rich; rlrat is found in PYTHONPATH.
 
 `speed` reads a number of updates from each line of standard input, performs them as d3rlpy's own `fit` does, sampling
-included, and prints the seconds: the peer process of `scripts/benchmark.py agents`. `train` trains, evaluates as
+included, and prints the seconds: the peer process of `benchmark.py agents`. `train` trains, evaluates as
 rlrat's agents do, and leaves run folders for `scripts/compare.py`; rlrat's equal settings are
 
     agents/td3_bc.py --initialization pytorch --observation-floor 1e-3
@@ -20,7 +20,6 @@ from d3rlpy.algos.utility import build_scalers_with_trajectory_slicer, build_sca
 from d3rlpy.models import VectorEncoderFactory
 from d3rlpy.preprocessing import ReturnBasedRewardScaler, StandardObservationScaler
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from rlrat import load_dataset
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder

@@ -1,12 +1,12 @@
 import json
 
-import _benchmark_parts as parts
-import benchmark_growth as growth
 import numpy as np
 import pytest
 import torch
-from benchmark_growth import Growth
 
+import growth
+import parts
+from growth import Growth
 from rlrat.errors import InputError
 
 
@@ -98,25 +98,6 @@ def test_figures_of_other_settings_are_not_mixed(settings, monkeypatch):
     settings.threads += 1
     with pytest.raises(InputError, match=r"growth\.json has figures for threads \d+, not \d+: give another --output"):
         growth.run_growth(settings)
-
-
-def test_an_interrupted_part_is_measured_again(tmp_path, monkeypatch):
-    file = tmp_path / "found.json"
-
-    def interrupted(part):
-        yield parts.figure("one", 1.0)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(parts, "_figures", interrupted)
-    chosen = {"a": parts.Part([], 1.0)}
-    with pytest.raises(KeyboardInterrupt):
-        parts.run(chosen, {}, file)
-    known = json.loads(file.read_text())
-    assert known["errors"] == {"a": "interrupted"}
-    monkeypatch.setattr(parts, "_figures", lambda part: iter([parts.figure("one", 1.0), parts.figure("two", 2.0)]))
-    report = parts.run(chosen, {}, file, known=known)
-    assert [figure["name"] for figure in report["parts"]["a"]] == ["one", "two"]
-    assert report["errors"] == {}
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 The return of a uniform-random policy is measured here; the expert's is quoted from the model card of the policy behind
 Minari's expert dataset. A new measurement gets a new name (v5-<year>.<month>): scores compare within one name only.
 
-    python scripts/reference_scores.py
+    python scripts/benchmarks/reference_scores.py
 """
 
 import json
@@ -74,7 +74,7 @@ def main(arguments: Arguments) -> None:
     table = {
         "name": f"v5-{today:%Y.%m}",
         "date": today.isoformat(),
-        "random_source": f"scripts/reference_scores.py, {episodes} episodes of uniform-random actions, "
+        "random_source": f"scripts/benchmarks/reference_scores.py, {episodes} episodes of uniform-random actions, "
         f"seeds 0 to {num_seeds - 1}",
         "versions": {
             "python": platform.python_version(),

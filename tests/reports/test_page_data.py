@@ -1,0 +1,34 @@
+import numpy as np
+
+from rlrat.reports.learned import read_learned
+from rlrat.reports.page_data import page_data
+from tests.reports.page_runs import LAYERS, make_report
+
+
+def test_curves_are_the_reports(tmp_path):
+    report = make_report(tmp_path)
+    data = page_data(report)
+    (task,) = data["tasks"]
+    for drawn, group in zip(task["groups"], report.tasks[0].groups, strict=True):
+        assert data["labels"][drawn["label"]]["name"] == group.label
+        curve = drawn["curves"]["score"]
+        np.testing.assert_allclose(curve["mean"], group.curves["score"].mean, rtol=1e-4)
+        assert data["updates"][curve["updates"]] == group.curves["score"].updates.tolist()
+        assert curve["seeds"] == [3] * 21
+        assert len(drawn["runs"]) == 3
+        for seed, run in zip(drawn["runs"], group.runs, strict=True):
+            np.testing.assert_allclose(seed["return"], run.returns, rtol=1e-4)
+    assert len(data["updates"]) == 1  # what all runs have in common is there once
+    assert task["data"] == {"return": 500.0, "score": 25.0}
+
+
+def test_learned_functions_are_the_runs(tmp_path):
+    report = make_report(tmp_path, ("rational",), seeds=2)
+    (entry,) = page_data(report)["learned"]
+    assert [layer["name"] for layer in entry["layers"]] == list(LAYERS)
+    layer = entry["layers"][0]
+    assert layer["lines"] == [f"seed {seed}, critic {part}" for seed in (0, 1) for part in (1, 2)]
+    recorded = read_learned(report.tasks[0].groups[0].runs[1].path)["q.hidden.0"]
+    np.testing.assert_allclose(layer["numerator"][-1][3], recorded.numerator[-1, 0, 1, 0], rtol=1e-3)
+    assert entry["updates"] == recorded.updates.tolist()
+    np.testing.assert_allclose(np.sum(layer["histogram"], axis=1), 1.0, rtol=1e-2)

@@ -1,0 +1,61 @@
+import json
+import os
+
+import pytest
+import torch
+
+import benchmark
+from tests.short_runs import ROOT
+
+FOLDER = ROOT / "scripts" / "benchmarks"
+COMMANDS = [
+    path.name
+    for path in sorted(FOLDER.glob("*.py"))
+    if '__name__ == "__main__"' in path.read_text() and path.name != "peer_d3rlpy.py"  # which needs d3rlpy
+]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_answers_help(run_script, name, capsys):
+    assert not run_script(f"benchmarks/{name}", "--help")
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_a_mistake_in_the_command_line_is_one_line(run_script, capsys):
+    assert run_script("benchmarks/benchmark.py", "agents", "--round", "3") == 2
+    line = "Unrecognized options: --round, 3. Perhaps you meant: --rounds"
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Minari's, about descriptions
+def test_a_subcommand_prints_a_line_of_json(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "load", "--episodes", "2"])
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    benchmark.main()
+    *_, line = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert (found["benchmark"], found["torch"]) == ("load", torch.__version__)
+    assert found["rows"]["transitions"] == 2000
+    assert found["rows"]["warm"] > 0
+    assert found["rows"]["cold"] > 0
+    assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_commands_are_timed_in_turns(monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda command, **_: started.append(command[1:]))
+    rows = benchmark.run_startup(benchmark.Startup(rounds=2))
+    assert started == started[:3] * 2
+    assert (ROOT / "agents" / "iql.py").samefile(started[0][0])
+    assert list(rows) == ["agents/iql.py --help", "import torch", "import torch, and every public name of rlrat"]
+    exec(started[2][1])  # the names are there
+
+
+def test_environment_steps_beside_gymnasiums():
+    threads = torch.get_num_threads()
+    rows = benchmark.run_evaluate(benchmark.Evaluate(environments=2, steps=3, rounds=1, threads=1))
+    torch.set_num_threads(threads)
+    assert list(rows) == ["constant actions", "a policy"]
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["rlrat"] / row["SyncVectorEnv"])
