@@ -15,6 +15,7 @@ import torch
 import rlrat
 from rlrat.errors import one_line_errors
 from rlrat.runs.arguments import parse
+from tests.forked import Forked
 from tests.short_runs import ROOT, SHORT
 
 if not torch.cuda.is_available():
@@ -76,6 +77,12 @@ def run_agent(agent, command, capfd):
     threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def start_agent(command, tmp_path):
+    """Begin what the command does in a process of its own, for those who send it signals."""
+    return lambda *extra: Forked(command(*extra), tmp_path)
 
 
 @pytest.fixture
