@@ -1,5 +1,6 @@
 """A small dataset and short runs, shared by the tests."""
 
+import gc
 import importlib
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis  # noqa: F401  # pytest imports it at its end, and it looks for what refers to its generators
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,15 @@ from tests.short_runs import ROOT, SHORT
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the GPU kernels, on the CPU
+
+
+gc.disable()  # until all tests are imported: what they import stays
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of every collection of garbage, each of which would walk through it."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
