@@ -1,5 +1,6 @@
 """A small dataset and short runs, shared by the tests."""
 
+import atexit
 import gc
 import importlib
 import os
@@ -31,6 +32,7 @@ def pytest_collection_finish() -> None:
     """Leave what was imported and collected out of every collection of garbage, each of which would walk through it."""
     gc.freeze()
     gc.enable()
+    atexit.register(gc.unfreeze)  # mujoco's bindings report what is left at the end
 
 
 @pytest.fixture
