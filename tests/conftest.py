@@ -1,5 +1,7 @@
 """A small dataset and short runs, shared by the tests."""
 
+import atexit
+import gc
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import sys
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis  # noqa: F401  # pytest imports it at its end, and it looks for what refers to its generators
 import numpy as np
 import pytest
 import torch
@@ -15,10 +18,21 @@ import rlrat
 from rlrat.errors import one_line_errors
 from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import parse
+from tests.forked import Forked
 from tests.short_runs import ROOT, SHORT
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # the GPU kernels, on the CPU
+
+
+gc.disable()  # until all tests are imported: what they import stays
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of every collection of garbage, each of which would walk through it."""
+    gc.freeze()
+    gc.enable()
+    atexit.register(gc.unfreeze)  # mujoco's bindings report what is left at the end
 
 
 @pytest.fixture
@@ -76,6 +90,12 @@ def run_agent(agent, command, capfd):
     threads = torch.get_num_threads()
     yield run
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def start_agent(command, tmp_path):
+    """Begin what the command does in a process of its own, for those who send it signals."""
+    return lambda *extra: Forked(command(*extra), tmp_path)
 
 
 @pytest.fixture

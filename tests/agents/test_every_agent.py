@@ -366,16 +366,16 @@ def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_age
 
 
 @pytest.mark.parametrize("agent", sorted({*AGENTS} - {"iql"}))  # IQL's are in test_training.py
-def test_a_killed_run_equals_an_undisturbed_one(agent, command, run_agent, tmp_path):
-    arguments = ("--num-seeds", 2, "--total-updates", 450, "--eval-every", 75, "--checkpoint-every", 25)
+def test_a_killed_run_equals_an_undisturbed_one(agent, start_agent, run_agent, tmp_path):
+    arguments = ("--num-seeds", 2, "--total-updates", 300, "--eval-every", 75, "--checkpoint-every", 25)
     if agent == "decision_transformer":
         arguments += ("--embedding-size", 16, "--context-length", 4, "--num-layers", 1)
     run_agent(*arguments, "--run-name", "whole")
     arguments += ("--run-name", "killed")
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start_agent(*arguments)
     (whole,) = (tmp_path / "runs/rlrat-hopper-mixed-v0" / agent).iterdir()
     killed = whole.with_name(whole.name.replace("whole", "killed"))
-    assert wait_for(killed / "seed1/evaluations.csv", "\n225,", process), "the run ended before it could be killed"
+    assert wait_for(killed / "seed1/evaluations.csv", "\n75,", process), "the run ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert "going on from update" in run_agent(*arguments).stdout

@@ -1,5 +1,7 @@
 """The operator under PyTorch's transforms, and its second derivatives."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -119,7 +121,9 @@ class TestTransforms:
             torch.library.opcheck(torch.ops.rlrat.rational_backward.default, (u, *arguments), test_utils=checks)
 
     def test_distributed_data_parallel(self, tmp_path):
-        torch.multiprocessing.spawn(_replica, (str(tmp_path),), nprocs=2)
+        other = torch.multiprocessing.spawn(_replica, (1, str(tmp_path)), nprocs=1, join=False)
+        _replica(0, 0, str(tmp_path))
+        other.join()
         first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
         alone = [_gradients(_replicated(), rank) for rank in range(2)]
         for name, gradient in first.items():
@@ -137,9 +141,10 @@ def _gradients(module, rank: int) -> dict[str, torch.Tensor]:
     return {name.removeprefix("module."): p.grad for name, p in module.named_parameters()}
 
 
-def _replica(rank: int, folder: str) -> None:
+def _replica(_, rank: int, folder: str) -> None:
     """One process of two, each with inputs of its own."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    store = {"init_method": f"file://{folder}/store", "timeout": timedelta(seconds=120)}
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, **store)
     module = torch.nn.parallel.DistributedDataParallel(_replicated())
     torch.save(_gradients(module, rank), f"{folder}/{rank}.pt")
     del module  # before its process group, or the two may wait for each other

@@ -1,4 +1,5 @@
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,18 +56,20 @@ def _texts(figure: Figure) -> list[Text]:
 DATASETS = ("D4RL/hopper/medium-expert-v2", "x" * 60, "mujoco/walker2d/medium-v0", "b c", "d", "rlrat/hopper/mixed-v0")
 
 
-@pytest.mark.parametrize("tasks", [1, 2, 3, 4, 6])
-@pytest.mark.parametrize("labels", [("relu", "rational"), ("relu", "rational:" + "y" * 60)])
-def test_a_page_of_text_holds_every_figure_and_all_that_is_written_in_it(tmp_path, tasks, labels):
-    for dataset, activation, seed in product(DATASETS[:tasks], labels, range(2)):
+LABELS = [("relu", "rational"), ("relu", "rational:" + "y" * 60)]
+
+
+def _long_runs(root, datasets, labels, learned=False) -> Path:
+    for dataset, activation, seed in product(datasets, labels, range(2)):
         run = {"agent": "decision_transformer", "dataset": dataset, "activation": activation}
-        folder = write_run(tmp_path, 1000 * RISING + seed, seed, every=180_000, **run)
-        if activation != "relu":
+        folder = write_run(root, 1000 * RISING + seed, seed, every=180_000, **run)
+        if learned and activation != "relu":
             text = activations_text(range(0, 1_080_000, 180_000), np.random.default_rng(seed))
             (folder / "activations.csv").write_text(text)
-    figures = make_figures(build_report(read_runs([tmp_path])))
-    assert {"curves_updates", "improvement"} < set(figures)
-    assert any(name.startswith("learned_") for name in figures)
+    return root
+
+
+def _assert_all_is_on_the_page(figures) -> None:
     for name, figure in figures.items():
         with rc_context(_STYLE):
             figure.draw_without_rendering()
@@ -78,6 +81,23 @@ def test_a_page_of_text_holds_every_figure_and_all_that_is_written_in_it(tmp_pat
             inside = (figure.bbox.min <= box.min).all() and (box.max <= figure.bbox.max).all()
             assert inside, f"{name} cuts {text.get_text()}"
             assert box.count_overlaps(boxes) == 1, f"{name} has something over {text.get_text()}"
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("labels", LABELS)
+def test_a_page_of_text_holds_every_figure_and_all_that_is_written_in_it(tmp_path, tasks, labels):
+    figures = make_figures(build_report(read_runs([_long_runs(tmp_path, DATASETS[:tasks], labels)])))
+    assert {"curves_updates", "improvement"} < set(figures)
+    _assert_all_is_on_the_page(figures)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_a_page_of_text_holds_the_learned_functions_of_every_task(tmp_path, labels):
+    """A figure for each group, whatever tasks are beside it."""
+    figures = make_figures(build_report(read_runs([_long_runs(tmp_path, DATASETS, labels, learned=True)])))
+    learned = {name: figure for name, figure in figures.items() if name.startswith("learned_")}
+    assert len(learned) == len(DATASETS)
+    _assert_all_is_on_the_page(learned)
 
 
 def test_an_interval_is_drawn_between_its_ends(report):

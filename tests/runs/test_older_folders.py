@@ -6,13 +6,14 @@ computed again.
 
 import json
 import re
+import runpy
 import shutil
-import subprocess
+import signal
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import rlrat
 from tests.short_runs import ROOT, read_metrics
@@ -25,18 +26,34 @@ SETTINGS = (
 )
 
 
-def run(*words: str, folder: Path) -> str:
-    command = [sys.executable, str(ROOT / words[0]), *words[1:]]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def before(tmp_path, monkeypatch):
+    """A copy of the folders, below the working directory of the commands."""
+    shutil.copytree(BEFORE, tmp_path / "before")
+    monkeypatch.chdir(tmp_path / "before")
+    return tmp_path / "before"
 
 
 @pytest.fixture
-def before(tmp_path):
-    """A copy of the folders, below the working directory of the commands."""
-    shutil.copytree(BEFORE, tmp_path / "before")
-    return tmp_path / "before"
+def run(monkeypatch, capfd):
+    """`run("scripts/sweep.py", "status", "swept")`: what the command prints, done in this process."""
+
+    def call(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [str(ROOT / words[0]), *words[1:]])
+        capfd.readouterr()
+        code = 0
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        output = capfd.readouterr()
+        assert code == 0, output.err
+        return output.out
+
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGINT)
+    yield call
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.parametrize("name", ACTIONS, ids=lambda name: name.split("/")[2])
@@ -46,12 +63,12 @@ def test_a_policy_acts_as_it_did(name):
     np.testing.assert_allclose(np.ravel(actions), ACTIONS[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_killed_run_goes_on(before):
+def test_a_killed_run_goes_on(before, run):
     """Two seeds that were killed at update 50 of 60, with a checkpoint of update 40."""
     seeds = sorted((before / "trained").glob("*/iql/*/seed*"))
     lines = [(seed / "evaluations.csv").read_text() for seed in seeds]
     words = ("--total-updates", "60", "--activation", "rational", "--num-seeds", "2", "--run-dir", "trained")
-    assert "going on from update 40" in run("agents/iql.py", *SETTINGS, *words, folder=before)
+    assert "going on from update 40" in run("agents/iql.py", *SETTINGS, *words)
     for seed, text in zip(seeds, lines, strict=True):
         assert (seed / "evaluations.csv").read_text().startswith(text)
         assert [line[0] for line in read_metrics(seed / "metrics.csv")] == ["update", "50", "60"]
@@ -63,30 +80,30 @@ def test_a_killed_run_goes_on(before):
         }
 
 
-def test_a_finished_run_is_finished(before):
+def test_a_finished_run_is_finished(before, run):
     words = ("--total-updates", "40", "--activation", "prelu", "--run-dir", "trained")
     summary = next((before / "trained").glob("*/td3_bc/*/seed0")) / "summary.json"
     text = summary.read_text()
-    assert "is finished" in run("agents/td3_bc.py", *SETTINGS, *words, folder=before)
+    assert "is finished" in run("agents/td3_bc.py", *SETTINGS, *words)
     assert summary.read_text() == text
 
 
-def test_a_sweep_trains_what_is_missing(before):
+def test_a_sweep_trains_what_is_missing(before, run):
     """Of two cells with two seeds each, one seed had not begun."""
     there = {path: path.read_text() for path in (before / "swept").glob("*/*/*/seed*/*.csv")}
-    assert "4 runs: 3 finished, 1 missing" in run("scripts/sweep.py", "status", "swept", folder=before)
+    assert "4 runs: 3 finished, 1 missing" in run("scripts/sweep.py", "status", "swept")
     words = ("--agents", "iql", "--activations", "relu", "rational", "--seeds", "2", "--seeds-per-process", "1")
     grid = [word.replace("--", "--grid.") for word in SETTINGS[:-2]]
     grid[grid.index("8") : grid.index("8") + 2] = ["8 8"]
     grid += ["--grid.total-updates", "40", "--workers", "1", "--run-dir", "swept"]
-    assert run("scripts/sweep.py", *words, *grid, folder=before).count("2/2") == 2
+    assert run("scripts/sweep.py", *words, *grid).count("2/2") == 2
     assert {path: path.read_text() for path in there} == there
     assert len(list((before / "swept").glob("*/*/*/seed*/summary.json"))) == 4
 
 
-def test_the_report_of_them(before):
+def test_the_report_of_them(before, run):
     """Its numbers are those that the runs wrote down."""
-    said = run("scripts/compare.py", "swept", "--output", "report", folder=before)
+    said = run("scripts/compare.py", "swept", "--output", "report")
     finals = [
         json.loads(path.read_text())["final_score"] for path in (before / "swept").glob("*/*/rat*/*/summary.json")
     ]
@@ -94,6 +111,6 @@ def test_the_report_of_them(before):
     assert (before / "report" / "report.html").exists()
 
 
-def test_the_evaluation_of_them(before):
-    said = run("scripts/evaluate.py", next(iter(ACTIONS)), "--episodes", "1", folder=before)
+def test_the_evaluation_of_them(before, run):
+    said = run("scripts/evaluate.py", next(iter(ACTIONS)), "--episodes", "1")
     assert "return" in said

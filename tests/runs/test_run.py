@@ -4,7 +4,7 @@ import json
 import os
 import resource
 import signal
-import subprocess
+import sys
 import threading
 import time
 
@@ -15,7 +15,8 @@ import torch
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder
-from tests.short_runs import assert_equal_runs, read_run, wait_for
+from tests.forked import Forked
+from tests.short_runs import ROOT, SHORT, assert_equal_runs, read_run, wait_for
 
 
 def _run_folder(tmp_path, seed=0):
@@ -30,23 +31,16 @@ LONG = ("--num-seeds", "2", "--total-updates", "600", "--eval-every", "100", "--
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The two seeds of a run that nobody stopped."""
-    import sys
-
-    from tests.short_runs import ROOT, SHORT
-
     folder = tmp_path_factory.mktemp("undisturbed")
-    subprocess.run(
-        [sys.executable, str(ROOT / "agents/iql.py"), *SHORT, *LONG, "--run-dir", str(folder / "runs")],
-        check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
+    command = [sys.executable, str(ROOT / "agents/iql.py"), *SHORT, *LONG, "--run-dir", str(folder / "runs")]
+    assert Forked(command, folder).wait().returncode == 0
     return [read_run(_run_folder(folder, seed)) for seed in (0, 1)]
 
 
-def test_a_run_killed_three_times_equals_an_undisturbed_one(command, run_agent, tmp_path, undisturbed, scalars):
-    arguments = command(*LONG)
+def test_a_run_killed_three_times_equals_an_undisturbed_one(start_agent, run_agent, tmp_path, undisturbed, scalars):
     evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
     for update in (0, 300, 400):  # the first time before there is a checkpoint
-        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start_agent(*LONG)
         assert wait_for(evaluations, f"\n{update},", process), "the run ended before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -68,15 +62,15 @@ def test_a_run_that_another_process_trains_is_left_alone(run_agent, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_cleanly_and_the_same_command_goes_on(command, run_agent, tmp_path, undisturbed, number):
-    process = subprocess.Popen(command(*LONG), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_signal_stops_cleanly_and_the_same_command_goes_on(start_agent, run_agent, tmp_path, undisturbed, number):
+    process = start_agent(*LONG)
     evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
     assert wait_for(evaluations, "\n200,", process)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, errors
-    assert "stopped at update" in output
-    assert "the same command goes on from there" in output
+    stopped = process.wait()
+    assert stopped.returncode == 128 + number, stopped.stderr
+    assert "stopped at update" in stopped.stdout
+    assert "the same command goes on from there" in stopped.stdout
     assert "going on from update" in run_agent(*LONG).stdout
     for seed in (0, 1):
         assert_equal_runs(read_run(_run_folder(tmp_path, seed)), undisturbed[seed])
@@ -207,26 +201,26 @@ def test_settings_that_the_agent_refuses_leave_what_was_there(run_agent, tmp_pat
     assert_equal_runs(read_run(_run_folder(tmp_path)), before)
 
 
-def test_a_disk_that_refuses_tensorboards_file_is_one_line(command, tmp_path):
+def test_a_disk_that_refuses_tensorboards_file_is_one_line(run_agent):
     limit = 20_000  # bytes a file may have: less than the scalars, more than anything before them
-    process = subprocess.run(
-        command("--log-every", "1", "--total-updates", "2000", "--checkpoint-every", "2000", "--eval-every", "2000"),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert process.returncode == 2, process.stderr
-    (line,) = process.stderr.splitlines()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        every = ("--checkpoint-every", 2000, "--eval-every", 2000)
+        result = run_agent("--log-every", 1, "--total-updates", 2000, *every, check=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
     assert line.startswith("error: cannot write")
 
 
-def test_a_stop_says_which_command_goes_on(command, tmp_path):
-    arguments = command(*LONG, "--overwrite")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_stop_says_which_command_goes_on(start_agent, tmp_path):
+    process = start_agent(*LONG, "--overwrite")
     evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
     assert wait_for(evaluations, "\n100,", process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert "the same command without --overwrite goes on from there" in output
+    assert "the same command without --overwrite goes on from there" in process.wait().stdout
 
 
 def test_a_last_step_that_spoils_the_policy_is_a_divergence(run_agent, tmp_path):

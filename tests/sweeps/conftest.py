@@ -43,6 +43,7 @@ class Sweeper:
 
 @pytest.fixture
 def sweeper(tmp_path, monkeypatch) -> Sweeper:
+    monkeypatch.setattr(conductor, "_POLL_SECONDS", 0.02)
     monkeypatch.setattr(conductor, "_DELAY_SECONDS", 0.0)
     monkeypatch.setattr(conductor, "_LOOK_SECONDS", 0.2)
     return Sweeper(tmp_path / "runs")

@@ -29,6 +29,7 @@ def begin(sweeper, *argv) -> subprocess.Popen:
     script = "; ".join(
         (
             "import sys; from scripts import sweep; sweep.commands.check_settings = lambda cells: None",
+            "from rlrat.sweeps import conductor; conductor._POLL_SECONDS, conductor._LOOK_SECONDS = 0.02, 0.2",
             "sys.exit(sweep.main(sys.argv[1:]))",
         )
     )
