@@ -1,6 +1,6 @@
-"""The protocol of a learner, the class that an agent's file is about, and its check before the first update.
+"""Define the protocol of a learner, the class that an agent's file is about, and check it before the first update.
 
-It finds what an agent of one's own forgets, a line each, which else shows after hours in what was not learned.
+The check finds what an agent of one's own forgets, which otherwise shows after hours of training, if at all.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,10 +35,10 @@ class Learner(Protocol):
     """The `rlrat.networks.Policy`, or `SequencePolicy`, that is evaluated, with units by its `set_units`. A
     `SequencePolicy` is evaluated at each of its target returns."""
     guard: SeedGuard
-    """Which seeds are alive: `update` adds 1 to `guard.update`, each optimizer freezes a seed that diverges."""
+    """Knows which seeds are alive. `update` first adds 1 to `guard.update`; optimizers freeze seeds that diverge."""
 
     def inputs(self, update: int) -> tuple[Any, ...]:
-        """What `update` takes in update number `update` (from 0): the batch first, then noise, masks or flags.
+        """Make what update number `update` (from 0) takes: the batch first, then noise, masks or flags.
 
         Each is a function of (seed, `update`), see `rlrat.updates.random`: a run that goes on draws the same again.
         """
@@ -46,8 +46,8 @@ class Learner(Protocol):
     def update(self, *inputs: Any) -> dict[str, Tensor]:
         """Make one gradient step from `inputs`, and return metrics by name, each `[S]`: `losses/q`, `charts/q_mean`.
 
-        A pure function of tensors that stay on the device: no `.item()`, no Python branch on a tensor's value. What
-        branches is an input that is no tensor.
+        A pure function of tensors that stay on the device: no `.item()`, no Python branch on a tensor's value. To
+        branch, let `inputs` return a plain value, such as a bool.
         """
 
     def inspect(self, batch: Any) -> None:
