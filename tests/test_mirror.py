@@ -8,7 +8,6 @@ from tests.short_runs import ROOT
 ELSEWHERE = {
     "rlrat/evaluation/rendering.py": "scripts/test_evaluate.py, which films with it",
     "rlrat/runs/trained.py": "scripts/test_evaluate.py, which evaluates with it",
-    "scripts/benchmarks/peer_d3rlpy.py": "runs in a Python that has d3rlpy; test_agent_speed.py holds how it is asked",
 }
 # Tests of several modules, or of a wing.
 SEVERAL = {
