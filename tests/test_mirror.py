@@ -8,7 +8,6 @@ from tests.short_runs import ROOT
 ELSEWHERE = {
     "rlrat/evaluation/rendering.py": "scripts/test_evaluate.py, which films with it",
     "rlrat/runs/trained.py": "scripts/test_evaluate.py, which evaluates with it",
-    "scripts/benchmarks/peer_d3rlpy.py": "runs in a Python that has d3rlpy; test_agent_speed.py holds how it is asked",
 }
 # Tests of several modules, or of a wing.
 SEVERAL = {
@@ -18,7 +17,7 @@ SEVERAL = {
     "rational/test_op_transforms.py",
     *("reports/test_page.py", "reports/test_report_fuzz.py"),
     *("runs/test_damaged_folders.py", "runs/test_finishing.py", "runs/test_kill_storm.py"),
-    *("runs/test_older_folders.py", "runs/test_run_environments.py"),
+    *("runs/test_metrics.py", "runs/test_older_folders.py", "runs/test_run_environments.py"),
     *("sweeps/test_chaos.py", "sweeps/test_fuzz_folder.py"),
     *("test_import_graph.py", "test_layers.py", "test_mirror.py"),
 }
