@@ -1,5 +1,8 @@
 """Triton's interpreter, without what it does anew at every call."""
 
+import operator
+
+import numpy as np
 import pytest
 
 try:
@@ -34,4 +37,26 @@ def _quick_interpreter():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interpreter, "_patch_lang", replace_once)
         patch.setattr(interpreter.GridExecutor, "__call__", launch_anew)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_overflow_checks():
+    """Have the interpreter look for overflows of integers in NumPy, not in operations that it interprets, too."""
+    semantic = getattr(interpreter, "interpreter_semantic", None)
+    if not hasattr(semantic, "binary_op_sanitize_overflow_impl"):
+        yield
+        return
+
+    def check(left, right, operation):
+        kind = left.type.scalar
+        assert kind == right.type.scalar
+        assert kind.is_int()
+        if kind.int_bitwidth < 64:
+            exact = getattr(operator, operation.__name__)(*(t.handle.data.astype(np.int64) for t in (left, right)))
+            assert (exact >= kind.get_int_min_value()).all(), f"{kind} overflow"
+            assert (exact <= kind.get_int_max_value()).all(), f"{kind} overflow"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(semantic, "binary_op_sanitize_overflow_impl", check)
         yield

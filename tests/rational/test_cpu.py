@@ -22,7 +22,7 @@ static void *filled(int64_t count, int wide, double scale) {
 }
 
 int main(int argc, char **argv) {
-    int64_t shapes[][4] = {{1, 1, 1, 1}, {2, 3, 2, 5}, {1, 1, 1, 4097}, {1, 70, 3, 31}, {3, 2, 1, 8193},
+    int64_t shapes[][4] = {{1, 1, 1, 1}, {2, 3, 2, 5}, {1, 1, 1, 4097}, {1, 70, 3, 31}, {2, 2, 1, 8193},
                            {1, 5000, 2, 1}};
     int degrees[][2] = {{5, 4}, {8, 8}, {0, 1}, {3, 7}};
     for (int level = 0; level <= best(); level++)
