@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlrat.reports.metrics import MetricLine
-from rlrat.reports.read import RunRecord
+from rlrat.reports.read import MetricLine, RunRecord
 from rlrat.reports.report import Curve
 from rlrat.reports.statistics import interquartile_mean, interval, resample, spread_known
 

@@ -5,7 +5,7 @@ import difflib
 import os
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TextIO
@@ -15,7 +15,7 @@ import numpy as np
 from rlrat.errors import InputError, reason, warn
 from rlrat.json_files import EXACT_INTEGERS
 from rlrat.reports.cells import guarded
-from rlrat.reports.read import RunRecord, as_text, listed, open_text, plain
+from rlrat.reports.read import MetricLine, RunRecord, as_text, listed, open_text, plain
 from rlrat.runs.schema import METRICS
 
 _MOST_BYTES = 2**30
@@ -24,18 +24,6 @@ _LONGEST_LINE = 2**20  # characters
 _NEAREST = 3  # names in a message
 _NAMED = 3  # runs in a message
 _PATTERN = "*?["
-
-
-@dataclass(frozen=True, eq=False)
-class MetricLine:
-    """A metric of one run, a mean over the updates since the point before; all arrays `[N]`."""
-
-    updates: np.ndarray
-    """int64, ascending, each once."""
-    values: np.ndarray
-    """NaN where the mean was not finite."""
-    train_seconds: np.ndarray
-    """Interpolated between evaluations; NaN beyond them, or where theirs are unknown."""
 
 
 def with_metrics(records: Sequence[RunRecord], wanted: Sequence[str]) -> list[RunRecord]:

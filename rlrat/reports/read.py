@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -28,9 +28,6 @@ from rlrat.runs.schema import (
     is_update,
 )
 
-if TYPE_CHECKING:
-    from rlrat.reports.metrics import MetricLine
-
 _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "updates": "update",
     "train_seconds": "train_seconds",
@@ -41,6 +38,18 @@ _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
 
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
 _LEAST_RANGE = 1e-9  # of returns: over less a score is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class MetricLine:
+    """A metric of one run, a mean over the updates since the point before; all arrays `[N]`."""
+
+    updates: np.ndarray
+    """int64, ascending, each once."""
+    values: np.ndarray
+    """NaN where the mean was not finite."""
+    train_seconds: np.ndarray
+    """Interpolated between evaluations; NaN beyond them, or where theirs are unknown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +79,7 @@ class RunRecord:
     """`config.json`: identity, arguments, dataset, reference, versions, resumed; empty for an imported run."""
     missing: tuple[int, ...] = ()
     """Updates whose evaluations were lost or failed, as `summary.json` has them."""
-    metrics: dict[str, "MetricLine"] = field(default_factory=dict)
+    metrics: dict[str, MetricLine] = field(default_factory=dict)
     """Those of its `metrics.csv` that were asked for (`rlrat.reports.metrics`)."""
 
     @property

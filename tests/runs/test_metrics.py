@@ -229,26 +229,8 @@ def test_members_of_several_commands_begin_their_sums_anew(run_agent, tmp_path, 
     assert "losses/q" in names
 
 
-def test_a_frozen_seed_has_no_further_lines(small_dataset, tmp_path, monkeypatch):
-    from agents import iql
-    from rlrat.datasets.batches import Batches
-
-    monkeypatch.setattr("rlrat.runs.run.load_dataset", lambda *_, **__: small_dataset)
-    plain = Batches.at
-
-    def poisoned(self, update):
-        batch = plain(self, update)
-        if update == 12 and len(batch.rewards) == 2:
-            batch.rewards[1, 0] = float("nan")
-        return batch
-
-    monkeypatch.setattr(Batches, "at", poisoned)
-    iql.main(
-        iql.Arguments(
-            dataset="test/hopper-v0", num_seeds=2, total_updates=40, eval_every=20, eval_episodes=1, log_every=10,
-            batch_size=8, hidden_dims=(8,), num_threads=1, run_dir=tmp_path, run_name="x",
-        )
-    )  # fmt: skip
+def test_a_frozen_seed_has_no_further_lines(train_poisoned, tmp_path):
+    train_poisoned(eval_every=20)
     for seed, updates in ((0, ["10", "20", "30", "40"]), (1, ["10"])):
         lines = read_metrics(tmp_path / "test-hopper-v0/iql/relu+x" / f"seed{seed}" / METRICS)
         assert [line[0] for line in lines[1:]] == updates

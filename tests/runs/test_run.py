@@ -233,26 +233,8 @@ def test_a_last_step_that_spoils_the_policy_is_a_divergence(run_agent, tmp_path)
     assert [row["update"] for row in read_run(_run_folder(tmp_path))["rows"]] == ["0"]
 
 
-def test_a_diverging_seed_is_frozen_named_and_the_others_go_on(small_dataset, tmp_path, capsys, monkeypatch):
-    from agents import iql
-    from rlrat.datasets.batches import Batches
-
-    monkeypatch.setattr("rlrat.runs.run.load_dataset", lambda *_, **__: small_dataset)
-    plain = Batches.at
-
-    def poisoned(self, update):
-        batch = plain(self, update)
-        if update == 12 and len(batch.rewards) == 2:
-            batch.rewards[1, 0] = float("nan")
-        return batch
-
-    monkeypatch.setattr(Batches, "at", poisoned)
-    iql.main(
-        iql.Arguments(
-            dataset="test/hopper-v0", num_seeds=2, total_updates=40, eval_every=10, eval_episodes=1, log_every=10,
-            batch_size=8, hidden_dims=(8,), num_threads=1, run_dir=tmp_path, run_name="x",
-        )
-    )  # fmt: skip
+def test_a_diverging_seed_is_frozen_named_and_the_others_go_on(train_poisoned, tmp_path, capsys):
+    train_poisoned(eval_every=10)
     assert "seed 1 diverged: q loss is not finite at update 13; it is frozen" in capsys.readouterr().err
     healthy, frozen = (read_run(tmp_path / "test-hopper-v0/iql/relu+x" / f"seed{s}") for s in (0, 1))
     assert healthy["status"] == "finished"
