@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from rlrat.rational import backend, cpu, derivative, rational
+from rlrat.rational import backend, cpu, derivative, rational, reference
 
 needs_kernels = pytest.mark.skipif(cpu.unavailable is not None, reason=str(cpu.unavailable))
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of Triton's kernels: on a CPU they are interpreted
@@ -25,6 +25,16 @@ def draw_inputs(version, batch=(), groups=1, rows=(7,), size=5, degrees=(5, 4), 
         b = b.abs() * (torch.arange(n) % 2)
     coefficient = torch.float64 if dtype == torch.float64 else torch.float32
     return x.to(dtype).requires_grad_(), a.to(coefficient).requires_grad_(), b.to(coefficient).requires_grad_()
+
+
+def off_the_corners(inputs, version):
+    """Set x to 0 where rounding to float32 may change the sign inside the bars of B and C: dR/dx jumps there."""
+    x, a, b = inputs
+    if version in "BC":
+        z, _, c = reference._prepare(x.detach().double(), a.detach(), b.detach(), version)
+        near = reference._horner(c, z).abs() < 1e-5 * reference._horner(c.abs(), z.abs())
+        x = x.detach().masked_fill(near.reshape(x.shape), 0.0).requires_grad_()
+    return [x, a, b]
 
 
 def all_gradients(inputs, version, extra=None, grad=None):
