@@ -13,7 +13,7 @@ import torch
 
 from rlrat.errors import InputError
 from rlrat.updates.learner import Learner
-from rlrat.updates.machine import available_memory, most_resident_memory, process_kilobytes
+from rlrat.updates.machine import available_memory, most_resident_memory, proc_bytes
 
 LEAST_MEMBERS = 16
 """Fewer members are not estimated: they are no larger than the learners that would be measured."""
@@ -133,7 +133,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        return process_kilobytes(Path("/proc/self/status"), "VmHWM")
+        return proc_bytes(Path("/proc/self/status"), "VmHWM")
     except OSError:  # not Linux: since the process began
         return most_resident_memory()
 

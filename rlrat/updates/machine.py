@@ -109,7 +109,7 @@ def available_memory(device: "torch.device | None" = None, root: Path = Path("/"
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
     try:
-        return min([process_kilobytes(root / "proc/meminfo", "MemAvailable"), *_left_by_control_groups(root)])
+        return min([proc_bytes(root / "proc/meminfo", "MemAvailable"), *_left_by_control_groups(root)])
     except OSError:
         return None
 
@@ -117,7 +117,7 @@ def available_memory(device: "torch.device | None" = None, root: Path = Path("/"
 def free_swap(root: Path = Path("/")) -> int:
     """Count the free bytes of swap; 0 where the system does not say."""
     try:
-        return process_kilobytes(root / "proc/meminfo", "SwapFree")
+        return proc_bytes(root / "proc/meminfo", "SwapFree")
     except (OSError, TypeError):
         return 0
 
@@ -147,6 +147,6 @@ def most_resident_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def process_kilobytes(file: Path, name: str) -> int:
+def proc_bytes(file: Path, name: str) -> int:
     """Read the number of kB that stands in a file of /proc under `name`; return it in bytes."""
     return int(re.search(rf"^{name}:\s+(\d+) kB", file.read_text(), re.MULTILINE)[1]) * 1024

@@ -205,7 +205,7 @@ def test_a_system_without_peaks(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "resource", None)
     runpy.run_path(estimates.__file__)  # is imported all the same
-    monkeypatch.setattr(estimates, "process_kilobytes", refuse)
+    monkeypatch.setattr(estimates, "proc_bytes", refuse)
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(estimates.ctypes, "CDLL", lambda _: pytest.fail("Windows has no C library without a name"))
     assert estimates.track_peak(CPU) == 0

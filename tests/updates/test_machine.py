@@ -15,7 +15,7 @@ from rlrat.updates.machine import (
     available_memory,
     find_device,
     most_resident_memory,
-    process_kilobytes,
+    proc_bytes,
     usable_cores,
     useful_threads,
 )
@@ -138,7 +138,7 @@ def test_a_system_that_does_not_say(tmp_path):
 
 def test_the_most_that_was_resident_has_what_was_given_back(monkeypatch):
     block = torch.ones(2**25)
-    with_block = process_kilobytes(Path("/proc/self/status"), "VmRSS")
+    with_block = proc_bytes(Path("/proc/self/status"), "VmRSS")
     assert with_block > block.nbytes
     del block
     most = most_resident_memory()
