@@ -1,24 +1,12 @@
 """Compare runs: which activation ends higher or learns faster, and whether that may be believed."""
 
-import os
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from rlrat.errors import InputError, heard_warnings, one_line_errors
-from rlrat.reports.build import build_report
-from rlrat.reports.importing import import_runs, with_scores, write_table
-from rlrat.reports.metrics import with_metrics, write_metrics
-from rlrat.reports.read import as_text, filter_runs, read_runs
-from rlrat.reports.report import Comparison, Report
-from rlrat.reports.tables import as_markdown, make_tables
 from rlrat.runs.arguments import read_command_line
-
-_MOST_VERDICTS = 24  # more are not read in a terminal
-_MOST_WARNINGS = 20
 
 
 @dataclass
@@ -43,6 +31,25 @@ class Arguments:
     output: Path | None = None
     """Folder for report.html, tables (Markdown, CSV, LaTeX), figures (SVG, PDF, PNG), and curves.csv for --import; with
     --metric also metric_curves.csv."""
+
+
+if __name__ == "__main__":  # before reports are imported: --help and mistakes are answered at once
+    ARGUMENTS = read_command_line(Arguments, __doc__)
+
+import os
+import sys
+from dataclasses import replace
+
+from rlrat.errors import InputError, heard_warnings, one_line_errors
+from rlrat.reports.build import build_report
+from rlrat.reports.importing import import_runs, with_scores, write_table
+from rlrat.reports.metrics import with_metrics, write_metrics
+from rlrat.reports.read import as_text, filter_runs, read_runs
+from rlrat.reports.report import Comparison, Report
+from rlrat.reports.tables import as_markdown, make_tables
+
+_MOST_VERDICTS = 24  # more are not read in a terminal
+_MOST_WARNINGS = 20
 
 
 def main(arguments: Arguments) -> None:
@@ -137,4 +144,4 @@ def _make_folder(path: Path) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(read_command_line(Arguments, __doc__))
+        main(ARGUMENTS)

@@ -92,3 +92,18 @@ def test_the_picture_of_the_house_has_every_part_in_its_layer():
     places, arrows = house.PLACES, house.count_arrows()
     assert {name for arrow in arrows for name in arrow} == set(places)
     assert all(places[importer][1] > places[used][1] for importer, used in arrows)
+
+
+def test_every_commands_help_imports_no_torch():
+    files = [str(path) for folder in ("agents", "scripts") for path in sorted((ROOT / folder).glob("*.py"))]
+    code = (
+        "import runpy, sys\n"
+        f"for file in {files!r}:\n"
+        "    sys.argv = [file, '--help']\n"
+        "    try: runpy.run_path(file, run_name='__main__')\n"
+        "    except SystemExit as stop: assert not stop.code, file\n"
+        "    assert not {'torch', 'scipy', 'matplotlib'} & {*sys.modules}, file\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("usage: ") == len(files)
