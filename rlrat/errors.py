@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Numbers of an `OSError` where a disk is full, or a user's share of it."""
 _LONGEST = 300  # characters: PyTorch and Ray say much more
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 

@@ -3,7 +3,6 @@
 What the server says is not trusted: neither where it sends on to, nor how much or how long it sends, nor its words.
 """
 
-import errno
 import hashlib
 import http.client
 import os
@@ -29,7 +28,7 @@ from rich.progress import (
 )
 
 from rlrat.console import Console
-from rlrat.errors import InputError, reason
+from rlrat.errors import NO_ROOM, InputError, reason
 
 ATTEMPTS = 5
 PAUSE_SECONDS = 1.0  # seconds before the second attempt, twice as many before each further one
@@ -81,7 +80,7 @@ def download(
                 os.replace(part, target)
                 transfer.validator.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise InputError(f"no room for {target}: free some and run again, what came is kept") from None
         raise InputError(
             f"cannot write {target} ({reason(error.strerror or error)}): name a writable folder in D4RL_DATASET_DIR"
