@@ -4,10 +4,11 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from rlrat.environments.settings import TAKEN, bare, same_settings
 from rlrat.json_files import EXACT_INTEGERS
+from rlrat.networks.choices import RationalVersion
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoint.pt", "checkpoint.previous.pt"
@@ -31,7 +32,7 @@ COLUMNS = {
 }
 """The columns of a run's CSV files."""
 
-RATIONAL_VERSIONS = ("A", "B", "C", "N")
+RATIONAL_VERSIONS = get_args(RationalVersion)
 """`version` in `activations.csv`: of a rational, as `rlrat.rational.reference` defines them."""
 PRELU = "prelu"
 """Of a PReLU, whose slope is the numerator."""
