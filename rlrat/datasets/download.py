@@ -31,10 +31,10 @@ from rlrat.console import Console
 from rlrat.errors import NO_ROOM, InputError, reason
 
 ATTEMPTS = 5
-PAUSE_SECONDS = 1.0  # seconds before the second attempt, twice as many before each further one
-TIMEOUT_SECONDS = 30.0  # seconds without a byte
-LONGEST_SECONDS = 12 * 3600.0  # seconds for all attempts: 4 GiB at 100 kB/s
-LARGEST_BYTES = 4 * 2**30  # bytes of a file
+PAUSE_SECONDS = 1.0  # before the second attempt, twice as many before each further one
+TIMEOUT_SECONDS = 30.0  # without a byte
+LONGEST_SECONDS = 12 * 3600.0  # for all attempts: 4 GiB at 100 kB/s
+LARGEST_BYTES = 4 * 2**30  # of a file
 _BLOCK = 1 << 18
 _BROKEN = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
 _LOCAL = ("localhost", "127.0.0.1", "::1")  # where tests may do without encryption

@@ -20,7 +20,7 @@ from rlrat.sweeps.launcher import Launcher, Outcome, Refused, WorkerTask
 from rlrat.sweeps.worker import FULL, LOCKED, LOST, Work
 
 MISTAKE = 2  # the exit code of what only the user can mend
-_POLL_SECONDS = 0.1  # seconds between looks at the workers
+_POLL_SECONDS = 0.1  # between looks at the workers
 _LOOK_SECONDS = 2.0  # between looks at what is in the hands of others, or at a full disk
 _DELAY_SECONDS = 1.0  # before a failed process is tried again, times its attempts
 _REFUSED_SECONDS = 30.0  # before what a cluster refused is handed to it again

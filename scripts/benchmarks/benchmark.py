@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -23,11 +22,10 @@ from rational_speed import Rational, run_rational
 from rlrat import load_dataset
 from rlrat.console import Console
 from rlrat.errors import one_line_errors
+from rlrat.runs.agents import find_agent
 from rlrat.runs.arguments import read_command_line
 from table import Table, run_table
 from threads import Threads, run_threads
-
-_IQL = Path(__file__).parents[2] / "agents" / "iql.py"
 
 
 @dataclass
@@ -106,7 +104,7 @@ def run_load(settings: Load) -> dict:
 def run_startup(settings: Startup) -> dict:
     names = "load_dataset, Dataset, make_activation, Rational, rational, rationalize, evaluate, normalized_score"
     commands = {
-        "agents/iql.py --help": [str(_IQL), "--help"],
+        "agents/iql.py --help": [str(find_agent("iql")), "--help"],
         "import torch": ["-c", "import torch"],
         "import torch, and every public name of rlrat": ["-c", f"import torch; from rlrat import {names}"],
     }
