@@ -101,12 +101,12 @@ def test_importing_rlrat_imports_next_to_nothing():
     assert not {"torch", "numpy", "tyro", "rich", "gymnasium", "typing_extensions"} & set(found.stdout.split())
 
 
+def test_the_picture_of_the_house_is_of_these_imports():
+    with Image.open(house.PICTURE) as picture:
+        assert picture.text["Description"] == house.describe(), "draw it again: python -m docs.house"
+
+
 def test_the_picture_of_the_house_has_every_part_in_its_layer():
     places, arrows = house.PLACES, house.count_arrows()
     assert {name for arrow in arrows for name in arrow} == set(places)
     assert all(places[importer][1] > places[used][1] for importer, used in arrows)
-
-
-def test_the_picture_of_the_house_is_of_these_imports():
-    with Image.open(house.PICTURE) as picture:
-        assert picture.text["Description"] == house.describe(), "draw it again: python -m docs.house"

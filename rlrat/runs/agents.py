@@ -13,7 +13,7 @@ from rlrat.errors import InputError
 
 
 def agents_folder() -> Path:
-    """Find the folder of rlrat's own agents: `rlrat/agents` of a wheel, or `agents` beside `rlrat` in a clone."""
+    """The folder of rlrat's own agents: `rlrat/agents` where a wheel has them, `agents` beside `rlrat` in a clone."""
     package = Path(rlrat.__file__).resolve().parent
     inside = package / "agents"
     return inside if inside.is_dir() else package.parent / "agents"

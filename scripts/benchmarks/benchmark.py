@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -22,10 +23,12 @@ from rational_speed import Rational, run_rational
 from rlrat import load_dataset
 from rlrat.console import Console
 from rlrat.errors import one_line_errors
-from rlrat.runs.agents import find_agent
+from rlrat.runs.agents import agent_names, find_agent
 from rlrat.runs.arguments import read_command_line
 from table import Table, run_table
 from threads import Threads, run_threads
+
+_SCRIPTS = Path(__file__).parents[1]
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Load:
 
 @dataclass
 class Startup:
-    """Seconds until a command answers: --help, `import torch`, and what rlrat adds to it."""
+    """Seconds until Python, `import rlrat`, every command's --help and `import torch` are done, in turns."""
 
     rounds: int = 7
     """Each command is timed this often, in turns; the median counts."""
@@ -104,7 +107,10 @@ def run_load(settings: Load) -> dict:
 def run_startup(settings: Startup) -> dict:
     names = "load_dataset, Dataset, make_activation, Rational, rational, rationalize, evaluate, normalized_score"
     commands = {
-        "agents/iql.py --help": [str(find_agent("iql")), "--help"],
+        "python": ["-c", ""],
+        "import rlrat": ["-c", "import rlrat"],
+        **{f"agents/{name}.py --help": [str(find_agent(name)), "--help"] for name in agent_names()},
+        **{f"scripts/{file.name} --help": [str(file), "--help"] for file in sorted(_SCRIPTS.glob("*.py"))},
         "import torch": ["-c", "import torch"],
         "import torch, and every public name of rlrat": ["-c", f"import torch; from rlrat import {names}"],
     }
@@ -116,7 +122,7 @@ def run_startup(settings: Startup) -> dict:
             seconds[name].append(time.perf_counter() - started)
     rows = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in rows.items():
-        Console().print(f"{name}: {value:.2f} s")
+        Console().print(f"{name}: {1000 * value:,.0f} ms")
     return rows
 
 

@@ -46,10 +46,12 @@ def test_commands_are_timed_in_turns(monkeypatch, capsys):
     started = []
     monkeypatch.setattr(benchmark.subprocess, "run", lambda command, **_: started.append(command[1:]))
     rows = benchmark.run_startup(benchmark.Startup(rounds=2))
-    assert started == started[:3] * 2
-    assert (ROOT / "agents" / "iql.py").samefile(started[0][0])
-    assert list(rows) == ["agents/iql.py --help", "import torch", "import torch, and every public name of rlrat"]
-    exec(started[2][1])  # the names are there
+    commands = dict(zip(rows, started[: len(rows)], strict=True))
+    assert started == [*commands.values()] * 2
+    assert (ROOT / "agents" / "iql.py").samefile(commands["agents/iql.py --help"][0])
+    assert {f"agents/{path.name} --help" for path in (ROOT / "agents").glob("*.py")} <= set(rows)
+    assert {f"scripts/{path.name} --help" for path in (ROOT / "scripts").glob("*.py")} <= set(rows)
+    exec(commands["import torch, and every public name of rlrat"][1])  # the names are there
 
 
 def test_environment_steps_beside_gymnasiums():
