@@ -6,30 +6,32 @@ python -m docs.house
 from collections import defaultdict
 from pathlib import Path
 
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 
 from tests.import_graph import imports
 
 ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "docs" / "house.png"
 # Each wing's place: column and row, the rows as the layers; what it imports lies below.
 PLACES = {
-    "agents": (0.3, 8), "scripts": (2.3, 8),
-    "sweeps": (1.6, 7), "reports": (2.9, 7),
-    "runs": (1.1, 6),
+    "agents": (0.4, 8), "scripts": (2.6, 8),
+    "sweeps": (1.4, 7), "reports": (2.9, 7),
+    "runs": (1.25, 6),
     "evaluation": (2.4, 5),
-    "networks": (0.1, 4),
-    "datasets": (1.4, 3),
-    "environments": (2.3, 2),
-    "updates": (0.7, 1),
-    "rational": (0.0, 0), "base": (1.9, 0),
+    "networks": (0.0, 4),
+    "datasets": (1.6, 3),
+    "environments": (2.5, 2),
+    "updates": (1.0, 1),
+    "rational": (0.1, 0), "base": (2.1, 0),
 }  # fmt: skip
 BASE = ("errors", "console", "json_files")
 USERS = ("agents", "scripts")
-WIDTH, HEIGHT = 0.72, 0.5
+COLOURS = {name: f"C{place}" for place, name in enumerate(name for name in PLACES if name not in USERS)}
 
 
 def count_arrows() -> dict[tuple[str, str], int]:
-    """How many modules of one wing import something of another, by both names."""
+    """Count the modules of one wing that import something of another, by both names."""
     importers: dict[tuple[str, str], set[str]] = defaultdict(set)
     for folder in ("rlrat", *USERS):
         for module, used in imports(ROOT / folder).items():
@@ -37,7 +39,7 @@ def count_arrows() -> dict[tuple[str, str], int]:
                 pair = _wing(module), _wing(name)
                 if None not in pair and pair[0] != pair[1]:
                     importers[pair].add(module)
-    return {pair: len(modules) for pair, modules in importers.items()}
+    return {pair: len(modules) for pair, modules in sorted(importers.items())}
 
 
 def _wing(module: str) -> str | None:
@@ -49,41 +51,46 @@ def _wing(module: str) -> str | None:
     return "base" if parts[1] in BASE else parts[1]
 
 
+def describe() -> str:
+    """Say which wing imports which; the picture has it in its file, so that a test finds one that is out of date."""
+    return " ".join(f"{importer}>{used}" for importer, used in count_arrows())
+
+
 def draw(path: Path) -> None:
     """Write the picture; an arrow is the wider, the more modules import."""
     arrows = count_arrows()
     unknown = {name for pair in arrows for name in pair} - PLACES.keys()
     if unknown:
         raise ValueError(f"no place in the picture for {', '.join(sorted(unknown))}")
-    figure, axes = plt.subplots(figsize=(9, 10))
-    for (importer, used), count in sorted(arrows.items()):
-        if used == "base":  # nearly every module's
-            continue
-        color = plt.cm.tab10(list(PLACES).index(used) % 10)
-        (x, y), (to_x, to_y) = PLACES[importer], PLACES[used]
-        axes.annotate(
-            "",
-            xy=(to_x + 0.12 * (x - to_x), to_y + HEIGHT / 2),
-            xytext=(x, y - HEIGHT / 2),
-            arrowprops={
-                "arrowstyle": "-|>", "lw": 0.6 + 0.25 * min(count, 8), "color": color,
-                "alpha": 0.75, "connectionstyle": f"arc3,rad={0.06 * (y - to_y - 1)}",
-                "shrinkA": 0, "shrinkB": 0,
-            },
-        )  # fmt: skip
+    shown = {pair: count for pair, count in arrows.items() if pair[1] != "base"}  # which nearly every module imports
+    figure = Figure(figsize=(9, 10), dpi=110)
+    axes = figure.subplots()
+    boxes = {}
     for name, (x, y) in PLACES.items():
         text = f"{', '.join(BASE)}\n(for all but rational)" if name == "base" else name
-        color = plt.cm.tab10(list(PLACES).index(name) % 10) if name not in USERS else "0.35"
-        axes.text(
+        boxes[name] = axes.text(
             x, y, text, ha="center", va="center", fontsize=12, zorder=3,
-            bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": color, "linewidth": 2},
+            bbox={
+                "boxstyle": "round,pad=0.45", "linewidth": 2, "facecolor": "white",
+                "edgecolor": COLOURS.get(name, "0.35"),
+            },
         )  # fmt: skip
-    axes.set_xlim(-0.4, 3.3)
-    axes.set_ylim(-0.6, 8.6)
+    axes.set(xlim=(-0.3, 3.3), ylim=(-0.6, 8.6))
     axes.axis("off")
-    axes.set_title(f"Who imports whom: {len(arrows)} arrows between {len(PLACES)} parts", fontsize=13)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    axes.set_title(f"Who imports whom: {len(shown)} arrows between {len(PLACES) - 1} wings", fontsize=13)
+    for (importer, used), count in shown.items():
+        (x, y), (to_x, to_y) = PLACES[importer], PLACES[used]
+        bend = 0.05 * (y - to_y - 1)
+        axes.add_patch(
+            FancyArrowPatch(
+                (x, y), (to_x, to_y), patchA=boxes[importer].get_bbox_patch(), patchB=boxes[used].get_bbox_patch(),
+                arrowstyle="-|>", mutation_scale=12, connectionstyle=f"arc3,rad={bend}",
+                color=COLOURS[used], linewidth=0.6 + 0.25 * min(count, 8), alpha=0.8,
+                zorder=4,  # drawn after the boxes, at whose borders they end
+            )
+        )  # fmt: skip
+    figure.savefig(path, bbox_inches="tight", metadata={"Description": describe()})
 
 
 if __name__ == "__main__":
-    draw(ROOT / "docs" / "house.png")
+    draw(PICTURE)

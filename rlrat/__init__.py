@@ -39,14 +39,11 @@ _HOMES = {
 # `rational` is both the package and, called, the function: the module itself is callable.
 _MODULES = ("activations", "rational")
 __all__ = sorted([*_HOMES, *_MODULES])
+_load, _, _ = lazy(__name__, _HOMES)
 
 
-def __getattr__(name: str):
-    if name in _MODULES:
-        return import_module(f"rlrat.{name}")
-    if name in _HOMES:
-        return getattr(import_module(f"rlrat.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'rlrat' has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    return import_module(f"rlrat.{name}") if name in _MODULES else _load(name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""What the user is told in one line: errors that can be mended, and warnings, wherever they can be shown."""
+"""Tell the user in one line of errors that can be mended, and of warnings, wherever they can be shown."""
 
 import errno
 import os
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT))
+"""Numbers of an `OSError` where a disk is full, or a user's share of it."""
 _LONGEST = 300  # characters: PyTorch and Ray say much more
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -23,7 +25,7 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Text of a file, a server or the environment for a terminal: control characters, ESC above all, are replaced."""
+    """Replace control characters, ESC above all, in text of a file, a server or the environment, for a terminal."""
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -32,7 +34,7 @@ def _line(text: str) -> str:
 
 
 def reason(error: object, *, end: bool = False) -> str:
-    """What an exception says, for the inside of one line: its beginning, or with `end` its end where it is long."""
+    """Return what an exception says as a part of one line: of a long text the beginning, or with `end` the end."""
     text = f"{error} is missing" if isinstance(error, KeyError) else str(error)
     line = printable(" ".join(text.split())).rstrip(".") or type(error).__name__
     return line[-_LONGEST:] if end else line[:_LONGEST]
@@ -42,7 +44,7 @@ _listeners: list[list[str]] = []
 
 
 def warn(message: str) -> None:
-    """One line on stderr about something that goes on nonetheless."""
+    """Print one line on stderr about something that goes on nonetheless."""
     print(f"warning: {_line(message)}", file=sys.stderr)
     for said in _listeners:
         said.append(message)
@@ -50,7 +52,7 @@ def warn(message: str) -> None:
 
 @contextmanager
 def heard_warnings() -> Iterator[list[str]]:
-    """What `warn` says meanwhile, for those who do not see stderr."""
+    """Collect what `warn` says inside the block, for those who do not see stderr."""
     said: list[str] = []
     _listeners.append(said)
     try:
@@ -60,7 +62,7 @@ def heard_warnings() -> Iterator[list[str]]:
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What to say of an allocation that failed, in Python, NumPy or PyTorch; None for any other exception."""
+    """Say in words that an allocation of Python, NumPy or PyTorch failed; return None for any other exception."""
     text = str(error)
     # On a CPU, PyTorch has no type of its own for it; sizes that no integer holds are its RuntimeErrors, too.
     refused = re.search(r"(?i)out of memory|allocate memory|Storage size calculation overflowed", text)

@@ -1,4 +1,4 @@
-"""JSON files, whose content may be damaged or hostile, read into plain values of a bounded size, or one line."""
+"""Read JSON files, which may be damaged or hostile, into plain values of a bounded size, or say in one line why not."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ _DIGITS = 19  # of an integer: 64 bits
 
 
 def is_deep(content: Any) -> bool:
-    """Whether plain values have more than `DEEPEST` objects and arrays inside each other."""
+    """Tell whether plain values have more than `DEEPEST` objects and arrays inside each other."""
     level = [content]
     for _ in range(DEEPEST):
         level = [
@@ -32,19 +32,19 @@ def is_deep(content: Any) -> bool:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text: no deeper than `DEEPEST`, its integers of 64 bits.
+    """Read the value of a JSON text, no deeper than `DEEPEST`, with integers of 64 bits.
 
     Raises:
-        ValueError: it is none, in a few words.
+        ValueError: it is no such text; says why in a few words.
     """
     return _parse(text.decode() if isinstance(text, bytes) else text, _integer)
 
 
 def _parse(text: str, integer: Callable[[str], float]) -> Any:
-    """The value of a JSON text whose integers `integer` reads, no deeper than `DEEPEST`.
+    """Read the value of a JSON text, no deeper than `DEEPEST`; `integer` reads its integers.
 
     Raises:
-        ValueError: it is none, in a few words.
+        ValueError: it is no such text; says why in a few words.
     """
     try:
         content = json.loads(text, parse_int=integer)
@@ -74,17 +74,17 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
 
 
 def load_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds none, in a few words.
+        ValueError: it holds no JSON object; says why in a few words.
     """
     return _load(path, "strict", _integer)
 
 
 def find_json(path: str | os.PathLike) -> dict[str, Any] | None:
-    """The JSON object in a file, None where there is none that can be read, for whoever can do without.
+    """Read the JSON object in a file, for whoever can do without: return None where none can be read.
 
     What is no UTF-8 is replaced, and an integer of more than 64 bits is the float next to it, or infinite.
     """
@@ -109,7 +109,7 @@ def _load(path: str | os.PathLike, errors: str, integer: Callable[[str], float])
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
-    """The JSON object in a file, None where there is no such file.
+    """Read the JSON object in a file; return None where there is no such file.
 
     Raises:
         InputError: one line that ends in brackets: the file cannot be read, or holds no JSON object.
@@ -127,7 +127,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number as float; None for all else, and for whole numbers beyond any float."""
+    """Turn a finite number into a float; return None for all else, and for whole numbers beyond any float."""
     if type(value) not in (int, float):
         return None
     try:

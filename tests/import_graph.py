@@ -9,8 +9,8 @@ def imports(package_folder: Path) -> dict[str, set[str]]:
 
     Imports inside functions and under TYPE_CHECKING count as those at the top do. `from package import name` counts as
     the submodule of that name, or as the package where there is no such submodule: its `__init__` hands the name on.
-    Modules of other packages are among what is imported, so that a test can forbid them. Names in strings, which
-    `rlrat.lazy` and `import_module` take, are not imports here.
+    Modules of other packages are among what is imported, so that a test can forbid them. A name that `import_module` is
+    given counts, too; one that is only known when the code runs is `*`.
 
     Raises:
         ValueError: a folder without modules.
@@ -40,6 +40,9 @@ def _imported(file: Path, root: Path) -> set[str]:
             package = ".".join([*above, *filter(None, [node.module])])
             submodules = {f"{package}.{alias.name}" for alias in node.names}
             found |= {name if _exists(name, root) else package for name in submodules}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            (name,) = node.args[:1] or [None]
+            found.add(name.value if isinstance(name, ast.Constant) else "*")
     return found
 
 

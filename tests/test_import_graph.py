@@ -17,6 +17,10 @@ def package(tmp_path):
             "def late():\n    import house.east.door\n    from house.east import Door\n"
         ),
         "house/west/window.py": "from .room import *\n",
+        "house/west/roof.py": (
+            "import importlib\nfrom importlib import import_module\n"
+            "importlib.import_module('house.east.door')\nimport_module(f'house.{importlib}')\n__import__('json')\n"
+        ),
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
@@ -32,6 +36,7 @@ def test_every_kind_of_import_counts(package):
         "house.west": set(),
         "house.west.room": {"typing", "house.west.window", "house.east.door", "house.east"},
         "house.west.window": {"house.west.room"},
+        "house.west.roof": {"importlib", "house.east.door", "*", "json"},
     }
 
 

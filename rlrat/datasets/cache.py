@@ -28,7 +28,7 @@ from rlrat.json_files import load_json
 
 FORMAT_VERSION = 3  # raise it when what is converted, or how it is laid out, changes
 _TEMPORARY = ".tmp-"
-_ABANDONED_SECONDS = 3600  # seconds after which a temporary folder belongs to no living process
+_ABANDONED_SECONDS = 3600  # after which a temporary folder belongs to no living process
 _MOST_SIGHTS = 16  # machines and mounts that a stamp knows its source from
 _ENTRY = re.compile("[0-9a-f]{64}")
 

@@ -3,7 +3,6 @@
 What the server says is not trusted: neither where it sends on to, nor how much or how long it sends, nor its words.
 """
 
-import errno
 import hashlib
 import http.client
 import os
@@ -29,13 +28,13 @@ from rich.progress import (
 )
 
 from rlrat.console import Console
-from rlrat.errors import InputError, reason
+from rlrat.errors import NO_ROOM, InputError, reason
 
 ATTEMPTS = 5
-PAUSE_SECONDS = 1.0  # seconds before the second attempt, twice as many before each further one
-TIMEOUT_SECONDS = 30.0  # seconds without a byte
-LONGEST_SECONDS = 12 * 3600.0  # seconds for all attempts: 4 GiB at 100 kB/s
-LARGEST_BYTES = 4 * 2**30  # bytes of a file
+PAUSE_SECONDS = 1.0  # before the second attempt, twice as many before each further one
+TIMEOUT_SECONDS = 30.0  # without a byte
+LONGEST_SECONDS = 12 * 3600.0  # for all attempts: 4 GiB at 100 kB/s
+LARGEST_BYTES = 4 * 2**30  # of a file
 _BLOCK = 1 << 18
 _BROKEN = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
 _LOCAL = ("localhost", "127.0.0.1", "::1")  # where tests may do without encryption
@@ -81,7 +80,7 @@ def download(
                 os.replace(part, target)
                 transfer.validator.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise InputError(f"no room for {target}: free some and run again, what came is kept") from None
         raise InputError(
             f"cannot write {target} ({reason(error.strerror or error)}): name a writable folder in D4RL_DATASET_DIR"

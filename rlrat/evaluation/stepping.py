@@ -122,7 +122,7 @@ class _ThreadedPhysics:
         self._threads.close()
 
 
-class _Task:
+class _Robot:
     """Makes observations, rewards and terminations from the physics, with the settings of one `env`, unwrapped.
 
     This class is HalfCheetah; the other robots' say what differs. A `state` has the `fields` of n rows, `[n, ...]`.
@@ -175,7 +175,7 @@ class _Task:
         return np.multiply(self.control_weight, squares, dtype=self.control_dtype)
 
 
-class _Upright(_Task):
+class _Upright(_Robot):
     """A robot that is rewarded for being healthy; unless told otherwise, its episode ends when it is not."""
 
     def __init__(self, env: Any, version: int) -> None:
@@ -273,24 +273,24 @@ class _Ant(_Upright):
         return finite & (low <= z) & (z <= high)
 
 
-_TASKS = {
+_ROBOTS = {
     "hopper": ("HopperEnv", _Hopper),
     "walker2d": ("Walker2dEnv", _Walker2d),
-    "half_cheetah": ("HalfCheetahEnv", _Task),
+    "half_cheetah": ("HalfCheetahEnv", _Robot),
     "ant": ("AntEnv", _Ant),
 }
 
 
 class NativeRows:
-    """Steps rows of one of the environments in `_TASKS` without Gymnasium; `native_rows` makes it."""
+    """Steps rows of one of the environments in `_ROBOTS` without Gymnasium; `native_rows` makes it."""
 
     def __init__(
-        self, env: Any, task: type[_Task], version: int, time_limit: float, seeds: Sequence[int], num_threads: int
+        self, env: Any, robot: type[_Robot], version: int, time_limit: float, seeds: Sequence[int], num_threads: int
     ) -> None:
         self.num_threads = min(num_threads, len(seeds))
-        self._task = task(env, version)
-        self._physics = _physics(env.model, len(seeds), self.num_threads, self._task.fields)
-        self._initial = [np.stack(values) for values in zip(*map(self._task.initial, seeds), strict=True)]
+        self._robot = robot(env, version)
+        self._physics = _physics(env.model, len(seeds), self.num_threads, self._robot.fields)
+        self._initial = [np.stack(values) for values in zip(*map(self._robot.initial, seeds), strict=True)]
         self._time_limit = time_limit
         self._lengths = np.zeros(len(seeds), np.int64)
         self._places = np.zeros(len(seeds))
@@ -298,22 +298,22 @@ class NativeRows:
     def reset(self) -> np.ndarray:
         self._physics.reset(*self._initial)
         self._lengths[:] = 0
-        self._places = self._task.place(self._physics.fields)
-        return self._task.observe(self._physics.fields)
+        self._places = self._robot.place(self._physics.fields)
+        return self._robot.observe(self._physics.fields)
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> StepResult:
         """`actions` are float32, as the environments' action spaces."""
-        task, state = self._task, self._physics.fields
-        self._physics.step(rows, actions, task.frame_skip)
+        robot, state = self._robot, self._physics.fields
+        self._physics.step(rows, actions, robot.frame_skip)
         index = row_index(rows, len(self._lengths))
         if index is rows:
             state = {name: values[rows] for name, values in state.items()}
-        places = task.place(state)
-        velocities = (places - self._places[index]) / task.dt
+        places = robot.place(state)
+        velocities = (places - self._places[index]) / robot.dt
         self._places[index] = places
-        rewards, terminated = task.judge(state, velocities, actions)
+        rewards, terminated = robot.judge(state, velocities, actions)
         self._lengths[index] += 1
-        return task.observe(state), rewards, terminated, self._lengths[index] >= self._time_limit
+        return robot.observe(state), rewards, terminated, self._lengths[index] >= self._time_limit
 
     def close(self) -> None:
         self._physics.close()
@@ -352,15 +352,15 @@ def native_rows(env: Any, seeds: Sequence[int], num_threads: int) -> NativeRows 
     return None
 
 
-def _supported(env: Any) -> tuple[type[_Task], int, float] | None:
-    """Find the task, version and time limit of an environment that is made as Gymnasium registers it; else None."""
+def _supported(env: Any) -> tuple[type[_Robot], int, float] | None:
+    """Find the robot, version and time limit of an environment that is made as Gymnasium registers it; else None."""
     from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
     base = env.unwrapped
     module = re.fullmatch(r"gymnasium\.envs\.mujoco\.(\w+)_v([45])", type(base).__module__)
-    if module is None or module[1] not in _TASKS:
+    if module is None or module[1] not in _ROBOTS:
         return None
-    name, task = _TASKS[module[1]]
+    name, robot = _ROBOTS[module[1]]
     if type(base).__qualname__ != name or base.render_mode is not None:
         return None
     time_limit = math.inf
@@ -370,7 +370,7 @@ def _supported(env: Any) -> tuple[type[_Task], int, float] | None:
         elif type(env) not in (OrderEnforcing, PassiveEnvChecker):
             return None
         env = env.env
-    return task, int(module[2]), time_limit
+    return robot, int(module[2]), time_limit
 
 
 def _difference(rows: NativeRows, env: Any, seed: int) -> str | None:

@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy(
         **dict.fromkeys(("MLP", "Embedding", "LayerNorm", "dropout_masks", "initialize"), "layers"),
         "Policy": "policies",
         **dict.fromkeys(("Gain", "SequencePolicy", "check_target_returns"), "transformer"),
-        **dict.fromkeys(("Initialization", "Norm", "PolicyHead"), "choices"),
+        **dict.fromkeys(("Initialization", "Norm", "PolicyHead", "RationalVersion"), "choices"),
     },
 )

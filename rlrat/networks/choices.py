@@ -6,5 +6,7 @@ Initialization = Literal["xavier_uniform", "orthogonal", "pytorch"]
 """See `rlrat.networks.layers.initialize`."""
 Norm = Literal["none", "layer"]
 """Of hidden layers, see `rlrat.networks.layers.MLP`."""
+RationalVersion = Literal["A", "B", "C", "N"]
+"""See `rlrat.rational.reference`."""
 PolicyHead = Literal["squashed_gaussian", "tanh_gaussian", "deterministic"]
 """See `rlrat.networks.policies.Policy`."""

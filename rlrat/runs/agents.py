@@ -1,4 +1,4 @@
-"""Agents are files: where they are, and how one is loaded. Only loading one imports torch."""
+"""Find the file of an agent, and load it. Only loading imports torch."""
 
 import difflib
 import importlib.util
@@ -20,12 +20,12 @@ def agents_folder() -> Path:
 
 
 def agent_names() -> tuple[str, ...]:
-    """The names of rlrat's own agents, sorted."""
+    """List the names of rlrat's own agents, sorted."""
     return tuple(sorted(file.stem for file in agents_folder().glob("*.py") if not file.stem.startswith("_")))
 
 
 def find_agent(name: str) -> Path:
-    """The file of the agent called `name`, or the file of one's own that `name`, ending in .py, is the path of.
+    """Find the file of the agent called `name`; a `name` that ends in .py is the path of a file of one's own.
 
     Raises:
         InputError: no such agent.
@@ -42,7 +42,7 @@ def find_agent(name: str) -> Path:
 
 
 def load_agent(name: str) -> ModuleType:
-    """The module of an agent, `agents.<name>` as `import agents.<name>` has it, or of a file as `find_agent` takes it.
+    """Load the agent that `find_agent` finds: rlrat's own are the modules that `import agents.<name>` gives.
 
     Raises:
         InputError: no such agent.
@@ -66,14 +66,14 @@ def load_agent(name: str) -> ModuleType:
 
 
 def _imports_find(folder: Path) -> bool:
-    """Whether `import agents` is that of this folder: where rlrat is installed, it may be another project's."""
+    """Tell whether `import agents` finds this folder: where rlrat is installed, it may find another project's."""
     spec = importlib.util.find_spec("agents")
     places = spec and spec.submodule_search_locations
     return bool(places) and os.path.realpath(next(iter(places))) == str(folder)
 
 
 def learner_class(module: ModuleType) -> type:
-    """The class of an agent's module that has updates: the one defined in it with `inputs` and `update`.
+    """Find the class of the learner in an agent's module: the one defined there that has `inputs` and `update`.
 
     Raises:
         InputError: there is none, or several.

@@ -26,7 +26,7 @@ from rlrat.environments.registry import MOST_EPISODES
 from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 from rlrat.json_files import EXACT_INTEGERS
-from rlrat.networks.choices import Norm
+from rlrat.networks.choices import Norm, RationalVersion
 from rlrat.runs.schema import OUTSIDE_IDENTITY, OUTSIDE_NAME
 from rlrat.updates.seeds import SEED_LIMIT
 
@@ -69,7 +69,7 @@ _LEAST, _GREATEST = 1e-37, 1e38  # sizes of float32 numbers, digits and some roo
 class RationalArguments:
     degrees: tuple[int, int] = (5, 4)
     """Degrees of the numerator and the denominator."""
-    version: Literal["A", "B", "C", "N"] = "A"
+    version: RationalVersion = "A"
     """A: Q = 1 + sum |b_i x^i|; B: 1 + |sum b_i x^i|; C: 0.1 + |sum b_i x^i|; N: 1 + sum b_i x^i, unguarded."""
     groups: Count = 1
     """Feature groups with coefficients of their own."""
@@ -366,7 +366,7 @@ def settings(arguments: RunArguments) -> dict[str, Any]:
 
 
 def identity(arguments: RunArguments) -> dict[str, Any]:
-    """The settings that change a run's result."""
+    """Collect the settings that change a run's result."""
     return {name: value for name, value in settings(arguments).items() if name not in OUTSIDE_IDENTITY}
 
 

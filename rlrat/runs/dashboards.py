@@ -1,4 +1,4 @@
-"""What dashboards show of a run beside its scalars: TensorBoard's HParams and overlays, and W&B's copy of it all."""
+"""Give dashboards what they show of a run beside its scalars: TensorBoard's HParams and overlays, W&B's copy of all."""
 
 import hashlib
 import os
@@ -68,7 +68,7 @@ def finish_board(
 
 
 def check_tracking() -> None:
-    """Raises `InputError` where Weights & Biases is not installed."""
+    """Raise `InputError` where Weights & Biases is not installed."""
     if find_spec("wandb") is None:
         raise InputError('--track needs Weights & Biases: pip install "rlrat[track]"')
 

@@ -13,7 +13,7 @@ import torch
 
 from rlrat.errors import InputError
 from rlrat.updates.learner import Learner
-from rlrat.updates.machine import available_memory, most_resident_memory, proc_bytes
+from rlrat.updates.machine import available_memory, most_resident_memory, proc_bytes, synchronize
 
 LEAST_MEMBERS = 16
 """Fewer members are not estimated: they are no larger than the learners that would be measured."""
@@ -144,20 +144,15 @@ def _measure(build: Callable[[int], Learner], size: int, device: torch.device) -
     learner = build(size)
     for update in range(_WARM_UP_UPDATES + _TIMED_UPDATES):
         if update == _WARM_UP_UPDATES:
-            _synchronize(device)
+            synchronize(device)
             started = time.perf_counter()
         learner.update(*learner.inputs(update))
         # In pairs: TD3+BC's policy learns in every second update.
         if update > _WARM_UP_UPDATES and update % 2 and time.perf_counter() - started > _TIMED_SECONDS:
             break
-    _synchronize(device)
+    synchronize(device)
     seconds = (time.perf_counter() - started) / (update + 1 - _WARM_UP_UPDATES)
     return peak_memory(device) - before, seconds, sum(value.nbytes for value in learner.state_dict().values())
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def memory_of(device: torch.device) -> str:

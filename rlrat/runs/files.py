@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rlrat.errors import InputError, reason
+from rlrat.errors import NO_ROOM, InputError, reason
 
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES}  # of folders, on some systems
 
@@ -18,7 +18,7 @@ def writing(path: Path, *, saved: bool = True) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in NO_ROOM
         mend = "make room and give the same command again" if full else "choose another --run-dir"
         whole = "; what was saved before is whole" if saved else ""
         raise InputError(f"cannot write {path}: {error.strerror or reason(error)}{whole}: {mend}") from error

@@ -1,4 +1,4 @@
-"""A run is its folder: the files in it, written so that a kill at any instant loses nothing that was finished."""
+"""Read and write the files of a run, so that a kill at any instant loses nothing that was finished."""
 
 import contextlib
 import json
@@ -49,11 +49,17 @@ class RunFolder:
         self._said: set[str] = set()
 
     def check(self, config: dict[str, Any], *, resume: bool, defaults: dict[str, Any] | None = None) -> None:
-        """Compare the run that is in the folder, if any, with this one; nothing is written.
+        """Compare the run that is in the folder, if any, with this one; write nothing.
 
-        A setting that the folder does not know, because it is newer than the run, was what is its default now.
+        A setting that is newer than the run, so that the folder does not know it, counts as its default.
 
-        Raises `InputError` where another identity, or without `resume` an unfinished run, is in it.
+        Args:
+            config: this run's, as `config.json` will have it.
+            resume: whether an unfinished run may go on.
+            defaults: of the settings of an identity.
+
+        Raises:
+            InputError: another identity is in the folder or, without `resume`, an unfinished run.
         """
         there = self.config()
         if there is None:
@@ -94,9 +100,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from the folder, which two would leave with lines and checkpoints of both.
+        """Keep other processes from the folder: two would leave lines and checkpoints of both.
 
-        Meanwhile nothing is written once the lock is lost.
+        Inside the block, nothing is written once the lock is lost.
 
         Raises:
             InputError: another one has it.
@@ -113,18 +119,18 @@ class RunFolder:
             self._lock.check()
 
     def remove_temporaries(self) -> None:
-        """Remove what killed processes left of half written files; only while it is `locked`."""
+        """Remove the half written files that killed processes left; only while the folder is `locked`."""
         remove_temporaries(self.path, _WRITTEN)
 
     def forget(self) -> None:
-        """Make it a run that has only begun: what a kill leaves then is nothing to go on from."""
+        """Remove summary and checkpoints: a run killed after this begins anew."""
         self._check_lock()
         with writing(self.path, saved=False):
             for name in (SUMMARY, CHECKPOINT, PREVIOUS_CHECKPOINT):
                 _remove(self.path / name)
 
     def delete(self) -> None:
-        """Empty the folder, which may be a link to another, of all that was written there."""
+        """Remove all that was written in the folder, which may be a link to another."""
         self.forget()
         with writing(self.path, saved=False):
             if not self.path.exists():
@@ -133,7 +139,7 @@ class RunFolder:
                 _remove(path)
 
     def config(self) -> dict[str, Any] | None:
-        """`config.json`, or None where no run has begun.
+        """Read `config.json`; return None where no run has begun.
 
         Raises:
             InputError: it cannot be read, or is no run's.
@@ -144,7 +150,7 @@ class RunFolder:
         return config
 
     def summary(self) -> dict[str, Any] | None:
-        """`summary.json`, or None while there is none.
+        """Read `summary.json`; return None while there is none.
 
         Raises:
             InputError: it cannot be read, or is no run's.
@@ -155,7 +161,7 @@ class RunFolder:
         return summary
 
     def is_done(self) -> bool:
-        """Whether the run has ended with a result: finished or diverged."""
+        """Tell whether the run has ended with a result: finished or diverged."""
         summary = self.summary()
         return summary is not None and summary["status"] in DONE
 
@@ -179,24 +185,24 @@ class RunFolder:
         self.lines[ACTIVATIONS].append([row | {"update": update} for row in rows])
 
     def append_evaluation(self, lines: list[dict[str, Any]], episodes: list[dict[str, Any]]) -> None:
-        """Append to `episodes.csv`, then the lines of `evaluations.csv`, one a target return, that stand for them."""
+        """Append to `episodes.csv`, then to `evaluations.csv` one line for each target return."""
         self._check_lock()
         self.lines[EPISODES].append(episodes)
         self.lines[EVALUATIONS].append(lines)
 
     def evaluations(self) -> list[dict[str, str]]:
-        """The whole lines of `evaluations.csv`, as text, their updates ascending."""
+        """Read the whole lines of `evaluations.csv`, as text, their updates ascending."""
         lines = self.lines[EVALUATIONS]
         found = lines.read()
         return [row for update in sorted(lines.whole(found)) for row in found.rows[update]]
 
     def curve(self) -> list[dict[str, str]]:
-        """Of the lines of `evaluations.csv`, those that make the run's score: at its first target return, if any."""
+        """Read the lines of `evaluations.csv` that make the run's score: those at its first target return, if any."""
         rows = self.evaluations()
         return [row for row in rows if row["target_return"] == rows[0]["target_return"]]
 
     def lost(self, name: str) -> set[int]:
-        """The updates of which lines were written to a CSV file that are not there any more."""
+        """Find the updates whose lines were written to a CSV file and are not there any more."""
         lines = self.lines[name]
         return set(lines.expected) - lines.whole(lines.read())
 
@@ -207,8 +213,8 @@ class RunFolder:
     def save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Replace `checkpoint.pt` atomically and keep the one before it as `checkpoint.previous.pt`.
 
-        One of the same update is only replaced: what is kept is worth going back to.
-        All lines are on the disk before: those that it counts on are there whatever happens.
+        A checkpoint of the same update is not kept: there would be nothing to go back to. All lines that the new one
+        counts on are on the disk before it.
         """
         content = checkpoint_bytes(checkpoint)
         self._check_lock()
@@ -231,9 +237,10 @@ class RunFolder:
         self._updates[CHECKPOINT] = checkpoint["update"]
 
     def checkpoints(self) -> dict[int, dict[str, Any]]:
-        """The checkpoints that load, by update; a damaged one is named in a warning.
+        """Load the checkpoints, by update; name a damaged one in a warning.
 
-        Raises `InputError` where there are some and none loads.
+        Raises:
+            InputError: there are some, and none loads.
         """
         found: dict[int, dict[str, Any]] = {}
         self._updates.clear()
@@ -254,9 +261,9 @@ class RunFolder:
     ) -> None:
         """Leave only what belongs to `update`: no later or damaged checkpoint, no line of another evaluation.
 
-        `pending` evaluations are still to come, but have their lines of `activations.csv`; of `missing` ones all that
-        is left but in `evaluations.csv` stays. `metrics.csv` ends at `update`. After `checkpoints`. What is saved next
-        can then never push a checkpoint out that is still needed.
+        `pending` evaluations are still to come, but have their lines of `activations.csv`; `missing` ones keep what is
+        left of them, but for lines of `evaluations.csv`. `metrics.csv` ends at `update`. The next checkpoint then takes
+        the place of none that is still needed. Call `checkpoints` first.
         """
         self._check_lock()
         newest, previous = self.path / CHECKPOINT, self.path / PREVIOUS_CHECKPOINT
@@ -280,7 +287,7 @@ class RunFolder:
             self.lines[name].keep(updates)
 
     def open_scalars(self, layout: dict[str, Any], purge_step: int) -> None:
-        """Begin a TensorBoard file; what earlier files say from `purge_step` on is not shown any more.
+        """Begin a TensorBoard file, and hide what earlier files say from `purge_step` on.
 
         Args:
             layout: of its custom scalars, as `SummaryWriter.add_custom_scalars` takes it.
@@ -292,7 +299,7 @@ class RunFolder:
             self._scalars.add_custom_scalars(layout)
 
     def add_scalars(self, scalars: dict[str, Any], update: int) -> None:
-        """Hand one point of each scalar to TensorBoard's file, on the disk from the next `flush_scalars` on."""
+        """Add one point of each scalar to TensorBoard's file; `flush_scalars` brings it to the disk."""
         with writing(self.path):
             for name, value in scalars.items():
                 self._scalars.add_scalar(name, value, update)
@@ -305,7 +312,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def board(self) -> Iterator["SummaryWriter"]:
-        """TensorBoard's file, for what is no scalar."""
+        """Give TensorBoard's file, for what is no scalar."""
         with writing(self.path):
             yield self._scalars
 
@@ -329,14 +336,14 @@ def _remove(path: Path) -> None:
 
 
 def starts(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """A run's `config.json`, and the entries of `resumed` that say how it went on otherwise; damaged ones are not."""
+    """List a run's `config.json` and the whole entries of `resumed`, which say how it went on in another way."""
     resumed = config.get("resumed")
     entries = resumed if isinstance(resumed, list) else []
     return [config, *(start for start in entries if isinstance(start, dict) and isinstance(start.get("update"), int))]
 
 
 def _gone_on(there: dict[str, Any], now: dict[str, Any], update: int) -> dict[str, Any]:
-    """The `config.json` that is there, with the way in which its run goes on from `update`."""
+    """Add to the `config.json` that is `there` the way in which its run goes on from `update`."""
     resumed = [start for start in starts(there)[1:] if start["update"] < update]  # later ones led nowhere
     if _way(resumed[-1] if resumed else there) != _way(now):
         resumed.append({"update": update, **_way(now)})
@@ -344,7 +351,7 @@ def _gone_on(there: dict[str, Any], now: dict[str, Any], update: int) -> dict[st
 
 
 def _way(config: dict[str, Any]) -> dict[str, Any]:
-    """How a run is trained: what its speed depends on, and its result by rounding alone."""
+    """Collect how a run is trained: settings that change its speed, and its result by rounding alone."""
     arguments = config.get("arguments")
     arguments = arguments if isinstance(arguments, dict) else {}
     own = {name: config.get(name) for name in ("members", "group", "device", "versions")}

@@ -295,7 +295,7 @@ class Group:
         )
 
     def _load_sums(self, checkpoints: dict[int, dict[str, Any]]) -> dict[tuple[str, ...], tuple[Tensor, int]]:
-        """What `TrainingProgress.sums` was; nothing where members differ, as those from several commands may."""
+        """Load `TrainingProgress.sums`; nothing where the members' differ, as those of several commands may."""
         found = {
             index: {tuple(one["names"]): (one["sums"], one["count"]) for one in checkpoint.get("sums", ())}
             for index, checkpoint in checkpoints.items()
@@ -375,7 +375,7 @@ class Group:
     def _rows(
         self, index: int, snapshot: Snapshot, target: float | None, result: Evaluation
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """One line of `evaluations.csv` and those of `episodes.csv` behind it."""
+        """Make one line of `evaluations.csv` and those of `episodes.csv` behind it."""
         # All digits: a run's score is found by its target.
         text = None if target is None else repr(target).removesuffix(".0")
         at = {"update": snapshot.update, "target_return": text}

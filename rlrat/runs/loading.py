@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlrat import networks
 from rlrat.errors import InputError, reason
 from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rlrat.networks.policies import Policy
     from rlrat.networks.transformer import SequencePolicy
 
-# What a checkpoint calls its policy -> the class that builds it again.
-KINDS = {"mlp": "rlrat.networks.policies.Policy", "sequence": "rlrat.networks.transformer.SequencePolicy"}
+# What a checkpoint calls its policy -> the class of `rlrat.networks` that builds it again.
+KINDS = {"mlp": "Policy", "sequence": "SequencePolicy"}
 _SIZE_SETTINGS = ("observation_size", "action_size", "max_episode_steps", "embedding_size", "num_layers", "num_heads")
 _MOST_CONTEXT_STEPS = 1_000_000
 _LARGEST_SCALE = 1e18
@@ -106,8 +106,7 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
         if kind not in KINDS:
             raise InputError(f"its policy is of the kind {kind!r}, known are {', '.join(KINDS)}")
         _check_settings(settings, checkpoint["state"])
-        module, _, name = KINDS[kind].rpartition(".")
-        policy = getattr(import_module(module), name)(num_seeds=1, **settings)
+        policy = getattr(networks, KINDS[kind])(num_seeds=1, **settings)
         policy.load_state_dict(
             {
                 name.removeprefix("policy."): value.unsqueeze(0)

@@ -12,6 +12,7 @@ from rich.table import Table
 from torch.profiler import profile
 
 from rlrat.updates.learner import Learner
+from rlrat.updates.machine import synchronize
 
 _SKIPPED_UPDATES = 20  # before the trace: they meet cold caches, or are compiled
 _TRACED_UPDATES = 20
@@ -38,8 +39,7 @@ class Profile:
         """Add the seconds of the block to those of `name`."""
         started = time.perf_counter()
         yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         self._seconds[name] += time.perf_counter() - started
 
     def _timed(self, name: str, function: Callable) -> Callable:

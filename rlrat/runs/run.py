@@ -37,7 +37,7 @@ from rlrat.runs.schema import TRACE
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.learner import Learner, check_learner
-from rlrat.updates.machine import find_device, keep_freed_memory, set_precision, useful_threads
+from rlrat.updates.machine import find_device, keep_freed_memory, set_precision, synchronize, useful_threads
 
 # Slurm can send SIGUSR1 before it takes a machine away; Windows has none.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -291,7 +291,7 @@ class Run:
                     self._collect()
                 if self._signal is not None:
                     break
-            self._synchronize()
+            synchronize(self.device)
             seconds = time.perf_counter() - started
             progress.train_seconds += seconds
             self._speed = (progress.update - first) / seconds
@@ -430,10 +430,6 @@ class Run:
     def _environments(self) -> Evaluator:
         seeds = [member.seed for member in self._group.members]
         return self._evaluator(seeds, self.arguments.eval_episodes, len(self._targets))
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _on_signal(self, number: int, _frame) -> None:
         self._signal = number

@@ -1,13 +1,14 @@
-"""What a run folder holds and how it is read: file names, columns, statuses, final's rule, the settings of an identity.
+"""Name what a run folder holds: files, columns, statuses, the rule of the final value, the settings of an identity.
 
 `rlrat.runs` writes run folders; it, sweeps and reports read them by these names alone. Nothing here needs torch.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from rlrat.environments.settings import TAKEN, bare, same_settings
 from rlrat.json_files import EXACT_INTEGERS
+from rlrat.networks.choices import RationalVersion
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoint.pt", "checkpoint.previous.pt"
@@ -31,7 +32,7 @@ COLUMNS = {
 }
 """The columns of a run's CSV files."""
 
-RATIONAL_VERSIONS = ("A", "B", "C", "N")
+RATIONAL_VERSIONS = get_args(RationalVersion)
 """`version` in `activations.csv`: of a rational, as `rlrat.rational.reference` defines them."""
 PRELU = "prelu"
 """Of a PReLU, whose slope is the numerator."""
@@ -69,7 +70,7 @@ it is judged."""
 
 
 def is_update(value: Any) -> bool:
-    """Whether a value from JSON or a checkpoint can be the number of an update."""
+    """Tell whether a value from JSON or a checkpoint can be the number of an update."""
     return type(value) is int and 0 <= value < EXACT_INTEGERS
 
 
@@ -82,7 +83,7 @@ def final_evaluations(updates: Sequence[int]) -> int:
 
 
 def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity in a run's `config.json` as today's commands have it: names and values of before in their new form.
+    """Bring the identity in a run's `config.json` to the form of today's commands, with today's names and values.
 
     An environment is known by its registered id alone. Before every agent had `max_episode_steps`, it was how many time
     steps a Decision Transformer tells apart, and the time limit stood among the environment's settings.
@@ -102,5 +103,5 @@ def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The names of the settings in which two identities differ, one or both of which a `config.json` records."""
+    """List the settings in which two identities differ, one or both of which a `config.json` records."""
     return [name for name in {**ours, **theirs} if not same_settings(ours.get(name), theirs.get(name))]

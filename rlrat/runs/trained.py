@@ -1,4 +1,4 @@
-"""Trained runs, evaluated again from their folders in the environment that they were trained for, and filmed."""
+"""Evaluate trained runs again, from their folders in the environment that they were trained for, and film them."""
 
 import math
 import os
@@ -132,12 +132,14 @@ class TrainedRun:
             self.reference = _reference(config["reference"], path)
 
     def evaluator(self, episodes: int, env_kwargs: dict[str, Any], **settings: Any) -> Evaluator:
-        """Its environments, with its own time limit or the one that is given."""
+        """Make the environments, with the run's own time limit or the one that is given."""
         limit = self.max_episode_steps
         return Evaluator(self.env_id, self.seed, episodes, env_kwargs, max_episode_steps=limit, **settings)
 
     def evaluate(self, episodes: int) -> tuple[dict[float | None, Evaluation], np.ndarray]:
-        """What was reached by target return, or None, and the actions `[T, act]` in the column of the first episode.
+        """Play episodes; return the evaluations by target return, or None, and the actions of the first column.
+
+        The first episode's are the first ones of these actions, `[T, act]`.
 
         Raises:
             InputError: an environment that cannot be made or that the policy does not fit, no episode or no thread.

@@ -1,6 +1,5 @@
 """The loop of a sweep: hands processes to a launcher, tries failed ones again, waits for room, and knows the rest."""
 
-import errno
 import os
 import signal
 import time
@@ -12,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlrat.errors import InputError
+from rlrat.errors import NO_ROOM, InputError
 from rlrat.runs.locks import HEARTBEAT_SECONDS, Owner, Watch
 from rlrat.runs.schema import DIVERGED, FAILED
 from rlrat.sweeps.folder import Failure, SweepFolder, is_done, newest_updates, seed_status
@@ -21,7 +20,7 @@ from rlrat.sweeps.launcher import Launcher, Outcome, Refused, WorkerTask
 from rlrat.sweeps.worker import FULL, LOCKED, LOST, Work
 
 MISTAKE = 2  # the exit code of what only the user can mend
-_POLL_SECONDS = 0.1  # seconds between looks at the workers
+_POLL_SECONDS = 0.1  # between looks at the workers
 _LOOK_SECONDS = 2.0  # between looks at what is in the hands of others, or at a full disk
 _DELAY_SECONDS = 1.0  # before a failed process is tried again, times its attempts
 _REFUSED_SECONDS = 30.0  # before what a cluster refused is handed to it again
@@ -279,7 +278,7 @@ class Conductor:
 
 
 def _is_full(error: InputError) -> bool:
-    return getattr(error.__cause__, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error.__cause__, "errno", None) in NO_ROOM
 
 
 def _reason(outcome: Outcome) -> str:

@@ -26,8 +26,8 @@ from rlrat.sweeps.records import fits
 
 _ROWS = 20  # of running processes, and of a plan's cells
 _SUMMARY_ROWS = 60
-_REFRESH_SECONDS = 1.0  # seconds
-_LINE_SECONDS = 60.0  # seconds between lines about how far all is, where there is no terminal
+_REFRESH_SECONDS = 1.0
+_LINE_SECONDS = 60.0  # between lines about how far all is, where there is no terminal
 
 
 class Display:

@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from rlrat.datasets.names import FILE_SUFFIXES
 from rlrat.errors import InputError, printable, reason
 from rlrat.runs.arguments import RunArguments, run_folder
 from rlrat.sweeps.agents import Agent, check_axis, command_line, read_agent
@@ -260,7 +261,7 @@ def _expand_block(block: Block, grid: Grid, agents: dict[str, Agent], run_dir: P
 def _absolute(dataset: str) -> str:
     """A dataset's file is found from any folder that a worker may be in."""
     path = Path(os.path.expanduser(dataset))
-    return str(path.resolve()) if path.suffix in (".hdf5", ".h5") or os.path.isfile(path) else dataset
+    return str(path.resolve()) if path.suffix in FILE_SUFFIXES or os.path.isfile(path) else dataset
 
 
 def read_grid(name: str) -> Grid:

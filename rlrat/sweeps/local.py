@@ -11,7 +11,7 @@ from rlrat.sweeps.launcher import Outcome, WorkerTask
 from rlrat.sweeps.worker import start
 from rlrat.updates.machine import usable_cores
 
-_CONTEXT_BYTES = 600 * 2**20  # bytes of a GPU that a CUDA context and PyTorch's kernels take, beside its tensors
+_CONTEXT_BYTES = 600 * 2**20  # of a GPU that a CUDA context and PyTorch's kernels take, beside its tensors
 _FREE_SHARE = 0.1  # share of a GPU
 
 

@@ -9,7 +9,7 @@ from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, WorkerTask
 from rlrat.sweeps.worker import Work, start
 
-_PATIENCE_SECONDS = 60.0  # seconds for a file that another node wrote
+_PATIENCE_SECONDS = 60.0  # for a file that another node wrote
 
 
 class RayLauncher:

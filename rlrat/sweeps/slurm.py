@@ -28,7 +28,7 @@ from rlrat.sweeps.records import make
 from rlrat.sweeps.worker import FULL, Work, start
 
 _MOST = 1000  # jobs in the queue; Slurm's arrays have no more by default
-_LOOK_SECONDS = 5.0  # seconds between questions to Slurm
+_LOOK_SECONDS = 5.0  # between questions to Slurm
 # A worker's exit code where Slurm stopped it, or it could not keep its locks alive.
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGALRM)
 _ASKS = 5  # times that Slurm is asked for its queue, where the answer matters

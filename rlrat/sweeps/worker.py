@@ -21,12 +21,12 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlrat.errors import InputError
+from rlrat.errors import NO_ROOM, InputError
 from rlrat.runs.locks import HEARTBEAT_SECONDS, LEASE_SECONDS, Held, Lock, Owner, Watch, acquire
 from rlrat.updates.machine import most_resident_memory
 
@@ -38,7 +38,6 @@ LOST = 76
 """A lock was taken over: the training was ended without a checkpoint."""
 
 _TICK_SECONDS = 0.5
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _PASSING = {getattr(errno, name) for name in (
     *("EIO", "EREMOTEIO", "ESTALE", "EAGAIN", "EINTR", "EBUSY", "ENOLCK", "EMFILE", "ENFILE", "ENOMEM"),
     *("ETIMEDOUT", "ECONNRESET", "ECONNABORTED", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH"),
@@ -142,7 +141,7 @@ def run_agent(work: Work) -> int:
         runpy.run_path(work.agent, run_name="__main__")
         return 0
     except SystemExit as stop:
-        if _is_behind(stop, _NO_ROOM):
+        if _is_behind(stop, NO_ROOM):
             return FULL
         if stop.code == 2 and _is_behind(stop, _PASSING):
             return 1
@@ -153,10 +152,10 @@ def run_agent(work: Work) -> int:
     except BaseException as error:
         with suppress(OSError):
             traceback.print_exc()
-        return FULL if _is_behind(error, _NO_ROOM) else 1
+        return FULL if _is_behind(error, NO_ROOM) else 1
 
 
-def _is_behind(error: BaseException, numbers: set[int]) -> bool:
+def _is_behind(error: BaseException, numbers: Set[int]) -> bool:
     """Whether an `OSError` with one of these numbers led to an error."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
@@ -219,7 +218,7 @@ def main(work: Work, parent: int | None = None) -> int:
         print(f"-- {socket.gethostname()}, process {os.getpid()}: {' '.join([work.agent, *work.argv])}")
         code = _run_locked(work, parent)
     except BaseException as error:
-        full = _is_behind(error, _NO_ROOM)
+        full = _is_behind(error, NO_ROOM)
         if not full and not isinstance(error, InputError):
             raise
         code = FULL if full else 1 if _is_behind(error, _PASSING) else 2

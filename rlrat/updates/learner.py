@@ -93,11 +93,12 @@ def _problems(learner: Any, num_members: int) -> Iterator[str]:
         if not hasattr(learner, name):
             yield f"has no `{name}`: it needs {meaning}"
         elif not isinstance(value := getattr(learner, name), _KINDS.get(name, Callable)):
-            yield f"has a {type(value).__name__} for a `{name}`: it needs {meaning}"
+            yield f"has `{name}` of type {type(value).__name__}: it needs {meaning}"
     tensors = dict((*learner.named_parameters(), *learner.named_buffers()))
     for name, others in _by_attribute(name for name, t in tensors.items() if t.shape[:1] != (num_members,)):
         shape = list(tensors[name].shape)
-        yield f"has {name} of shape {shape}{others}: its first axis must be that of the {num_members} members"
+        wanted = f"its first axis must have an entry for each member, here {num_members}"
+        yield f"has {name} of shape {shape}{others}: {wanted}"
     policy = getattr(learner, "policy", None)
     if isinstance(policy, nn.Module) and not hasattr(policy, "settings"):
         yield "has a policy without `settings`, from which checkpoints build it again: it needs a `Policy`'s"

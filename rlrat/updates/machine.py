@@ -51,6 +51,14 @@ def find_device(name: str) -> "torch.device":
     return device
 
 
+def synchronize(device: "torch.device") -> None:
+    """Wait until `device` has done what it was given; a CPU always has."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
 def set_precision(name: str) -> None:
     """Compute float32 matrix products from now on in `fp32`, `tf32` or `bf16` (inputs rounded, float32 sums)."""
     import torch

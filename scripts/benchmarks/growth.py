@@ -22,7 +22,7 @@ from agent_speed import make_learner, make_turn
 from parts import figure
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
-from rlrat.runs.agents import agent_names
+from rlrat.runs.agents import agent_names, find_agent
 from rlrat.runs.estimates import estimate_resources, peak_memory, track_peak
 from rlrat.updates.learner import Learner
 from rlrat.updates.machine import keep_freed_memory
@@ -164,7 +164,7 @@ def _memory(settings: Growth) -> Iterator[dict]:
 
 def _run(settings: Growth) -> Iterator[dict]:
     """By `--profile`'s table, whose own cost is left out; the evaluation counts, as in every run."""
-    updates, file = str(settings.run_updates), str(_ROOT / "agents" / "iql.py")
+    updates, file = str(settings.run_updates), str(find_agent("iql"))
     command = ["--activation", "rational", "--total-updates", updates, "--checkpoint-every", updates]
     command += ["--eval-every", updates, "--device", settings.device, "--num-threads", str(settings.threads)]
     with tempfile.TemporaryDirectory() as folder:

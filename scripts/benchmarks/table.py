@@ -17,9 +17,9 @@ import numpy as np
 from rich.table import Table as RichTable
 
 from rlrat.console import Console
+from rlrat.runs.agents import find_agent
 from rlrat.runs.schema import CONFIG, SUMMARY
 
-_ROOT = Path(__file__).parents[2]
 _UPDATES, _EPISODE = 300_000, 1000
 
 
@@ -72,7 +72,7 @@ def run_table(settings: Table) -> dict:
         def run(cell: tuple[str, str, str], updates: int = updates, runs: str = "runs") -> dict[str, float]:
             agent, env_id, activation = cell
             command = [
-                *(sys.executable, str(_ROOT / "agents" / f"{agent}.py"), "--dataset", str(data[env_id])),
+                *(sys.executable, str(find_agent(agent)), "--dataset", str(data[env_id])),
                 *("--env-id", env_id, "--activation", activation, "--num-seeds", str(settings.num_seeds)),
                 *("--total-updates", str(updates), "--eval-every", str(min(settings.eval_every, updates))),
                 *("--eval-episodes", str(settings.eval_episodes), "--device", settings.device),

@@ -4,14 +4,16 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from rlrat.networks.choices import Initialization, Norm, PolicyHead
+from rlrat.networks.choices import Initialization, Norm, PolicyHead, RationalVersion
 from rlrat.networks.layers import INITIALIZATIONS, MLP, LayerNorm
 from rlrat.networks.policies import Policy
+from rlrat.rational import VERSIONS
 from rlrat.runs.agents import agent_names, load_agent
 
 
 def test_every_choice_is_known():
     assert set(get_args(Initialization)) == set(INITIALIZATIONS) - {"normal", "lecun_normal"}  # the transformer's
+    assert get_args(RationalVersion) == VERSIONS
     assert set(get_args(PolicyHead)) == set(Policy.HEADS) - {"sac"}  # CQL's, which has no other
     built = {norm: MLP(3, (4,), 1, batch_shape=(1,), norm=norm).hidden[0].norm for norm in get_args(Norm)}
     assert built.pop("none") is None

@@ -66,7 +66,7 @@ def test_a_plan_computes_into_what_it_is_given():
 
 
 @needs_triton
-@pytest.mark.skipif(DEVICE == "cuda", reason="it would compile 108 kernels; scripts/gpu_check.sh runs tune there")
+@pytest.mark.skipif(DEVICE == "cuda", reason="it would compile 108 kernels; gpu_check.sh runs tune there")
 def test_tune_keeps_the_fastest_tiles(monkeypatch):
     from triton import testing
 

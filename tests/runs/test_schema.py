@@ -1,9 +1,7 @@
-"""What a run folder is by the design's contract, and that who reads it needs no torch."""
+"""What a run folder is by the design's contract."""
 
 import json
 import math
-import subprocess
-import sys
 from dataclasses import fields
 
 import numpy as np
@@ -78,19 +76,3 @@ def test_an_identity_of_before_is_recalled_in_todays_terms():
     assert recalled({**theirs, "max_episode_steps": 500})["embedded_steps"] == 500
     limited = recalled({**theirs, "env_kwargs": {"max_episode_steps": 9, "a": 1}})
     assert (limited["max_episode_steps"], limited["env_kwargs"]) == (9, {"a": 1})
-
-
-@pytest.mark.parametrize(
-    ("module", "without"),
-    [
-        ("rlrat.runs.schema", {"torch", "numpy"}),
-        ("rlrat.runs.arguments", {"torch", "numpy"}),
-        ("rlrat.evaluation.scores", {"torch"}),
-        ("rlrat.updates.machine", {"torch"}),
-        ("rlrat.reports.read", {"torch", "scipy", "matplotlib"}),
-    ],
-)
-def test_who_only_reads_imports_no_torch(module, without):
-    script = f"import sys, {module}; print(*sorted({{*sys.modules}} & {without}))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"

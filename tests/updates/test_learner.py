@@ -43,15 +43,15 @@ FORGOTTEN = {
         _add("policy", torch.nn.Identity()),
         "has a policy without `settings`, from which checkpoints build it again",
     ),
-    "no method": (_add("inspect", None), "has a NoneType for a `inspect`: it needs inspect"),
+    "no method": (_add("inspect", None), "has `inspect` of type NoneType: it needs inspect"),
     "guard": (lambda learner: delattr(learner, "guard"), r"has no `guard`: it needs a `rlrat.updates.SeedGuard"),
     "no guard": (
         _add("guard", torch.nn.Identity()),
-        "has a Identity for a `guard`: it needs a `rlrat.updates.SeedGuard",
+        "has `guard` of type Identity: it needs a `rlrat.updates.SeedGuard",
     ),
     "axis": (
         _add("gain", torch.nn.Parameter(torch.ones(3), requires_grad=False)),
-        r"has gain of shape \[3\]: .* that of the 2 members",
+        r"has gain of shape \[3\]: .* for each member, here 2",
     ),
     "no axis": (
         _add("gain", torch.nn.Parameter(torch.tensor(1.0), requires_grad=False)),
@@ -102,11 +102,12 @@ def test_all_that_is_forgotten_is_said_at_once():
         check_learner(Forgetful(), 2)
     said = [
         "has no `policy`: it needs the `Policy` or `SequencePolicy` that is evaluated",
-        "has a NoneType for a `guard`: it needs a `rlrat.updates.SeedGuard(num_seeds)`",
+        "has `guard` of type NoneType: it needs a `rlrat.updates.SeedGuard(num_seeds)`",
         "has no `inputs`: it needs inputs(update), what an update takes, the batch first",
         "has no `inspect`: it needs inspect(batch), a pass through the networks",
-        "has q.0.weight of shape [8, 3] (and 3 more in q): its first axis must be that of the 2 members",
-        "has q_target.0.weight of shape [8, 3] (and 3 more in q_target): its first axis must be that of the 2 members",
+        "has q.0.weight of shape [8, 3] (and 3 more in q): its first axis must have an entry for each member, here 2",
+        "has q_target.0.weight of shape [8, 3] (and 3 more in q_target): its first axis must have an entry for each "
+        "member, here 2",
         "would take gradients of q_target: call q_target.requires_grad_(False)",
         "has q.0.weight (and 3 more in q), which no optimizer moves: give its network to a `rlrat.updates.Adam` that "
         "is an attribute of the learner (after learner.to(device)), or call requires_grad_(False)",
