@@ -22,14 +22,14 @@ _MOST_BYTES = 2**30
 _MOST_COLUMNS = 10_000
 _LONGEST_LINE = 2**20  # characters
 _NEAREST = 3  # names in a message
-_NAMED = 3  # runs in a message
+_NAMED = 3  # runs or metrics in a message
 _PATTERN = "*?["
 
 
 def with_metrics(records: Sequence[RunRecord], wanted: Sequence[str]) -> list[RunRecord]:
     """The records with the metrics that they have of those `wanted`, names or patterns such as `losses/*`.
 
-    Runs without one are named in a warning, and what is damaged in a file is left out, which a warning says, too.
+    A warning names runs without some of them, and what is damaged in a file, which is left out.
 
     Raises:
         InputError: a metric that no run has.
@@ -39,11 +39,15 @@ def with_metrics(records: Sequence[RunRecord], wanted: Sequence[str]) -> list[Ru
     headers = [[] if record.imported else _read_header(record.path / METRICS) for record in records]
     known = list(dict.fromkeys(name for header in headers for name in header))
     names = list(dict.fromkeys(name for text in wanted for name in _find(text, known)))
+    lacking: dict[tuple[Path, ...], list[str]] = {}  # runs -> what they have not, as a pattern finds much of one agent
     for name in names:
-        without = [record.path for record, header in zip(records, headers, strict=True) if name not in header]
-        if without:
-            of = f"{len(without)} of {len(records)} runs have no {name} in a {METRICS}"
-            warn(f"{of}, and are not in its curves: {listed(without, _NAMED)}")
+        without = (record.path for record, header in zip(records, headers, strict=True) if name not in header)
+        lacking.setdefault(tuple(without), []).append(name)
+    for paths, own in lacking.items():
+        if paths:
+            of = f"{len(paths)} of {len(records)} runs have no {listed(own, _NAMED)} in a {METRICS}"
+            whose = "its" if len(own) == 1 else "their"
+            warn(f"{of}, and are not in {whose} curves: {listed(paths, _NAMED)}")
     found = []
     for record, header in zip(records, headers, strict=True):
         own = [name for name in names if name in header]

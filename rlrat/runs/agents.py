@@ -13,10 +13,13 @@ from rlrat.errors import InputError
 
 
 def agents_folder() -> Path:
-    """The folder of rlrat's own agents: `rlrat/agents` where a wheel has them, `agents` beside `rlrat` in a clone."""
+    """The folder of rlrat's own agents: `agents` beside `rlrat` in a clone, else `rlrat/agents`.
+
+    What an installed rlrat has beside it are other projects, one of which may be called `agents`.
+    """
     package = Path(rlrat.__file__).resolve().parent
-    inside = package / "agents"
-    return inside if inside.is_dir() else package.parent / "agents"
+    clone = (package.parent / "pyproject.toml").is_file() and not (package / "agents").is_dir()
+    return (package.parent if clone else package) / "agents"
 
 
 def agent_names() -> tuple[str, ...]:
@@ -36,6 +39,8 @@ def find_agent(name: str) -> Path:
     elif name in agent_names():
         return agents_folder() / f"{name}.py"
     known = agent_names()
+    if not known:
+        raise InputError(f"no agent {name}: rlrat is installed without any, so give a file of your own")
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     raise InputError(f"no agent {name}: {hint}give one of {', '.join(known)}, or a file of your own")

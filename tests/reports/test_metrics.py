@@ -97,6 +97,16 @@ def test_runs_without_a_metric_are_named_and_left_out_of_its_curve(run, tmp_path
     assert report.metrics == ("losses/q",)
 
 
+def test_metrics_that_the_same_runs_lack_are_one_warning(run, tmp_path, capfd):
+    more = {f"rational_{number}": [1.0] * 8 for number in range(5)}
+    write_metrics(write_run(tmp_path / "runs", RISING, activation="rational"), 4, losses_q=[1.0] * 8, **more)
+    _read(tmp_path / "runs", "rational/*", "losses/*", "charts/*")
+    gap, rational = capfd.readouterr().err.splitlines()[::-1]
+    names = "rational/0, rational/1, rational/2 and 2 more"
+    assert f"1 of 2 runs have no {names} in a metrics.csv, and are not in their curves: {run}" in rational
+    assert "1 of 2 runs have no charts/gap in a metrics.csv, and are not in its curves: " in gap
+
+
 @pytest.mark.parametrize(
     "damage", ["x,1", "12,1,1", "12", "-4,1", "1e3,1", "12,x", "12,1_0", "٣,1", f"{2**63},1", '12,"1"', ""]
 )

@@ -31,6 +31,16 @@ def test_a_wheel_has_the_agents_inside_of_the_package(tmp_path, monkeypatch):
     assert agent_names() == ("bc",)
 
 
+def test_an_installed_rlrat_has_no_agents_of_another_project(tmp_path, monkeypatch):
+    (tmp_path / "rlrat").mkdir()
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "run.py").write_text("raise SystemExit('another project')\n")
+    monkeypatch.setattr(agents.rlrat, "__file__", str(tmp_path / "rlrat" / "__init__.py"))
+    assert agent_names() == ()
+    with pytest.raises(InputError, match="no agent run: rlrat is installed without any, so give a file of your own"):
+        load_agent("run")
+
+
 def test_finding_an_agent_imports_neither_torch_nor_tyro():
     script = """
 import sys
