@@ -49,6 +49,8 @@ def find_agent(name: str) -> Path:
 def load_agent(name: str) -> ModuleType:
     """Load the agent that `find_agent` finds: rlrat's own are the modules that `import agents.<name>` gives.
 
+    A file of one's own is loaded by itself: the modules beside it are not on the path, as they are where it is run.
+
     Raises:
         InputError: no such agent.
     """

@@ -12,7 +12,7 @@ from rlrat.networks.activations import PReLU
 from rlrat.rational import Rational
 from rlrat.runs.schema import CUSTOM, PRELU
 from rlrat.updates.learner import Learner
-from rlrat.updates.trained import trained_activations
+from rlrat.updates.trained_activations import trained_activations
 
 BINS = 40
 _HISTOGRAM_INPUTS = 16_384  # of a layer, about: with so many a histogram takes a millisecond

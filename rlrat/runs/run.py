@@ -36,7 +36,7 @@ from rlrat.runs.recovery import is_due
 from rlrat.runs.schema import TRACE
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
-from rlrat.updates.learner import Learner, check_learner
+from rlrat.updates.learner import Learner, check_learner, first_batch
 from rlrat.updates.machine import find_device, keep_freed_memory, set_precision, synchronize, useful_threads
 
 # Slurm can send SIGUSR1 before it takes a machine away; Windows has none.
@@ -186,7 +186,7 @@ class Run:
             yield from self._updates(learner)
 
     def _updates(self, learner: Learner) -> Iterator[int]:
-        self._learner, self._batch = learner, learner.inputs(0)[0]
+        self._learner, self._batch = learner, first_batch(learner)
         if self.device.type == "cpu" and self.arguments.num_threads is None:
             self._choose_threads()
         if self.arguments.compile:

@@ -85,6 +85,21 @@ def check_learner(learner: Learner, num_members: int) -> None:
         raise InputError(*problems)
 
 
+def first_batch(learner: Learner) -> tuple:
+    """Draw the batch of update 0, for those who look at what a learner makes of one.
+
+    Raises:
+        InputError: `inputs` returns something else than a tuple of what `update` takes, such as the batch alone.
+    """
+    inputs = learner.inputs(0)
+    if not isinstance(inputs, tuple) or hasattr(inputs, "_fields"):  # a batch is a named tuple
+        raise InputError(
+            f"the learner {type(learner).__name__} returns a {type(inputs).__name__} from `inputs`: a tuple of what "
+            "update takes is needed, the batch first, such as (batch,)"
+        )
+    return inputs[0]
+
+
 def _problems(learner: Any, num_members: int) -> Iterator[str]:
     if not isinstance(learner, nn.Module):
         yield "is no torch.nn.Module, by which its tensors are found: derive its class from it"

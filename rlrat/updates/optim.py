@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlrat.errors import InputError
 from rlrat.rational import Rational
-from rlrat.updates.trained import trained_activations
+from rlrat.updates.trained_activations import trained_activations
 
 _SMALLEST_FACTOR = 1e-37  # float32 holds it with all digits, and a margin is left
 

@@ -175,3 +175,13 @@ def test_a_run_asks_before_the_first_update(run_agent, tmp_path, monkeypatch):
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert result.stderr.startswith("error: the learner IQL has a policy without units")
     assert not (tmp_path / "runs").exists()
+
+
+def test_inputs_that_are_the_batch_alone_are_one_line(run_agent, monkeypatch):
+    monkeypatch.setattr("agents.iql.IQL.inputs", lambda self, update: self.batches.at(update))
+    result = run_agent(check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith(
+        "error: the learner IQL returns a Batch from `inputs`: a tuple of what update takes"
+    )
+    assert result.stderr.count("\n") == 1

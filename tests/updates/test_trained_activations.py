@@ -3,7 +3,7 @@
 from torch import nn
 
 from rlrat.networks.activations import make_activation
-from rlrat.updates.trained import trained_activations
+from rlrat.updates.trained_activations import trained_activations
 
 
 class _Marked(nn.PReLU):
