@@ -8,17 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from rlrat.errors import InputError, heard_warnings, one_line_errors
-from rlrat.reports.build import build_report
-from rlrat.reports.importing import import_runs, with_scores, write_table
-from rlrat.reports.metrics import with_metrics, write_metrics
-from rlrat.reports.read import as_text, filter_runs, read_runs
-from rlrat.reports.report import Comparison, Report
-from rlrat.reports.tables import as_markdown, make_tables
 from rlrat.runs.arguments import read_command_line
-
-_MOST_VERDICTS = 24  # more are not read in a terminal
-_MOST_WARNINGS = 20
 
 
 @dataclass
@@ -43,6 +33,21 @@ class Arguments:
     output: Path | None = None
     """Folder for report.html, tables (Markdown, CSV, LaTeX), figures (SVG, PDF, PNG), and curves.csv for --import; with
     --metric also metric_curves.csv."""
+
+
+if __name__ == "__main__":  # before SciPy is imported: --help and mistakes are answered at once
+    ARGUMENTS = read_command_line(Arguments, __doc__)
+
+from rlrat.errors import InputError, heard_warnings, one_line_errors
+from rlrat.reports.build import build_report
+from rlrat.reports.importing import import_runs, with_scores, write_table
+from rlrat.reports.metrics import with_metrics, write_metrics
+from rlrat.reports.read import as_text, filter_runs, read_runs
+from rlrat.reports.report import Comparison, Report
+from rlrat.reports.tables import as_markdown, make_tables
+
+_MOST_VERDICTS = 24  # more are not read in a terminal
+_MOST_WARNINGS = 20
 
 
 def main(arguments: Arguments) -> None:
@@ -137,4 +142,4 @@ def _make_folder(path: Path) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(read_command_line(Arguments, __doc__))
+        main(ARGUMENTS)
