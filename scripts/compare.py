@@ -33,12 +33,8 @@ class Arguments:
     --metric also metric_curves.csv."""
 
 
-if __name__ == "__main__":  # before reports are imported: --help and mistakes are answered at once
+if __name__ == "__main__":  # before SciPy is imported: --help and mistakes are answered at once
     ARGUMENTS = read_command_line(Arguments, __doc__)
-
-import os
-import sys
-from dataclasses import replace
 
 from rlrat.errors import InputError, heard_warnings, one_line_errors
 from rlrat.reports.build import build_report

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rlrat.errors import InputError, reason
+from rlrat.runs.lines import is_metric
 from rlrat.runs.schema import is_update
 
 _END = b"PK\x05\x06"  # of a zip archive's last record, 22 bytes with an empty comment
@@ -100,11 +101,12 @@ def _is_pending(value: Any) -> bool:
 
 
 def _is_sum(value: Any) -> bool:
-    """Metrics of as many updates, summed up."""
+    """Metrics of as many updates, summed up, under names that may head a column."""
     return (
         type(value) is dict
-        and _list_of(_is_text)(value.get("names"))
+        and _list_of(is_metric)(value.get("names"))
         and is_update(value.get("count"))
+        and value["count"] > 0
         and _is_tensor(value.get("sums"))
         and value["sums"].is_floating_point()
         and value["sums"].shape == (len(value["names"]),)

@@ -266,6 +266,7 @@ def test_a_damaged_sum_is_a_damaged_checkpoint(tmp_path):
     good = {"names": ["q", "v"], "count": 3, "sums": torch.ones(2)}
     wrong = [{**good, "names": ["q"]}, {**good, "count": -1}, {**good, "sums": [1.0, 2.0]}, {"names": ["q"]}, 3]
     wrong += [{**good, "sums": torch.ones(2, dtype=torch.int64)}, {**good, "names": [1, 2]}]
+    wrong += [{**good, "count": 0}, {**good, "names": ["q", "a,b"]}, {**good, "names": ["q", "v\nupdate"]}]
     torch.save({**checkpoint, "sums": [good]}, tmp_path / "checkpoint.pt")
     assert load_checkpoint(tmp_path / "checkpoint.pt")["sums"][0]["count"] == 3
     for one in wrong:
