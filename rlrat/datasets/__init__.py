@@ -1,4 +1,4 @@
-"""Datasets: Minari's, D4RL's, the packaged ones and a user's own, all as one type, and batches of them."""
+"""Load datasets of Minari, D4RL, this package and the user as one type, and draw batches of them."""
 
 from rlrat import lazy
 

@@ -1,6 +1,6 @@
-"""Read episodes of Minari's arrow and parquet formats by pyarrow alone.
+"""Read episodes of Minari's arrow and parquet formats with pyarrow alone.
 
-Minari's own reader makes the recorded environment where the metadata lacks spaces.
+Minari's own reader makes the recorded environment if the metadata lacks spaces.
 """
 
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ import numpy as np
 from rlrat.datasets.steps import STEP_FIELDS
 from rlrat.errors import InputError, reason
 
-_OLDEST = (14, 0, 1)  # before, a file's extension types were unpickled
+_OLDEST = (14, 0, 1)  # older versions unpickle a file's extension types
 
 
 def read_episodes(id: str, data: Path, count: int, data_format: str) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of `STEP_FIELDS` of each episode, T + 1 observations and T of everything else.
+    """Yield the arrays of `STEP_FIELDS` of each episode: T + 1 observations and T of everything else.
 
     Raises:
         InputError: pyarrow is not installed, an episode is missing, or a file is damaged or of another layout.
@@ -44,12 +44,12 @@ def read_episodes(id: str, data: Path, count: int, data_format: str) -> Iterator
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{files[0]} cannot be read: {reason(error)}") from None
-        # Minari repeats nothing: the last row has the final observation alone.
+        # The last row has only the final observation; its other values belong to no step.
         yield {name: array if name == "observations" else array[:-1] for name, array in arrays.items()}
 
 
 def _array(column: Any) -> np.ndarray:
-    """A column as an array `[steps]`, or `[steps, features]` of one with a vector in each row."""
+    """Return a column as an array `[steps]`, or `[steps, features]` if each row holds a vector."""
     import pyarrow.types as types
 
     if column.null_count:

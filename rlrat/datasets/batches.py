@@ -1,4 +1,4 @@
-"""Draw batches of transitions, each seed's own, and gather them on the device."""
+"""Draw batches of transitions for each seed separately, and gather them on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,13 +43,13 @@ class Units:
     def of(
         cls, dataset: Dataset, normalize_observations: bool, observation_floor: float, reward_scaling: RewardScaling
     ) -> "Units":
-        """The paper's units of a dataset: actions by their bounds; rewards as `reward_scaling` says.
+        """Return the paper's units of a dataset: actions by their bounds, rewards as `reward_scaling` says.
 
-        `none` leaves rewards alone, `paper` divides them by best - worst episode return, `iql` multiplies that by 1000.
+        `none` keeps rewards, `paper` divides them by best - worst episode return, `iql` multiplies that by 1000.
 
         Raises:
-            InputError: where all episodes have the same return, but for rounding, or none is complete, so that there is
-                nothing to divide by.
+            InputError: there is nothing to divide by: no episode is complete, or all episodes have the same return
+                up to rounding.
         """
         mean, std = dataset.observation_statistics(observation_floor)
         if not normalize_observations:
@@ -68,14 +68,14 @@ class Units:
         return cls(mean, std, len(scale), scale, offset, reward_scale)
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
-        """The environment's actions `[..., act]` float32 in these units, none beyond [-1, 1]."""
-        if not self.action_offset.any():  # bounds such as -1 and 1: nothing is rounded
+        """Convert the environment's actions `[..., act]` float32 to these units, all within [-1, 1]."""
+        if not self.action_offset.any():  # with bounds such as -1 and 1 nothing is rounded
             return actions / self.action_scale
         return ((actions - self.action_offset) / self.action_scale).clip(-1.0, 1.0)
 
 
 def _action_units(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and offset `[act]` float32 with which no a in [-1, 1] leaves the bounds: offset + scale * a, rounded."""
+    """Return scale and offset `[act]` float32; for a in [-1, 1], rounded offset + scale * a is in the bounds."""
     low, high = low.astype(np.float64), high.astype(np.float64)
     offset = ((low + high) / 2).astype(np.float32)
     exact = np.minimum(high - offset, offset - low)
@@ -97,14 +97,14 @@ class WindowBatch(NamedTuple):
 
 
 class Batches:
-    """Uniform batches with replacement: seed s draws the same ones whichever seeds run beside it."""
+    """Uniform batches with replacement: the batches of a seed do not depend on the other seeds of the run."""
 
     def __init__(
         self, dataset: Dataset, seeds: Sequence[int], batch_size: int, device: torch.device | str, units: Units
     ) -> None:
         mean, std = units.observation_mean, units.observation_std
 
-        def read(index: slice | np.ndarray) -> np.ndarray:  # one row a transition, so that a batch is one gather
+        def read(index: slice | np.ndarray) -> np.ndarray:  # one row per transition: a batch is one gather
             columns = (
                 (dataset.observations[index] - mean) / std,
                 units.actions(dataset.actions[index]),
@@ -125,7 +125,7 @@ class Batches:
         self._rows = Rows(read, len(dataset), widths, draw, device)
 
     def at(self, update: int) -> Batch:
-        """The batch of `update`: a function of (seed, update)."""
+        """Return the batch of `update`, a function of (seed, update)."""
         observations, actions, rewards, next_observations, terminations = self._rows.at(update)
         return Batch(observations, actions, rewards.squeeze(-1), next_observations, terminations.squeeze(-1))
 
@@ -133,9 +133,9 @@ class Batches:
 class Windows:
     """Batches of windows of `length` steps, gathered on the device from the flat dataset.
 
-    An episode is drawn in proportion to its transitions and the window's first step uniformly among them (Chen et al.
-    2021), which is a uniform draw among all transitions. A window that reaches beyond its episode's end is padded.
-    An episode that the source breaks off is left out, as its returns-to-go are not known.
+    The probability of an episode is proportional to its number of transitions, and the window's first step is uniform
+    among them (Chen et al. 2021). Together this is a uniform draw among all transitions. A window that reaches beyond
+    its episode's end is padded. An episode that the source breaks off is left out: its returns-to-go are unknown.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Windows:
 
         def draw(updates: int | Tensor, device: torch.device) -> Tensor:
             steps = torch.arange(length, device=device)
-            # A window at the data's end reaches beyond it, where the mask is 0.
+            # A window may reach beyond the data's end; the mask is 0 there.
             return (first(updates, device).unsqueeze(-1) + steps).clamp_(max=len(dataset) - 1)
 
         self._first = UpdateBlocks(first, torch.device(device))
@@ -181,7 +181,7 @@ class Windows:
         self._rows = Rows(read, len(dataset), widths, draw, device)
 
     def at(self, update: int) -> WindowBatch:
-        """The batch of `update`: a function of (seed, update)."""
+        """Return the batch of `update`, a function of (seed, update)."""
         first = self._first.at(update)
         observations, actions, returns_to_go = self._rows.at(update)
         mask = (self._offsets < self._left[first].unsqueeze(-1)).to(torch.float32)

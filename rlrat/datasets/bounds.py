@@ -1,4 +1,4 @@
-"""Find the bounds of actions: those that data records, that an environment has, or that the user gives."""
+"""Find the bounds of actions, as the data records them, the environment has them or the user gives them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ from rlrat.environments.registry import code_of, find_spec, recorded, recorded_k
 from rlrat.environments.settings import bare
 from rlrat.errors import InputError, reason
 
-_CLIP = 1e-3  # actions this far outside their bounds are rounding, further out a mistake
+_CLIP = 1e-3  # up to this far outside the bounds it is rounding, beyond it a mistake
 
 
 @dataclass(frozen=True)
 class Bounds:
     """Least and greatest action, one number for all components or `[act]`.
 
-    `origin` says whose they are where the data does not record them; `advice` what to do about actions outside.
+    `origin` says where they come from if the data does not record them. `advice` says what to do about actions outside.
     """
 
     low: ArrayLike
@@ -29,14 +29,14 @@ class Bounds:
     advice: str = ""
 
     def settings(self) -> str:
-        """What a conversion with them depends on, beside its source."""
+        """Return what a conversion with these bounds depends on in addition to its source."""
         return json.dumps([np.asarray(each, np.float64).tolist() for each in (self.low, self.high)])
 
     def of(self, label: str, actions: int) -> tuple[np.ndarray, np.ndarray]:
-        """Low and high `[act]` float32 for so many components.
+        """Return low and high `[act]` float32 for `actions` components.
 
         Raises:
-            InputError: another number of them, or not finite low < high.
+            InputError: the bounds have another number of components, or are not finite with low < high.
         """
         name = f"{label}: action bounds{self.origin and ' '}{self.origin}"
         try:
@@ -48,7 +48,7 @@ class Bounds:
             shapes = f"{list(low.shape)} and {list(high.shape)}"
             raise InputError(f"{name} have shapes {shapes}, the actions {actions} components")
         low, high = (np.broadcast_to(each, actions).copy() for each in (low, high))
-        # The middle is a number of its own, so that there is something to scale by.
+        # The middle must differ from both bounds in float32, or the scale would be 0.
         with np.errstate(over="ignore", invalid="ignore"):
             middle = ((low.astype(np.float64) + high) / 2).astype(np.float32)
         if not (np.isfinite(low).all() and np.isfinite(high).all() and ((low < middle) & (middle < high)).all()):
@@ -59,13 +59,13 @@ class Bounds:
     def clip(
         self, label: str, actions: np.ndarray, starts: np.ndarray, low: np.ndarray, high: np.ndarray
     ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Actions `[N, act]` within `low` and `high`, and a note where rounding was clipped.
+        """Clip actions `[N, act]` to `low` and `high`; return them, and a note if rounding was clipped.
 
         Args:
             starts: `[E]`, the episodes' first rows, for the message.
 
         Raises:
-            InputError: actions further out.
+            InputError: actions are further outside than rounding explains.
         """
         excess = np.maximum(low - actions, actions - high)
         worst = excess.max()
@@ -85,16 +85,16 @@ class Bounds:
 
 
 def _some(numbers: np.ndarray) -> str:
-    """The first numbers, for a message."""
+    """Format the first numbers for a message."""
     text = ", ".join(f"{number:g}" for number in numbers[:8])
     return f"[{text}{', ...' if len(numbers) > 8 else ''}]"
 
 
 def typed_bounds(pairs: Sequence[Any]) -> Bounds:
-    """What the user gives: `(low, high)` for all components, or such a pair for each.
+    """Return the bounds that the user gives: one pair `(low, high)` for all components, or one for each.
 
     Raises:
-        InputError: no pairs, or not finite low < high in each.
+        InputError: these are no pairs, or a pair is not finite with low < high.
     """
     try:
         numbers = np.asarray(pairs, np.float64)
@@ -121,16 +121,16 @@ def environment_bounds(
     kwargs: Mapping[str, Any] | None = None,
     env_recorded: Mapping[str, Any] | None = None,
 ) -> Bounds:
-    """The bounds of a registered environment: the one that the user named, or else the one that data records.
+    """Return the bounds of a registered environment: the one that the user named, or else the recorded one.
 
-    Nothing that data names is imported, and no recorded entry point is called.
+    No module that the data names is imported, and no recorded entry point is called.
 
     Args:
         label: whose data it is, for messages.
         env_id: what the user typed; its module is imported.
         recorded_id: what the data names.
         kwargs: the settings that the data records of `recorded_id`.
-        env_recorded: what else it records of it, for the message.
+        env_recorded: what else the data records of that environment, for the message.
 
     Raises:
         InputError: neither is named, it is not registered or cannot be made, or its actions are no bounded vector.
@@ -154,7 +154,7 @@ def _made(name: str, kwargs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         env = gymnasium.make(find_spec(name), disable_env_checker=True, **kwargs)
-    except Exception as error:  # whatever an environment raises
+    except Exception as error:  # an environment may raise anything
         settings = f" with the settings {reason(kwargs)}" if kwargs else ""
         raise InputError(f"{name} cannot be made here{settings}: {reason(error)}") from None
     try:

@@ -1,10 +1,10 @@
 """Keep converted datasets as flat .npy files, opened memory-mapped so that processes share their pages.
 
-A cache root holds, for every source, a small stamp (sizes and modification times of the source's files, how they were
-seen from each machine, and the entry they belong to) and entries, one folder per content. While the stamp holds, the
-source is not read at all; when it does not, the source is hashed, and converted anew only if its content changed.
-Entries are written to a temporary folder and renamed, so whoever is killed or comes second leaves nothing half done
-that another would read. What others than the source's owners could have written is not used.
+A cache root holds a small stamp for every source, and entries, one folder per content. A stamp has the sizes and
+modification times of the source's files, how each machine saw them, and the entry they belong to. While the stamp
+holds, the source is not read at all. Otherwise it is hashed, and converted again only if its content changed. An entry
+is written to a temporary folder and then renamed: a process that is killed or comes second leaves nothing incomplete
+that another would read. Files that others than the source's owners could have written are not used.
 """
 
 import contextlib
@@ -26,16 +26,16 @@ from rlrat.datasets.sharing import close_file, is_trusted, make_like, make_priva
 from rlrat.errors import InputError, reason
 from rlrat.json_files import load_json
 
-FORMAT_VERSION = 3  # raise it when what is converted, or how it is laid out, changes
+FORMAT_VERSION = 3  # raise it when the converted content or its layout changes
 _TEMPORARY = ".tmp-"
-_ABANDONED_SECONDS = 3600  # after which a temporary folder belongs to no living process
-_MOST_SIGHTS = 16  # machines and mounts that a stamp knows its source from
+_ABANDONED_SECONDS = 3600  # a temporary folder older than this belongs to no living process
+_MOST_SIGHTS = 16  # machines and mounts from which a stamp has seen its source
 _ENTRY = re.compile("[0-9a-f]{64}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a dataset is converted from."""
+    """The source that a dataset is converted from."""
 
     id: str
     """The dataset's id: equal content under another id is another entry, since the id decides about the environment."""
@@ -59,7 +59,7 @@ class Root:
 
     @property
     def is_usable(self) -> bool:
-        """Whether nobody can have written it who may not; the user's own is made so."""
+        """Return whether only those who may write the folder can have written it; make the user's own private."""
         try:
             if self.around is None:
                 return not self.path.exists() or _make_private(self.path)
@@ -70,7 +70,7 @@ class Root:
             return False
 
     def make(self) -> None:
-        """Make the folder where it is not there.
+        """Make the folder if it does not exist.
 
         Raises:
             OSError: it cannot be made.
@@ -85,17 +85,17 @@ class Root:
 
 
 def beside_file(path: Path) -> Path:
-    """The cache root beside a dataset that is one file."""
+    """Return the cache root beside a dataset that is one file."""
     return path.with_name(path.name + ".rlrat-cache")
 
 
 def beside_folder(folder: Path) -> Path:
-    """The cache root in a dataset's folder."""
+    """Return the cache root in a dataset's folder."""
     return folder / ".rlrat-cache"
 
 
 def load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
-    """The dataset of `source`: from a cache, or else from `convert` and kept in the first root that can be written.
+    """Load the dataset of `source` from a cache, or else call `convert` and keep it in the first writable root.
 
     Raises:
         InputError: the source's files cannot be read.
@@ -126,12 +126,12 @@ def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
             return dataset
     dataset = convert()
     if look(source) != seen:
-        return dataset  # it changed meanwhile: the key may belong to other content
+        return dataset  # the source changed meanwhile: the key may belong to other content
     for root in roots:
         try:
             _store(root, key, dataset, source.files)
         except OSError:
-            continue  # read-only or full: the next root, in the end no cache at all
+            continue  # read-only or full: try the next root; without any, keep no cache
         _try_write_stamp(root, source, stamp, sight, key)
         mapped = _open(root.path / key, source.id)
         return dataset if mapped is None else mapped
@@ -139,9 +139,9 @@ def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
 
 
 def user_root() -> Path | None:
-    """`$XDG_CACHE_HOME/rlrat/datasets` or `~/.cache/rlrat/datasets`; None without a home folder."""
+    """Return `$XDG_CACHE_HOME/rlrat/datasets` or `~/.cache/rlrat/datasets`; None without a home folder."""
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # relative ones are to be ignored, says the XDG specification
+    if not os.path.isabs(base):  # the XDG specification says to ignore relative ones
         base = os.path.expanduser("~/.cache")
     return Path(base, "rlrat", "datasets") if os.path.isabs(base) else None
 
@@ -151,11 +151,11 @@ def _make_private(root: Path) -> bool:
 
 
 def _roots(source: Source) -> Iterator[Root]:
-    """Cache roots in order of preference."""
+    """Yield cache roots in order of preference."""
     settings = f"-{_short_hash(source.settings.encode())}" if source.settings else ""
     if source.beside is not None:
         around = source.beside.parent
-        if around.stat().st_mode & 0o222:  # a mode without w binds root too
+        if around.stat().st_mode & 0o222:  # respect a mode without w even as root
             yield Root(source.beside, source.beside / f"source{settings}.json", around)
     if (path := user_root()) is not None:
         where = _short_hash(os.fsencode(source.files[0].resolve()))
@@ -167,12 +167,12 @@ def _short_hash(content: bytes) -> str:
 
 
 def look(source: Source) -> tuple[list, str]:
-    """What a copy of the source has in common with it, and what nobody can set back after a change.
+    """Return what the source has in common with its copies, and what nobody can restore after a change.
 
-    The latter are numbers of which another machine may see others for the same files.
+    For the same files, another machine may see other numbers in the second part.
 
     Raises:
-        OSError: they are not there.
+        OSError: the source's files are not there.
     """
     stats = [path.stat() for path in source.files]
     files = [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in zip(source.files, stats, strict=True)]
@@ -182,12 +182,12 @@ def look(source: Source) -> tuple[list, str]:
 
 
 def is_known(seen: tuple[list, str], stamp: dict[str, Any]) -> bool:
-    """Whether a source's files are as its stamp knows them, so that their content need not be read."""
+    """Return whether a source's files match its stamp, so that their content need not be read."""
     return stamp["source"] == seen[0] and seen[1] in stamp["sights"]
 
 
 def read_stamp(path: Path) -> dict[str, Any] | None:
-    """A source's stamp, or None where there is none that can be used."""
+    """Read a source's stamp; return None if there is none that can be used."""
     try:
         if not is_trusted(path, path.parent):
             return None
@@ -197,12 +197,12 @@ def read_stamp(path: Path) -> dict[str, Any] | None:
         names = [name for name, _size, _time in files]
         texts = [id, settings, *stamp["sights"], *stamp["files"], *names]
         return stamp if whole and len(stamp["files"]) == len(files) and all(map(_is_text, texts)) else None
-    except Exception:  # whatever a garbled file makes of this
+    except Exception:  # a garbled file may raise anything
         return None
 
 
 def _entry_of(path: Path) -> str | None:
-    """The entry of a stamp of any format version."""
+    """Read the entry of a stamp of any format version."""
     try:
         entry = load_json(path)["entry"]
         return entry if _ENTRY.fullmatch(entry) else None
@@ -215,7 +215,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _try_write_stamp(root: Root, source: Source, stamp: list, sight: str, key: str) -> None:
-    """Point the source at entry `key` and remove the entry that it pointed at before."""
+    """Point the source at entry `key`, and remove the entry that it pointed at before."""
     before, entry_before = read_stamp(root.stamp), _entry_of(root.stamp)
     same = before is not None and before["source"] == stamp and before["entry"] == key
     sights = [*(before["sights"] if same else ()), sight][-_MOST_SIGHTS:]
@@ -235,7 +235,7 @@ def _try_write_stamp(root: Root, source: Source, stamp: list, sight: str, key: s
 
 
 def content_key(source: Source) -> str:
-    """SHA-256 of all that the conversion depends on: the name of its entry."""
+    """Return the SHA-256 of all that the conversion depends on, which is the name of its entry."""
     digest = hashlib.sha256(f"{FORMAT_VERSION} {source.id}".encode())
     if source.settings:
         digest.update(f"\n{source.settings}\n".encode())
@@ -246,7 +246,7 @@ def content_key(source: Source) -> str:
 
 
 def _open(entry: Path, id: str) -> Dataset | None:
-    """The dataset of an entry, or None where there is none, it is damaged, or others can have written it."""
+    """Open the dataset of an entry; return None if it is missing or damaged, or if others can have written it."""
     with contextlib.suppress(OSError):
         if is_trusted(entry, entry.parent):
             return entries.read(entry, id)
@@ -254,7 +254,7 @@ def _open(entry: Path, id: str) -> Dataset | None:
 
 
 def _store(root: Root, key: str, dataset: Dataset, sources: tuple[Path, ...]) -> None:
-    """Write an entry in one step; one that is there and whole already is as good.
+    """Write an entry in one step; keep one that is already there and whole.
 
     Raises:
         OSError: the root cannot be written.
@@ -277,10 +277,10 @@ def _store(root: Root, key: str, dataset: Dataset, sources: tuple[Path, ...]) ->
 
 
 def remove_entry(entry: Path) -> None:
-    """Take an entry away in one step; whoever has it mapped keeps it.
+    """Remove an entry in one step; processes that have it mapped can still read it.
 
     Raises:
-        OSError: it is not this user's to take.
+        OSError: this user may not remove it.
     """
     damaged = _temporary(entry.parent)
     os.rename(entry, damaged)

@@ -1,4 +1,4 @@
-"""Check that the caches hold what was written there, by reading every byte of them."""
+"""Check that the caches hold what was written there: read every byte of them."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ _ANEW = "it is made anew when it is loaded next"
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one dataset's entry in a cache."""
+    """The result of the check of one dataset's entry in a cache."""
 
     id: str
     root: Path
@@ -28,13 +28,13 @@ class Finding:
 
 
 def check_caches(datasets: Sequence[str] = ()) -> Iterator[Finding]:
-    """Check the entries of some datasets, or all in the user's cache; a damaged one is taken away.
+    """Check the entries of some datasets, or all in the user's cache; remove damaged ones.
 
     Args:
         datasets: as `load_dataset` takes them.
 
     Raises:
-        InputError: one of them has no cache, or may not be read.
+        InputError: one of the datasets has no cache, or may not be read.
     """
     try:
         yield from _check_caches(datasets)
@@ -56,7 +56,7 @@ def _check_caches(datasets: Sequence[str]) -> Iterator[Finding]:
 
 
 def _beside(id: str) -> list[Path]:
-    """The cache roots beside what `id` may mean."""
+    """Return the cache roots beside the files or folders that `id` may mean."""
     path = Path(os.path.expanduser(id))
     places = [path, minari_root() / id]
     if id in d4rl.FILES:
@@ -72,7 +72,7 @@ def _check_root(root: Path, around: Path | None, wanted: str | None) -> Iterator
     for path in sorted(root.glob("*.json")):
         stamp = cache.read_stamp(path)
         if stamp is None:
-            continue  # of an older format, or damaged: it is written anew
+            continue  # of an older format, or damaged: the next load rewrites it
         files = tuple(Path(around or root, file) for file in stamp["files"])
         _, id, settings, _ = stamp["source"]
         if wanted is None or wanted == id or _is_file(wanted, files[0]):

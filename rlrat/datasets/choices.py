@@ -1,4 +1,4 @@
-"""What a command line can choose of a dataset, and what it can be scored by, without torch."""
+"""List what a command line can choose about a dataset and its scores; torch is not needed."""
 
 from typing import Literal
 

@@ -1,26 +1,26 @@
-"""D4RL's v2 locomotion datasets and any HDF5 file of D4RL's layout, read without d4rl, gym or mujoco_py.
+"""Read D4RL's v2 locomotion datasets and any HDF5 file of D4RL's layout, without d4rl, gym or mujoco_py.
 
 Such a file is one flat sequence of steps. The transitions of D4RL's own sets (`FILES`) are those of d4rl's
 `qlearning_dataset`: the next observation of step i is that of step i + 1, and
 
-- a step whose `timeouts` flag is set is left out, for what follows it is the next episode's first observation;
-- so is the last step of the file, even if it is terminal;
-- the next observation of a terminal step is the following episode's first one, which nothing may look at;
+- a step whose `timeouts` flag is set is left out: the observation after it is the next episode's first one;
+- the last step of the file is left out, even if it is terminal;
+- the next observation of a terminal step is the following episode's first one, and no code may use it;
 - a file's own `next_observations` are not used.
 
-In every other file a terminal step is kept, also one whose `timeouts` flag is set or that is the file's last: nothing
-may look at what follows it. And where the file has `next_observations`, they are used, and steps may have any order.
-Then a step is left out only if its `timeouts` flag is set and its next observation is the following step's observation:
-somebody has shifted the array, and it is the next episode's first one. A step whose next observation is not the
-following step's observation ends its piece; if neither flag is set there, the piece is no complete episode. Where most
-steps are such, the file holds single transitions, and no episode is complete.
+In every other file a terminal step is kept, even if its `timeouts` flag is set or it is the file's last step: no code
+may use its next observation. If the file has `next_observations`, they are used, and steps may have any order. Then a
+step is left out only if its `timeouts` flag is set and its next observation is the following step's observation: the
+array was made by a shift, and that observation is the next episode's first one. A step whose next observation is not
+the following step's observation ends its piece. If neither flag is set there, the piece is no complete episode. If
+most steps end their piece, the file holds single transitions, and no episode is complete.
 
-Without `timeouts`, episodes are split at the environment's time limit. Here d4rl counts one step too many after every
-terminal state and so cuts each time-limited episode that follows one a step too early, joining its true last step to
-the next episode; this reader counts from the episode's first step.
+Without `timeouts`, episodes are split at the environment's time limit. There d4rl counts one step too many after every
+terminal state. It cuts each time-limited episode that follows a terminal state one step too early, and joins its true
+last step to the next episode. This reader counts from the episode's first step.
 
-Steps after the last terminal or timeout flag are an episode that the file breaks off: its transitions are kept, as in
-d4rl, but its return is no episode's return, and is left out of the best and the worst.
+Steps after the last terminal or timeout flag are an episode that the file breaks off. Its transitions are kept, as in
+d4rl, but its return is not an episode's return and counts neither for the best nor for the worst return.
 """
 
 import json
@@ -43,7 +43,7 @@ from rlrat.environments.registry import find_spec, typed
 from rlrat.errors import InputError
 
 BASE_URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
-HOSTS = ("rail.eecs.berkeley.edu",)  # that may be sent on to
+HOSTS = ("rail.eecs.berkeley.edu",)  # a download may be redirected to these
 TIME_LIMIT = 1000  # of all locomotion environments
 # -v4 is the nearest to D4RL's -v2 that installs. Its Ant leaves out the contact forces, which the data has (as zeros).
 _ENVIRONMENTS = {
@@ -60,18 +60,18 @@ FILES = {
 """File name of every dataset; `BASE_URL/<file name>` is where it was published."""
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 _VALUES = ("observations", "actions", "rewards", "next_observations")
-_ROUNDING = 1e-5  # by which an observation may differ where it is written twice, of its size
+_ROUNDING = 1e-5  # relative difference between two records of the same observation
 _STEM = re.compile(rf"({'|'.join(_ENVIRONMENTS)})-({'|'.join(D4RL_LEVELS)})(-v[012])?")
 
 
 def folder() -> Path:
-    """Where d4rl keeps its files: `D4RL_DATASET_DIR` or `~/.d4rl/datasets`."""
+    """Return the folder of d4rl's files: `D4RL_DATASET_DIR` or `~/.d4rl/datasets`."""
     return Path(os.environ.get("D4RL_DATASET_DIR") or os.path.expanduser("~/.d4rl/datasets"))
 
 
 @dataclass(frozen=True)
 class _Limit:
-    """After how many steps an episode ends where the file has no `timeouts`, and of which environment this is known."""
+    """The number of steps after which an episode ends if the file has no `timeouts`, and whose time limit it is."""
 
     steps: int | None
     """None for never."""
@@ -85,10 +85,10 @@ class _Limit:
 
 
 def load_name(name: str, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
-    """A dataset of `FILES`, downloaded first where it does not lie in `folder()`; else as `load_file`.
+    """Load a dataset of `FILES` as `load_file` does; download it first if it is not in `folder()`.
 
     Raises:
-        InputError: it cannot be had, or its file is unusable.
+        InputError: it cannot be downloaded, or its file is unusable.
     """
     path = folder() / FILES[name]
     if not path.exists():
@@ -97,12 +97,12 @@ def load_name(name: str, env_id: str | None = None, bounds: Bounds | None = None
 
 
 def load_file(path: Path, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
-    """A file of D4RL's layout; its name decides about the environment, the time limit and the reference scores.
+    """Load a file of D4RL's layout; its name decides the environment, the time limit and the reference scores.
 
     Args:
-        env_id: the environment that the user named: its bounds of actions and its time limit apply where the name of
+        env_id: the environment that the user named: its bounds of actions and its time limit apply if the name of
             the file is none of D4RL's.
-        bounds: those that the user gave, over all others.
+        bounds: the bounds that the user gave; they replace all others.
 
     Raises:
         InputError: there is no such file, or it is unusable.
@@ -141,7 +141,7 @@ def _convert(path: Path, id: str, bounds: Bounds, limit: _Limit, **about: Any) -
     arrays = _read_steps(path, following=not published)
     rewards, terminals, timeouts = arrays["rewards"], arrays["terminals"], arrays["timeouts"]
     steps = len(rewards)
-    with np.errstate(invalid="ignore"):  # what is not finite is refused
+    with np.errstate(invalid="ignore"):  # numbers that are not finite are refused
         exact_rewards = rewards.astype(np.float64)
     for name in _VALUES:
         if arrays[name] is not None:
@@ -151,7 +151,7 @@ def _convert(path: Path, id: str, bounds: Bounds, limit: _Limit, **about: Any) -
     breaks = np.zeros(steps, bool) if following is None else _breaks(observations, following)
     if timeouts is None:
         timeouts = np.zeros(steps, bool)
-        if following is not None and limit.steps is not None:  # the observations say where an episode goes on
+        if following is not None and limit.steps is not None:  # the observations show where an episode continues
             timeouts = breaks & (_ages(terminals | breaks) == limit.steps - 1)
         elif limit.steps is not None:
             timeouts = _ages(terminals) % limit.steps == limit.steps - 1
@@ -202,9 +202,9 @@ def _convert(path: Path, id: str, bounds: Bounds, limit: _Limit, **about: Any) -
 
 
 def _read_steps(path: Path, *, following: bool) -> dict[str, np.ndarray | None]:
-    """What a file of D4RL's layout has, of equal lengths, or None of what it need not have.
+    """Read the arrays of a file of D4RL's layout, all of one length; None for an optional array that it lacks.
 
-    `next_observations` are asked for if `following`.
+    `next_observations` are read only if `following`.
     """
     names = (*_NEEDED, "timeouts", *(["next_observations"] if following else []))
     with open_hdf5(path) as file:
@@ -214,7 +214,7 @@ def _read_steps(path: Path, *, following: bool) -> dict[str, np.ndarray | None]:
     found = {name: array for name, array in arrays.items() if array is not None}
     for name, array in found.items():
         if name in ("rewards", "terminals", "timeouts") and array.shape[1:] == (1,):
-            array = array[:, 0]  # older files have columns
+            array = array[:, 0]  # older files have an axis of length 1
         if name in ("terminals", "timeouts"):
             found[name] = step_flags(str(path), name, array)
         else:
@@ -233,14 +233,14 @@ def _read_steps(path: Path, *, following: bool) -> dict[str, np.ndarray | None]:
 
 
 def _breaks(observations: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """The steps `[N]` whose next observation is not the following step's observation, and the last one."""
-    with np.errstate(invalid="ignore"):  # what is not finite is refused
+    """Return flags `[N]` of the steps whose next observation is not the following step's, and of the last step."""
+    with np.errstate(invalid="ignore"):  # numbers that are not finite are refused
         differ = np.abs(following[:-1] - observations[1:]) > _ROUNDING * (1.0 + np.abs(observations[1:]))
     return np.append(differ.any(axis=1), True)
 
 
 def _ages(ends: np.ndarray) -> np.ndarray:
-    """Steps `[N]` since the last one that `ends` an episode."""
+    """Count for each step `[N]` the steps since the last one that `ends` an episode."""
     steps = np.arange(len(ends))
     first = np.zeros(len(ends), np.int64)
     first[1:] = np.maximum.accumulate(np.where(ends, steps + 1, 0))[:-1]

@@ -1,4 +1,4 @@
-"""The one dataset type: flat transitions, and where each episode starts in them."""
+"""Define the one dataset type: flat transitions, and the index at which each episode starts."""
 
 import hashlib
 import math
@@ -20,7 +20,7 @@ _HASHED = ("observations", "actions", "rewards", "next_observations", "terminati
 _MUJOCO_V5 = re.compile(
     "(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|Inverted(Double)?Pendulum|Pusher|Reacher|Swimmer|Walker2d)-v5"
 )
-_ROUNDING = 1e-6  # of a sum of float32 numbers, over the sum of their absolute values: each is rounded by up to 6e-8
+_ROUNDING = 1e-6  # error of a sum of float32 numbers / sum of their absolute values: each is rounded by up to 6e-8
 _CHUNK = 65536  # rows that are widened to float64 at a time
 
 NO_EPISODES = "has no complete episodes, only transitions or what a file breaks off"
@@ -30,9 +30,9 @@ NO_EPISODES = "has no complete episodes, only transitions or what a file breaks 
 class Dataset:
     """N transitions of E whole episodes, read-only and possibly memory-mapped.
 
-    `terminations` alone makes a state terminal; an episode whose last transition is not terminal has `truncations` set
-    there. Each episode's transitions are contiguous. A D4RL episode that was cut by its time limit has lost its last
-    step (there is no next observation for it), so `episode_lengths` can exceed the transitions kept, by one.
+    Only `terminations` makes a state terminal. If the last transition of an episode is not terminal, `truncations` is
+    set there. Each episode's transitions are contiguous. A D4RL episode that was cut by its time limit has lost its
+    last step, as it has no next observation: `episode_lengths` can exceed the number of kept transitions by one.
     """
 
     id: str
@@ -74,22 +74,22 @@ class Dataset:
     """SHA-256 of the transitions' names, shapes, types and bytes: equal for equal content on any machine."""
 
     def __len__(self) -> int:
-        """Transitions."""
+        """Return the number of transitions."""
         return len(self.rewards)
 
     @property
     def best_return(self) -> float:
-        """The largest return of a complete episode."""
+        """Return the largest return of a complete episode."""
         return float(self._complete_returns().max())
 
     @property
     def worst_return(self) -> float:
-        """The smallest return of a complete episode."""
+        """Return the smallest return of a complete episode."""
         return float(self._complete_returns().min())
 
     @property
     def returns_differ(self) -> bool:
-        """Whether there are complete episodes whose returns differ by more than sums of float32 rewards round."""
+        """Return whether returns of complete episodes differ by more than the rounding of sums of float32 rewards."""
         whole = self.episode_complete
         if not whole.any():
             return False
@@ -99,9 +99,9 @@ class Dataset:
         return bool(self.best_return - self.worst_return > _ROUNDING * largest)
 
     def observation_statistics(self, floor: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and population standard deviation of `observations`, each `[obs]` float64, the latter at least `floor`.
+        """Return mean and population standard deviation (at least `floor`) of `observations`, each `[obs]` float64.
 
-        Sums are taken in float64: in float32 a million rows lose digits.
+        Sums are taken in float64: in float32, sums of a million rows lose digits.
         """
         chunks = [self.observations[start : start + _CHUNK] for start in range(0, len(self), _CHUNK)]
         mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in chunks) / len(self)
@@ -109,14 +109,14 @@ class Dataset:
         return mean, np.maximum(np.sqrt(variance), floor)
 
     def timesteps(self) -> np.ndarray:
-        """Steps from its episode's start of each transition: `[N]` int64."""
+        """Return the number of steps from the episode's start to each transition, `[N]` int64."""
         sizes = np.diff(np.append(self.episode_starts, len(self)))
         return np.arange(len(self)) - np.repeat(self.episode_starts, sizes)
 
     def returns_to_go(self) -> np.ndarray:
-        """Undiscounted sum of rewards from each transition to its episode's end, `[N]` float64.
+        """Return the undiscounted sum of rewards from each transition to its episode's end, `[N]` float64.
 
-        A step that the dataset has lost at the end of an episode counts; the sums are taken in float64.
+        The reward of a step that the dataset lost at the end of an episode counts. Sums are taken in float64.
         """
         sizes = np.diff(np.append(self.episode_starts, len(self)))
         before = np.cumsum(self.rewards, dtype=np.float64) - self.rewards
@@ -124,17 +124,17 @@ class Dataset:
         return np.repeat(self.episode_returns, sizes) - (before - before[starts])
 
     def best_episodes(self, share: float) -> "Dataset":
-        """The `share` of the episodes, in (0, 1] and rounded up, with the highest returns, in the order they have here.
+        """Keep the `share` of the episodes, in (0, 1] and rounded up, with the highest returns, in their order.
 
-        Of equal returns the earlier episode is the better. An episode that the source breaks off is no candidate, as
-        its return is not known. The result has a fingerprint of its own; a share that takes every candidate gives the
+        If returns are equal, the earlier episode is kept first. An episode that the source breaks off is no candidate:
+        its return is unknown. The result has its own fingerprint; a share that takes every candidate returns the
         dataset itself.
 
         Chen et al. 2021 count a share of the time steps, not of the episodes.
 
         Raises:
-            InputError: another share, no complete episode, returns of all candidates that are equal or differ by
-                rounding alone, or best episodes that have no transition.
+            InputError: the share is not in (0, 1], no episode is complete, the returns of all candidates are equal up
+                to rounding, or the best episodes have no transition.
         """
         if not 0.0 < share <= 1.0:
             raise InputError(f"--best-episodes is {share}, but must be above 0 and at most 1")
@@ -181,7 +181,7 @@ class Dataset:
         action_low: ArrayLike = -1.0,
         action_high: ArrayLike = 1.0,
     ) -> "Dataset":
-        """A dataset from one's own arrays, in Minari's episode layout.
+        """Make a dataset from your own arrays, in Minari's episode layout.
 
         Args:
             episodes: each a mapping, or an object such as `minari.EpisodeData`, with `observations` `[T + 1, obs]`,
@@ -190,12 +190,12 @@ class Dataset:
             id: a name for the data.
             env_id: the Gymnasium environment to evaluate in.
             env_kwargs: its settings.
-            env_recorded: what else was recorded of it, see the field.
+            env_recorded: what else was recorded of the environment, see the field.
             action_low: least action, one number or `[act]`.
             action_high: greatest action, one number or `[act]`.
 
         Raises:
-            InputError: for data that no agent could learn from, saying which array, episode and step.
+            InputError: no agent could learn from the data; the message names the array, episode and step.
         """
         bounds = Bounds(action_low, action_high)
         dataset = of_episodes(episodes, bounds, id, env_id=env_id, env_kwargs=env_kwargs, env_recorded=env_recorded)
@@ -230,7 +230,7 @@ def assemble(
     notes: Iterable[str] = (),
     **fields: Any,
 ) -> Dataset:
-    """A `Dataset` of checked arrays: sets the truncations, freezes the arrays, takes the fingerprint."""
+    """Make a `Dataset` of checked arrays: set the truncations, freeze the arrays, compute the fingerprint."""
     ends = np.append(episode_starts[1:], len(terminations))
     last = ends[ends > episode_starts] - 1  # a D4RL episode of one step, cut by the time limit, has no transition left
     truncations = np.zeros(len(terminations), bool)
@@ -246,7 +246,7 @@ def assemble(
 
 
 def reference_of(env_id: str | None) -> ReferenceFamily | None:
-    """The family of reference scores of an environment's id."""
+    """Return the family of reference scores of an environment's id."""
     return "v5" if _MUJOCO_V5.fullmatch(env_id or "") else None
 
 

@@ -1,6 +1,6 @@
-"""Download a file: go on where a transfer broke, check it, and move it into place only when it is whole.
+"""Download a file: continue a broken transfer, check the file, and move it into place only when it is whole.
 
-What the server says is not trusted: neither where it sends on to, nor how much or how long it sends, nor its words.
+The server is not trusted: neither its redirects, nor the size and duration of what it sends, nor its messages.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from rlrat.console import Console
 from rlrat.errors import NO_ROOM, InputError, reason
 
 ATTEMPTS = 5
-PAUSE_SECONDS = 1.0  # before the second attempt, twice as many before each further one
+PAUSE_SECONDS = 1.0  # before the second attempt; it doubles before each further one
 TIMEOUT_SECONDS = 30.0  # without a byte
 LONGEST_SECONDS = 12 * 3600.0  # for all attempts: 4 GiB at 100 kB/s
 LARGEST_BYTES = 4 * 2**30  # of a file
 _BLOCK = 1 << 18
 _BROKEN = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
-_LOCAL = ("localhost", "127.0.0.1", "::1")  # where tests may do without encryption
+_LOCAL = ("localhost", "127.0.0.1", "::1")  # tests may use these without encryption
 _VALIDATOR = re.compile(r'"[\x21\x23-\x7e]{1,200}"|[\w,: +-]{1,100}', re.ASCII)  # a strong ETag, or a date
 
 
@@ -50,16 +50,16 @@ def download(
     largest: int = LARGEST_BYTES,
     sha256: str | None = None,
 ) -> None:
-    """Bring `url` to `target`, going on from `<target>.part` where an earlier transfer broke.
+    """Download `url` to `target`; continue from `<target>.part` if an earlier transfer broke.
 
-    Several processes may ask for the same file: one fetches it, the others wait.
+    Several processes may ask for the same file: one downloads it, the others wait.
 
     Args:
-        url: https, but for this machine's own.
-        check: raises InputError on a file that is not what it should be; that file is removed.
-        hosts: where the URL's own host may send on to.
-        largest: bytes that the file may have.
-        sha256: the checksum that is published for it, in hexadecimal.
+        url: https, or also http on this machine.
+        check: raises InputError if the file is not what it should be; that file is removed.
+        hosts: the hosts to which the URL's own host may redirect.
+        largest: the most bytes that the file may have.
+        sha256: the published checksum of the file, in hexadecimal.
 
     Raises:
         InputError: no network, no such file, no room, a folder that cannot be written, or a refused file.
@@ -124,7 +124,7 @@ def _host(url: str) -> str | None:
 
 
 class _Broken(Exception):
-    """The transfer stopped early; what has come is kept."""
+    """The transfer stopped early; the received bytes are kept."""
 
 
 @dataclass
@@ -138,7 +138,7 @@ class _Transfer:
 
     @property
     def validator(self) -> Path:
-        """What the server called the version of the file that `part` is the beginning of."""
+        """Return the path that keeps the server's name of the file version of which `part` is the beginning."""
         return self.part.with_name(self.part.name + ".version")
 
     def forget(self) -> None:
@@ -146,10 +146,10 @@ class _Transfer:
         self.validator.unlink(missing_ok=True)
 
     def fetch(self) -> None:
-        """Have the whole file in `part`.
+        """Download the whole file to `part`.
 
         Raises:
-            InputError: it cannot be had.
+            InputError: the file cannot be downloaded.
         """
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
@@ -177,11 +177,11 @@ class _Transfer:
         known = self._known() if have else None
         headers = {"User-Agent": "rlrat", **({"Range": f"bytes={have}-"} if have else {})}
         if known is not None:
-            headers["If-Range"] = known  # all of it, if it is another file by now
+            headers["If-Range"] = known  # the server sends the whole file if it has changed
         try:
             response = self.opener.open(urllib.request.Request(self.url, headers=headers), timeout=TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # nothing after what is here: all of it, or a file of another length
+            if error.code == 416:  # no bytes after ours: the file is whole, or has another length
                 if error.headers.get("Content-Range") == f"bytes */{have}":
                     return
                 self.forget()
@@ -235,7 +235,7 @@ class _Transfer:
         copied = 0
         while True:
             try:
-                block = response.read1(_BLOCK)  # `read` would wait for a whole block of a server that drips
+                block = response.read1(_BLOCK)  # `read` would wait for a whole block from a slow server
             except _BROKEN as error:
                 raise _Broken(reason(error)) from None
             if not block:
@@ -249,7 +249,7 @@ class _Transfer:
 
 
 def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
-    """First byte of what the response holds, and the size of the whole file if the server says it."""
+    """Return the position of the response's first byte in the file, and the file's size if the server says it."""
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
         if match is None:
@@ -260,7 +260,7 @@ def _extent(response: http.client.HTTPResponse) -> tuple[int, int | None]:
 
 
 def _version(response: http.client.HTTPResponse) -> str | None:
-    """A strong ETag or a time of the file; a weak ETag does not say that the bytes are the same."""
+    """Return a strong ETag or a time of the file; a weak ETag does not promise the same bytes."""
     for name in ("ETag", "Last-Modified"):
         text = response.headers.get(name, "")
         if _VALIDATOR.fullmatch(text):

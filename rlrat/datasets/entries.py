@@ -1,7 +1,7 @@
-"""One entry of a cache: a folder with a dataset's arrays as .npy files and a manifest of all else.
+"""Write and read one entry of a cache: a folder with a dataset's arrays as .npy files and a manifest of all else.
 
-What is found in it is looked at before it is used: every field's type, every array's shape, type, size and time. Only
-the arrays' content is not, which takes reading them: their checksums are for `damage`.
+Everything is checked before it is used: every field's type, every array's shape, type, size and time. Only the content
+of the arrays is not, as this means to read them whole: `damage` compares their checksums.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.sharing import close_file, is_trusted
 from rlrat.json_files import load_json
 
-# NumPy reads a header by ast.literal_eval, in which two threads of CPython 3.11 at once may meet a SystemError.
+# NumPy reads a header with ast.literal_eval. In CPython 3.11 it may raise SystemError if two threads run it at once.
 _PARSING = threading.Lock()
 
 _MANIFEST = "manifest.json"
@@ -51,17 +51,17 @@ class _Damaged(Exception):
 
 
 def write(entry: Path, dataset: Dataset, sources: tuple[Path, ...]) -> None:
-    """Write a dataset into an empty folder, all the way to the disk.
+    """Write a dataset into an empty folder, and wait until it is on the disk.
 
     Args:
-        sources: what it was converted from: who can read them can read the entry.
+        sources: the files it was converted from: users who can read them can read the entry.
 
     Raises:
         OSError: no room, or a folder that cannot be written.
     """
     values = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
     arrays = {name: values.pop(name) for name in _ARRAYS}
-    seconds = int(time.time()) // 2 * 2  # which every file system and archive keeps
+    seconds = int(time.time()) // 2 * 2  # every file system and archive keeps even seconds
     files = {}
     for name, array in arrays.items():
         path = entry / f"{name}.npy"
@@ -75,7 +75,7 @@ def write(entry: Path, dataset: Dataset, sources: tuple[Path, ...]) -> None:
 
 
 def _finish(path: Path, sources: tuple[Path, ...]) -> tuple[int, str]:
-    """Size and SHA-256 of a file that is written, once it is on the disk."""
+    """Wait until a written file is on the disk; return its size and SHA-256."""
     close_file(path, sources)
     with path.open("r+b") as file:
         os.fsync(file.fileno())
@@ -83,14 +83,14 @@ def _finish(path: Path, sources: tuple[Path, ...]) -> tuple[int, str]:
 
 
 def read(entry: Path, id: str) -> Dataset | None:
-    """The dataset of an entry, its arrays memory-mapped; None where there is none, or one that is damaged.
+    """Read the dataset of an entry, its arrays memory-mapped; return None if the entry is missing or damaged.
 
     Args:
-        id: the dataset's, which must be the entry's.
+        id: the dataset's id, which the entry must have.
     """
     try:
         return _read(entry, id)
-    except Exception:  # whatever a garbled file makes Python's and NumPy's readers raise
+    except Exception:  # the readers of Python and NumPy may raise anything on a garbled file
         return None
 
 
@@ -104,7 +104,7 @@ def _read(entry: Path, id: str) -> Dataset:
             raise _Damaged(f"{path.name} has another size")
         if about.st_mtime_ns != manifest["seconds"] * 10**9:  # changed, or copied without its time
             _check_content(path, checksum)
-            with suppress(OSError):  # another's: it is looked at again the next time
+            with suppress(OSError):  # another user's file: it is checked again the next time
                 os.utime(path, (manifest["seconds"], manifest["seconds"]))
         with _PARSING:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -119,7 +119,7 @@ def _read(entry: Path, id: str) -> Dataset:
 
 
 def damage(entry: Path) -> str | None:
-    """What is wrong with an entry, every byte of it read; None where it is whole."""
+    """Read every byte of an entry and return what is wrong with it; None if it is whole."""
     try:
         manifest = _manifest(entry)
         for name, (*_, checksum) in manifest["arrays"].items():
@@ -188,7 +188,7 @@ def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
 
 
 def _in_range(arrays: dict[str, np.ndarray], steps: int) -> Iterator[bool]:
-    """What is cheap to see: the arrays of steps are not read."""
+    """Yield the cheap checks of the arrays; those of steps are not read."""
     starts, low, high = arrays["episode_starts"], arrays["action_low"], arrays["action_high"]
     yield starts[0] == 0 and starts[-1] <= steps and bool((np.diff(starts) >= 0).all())
     yield bool((arrays["episode_lengths"] >= 1).all()) and bool(np.isfinite(arrays["episode_returns"]).all())

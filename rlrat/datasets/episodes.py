@@ -1,4 +1,4 @@
-"""Join whole episodes in Minari's layout, one observation more than steps, to the arrays of a dataset."""
+"""Join whole episodes in Minari's layout (one more observation than steps) to the arrays of a dataset."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from rlrat.errors import InputError
 
 
 def join(episodes: Iterable[Any], bounds: Bounds, id: str) -> dict[str, Any]:
-    """Check some episodes and join their arrays: fields of a `Dataset`, by name.
+    """Check some episodes and join their arrays; return fields of a `Dataset` by name.
 
     Arguments and errors are those of `Dataset.from_episodes`.
     """
@@ -27,7 +27,7 @@ def join(episodes: Iterable[Any], bounds: Bounds, id: str) -> dict[str, Any]:
     lengths = np.array([len(each["rewards"]) for each in checked])
     starts = np.cumsum(lengths) - lengths
     returns = np.array([each["return"] for each in checked])
-    # popped, so that a field is held twice only while it is joined
+    # `pop`: a field is in memory twice only while it is joined
     flat = {name: np.concatenate([each.pop(name) for each in checked]) for name in STEP_FIELDS}
     first = starts + np.arange(len(starts))  # an episode has one observation more than it has steps
     for name in ("observations", "actions", "rewards"):
@@ -78,5 +78,5 @@ def _check_episode(id: str, index: int, episode: Any) -> dict[str, Any]:
             step = arrays[name].argmax()
             raise InputError(f"{label}: {name} set at step {step} of {steps}: only an episode's last step can end it")
     checked = {name: array if array.dtype == bool else to_float32(array) for name, array in arrays.items()}
-    with np.errstate(invalid="ignore"):  # what is not finite is refused
+    with np.errstate(invalid="ignore"):  # numbers that are not finite are refused
         return {"return": arrays["rewards"].sum(dtype=np.float64), **checked}

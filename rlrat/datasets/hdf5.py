@@ -1,4 +1,4 @@
-"""Read HDF5 files as data: no link leads out of a file, no array is larger than it can be, mistakes are one line."""
+"""Read HDF5 files as data: follow no link out of a file, refuse impossible array sizes, report errors in one line."""
 
 import errno
 import math
@@ -16,7 +16,7 @@ from rlrat.errors import InputError, reason
 from rlrat.updates.machine import available_memory
 
 _MOST_PER_BYTE = 2000  # gzip, HDF5's own compression, packs at most 1032 bytes into one
-_ANY_FILE = 2**22  # bytes that an array of any file may have: one that was never written takes no room in it
+_ANY_FILE = 2**22  # bytes that an array may have in any file: an array that was never written takes no room there
 _MOST_LINKS = 16  # soft links on the way to one array
 _NUMBERS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM)  # h5py's bools are an enumeration
 _OTHERS = {
@@ -30,18 +30,18 @@ _PACKING = {h5z.FILTER_DEFLATE, h5z.FILTER_SZIP, h5z.FILTER_LZF}
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """The file, open for reading.
+    """Open a file for reading.
 
     Raises:
         InputError: it is not there, may not be read, is in use, not HDF5, or truncated.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
             raise InputError(f"{path} is no file: give an HDF5 file")
         file = h5py.File(path, "r")
     except InputError:
         raise
-    except Exception as error:  # h5py's kinds of errors change with its version and with HDF5's
+    except Exception as error:  # the error types of h5py change with its version and HDF5's
         raise InputError(_why_closed(path, error)) from None
     with file:
         yield file
@@ -68,7 +68,7 @@ def _why_closed(path: Path, error: Exception) -> str:
 
 
 def open_group(parent: h5g.GroupID, name: str) -> h5g.GroupID | None:
-    """A group inside of another, or None where there is none of that name.
+    """Open a group inside another; return None if there is none of that name.
 
     Raises:
         InputError: it lies in another file, or is damaged.
@@ -79,9 +79,9 @@ def open_group(parent: h5g.GroupID, name: str) -> h5g.GroupID | None:
 
 
 def read(group: h5g.GroupID, name: str) -> np.ndarray | None:
-    """A whole array of numbers, or None where there is none of that name.
+    """Read a whole array of numbers; return None if there is none of that name.
 
-    h5py's `group[name][()]` takes twice the time, which is what loading many short episodes consists of.
+    h5py's `group[name][()]` takes twice the time, and loading many short episodes takes most of its time here.
 
     Raises:
         InputError: it lies in another file, holds no numbers, needs more memory than there is, or is damaged.
@@ -106,7 +106,7 @@ def _one_line(group: h5g.GroupID, name: str) -> Iterator[None]:
         raise
     except MemoryError:
         raise InputError(f"{_where(group, name)} needs more memory than there is") from None
-    except Exception as error:  # damage shows when something is read, and in any of h5py's kinds of errors
+    except Exception as error:  # damage appears only during a read, as any error type of h5py
         raise InputError(
             f"{_where(group, name)} cannot be read, the file is damaged ({reason(error)}): get it again from its source"
         ) from None
@@ -118,7 +118,7 @@ def _where(group: h5g.GroupID, name: str) -> str:
 
 
 def _find(group: h5g.GroupID, name: str) -> h5g.GroupID | h5d.DatasetID | h5t.TypeID | None:
-    """What is at a path, found link by link: HDF5 alone would follow one into any file of the machine."""
+    """Find the object at a path, link by link: HDF5 itself would follow a link into any file of the machine."""
     found, links = group, 0
     ahead = name.encode().split(b"/")[::-1]
     while ahead:
@@ -144,7 +144,7 @@ def _find(group: h5g.GroupID, name: str) -> h5g.GroupID | h5d.DatasetID | h5t.Ty
 
 
 def _check(dataset: h5d.DatasetID, where: str) -> None:
-    """Refuse what is no array of numbers in this file, before anything of it is read."""
+    """Refuse what is not an array of numbers in this file, before any of it is read."""
     layout = dataset.get_create_plist()
     if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
         raise InputError(f"{where} has its data in another file: copy the data into this one")

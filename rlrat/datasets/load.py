@@ -1,4 +1,4 @@
-"""Load a dataset by its id: Minari's, D4RL's, the packaged ones, a file's or a folder's."""
+"""Load a dataset by its id: from Minari, D4RL, this package, a file or a folder."""
 
 import difflib
 import os
@@ -20,7 +20,7 @@ def load_dataset(
     env_modules: Sequence[str] = (),
     action_bounds: Sequence[tuple[float, float]] | None = None,
 ) -> Dataset:
-    """The dataset of an id; from its second loading on a memory-mapped cache.
+    """Load the dataset of an id; from the second time on it is a memory-mapped cache.
 
     Args:
         id: `rlrat/hopper/mixed-v0` or `rlrat/hopper/medium-v0`, which ship inside the package; a Minari id such as
@@ -28,12 +28,12 @@ def load_dataset(
             downloaded; a D4RL name such as `hopper-medium-v2`, looked for under `D4RL_DATASET_DIR`
             (`~/.d4rl/datasets`) and then downloaded; or a path to an .hdf5 file of D4RL's layout, or to a folder of
             Minari's.
-        env_id: the Gymnasium environment that the data belongs to, `module:id` included: where the data does not say
-            so itself, its bounds of actions and its time limit apply.
-        env_modules: your modules that register environments; they are imported. Nothing that data names is.
-        action_bounds: least and greatest action, a pair, or one for each component, over all that is recorded.
+        env_id: the Gymnasium environment that the data belongs to, or `module:id`: its bounds of actions and its time
+            limit apply if the data does not record them itself.
+        env_modules: your modules that register environments; they are imported. Modules that data names are not.
+        action_bounds: least and greatest action, one pair or one for each component; they replace recorded bounds.
 
-    What was changed or assumed of the data is warned of at each load, see `Dataset.notes`.
+    Each load warns of what was changed or assumed in the data, see `Dataset.notes`.
 
     Raises:
         InputError: no such dataset, no network to fetch it, or unusable data or bounds.
@@ -64,7 +64,7 @@ def _find(text: str, env_id: str | None, bounds: Bounds | None) -> Dataset:
     if is_folder and (id is None or "/" not in id):
         return minari.load_folder(dataset_id(text), path, env_id, bounds)
     here = f"; there is such a folder here, which ./{id} means" if is_folder else ""
-    if id is not None and "/" in id and not id.startswith("rlrat/"):  # Minari's server has none without a namespace
+    if id is not None and "/" in id and not id.startswith("rlrat/"):  # every dataset on Minari's server has a namespace
         try:
             minari.download(id)
         except InputError as error:

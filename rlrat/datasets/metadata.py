@@ -1,4 +1,4 @@
-"""Read Minari's metadata.json, which anybody may have written: nothing that it names is made or imported."""
+"""Read Minari's metadata.json. Anybody may have written it: nothing that it names is made or imported."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ _ADVICE = "give --action-bounds LOW HIGH if these are wrong"
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is used of it."""
+    """The part of the metadata that is used."""
 
     episodes: int
     steps: int | None
@@ -28,11 +28,11 @@ class Metadata:
 
 
 def read_metadata(id: str, path: Path) -> Metadata:
-    """The metadata of the dataset `id`.
+    """Read the metadata of the dataset `id`.
 
     Raises:
-        InputError: it is no such file, or the spaces are no flat vectors.
-        OSError: it cannot be read.
+        InputError: the file is no such metadata, or the spaces are no flat vectors.
+        OSError: the file cannot be read.
     """
     try:
         content = load_json(path)
@@ -61,7 +61,7 @@ def read_metadata(id: str, path: Path) -> Metadata:
 
 
 def _recorded(content: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """A space or a spec, which Minari writes as JSON within JSON."""
+    """Read a space or a spec, which Minari writes as JSON within JSON."""
     text = content.get(name)
     if not isinstance(text, str | None):
         raise ValueError(f"{name} is {_short(text)}, not a text")

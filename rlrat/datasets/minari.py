@@ -1,4 +1,4 @@
-"""Minari datasets: local ones, downloads, and those that ship inside the package."""
+"""Load Minari datasets: local ones, downloads, and those that ship inside the package."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -19,43 +19,43 @@ PACKAGED_ROOT = Path(__file__).with_name("packaged")
 
 
 def local_ids() -> list[str]:
-    """Ids of the datasets under Minari's folder."""
+    """List the ids of the datasets under Minari's folder."""
     return sorted(path.parent.parent.relative_to(minari_root()).as_posix() for path in _metadata_files())
 
 
 def is_local(id: str) -> bool:
-    """Whether a whole dataset lies under Minari's folder."""
+    """Return whether a whole dataset lies under Minari's folder."""
     return is_id(id) and is_folder(minari_root() / id)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a whole dataset lies in a folder: an interrupted download leaves the metadata without the data."""
+    """Return whether a whole dataset lies in a folder; an interrupted download leaves the metadata without the data."""
     data = path / "data"
     return (data / "metadata.json").is_file() and len(list(data.iterdir())) > 1
 
 
 def load_packaged(id: str, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
-    """A dataset of `names.PACKAGED`; its cache is the user's, since the package may be shared or read-only."""
+    """Load a dataset of `names.PACKAGED`; its cache is the user's: the package may be shared or read-only."""
     return load_folder(id, PACKAGED_ROOT / id, env_id, bounds, beside=False)
 
 
 def load_local(id: str, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
-    """A dataset under Minari's folder."""
+    """Load a dataset under Minari's folder."""
     return load_folder(id, minari_root() / id, env_id, bounds)
 
 
 def load_folder(
     id: str, folder: Path, env_id: str | None = None, bounds: Bounds | None = None, *, beside: bool = True
 ) -> Dataset:
-    """The dataset in a folder of Minari's layout.
+    """Load the dataset in a folder of Minari's layout.
 
     Args:
-        env_id: the environment that the user named: its bounds of actions apply where none are recorded.
-        bounds: those that the user gave, over all others.
+        env_id: the environment that the user named: its bounds of actions apply if none are recorded.
+        bounds: the bounds that the user gave; they replace all others.
         beside: whether the cache may lie in the folder.
 
     Raises:
-        InputError: it is unusable, or records no bounds and the environment is not to be had.
+        InputError: the dataset is unusable, or it records no bounds and the environment is not available.
     """
     data = folder / "data"
     metadata = read_metadata(id, data / "metadata.json")
@@ -71,26 +71,26 @@ def load_folder(
 
 
 def download(id: str) -> None:
-    """Have Minari bring a dataset to its folder, or the rest of one whose download broke.
+    """Let Minari download a dataset to its folder, or the rest of it if an earlier download broke.
 
     Raises:
-        InputError: its server does not have it, or cannot be reached.
+        InputError: Minari's server does not have it, or cannot be reached.
     """
     import minari
 
     root = minari_root()
     folder = root / id
-    with suppress(ImportError):  # Minari says that it is missing, where it needs it
+    with suppress(ImportError):  # Minari itself reports a missing package that it needs
         from huggingface_hub import logging  # its import sets the level, and Minari imports it late
 
-        logging.set_verbosity_error()  # each of its five tries is two lines, the last raises
+        logging.set_verbosity_error()  # it logs two lines for each of its five tries; the last one raises
     try:
         minari.download_dataset(id, force_download=folder.exists())
     except ImportError as error:
         raise InputError(f"{id} is not in {root} and cannot be downloaded: {reason(error)}") from None
     except ValueError as error:
         raise InputError(f"{id} is neither in {root} nor on Minari's server: {reason(error)}") from None
-    except Exception as error:  # whatever the HTTP library of Minari's storage raises
+    except Exception as error:  # the HTTP library of Minari's storage may raise anything
         what = f"{type(error).__name__}: {reason(error)}"
         raise InputError(f"{id} is not in {root}, and no download without a network ({what})") from error
     if not is_local(id):
@@ -115,7 +115,7 @@ def _convert(id: str, data: Path, metadata: Metadata, bounds: Bounds) -> Dataset
 
 
 def _hdf5_episodes(id: str, path: Path, count: int) -> Iterator[dict[str, Any]]:
-    """Read by h5py: Minari's own loop reads every `infos` array too (10,000 episodes of 100 steps: 67 s against 13)."""
+    """Read episodes with h5py: Minari's loop also reads all `infos` (10,000 episodes of 100 steps: 67 s against 13)."""
     with open_hdf5(path) as file:
         for index in range(count):
             name = f"episode_{index}"

@@ -1,6 +1,6 @@
-"""Say what a dataset is called: one name for all spellings of an argument, found without reading any file.
+"""Find the name of a dataset: one name for all spellings of an argument, without reading any file.
 
-Run folders are named so, and so are datasets that a path names. Nothing here needs NumPy or torch.
+Run folders and datasets that are given by a path have this name. Nothing here needs NumPy or torch.
 """
 
 import os
@@ -23,31 +23,31 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def minari_root() -> Path:
-    """Where Minari keeps datasets: `MINARI_DATASETS_PATH` or `~/.minari/datasets`."""
+    """Return the folder of Minari's datasets: `MINARI_DATASETS_PATH` or `~/.minari/datasets`."""
     return Path(os.environ.get("MINARI_DATASETS_PATH") or os.path.expanduser("~/.minari/datasets"))
 
 
 def d4rl_name(environment: str, level: str) -> str:
-    """D4RL's name of its v2 dataset of an environment, such as hopper-medium-v2 of Hopper."""
+    """Return D4RL's name of its v2 dataset of an environment, for example hopper-medium-v2 for Hopper."""
     return f"{environment.lower()}-{level}-v2"
 
 
 def is_id(text: str) -> bool:
-    """Whether `text` has Minari's form, (namespace/)name-v<version>, which D4RL's and the packaged ids have, too."""
+    """Return whether `text` has the form (namespace/)name-v<version> of the ids of Minari, D4RL and this package."""
     return _ID.fullmatch(text) is not None
 
 
 def as_id(text: str) -> str | None:
-    """The id that `text` is, also with doubled or final slashes; None for a path."""
+    """Return the id that `text` spells, also with doubled or final slashes; None for a path."""
     text = re.sub("/+", "/", text.rstrip("/"))
     return text if is_id(text) else None
 
 
 def dataset_id(dataset: str) -> str:
-    """The id that data goes by, from what the user typed: the same for every spelling of an id or a path.
+    """Return the id of what the user typed: the same for every spelling of an id or a path.
 
-    A path below Minari's folder is the id that it has there; another one is
-    called by its last part, an .hdf5 or .h5 file without its suffix.
+    A path below Minari's folder has the id that it has there. Any other path is named by its last part, an .hdf5 or
+    .h5 file without its suffix.
     """
     if (id := as_id(dataset)) is not None:
         return id
@@ -61,11 +61,11 @@ def dataset_id(dataset: str) -> str:
 
 
 def folder_name(dataset: str) -> str:
-    """The name of the folder of all runs on a dataset: one part, never empty, `.` or `..`."""
+    """Return the name of the folder of all runs on a dataset: one part, never empty, `.` or `..`."""
     return safe(dataset_id(dataset).replace("/", "-"))
 
 
 def safe(name: str) -> str:
-    """A name without control characters that is no `.` or `..`, and not empty."""
+    """Make a name safe: without control characters, not empty and neither `.` nor `..`."""
     name = _UNSAFE.sub("_", name)
     return name if name.strip(".") else f"dataset{name}"

@@ -1,4 +1,4 @@
-"""Gather rows of a dataset for one update after another, on the device or, where they do not fit there, ahead."""
+"""Gather rows of a dataset for one update after another: on the device or, if they do not fit there, in advance."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,25 +9,25 @@ from torch import Tensor
 from rlrat.updates.machine import available_memory
 from rlrat.updates.random import UpdateBlocks
 
-_CHUNK = 2**18  # rows that are made at a time, so that the whole is never there twice
+_CHUNK = 2**18  # rows that are made at a time: the whole is never in memory twice
 _SHARE = 0.5  # of the free memory that the rows may take
-_GATHERED = 2**18  # numbers that are gathered at a time, which a core's cache holds
+_GATHERED = 2**18  # numbers that are gathered at a time; they fit into a core's cache
 
 
 class Rows:
-    """What each update gathers from a dataset, in columns: float32 `[*shape, width]` for each of the widths.
+    """Rows that each update gathers from a dataset, in columns: float32 `[*shape, width]` for each of the widths.
 
-    Where all rows take at most half of the device's free memory they are kept there. Otherwise they stay in the
-    dataset, which is memory-mapped, and a thread reads those of the next updates, known beforehand, meanwhile.
+    If all rows take at most half of the device's free memory, they are kept there. Otherwise they stay in the
+    memory-mapped dataset. The indices of the next updates are known, and a thread reads their rows in advance.
 
-    Several updates' rows are gathered at once, as a call takes longer than its work.
+    The rows of several updates are gathered at once, as the overhead of a call takes longer than its work.
 
     Args:
-        read: the rows at a slice or an array `[n]` of indices: `[n, sum of the widths]`.
-        count: how many there are.
-        widths: of the columns.
-        draw: `draw(updates, device)` is the indices `[*updates.shape, *shape]` that updates gather, on `device`.
-        resident: whether to keep the rows on the device; by default, where they fit.
+        read: returns the rows at a slice or an array `[n]` of indices: `[n, sum of the widths]`.
+        count: number of rows.
+        widths: widths of the columns.
+        draw: `draw(updates, device)` returns the indices `[*updates.shape, *shape]` that updates gather, on `device`.
+        resident: whether to keep the rows on the device; by default, if they fit.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Rows:
         return rows.pin_memory() if self._device.type == "cuda" else rows
 
     def at(self, update: int) -> tuple[Tensor, ...]:
-        """The columns of `update`, on the device."""
+        """Return the columns of `update`, on the device."""
         if not 0 <= update - self._first < len(self._updates):
             self._first, rows = self._gather_several(update)
             columns = rows.split(self._widths, dim=-1)
@@ -73,7 +73,7 @@ class Rows:
         return self._updates[update - self._first]
 
     def _gather_several(self, update: int) -> tuple[int, Tensor]:
-        """The first of some neighbouring updates, of which `update` is one, and their rows."""
+        """Gather the rows of `update` and some updates next to it; return the first of these and the rows."""
         first, numbers = self._blocks.block(update)
         if self._rows is None:
             return first, numbers.to(self._device, non_blocking=True)

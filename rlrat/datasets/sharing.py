@@ -1,4 +1,4 @@
-"""Decide who may write a cache: the user alone, or those who can replace the data that it lies beside."""
+"""Decide who may write a cache: only the user, or those who can replace the data beside it."""
 
 import os
 import stat
@@ -10,13 +10,13 @@ _HAS_OWNERS = hasattr(os, "geteuid")  # Windows has neither owners nor modes
 
 
 def make_private(folder: Path) -> bool:
-    """Make a folder for this user alone, or take it from the others if it is the user's; whether it is so."""
+    """Make a folder private, or make the user's existing one private; return whether it is now the user's alone."""
     try:
         folder.mkdir(0o700, exist_ok=True)
         if not _HAS_OWNERS:
             return True
         about = folder.stat()
-        if {about.st_uid, folder.lstat().st_uid} != {os.geteuid()}:  # a link to one's own is as good, if one made it
+        if {about.st_uid, folder.lstat().st_uid} != {os.geteuid()}:  # the user's own link to it is fine
             return False
         if about.st_mode & 0o077:
             folder.chmod(0o700)
@@ -26,7 +26,7 @@ def make_private(folder: Path) -> bool:
 
 
 def make_like(folder: Path, around: Path) -> None:
-    """Make a folder that is as open as the one it lies in, whatever the umask, but for a sticky one.
+    """Make a folder as open as the one it lies in, whatever the umask; in a sticky one, only for its owner to write.
 
     Raises:
         OSError: it cannot be made.
@@ -36,19 +36,19 @@ def make_like(folder: Path, around: Path) -> None:
         return
     outer = around.stat()
     mode = stat.S_IMODE(outer.st_mode) & ~(stat.S_ISUID | stat.S_ISVTX) | 0o700
-    if outer.st_mode & stat.S_ISVTX:  # all may put files there, but each replaces only their own
+    if outer.st_mode & stat.S_ISVTX:  # all users may add files there, but replace only their own
         mode &= ~0o022
     if folder.stat().st_gid != outer.st_gid:
         try:
             os.chown(folder, -1, outer.st_gid)
-        except OSError:  # of a group that the user is not in
+        except OSError:  # the user is not in that group
             mode &= ~0o020
     with suppress(OSError):  # a file system without modes
         folder.chmod(mode)
 
 
 def close_file(path: Path, sources: Iterable[Path]) -> None:
-    """Let a cache's file be written by its owner alone, and read by those who can read the data that it is made of."""
+    """Let only its owner write a cache's file, and let those read it who can read the data that it is made of."""
     if not _HAS_OWNERS:
         return
     mode, group = 0o644, path.stat().st_gid
@@ -62,12 +62,12 @@ def close_file(path: Path, sources: Iterable[Path]) -> None:
 
 
 def is_trusted(path: Path, around: Path) -> bool:
-    """Whether only those can have written `path` who can replace what else is in the folder `around`.
+    """Return whether only users who can replace the other files in the folder `around` can have written `path`.
 
-    A link is never trusted, since it may lead to what others have written.
+    A link is never trusted: it may lead to files that others have written.
 
     Raises:
-        OSError: one of them is not there.
+        OSError: one of the two paths is not there.
     """
     about = path.lstat()
     if stat.S_ISLNK(about.st_mode):

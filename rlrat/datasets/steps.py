@@ -1,4 +1,4 @@
-"""Check arrays of steps as a source has them: name what is wrong, with the episode and the step."""
+"""Check arrays of steps as a source has them; name the mistake, the episode and the step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,13 @@ STEP_FIELDS = ("observations", "actions", "rewards", "terminations", "truncation
 
 
 def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.ndarray:
-    """`value` as an array of `ndim` axes whose type is of one of NumPy's `kinds`.
+    """Convert `value` to an array of `ndim` axes; its type must be of one of NumPy's `kinds`.
 
     Args:
         label: names the source in messages, such as "hopper.hdf5: episode 3".
 
     Raises:
-        InputError: another shape or type.
+        InputError: `value` has another shape or type.
     """
     if isinstance(value, Mapping):
         raise InputError(f"{label}: {name} are a dict: only flat vectors (Box spaces of one axis) can be read")
@@ -36,7 +36,7 @@ def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.n
 
 
 def step_flags(label: str, name: str, value: Any) -> np.ndarray:
-    """`value` as a bool array `[steps]`; numbers are taken if they are 0 and 1."""
+    """Convert `value` to a bool array `[steps]`; numbers are accepted if they are 0 and 1."""
     flags = step_array(label, name, value, "biuf", ndim=1)
     if flags.dtype.kind != "b" and not np.isin(flags, (0, 1)).all():
         raise InputError(f"{label}: {name} hold {flags[~np.isin(flags, (0, 1))][0]}: true and false (1 and 0) only")
@@ -44,13 +44,13 @@ def step_flags(label: str, name: str, value: Any) -> np.ndarray:
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:
-    """Float32; what does not fit becomes infinite, and is reported as such by the check that follows."""
+    """Convert an array to float32; a number that does not fit becomes infinite, and the next check reports it."""
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32, copy=False)
 
 
 def check_finite(id: str, name: str, array: np.ndarray, starts: np.ndarray) -> None:
-    """Refuse NaN and infinite values, naming the first; `starts` are the episodes' first rows in `array`."""
+    """Refuse NaN and infinite values and name the first; `starts` are the episodes' first rows in `array`."""
     finite = np.isfinite(array)
     if finite.all():
         return
@@ -61,6 +61,6 @@ def check_finite(id: str, name: str, array: np.ndarray, starts: np.ndarray) -> N
 
 
 def where(row: int, starts: np.ndarray) -> str:
-    """Episode and step of a row, for a message; `starts` `[E]` are the episodes' first rows."""
+    """Name the episode and step of a row for a message; `starts` `[E]` are the episodes' first rows."""
     episode = np.searchsorted(starts, row, side="right") - 1
     return f"episode {episode}, step {row - starts[episode]}"

@@ -1,4 +1,4 @@
-"""Environments: found by the registered id that users and data name, with settings that are values alone.
+"""Find environments by the registered id that users and data name; their settings are only values.
 
 Data brings no code. Nothing here needs torch.
 """

@@ -1,9 +1,9 @@
-"""Find the environment that is meant by its registered id; nothing that data names is ever imported for it.
+"""Find an environment by its registered id; never import what data names.
 
-An environment is code, so it is the user who says where that code comes from: with a typed `module:Name-v0`, with
-`--env-modules`, by having registered it in this process, or by having installed Gymnasium or one of `KNOWN_PACKAGES`.
-What a dataset, a run folder or a sweep folder records is looked up among these and may name no more: an id, and
-settings that name no file and no module. How it says that the environment is made (`entry_point`) is never used.
+An environment is code, and only the user decides where that code comes from: from a typed `module:Name-v0`, from
+`--env-modules`, from an environment registered in this process, or from an installed Gymnasium or one of
+`KNOWN_PACKAGES`. What a dataset, a run folder or a sweep folder records is looked up among these. It may name only an
+id, and settings that name no file and no module. The recorded way to make it (`entry_point`) is never used.
 """
 
 import difflib
@@ -32,7 +32,7 @@ MOST_EPISODES = 100_000
 
 _FILE_KEY = re.compile(r".*(file|path|xml|mjcf|urdf|folder|asset|module)|(.*_)?(dir(ectory|s)?|root|ur[li]|model)$")
 _FILE_VALUE = re.compile(r"[~.]|.*[/\\]|.*\.[A-Za-z]\w*$|[\w.]+:", re.DOTALL)  # or a module's, or a drive's
-# They change nothing that a policy sees or is rewarded for.
+# They change neither observations nor rewards.
 _WATCHING_WRAPPERS = {
     *("PassiveEnvChecker", "OrderEnforcing", "RecordEpisodeStatistics", "RecordVideo", "HumanRendering"),
     *("RenderCollection", "DataCollector", "Monitor"),
@@ -40,7 +40,7 @@ _WATCHING_WRAPPERS = {
 
 
 class Recorded(Protocol):
-    """What a `Dataset` says of the environment that it was collected in."""
+    """The fields of a `Dataset` about the environment that it was collected in."""
 
     id: str
     env_id: str | None
@@ -50,13 +50,13 @@ class Recorded(Protocol):
 
 
 def import_modules(names: str | Iterable[str], option: str = "--env-modules") -> None:
-    """Import the modules that the user named, so that they register their environments.
+    """Import the modules that the user named: they register their environments.
 
-    A module in the working directory is found, after all that is installed.
+    A module in the working directory is found too; installed modules come first.
 
     Args:
         names: one module's name, or several.
-        option: what the user gave them with, for the message.
+        option: the option with which the user gave them, for the message.
 
     Raises:
         InputError: no such module, or one that cannot be imported.
@@ -73,14 +73,14 @@ def import_modules(names: str | Iterable[str], option: str = "--env-modules") ->
             raise InputError(
                 f"there is no module {name}: it must be installed, or lie in the working directory or in PYTHONPATH"
             ) from None
-        except (Exception, SystemExit) as error:  # whatever somebody's module does
+        except (Exception, SystemExit) as error:  # a user's module may raise anything
             raise InputError(
                 f"the module {name} cannot be imported: {type(error).__name__}: {reason(error)}"
             ) from error
 
 
 def _find_here(name: str) -> None:
-    """Let Python look for a module in the working directory where it is nowhere else, as it does for a script there."""
+    """Let Python look for a module in the working directory if it is nowhere else, as for a script there."""
     top, here = name.partition(".")[0], os.getcwd()
     if top in sys.modules or here in sys.path or importlib.util.find_spec(top) is not None:
         return
@@ -89,7 +89,7 @@ def _find_here(name: str) -> None:
 
 
 def typed(env_id: str) -> str:
-    """The registered id of an environment that the user named, `Hopper-v5` or `my_envs:Toy-v0`, once it is there.
+    """Return the registered id of an environment that the user named as `Hopper-v5` or `my_envs:Toy-v0`.
 
     Raises:
         InputError: no such module or environment.
@@ -102,11 +102,11 @@ def typed(env_id: str) -> str:
 
 
 def recorded(env_id: str, where: str, modules: Any = ()) -> str:
-    """The registered id of an environment that data names; a module in it is not imported.
+    """Return the registered id of an environment that data names; a module in the name is not imported.
 
     Args:
         where: what names it, for the message.
-        modules: what else the data says of where its code is, any JSON, for the message.
+        modules: what else the data says about the place of its code, any JSON, for the message.
 
     Raises:
         InputError: it is not registered here.
@@ -118,7 +118,7 @@ def recorded(env_id: str, where: str, modules: Any = ()) -> str:
         find_spec(name)
     except _UnknownError as error:
         found = [module, *(modules if isinstance(modules, list | tuple) else [])]
-        # As it would have to be typed: an import path, and nothing that a shell or a terminal reads otherwise.
+        # As the user would have to type it: an import path, without characters special to a shell or terminal.
         found = [one for one in found if isinstance(one, str) and re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", one, re.ASCII)]
         option = f"--env-modules {found[0]}" if found else "--env-modules with the module that registers it"
         raise InputError(
@@ -131,16 +131,16 @@ def recorded(env_id: str, where: str, modules: Any = ()) -> str:
 def of_data(
     dataset: Recorded, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """The registered id and the settings of the environment that a policy trained on `dataset` is evaluated in.
+    """Return the registered id and the settings of the environment to evaluate a policy trained on `dataset` in.
 
-    Where it is the recorded one, its recorded settings apply.
+    If it is the recorded environment, its recorded settings apply.
 
     Args:
-        env_id: what the user named, if anything: its module is imported.
+        env_id: the environment that the user named, if any: its module is imported.
         env_kwargs: the settings that the user gave.
 
     Raises:
-        InputError: none is named, or it is not there; recorded settings that name files.
+        InputError: no environment is named, it does not exist, or recorded settings name files.
     """
     given = dict(env_kwargs or {})
     where = f"dataset {dataset.id}"
@@ -156,16 +156,16 @@ def of_data(
 
 
 def code_of(env_recorded: Mapping[str, Any]) -> list[str]:
-    """The module that data says its environment is made by, for a message: it is not imported."""
+    """Return the module that makes the environment according to the data, for a message; it is not imported."""
     entry_point = _mapping(env_recorded.get("env_spec")).get("entry_point")
     return [str(entry_point).partition(":")[0]] if entry_point else []
 
 
 def find_spec(name: str) -> "EnvSpec":
-    """How a registered environment is made.
+    """Return the spec of a registered environment, which says how it is made.
 
     Raises:
-        InputError: there is none of that name, nor in `KNOWN_PACKAGES` where they are installed.
+        InputError: there is none of that name, also not in the installed ones of `KNOWN_PACKAGES`.
     """
     try:
         import gymnasium
@@ -179,7 +179,7 @@ def find_spec(name: str) -> "EnvSpec":
             if module not in sys.modules and _is_installed(package):
                 try:
                     importlib.import_module(module)
-                except Exception as error:  # whatever its dependencies do
+                except Exception as error:  # its dependencies may raise anything
                     broken += f" {package} cannot be imported: {type(error).__name__}: {reason(error)}"
     try:
         return gymnasium.spec(name)
@@ -188,7 +188,7 @@ def find_spec(name: str) -> "EnvSpec":
 
 
 class _UnknownError(InputError):
-    """No environment of that name is registered; `hint` is the name that may be meant, and what is broken."""
+    """No environment of that name is registered; `hint` says which name may be meant and which package is broken."""
 
     def __init__(self, name: str, broken: str) -> None:
         near = nearest(name, cutoff=0.6)
@@ -198,16 +198,16 @@ class _UnknownError(InputError):
 
 
 def recorded_kwargs(env_id: str, kwargs: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The settings that data records of a registered environment, and over them those that the user has `given`.
+    """Return the settings that data records of a registered environment, overridden by those `given` by the user.
 
-    How it was drawn (`render_mode`) is none of the task. The name of a file, or of a module, is taken from the user
-    alone, or from how the environment is registered.
+    The way it was drawn (`render_mode`) does not belong to the task. The name of a file or a module is accepted only
+    from the user, or from the registration of the environment.
 
     Args:
         where: what records them, for the message.
 
     Raises:
-        InputError: they are no settings, or name a file that the user has not.
+        InputError: they are no settings, or name a file that the user has not named.
     """
     if is_deep(kwargs) or not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
         raise InputError(f"{where} records settings of {env_id} that are no names and values: give another --env-id")
@@ -225,16 +225,16 @@ def recorded_kwargs(env_id: str, kwargs: Mapping[str, Any], given: Mapping[str, 
 def not_followed(
     dataset: Recorded, env_id: str, env_kwargs: Mapping[str, Any], max_episode_steps: int | None = None
 ) -> list[str]:
-    """What a dataset records of its environment and an evaluation does otherwise, a clause each: "records ...".
+    """List what a dataset records of its environment and an evaluation does differently, as clauses "records ...".
 
-    Where a dataset says in which environment to evaluate (`eval_env_spec`), that counts, else the one it was collected
-    in. Nothing is said of another environment, which the user chose.
+    If a dataset says in which environment to evaluate (`eval_env_spec`), that one counts, else the one in which it was
+    collected. If the user chose another environment, the list is empty.
 
     Args:
         dataset: its `env_recorded` may be any JSON.
-        env_id: the registered id of the environment that is evaluated in.
+        env_id: the registered id of the environment of the evaluation.
         env_kwargs: its settings.
-        max_episode_steps: its time limit, where it is not the registered one.
+        max_episode_steps: its time limit, if it is not the registered one.
     """
     if is_deep(dataset.env_recorded):
         return ["records an environment in so many brackets that it is not read"]
@@ -263,7 +263,7 @@ def _id(spec: Mapping[str, Any]) -> str | None:
 
 
 def _differences(spec: Mapping[str, Any], env_id: str, max_episode_steps: int | None) -> list[str]:
-    """How a recorded `EnvSpec` differs in time limit and wrappers from the registered one with this time limit."""
+    """List how time limit and wrappers of a recorded `EnvSpec` differ from the registered ones with this time limit."""
     registered, found = find_spec(env_id), []
     limit = registered.max_episode_steps if max_episode_steps is None else max_episode_steps
     there = spec.get("max_episode_steps", limit)
@@ -302,7 +302,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _mujoco_ids() -> dict[str, str]:
-    """The ids of Gymnasium's own MuJoCo environments by their lower-case spelling."""
+    """Return the ids of Gymnasium's own MuJoCo environments by their lower-case spelling."""
     from gymnasium.envs.registration import registry
 
     return {
@@ -314,6 +314,6 @@ def _mujoco_ids() -> dict[str, str]:
 
 
 def nearest(name: str, cutoff: float) -> list[str]:
-    """Gymnasium's MuJoCo environments that are called nearly so."""
+    """Return the ids of Gymnasium's MuJoCo environments that are similar to `name`."""
     known = _mujoco_ids()
     return [known[key] for key in difflib.get_close_matches(name.lower(), known, n=2, cutoff=cutoff)]

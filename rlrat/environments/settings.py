@@ -1,4 +1,4 @@
-"""Read an environment's settings, `name=value` each, and compare them and its id with those that a file records."""
+"""Read an environment's settings, each `name=value`, and compare them and its id with those in a file."""
 
 import ast
 import json
@@ -33,13 +33,13 @@ TAKEN = {
 
 
 def parse_env_kwargs(pairs: Sequence[str]) -> dict[str, Any]:
-    """`name=value` pairs as keyword arguments.
+    """Read `name=value` pairs as keyword arguments.
 
     A value is JSON (`false`, `0.5`, `[0.8, 1.2]`, `"text"`) or else a Python literal (`False`, `None`, `(0.8, 1.2)`). A
-    bare word such as walker2d.xml is text; what looks like JSON or Python and is neither is refused.
+    bare word such as walker2d.xml is text. A value that looks like JSON or Python and is neither is refused.
 
     Raises:
-        InputError: no pair, a name twice or one that Gymnasium keeps for itself, or a value that is not clear.
+        InputError: no pair, a name twice or one that Gymnasium reserves, or a value that is not clear.
     """
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -71,7 +71,7 @@ def _value(name: str, text: str) -> Any:
     except ValueError:
         pass
     else:
-        if isinstance(value, tuple) and text[0] != "(":  # 1,000 is no pair of 1 and 0
+        if isinstance(value, tuple) and text[0] != "(":  # 1,000 is not the pair of 1 and 0
             raise InputError(f"{given}, which is not clear: give '{name}=({shown})' for a tuple, or {quoted}")
         return _storable(given, value)
     if word := _WORDS.get(text.lower()):
@@ -87,7 +87,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _storable(given: str, value: Any) -> Any:
-    """The value, if a run's `config.json` can have it: what is written there must be read again."""
+    """Return the value if a run's `config.json` can hold it, that is, if it can be read again from there."""
     try:
         parse_json(json.dumps({"identity": {"env_kwargs": {"": value}}}))
     except ValueError as error:
@@ -96,12 +96,12 @@ def _storable(given: str, value: Any) -> Any:
 
 
 def _python(text: str) -> Any:
-    """The value of a Python literal that JSON has a like of; raises ValueError for everything else."""
+    """Return the value of a Python literal that JSON can also express; raise ValueError for any other text."""
     depth = deepest = 0
     for character in text:
         depth += (character in "[({") - (character in "])}")
         deepest = max(deepest, depth)
-    # Brackets and signs without end would go on Python's stack.
+    # Endless brackets and signs would fill Python's stack.
     if len(text) > _LONGEST or deepest > _DEEPEST or re.search(r"[-+~]\s*[-+~]", text):
         raise ValueError(text)
     try:
@@ -115,14 +115,14 @@ def _python(text: str) -> Any:
 
 
 def bare(env_id: str) -> str:
-    """An environment's registered id, without the module that it was named with."""
+    """Return an environment's registered id without the module in front of it."""
     return env_id.rpartition(":")[2]
 
 
 def same_settings(ours: Any, theirs: Any) -> bool:
-    """Whether two values are equal where one has been through JSON: a tuple is a list then, and NaN is equal to NaN.
+    """Return whether two values are equal after JSON: a tuple equals a list, and NaN equals NaN.
 
-    1 and 1.0 are the same number, True is none.
+    1 and 1.0 are the same number; True is not a number.
     """
     return _through_json(ours) == _through_json(theirs)
 

@@ -1,4 +1,4 @@
-"""Evaluation: many episodes at once, beside training, stepped natively where MuJoCo allows; returns as scores."""
+"""Evaluate many episodes at once, during training, stepped natively if MuJoCo allows; turn returns into scores."""
 
 from rlrat import lazy
 

@@ -1,4 +1,4 @@
-"""Evaluate while training goes on: copies of the policies play in a thread of their own."""
+"""Evaluate during training: copies of the policies play in their own thread."""
 
 import copy
 import threading
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
 
-MOST_PENDING_SNAPSHOTS = 3  # one that plays, and two that wait
+MOST_PENDING_SNAPSHOTS = 3  # one plays and two wait
 
 
 class Snapshot:
@@ -23,8 +23,8 @@ class Snapshot:
 
     Args:
         wanted: bool [S], the seeds whose results are recorded.
-        train_seconds, wall_seconds: of the run, up to that update.
-        state: the policies' `state_dict`. Tensors of a GPU are copied in the order of its stream, without waiting.
+        train_seconds, wall_seconds: times of the run up to that update.
+        state: the policies' `state_dict`. Tensors of a GPU are copied in the order of its stream, without a wait.
     """
 
     def __init__(
@@ -45,18 +45,18 @@ class Snapshot:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """The policies' tensors, on the CPU."""
+        """Return the policies' tensors on the CPU."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._state
 
 
 class _Cancelled(Exception):
-    """Nobody waits for this evaluation any more."""
+    """The evaluation is cancelled: nobody waits for it any more."""
 
 
 class _EvaluationThread(threading.Thread):
-    """Evaluates one snapshot in a daemon thread: a step that never returns does not keep the process alive."""
+    """A daemon thread that evaluates one snapshot: a step that never returns does not keep the process alive."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class _EvaluationThread(threading.Thread):
         self.cancelled = False
         self.began = self.last_step = self.last_end = time.monotonic()
         self._going_on: int | None = None
-        for name in ("reset", "observe"):  # with memory
+        for name in ("reset", "observe"):  # policies with memory have these
             if hasattr(policy, name):
                 setattr(self, name, self._watched(getattr(policy, name)))
         self.start()
@@ -92,7 +92,7 @@ class _EvaluationThread(threading.Thread):
 
     @property
     def playing(self) -> bool:
-        """Whether the policy has been called; before that, environments are made."""
+        """Return whether the policy has been called; before that, environments are made."""
         return self._going_on is not None
 
     def _watched(self, function: Callable) -> Callable:
@@ -117,16 +117,16 @@ class _EvaluationThread(threading.Thread):
 
 
 class BackgroundEvaluator:
-    """Evaluates snapshots in their order, one at a time.
+    """Evaluator of snapshots in their order, one at a time.
 
-    An environment that raises an error, or makes no step for `timeout` seconds, is given up, and the evaluation begins
-    again with a new one. If that fails, too, the evaluation has failed, and training goes on. An evaluation fails at
-    once where a second try would be like the first: the environment breaks Gymnasium's API, or it has no time limit and
+    An environment that raises an error or makes no step for `timeout` seconds is given up, and the evaluation starts
+    again with a new one. If that fails too, the evaluation has failed, and training continues. An evaluation fails at
+    once if a second try would be like the first: the environment breaks Gymnasium's API, or it has no time limit and
     none of its episodes has ended for `timeout` seconds.
 
     Args:
-        policy: is copied; the copy is loaded with each snapshot. It acts on the CPU, where environments are, or on the
-            policy's own device if it has memory, as a sequence model has.
+        policy: is copied; the copy is loaded with each snapshot. It acts on the CPU, where environments are. A policy
+            with memory, such as a sequence model, acts on its own device.
         make: makes an `Evaluator`; called now, and after each failure.
         timeout: in seconds.
     """
@@ -141,7 +141,7 @@ class BackgroundEvaluator:
         """Why the last evaluation failed that did."""
         self._policy, self._evaluator = self._copy(), make()
         on_gpu = any(parameter.is_cuda for parameter in self._policy.parameters())
-        # A stream of its own: in the default one it would wait for all of the training's work.
+        # In the default stream it would wait for all work of the training.
         self._stream = torch.cuda.Stream() if on_gpu else None
 
     def _copy(self) -> nn.Module:
@@ -150,11 +150,11 @@ class BackgroundEvaluator:
 
     @property
     def pending(self) -> tuple[Snapshot, ...]:
-        """The snapshots that `collect` has not given yet, oldest first."""
+        """Return the snapshots that `collect` has not yielded yet, oldest first."""
         return tuple(self._pending)
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Evaluate `snapshot` after those that were submitted before it."""
+        """Evaluate `snapshot` after all snapshots that were submitted before it."""
         self._pending.append(snapshot)
         self._next()
 
@@ -165,7 +165,7 @@ class BackgroundEvaluator:
             self._thread = _EvaluationThread(self._policy, self._pending[0], self._evaluator, self._make, self._stream)
 
     def collect(self, wait: float = 0.0) -> Iterator[tuple[Snapshot, Evaluation | None]]:
-        """Give what has been evaluated, oldest first, after at most `wait` seconds; None for an evaluation that failed.
+        """Yield finished evaluations, oldest first, after at most `wait` seconds; None for an evaluation that failed.
 
         Raises:
             Exception: the policy raised it.
@@ -182,7 +182,7 @@ class BackgroundEvaluator:
             if failure is not None:
                 if thread.by_policy:
                     raise thread.error
-                thread.cancelled = True  # should it ever move again
+                thread.cancelled = True  # in case it ever moves again
                 self._evaluator, self._policy = None, self._copy()
                 self._tried, self.failure = self._tried + 1, failure
                 where = f"the evaluation at update {self._pending[0].update:,} failed ({failure})"
@@ -198,7 +198,7 @@ class BackgroundEvaluator:
             wait = 0.0
 
     def _raised(self, thread: _EvaluationThread) -> tuple[str | None, bool]:
-        """Say why an evaluation that is over failed (None: it did not), and whether a second one may do better."""
+        """Say why a finished evaluation failed (None: it did not), and whether a second try may succeed."""
         if thread.error is None:
             return None, False
         if isinstance(thread.error, InputError):
@@ -206,7 +206,7 @@ class BackgroundEvaluator:
         return f"{type(thread.error).__name__}: {reason(thread.error)}", True
 
     def _stuck(self, thread: _EvaluationThread) -> tuple[str | None, bool]:
-        """Say why to stop waiting for an evaluation (None: wait on), and whether a second one may do better."""
+        """Say why to stop the wait for an evaluation (None: go on waiting), and whether a second try may succeed."""
         now, timeout = time.monotonic(), self._timeout
         if now - thread.last_step >= timeout:
             return f"no step in {timeout:g} s", True
@@ -218,7 +218,7 @@ class BackgroundEvaluator:
     def _say_if_slow(self, thread: _EvaluationThread) -> None:
         now = time.monotonic()
         seconds, still = now - thread.began, now - thread.last_step
-        # An evaluation that stands still is about to be given up, and that is said then.
+        # An evaluation without progress is given up soon, and a message says it then.
         if thread.playing and seconds >= self._timeout > 2 * still and not self._said_to_be_slow:
             self._said_to_be_slow = True
             rows = thread.evaluator.reset_seeds.size

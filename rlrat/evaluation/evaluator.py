@@ -1,7 +1,7 @@
 """Evaluate policies in real Gymnasium environments: seeds x episodes at once, one batched policy call per step.
 
-Rewards, terminations and time limits are Gymnasium's: `stepping` steps the usual MuJoCo environments for all rows
-at once, with the same results bit for bit, and every other one as `gymnasium.make` made it.
+Rewards, terminations and time limits are Gymnasium's. `stepping` steps the usual MuJoCo environments for all rows
+at once, with the same results bit for bit; all others are stepped as `gymnasium.make` made them.
 """
 
 import os
@@ -30,12 +30,12 @@ and dones stay True from the step that ended the row's episode on."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What S seeds did in E episodes each.
+    """The results of S seeds in E episodes each.
 
     returns: float64 [S, E], undiscounted sums of rewards; NaN where the policy gave a non-finite action.
     lengths: int64 [S, E], steps.
     terminated: bool [S, E]; False where the time limit (or a non-finite action) ended the episode.
-    reset_seeds: int64 [S, E], what `reset(seed=...)` got.
+    reset_seeds: int64 [S, E], the seeds given to `reset(seed=...)`.
     """
 
     returns: np.ndarray
@@ -45,21 +45,21 @@ class Evaluation:
 
     @property
     def return_mean(self) -> np.ndarray:
-        """[S], over a seed's episodes; NaN if any of them is."""
+        """Return the mean return over each seed's episodes, [S]; NaN if any of them is NaN."""
         return self.returns.mean(axis=1)
 
     @property
     def return_std(self) -> np.ndarray:
-        """[S], the population standard deviation over a seed's episodes."""
+        """Return the population standard deviation of the returns over each seed's episodes, [S]."""
         return self.returns.std(axis=1)
 
     @property
     def length_mean(self) -> np.ndarray:
-        """[S], in steps."""
+        """Return the mean length over each seed's episodes, [S], in steps."""
         return self.lengths.mean(axis=1)
 
     def split(self, repeats: int) -> list["Evaluation"]:
-        """Take apart what an `Evaluator` with so many repeats saw: an `Evaluation` for each of them."""
+        """Split the results of an `Evaluator` with `repeats` repeats into one `Evaluation` per repeat."""
         arrays = (self.returns, self.lengths, self.terminated, self.reset_seeds)
         return [Evaluation(*parts) for parts in zip(*(np.split(a, repeats, axis=1) for a in arrays), strict=True)]
 
@@ -80,9 +80,9 @@ def evaluate(
     max_episode_steps: int | None = None,
     env_modules: Sequence[str] = (),
 ) -> Evaluation:
-    """Run `episodes` episodes of `env_id` for each seed: an `Evaluator` (arguments, errors) for one evaluation.
+    """Run `episodes` episodes of `env_id` for each seed; arguments and errors are those of `Evaluator`.
 
-    An environment that has no time limit and never ends is waited for without end: give `max_episode_steps`.
+    An environment without a time limit may never end, and then this never returns: give `max_episode_steps`.
 
     Args:
         env_id: a registered id such as Hopper-v5, or `module:id`; the module is then imported.
@@ -100,18 +100,18 @@ class Evaluator:
     Args:
         env_id: a registered id such as Hopper-v5; its actions and observations are vectors.
         seeds: one seed (S = 1) or S of them. Row (s, e) is reset with `reset_seed(seeds[s], e)` at every evaluation:
-            whatever is compared meets the same initial states, and a seed's episodes do not depend on its neighbours.
+            all compared policies get the same initial states, and a seed's episodes do not depend on other seeds.
         episodes: E, episodes per seed.
-        env_kwargs: passed on to `gymnasium.make`.
-        repeats: R; each episode is played this often at once, in the columns r * episodes + e, for a policy that acts
+        env_kwargs: passed to `gymnasium.make`.
+        repeats: R; each episode is played R times at once, in the columns r * episodes + e, for a policy that acts
             differently in each repeat.
         num_threads: threads that step MuJoCo environments; by default the cores that this process may use (at most 4
             where Gymnasium steps them).
         max_episode_steps: steps after which an episode is cut; by default as the environment is registered.
 
-    `envs` are Gymnasium's environments: the first row's, and the others' too where `stepping` cannot do without.
-    `time_limit` is the number of steps after which every episode is cut, None where there is none. `going_on` is how
-    many rows the evaluation that runs still plays; other threads may read it.
+    `envs` are Gymnasium's environments: the first row's, and those of all other rows if `stepping` needs them.
+    `time_limit` is the number of steps after which every episode is cut, or None. `going_on` is the number of rows that
+    the current evaluation still plays; other threads may read it.
 
     Raises:
         InputError: an unknown or uninstalled environment, settings that it refuses, discrete actions, observations that
@@ -147,7 +147,7 @@ class Evaluator:
                 raise InputError(f"cannot cut episodes after {max_episode_steps} steps: give at least 1")
             if "max_episode_steps" in self.env_kwargs:
                 raise InputError("max_episode_steps is given twice: leave it out of the environment's settings")
-            max_episode_steps = int(max_episode_steps)  # Gymnasium takes no integer of NumPy's
+            max_episode_steps = int(max_episode_steps)  # Gymnasium accepts no NumPy integer
 
         reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
         self.reset_seeds = np.tile(reset_seeds, repeats)
@@ -160,13 +160,13 @@ class Evaluator:
         self.going_on = self.reset_seeds.size
 
     def probe(self) -> None:
-        """Reset all rows and make a step in the middle of the action space.
+        """Reset all rows and make a step with the action in the middle of the action space.
 
-        Some settings that an environment takes when it is made, it only refuses then. What it raises where none were
-        given is not raised here: it may not happen again, and an evaluation says it.
+        An environment may accept a setting when it is made and refuse it only at these calls. An error without any
+        given settings is not raised here: it may not happen again, and an evaluation reports it.
 
         Raises:
-            InputError: it refuses its settings, or does not keep to Gymnasium's API.
+            InputError: the environment refuses its settings, or does not keep to Gymnasium's API.
         """
         space = self.action_space
         bounded = np.isfinite(space.low) & np.isfinite(space.high)
@@ -185,15 +185,15 @@ class Evaluator:
     def run(self, policy: PolicyFunction) -> Evaluation:
         """Play every row's episode to its end.
 
-        The policy sees all S x E rows at every step, so that its calls keep one shape; rows that are over show their
-        last observation and their actions are ignored. Actions are cast to the action space's dtype (float32 in
-        MuJoCo environments) and passed on otherwise as they are, neither clipped nor scaled. A row whose action is
-        not finite is over there and then, its return NaN, and never reaches the simulator; other rows go on.
-        Meanwhile PyTorch has one thread, unless the policy has `observe`.
+        The policy sees all S x E rows at every step: its calls keep one shape. Finished rows show their last
+        observation, and their actions are ignored. Actions are cast to the action space's dtype (float32 in MuJoCo
+        environments) and are neither clipped nor scaled. If an action is not finite, its row ends at once with a
+        return of NaN, and the action does not reach the simulator; other rows go on. During the run PyTorch has one
+        thread, unless the policy has `observe`.
 
         Raises:
             ValueError: actions of another shape than [S, E, act].
-            Exception: whatever an environment or the policy raises, after all environments are closed.
+            Exception: any error of an environment or the policy, after all environments are closed.
         """
         try:
             with _few_threads(policy):
@@ -215,10 +215,10 @@ class Evaluator:
         if hasattr(policy, "reset"):
             policy.reset()
         observations = self._rows.reset()
-        rows = np.arange(count)  # whose episodes go on
+        rows = np.arange(count)  # rows whose episodes have not ended
         self.going_on = count
         while len(rows):
-            # A copy: a policy may keep what it is given.
+            # A copy: a policy may keep the array.
             actions = self._actions(policy(observations.reshape(*shape, -1).copy()))[row_index(rows, count)]
             if not np.isfinite(actions).all():
                 finite = np.isfinite(actions).all(axis=1)
@@ -251,7 +251,7 @@ class Evaluator:
         expected = (*self.reset_seeds.shape, *self.action_space.shape)
         if actions.shape != expected:
             raise ValueError(f"the policy gave actions of shape {actions.shape}, expected {expected}")
-        # A float64 beyond float32 becomes infinite, which ends its row.
+        # A float64 beyond float32's range becomes infinite, which ends its row.
         with np.errstate(over="ignore"):
             return actions.reshape(-1, expected[-1]).astype(self.action_space.dtype)
 
@@ -279,7 +279,7 @@ def check_spaces(
         env: anything with Gymnasium's `observation_space` and `action_space`, such as an `Evaluator`.
         observation_width: the length of the data's observations.
         action_low, action_high: [act], the bounds of the data's actions.
-        typed: whether the user gave them: they may then lie inside of the environment's.
+        typed: whether the user gave these bounds: then they may lie inside the environment's.
 
     Raises:
         InputError: other shapes, or bounds that differ by more than float32 rounding.
@@ -306,16 +306,16 @@ def check_spaces(
 
 
 def _interval(low: np.ndarray, high: np.ndarray) -> str:
-    """`[-1, 1]`, or the bounds of each component where they differ."""
+    """Format bounds as `[-1, 1]`, or those of each component if they differ."""
     if np.ptp(low) == np.ptp(high) == 0:
         return f"[{low[0]:g}, {high[0]:g}]"
     return " x ".join(f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True))
 
 
 def _few_threads(policy: PolicyFunction) -> AbstractContextManager:
-    """Give PyTorch one thread: between a small policy's calls, others would spin on cores that step environments."""
+    """Give PyTorch one thread: its idle threads would use cores that step environments."""
     if "torch" not in sys.modules or hasattr(policy, "observe"):
-        return nullcontext()  # a sequence model's calls outweigh the physics
+        return nullcontext()  # the calls of a sequence model take longer than the physics
     return one_torch_thread()
 
 
@@ -326,8 +326,8 @@ def _make_rows(
     seeds: list[int],
     num_threads: int | None,
 ) -> tuple[list[Any], NativeRows | GymnasiumRows]:
-    """Make a row for each reset seed, and the environments behind them: only the first where Gymnasium steps none."""
-    # Made from its spec: by name, Gymnasium would advise a newer version each time, but D4RL's data needs -v4.
+    """Make a row for each reset seed, and their environments: only the first one if Gymnasium steps none."""
+    # Made from the spec: if made by name, Gymnasium advises a newer version each time, but D4RL's data needs -v4.
     spec = find_spec(env_id)
     import gymnasium
 
@@ -354,7 +354,7 @@ def _make_rows(
                 rows = native_rows(envs[0], seeds, num_threads or usable_cores())
             if rows is None:
                 envs.extend(make() for _ in seeds[1:])
-                # Near half of a Hopper step is Python (130 of 300 us): beyond a few, threads only wait for its lock.
+                # Almost half of a Hopper step is Python (130 of 300 us): more than a few threads only wait for the GIL.
                 rows = GymnasiumRows(envs, seeds, num_threads or min(usable_cores(), 4))
     except BaseException:
         for env in envs:
@@ -365,9 +365,9 @@ def _make_rows(
 
 @contextmanager
 def _refusals(env_id: str, env_kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Turn whatever an environment raises into an `InputError` about the settings that it was given.
+    """Turn any error of an environment into an `InputError` about the settings that it was given.
 
-    Without settings it is a mistake in the environment's code, and keeps its traceback.
+    Without settings the error is a mistake in the environment's code, and keeps its traceback.
     """
     import gymnasium
 
@@ -383,7 +383,7 @@ def _refusals(env_id: str, env_kwargs: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _time_limit(env: Any) -> int | None:
-    """Find the number of steps after which Gymnasium cuts an episode; None where it does not."""
+    """Find the number of steps after which Gymnasium cuts an episode; return None if it does not."""
     from gymnasium import Wrapper
     from gymnasium.wrappers import TimeLimit
 
@@ -408,17 +408,17 @@ def _check_evaluable(env: Any, env_id: str) -> None:
 
 @contextmanager
 def _model_warnings_once() -> Iterator[None]:
-    """Turn what MuJoCo's model compiler prints, once per environment, into Python warnings, once per message.
+    """Turn the messages of MuJoCo's model compiler, printed per environment, into Python warnings, once per message.
 
-    Its own handler writes to stderr and to MUJOCO_LOG.TXT in the working directory. Deprecated attributes, such as
-    MuJoCo 4 finds in Gymnasium's half_cheetah.xml, are for the model's author: DeprecationWarning, hidden by default.
+    MuJoCo's own handler writes to stderr and to MUJOCO_LOG.TXT in the working directory. Deprecated attributes, which
+    MuJoCo 4 finds in Gymnasium's half_cheetah.xml, concern the model's author: DeprecationWarning, hidden by default.
     """
     try:
         import mujoco
     except ModuleNotFoundError:
         yield
         return
-    except (RuntimeError, AttributeError, ImportError) as error:  # it imports OpenGL, which MUJOCO_GL chooses
+    except (RuntimeError, AttributeError, ImportError) as error:  # MuJoCo imports the OpenGL that MUJOCO_GL names
         gl = os.environ.get("MUJOCO_GL", "")
         raise InputError(f"MuJoCo cannot be imported with MUJOCO_GL={gl}: {reason(error)}; unset it") from None
     seen: dict[str, None] = {}

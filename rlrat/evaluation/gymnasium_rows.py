@@ -1,8 +1,8 @@
-"""Step many environments of one kind, each made by Gymnasium, and see that they keep to its API.
+"""Step many environments of one kind, each made by Gymnasium, and check that they keep to its API.
 
-`GymnasiumRows` runs any environment, `stepping.NativeRows` some much faster. Both have `reset() -> observations`
-and `step(rows, actions) -> observations, rewards, terminated, truncated` of those rows, at least one and sorted; a row
-does not depend on the others, nor on the number of threads.
+`GymnasiumRows` runs any environment; `stepping.NativeRows` runs some of them much faster. Both have
+`reset() -> observations` and `step(rows, actions) -> observations, rewards, terminated, truncated` of the given rows,
+which are sorted and at least one. A row depends neither on the others nor on the number of threads.
 """
 
 import re
@@ -22,16 +22,16 @@ _NUMERIC_KINDS = "fiub"  # of NumPy's dtypes
 
 
 def row_index(rows: np.ndarray, count: int) -> np.ndarray | slice:
-    """Return an index that picks the sorted `rows` out of `count`: for all of them a slice, which is quicker."""
+    """Return an index that picks the sorted `rows` out of `count` rows: a slice, which is faster, for all of them."""
     return rows if len(rows) < count else slice(None)
 
 
 class Threads:
-    """Calls a function for every row, in as many contiguous chunks as there are threads; the caller is one of them."""
+    """Threads that call a function for every row, in one contiguous chunk per thread; the caller's thread is one."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        # Not an executor, whose threads keep a process alive in which a step never returns.
+        # Not an executor: if a step never returned, its threads would keep the process alive.
         self._pool = ThreadPool(count - 1) if count > 1 else None
 
     def __call__(self, function: Callable[[int], None], rows: np.ndarray) -> None:
@@ -58,7 +58,7 @@ class Threads:
 
 
 class GymnasiumRows:
-    """Steps one Gymnasium environment per row; those of MuJoCo on threads, since `mj_step` lets go of the GIL."""
+    """One Gymnasium environment per row; MuJoCo's are stepped on threads, as `mj_step` releases the GIL."""
 
     def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
         self.num_threads = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
@@ -139,7 +139,7 @@ class GymnasiumRows:
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """Turn numbers into an array; None for a value that holds anything else."""
+    """Turn numbers into an array; return None if the value holds anything else."""
     try:
         array = np.asarray(value)
     except Exception:  # ragged lists, tensors of a GPU
@@ -157,7 +157,7 @@ def _amount(found: Any) -> str:
 
 
 def _unpacked_in_vain(error: Exception) -> str | None:
-    """Say how many values a wrapper of Gymnasium's got where it takes the five of a step; None for another error."""
+    """Say how many values a Gymnasium wrapper got instead of a step's five; return None for another error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -172,7 +172,7 @@ def _unpacked_in_vain(error: Exception) -> str | None:
 
 
 def _is_mujoco(env: Any) -> bool:
-    """Tell whether Gymnasium's MuJoCo base class steps `env`, so that steps of several may run at once."""
+    """Return whether Gymnasium's MuJoCo base class steps `env`; then steps of several may run at once."""
     try:
         from gymnasium.envs.mujoco import MujocoEnv
     except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.

@@ -1,4 +1,4 @@
-"""Films of episodes: an encoder, a rendering backend that works here, and frames."""
+"""Film episodes: find an encoder and a rendering backend that works here, and render frames."""
 
 import os
 import subprocess
@@ -13,10 +13,10 @@ from rlrat.errors import InputError, reason
 
 
 def find_encoder() -> Callable:
-    """What opens an .mp4 to be written frame by frame.
+    """Return the function that opens an .mp4 for writing frame by frame.
 
     Raises:
-        InputError: it is not installed, or finds no ffmpeg.
+        InputError: its package is not installed, or finds no ffmpeg.
     """
     try:
         import imageio_ffmpeg
@@ -29,17 +29,17 @@ def find_encoder() -> Callable:
 
 
 def render(env: Any, env_id: str) -> np.ndarray:
-    """A frame `[H, W, 3]` of an environment that was made with `render_mode="rgb_array"`.
+    """Render a frame `[H, W, 3]` of an environment that was made with `render_mode="rgb_array"`.
 
     Raises:
         InputError: it cannot be rendered here, or has no images.
     """
     problem = None
-    # What Gymnasium's viewer, where it could not be made, says when it is deleted is no news.
+    # If Gymnasium's viewer could not be made, its deletion prints an error that adds nothing.
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         frame = env.render()
-    except Exception as error:  # every backend, driver and library fails in a way of its own
+    except Exception as error:  # every backend, driver and library fails in its own way
         problem = reason(error)
     finally:
         sys.unraisablehook = hook
@@ -57,9 +57,10 @@ def render(env: Any, env_id: str) -> np.ndarray:
 
 
 def rendering_backend() -> str | None:
-    """Find what MUJOCO_GL is to be: the user's choice, None where there is a display, or else the first that works.
+    """Find the value for MUJOCO_GL: the user's choice, None if there is a display, or else the first that works.
 
-    Left alone, Gymnasium would take GLFW, which then fails. A backend can be tried once in a process, hence in others.
+    Gymnasium itself takes GLFW, which fails without a display. A process can try only one backend: each is tried in
+    another process.
     """
     if chosen := os.environ.get("MUJOCO_GL"):
         return chosen
@@ -69,7 +70,7 @@ def rendering_backend() -> str | None:
         command = [sys.executable, "-c", f"from mujoco.{backend} import GLContext; GLContext(64, 64).make_current()"]
         if subprocess.run(command, env={**os.environ, "MUJOCO_GL": backend}, capture_output=True).returncode == 0:
             return backend
-    return "egl"  # whose error says most
+    return "egl"  # its error message is the clearest
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Reference returns, normalised scores, 100 (return - random) / (expert - random), and the mean height of a curve.
+"""Find reference returns, compute normalised scores 100 (return - random) / (expert - random) and heights of curves.
 
-Two families, never mixed: D4RL's references belong to its v2 datasets (and the Gym environments behind them), the v5
-ones to Minari's MuJoCo datasets and Gymnasium's -v5 environments.
+The two families are never mixed. D4RL's references belong to its v2 datasets and their Gym environments, the v5 ones
+to Minari's MuJoCo datasets and Gymnasium's -v5 environments.
 """
 
 import difflib
@@ -51,24 +51,24 @@ class Reference:
     """ISO 8601: when the returns were measured or published."""
 
     def normalize(self, returns: ArrayLike) -> np.ndarray:
-        """Scores, 0 for random and 100 for expert, in the shape of `returns`; NaN stays NaN."""
+        """Return the scores of `returns`, 0 for random and 100 for expert, in their shape; NaN stays NaN."""
         return normalize(returns, self.random, self.expert)
 
 
 def normalize(returns: ArrayLike, random: float, expert: float) -> np.ndarray:
-    """Scores of returns, 0 for the return `random` and 100 for `expert`, in the shape of `returns`; NaN stays NaN."""
+    """Return the scores of `returns`, 0 for the return `random` and 100 for `expert`, in their shape; NaN stays NaN."""
     return 100 * (np.asarray(returns, np.float64) - random) / (expert - random)
 
 
 def mean_height(updates: np.ndarray, values: np.ndarray, start: float, end: float) -> float:
-    """Area under a run's curve between two updates, divided by their distance: a mean in the unit of `values`.
+    """Return the area under a run's curve between two updates / their distance: a mean in the unit of `values`.
 
-    Trapezoids between evaluations; where none lies at `start` or `end`, the line through its neighbours counts. Where
-    both are one update, it is the value there.
+    The area is a sum of trapezoids between evaluations. If no evaluation lies at `start` or `end`, the line through
+    its neighbours gives the value there. If both are the same update, the result is the value there.
 
     Args:
-        updates: of the evaluations, ascending, `[N]`.
-        values: of the curve, `[N]`.
+        updates: updates of the evaluations, ascending, `[N]`.
+        values: values of the curve, `[N]`.
     """
     inside = (updates > start) & (updates < end)
     x = np.concatenate(([start], updates[inside], [end]))
@@ -77,7 +77,7 @@ def mean_height(updates: np.ndarray, values: np.ndarray, start: float, end: floa
 
 
 def normalized_score(env_id: str, returns: ArrayLike, reference: ReferenceFamily = "v5") -> np.ndarray:
-    """Normalised scores of undiscounted returns: 100 (return - random) / (expert - random).
+    """Return the normalised scores of undiscounted returns: 100 (return - random) / (expert - random).
 
     Args:
         env_id: an environment (Hopper-v5; with "d4rl" also Hopper-v4) or, with "d4rl", a dataset (hopper-medium-v2).
@@ -100,10 +100,10 @@ def normalized_score(env_id: str, returns: ArrayLike, reference: ReferenceFamily
 def find_reference(
     env_id: str, reference: ReferenceFamily = "v5", env_kwargs: Mapping[str, Any] | None = None
 ) -> Reference | None:
-    """The reference for an environment or D4RL dataset, None where there is none.
+    """Find the reference of an environment or D4RL dataset; return None if there is none.
 
-    Every reference was measured in the environment as it is registered, so with settings of one's own (`env_kwargs`,
-    such as another `xml_file`) there is none.
+    Every reference was measured in the environment as it is registered. With other settings (`env_kwargs`, for example
+    another `xml_file`) there is none.
 
     Raises:
         InputError: no such family.
@@ -112,7 +112,7 @@ def find_reference(
 
 
 def references(reference: ReferenceFamily = "v5") -> dict[str, Reference]:
-    """All references of a family by environment id or, for "d4rl", dataset name.
+    """Return all references of a family by environment id or, for "d4rl", by dataset name.
 
     Raises:
         InputError: no such family.
@@ -124,7 +124,7 @@ def references(reference: ReferenceFamily = "v5") -> dict[str, Reference]:
 
 @cache
 def _v5_references() -> dict[str, Reference]:
-    """What scripts/benchmarks/reference_scores.py measured and wrote."""
+    """Read the references that scripts/benchmarks/reference_scores.py measured and wrote."""
     table = json.loads(Path(__file__).with_name("reference_scores.json").read_text(encoding="utf-8"))
     return {
         env_id: Reference(
@@ -144,7 +144,7 @@ def _d4rl_references() -> dict[str, Reference]:
     found = {}
     for env, (random, expert) in _D4RL_RETURNS.items():
         datasets = [d4rl_name(env, level) for level in D4RL_LEVELS]
-        # The data is from -v2 environments; -v4, the nearest that installs, borrows their references.
+        # The data is from -v2 environments. The nearest that installs, -v4, takes their references.
         for key in (*datasets, f"{env}-v2", f"{env}-v4"):
             found[key] = Reference("d4rl-v2", key, random, expert, _D4RL_SOURCE, _D4RL_DATE)
     return found
@@ -160,13 +160,13 @@ class D4RLTables:
 
 
 def d4rl_tables() -> D4RLTables | None:
-    """Tables of the installed package `d4rl` (the extra `d4rl`), None where it is not installed.
+    """Read the tables of the installed package `d4rl` (the extra `d4rl`); return None if it is not installed.
 
-    `import d4rl` asks for MuJoCo 2.1.0 in the home folder. Its infos.py, which is nothing but these tables and the
-    loops that fill in their v1 and v2 entries, is therefore run by itself.
+    `import d4rl` needs MuJoCo 2.1.0 in the home folder. For this reason only its infos.py is run: it holds just these
+    tables and the loops that fill in their v1 and v2 entries.
 
     Raises:
-        InputError: an installed d4rl without these tables.
+        InputError: the installed d4rl lacks these tables.
     """
     spec = importlib.util.find_spec("d4rl")
     if spec is None or not spec.submodule_search_locations:

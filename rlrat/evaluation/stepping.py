@@ -1,8 +1,8 @@
 """Step many of Gymnasium's MuJoCo environments at once, as Gymnasium would step each.
 
-`NativeRows` runs Hopper, Walker2d, HalfCheetah and Ant, v4 and v5, without Gymnasium: physics for the whole batch in
-MuJoCo's own threads, then rewards, terminations and observations in NumPy, operation by operation in Gymnasium's order
-and precision, so that every number is the same bit for bit. It is used as `gymnasium_rows.GymnasiumRows` is.
+`NativeRows` runs Hopper, Walker2d, HalfCheetah and Ant, v4 and v5, without Gymnasium. MuJoCo's own threads compute the
+physics of the whole batch, then NumPy computes rewards, terminations and observations, with Gymnasium's order and
+precision of operations: every number is the same bit for bit. It is used like `gymnasium_rows.GymnasiumRows`.
 """
 
 import math
@@ -21,10 +21,10 @@ _COMPARED_STEPS = 8  # enough for an Ant to touch the ground
 
 
 class _BatchPhysics:
-    """Simulates `count` copies of one model on the threads of MuJoCo 4."""
+    """Physics of `count` copies of one model on the threads of MuJoCo 4."""
 
     def __init__(self, model: Any, count: int, num_threads: int, fields: Sequence[str]) -> None:
-        """`fields` are the names of what `self.fields` holds, `[count, ...]`, once `reset` or `step` has run.
+        """Make the physics; `fields` names what `self.fields` holds, `[count, ...]`, after `reset` or `step`.
 
         Raises:
             ImportError: an older MuJoCo.
@@ -32,8 +32,8 @@ class _BatchPhysics:
         import mujoco
         from mujoco.batch import Batch
 
-        # Contact forces come from an MjData of each row's own, and sleep or plugins may keep state there. Otherwise
-        # rows share a thread's MjData, which leaves more of the caches to the policy.
+        # Contact forces need an MjData per row, and sleep or plugins may keep state there. Otherwise rows share the
+        # MjData of a thread, which leaves more of the caches to the policy.
         own = "cfrc_ext" in fields or model.opt.enableflags != 0 or model.nplugin > 0
         self._batch = Batch(model, count, num_threads, persistent=own)
         self._skip_forward = mujoco.mjtStage.mjSTAGE_NONE.value
@@ -74,7 +74,7 @@ class _BatchPhysics:
 
 
 class _ThreadedPhysics:
-    """Does the same with older MuJoCos: `mj_step`, which lets go of the GIL, on Python threads."""
+    """The same physics with older MuJoCos: `mj_step`, which releases the GIL, on Python threads."""
 
     def __init__(self, model: Any, count: int, num_threads: int, fields: Sequence[str]) -> None:
         import mujoco
@@ -123,9 +123,10 @@ class _ThreadedPhysics:
 
 
 class _Robot:
-    """Makes observations, rewards and terminations from the physics, with the settings of one `env`, unwrapped.
+    """Observations, rewards and terminations from the physics, with the settings of one unwrapped `env`.
 
-    This class is HalfCheetah; the other robots' say what differs. A `state` has the `fields` of n rows, `[n, ...]`.
+    This class is HalfCheetah; the classes of other robots change what differs. A `state` has the `fields` of n rows,
+    `[n, ...]`.
     """
 
     fields: tuple[str, ...] = ("qpos", "qvel")
@@ -147,7 +148,7 @@ class _Robot:
         return env._forward_reward_weight
 
     def initial(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """qpos and qvel after `reset(seed=seed)`."""
+        """Return qpos and qvel after `reset(seed=seed)`."""
         from gymnasium.utils.seeding import np_random
 
         random, _ = np_random(seed)
@@ -158,15 +159,15 @@ class _Robot:
         return self.noise * random.standard_normal(len(self.init_qvel))
 
     def place(self, state: State) -> np.ndarray:
-        """`[n]`, how far the robot has come; a copy."""
+        """Return a copy of the robot's position, `[n]`, from which its velocity is computed."""
         return state["qpos"][:, 0].copy()
 
     def observe(self, state: State) -> np.ndarray:
-        """`[n, obs]`; a copy."""
+        """Return the observations `[n, obs]`, a copy."""
         return np.concatenate((state["qpos"][:, self.skipped :], state["qvel"]), axis=1)
 
     def judge(self, state: State, velocities: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`[n]` rewards and `[n]` terminations."""
+        """Return `[n]` rewards and `[n]` terminations."""
         rewards = self.forward_weight * velocities - self._costs(state, actions)
         return rewards, np.zeros(len(rewards), bool)
 
@@ -176,7 +177,7 @@ class _Robot:
 
 
 class _Upright(_Robot):
-    """A robot that is rewarded for being healthy; unless told otherwise, its episode ends when it is not."""
+    """A robot that is rewarded while it is healthy; by default its episode ends when it is not."""
 
     def __init__(self, env: Any, version: int) -> None:
         super().__init__(env, version)
@@ -197,7 +198,7 @@ class _Upright(_Robot):
 class _Walker2d(_Upright):
     def __init__(self, env: Any, version: int) -> None:
         super().__init__(env, version)
-        # Of the columns that `_judged` gives.
+        # Bounds of the columns that `_judged` returns.
         self.low, self.high = np.array([self.z_range, env._healthy_angle_range]).T
 
     def _velocity_noise(self, random: np.random.Generator) -> np.ndarray:
@@ -220,7 +221,7 @@ class _Walker2d(_Upright):
 class _Hopper(_Walker2d):
     def __init__(self, env: Any, version: int) -> None:
         super().__init__(env, version)
-        # All but x and z, the angle too, stay within bounds of their own.
+        # All but x and z, also the angle, have their own bounds.
         low, high = env._healthy_state_range
         rest = len(self.init_qpos) + len(self.init_qvel) - 3
         self.low = np.array([self.low[0], max(self.low[1], low), *[low] * rest])
@@ -235,7 +236,7 @@ class _Ant(_Upright):
 
     def __init__(self, env: Any, version: int) -> None:
         super().__init__(env, version)
-        # Version 5 always makes contact forces cost something, and may leave them out of observations.
+        # In version 5 contact forces always have a cost, and observations may lack them.
         self.contacts_cost = version == 5 or env._use_contact_forces
         self.contacts_seen = env._include_cfrc_ext_in_observation if version == 5 else env._use_contact_forces
         self.first_seen = 1 if version == 5 else 0  # body 0 is the world
@@ -282,7 +283,7 @@ _ROBOTS = {
 
 
 class NativeRows:
-    """Steps rows of one of the environments in `_ROBOTS` without Gymnasium; `native_rows` makes it."""
+    """Rows of one of the environments in `_ROBOTS`, stepped without Gymnasium; `native_rows` makes it."""
 
     def __init__(
         self, env: Any, robot: type[_Robot], version: int, time_limit: float, seeds: Sequence[int], num_threads: int
@@ -302,7 +303,7 @@ class NativeRows:
         return self._robot.observe(self._physics.fields)
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> StepResult:
-        """`actions` are float32, as the environments' action spaces."""
+        """Step `rows`; `actions` are float32, like the environments' action spaces."""
         robot, state = self._robot, self._physics.fields
         self._physics.step(rows, actions, robot.frame_skip)
         index = row_index(rows, len(self._lengths))
@@ -327,10 +328,10 @@ def _physics(*arguments: Any) -> _BatchPhysics | _ThreadedPhysics:
 
 
 def native_rows(env: Any, seeds: Sequence[int], num_threads: int) -> NativeRows | None:
-    """Make rows like `env`, from `gymnasium.make`, each with its reset seed; None where only Gymnasium can step them.
+    """Make a row like `env` (from `gymnasium.make`) per reset seed; return None if only Gymnasium can step them.
 
-    The first row is compared with `env` over a few steps. If they differ, which a new release of Gymnasium
-    or MuJoCo may cause, it warns and returns None.
+    The first row is compared with `env` over a few steps. If they differ, for example with a new release of Gymnasium
+    or MuJoCo, this function warns and returns None.
     """
     supported = _supported(env)
     if supported is None:
@@ -353,7 +354,7 @@ def native_rows(env: Any, seeds: Sequence[int], num_threads: int) -> NativeRows 
 
 
 def _supported(env: Any) -> tuple[type[_Robot], int, float] | None:
-    """Find the robot, version and time limit of an environment that is made as Gymnasium registers it; else None."""
+    """Find the robot, version and time limit of an environment made as Gymnasium registers it; else return None."""
     from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
     base = env.unwrapped
@@ -374,7 +375,7 @@ def _supported(env: Any) -> tuple[type[_Robot], int, float] | None:
 
 
 def _difference(rows: NativeRows, env: Any, seed: int) -> str | None:
-    """Say what differs between the first row and `env`, both reset with `seed`; None where nothing does."""
+    """Say what differs between the first row and `env`, both reset with `seed`; return None if nothing does."""
     observation, _ = env.reset(seed=seed)
     if not np.array_equal(rows.reset()[:1], observation[None]):
         return "it starts elsewhere"
