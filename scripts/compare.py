@@ -1,6 +1,8 @@
 """Compare runs: which activation ends higher or learns faster, and whether that may be believed."""
 
-from dataclasses import dataclass
+import os
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
