@@ -1,4 +1,4 @@
-"""Networks, all with a leading seed axis: the activation registry, layers, policies and the transformer."""
+"""Provide networks with a leading seed axis: the activation registry, layers, policies and the transformer."""
 
 from rlrat import lazy
 

@@ -1,4 +1,4 @@
-"""The activation registry: a name to a module that acts on x `[*batch_shape, ..., features]`."""
+"""Register activations: map a name to a module that acts on x `[*batch_shape, ..., features]`."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -15,7 +15,7 @@ from rlrat.rational.table import sample
 class PReLU(nn.Module):
     """x where x > 0, else slope * x, with one learnable slope for each entry of `batch_shape` (He et al. 2015, eq. 1).
 
-    PyTorch's own has its slopes along axis 1. The parameter `weight` is `[*batch_shape]`, 0.25 at first.
+    PyTorch's own PReLU has its slopes along axis 1. The parameter `weight` is `[*batch_shape]`, 0.25 at first.
     """
 
     trained_activation = True
@@ -34,7 +34,7 @@ class PReLU(nn.Module):
         return f"batch_shape={tuple(self.weight.shape)}"
 
 
-# In the order of the documentation. None: the entry has parameters, and `make_activation` builds it.
+# In the order of the documentation. None means that the entry has parameters and `make_activation` builds it.
 _REGISTRY: dict[str, Callable[[], nn.Module] | None] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -86,7 +86,7 @@ def check_activation(name: str) -> None:
 
 
 def _is_elementwise(name: str) -> bool:
-    """Tell whether a registry entry that is not in `FUNCTIONS`, such as one of the user's own, can be approximated."""
+    """Tell whether a registry entry that is not in `FUNCTIONS`, such as a user's own, can be approximated."""
     if _REGISTRY.get(name) is None:
         return False
     try:
@@ -109,10 +109,10 @@ def make_activation(
 
     softmin, softmax and logsoftmax act along the features. prelu and rational have parameters of their own for each
     entry of `batch_shape`. `degrees`, `version` and `groups` are settings of rationals (see `rlrat.Rational`); the
-    other activations have no use for them. `features` is needed only to check that `groups` divides it.
+    other activations do not use them. `features` is needed only to check that `groups` divides it.
 
     Raises:
-        InputError: an unknown name, or settings with which there is no rational.
+        InputError: the name is unknown, or there is no rational with these settings.
     """
     check_activation(name)
     if name == "prelu":

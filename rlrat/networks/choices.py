@@ -1,4 +1,4 @@
-"""What a command line can choose of networks; the agents' arguments need these names without torch."""
+"""Define the choices of networks on a command line; the agents' arguments need these names without torch."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Layers and networks whose every parameter has leading seed axes.
+"""Provide layers and networks in which every parameter has leading seed axes.
 
 `batch_shape` is `(S,)`, or `(S, C)` for the C critics of each seed. A layer maps `[*batch_shape, B, in]` to
 `[*batch_shape, B, out]` in one batched matrix product; `[S, 1, B, in]` is broadcast over the critics.
@@ -33,13 +33,13 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(*batch_shape, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # the sum becomes part of what follows; baddbmm copies the bias first
+        if torch.compiler.is_compiling():  # the sum is fused with the next operations; baddbmm copies the bias first
             return self.without_bias(x) + self.bias.unsqueeze(-2)
         batch = self.weight.shape[:-2]
         if len(batch) == 1:
             return torch.baddbmm(self.bias.unsqueeze(-2), x, self.weight)
         x = x.expand(*batch, *x.shape[-2:])
-        # One call for product and bias; the flattened axes are views, of the parameters too.
+        # One call for product and bias; flattening gives views, also of the parameters.
         y = torch.baddbmm(self.bias.flatten(0, -2).unsqueeze(-2), x.flatten(0, -3), self.weight.flatten(0, -3))
         return y.unflatten(0, batch)
 
@@ -59,15 +59,15 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_seeds, count, features))
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Look up `indices` `[S, ...]`, larger ones as the last: `[S, ..., features]`."""
+        """Look up `indices` `[S, ...]` and return `[S, ..., features]`; too large indices count as the last one."""
         seeds, count, _ = self.weight.shape
         first = torch.arange(0, seeds * count, count, device=indices.device).view(-1, *[1] * (indices.ndim - 1))
-        # Not by indexing, whose gradient on a GPU sums in any order.
+        # Do not index: on a GPU, the gradient of indexing sums in any order.
         return F.embedding(indices.clamp(max=count - 1) + first, self.weight.flatten(0, 1))
 
 
 class LayerNorm(nn.Module):
-    """Ba et al. 2016 over the features, with `weight` and `bias` `[*batch_shape, features]`."""
+    """Layer normalisation over the features (Ba et al. 2016), with `weight` and `bias` `[*batch_shape, features]`."""
 
     def __init__(self, features: int, batch_shape: Sequence[int]) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class LayerNorm(nn.Module):
 
 
 class HiddenLayer(nn.Module):
-    """act(norm(x W)), or gated, act(norm(x W)) * (x V): Dauphin et al. 2017, Shazeer 2020."""
+    """A layer act(norm(x W)), or if gated, act(norm(x W)) * (x V) (Dauphin et al. 2017, Shazeer 2020)."""
 
     def __init__(self, in_features, out_features, batch_shape, activation, activation_settings, norm, gated) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class HiddenLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = None if self.gate is None else self.gate(x)
-        if isinstance(self.activation, Rational):  # one pass for bias, activation and gate
+        if isinstance(self.activation, Rational):  # bias, activation and gate in one pass
             if self.norm is None:
                 return self.activation(self.linear.without_bias(x), self.linear.bias, gate)
             y = self.norm(self.linear(x))
@@ -109,7 +109,7 @@ class HiddenLayer(nn.Module):
 class MLP(nn.Module):
     """Hidden layers, then a linear one: `[*batch_shape, B, in]` to `[*batch_shape, B, out]`.
 
-    `gated` narrows the hidden layers so that the number of weights comes nearest to the plain network's.
+    `gated` narrows the hidden layers so that the number of weights is nearest to the plain network's.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class MLP(nn.Module):
         """In words, how `gated` changed the hidden widths."""
         if gated:
             plain, groups = hidden_dims, (activation_settings or {}).get("groups", 1)
-            for width in plain:  # as typed: groups that divide these divide the narrowed widths, too
+            for width in plain:  # check the plain widths: groups that divide these divide the narrowed widths, too
                 make_activation(activation, features=width, **(activation_settings or {}))
             hidden_dims = gated_dims(in_features, plain, out_features, groups)
             before = _count_weights(in_features, plain, out_features)
@@ -154,14 +154,14 @@ class MLP(nn.Module):
         return self.output(x)
 
 
-_MOST_ROUNDED_LAYERS = 8  # of which all 2^L ways of rounding are tried
+_MOST_ROUNDED_LAYERS = 8  # up to this number L of layers, all 2^L ways of rounding are tried
 
 
 def gated_dims(in_features: int, hidden_dims: Sequence[int], out_features: int, multiple: int = 1) -> tuple[int, ...]:
     """Shrink hidden widths by about one factor so that a gated MLP has about as many weights as the plain one.
 
-    Where a plain width is a multiple of `multiple`, the shrunk one is, too. For a few layers every way to round is
-    tried; for many layers, where each matters less, only the nearest.
+    If a plain width is a multiple of `multiple`, the shrunk one is, too. For a few layers, every way to round is tried;
+    for many layers, where each one matters less, only the nearest.
     """
     plain = _count_weights(in_features, hidden_dims, out_features)
     steps = [1 if d % multiple else multiple for d in hidden_dims]
@@ -197,15 +197,15 @@ def dropout_masks(
 def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: str) -> None:
     """Fill every `Linear` and `Embedding` of `module`: row s is a function of (seeds[s], purpose) alone.
 
-    `xavier_uniform` (Glorot & Bengio 2010) and `orthogonal` (Saxe et al. 2014) come with zero biases, `orthogonal` with
-    gain sqrt(2) in hidden layers; `pytorch` is torch.nn.Linear's own: uniform within 1/sqrt(in) for both. `normal` is
-    N(0, 0.02) as in GPT-2 (Radford et al. 2019), `lecun_normal` N(0, 1/sqrt(in)), each with zero biases; embeddings are
-    N(0, 0.02).
+    `xavier_uniform` (Glorot & Bengio 2010) and `orthogonal` (Saxe et al. 2014) have zero biases; `orthogonal` has gain
+    sqrt(2) in hidden layers. `pytorch` is torch.nn.Linear's own: weights and biases are uniform within 1/sqrt(in).
+    `normal` is N(0, 0.02) as in GPT-2 (Radford et al. 2019), `lecun_normal` is N(0, 1/sqrt(in)), both with zero biases.
+    Embeddings are N(0, 0.02).
     """
     if scheme not in INITIALIZATIONS:
         raise ValueError(f"unknown initialization {scheme!r}: choose from {', '.join(INITIALIZATIONS)}")
     if all(parameter.is_meta for parameter in module.parameters()):
-        return  # nothing to fill: there are only shapes
+        return  # the meta device has only shapes: there is nothing to fill
     for index, seed in enumerate(seeds):
         draws = generator(seed, f"initialize {purpose}")
         for layer in module.modules():

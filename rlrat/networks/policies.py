@@ -1,4 +1,4 @@
-"""Policies: networks with all that they need to act in an environment."""
+"""Define policies: networks with all that they need to act in an environment."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ActingPolicy(nn.Module):
-    """Takes raw observations and gives actions in the environment's units; holds the units of both."""
+    """A policy from raw observations to actions in the environment's units, which holds the units of both."""
 
     def __init__(self, observation_size: int, action_size: int, num_seeds: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ActingPolicy(nn.Module):
         self.action_offset.copy_(torch.from_numpy(units.action_offset))
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors) -> None:
-        """Load older checkpoints, too, which have one scale for all components, and actions around 0."""
+        """Load also older checkpoints, which have one scale for all components, and actions around 0."""
         scale, offset = (f"{prefix}{name}" for name in ("action_scale", "action_offset"))
         if scale in state_dict and offset not in state_dict:
             before = state_dict[scale].to(self.action_scale).expand_as(self.action_scale)
@@ -49,10 +49,10 @@ class ActingPolicy(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def read(self, observations: np.ndarray | Tensor) -> Tensor:
-        """Normalise raw observations `[S, E, obs]`, or with one seed `[..., obs]`: `[S, E, obs]`.
+        """Normalise raw observations `[S, E, obs]`, or with one seed `[..., obs]`, to `[S, E, obs]`.
 
         Raises:
-            ValueError: observations of another width.
+            ValueError: observations have another width.
         """
         seeds, size = self.observation_mean.shape
         if observations.shape[-1] != size:
@@ -64,7 +64,7 @@ class ActingPolicy(nn.Module):
     def give(self, actions: Tensor, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Scale actions `[S, E, act]` in [-1, 1] to the environment's units, in `observations`' kind and leading shape.
 
-        None is beyond the bounds that the units are of, see `rlrat.datasets.batches`.
+        No action is beyond the bounds from which the units were made, see `rlrat.datasets.batches`.
         """
         scaled = actions * self.action_scale.unsqueeze(1) + self.action_offset.unsqueeze(1)
         scaled = scaled.reshape(*observations.shape[:-1], -1)
@@ -74,10 +74,10 @@ class ActingPolicy(nn.Module):
 class Policy(ActingPolicy):
     """Normalisation, network, head and the actions' scale and offset.
 
-    Heads, with mean network m and, but for `sac`, a state-independent log standard deviation:
+    Heads, with mean network m and, except for `sac`, a state-independent log standard deviation:
     - `squashed_gaussian`: a = tanh(u), u ~ N(m(s), sigma); actions are clamped to +-0.999 before atanh.
-    - `sac`: the same with a sigma(s) of the network: log sigma = scale * output + offset, both learned (Haarnoja et al.
-      2018, in CQL's form).
+    - `sac`: the same with sigma(s) from the network: log sigma = scale * output + offset; scale and offset are learned
+      (Haarnoja et al. 2018, in CQL's form).
     - `tanh_gaussian`: a ~ N(tanh(m(s)), sigma).
     - `deterministic`: a = tanh(m(s)); its `log_prob` is minus the squared error.
     """
@@ -92,11 +92,11 @@ class Policy(ActingPolicy):
     def __init__(
         self, observation_size: int, action_size: int, *, num_seeds: int, head: str, log_std_offset=0.0, **network
     ) -> None:
-        """`network` are the settings of an `MLP`, such as `hidden_dims`."""
+        """Build the policy; `network` has the settings of an `MLP`, such as `hidden_dims`."""
         super().__init__(observation_size, action_size, num_seeds)
         if head not in self.HEADS:
             raise ValueError(f"unknown policy head {head!r}: choose from {', '.join(self.HEADS)}")
-        # These build this policy again, one seed of it, from a checkpoint.
+        # With these settings, one seed of this policy is built again from a checkpoint.
         self.settings = {"kind": "mlp", "observation_size": observation_size, "action_size": action_size, "head": head}
         self.settings |= network
         self.head = head
@@ -110,7 +110,7 @@ class Policy(ActingPolicy):
             self.log_std = nn.Parameter(torch.zeros(num_seeds, action_size))
 
     def gaussian(self, observations: Tensor, dropout: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation of u (`tanh_gaussian`: of a) at normalised observations `[S, B, obs]`."""
+        """Return mean and log std. deviation of u (`tanh_gaussian`: of a) at normalised observations `[S, B, obs]`."""
         mean = self.mean(observations, dropout)
         if self.head == "sac":
             mean, log_std = mean.chunk(2, dim=-1)
@@ -122,7 +122,7 @@ class Policy(ActingPolicy):
         return mean, log_std.clamp(*self.HEADS[self.head])
 
     def log_prob(self, observations: Tensor, actions: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
-        """Log density `[S, B]` of `actions` `[S, B, act]` in [-1, 1] at normalised `observations` `[S, B, obs]`."""
+        """Return log densities `[S, B]` of `actions` `[S, B, act]` in [-1, 1] at normalised states `[S, B, obs]`."""
         if self.head == "deterministic":
             return -(torch.tanh(self.mean(observations, dropout)) - actions).square().sum(-1)
         mean, log_std = self.gaussian(observations, dropout)
@@ -131,7 +131,7 @@ class Policy(ActingPolicy):
             actions = actions.clamp(-0.999, 0.999)
             values, correction = torch.atanh(actions), torch.log1p(-actions.square()).sum(-1)
         squares = ((values - mean) * torch.exp(-log_std)).square().sum(-1)
-        # Terms of the action or of the parameters alone are summed apart, and so are their gradients.
+        # Terms of the action alone and of the parameters alone are summed separately, and so are their gradients.
         constant = correction + 0.5 * math.log(2.0 * math.pi) * actions.shape[-1]
         return -0.5 * squares - (log_std.sum(-1) + constant)
 
@@ -139,10 +139,10 @@ class Policy(ActingPolicy):
     def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Act by the mode at raw `observations` `[S, E, obs]`: `[S, E, act]` of the same kind, in environment units.
 
-        With one seed, leading axes may be any or none.
+        With one seed, any leading axes or none are allowed.
 
         Raises:
-            ValueError: observations of another width.
+            ValueError: observations have another width.
         """
         outputs = self.mean(self.read(observations))
         if self.head == "sac":

@@ -1,4 +1,4 @@
-"""The Decision Transformer's network and how it acts (Chen et al. 2021, arXiv 2106.01345), over a leading seed axis."""
+"""Define the Decision Transformer's network and how it acts (Chen et al. 2021, arXiv 2106.01345), with a seed axis."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Attention(nn.Module):
         self.output = Linear(width, width, (num_seeds,))
 
     def forward(self, x: Tensor, wanted: slice, dropout: Tensor | None = None) -> Tensor:
-        """Gather for the `wanted` tokens from themselves and all before them: `[S, B, wanted, width]`."""
+        """Attend from each of the `wanted` tokens to itself and all tokens before it: `[S, B, wanted, width]`."""
         rows, tokens, width = x.shape[1:]
         queries = self._heads(self.query, x[:, :, wanted])
         keys, values = self._heads(self.key_value, x).chunk(2, dim=-1)
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         y = apply(linear, x)
         if self.num_heads == 1:
             return y.flatten(0, 1)
-        if linear is self.key_value:  # each head has its keys beside its values
+        if linear is self.key_value:  # keys and values of a head are adjacent
             y = y.unflatten(-1, (2, self.num_heads, -1)).transpose(-3, -2).flatten(-2)
         else:
             y = y.unflatten(-1, (self.num_heads, -1))
@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
 
 class Gain(nn.Module):
-    """A factor of each seed, zero at first: `weight` `[S]` (ReZero, Bachlechner et al. 2020)."""
+    """A factor for each seed, zero at first: `weight` `[S]` (ReZero, Bachlechner et al. 2020)."""
 
     def __init__(self, num_seeds: int) -> None:
         super().__init__()
@@ -67,10 +67,10 @@ def apply(network: nn.Module, x: Tensor) -> Tensor:
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)), each branch with dropout.
+    """A block x + attention(norm(x)), then x + MLP(norm(x)), each branch with dropout.
 
-    Without normalisation each branch has a `Gain`: a block starts as the identity, whatever its activation, and the
-    residual stream grows only as far as training wants it to.
+    Without normalisation each branch has a `Gain`: a block starts as the identity with any activation, and the residual
+    stream grows only as far as training makes it grow.
     """
 
     def __init__(self, width: int, num_heads: int, num_seeds: int, norm: Norm, **mlp) -> None:
@@ -99,7 +99,7 @@ def check_target_returns(targets: Sequence[float]) -> tuple[float, ...]:
     """Check target returns and return them as numbers.
 
     Raises:
-        InputError: there are none, equal ones, or one that is no finite number.
+        InputError: there are no targets, equal targets, or one that is no finite number.
     """
     try:
         numbers = tuple(map(float, targets))
@@ -115,7 +115,7 @@ class SequencePolicy(ActingPolicy):
     """A policy that looks back at its last `context_length` steps and is told which return it should reach.
 
     It is evaluated as `rlrat.evaluate` describes: `reset()`, then `policy(observations)` and `observe(rewards, dones)`
-    in turns. The columns E of `[S, E]` are split evenly among `target_returns`, the first ones for the first.
+    in turns. The columns E of `[S, E]` are split evenly among `target_returns`, the first columns for the first target.
     """
 
     def __init__(
@@ -134,9 +134,9 @@ class SequencePolicy(ActingPolicy):
         norm: Norm,
         **mlp,
     ) -> None:
-        """`mlp` are the settings of each block's `MLP`; target returns are in the environment's units."""
+        """Build the policy; `mlp` has each block's `MLP` settings; target returns are in the environment's units."""
         super().__init__(observation_size, action_size, num_seeds)
-        self.settings = {  # these build this policy again, one seed of it, from a checkpoint
+        self.settings = {  # with these, one seed of this policy is built again from a checkpoint
             "kind": "sequence",
             "observation_size": observation_size,
             "action_size": action_size,
@@ -175,16 +175,16 @@ class SequencePolicy(ActingPolicy):
         wanted: slice = slice(None),
         dropout: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
-        """Predict the action at each of the `wanted` steps from its return-to-go, its state and all that came before.
+        """Predict the action at each of the `wanted` steps from its return-to-go, its state and everything before.
 
         Args:
             observations: normalised, `[S, B, K, obs]`.
-            actions: in [-1, 1], `[S, B, K, act]`; those of a step do not reach its own prediction.
+            actions: in [-1, 1], `[S, B, K, act]`; the prediction at a step does not see the step's own action.
             returns_to_go: divided by the return scale, `[S, B, K]`.
             timesteps: steps since the episode's start, `[S, B, K]` int64.
-            wanted: steps of K.
-            dropout: factors of the embedded tokens, and of each block's attention weights, attention and MLP, with
-                `dropout_shapes` (which takes all steps as wanted).
+            wanted: the steps of K at which to predict.
+            dropout: factors of the embedded tokens, and of each block's attention weights, attention and MLP, with the
+                shapes of `dropout_shapes` (which assumes that all steps are wanted).
 
         Returns:
             `[S, B, wanted, act]` in [-1, 1].
@@ -210,7 +210,7 @@ class SequencePolicy(ActingPolicy):
         first, end = TOKENS_PER_STEP * chosen.start + 1, TOKENS_PER_STEP * (chosen.stop - 1) + 2
         states = slice(first, end, TOKENS_PER_STEP * chosen.step)
         for index, block in enumerate(self.blocks):
-            # Nothing reads the last block's other tokens: leaving them out saves two thirds of its products.
+            # Nothing reads the other tokens of the last block: leaving them out saves two thirds of its products.
             last = index == len(self.blocks) - 1
             x = block(x, states if last else every, dropout[3 * index + 1 : 3 * index + 4])
         if self.output_norm is not None:
@@ -220,7 +220,7 @@ class SequencePolicy(ActingPolicy):
     def dropout_shapes(
         self, rows: int, embedding: float, attention: float, residual: float
     ) -> list[tuple[float, tuple[int, ...]]]:
-        """List what `predict` takes for dropout at these rates: of each, a rate and a shape without the seed axis."""
+        """List the dropout factors of `predict` at these rates: of each, the rate and the shape without seed axis."""
         blocks, tokens = len(self.blocks), TOKENS_PER_STEP * self.context_length
         width, heads = self.settings["embedding_size"], self.settings["num_heads"]
         found = [(embedding, (rows, tokens, width))]
@@ -235,12 +235,12 @@ class SequencePolicy(ActingPolicy):
 
     @torch.no_grad()
     def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """Act at raw `observations` `[S, E, obs]`, in the environment's units: `[S, E, act]`, of the same kind.
+        """Act at raw `observations` `[S, E, obs]`: return `[S, E, act]` of the same kind, in the environment's units.
 
-        With one seed, leading axes may be any or none. Columns that are over in every seed get zeros.
+        With one seed, any leading axes or none are allowed. Columns that are over in every seed get zero actions.
 
         Raises:
-            ValueError: E is no multiple of the number of target returns, or observations of another width.
+            ValueError: E is no multiple of the number of target returns, or observations have another width.
         """
         rows = self.read(observations)
         if self._window is None:
@@ -260,10 +260,10 @@ class SequencePolicy(ActingPolicy):
         return self.give(actions[:, :, last], observations)
 
     def observe(self, rewards: np.ndarray | Tensor, dones: np.ndarray | Tensor) -> None:
-        """Take the rewards of the last actions, and which rows are over: `[S, E]`, or with one seed any such shape.
+        """Take the rewards of the last actions, and which episodes are over: `[S, E]`, or any shape of E with one seed.
 
         Raises:
-            RuntimeError: before the first action.
+            RuntimeError: it is called before the first action.
         """
         if self._window is None:
             raise RuntimeError("observe() follows an action: call the policy first")

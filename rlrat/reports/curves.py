@@ -46,7 +46,7 @@ def mean_curve(runs: Sequence[RunRecord | MetricLine], field: str) -> Curve:
         # How often each seed is drawn: sums over the drawn seeds are then one product.
         weights = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=_SAMPLES)
         counts = weights @ there
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             means = np.where(counts > 0, weights @ filled / np.maximum(counts, 1), filled.sum(0) / seeds)
         low, high = (np.where(seeds > 1, end, np.nan) for end in interval(means))
     with np.errstate(invalid="ignore"):  # of a metric that is finite in none

@@ -48,7 +48,7 @@ def explanations(report: Report) -> dict[str, str]:
             "best by the corrected test, which is not to say equal to it. Neither: below the best by that test, or not "
             "tested."
         ),
-        "band": "95% percentile bootstrap interval of the mean over seeds at each evaluation. Descriptive.",
+        "band": "95% percentile bootstrap interval of the mean over seeds at each point. Descriptive.",
         "aggregates": (
             "Over all tasks with the seeds of each drawn anew (stratified percentile bootstrap, 2,000 samples). IQM: "
             "mean of the middle half of all runs. Median and mean: of the tasks' means. Optimality gap: what runs lack "

@@ -1,7 +1,7 @@
-"""Write and read checkpoint files: their bytes, which carry a checksum, and what may be in them.
+"""Write and read checkpoint files: turn them into bytes with a checksum, and check their entries.
 
-A checkpoint is what `torch.save` writes, with a SHA-256 of all bytes in the comment of the zip archive, which
-`torch.load` skips. Files without one, of older versions or other tools, are checked by the archive's own checksums.
+A checkpoint is what `torch.save` writes, with a SHA-256 of all bytes in the comment of the zip archive. `torch.load`
+skips the comment. Files without one, of older versions or other tools, are checked by the archive's own checksums.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from rlrat.errors import InputError, reason
 from rlrat.runs.lines import is_metric
 from rlrat.runs.schema import is_update
 
-_END = b"PK\x05\x06"  # of a zip archive's last record, 22 bytes with an empty comment
+_END = b"PK\x05\x06"  # start of a zip archive's last record, 22 bytes with an empty comment
 _MARK = b"rlrat sha256 "
 _COMMENT_BYTES = len(_MARK) + 64
 
@@ -33,7 +33,7 @@ def checkpoint_bytes(checkpoint: dict[str, Any]) -> bytes:
     torch.save(checkpoint, buffer)
     content = buffer.getvalue()
     if content[-22:-18] != _END or content[-2:] != b"\0\0":
-        return content  # another version of torch may write more there
+        return content  # another version of torch may write a comment
     content = content[:-2] + struct.pack("<H", _COMMENT_BYTES)
     return content + _MARK + hashlib.sha256(content).hexdigest().encode()
 
@@ -42,7 +42,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read the checkpoint in a file, its tensors on the CPU.
 
     Raises:
-        InputError: a file that is damaged, cannot be read, or is no checkpoint.
+        InputError: the file is damaged, cannot be read, or is no checkpoint.
     """
     try:
         state = os.stat(path)
@@ -55,13 +55,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         return checkpoint
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or reason(error)})") from None
-    except Exception as error:  # whatever torch and zipfile make of bytes that mean nothing
+    except Exception as error:  # torch and zipfile can raise anything for invalid bytes
         words = str(error).partition("\n")[0] or type(error).__name__
         raise InputError(f"{path} is damaged ({reason(words)})") from None
 
 
 def _check_bytes(content: bytes) -> None:
-    """Raises `zipfile.BadZipFile` for an archive that is not as it was written, or not as `torch.save` writes it."""
+    """Raise `zipfile.BadZipFile` if the archive is not as it was written, or not as `torch.save` writes it."""
     if content[-_COMMENT_BYTES:-64] == _MARK:
         digest = hashlib.sha256(content[:-_COMMENT_BYTES]).hexdigest().encode()
         if content[-64:] != digest:
@@ -84,7 +84,7 @@ def _is_state(value: Any) -> bool:
 
 
 def _is_tensor(value: Any) -> bool:
-    """A plain one that takes no more memory than its part of the file."""
+    """Tell whether a value is a plain tensor that takes no more memory than its part of the file."""
     return (
         type(value) is Tensor
         and value.device.type == "cpu"
@@ -95,13 +95,13 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _is_pending(value: Any) -> bool:
-    """An evaluation to come: the policy's tensors, and when it was."""
+    """Tell whether a value is a pending evaluation: the policy's tensors, and their update and times."""
     wanted = {"update": is_update, "wanted": _is_bool, "train_seconds": _is_seconds, "wall_seconds": _is_seconds}
     return type(value) is dict and all(fits(value.get(name)) for name, fits in {**wanted, "state": _is_state}.items())
 
 
 def _is_sum(value: Any) -> bool:
-    """Metrics of as many updates, summed up, under names that may head a column."""
+    """Tell whether a value has sums of metrics over a number of updates, under names that may head a column."""
     return (
         type(value) is dict
         and _list_of(is_metric)(value.get("names"))
@@ -130,7 +130,7 @@ def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _is_lines(value: Any) -> bool:
-    """Of each CSV file, the checksums of its lines by update."""
+    """Tell whether a value has the checksums of each CSV file's lines by update."""
     return type(value) is dict and all(
         _is_text(name) and type(lines) is dict and all(map(is_update, lines)) and all(map(_CHECKSUMS, lines.values()))
         for name, lines in value.items()

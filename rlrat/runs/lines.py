@@ -1,4 +1,4 @@
-"""The CSV files of a run: lines that belong to evaluations, and what is left of them after whatever befell a file."""
+"""Write and read the CSV files of a run, whose lines belong to evaluations, also when a file has been damaged."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ _FITS: dict[str, Callable[[str], bool]] = {
 
 
 def is_metric(name: Any) -> bool:
-    """Whether a metric may be called so: it heads a column, and readers of any kind split lines at commas."""
+    """Tell whether a metric may have this name: it heads a column, and simple readers split lines at commas."""
     return (
         isinstance(name, str)
         and name.isprintable()
@@ -72,19 +72,19 @@ class Lines:
     Args:
         path: the file; it need not be there.
         columns: `update` is the first.
-        grows: whether lines may bring further columns, of numbers that need not be finite. A new one becomes the last
-            of the file, empty in the lines before, whose checksums stay what they were.
+        grows: whether lines may add columns, of numbers that need not be finite. A new column becomes the last of the
+            file. It is empty in the lines before, whose checksums do not change.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], *, grows: bool = False) -> None:
         self.path, self._columns, self._grows = path, tuple(columns), grows
         self.expected: dict[int, list[int]] = {}
         """Of each update with lines, their checksums; none where they were written by a version without."""
-        self._last = -1  # update in the file
+        self._last = -1  # the last update in the file
         self._unsynced = self._new = False
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add the lines of one evaluation. One that was made up for goes where it belongs: updates ascend."""
+        """Add the lines of one evaluation. Those of a late evaluation go between older lines: updates ascend."""
         rows, by_update = list(rows), {}
         if self._grows:
             self._widen(name for row in rows for name in row)
@@ -110,13 +110,13 @@ class Lines:
         lines = [",".join(self._columns), *(text for update in sorted(texts) for text in texts[update])]
         replace(self.path, "".join(f"{line}\n" for line in lines).encode())
         for update, own in texts.items():
-            if len(own) >= len(self.expected.get(update, ())):  # else it still lacks some
+            if len(own) >= len(self.expected.get(update, ())):  # else the update still lacks lines
                 self.expected[update] = [self._checksum(text) for text in own]
         self._last = max(texts, default=-1)
         self._new = True
 
     def keep(self, updates: Container[int]) -> None:
-        """Leave only the lines of these updates, each once, none that is damaged, and no last column that is empty."""
+        """Keep only the undamaged lines of these updates, each once; remove empty columns at the end."""
         if self._is_there():
             kept = {update: texts for update, texts in self.read().texts.items() if update in updates}
             if self._grows:
@@ -127,7 +127,7 @@ class Lines:
             self.write(kept)
 
     def _widen(self, names: Iterable[str]) -> None:
-        """Give the file those columns that it lacks."""
+        """Add the columns that the file lacks."""
         names = dict.fromkeys(names)
         if names.keys() <= set(self._columns):
             return
@@ -139,20 +139,20 @@ class Lines:
 
     def _is_there(self) -> bool:
         with writing(self.path):
-            return os.path.lexists(self.path)  # a link to what is not there would be written through
+            return os.path.lexists(self.path)  # a link to a missing file counts, as a write would follow it
 
     def sync(self) -> None:
-        """Have the disk hold all lines, before something is written that counts on them."""
+        """Write all lines to the disk, before something is written that relies on them."""
         with writing(self.path):
             if self._unsynced:
-                with suppress(FileNotFoundError):  # its lines are missing then, and at the end that is said
+                with suppress(FileNotFoundError):  # then its lines are missing, which is reported at the end
                     sync(self.path)
             if self._new:
                 sync(self.path.parent)
         self._unsynced = self._new = False
 
     def read(self) -> Found:
-        """The lines that are there: of an update that is expected those that were written, of others all whole ones.
+        """Read the lines that are there: of an expected update those that were written, of others all whole ones.
 
         Raises:
             InputError: the file cannot be read.
@@ -164,7 +164,7 @@ class Lines:
             if len(set(header)) == len(header):
                 names = self._columns = header
         elif lines and lines[0].startswith("update,") and set(header := lines[0].split(",")) < set(names):
-            names = tuple(header)  # of a version with fewer columns
+            names = tuple(header)  # written by a version with fewer columns
         for line in lines:
             if line in seen or line == ",".join(names):
                 continue
@@ -182,13 +182,13 @@ class Lines:
             found.rows.setdefault(update, []).append(row)
             if checksums:
                 order.setdefault(update, []).append(checksums.index(self._checksum(line)))
-        for update, places in order.items():  # as they were written: the first target return makes the score
+        for update, places in order.items():  # in the order of writing: the first target return gives the score
             for table in (found.texts, found.rows):
                 table[update] = [line for _, line in sorted(zip(places, table[update], strict=True), key=_place)]
         return found
 
     def whole(self, found: Found) -> set[int]:
-        """The updates whose lines are all there, as far as their checksums are known."""
+        """Return the updates whose lines are all there, as far as their checksums are known."""
         return {
             update
             for update, texts in found.texts.items()
@@ -206,7 +206,7 @@ class Lines:
             raise InputError(
                 f"cannot read {self.path} ({why}): make it readable, or choose another --run-dir"
             ) from error
-        # A kill can cut the last line short; without its newline it does not count.
+        # A kill can cut the last line short; a line without a newline does not count.
         whole = content.decode(errors="replace").rpartition("\n")[0]
         return [line for text in whole.split("\n") if (line := text.removesuffix("\r"))]
 
@@ -216,7 +216,7 @@ class Lines:
         return text.getvalue()
 
     def _parse(self, line: str, names: tuple[str, ...]) -> dict[str, str] | None:
-        """A line's fields by column, None where it is not whole."""
+        """Parse a line into its fields by column; None if the line is not whole."""
         try:
             (values,) = csv.reader([line], strict=True)
         except (csv.Error, ValueError):
@@ -231,7 +231,7 @@ class Lines:
         return row if fits else None
 
     def _checksum(self, text: str) -> int:
-        if self._grows:  # of what is there under its names, whatever columns are empty
+        if self._grows:  # only of the cells with a value and their names, so that new empty columns change nothing
             cells = zip(self._columns, text.split(","), strict=False)
             text = ",".join(f"{name}={value}" for name, value in cells if value)
         return zlib.crc32(text.encode())

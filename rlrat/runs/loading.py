@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from rlrat.networks.policies import Policy
     from rlrat.networks.transformer import SequencePolicy
 
-# What a checkpoint calls its policy -> the class of `rlrat.networks` that builds it again.
+# The name of a policy's kind in a checkpoint -> the class of `rlrat.networks` that builds it again.
 KINDS = {"mlp": "Policy", "sequence": "SequencePolicy"}
 _SIZE_SETTINGS = ("observation_size", "action_size", "max_episode_steps", "embedding_size", "num_layers", "num_heads")
 _MOST_CONTEXT_STEPS = 1_000_000
 _LARGEST_SCALE = 1e18
-_HIGHEST_DEGREE = 32  # of a rational: one that is in no table is fitted, for seconds
+_HIGHEST_DEGREE = 32  # of a rational; degrees that are in no table are fitted, which takes seconds
 
 
 def load_policy(
@@ -30,8 +30,8 @@ def load_policy(
 ) -> "Policy | SequencePolicy":
     """Load the policy of a trained seed from the newest checkpoint that loads.
 
-    It is called with NumPy observations or tensors `[obs]`, `[E, obs]` or `[1, E, obs]`, raw as the environment gives
-    them, and gives actions of the same kind and leading shape, deterministic and in the environment's units:
+    Call it with NumPy observations or tensors `[obs]`, `[E, obs]` or `[1, E, obs]`, raw as the environment gives
+    them. It returns actions of the same kind and leading shape, deterministic and in the environment's units:
 
         policy = rlrat.load_policy("runs/rlrat-hopper-mixed-v0/iql/rational/seed0")
         env = gymnasium.make("Hopper-v5", render_mode="human")
@@ -47,12 +47,12 @@ def load_policy(
     Args:
         run: the run folder of a seed, `<run-dir>/<dataset>/<agent>/<activation>/seed<k>`, or a checkpoint file.
         device: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one.
-        target_returns: for a Decision Transformer, the returns to reach, which share the E observations evenly, the
-            first ones for the first target. By default one, the first it was evaluated with, which its score is of.
+        target_returns: for a Decision Transformer, the returns to reach. They share the E observations evenly, the
+            first ones for the first target. By default only the first of its evaluation, which gives its score.
 
     Raises:
-        InputError: no such folder or no checkpoint in it, a damaged one, one that does not fit this version, a device
-            that cannot be used, or target returns that are not finite or for a policy that takes none.
+        InputError: the folder does not exist or has no checkpoint, the checkpoint is damaged or does not fit this
+            version, the device cannot be used, or target returns are not finite or the policy takes none.
     """
     policy = build_policy(read_checkpoint(run), run, device)
     if target_returns is not None:
@@ -66,11 +66,11 @@ def read_checkpoint(run: str | os.PathLike) -> dict[str, Any]:
     """Read the newest checkpoint of a run folder that loads, or the one in a file, with its tensors on the CPU.
 
     Raises:
-        InputError: no such folder or file, no checkpoint in it, or none that can be read.
+        InputError: the folder or file does not exist, or has no checkpoint that can be read.
     """
     try:
         return _read_checkpoint(Path(run))
-    except OSError as error:  # such as of a folder that may not be entered
+    except OSError as error:  # for example, this user may not enter the folder
         raise InputError(f"cannot read {run}: {error.strerror or reason(error)}") from None
 
 
@@ -102,7 +102,7 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
     """
     try:
         settings = dict(checkpoint["policy"])
-        kind = settings.pop("kind", "mlp")  # checkpoints before there were kinds
+        kind = settings.pop("kind", "mlp")  # old checkpoints have no kind
         if kind not in KINDS:
             raise InputError(f"its policy is of the kind {kind!r}, known are {', '.join(KINDS)}")
         _check_settings(settings, checkpoint["state"])
@@ -123,12 +123,12 @@ def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str
 
 
 def _check_settings(settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """See that a checkpoint's settings are of the types that a policy is built and acts with.
+    """Check that a checkpoint's settings have the types that a policy needs.
 
-    A size is at most the number of weights: nothing is made that is much larger than the file.
+    A size is at most the number of weights, so that no object is much larger than the file.
 
     Raises:
-        ValueError: for the first that is not.
+        ValueError: a setting is of another type or out of its range.
     """
     weights = sum(value.numel() for value in state.values())
 
@@ -162,7 +162,7 @@ def _check_settings(settings: Mapping[str, Any], state: Mapping[str, Any]) -> No
     if "embedding_size" in settings:
         products += [(size, width) for size in (width, settings["observation_size"], settings["max_episode_steps"])]
         check("num_heads", settings["num_heads"], width % settings["num_heads"] == 0)
-    # Gating narrows layers so that the weights stay about as many.
+    # Gating narrows layers so that the number of weights stays about the same.
     check("a layer's size", products, all(a * b <= 2 * weights for a, b in products))
 
 
@@ -170,7 +170,7 @@ def set_target_returns(policy: Any, target_returns: Sequence[float], run: str | 
     """Tell a Decision Transformer which returns to reach.
 
     Raises:
-        InputError: no target, equal ones, one that is not finite, or a policy that takes none.
+        InputError: no target, equal targets, one that is not finite, or a policy that takes none.
     """
     if not hasattr(policy, "target_returns"):
         raise InputError(

@@ -1,12 +1,13 @@
 """Share locks among processes on any number of hosts, through a file system; a heartbeat shows that an owner lives.
 
-The lock of `<name>` is a file `<name>.<generation>` in a folder; the highest generation counts. It is made by an
-exclusive creation, holds who owns it, and is touched every `HEARTBEAT_SECONDS`. Whoever finds it stale makes the next
-generation, which again only one can. He has the lock if then nothing is there but what he judged and his own; else he
-backs out. An owner who sees a higher generation, or who could not touch his file for `LEASE_SECONDS`, has lost it.
+The lock of `<name>` is a file `<name>.<generation>` in a folder; the highest generation counts. Only one process can
+create the file. It names its owner, who touches it every `HEARTBEAT_SECONDS`. A process that finds it stale creates
+the next generation, which again only one can do. If the folder then holds only the files that it judged and its own,
+it has the lock; else it backs out. An owner loses the lock if it sees a higher generation, or if it could not touch
+its file for `LEASE_SECONDS`.
 
 A lock is stale when its process is gone, on the same machine, or when its file did not change for `STALE_SECONDS` of
-the observer's own clock: no two clocks are ever compared.
+the observer's own clock: two clocks are never compared.
 """
 
 import errno
@@ -37,7 +38,7 @@ def _first_line(path: str) -> str:
 
 @cache
 def _machine() -> str:
-    """Where process ids mean the same processes: this boot of this host, and this container's share of it."""
+    """Name the scope in which a process id means one process: the host, its boot and the container's namespace."""
     namespace = ""
     with suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
@@ -45,9 +46,9 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process began, in its machine's ticks, so that a number that was given again is not mistaken.
+    """Return when a process began, in its machine's ticks, to recognise a process id that was used again.
 
-    '' where that cannot be known, `ended` for one whose parent has not yet heard of its end.
+    Return '' if this cannot be known, and `ended` for a process that ended but whose parent has not noticed it.
     """
     with suppress(OSError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -57,7 +58,7 @@ def _started(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock, as its file says it."""
+    """The holder of a lock, as the lock's file names it."""
 
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
@@ -69,7 +70,7 @@ class Owner:
         return f"process {self.pid} on {self.host}"
 
     def is_gone(self) -> bool | None:
-        """Whether the process has ended; None where this machine cannot know."""
+        """Tell whether the process has ended; None if this machine cannot know."""
         if self.machine != _machine():
             return None
         try:
@@ -77,15 +78,15 @@ class Owner:
         except ProcessLookupError:
             return True
         except PermissionError:
-            pass  # it lives, and is somebody else's
+            pass  # the process lives, and is somebody else's
         return _started(self.pid) != self.started
 
 
 def read_owner(text: str | bytes) -> Owner:
-    """The owner in a file that others may have written.
+    """Read the owner from the text of a file that others may have written.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no owner.
     """
     content = parse_json(text)
     kinds = {"host": str, "pid": int, "machine": str, "started": str, "token": str}
@@ -100,28 +101,28 @@ _UNKNOWN = Owner(host="an unknown host", pid=0, machine="?", started="", token="
 
 
 class Watch:
-    """Remembers what locks looked like, and since when by this process' own clock."""
+    """Remember how locks looked, and since when by this process's own clock."""
 
     def __init__(self, stale: float = STALE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._stale, self._clock = stale, clock
         self._seen: dict[Path, tuple[tuple, float]] = {}
 
     def holder(self, lock: Path) -> Owner | None:
-        """Who holds `lock`, None where it is free or stale.
+        """Return who holds `lock`, None if it is free or stale.
 
         Raises:
-            InputError: it may not be read.
+            InputError: this user may not read the lock.
         """
         try:
             generations = _generations(lock)
             return self._living(generations[max(generations)]) if generations else None
         except PermissionError as error:
             raise InputError(f"cannot read the lock {lock}: {error.strerror}") from None
-        except OSError:  # of a file system that may come back
+        except OSError:  # the file system may come back
             return _UNKNOWN
 
     def _living(self, file: Path) -> Owner | None:
-        """The owner in a lock's file; None if the file is stale or gone."""
+        """Return the owner in a lock's file; None if the file is stale or gone."""
         found = _read(file)
         if found is None:
             return None
@@ -138,10 +139,10 @@ class Watch:
         return None if now - since >= self._stale else owner
 
     def acquire(self, lock: Path, owner: Owner) -> "Lock | Owner":
-        """The lock, or who has it (or was quicker).
+        """Acquire the lock and return it, or return the owner who has it (or was quicker).
 
         Raises:
-            InputError: its folder cannot be written, with the refusal as its cause.
+            InputError: its folder cannot be written; the `OSError` is its cause.
         """
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +173,7 @@ class Lock:
         self._file = lock.with_name(f"{lock.name}.{number}")
 
     def touch(self) -> bool:
-        """One heartbeat; False if the lock has been lost."""
+        """Give one heartbeat; return False if the lock has been lost."""
         if max(_generations(self._lock), default=0) != self._number:
             return False
         found = _read(self._file)
@@ -188,7 +189,7 @@ class Lock:
 
 
 class Held(Exception):
-    """A lock is in the hands of another process."""
+    """The error that another process holds a lock."""
 
     def __init__(self, lock: Path, owner: Owner) -> None:
         super().__init__(f"{lock.name} is in the hands of {owner}")
@@ -196,11 +197,11 @@ class Held(Exception):
 
 
 def acquire(locks: list[Path], owner: Owner, watch: Watch) -> list[Lock]:
-    """All locks. One of another host is watched until it moves or is stale, for `STALE_SECONDS` and a little more.
+    """Acquire all locks. Watch one of another host until it moves or is stale, for a little more than `STALE_SECONDS`.
 
     Raises:
         Held: another process has one; then none is kept.
-        InputError: where `Watch.acquire` does.
+        InputError: `Watch.acquire` raises it.
     """
     until, first = time.monotonic() + STALE_SECONDS + 2 * HEARTBEAT_SECONDS, {}
     with ExitStack() as release:
@@ -236,7 +237,7 @@ def _generations(lock: Path) -> dict[int, Path]:
 
 
 def _read(file: Path) -> tuple[Owner, int] | None:
-    """Owner and time stamp of a lock's file, None where there is none. Opening it makes NFS ask its server."""
+    """Read owner and time stamp of a lock's file; None if there is no file. Opening it makes NFS ask its server."""
     try:
         with open_file(file) as opened:
             touched = os.fstat(opened.fileno()).st_mtime_ns
@@ -244,23 +245,23 @@ def _read(file: Path) -> tuple[Owner, int] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EINVAL):  # may not be read, or is no file
+        if error.errno not in (errno.EACCES, errno.EINVAL):  # this user may not read it, or it is no file
             raise
         return _UNKNOWN, file.stat().st_mtime_ns
     try:
         return read_owner(text), touched
     except ValueError:
-        return _UNKNOWN, touched  # a full disk, or another version
+        return _UNKNOWN, touched  # the disk was full, or another version wrote it
 
 
 def _create(file: Path, owner: Owner) -> bool:
-    """Make a lock's file unless it is there; where there are hard links, it is whole at once."""
+    """Create a lock's file unless it exists; on a file system with hard links, it is complete at once."""
     whole = file.with_name(f".{owner.token}.tmp")
     try:
         whole.write_text(json.dumps(asdict(owner)))
         try:
             os.link(whole, file)
-        except FileExistsError:  # or NFS repeated a request whose answer it lost
+        except FileExistsError:  # it exists, or NFS repeated a request whose answer was lost
             return (_read(file) or (_UNKNOWN, 0))[0].token == owner.token
         except OSError:  # a file system without hard links
             with suppress(FileExistsError), file.open("x") as opened:

@@ -152,6 +152,8 @@ class Run:
         seeds = len(self._group.members)
         if not isinstance(metrics, dict):
             raise InputError(f"update returned a {type(metrics).__name__}: metrics by name are needed, [{seeds}] each")
+        if not metrics:
+            return
         names = tuple(metrics)
         if names not in self._sums and (unfit := [name for name in names if not is_metric(name)]):
             raise InputError(

@@ -23,14 +23,14 @@ _NO_LOCKS = {
 
 
 class RunLock:
-    """The lock of a run folder, held from its making until `release`.
+    """The lock of a run folder, held from the object's creation until `release`.
 
-    The kernel's lock of the file `.<name>.lock` beside the folder, where the folder really is: a link to it has no lock
-    of its own. The kernel gives it back whatever ends the process. On a file system without such locks, a file
-    `.<name>.owner.<n>` with a heartbeat (see `locks`).
+    It is the kernel's lock of the file `.<name>.lock` beside the real folder; a link to the folder has no lock of its
+    own. The kernel releases it when the process ends, for any reason. On a file system without kernel locks, it is a
+    file `.<name>.owner.<n>` with a heartbeat (see `locks`).
 
     Raises:
-        InputError: another process has it, or it cannot be made.
+        InputError: another process has the lock, or it cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,10 +59,10 @@ class RunLock:
                     raise taken from None
 
     def check(self) -> None:
-        """See that the lock is still this process's, before something is written.
+        """Check that this process still has the lock; call it before something is written.
 
         Raises:
-            InputError: its file was removed or replaced, so that another process may train here, too.
+            InputError: its file was removed or replaced, and another process may train here, too.
         """
         with writing(self._folder):
             if not self._held.is_held():
@@ -77,12 +77,12 @@ class RunLock:
 
 @cache
 def _say_no_locks() -> None:
-    """Once in a process."""
+    """Warn that the file system has no locks, once in a process."""
     warn("the file system of --run-dir has no locks: files with a heartbeat keep other processes from the run folders")
 
 
 class _KernelLock:
-    """A lock of the kernel on a file; `BlockingIOError` if another has it."""
+    """A lock of the kernel on a file; raises `BlockingIOError` if another process has it."""
 
     def __init__(self, path: Path) -> None:
         if fcntl is None:
@@ -97,10 +97,10 @@ class _KernelLock:
                 raise
             if self.is_held():
                 return
-            os.close(self._file)  # removed in between: a lock that nobody else would find
+            os.close(self._file)  # the file was removed meanwhile: nobody else would find this lock
 
     def is_held(self) -> bool:
-        """Whether the file that others find is the one that is locked."""
+        """Tell whether the file that others find is the locked one."""
         try:
             there = os.stat(self._path)
         except FileNotFoundError:
@@ -108,11 +108,11 @@ class _KernelLock:
         return os.path.samestat(there, os.fstat(self._file))
 
     def release(self) -> None:
-        os.close(self._file)  # the file stays: between its removal and a lock on it there would be room for two
+        os.close(self._file)  # keep the file: if it were removed, two processes could get the lock
 
 
 class _OwnerFile:
-    """A file that says who has the lock, and that is touched as long as he lives; `Held` if another has it."""
+    """A file that names the owner of the lock, who touches it while alive; raises `Held` if another has the lock."""
 
     def __init__(self, path: Path) -> None:
         (self._lock,) = acquire([path], Owner(), Watch())
@@ -122,11 +122,11 @@ class _OwnerFile:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # the next check says it
+            with suppress(OSError):  # the next check reports it
                 self._lock.touch()
 
     def is_held(self) -> bool:
-        return self._lock.touch()  # after which whoever had just judged it stale backs out
+        return self._lock.touch()  # a process that has just judged the lock stale then backs out
 
     def release(self) -> None:
         self._over.set()

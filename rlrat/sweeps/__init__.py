@@ -1,8 +1,8 @@
-"""Sweeps: a grid of runs, planned and checked as a whole, and carried out here, on Ray or on Slurm through any kill.
+"""Carry out sweeps: a grid of runs is planned and checked as a whole, and runs here, on Ray or Slurm, through any kill.
 
 The run folders are the truth. Beside them a sweep keeps only `<run-dir>/.sweep/`: locks, logs, what failed, and the
-grids that were asked for (`folder`). Nothing in here imports torch but the workers, which are the agents themselves
-(`worker`).
+grids that were asked for (`folder`). No module here imports torch at its top. The workers import it, because they are
+the agents themselves (`worker`).
 """
 
 from rlrat import lazy

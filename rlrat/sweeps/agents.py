@@ -18,7 +18,7 @@ from rlrat.errors import InputError, reason
 from rlrat.runs.agents import find_agent
 from rlrat.runs.arguments import RunArguments, identity, one_line, run_name
 
-# Settings that are a sweep's own business -> what says them instead.
+# Settings that the sweep itself decides -> the option to use instead.
 _OWN = {
     "dataset": "--datasets",
     "activation": "--activations",
@@ -36,7 +36,7 @@ _OWN = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agent:
-    """One agent's file and its settings."""
+    """The file and the settings of one agent."""
 
     name: str
     path: Path
@@ -49,17 +49,17 @@ class Agent:
 
     @cached_property
     def kinds(self) -> dict[str, Any]:
-        """The type of every setting by its name, `rational.degrees` for nested ones."""
+        """Return the type of every setting by its name; a nested one is named like `rational.degrees`."""
         return dict(_kinds(self.arguments))
 
     def has(self, name: str) -> bool:
         return name in self.kinds
 
     def read(self, name: str, text: str) -> Any:
-        """A setting's value from what stands on a command line, "256 256" for one that is a list.
+        """Read a setting's value from the text of a command line, such as "256 256" for a list.
 
         Raises:
-            InputError: it cannot be one.
+            InputError: the text is no value of the setting.
         """
         kind, printed = self.kinds[name], io.StringIO()
         try:
@@ -75,15 +75,15 @@ class Agent:
         return value
 
     def run_name(self, values: dict[str, Any]) -> str:
-        """The run name that some settings have."""
+        """Return the run name of some settings."""
         return self._name_and_identity(values)[0]
 
     def identity(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The identity that some settings have, but for their dataset."""
+        """Return the identity of some settings, without their dataset."""
         return {**self._name_and_identity(values)[1], "activation": values["activation"]}
 
     def _name_and_identity(self, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Those of the settings without dataset and activation: a large grid has far fewer than cells."""
+        """Return and cache both without dataset and activation, as a large grid has far fewer of these than cells."""
         key = tuple(item for item in values.items() if item[0] not in ("dataset", "activation"))
         if key not in self._known:
             arguments = self.build(dict(key))
@@ -91,7 +91,7 @@ class Agent:
         return self._known[key]
 
     def build(self, values: dict[str, Any]) -> RunArguments:
-        """The agent's arguments with some settings changed, by name; nothing is checked."""
+        """Build the agent's arguments with some settings changed, by name; check nothing."""
         changes = {name: value for name, value in values.items() if "." not in name}
         for name, value in values.items():
             if "." in name:
@@ -102,21 +102,21 @@ class Agent:
 
 
 def read_agent(name: str) -> Agent:
-    """The settings of one of rlrat's agents, or of a file of one's own, as `find_agent` takes them.
+    """Read the settings of an agent: the name of one of rlrat's, or a user's file, as `find_agent` takes them.
 
     Raises:
-        InputError: no such file, or no agent in it.
+        InputError: the file does not exist, or holds no agent.
     """
     path = find_agent(name)
     module = ModuleType(f"rlrat_sweep_{path.stem}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where the dataclass looks its types up
+    sys.modules[module.__name__] = module  # the dataclass looks up its types there
     try:
         exec(compile(_head(path), str(path), "exec"), module.__dict__)
         arguments = module.Arguments
         if not issubclass(arguments, RunArguments):
             raise TypeError("its Arguments are not RunArguments")
-    except Exception as error:  # whatever somebody's file does
+    except Exception as error:  # a user's file can raise anything
         what = f"{type(error).__name__}: {reason(error)}"
         raise InputError(f"{path} is no agent ({what}): it needs a dataclass Arguments(RunArguments)") from None
     return Agent(path.stem, path, arguments)
@@ -135,7 +135,7 @@ def check_axis(name: str, agents: Iterable[Agent]) -> None:
 
 
 def command_line(values: dict[str, Any]) -> list[str]:
-    """Settings by name as an agent's command line takes them."""
+    """Turn settings by name into the words of an agent's command line."""
     words = []
     for name, value in values.items():
         if isinstance(value, bool):
@@ -151,7 +151,7 @@ def _words(value: Any) -> list[str]:
 
 
 def _head(path: Path) -> ast.Module:
-    """What stands in an agent's file before its main block: its settings. All that imports torch comes after."""
+    """Parse an agent's file up to its main block: its settings. All imports of torch come after."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for index, statement in enumerate(tree.body):
         if isinstance(statement, ast.If) and "__main__" in ast.unparse(statement.test):

@@ -17,14 +17,14 @@ from rlrat.sweeps.folder import clash, seed_status
 from rlrat.sweeps.grid import Cell, Job
 from rlrat.updates.seeds import SEED_LIMIT
 
-_NAMED = 5  # of what is wrong, the rest is counted
-_COMPLETED = ("dataset", "env_id", "env_kwargs")  # which a run's folder has as the dataset completes them
+_NAMED = 5  # mistakes that are named, the rest is counted
+_COMPLETED = ("dataset", "env_id", "env_kwargs")  # a run's folder has them as the dataset completes them
 _MEND = "give another --run-dir, or move these away"
-_TOGETHER = ("total_updates", "eval_at")  # what is right of one depends on the other
+_TOGETHER = ("total_updates", "eval_at")  # whether one is right depends on the other
 
 
 def check_settings(cells: Sequence[Cell]) -> None:
-    """Raise `InputError` for activations that do not exist, numbers out of their range, and settings that exclude."""
+    """Raise `InputError` for unknown activations, numbers out of range, and settings that exclude each other."""
     from rlrat.networks.activations import check_activation  # which imports torch
 
     names = dict.fromkeys(cell.values["activation"] for cell in cells)
@@ -33,7 +33,7 @@ def check_settings(cells: Sequence[Cell]) -> None:
     _all_of((lambda name=name: check_activation(name)) for name in names)
     if cells and (top := cells[0].seeds[-1]) >= SEED_LIMIT:
         raise InputError(f"the last seed is {top:,}, but must be below {SEED_LIMIT:,}")
-    # Each value once, not each combination: an agent checks its own again.
+    # Check each value once, not each combination: an agent checks its own settings again.
     apart: dict[tuple, dict[str, Any]] = {}
     for cell in cells:
         together = {name: cell.values[name] for name in _TOGETHER if name in cell.values}
@@ -50,7 +50,7 @@ def _check_ranges(agent: Agent, values: dict[str, Any]) -> None:
 
 
 def check_device(name: str, *, here: bool) -> None:
-    """Raise `InputError` for what is no device, or none that is `here`; other hosts may have what this one lacks."""
+    """Raise `InputError` if `name` is no device, or, with `here`, if this host lacks it; other hosts may have it."""
     if name == "auto":
         return
     import torch
@@ -71,14 +71,14 @@ def check_device(name: str, *, here: bool) -> None:
         return
     if device.type != "cuda":
         find_device(name)
-    elif torch.cuda.device_count() == 0:  # which, unlike using one, takes no memory of a GPU
+    elif torch.cuda.device_count() == 0:  # counting GPUs takes no memory of them, using one does
         raise InputError(f"--device is {name}, but there is no GPU that PyTorch can use: give auto or cpu")
 
 
 def check_folders(cells: Sequence[Cell]) -> None:
     """Raise `InputError` for run folders that hold other runs, or that this user may not write.
 
-    What a dataset completes is compared by `check_datasets`.
+    `check_datasets` compares the settings that a dataset completes.
     """
     defaults = {agent: identity(agent.defaults) for agent in {cell.agent for cell in cells}}
     wrong = []
@@ -93,9 +93,9 @@ def check_folders(cells: Sequence[Cell]) -> None:
 
 
 def check_together(jobs: Sequence[Job]) -> None:
-    """Raise `InputError` where a process has seeds with a checkpoint and seeds that were never begun.
+    """Raise `InputError` if a process has seeds with a checkpoint and seeds that never began.
 
-    Side by side all would begin at 0.
+    Side by side, all of them would begin at update 0.
     """
     wrong = []
     for job in jobs:
@@ -108,13 +108,13 @@ def check_together(jobs: Sequence[Job]) -> None:
 
 
 def _clashes(cell: Cell, ours: dict[str, Any], defaults: dict[str, Any]) -> list[str]:
-    """A line for each run of a cell that is in its folder with another identity."""
+    """Return a line for each run of a cell whose folder holds another identity."""
     found = {folder: clash(folder, ours, defaults) for folder in map(cell.run_folder, _begun(cell))}
     return [f"{folder} holds a run with other settings ({what})" for folder, what in found.items() if what]
 
 
 def _begun(cell: Cell) -> Sequence[int]:
-    """The seeds of a cell if there is anything in its folder, or that cannot be known."""
+    """Return the seeds of a cell if its folder exists, or if this cannot be known; else none."""
     try:
         cell.folder.stat()
     except FileNotFoundError:
@@ -125,18 +125,18 @@ def _begun(cell: Cell) -> Sequence[int]:
 
 
 def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[str] = ()) -> list[str]:
-    """Have every dataset here, readable, and with an environment; returns those that are still to be downloaded.
+    """Check that every dataset is here, readable and has an environment; return those still to be downloaded.
 
     Args:
-        fetch: download what is missing; else only what is here is read.
+        fetch: download what is missing; if False, read only what is here.
         env_modules: the user's modules that register environments.
 
     Raises:
-        InputError: datasets that do not exist, cannot be had or cannot be used, or run folders of another dataset or
-            environment.
+        InputError: a dataset does not exist, cannot be downloaded or cannot be used, or a run folder is of another
+            dataset or environment.
     """
     wrong, clashes, missing = [], [], []
-    known: dict[tuple, dict[str, Any] | None] = {}  # what each choice of data and environment completes
+    known: dict[tuple, dict[str, Any] | None] = {}  # what each choice of dataset and environment completes
     for cell in cells:
         arguments = cell.arguments
         if not fetch and _is_to_be_fetched(arguments.dataset):
@@ -157,7 +157,7 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[
 
 
 def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str, Any]:
-    """What a run's identity has as its dataset completes it."""
+    """Return the part of a run's identity that its dataset completes."""
     from rlrat.datasets import load_dataset
 
     bounds = {"env_id": arguments.env_id, "action_bounds": arguments.action_bounds}
@@ -177,15 +177,15 @@ def _is_to_be_fetched(id: str) -> bool:
             return False
         if id in d4rl.FILES:
             return not (d4rl.folder() / d4rl.FILES[id]).exists()
-    except OSError:  # which loading it says in one line
+    except OSError:  # loading the dataset reports it in one line
         return False
     return "/" in id and minari.is_id(id)
 
 
 def _refusal(folder: Path) -> str | None:
-    """Why a folder that is to be written, or made, cannot be; None where it can, or holds a finished run."""
+    """Return why a folder cannot be written or made; None if it can, or if it holds a finished run."""
     for path in (folder, *folder.parents):
-        if os.path.exists(path):  # which is False of what is in a folder that may not be entered
+        if os.path.exists(path):  # False for a path in a folder that may not be entered
             if os.access(path, os.W_OK | os.X_OK) or os.path.exists(path / SUMMARY):
                 return None
             return f"{path} cannot be written: it is {_owner(path)}'s"

@@ -1,4 +1,4 @@
-"""Do what a sweep's command line asks: carry a grid out or only plan it, say how far it is, stop it, try again."""
+"""Do what a sweep's command line asks: carry out a grid or only plan it, report how far it is, stop it, try again."""
 
 import signal
 import time
@@ -29,19 +29,19 @@ from rlrat.sweeps.slurm import cancel_waiting
 
 
 def plan(grid: Grid, options: Options) -> tuple[list[Cell], list[Job]]:
-    """The cells and their processes; names and folders are checked, files are not yet looked at."""
+    """Return the cells and their processes; check names and folders, but do not look at files yet."""
     cells = expand(grid, options.run_dir)
     return cells, make_jobs(cells, options.seeds_per_process)
 
 
 def extra_settings(options: Options) -> dict[str, Any]:
-    """What every process is told beside its cell."""
+    """Return the settings that every process gets in addition to its cell's."""
     given = {"device": options.device} if options.device != "auto" else {}
     return {"num_threads": options.threads, **given, **({"env_modules": m} if (m := options.env_modules) else {})}
 
 
 def make_launcher(options: Options, jobs: list[Job], folder: SweepFolder, missing: Sequence[str] = ()) -> Launcher:
-    """Raises `InputError` where the launcher's package or its cluster is not there."""
+    """Make the launcher; raise `InputError` if its package or its cluster is missing."""
     if options.launcher == "ray":
         from rlrat.sweeps.ray import RayLauncher
 
@@ -57,13 +57,13 @@ def make_launcher(options: Options, jobs: list[Job], folder: SweepFolder, missin
         memory = max(found.gpu_memory or 0 for found in probes.values())
         if memory:
             per_gpu = min(fitting(gpu, memory) for gpu in gpus)
-        else:  # a PyTorch that does not use them
+        else:  # this PyTorch does not use GPUs
             gpus = []
     return LocalLauncher(options.workers, options.threads, gpus, per_gpu)
 
 
 def sweep(options: Options, grid: Grid, console: Console, only: set[str] | None = None) -> int:
-    """Plan, check, carry out; returns the exit code. `only` are the ids of the processes to do, by default all."""
+    """Plan, check and carry out a sweep; return the exit code. `only` has the processes' ids to do, by default all."""
     cells, jobs = plan(grid, options)
     check_settings(cells)
     check_folders(cells)
@@ -110,7 +110,7 @@ def dry_run(
 
 @contextmanager
 def listening(conductor: Conductor, *, detach: bool) -> Iterator[None]:
-    """A first Ctrl-C or SIGTERM stops (or, with `detach`, leaves) the sweep, a second one does not wait."""
+    """Stop (or, with `detach`, leave) the sweep at the first Ctrl-C or SIGTERM; at the second, do not wait."""
 
     def on_signal(_number: int, _frame) -> None:
         if detach:
@@ -129,7 +129,7 @@ def listening(conductor: Conductor, *, detach: bool) -> Iterator[None]:
 
 
 def finish(failed: int, options: Options, cells: list[Cell], console: Console) -> int:
-    """The summary; returns the exit code."""
+    """Print the summary and return the exit code."""
     show_summary(console, cells, options.run_dir)
     if failed:
         console.print(f"{failed} processes failed: see status, mend it, and give the same command again, or retry")
@@ -137,13 +137,13 @@ def finish(failed: int, options: Options, cells: list[Cell], console: Console) -
 
 
 def processes(folder: SweepFolder, sweep: Sweep, files: Sequence[str]) -> Sequence[Process]:
-    """The processes of a sweep that was begun in a folder, without any agent's code.
+    """Return the processes of a sweep that was begun in a folder, without any agent's code.
 
-    Only where it is of an older version, which did not write them down, are its agents loaded: those of rlrat by their
-    names, and `files` that this command line names.
+    A sweep of an older version did not write them down. Only then the agents are loaded: those of rlrat by their names,
+    and `files` that this command line names.
 
     Raises:
-        InputError: such a sweep has other agents, or is damaged.
+        InputError: a sweep of an older version has other agents, or is damaged.
     """
     if sweep.processes is not None:
         return sweep.processes
@@ -159,7 +159,7 @@ def title(folder: SweepFolder) -> str:
 
 
 def status(run_dir: Path, console: Console, files: Sequence[str] = ()) -> int:
-    """`files` are agents that the command line names, which only a sweep of an older version needs."""
+    """Show the status of the sweeps in a folder. `files` are the command line's agents, needed only for old sweeps."""
     folder, watch = SweepFolder(run_dir), Watch()
     for sweep in recall(folder):
         jobs, running = processes(folder, sweep, files), {}
@@ -176,7 +176,7 @@ def status(run_dir: Path, console: Console, files: Sequence[str] = ()) -> int:
 
 def stop(run_dir: Path, console: Console) -> int:
     folder = SweepFolder(run_dir)
-    folder.grid_files()  # or there is nothing to stop
+    folder.grid_files()  # raises if there is nothing to stop
     if not folder.sweeps():
         console.print(f"no sweep is under way in {folder.run_dir}")
     folder.stop()
@@ -198,7 +198,7 @@ def stop(run_dir: Path, console: Console) -> int:
 
 
 def retry(run_dir: Path, console: Console, named: Named) -> int:
-    """`named` is the code that the command line names, without which none that the folder names is run."""
+    """Try failed processes again. `named` is the code that the command line names; no other code of the folder runs."""
     folder, code = SweepFolder(run_dir), 0
     again = []
     for begun in recall(folder):
@@ -213,7 +213,7 @@ def retry(run_dir: Path, console: Console, named: Named) -> int:
             warn(f"an agent of {title(folder)} has other settings than then: give the sweep's own command again")
             continue
         code = max(code, sweep(options, grid, console, only=failed))
-        if code >= 128:  # stopped, and the rest with it
+        if code >= 128:  # stopped by a signal: the rest stops, too
             return code
     if not again:
         console.print(f"nothing has failed in {folder.run_dir}")

@@ -1,4 +1,4 @@
-"""The loop of a sweep: hands processes to a launcher, tries failed ones again, waits for room, and knows the rest."""
+"""Run the loop of a sweep: hand processes to a launcher, try failed ones again, wait for room, know every state."""
 
 import os
 import signal
@@ -19,18 +19,18 @@ from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Launcher, Outcome, Refused, WorkerTask
 from rlrat.sweeps.worker import FULL, LOCKED, LOST, Work
 
-MISTAKE = 2  # the exit code of what only the user can mend
+MISTAKE = 2  # the exit code of a mistake that only the user can mend
 _POLL_SECONDS = 0.1  # between looks at the workers
-_LOOK_SECONDS = 2.0  # between looks at what is in the hands of others, or at a full disk
-_DELAY_SECONDS = 1.0  # before a failed process is tried again, times its attempts
-_REFUSED_SECONDS = 30.0  # before what a cluster refused is handed to it again
+_LOOK_SECONDS = 2.0  # between looks at processes of other sweeps, or at a full disk
+_DELAY_SECONDS = 1.0  # before a failed process is tried again, multiplied by its attempts
+_REFUSED_SECONDS = 30.0  # before a refused task is handed to the cluster again
 _MOST_VANISHED = 20
 _GRACE_SECONDS = 120.0  # for workers that were asked to stop
 
 
 @dataclass
 class Entry:
-    """What the sweep knows of a process."""
+    """The sweep's knowledge of a process."""
 
     job: Job
     state: str = "waiting"
@@ -46,7 +46,7 @@ class Entry:
 
 
 class Conductor:
-    """Carries out the processes of a plan that are not finished; `run` returns when none is left, or it was stopped."""
+    """Carry out the unfinished processes of a plan; `run` returns when none is left, or when the sweep was stopped."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Conductor:
         say: Callable[[str], None],
         show: Callable[["Conductor"], None],
     ) -> None:
-        """`extra` are settings of every process, `say` takes what happens, `show` is called at every look."""
+        """Take `extra`, settings of every process, `say`, which takes events, and `show`, called at every look."""
         self.entries = {job.id: Entry(job) for job in jobs}
         self.launcher, self.folder = launcher, folder
         self.paused_by: Job | None = None
@@ -109,7 +109,7 @@ class Conductor:
             self.launcher.close()
 
     def _look_at_permit(self) -> None:
-        """Stop if another process has taken it away; else show it now and then that the sweep is there."""
+        """Stop if another process has removed the permit; else touch it now and then to show that the sweep lives."""
         try:
             if time.monotonic() - self._touched < HEARTBEAT_SECONDS:
                 self._permit.stat()
@@ -118,11 +118,11 @@ class Conductor:
                 self._touched = time.monotonic()
         except FileNotFoundError:
             self.stopping = True
-        except OSError:  # of a file system that may come back
+        except OSError:  # the file system may come back
             pass
 
     def _wait_for_the_end(self) -> None:
-        """Workers see that the permit is gone, save a checkpoint and end."""
+        """Wait until the workers see that the permit is gone, save a checkpoint and end; kill those that do not."""
         until, killed = time.monotonic() + _GRACE_SECONDS, False
         if self.count("running"):
             self.stopping = True
@@ -138,7 +138,7 @@ class Conductor:
             time.sleep(_POLL_SECONDS)
 
     def _submit(self) -> None:
-        """Fill the launcher's room from the queue, past what is in other hands or must wait."""
+        """Fill the launcher's room from the queue; skip processes that another sweep has or that must wait."""
         room, now, tasks = self.launcher.room(), time.monotonic(), []
         for _ in range(len(self._queue)):
             if len(tasks) >= room:
@@ -146,7 +146,7 @@ class Conductor:
             entry = self._queue.popleft()
             if entry.not_before > now:
                 self._queue.append(entry)
-            elif is_done(entry.job):  # by another sweep
+            elif is_done(entry.job):  # another sweep has finished it
                 self._end(entry)
             elif holder := self._holder(entry.job):
                 self._leave(entry, str(holder))
@@ -162,7 +162,7 @@ class Conductor:
             self._has_begun |= len(left) < len(tasks)
             if _is_full(refused):
                 self._pause(refused.left[0].job)
-            elif self._has_begun:  # or none will ever be taken
+            elif self._has_begun:  # otherwise the launcher may never take any
                 self._say(f"{refused}; {len(left)} processes are handed over again in {_REFUSED_SECONDS:.0f} s")
             else:
                 raise
@@ -195,7 +195,7 @@ class Conductor:
         return next((holder for holder in holders if holder is not None), None)
 
     def _leave(self, entry: Entry, holder: str) -> None:
-        """To another sweep, until it lets go."""
+        """Leave a process to another sweep until that sweep lets go of it."""
         if entry.state != "elsewhere":
             self._say(f"{entry.job.label}: {holder or 'another process'} is at it")
         entry.state, entry.not_before = "elsewhere", time.monotonic() + _LOOK_SECONDS
@@ -208,7 +208,7 @@ class Conductor:
         self._say(f"{entry.job.label}: finished" + (f", {', '.join(diverged)} diverged" if diverged else ""))
 
     def _take(self, outcome: Outcome) -> None:
-        """What an attempt's end means."""
+        """Decide what follows from the end of an attempt."""
         entry = self.entries[outcome.task.job.id]
         with suppress(OSError):
             outcome.task.outcome.unlink()
@@ -217,7 +217,7 @@ class Conductor:
             return self._end(entry)
         entry.state = "waiting"
         self._look_at_permit()
-        if self.stopping:  # which is why it ended
+        if self.stopping:  # the attempt ended because the sweep stops
             return None
         if code == LOCKED:
             holder = self._holder(job)
@@ -230,7 +230,7 @@ class Conductor:
         reason = _reason(outcome)
         if any(seed_status(folder) == FAILED for folder in job.folders):
             reason += ": no evaluation of what it trained worked"
-        if code in (None, LOST, -signal.SIGALRM):  # no fault of the run
+        if code in (None, LOST, -signal.SIGALRM):  # not the run's fault
             entry.vanished += 1
             if entry.vanished > _MOST_VANISHED:
                 return self._give_up(entry, reason, outcome.host)

@@ -1,6 +1,6 @@
 """Show a sweep: a live table on a terminal, else one line per event; its plan, its status and its summary.
 
-Consoles are without markup, emoji and highlighting: what is shown are names and paths as they are.
+Consoles have no markup, emoji or highlighting: names and paths are shown as they are.
 """
 
 import statistics
@@ -24,21 +24,21 @@ from rlrat.sweeps.folder import SeedProgress, SweepFolder, is_done, read_progres
 from rlrat.sweeps.grid import Cell, Job, Process
 from rlrat.sweeps.records import fits
 
-_ROWS = 20  # of running processes, and of a plan's cells
+_ROWS = 20  # rows of running processes, and of a plan's cells
 _SUMMARY_ROWS = 60
 _REFRESH_SECONDS = 1.0
-_LINE_SECONDS = 60.0  # between lines about how far all is, where there is no terminal
+_LINE_SECONDS = 60.0  # between lines about the progress, where there is no terminal
 
 
 class Display:
-    """Takes a conductor's events and looks."""
+    """Show the events and the state of a conductor."""
 
     def __init__(self, console: Console, cells: int, diverged: int = 0) -> None:
-        """`cells` of the whole plan, and runs of it that have diverged before."""
+        """Take the number of `cells` of the whole plan, and of its runs that have `diverged` before."""
         self._console, self._cells, self._diverged = console, cells, diverged
         self._shown = self._line = time.monotonic()
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._seconds: dict[str, float] = {}  # of a whole process, by agent
+        self._seconds: dict[str, float] = {}  # the time of a whole process, by agent
 
     def __enter__(self) -> "Display":
         if self._live is not None:
@@ -78,7 +78,7 @@ class Display:
         return Group(*rows, *([Text(f"and {more} more")] if more > 0 else []))
 
     def _looks(self, conductor: Conductor) -> list[tuple[Entry, SeedProgress | None]]:
-        """The running processes with their newest evaluation; what they teach about the time of whole ones is kept."""
+        """Return the running processes with their newest evaluation; keep the time of a whole process that follows."""
         running = []
         for entry in conductor.entries.values():
             if entry.state != "running":
@@ -110,7 +110,7 @@ class Display:
         return ", ".join(parts)
 
     def _left(self, conductor: Conductor) -> float | None:
-        """Seconds, by what this sweep's processes of each agent took until now; None before any has said."""
+        """Estimate the seconds left from the times of each agent's processes until now; None before any is known."""
         if not self._seconds:
             return None
         typical, left, running = statistics.mean(self._seconds.values()), 0.0, conductor.count("running")
@@ -130,7 +130,7 @@ def show_plan(
     missing: Sequence[str],
     where: str,
 ) -> None:
-    """What `--dry-run` prints; `where` is the launcher's own description."""
+    """Print the plan for `--dry-run`; `where` is the launcher's own description."""
     done = {job: is_done(job) for job in jobs}
     table = Table("cell", "seeds", "processes", "finished", box=None, pad_edge=False)
     by_cell: dict[Cell, list[Job]] = {}
@@ -159,7 +159,7 @@ def show_plan(
 
 
 def show_estimate(console: Console, jobs: Sequence[Job], probes: dict[str, Probe], at_once: int) -> None:
-    """The time and the memory of what is left to do, if `at_once` processes run at a time."""
+    """Print the time and the memory that the rest takes, if `at_once` processes run at a time."""
     open_jobs = [job for job in jobs if not is_done(job)]
     if not open_jobs:
         return
@@ -175,7 +175,7 @@ def show_estimate(console: Console, jobs: Sequence[Job], probes: dict[str, Probe
 
 
 def show_status(console: Console, jobs: Sequence[Process], folder: SweepFolder, running: dict[Process, Owner]) -> None:
-    """Where every run stands; `running` has the owners of the locks."""
+    """Print the state of every run; `running` has the owners of the locks."""
     counts = dict.fromkeys((FINISHED, DIVERGED, "running", FAILED, UNFINISHED, MISSING), 0)
     cells, failed, diverged, unscored = set(), [], [], []
     for job in jobs:
@@ -215,7 +215,7 @@ def show_status(console: Console, jobs: Sequence[Process], folder: SweepFolder, 
 
 
 def show_summary(console: Console, cells: Sequence[Cell], run_dir: Path) -> None:
-    """Final scores (returns, where there are no references) as mean and population standard deviation over seeds."""
+    """Print the final scores (returns without references): mean and population standard deviation over seeds."""
     table = Table("dataset", "agent", "run", "seeds", "score", "return", "diverged", box=None, pad_edge=False)
     for cell in cells[:_SUMMARY_ROWS]:
         summaries = [s for seed in cell.seeds if (s := read_summary(cell.run_folder(seed))) is not None]

@@ -1,4 +1,4 @@
-"""Estimate what a plan will take from a probe: a few updates of one process of each agent, in a folder thrown away."""
+"""Estimate a plan's time and memory from probes: a few updates of a process of each agent, in a temporary folder."""
 
 import contextlib
 import csv
@@ -20,15 +20,15 @@ from rlrat.sweeps.grid import Job
 from rlrat.sweeps.records import make
 from rlrat.sweeps.worker import Work, start
 
-_WARM, _UPDATES = 4, 24  # the first updates are slow, the rest is timed
+_WARM, _UPDATES = 4, 24  # updates; the first ones are slow, the rest is timed
 _EPISODES = 2
-_STEPS = 1000  # of an episode, which an untrained policy rarely reaches
+_STEPS = 1000  # longest episode, rarely reached by an untrained policy
 _TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one process of an agent took. Times are of this machine, beside whatever else it does."""
+    """The time and memory that one process of an agent took. Times are of this machine under its current load."""
 
     label: str
     start_seconds: float
@@ -42,7 +42,7 @@ class Probe:
     """Bytes that PyTorch reserved, None on a CPU."""
 
     def seconds(self, job: Job) -> float:
-        """Of a whole process like the probed one, with all episodes of its evaluations, each as long as it may be."""
+        """Estimate the seconds of a whole process like the probed one, with all evaluation episodes at full length."""
         arguments = job.cell.arguments
         evaluations = 1 + -(-arguments.total_updates // arguments.eval_every) + len(arguments.eval_at)
         steps = min(_STEPS, arguments.max_episode_steps or _STEPS) * evaluations * arguments.eval_episodes / _EPISODES
@@ -52,13 +52,13 @@ class Probe:
 def probe(
     jobs: Sequence[Job], folder: SweepFolder, extra: dict[str, Any], missing: Sequence[str] = ()
 ) -> dict[str, Probe]:
-    """A probe of the first job of each agent, by the agent's name; those of the same settings are read from a cache.
+    """Probe the first job of each agent; return the probes by agent's name. A cache keeps those of equal settings.
 
     Args:
-        missing: datasets that are not here; where an agent has no other, it is probed on the packaged one.
+        missing: datasets that are not here; an agent with no other dataset is probed on the packaged one.
 
     Raises:
-        InputError: a process that could not be carried out, with what it said.
+        InputError: a process failed, with the last line that it printed.
     """
     first: dict[str, Job] = {}
     for job in sorted(jobs, key=lambda job: job.cell.values["dataset"] in missing):
@@ -82,13 +82,13 @@ def _cached(job: Job, folder: SweepFolder, extra: dict[str, Any]) -> Probe:
     if (known := known_probe(cache, key)) is not None:
         return known
     found = _probe(job, extra)
-    with contextlib.suppress(InputError):  # a dry run is allowed where nothing can be written
+    with contextlib.suppress(InputError):  # a dry run also works where nothing can be written
         folder.write(cache, {"argv": key, **asdict(found)})
     return found
 
 
 def known_probe(cache: Path, argv: list[str]) -> Probe | None:
-    """What a probe of the same command line found before, if that is known."""
+    """Read the earlier probe of the same command line from the cache; None if there is none."""
     try:
         content = load_json(cache)
         found = make(Probe, {name: value for name, value in content.items() if name != "argv"})
@@ -141,7 +141,7 @@ def _probe(job: Job, extra: dict[str, Any]) -> Probe:
 
 
 def _read(file: Path) -> dict[str, dict[str, str]]:
-    """The lines of a run's evaluations by their update."""
+    """Read the lines of a run's evaluations by their update."""
     try:
         with file.open(newline="") as opened:
             return {row["update"]: row for row in csv.DictReader(opened)}
@@ -150,7 +150,7 @@ def _read(file: Path) -> dict[str, dict[str, str]]:
 
 
 def _steps(job: Job) -> int:
-    """Steps of a probe's evaluations, each as long as the longest episode of any seed."""
+    """Count the steps of a probe's evaluations; each is as long as the longest episode of any seed."""
     longest: dict[str, int] = {}
     for folder in job.folders:
         with (folder / EPISODES).open(newline="") as opened:

@@ -1,4 +1,4 @@
-"""Read run folders for a sweep, and keep the few things of its own beside them, in `<run-dir>/.sweep/`."""
+"""Read run folders for a sweep, and keep the sweep's own few files beside them, in `<run-dir>/.sweep/`."""
 
 import contextlib
 import csv
@@ -31,7 +31,7 @@ from rlrat.sweeps.records import make
 
 @dataclass(frozen=True)
 class SeedProgress:
-    """How far a run has come, by its newest evaluation."""
+    """The progress of a run at its newest evaluation."""
 
     update: int
     wall_seconds: float
@@ -42,7 +42,7 @@ class SeedProgress:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a process was given up."""
+    """The reason why a process was given up."""
 
     reason: str
     host: str
@@ -52,14 +52,14 @@ class Failure:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """A finished run's summary; None while it is not finished, or its summary cannot be read."""
+    """Read a finished run's summary; None if the run is not finished, or its summary cannot be read."""
     return find_json(folder / SUMMARY)
 
 
 def seed_status(folder: Path) -> str:
-    """finished, diverged, failed (no evaluation worked), unfinished or missing.
+    """Return the status of a seed: finished, diverged, failed (no evaluation worked), unfinished or missing.
 
-    A summary that is none counts as unfinished: the agent says what is wrong with it.
+    A seed with an invalid summary counts as unfinished: the agent reports what is wrong with it.
     """
     status = (read_summary(folder) or {}).get("status")
     if status in STATUSES:
@@ -72,7 +72,7 @@ def is_done(process: Process) -> bool:
 
 
 def read_progress(folder: Path) -> SeedProgress | None:
-    """The newest evaluation of a run at its first target return, None before the first one."""
+    """Read the newest evaluation of a run at its first target return; None before the first evaluation."""
     try:
         with open_file(folder / EVALUATIONS) as file:
             header = file.readline(4096).decode()
@@ -91,9 +91,9 @@ def read_progress(folder: Path) -> SeedProgress | None:
 
 
 def clash(folder: Path, ours: dict[str, Any], defaults: dict[str, Any]) -> str | None:
-    """How the run in a folder differs from one with the identity `ours`, None where it does not or none is there.
+    """Describe how the run in a folder differs from the identity `ours`; None if it does not, or if there is no run.
 
-    What the folder does not know is as `defaults` has it, or else not compared. The agent itself compares again.
+    A setting that the folder lacks has its value in `defaults`, or else is not compared. The agent compares again.
     """
     config = find_json(folder / CONFIG)
     if config is None:
@@ -108,13 +108,13 @@ def clash(folder: Path, ours: dict[str, Any], defaults: dict[str, Any]) -> str |
 
 
 def newest_updates(job: Process) -> tuple[int, ...]:
-    """The newest update of each seed that was evaluated, -1 where none was."""
+    """Return the newest evaluated update of each seed, -1 where there is none."""
     found = (read_progress(folder) for folder in job.folders)
     return tuple(-1 if progress is None else progress.update for progress in found)
 
 
 class SweepFolder:
-    """`<run-dir>/.sweep/`."""
+    """The folder `<run-dir>/.sweep/`."""
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir.resolve()
@@ -122,11 +122,11 @@ class SweepFolder:
         self.grids = self.path / "grids"
 
     def lock(self, folder: Path) -> Path:
-        """The lock of a run folder."""
+        """Return the path of a run folder's lock."""
         return self.path / "locks" / folder.relative_to(self.run_dir)
 
     def locked(self) -> set[Path]:
-        """The run folders that have a lock, in whatever hands and stale or not."""
+        """Return the run folders that have a lock, whoever holds it, stale or not."""
         root = self.path / "locks"
         return {
             self.run_dir / Path(folder).relative_to(root) / name.rpartition(".")[0]
@@ -136,7 +136,7 @@ class SweepFolder:
         }
 
     def job_file(self, job: Process, name: str) -> Path:
-        """A file of a process: log.txt, failed.json, or what its workers are told and leave."""
+        """Return the path of a process's file: log.txt, failed.json, or a file that its workers are given or leave."""
         return self.path / "jobs" / job.id / name
 
     def last_lines(self, job: Process, number: int = 5) -> list[str]:
@@ -152,7 +152,7 @@ class SweepFolder:
         """Write a JSON file atomically.
 
         Raises:
-            InputError: the folder cannot be written, with the refusal as its cause.
+            InputError: the folder cannot be written; the `OSError` is its cause.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,17 +168,17 @@ class SweepFolder:
             ) from error
 
     def grid_files(self) -> list[Path]:
-        """What sweeps remember of themselves (`rlrat.sweeps.remembered`), the oldest first.
+        """List the files in which sweeps are written down (`rlrat.sweeps.remembered`), the oldest first.
 
         Raises:
-            InputError: there is none, or that cannot be known.
+            InputError: there is none, or the folder cannot be read.
         """
         found = []
         try:
             with os.scandir(self.grids) as entries:
                 for entry in entries:
                     if entry.name.endswith(".json") and not entry.name.startswith("."):
-                        with contextlib.suppress(FileNotFoundError):  # it is just replaced
+                        with contextlib.suppress(FileNotFoundError):  # the file is being replaced
                             found.append((entry.stat(follow_symlinks=False).st_mtime, Path(entry.path)))
         except (FileNotFoundError, NotADirectoryError):
             pass
@@ -188,19 +188,18 @@ class SweepFolder:
             raise InputError(f"no sweep has begun in {self.run_dir}: give the --run-dir of one")
         return [file for _, file in sorted(found)]
 
-    # A sweep that is under way has a permit here, and so its workers have: to stop is to remove it, which works on a
-    # full disk, too.
+    # A running sweep and its workers have a permit here. Removing it stops them; this works on a full disk, too.
 
     def permit(self, owner: Owner) -> Path:
-        """The permit of a sweep that begins."""
+        """Write the permit of a sweep that begins, and return its path."""
         path = self.path / "permits" / owner.token
         self.write(path, asdict(owner))
         return path
 
     def sweeps(self) -> list[Owner]:
-        """The sweeps under way: their process lives on this machine, or has touched its permit of late on another.
+        """List the running sweeps: the process lives on this machine, or has touched its permit lately on another.
 
-        No two clocks are compared: the file system itself, whose time stamps they are, says what time it is.
+        Two clocks are never compared: the file system makes the time stamps and also gives the current time.
         """
         now, found = self._time(), []
         for path, owner in self._permits().items():
@@ -213,7 +212,7 @@ class SweepFolder:
         return found
 
     def _time(self) -> float | None:
-        """What time it is by the file system, None where nothing can be written."""
+        """Return the current time of the file system, None where nothing can be written."""
         trial = self.path / f".time.{uuid.uuid4().hex[:8]}"
         try:
             trial.touch()
@@ -240,7 +239,7 @@ class SweepFolder:
                     found[path] = read_owner(file.read(2**16))
         return found
 
-    # What was given up.
+    # Processes that were given up.
 
     def failure(self, job: Process) -> Failure | None:
         try:
@@ -256,7 +255,7 @@ class SweepFolder:
             self.job_file(job, "failed.json").unlink(missing_ok=True)
 
     def has_room(self, job: Process) -> bool:
-        """Whether twice what the job's next checkpoints take can be written, and at least 1 MiB."""
+        """Tell whether there is room for twice the size of the job's next checkpoints, and for at least 1 MiB."""
         sizes = []
         for folder in job.folders:
             with contextlib.suppress(OSError):

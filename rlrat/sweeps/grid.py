@@ -1,4 +1,4 @@
-"""A grid of runs: agents, datasets, activations, seeds and any settings of the agents, as cells and processes."""
+"""Turn a grid of runs (agents, datasets, activations, seeds, any settings of the agents) into cells and processes."""
 
 import hashlib
 import itertools
@@ -24,13 +24,13 @@ _KEYS = ("agents", "datasets", "activations", "seeds", "grid")
 
 
 def axis_name(text: str) -> str:
-    """The one name of an axis, whose spellings `total-updates` and `total_updates` are the same."""
+    """Return the one name of an axis: `total_updates` also for its spelling `total-updates`."""
     return text.replace("-", "_")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A cross product: everything in it with everything else."""
+    """A cross product of agents, datasets, activations and the values of further settings."""
 
     agents: tuple[str, ...] = ()
     datasets: tuple[str, ...] = (RunArguments.dataset,)
@@ -45,7 +45,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a sweep is asked for; it can be written as JSON."""
+    """The grid that a sweep is asked for; it can be written as JSON."""
 
     blocks: tuple[Block, ...]
     seeds: int = 1
@@ -58,10 +58,10 @@ class Grid:
         activations: Sequence[str] = (),
         axes: dict[str, tuple[str, ...]] | None = None,
     ) -> "Grid":
-        """A file's or a preset's grid as flags beside it change it: agents and datasets choose, the others replace.
+        """Return the grid as flags change it: agents and datasets choose from it, the others replace.
 
         Raises:
-            InputError: an agent or a dataset that no block has.
+            InputError: no block has a chosen agent or dataset, or no cell is left.
         """
         for kind, chosen in (("agents", agents), ("datasets", datasets)):
             known = {name for block in self.blocks for name in getattr(block, kind)}
@@ -86,7 +86,7 @@ class Grid:
         return replace(self, blocks=tuple(blocks))
 
     def absolute(self) -> "Grid":
-        """The same from any working directory."""
+        """Return the same grid with absolute paths, for use in any working directory."""
         blocks = tuple(
             replace(
                 block,
@@ -100,7 +100,7 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One agent on one dataset with one activation and one choice of settings; its seeds are its runs."""
+    """One agent on one dataset with one activation and one choice of settings; each seed is a run."""
 
     agent: Agent
     values: dict[str, Any]
@@ -114,7 +114,7 @@ class Cell:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder that the seeds' run folders are in."""
+        """Return the folder that holds the seeds' run folders."""
         named = replace(self.arguments, run_name=self.agent.run_name(self.values))
         return run_folder(named, self.agent.name, 0).parent
 
@@ -123,12 +123,12 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Dataset, agent, and activation with what else is not the default, as the folders are called."""
+        """Return the folders' names: dataset, agent, and activation with every setting that is not the default."""
         return printable(" ".join(self.folder.parts[-3:]))
 
 
 class Process:
-    """Seeds of a cell that are trained side by side, as far as looking at them needs."""
+    """Seeds of a cell that are trained side by side, with the fields that are needed to look at them."""
 
     run_dir: Path
     folder: Path
@@ -143,7 +143,7 @@ class Process:
 
     @property
     def label(self) -> str:
-        """Dataset, agent, activation with what else is not the default, and seeds, as the folders are called."""
+        """Return the folders' names (dataset, agent, activation with settings other than the default) and the seeds."""
         first, last = self.seeds[0], self.seeds[-1]
         return printable(" ".join(self.folder.parts[-3:])) + f" seed{first}" + (f"-{last}" if last > first else "")
 
@@ -154,7 +154,7 @@ class Process:
 
 @dataclass(frozen=True, eq=False)
 class Job(Process):
-    """A process of a plan."""
+    """A process of a plan, with its cell."""
 
     cell: Cell
     seeds: range
@@ -172,29 +172,29 @@ class Job(Process):
         return self.cell.arguments.total_updates
 
     def argv(self, extra: dict[str, Any]) -> list[str]:
-        """What follows the agent's file on its command line; `extra` are further settings by name."""
+        """Return the arguments after the agent's file on its command line; `extra` has further settings by name."""
         own = {"run_dir": self.cell.run_dir, "seed": self.seeds[0], "num_seeds": len(self.seeds)}
         return command_line({**self.cell.values, **extra, **own})
 
 
 def make_jobs(cells: Iterable[Cell], seeds_per_process: int | None) -> list[Job]:
-    """Each cell's seeds in processes of `seeds_per_process`, all in one where it is None."""
+    """Split each cell's seeds into processes of `seeds_per_process` seeds; None makes one process for all."""
     return [Job(cell, seeds) for cell in cells for seeds in in_processes(cell.seeds, seeds_per_process)]
 
 
 def in_processes(seeds: range, seeds_per_process: int | None) -> Iterable[range]:
-    """The seeds of each process of a cell."""
+    """Return the seeds of each process of a cell."""
     size = seeds_per_process or len(seeds)
     return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
 def expand(grid: Grid, run_dir: Path) -> list[Cell]:
-    """Every cell of a grid, in the order of its blocks; names, types and folders are checked.
+    """Return every cell of a grid, in the order of its blocks; check names, types and folders.
 
-    An axis that an agent does not have makes no further cells of it, as long as another agent has it.
+    An axis that an agent lacks makes no further cells of this agent; another agent must have the axis.
 
     Raises:
-        InputError: an unknown agent or setting, a value that is none, or two cells with one folder.
+        InputError: an unknown agent or setting, an invalid value, or two cells with one folder.
     """
     texts = {text for block in grid.blocks for text in _texts_of(block)}
     if odd := sorted(text for text in texts if text != printable(text)):
@@ -230,7 +230,7 @@ def _texts_of(block: Block) -> Iterable[str]:
 
 
 def _size(block: Block) -> int:
-    """At most so many cells are in a block: an agent may lack some of its axes."""
+    """Return an upper bound of the number of cells in a block: an agent may lack some of the axes."""
     axes = math.prod(map(len, block.axes.values()))
     return len(block.agents) * len(block.datasets) * max(len(block.activations), 1) * axes
 
@@ -242,7 +242,7 @@ def _expand_block(block: Block, grid: Grid, agents: dict[str, Agent], run_dir: P
         first, dot, rest = axis.partition(".")
         own = [agent for agent in chosen if dot and axis_name(agent.name) == first]
         if not own and any(axis_name(agent.name) == first for agent in agents.values()):
-            continue  # of an agent in other blocks
+            continue  # it is for an agent of other blocks
         name = rest if own else axis
         check_axis(name, own or (chosen if len(grid.blocks) == 1 else agents.values()))
         for agent in own or chosen:
@@ -259,19 +259,19 @@ def _expand_block(block: Block, grid: Grid, agents: dict[str, Agent], run_dir: P
 
 
 def _absolute(dataset: str) -> str:
-    """A dataset's file is found from any folder that a worker may be in."""
+    """Make the path of a dataset's file absolute, so that a worker finds it from any folder."""
     path = Path(os.path.expanduser(dataset))
     return str(path.resolve()) if path.suffix in FILE_SUFFIXES or os.path.isfile(path) else dataset
 
 
 def read_grid(name: str) -> Grid:
-    """The grid of a preset, or of a TOML or YAML file.
+    """Read the grid of a preset, or of a TOML or YAML file.
 
     A file's `agents`, `datasets`, `activations`, `seeds` and `grid` (a table of values by setting) are one cross
-    product, or what each of its `[[grids]]` has where it does not say otherwise.
+    product. If the file has `[[grids]]`, each of these is one, and takes from the file what it does not say itself.
 
     Raises:
-        InputError: no such file, or something in it that is no grid.
+        InputError: the file does not exist, or is no valid grid.
     """
     if name in PRESETS:
         text, suffix = resources.files("rlrat.sweeps").joinpath("presets", f"{name}.toml").read_text(), ".toml"
@@ -301,7 +301,7 @@ def read_grid(name: str) -> Grid:
 def _parse(text: str, suffix: str, name: str) -> dict[str, Any]:
     try:
         if suffix in (".yaml", ".yml"):
-            import yaml  # which Minari's download of datasets needs, too
+            import yaml  # Minari's download of datasets needs it, too
 
             try:
                 content = yaml.safe_load(text)
@@ -317,7 +317,7 @@ def _parse(text: str, suffix: str, name: str) -> dict[str, Any]:
 
 
 def _check_keys(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of a file as fields of `Block`, and `seeds`."""
+    """Turn a part of a file into fields of `Block`, and `seeds`; check its keys."""
     if unknown := [key for key in content if key not in _KEYS]:
         raise InputError(f"{name}: unknown key {unknown[0]!r}; there are {', '.join(_KEYS)} and grids")
     found: dict[str, Any] = {}
@@ -344,7 +344,7 @@ def _flat(table: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _texts(values: Any, name: str, key: str) -> tuple[str, ...]:
-    """One value or several, each as on a command line; a list in the list is one value of a setting that is a list."""
+    """Return one value or several as on a command line; a list inside the list is one value of a list setting."""
     values = values if isinstance(values, list) else [values]
     if not values or any(isinstance(value, dict) or value is None for value in values):
         raise InputError(f"{name}: {key} must be a value or a list of values")

@@ -1,4 +1,4 @@
-"""Define what all launchers, the places where processes run, have in common."""
+"""Define what all launchers have in common. A launcher is a place where processes run."""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class WorkerTask:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended."""
+    """The end of an attempt."""
 
     task: WorkerTask
     code: int | None
@@ -38,51 +38,51 @@ class Outcome:
 
 
 class Refused(InputError):
-    """A place did not take all of the tasks."""
+    """The error of a launcher that did not take all of the tasks."""
 
     def __init__(self, reason: str, left: list[WorkerTask]) -> None:
-        """`left` are those that it did not take."""
+        """Take the reason, and in `left` the tasks that were not taken."""
         super().__init__(reason)
         self.left = left
 
 
 class Launcher(Protocol):
-    """Where workers run. Several may be under way; nothing here blocks for longer than a look at their states."""
+    """A place where workers run, several at a time. No method blocks for longer than a look at their states."""
 
     many_hosts: bool
     """Whether another attempt may be on another host."""
 
     def describe(self) -> str:
-        """In words, for the plan."""
+        """Describe the place in words, for the plan."""
 
     def room(self) -> int:
-        """How many more tasks it takes now."""
+        """Return how many more tasks the place takes now."""
 
     def submit(self, tasks: list[WorkerTask]) -> None:
         """Start tasks, at most `room()`.
 
         Raises:
-            Refused: the place does not take all; where its disk is why, with the refusal as its cause.
+            Refused: the place does not take all tasks; if the disk refused, the `OSError` is its cause.
         """
 
     def poll(self) -> list[Outcome]:
-        """The tasks that ended since the last call."""
+        """Return the outcomes of the tasks that ended since the last call."""
 
     def adopt(self, jobs: list[Job]) -> dict[str, WorkerTask]:
-        """Tasks of an earlier sweep that are still under way, by the job's id.
+        """Return tasks of an earlier sweep that are still under way, by the job's id.
 
         Raises:
-            InputError: that cannot be known.
+            InputError: the place cannot tell which are.
         """
 
     def drop_waiting(self) -> None:
-        """The sweep stops: what no worker has begun need not begin."""
+        """Drop the tasks that no worker has begun; the sweep calls this when it stops."""
 
     def kill(self) -> None:
         """End every worker at once."""
 
     def close(self) -> None:
-        """Let go of the place; no worker is under way."""
+        """Let go of the place after all workers have ended."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class _Said:
 
 
 def read_outcome(task: WorkerTask) -> tuple[int | None, str]:
-    """Exit code and host, as the worker wrote them at its end; None and '' where it could not."""
+    """Read exit code and host as the worker wrote them at its end; None and '' if it could not write them."""
     try:
         said = make(_Said, load_json(task.outcome))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Workers on this machine: one thread each on its CPUs, or as many on each of its GPUs as its memory holds."""
+"""Run workers on this machine: one thread each on its CPUs, or as many on each GPU as its memory holds."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ from rlrat.sweeps.launcher import Outcome, WorkerTask
 from rlrat.sweeps.worker import start
 from rlrat.updates.machine import usable_cores
 
-_CONTEXT_BYTES = 600 * 2**20  # of a GPU that a CUDA context and PyTorch's kernels take, beside its tensors
-_FREE_SHARE = 0.1  # share of a GPU
+_CONTEXT_BYTES = 600 * 2**20  # of a GPU for a CUDA context and PyTorch's kernels, in addition to the tensors
+_FREE_SHARE = 0.1  # share of a GPU's free memory that is left free
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class GPU:
 
 
 def find_gpus() -> list[GPU]:
-    """The NVIDIA GPUs that this process may use, by nvidia-smi; none where there is no such program."""
+    """Find the NVIDIA GPUs that this process may use, by nvidia-smi; none if there is no nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
@@ -32,7 +32,7 @@ def find_gpus() -> list[GPU]:
     if answer.returncode:
         return []
     rows = [[part.strip() for part in line.split(",")] for line in answer.stdout.splitlines() if line.count(",") == 2]
-    # By uuid, as CUDA may count them in another order; names that the user gave stay as they are.
+    # Use the uuids, as CUDA may count GPUs in another order; names that the user gave stay as they are.
     rows = [(index, uuid, int(free) * 2**20) for index, uuid, free in rows if free.isdecimal()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -43,17 +43,17 @@ def find_gpus() -> list[GPU]:
 
 
 def fitting(gpu: GPU, memory: int) -> int:
-    """How many processes that each reserve `memory` bytes fit on a GPU; one at least."""
+    """Return how many processes that each reserve `memory` bytes fit on a GPU, at least one."""
     return max(1, int(gpu.free * (1 - _FREE_SHARE)) // (memory + _CONTEXT_BYTES))
 
 
 class LocalLauncher:
-    """Each worker is a child process; it ends, with a checkpoint, if this one does."""
+    """Run each worker as a child process; it ends with a checkpoint if this process ends."""
 
     many_hosts = False
 
     def __init__(self, workers: int | None, threads: int, gpus: list[GPU], per_gpu: int | None = None) -> None:
-        """`workers` in all; by default `per_gpu` on each of the GPUs, and no more than there are CPUs for."""
+        """Run at most `workers` in all; by default `per_gpu` on each GPU, and no more than the CPUs allow."""
         cpus = max(1, usable_cores() // threads)
         slots = [gpu.name for _ in range(per_gpu or 1) for gpu in gpus][: max(cpus, len(gpus))] or [None] * cpus
         if workers is not None:
@@ -85,10 +85,10 @@ class LocalLauncher:
         return ended
 
     def adopt(self, jobs: list[Job]) -> dict[str, WorkerTask]:
-        return {}  # they end with their sweep
+        return {}  # workers end with their sweep
 
     def drop_waiting(self) -> None:
-        pass  # what begins now sees that it must not
+        pass  # a worker that begins now sees that it must stop
 
     def kill(self) -> None:
         for process in self._running:

@@ -1,4 +1,4 @@
-"""Decide what may run: code that this command line names. A sweep folder or a grid's file names none."""
+"""Decide what code may run: only code that this command line names, never what a sweep folder or a grid file names."""
 
 import dataclasses
 import shlex
@@ -37,16 +37,16 @@ class Named:
         env_modules: Sequence[str] = (),
         ray_address: str | None = None,
     ) -> Grid:
-        """A grid that was read, whose agents' files are those named here and whose environments name no module.
+        """Check a grid that was read: return it with the agents' files named here and environments without module.
 
         Args:
             where: what it was read from, for the message.
-            typed: its axes that this command line has instead.
-            has_typed_kwargs: whether its environments' settings are the user's own.
-            env_modules, ray_address: modules and a cluster that were read beside it, and must be named here, too.
+            typed: axes of the grid that this command line replaces.
+            has_typed_kwargs: whether the user gave the settings of the grid's environments.
+            env_modules, ray_address: modules and a cluster that were read with the grid; they must be named here, too.
 
         Raises:
-            InputError: it has code that is not named here, with the options to add.
+            InputError: the grid has code that is not named here; the message has the options to add.
         """
         lacking: dict[str, list[str]] = {"--agents": [], "--env-modules": [], "--env-kwargs": [], "--ray.address": []}
         blocks = [self._block(block, typed, has_typed_kwargs, lacking) for block in grid.blocks]
@@ -57,7 +57,7 @@ class Named:
         return dataclasses.replace(grid, blocks=tuple(blocks))
 
     def admit_agents(self, grid: Grid, where: str) -> Grid:
-        """The same, of a grid of which no environment is made."""
+        """Check only the agents of a grid, like `admit`; for a grid of which no environment is made."""
         return self.admit(grid, where, typed={axis for block in grid.blocks for axis in block.axes})
 
     def _block(
@@ -93,12 +93,12 @@ def _refuse(lacking: dict[str, list[str]], where: str) -> None:
 
 
 def is_file(agent: str) -> bool:
-    """Whether an agent is a file of one's own, and not one by name that comes with rlrat."""
+    """Tell whether an agent is a user's file, and not the name of one that comes with rlrat."""
     return agent.endswith(".py")
 
 
 def _is_text(pair: str) -> bool:
-    """Whether a setting of an environment could name a file."""
+    """Tell whether a setting of an environment could name a file."""
 
     def has_text(value: Any) -> bool:
         if isinstance(value, dict):
@@ -107,5 +107,5 @@ def _is_text(pair: str) -> bool:
 
     try:
         return any(map(has_text, parse_env_kwargs((pair,)).values()))
-    except (InputError, RecursionError):  # which the agent refuses, too
+    except (InputError, RecursionError):  # the agent refuses it, too
         return True

@@ -1,4 +1,4 @@
-"""The command line of a sweep, and the grid that it asks for; nothing here needs torch."""
+"""Define the command line of a sweep, and find the grid that it asks for; nothing here needs torch."""
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -82,7 +82,7 @@ class Options:
 
 
 def split_axes(argv: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-    """A command line without its `--grid.<setting> <value> ...`, and those by `axis_name`."""
+    """Split a command line into the rest and its `--grid.<setting> <value> ...`, the latter by `axis_name`."""
     rest: list[str] = []
     axes: dict[str, list[str]] = {}
     values = rest
@@ -103,11 +103,11 @@ def split_axes(argv: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
 
 
 def find_grid(options: Options, axes: dict[str, tuple[str, ...]]) -> Grid:
-    """What the flags ask for.
+    """Return the grid that the flags ask for.
 
     Raises:
-        InputError: a number out of its range, a preset beside a file, or a file that is no grid or names code that
-            the flags do not.
+        InputError: a number out of its range, a preset together with a file, or a file that is no grid or names code
+            that the flags do not name.
     """
     check_ranges(options)
     if options.preset is not None and options.file is not None:
@@ -126,10 +126,10 @@ def find_grid(options: Options, axes: dict[str, tuple[str, ...]]) -> Grid:
 
 
 def admit_sweep(named: Named, grid: Grid, options: Options, where: str) -> tuple[Grid, Options]:
-    """The grid and the options of a sweep that a folder has, with the code that `named` names.
+    """Return the grid and the options of a sweep in a folder, with the code that `named` names.
 
     Raises:
-        InputError: they have code that is not named, with the options to add.
+        InputError: they have code that is not named; the message has the options to add.
     """
     address = options.ray.address if options.launcher == "ray" else None
     grid = named.admit(grid, where, env_modules=options.env_modules, ray_address=address)
@@ -137,7 +137,7 @@ def admit_sweep(named: Named, grid: Grid, options: Options, where: str) -> tuple
 
 
 def kept_options(options: Options) -> dict[str, Any]:
-    """What `retry` needs of the options; the grid is kept apart."""
+    """Return the options that `retry` needs; the grid is kept separately."""
     kept = asdict(options)
     for name in ("agents", "datasets", "activations", "seeds", "first_seed", "preset", "file", "run_dir", "dry_run"):
         del kept[name]
@@ -145,10 +145,10 @@ def kept_options(options: Options) -> dict[str, Any]:
 
 
 def recall_options(kept: dict[str, Any], run_dir: Path) -> Options:
-    """What `kept_options` gave, as the options of a sweep in `run_dir`.
+    """Turn the result of `kept_options` back into the options of a sweep in `run_dir`.
 
     Raises:
-        InputError: it is of another version of rlrat.
+        InputError: `kept` is of another version of rlrat.
     """
     try:
         clusters = {"ray": make(RayOptions, kept.get("ray")), "slurm": make(SlurmOptions, kept.get("slurm"))}

@@ -1,4 +1,4 @@
-"""Workers as tasks of a Ray cluster whose nodes share the file system of the run folders."""
+"""Run workers as tasks of a Ray cluster whose nodes share the file system of the run folders."""
 
 import os
 import time
@@ -9,11 +9,11 @@ from rlrat.sweeps.grid import Job
 from rlrat.sweeps.launcher import Outcome, WorkerTask
 from rlrat.sweeps.worker import Work, start
 
-_PATIENCE_SECONDS = 60.0  # for a file that another node wrote
+_PATIENCE_SECONDS = 60.0  # of waiting for a file that another node wrote
 
 
 class RayLauncher:
-    """One Ray task for each worker; Ray places it, this launcher decides what is tried again."""
+    """Run one Ray task for each worker; Ray chooses its node, but not what is tried again."""
 
     many_hosts = True
 
@@ -56,7 +56,7 @@ class RayLauncher:
         return f"on a Ray cluster of {len(nodes)} nodes, {self._threads} CPUs each process"
 
     def room(self) -> int:
-        """As many as Ray can place now, and some that wait, so that none of its resources do."""
+        """Return how many tasks Ray can place now, and a few more that wait, so that no resource is idle."""
         cpus = self._ray.cluster_resources().get("CPU", 0)
         return max(0, int(cpus / self._threads) + 2 - len(self._running))
 
@@ -79,7 +79,7 @@ class RayLauncher:
         return {}  # a task ends with the driver that started it
 
     def drop_waiting(self) -> None:
-        pass  # what begins now sees that it must not
+        pass  # a worker that begins now sees that it must stop
 
     def kill(self) -> None:
         for reference in self._running:
@@ -98,7 +98,7 @@ class RayLauncher:
             return Outcome(task, -9, "a node of the cluster", "Ray ended it: its node was out of memory")
         except errors.RayTaskError as error:
             return Outcome(task, 1, "a node of the cluster", reason(error, end=True))
-        except errors.RayError as error:  # of the task's worker or node
+        except errors.RayError as error:  # the task's worker or node failed
             return Outcome(task, None, "", f"its worker vanished ({type(error).__name__})")
 
     def _other_node(self, avoid: frozenset[str]) -> str | None:
@@ -109,7 +109,7 @@ class RayLauncher:
 
 
 def _work(work: Work, hide_gpus: bool) -> tuple[int, str]:
-    """The Ray task: a worker in a process of its own, which ends when Ray ends this one. Its exit code and its host."""
+    """Run a worker in its own process, as a Ray task; it ends with this process. Return its exit code and its host."""
     import socket
 
     until, permits = time.monotonic() + _PATIENCE_SECONDS, os.path.dirname(work.permit)

@@ -1,4 +1,4 @@
-"""Read what lies in a folder: data that may be damaged, of another version or somebody else's, of whatever types."""
+"""Read data from a folder: it may be damaged, of another version or somebody else's, and have any types."""
 
 import dataclasses
 from functools import cache
@@ -11,10 +11,10 @@ Kind = TypeVar("Kind")
 
 
 def make(kind: type[Kind], content: Any) -> Kind:
-    """A dataclass from the object that JSON has of it; a field that is absent has its default.
+    """Make a dataclass from its JSON object; an absent field gets its default.
 
     Raises:
-        ValueError: a field that is absent, unknown or of another type.
+        ValueError: a field is absent and has no default, is unknown or is of another type.
     """
     if not isinstance(content, dict):
         raise ValueError(f"it has no {kind.__name__}")
@@ -36,7 +36,7 @@ def _kinds(kind: type) -> dict[str, Any]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value from JSON is of a type, such as `int | None` or `list[str]`; numbers must be finite."""
+    """Tell whether a value from JSON is of a type, such as `int | None` or `list[str]`; numbers must be finite."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return fits(value, parts[0])

@@ -1,6 +1,6 @@
-"""What a sweep remembers of itself in its folder, as data: for `status` its plan, for `retry` the grid that was asked.
+"""Write a sweep down in its folder, and read it back, as data: its plan for `status`, and its grid for `retry`.
 
-Looking at a plan needs no agent's code: its folders, seeds and numbers of updates are written down when it begins.
+Reading a plan needs no agent's code: its folders, seeds and numbers of updates are written down when it begins.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _MOST_RUNS = 10**7
 
 @dataclass(frozen=True, eq=False)
 class Remembered(Process):
-    """A process, as the sweep's folder has it."""
+    """A process as it was read from the sweep's folder."""
 
     run_dir: Path
     folder: Path
@@ -33,7 +33,7 @@ class Remembered(Process):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that was begun in a folder; nothing in it is trusted but for its types."""
+    """A sweep that was begun in a folder; only the types of its data are trusted."""
 
     grid: Grid
     options: dict[str, Any]
@@ -42,7 +42,7 @@ class Sweep:
 
 
 def remember(folder: SweepFolder, grid: Grid, options: dict[str, Any], jobs: Sequence[Job]) -> None:
-    """Write a sweep down, in place of the one before with the same grid.
+    """Write a sweep down; it replaces an earlier one with the same grid.
 
     Raises:
         InputError: the folder cannot be written.
@@ -53,7 +53,7 @@ def remember(folder: SweepFolder, grid: Grid, options: dict[str, Any], jobs: Seq
 
 
 def recall(folder: SweepFolder) -> list[Sweep]:
-    """Every sweep that was begun here, the oldest first; one that is damaged is left out with a warning.
+    """Read every sweep that was begun here, the oldest first; leave out damaged ones with a warning.
 
     Raises:
         InputError: there is none, or none can be read.
@@ -73,7 +73,7 @@ def recall(folder: SweepFolder) -> list[Sweep]:
 
 
 def _plan(jobs: Sequence[Job], seeds_per_process: int | None) -> dict[str, Any]:
-    """The plan without what is the same from cell to cell, so that a large one is short."""
+    """Describe the plan briefly: leave out what is the same for all cells."""
     cells = {job.cell: None for job in jobs}
     parts = []
     for (parent, total_updates), own in itertools.groupby(cells, lambda cell: (cell.folder.parent, _updates(cell))):
@@ -89,12 +89,12 @@ def _updates(cell) -> int:
 
 
 def checksum(content: dict[str, Any]) -> str:
-    """Of what `remember` writes, so that a file that was damaged is not taken for another sweep."""
+    """Return the checksum of what `remember` writes; it shows that a file is damaged."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sweep(content: dict[str, Any], run_dir: Path) -> Sweep:
-    """Raises `ValueError` for what is none."""
+    """Turn a file's content into a sweep; raise `ValueError` if it is none."""
     version = content.pop("version", 1)
     if version not in (1, VERSION):
         raise ValueError("it is of a newer version of rlrat")
@@ -144,7 +144,7 @@ def _processes(plan: Any, run_dir: Path):
 
 
 def _below(run_dir: Path, parts: list[str]) -> Path:
-    """`<run-dir>/<dataset>/<agent>/<run>`, and nothing that leaves the run directory."""
+    """Return `<run-dir>/<dataset>/<agent>/<run>`; raise `ValueError` for parts that leave the run directory."""
     if len(parts) != 3 or any(
         part in ("", ".", "..") or "/" in part or part != printable(part) or len(part) > 255 for part in parts
     ):

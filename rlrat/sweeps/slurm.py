@@ -1,7 +1,7 @@
-"""Workers as jobs of a Slurm cluster, in arrays that submitit submits, on a file system that all its nodes share.
+"""Run workers as jobs of a Slurm cluster, in arrays that submitit submits, on a file system that all nodes share.
 
 A job that Slurm warns (SIGUSR1, before its limit) or preempts (SIGTERM) saves a checkpoint and is queued again.
-Jobs do not end with the sweep that submitted them: the same command finds those that are still in the queue.
+Jobs do not end with the sweep that submitted them: the same command finds the jobs that are still in the queue.
 """
 
 import os
@@ -27,11 +27,11 @@ from rlrat.sweeps.launcher import Outcome, Refused, WorkerTask, read_outcome
 from rlrat.sweeps.records import make
 from rlrat.sweeps.worker import FULL, Work, start
 
-_MOST = 1000  # jobs in the queue; Slurm's arrays have no more by default
-_LOOK_SECONDS = 5.0  # between questions to Slurm
-# A worker's exit code where Slurm stopped it, or it could not keep its locks alive.
+_MOST = 1000  # jobs in the queue; the default limit of Slurm's arrays
+_LOOK_SECONDS = 5.0  # between two requests to Slurm
+# A worker's exit codes if Slurm stopped it, or if it could not keep its locks alive.
 _STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, -signal.SIGTERM, -signal.SIGUSR1, -signal.SIGALRM)
-_ASKS = 5  # times that Slurm is asked for its queue, where the answer matters
+_ASKS = 5  # times that Slurm is asked for its queue, if the answer is needed
 _WARNING = "USR1"
 _NAME = "rlrat"
 _RECORD = "slurm.json"
@@ -39,7 +39,7 @@ _RECORD = "slurm.json"
 
 @dataclass(frozen=True)
 class _Queued:
-    """A process that was handed to Slurm, for the next sweep on the folder."""
+    """A process that was handed to Slurm, recorded for the next sweep on the folder."""
 
     job: str
     outcome: str
@@ -47,7 +47,7 @@ class _Queued:
 
 
 class SlurmLauncher:
-    """One job, or element of an array, for each worker."""
+    """Submit one job, or one element of an array, for each worker."""
 
     many_hosts = True
 
@@ -63,12 +63,12 @@ class SlurmLauncher:
         warning: int,
         **where: str | None,
     ) -> None:
-        """`where` are partition, account, qos and constraint, as sbatch takes them; the rest is `SlurmOptions`.
+        """Prepare jobs. `where` has partition, account, qos and constraint, as sbatch takes them; see `SlurmOptions`.
 
         Raises:
             InputError: submitit or Slurm is not installed.
         """
-        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = _WARNING  # read when submitit is imported, here and in the jobs
+        os.environ["SUBMITIT_PREEMPT_SIGNAL"] = _WARNING  # submitit reads it when it is imported, here and in the jobs
         try:
             import submitit
         except ImportError:
@@ -76,7 +76,7 @@ class SlurmLauncher:
         if missing := [name for name in ("sbatch", "squeue", "scontrol", "scancel") if shutil.which(name) is None]:
             raise InputError(f"--launcher slurm needs Slurm, but there is no {missing[0]}: start it on a login node")
         for name, value in where.items():
-            if value is not None and not re.fullmatch(r"[^\s'\"`$\\]+", value):  # it stands in a shell script
+            if value is not None and not re.fullmatch(r"[^\s'\"`$\\]+", value):  # it goes into a shell script
                 raise InputError(f"--slurm.{name} is {value!r}, but must be one word as sbatch takes it")
         self._submitit, self._sweep, self._folder = submitit, folder, _own_folder(folder.path / "slurm")
         self._parameters: dict[str, Any] = {
@@ -87,7 +87,7 @@ class SlurmLauncher:
             "array_parallelism": at_once,
             "signal_delay_s": warning,
             "setup": [f"export SUBMITIT_PREEMPT_SIGNAL={_WARNING}"],
-            "additional_parameters": {"requeue": True},  # also where a node fails
+            "additional_parameters": {"requeue": True},  # also if a node fails
             **({"gpus_per_node": gpus} if gpus else {}),
             **{name: value for name, value in where.items() if value is not None},
         }
@@ -108,7 +108,7 @@ class SlurmLauncher:
         for avoid, group in by_avoid.items():
             exclude = {"exclude": ",".join(sorted(avoid))} if avoid else {}
             try:
-                # As `rlrat.sweeps.worker.start` does.
+                # -P, as in `rlrat.sweeps.worker.start`.
                 python = f"{shlex.quote(sys.executable)} -P"
                 executor = self._submitit.SlurmExecutor(self._folder, max_num_timeout=10**6, python=python)
                 executor.update_parameters(**self._parameters, **exclude)
@@ -122,7 +122,7 @@ class SlurmLauncher:
             for job, task in zip(jobs, group, strict=True):
                 left.remove(task)
                 self._running[job.job_id] = task
-                # Without it another sweep submits the process once more, and the lock keeps the two apart.
+                # Without this record another sweep submits the process again, and the lock keeps the two apart.
                 with suppress(InputError):
                     record = _Queued(job.job_id, task.outcome.name)
                     self._sweep.write(task.outcome.with_name(_RECORD), asdict(record))
@@ -164,13 +164,13 @@ class SlurmLauncher:
             task.outcome.with_name(_RECORD).unlink()
         code, host = read_outcome(task)
         if code is None and not self._sweep.has_room(task.job):
-            code = FULL  # which could not be told
+            code = FULL  # a full disk kept the worker from writing its outcome
         why = f"job {id} ended without a word: see {self._folder}/{id}_0_log.err" if code is None else ""
         return Outcome(task, 1 if code is None else code, host or "a node of the cluster", why)
 
 
 def cancel_waiting(folder: SweepFolder) -> None:
-    """Cancel the jobs of every sweep on a folder that no worker has begun; those of one that was left are in the queue.
+    """Cancel the waiting jobs of every sweep on a folder, also of a sweep that was left and has jobs in the queue.
 
     Raises:
         InputError: Slurm does not answer, or is not on this machine.
@@ -197,17 +197,17 @@ def _record(file: Path) -> _Queued | None:
 
 
 def _own_folder(path: Path) -> Path:
-    """The folder of submitit's scripts and pickles, which is code that jobs run: none but its owner gets there.
+    """Make the folder of submitit's scripts and pickles, which jobs run as code; only its owner can access it.
 
     Raises:
-        InputError: it is somebody else's, or cannot be made.
+        InputError: the folder is somebody else's, or cannot be made.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
         if found.st_uid != os.geteuid():
             raise InputError(f"{path}, from which jobs of Slurm run, is somebody else's: give another --run-dir")
-        if found.st_mode & 0o077:  # the files in it may be writable by a group
+        if found.st_mode & 0o077:  # a group may be able to write the files in it
             path.chmod(0o700)
     except OSError as error:
         raise InputError(f"cannot make {path}, from which jobs of Slurm run: {error.strerror}") from None
@@ -215,41 +215,41 @@ def _own_folder(path: Path) -> Path:
 
 
 class Element:
-    """What a job does: a worker in a process of its own. submitit pickles it, and calls it on the node."""
+    """Run a worker in its own process: the content of a job. submitit pickles it, and calls it on the node."""
 
     def __call__(self, work: Work) -> int:
         self._process = start(work)
         self._wait()
         code = self._process.wait()
-        # A sweep that stops its workers has removed its permit; any other stop is not its doing.
+        # A sweep that stops its workers has removed its permit. If it is there, something else stopped the worker.
         if code in _STOPPED and Path(work.permit).exists():
             self._requeue()
         return code
 
     def checkpoint(self, work: Work) -> Any:
-        """Called by submitit when Slurm warns: the worker saves a checkpoint, and the job is submitted again."""
+        """Have the worker save a checkpoint, and submit the job again; submitit calls this when Slurm warns."""
         import submitit
 
-        # Slurm warns all processes of a step, but not every cluster does. A run takes SIGUSR1 any number of times; of
-        # SIGTERM a second one ends it at once, and that would be the one of a preemption meanwhile.
+        # Slurm warns all processes of a step, but not on every cluster. A run may get SIGUSR1 any number of times. A
+        # second SIGTERM would end it at once, and a preemption may send one meanwhile.
         self._process.send_signal(signal.SIGUSR1)
         self._wait()
         return submitit.helpers.DelayedSubmission(Element(), work)
 
     def _wait(self) -> None:
-        """Until the worker has ended; also from a signal's handler inside of this."""
-        with suppress(ChildProcessError):  # where `send_signal`, which looks first, has found it ended
+        """Wait until the worker has ended; a signal handler that interrupts this may call it, too."""
+        with suppress(ChildProcessError):  # `send_signal` has already found that the worker ended
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
     def _requeue(self) -> None:
         array = os.environ.get("SLURM_ARRAY_JOB_ID")
         id = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
         if subprocess.run(["scontrol", "requeue", id]).returncode == 0:
-            sys.exit(-1)  # without a result, as submitit itself does
+            sys.exit(-1)  # end without a result, as submitit itself does
 
 
 def _queued() -> set[str] | None:
-    """The ids of this user's jobs of sweeps in the queue, elements of arrays apart; None if Slurm does not answer."""
+    """Return the ids of this user's sweep jobs in the queue, one per array element; None if Slurm does not answer."""
     command = ["squeue", f"--name={_NAME}", "--noheader", "--array", "--format=%i", f"--user={os.getuid()}"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -259,10 +259,10 @@ def _queued() -> set[str] | None:
 
 
 def _queued_for_sure() -> set[str]:
-    """The same, asked until Slurm answers.
+    """Return the same as `_queued`; ask several times until Slurm answers.
 
     Raises:
-        InputError: it does not.
+        InputError: Slurm does not answer.
     """
     for ask in range(_ASKS):
         time.sleep(_LOOK_SECONDS if ask else 0)

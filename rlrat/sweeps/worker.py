@@ -1,12 +1,12 @@
-"""One process of a sweep: `python -P -m rlrat.sweeps.worker <parent>` is an agent's command, under locks.
+"""Run one process of a sweep: `python -P -m rlrat.sweeps.worker <parent>` is an agent's command, under locks.
 
-What it does, `Work`, it reads from its standard input, which only who started it could write: a file in the sweep's
-folder, which others may be able to change, would choose what runs here.
+A worker reads its `Work` from its standard input. Only the process that started it could write there. A file in the
+sweep's folder would not be safe: others may be able to change it, and would choose what runs here.
 
-The agent runs in this very process, so a lock and the training that it guards end at the same instant, whatever ends
-them. A thread touches the locks; it stops the training, as SIGTERM would, when the sweep is gone or asks for it, and at
-once when a lock is lost. Locks that could not be touched for `LEASE_SECONDS` are lost, too: the kernel's timer then
-ends the process with SIGALRM, whatever file system a thread of it hangs in. Exit codes are the agent's own, and:
+The agent runs in the worker's own process, so a lock and the training that it guards always end at the same instant.
+A thread touches the locks. It stops the training like SIGTERM when the sweep is gone or asks for it, and ends it at
+once when a lock is lost. Locks that could not be touched for `LEASE_SECONDS` are lost, too: then the kernel's timer
+ends the process with SIGALRM, even if a thread hangs in a file system. Exit codes are the agent's own, and:
 """
 
 import errno
@@ -47,7 +47,7 @@ _PASSING = {getattr(errno, name) for name in (
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker does; paths are absolute."""
+    """The task of a worker; paths are absolute."""
 
     agent: str
     """The agent's file."""
@@ -63,21 +63,21 @@ class Work:
 
 
 def start(work: Work, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """Begin a worker, which ends when this process does."""
+    """Start a worker, which ends when this process ends."""
     with tempfile.TemporaryFile() as told:
         told.write(json.dumps(asdict(work)).encode())
         told.seek(0)
         return subprocess.Popen(
-            # -P: no module is taken from the working directory, which may be somebody's sweep folder.
+            # -P: import no module from the working directory, which may be somebody else's sweep folder.
             [sys.executable, "-P", "-m", "rlrat.sweeps.worker", str(os.getpid())],
             stdin=told,
             env=environment,
-            start_new_session=True,  # a Ctrl-C is the sweep's, which then stops its workers
+            start_new_session=True,  # a Ctrl-C reaches only the sweep, which then stops its workers
         )
 
 
 class Heartbeat(threading.Thread):
-    """Keeps the locks alive, and the training no longer than it may run."""
+    """Keep the locks alive, and end the training when it must not go on."""
 
     def __init__(self, locks: list[Lock], permit: str, parent: int | None) -> None:
         super().__init__(daemon=True)
@@ -97,7 +97,7 @@ class Heartbeat(threading.Thread):
                 _terminate()
             if now - last < HEARTBEAT_SECONDS:
                 continue
-            with suppress(OSError):  # of a file system that may come back in time
+            with suppress(OSError):  # the file system may come back in time
                 if not all(lock.touch() for lock in self._locks):
                     self._lose("was taken over")
                 last = now
@@ -109,7 +109,7 @@ class Heartbeat(threading.Thread):
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _rearm(self, touched: float) -> None:
-        """Have the process end when the lease of locks that were touched at `touched` does."""
+        """Set the timer that ends the process when the lease of locks that were touched at `touched` ends."""
         signal.setitimer(signal.ITIMER_REAL, max(touched + LEASE_SECONDS - time.monotonic(), 1e-3))
 
     def _must_stop(self) -> bool:
@@ -119,21 +119,21 @@ class Heartbeat(threading.Thread):
             os.stat(self._permit)
         except FileNotFoundError:
             return True
-        except OSError:  # of a file system that may come back
+        except OSError:  # the file system may come back
             pass
         return False
 
     def _lose(self, why: str) -> None:
         with suppress(OSError):
-            # Not through sys.stderr, which the agent's command line takes away while it is read.
+            # Not through sys.stderr, which is replaced while the agent's command line is read.
             os.write(2, f"a lock of these runs {why}: ended without a checkpoint\n".encode())
         os._exit(LOST)
 
 
 def run_agent(work: Work) -> int:
-    """Do what `python <agent> <argv>` does; modules beside the agent's file are found.
+    """Do what `python <agent> <argv>` does, with modules beside the agent's file; return its exit code.
 
-    Its exit code; `FULL` where a disk without room ended it, and 1 where what passes did, though it calls it a mistake.
+    Return `FULL` if a full disk ended it, and 1 if a passing error ended it, though the agent calls it a mistake.
     """
     sys.argv = [work.agent, *work.argv]
     sys.path.insert(0, os.path.dirname(work.agent))
@@ -156,7 +156,7 @@ def run_agent(work: Work) -> int:
 
 
 def _is_behind(error: BaseException, numbers: Set[int]) -> bool:
-    """Whether an `OSError` with one of these numbers led to an error."""
+    """Tell whether an `OSError` with one of these numbers led to an error."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -171,10 +171,10 @@ def _is_behind(error: BaseException, numbers: Set[int]) -> bool:
 
 
 def _listen() -> None:
-    """SIGTERM unwinds before the agent listens itself; what Slurm warns with does what SIGTERM does, once."""
+    """Make SIGTERM unwind until the agent listens itself; make Slurm's warnings do the same as SIGTERM, once."""
 
     def unwind(number: int, _frame) -> None:
-        signal.signal(number, signal.SIG_IGN)  # Slurm may say it twice
+        signal.signal(number, signal.SIG_IGN)  # Slurm may send it twice
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, unwind)
@@ -184,7 +184,7 @@ def _listen() -> None:
 
 
 def _terminate() -> None:
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # else the agent is about to stop: a second one kills it
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # else the agent is stopping: a second one kills it
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -202,7 +202,7 @@ def _open_log(path: str) -> None:
 
 
 def memory_taken() -> dict[str, int]:
-    """Bytes: `memory`, the most that this process had resident, and `gpu_memory`, the most PyTorch took of a GPU."""
+    """Return bytes: `memory`, the most this process had resident, and `gpu_memory`, the most PyTorch took of a GPU."""
     used = {"memory": most_resident_memory()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -211,7 +211,7 @@ def memory_taken() -> dict[str, int]:
 
 
 def main(work: Work, parent: int | None = None) -> int:
-    """Carry it out; returns the exit code. `parent` is the process that this one must not outlive."""
+    """Carry out the work and return the exit code. This process must not outlive the process `parent`."""
     try:
         _listen()
         _open_log(work.log)
@@ -233,7 +233,7 @@ def main(work: Work, parent: int | None = None) -> int:
 
 
 def _run_locked(work: Work, parent: int | None) -> int:
-    """The agent's exit code, or `LOCKED`."""
+    """Run the agent under its locks; return its exit code, or `LOCKED`."""
     try:
         held = acquire([Path(lock) for lock in work.locks], Owner(), Watch())
     except Held as taken:
@@ -243,7 +243,7 @@ def _run_locked(work: Work, parent: int | None) -> int:
         heartbeat = Heartbeat(held, work.permit, parent)
         heartbeat.start()
         code = run_agent(work)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows takes an instant
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the rest takes an instant
         heartbeat.end()
         return code
     finally:
@@ -252,7 +252,7 @@ def _run_locked(work: Work, parent: int | None) -> int:
 
 
 def _told() -> Work:
-    """What this worker is to do; its standard input is empty from then on."""
+    """Read this worker's task; its standard input is empty from then on."""
     work = Work(**json.load(sys.stdin))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -263,6 +263,6 @@ def _told() -> Work:
 if __name__ == "__main__":
     CODE = main(_told(), *map(int, sys.argv[1:]))
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):  # a full disk
+        with suppress(OSError):  # the disk is full
             stream.flush()
-    os._exit(CODE)  # threads that still play or log are not waited for
+    os._exit(CODE)  # do not wait for threads that still play or log

@@ -118,7 +118,7 @@ def available_memory(device: "torch.device | None" = None, root: Path = Path("/"
         return torch.cuda.mem_get_info(device)[0] + cached
     try:
         return min([proc_bytes(root / "proc/meminfo", "MemAvailable"), *_left_by_control_groups(root)])
-    except OSError:
+    except (OSError, TypeError):
         return None
 
 

@@ -185,3 +185,14 @@ def test_inputs_that_are_the_batch_alone_are_one_line(run_agent, monkeypatch):
         "error: the learner IQL returns a Batch from `inputs`: a tuple of what update takes"
     )
     assert result.stderr.count("\n") == 1
+
+
+def test_an_update_without_metrics_is_none_the_less_one(run_agent, tmp_path, monkeypatch):
+    from rlrat.runs.run import Run
+
+    log = Run.log
+    monkeypatch.setattr(Run, "log", lambda self, metrics: log(self, {}))
+    run_agent()
+    (folder,) = tmp_path.glob("runs/*/*/*/seed0")
+    assert (folder / "summary.json").exists()
+    assert not (folder / "metrics.csv").exists()

@@ -132,6 +132,8 @@ def test_an_older_container_sees_its_own_group_at_the_top(tmp_path):
 
 
 def test_a_system_that_does_not_say(tmp_path):
+    root = machine(tmp_path / "old", "0::/\n", {"proc/meminfo": "MemTotal: 1 kB\n"})
+    assert available_memory(root=root) is None
     assert available_memory(root=tmp_path) is None
     assert available_memory() is None or available_memory() > 0
 
