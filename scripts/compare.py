@@ -69,13 +69,13 @@ def main(arguments: Arguments) -> None:
 
 
 def shortened(said: list[str]) -> list[str]:
-    """The first of the warnings about what was read, as notes."""
+    """Return the first of the warnings about what was read, as notes."""
     more = [f"{len(said) - _MOST_WARNINGS} more warnings of this kind"] if len(said) > _MOST_WARNINGS else []
     return [as_text(text) for text in said[:_MOST_WARNINGS]] + more
 
 
 def summary(report: Report) -> str:
-    """What a terminal shows: tables of final values and speed, what may be concluded, and what to mind."""
+    """Return what a terminal shows: tables of final values and speed, what may be concluded, and what to mind."""
     tables = make_tables(report)
     names = [name for name in ("results", "reach", "aggregates", "metrics") if name in tables]
     parts = [f"## {as_markdown(tables[name].title)}\n\n{tables[name].markdown()}" for name in names]
@@ -85,7 +85,7 @@ def summary(report: Report) -> str:
 
 def _conclusions(report: Report) -> dict[str, list[str]]:
     verdicts = list(report.comparisons)
-    if len(verdicts) > _MOST_VERDICTS:  # what was found comes before what was not
+    if len(verdicts) > _MOST_VERDICTS:  # comparisons with a winner come first
         verdicts.sort(key=lambda comparison: comparison.winner is None)
     shown = [f"{comparison.task}: {comparison.verdict}" for comparison in verdicts[:_MOST_VERDICTS]]
     if len(verdicts) > len(shown):
@@ -103,10 +103,10 @@ def _bullets(lines: list[str]) -> str:
 
 
 def write(report: Report, folder: Path) -> None:
-    """Tables, figures and the page in `folder`.
+    """Write tables, figures and the page in `folder`.
 
     Raises:
-        InputError: a file that cannot be written, or packages of the extra `report` that are missing.
+        InputError: a file cannot be written, or packages of the extra `report` are missing.
     """
     try:
         from rlrat.reports.html import write_report

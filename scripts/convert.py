@@ -47,17 +47,17 @@ def convert(source_id: str, out_folder: Path) -> None:
     """Write the float32 version of Minari dataset SOURCE_ID under OUT_FOLDER.
 
     Raises:
-        InputError: no such local dataset, none or other spaces than a Box, or a target that exists already.
+        InputError: there is no such local dataset, a space is missing or no Box, or the target exists already.
     """
     path = minari_root() / source_id / "data" / "metadata.json"
-    if path.is_file():  # Minari would make the environment that is recorded for a space that is not
+    if path.is_file():  # without a recorded space Minari would make the environment
         recorded = read_json(path)
         missing = [name for name in _SPACES if not isinstance(recorded.get(name), str)]
         if missing:
             raise InputError(f"{source_id} records no {' and no '.join(missing)}, which is needed to convert it")
     try:
         source = minari.load_dataset(source_id)
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AssertionError) as error:  # spaces that are none
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AssertionError) as error:  # also for damaged spaces
         raise InputError(f"cannot read {source_id}: {reason(error)}") from None
     metadata = MinariStorage.read_raw_metadata(source.storage.data_path)
     for name in _SPACES:

@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any, Console], int], str]] = {
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code."""
+    """Run a command; return the exit code."""
     if not argv or argv[0] not in COMMANDS:
         read_command_line(Command, __doc__, argv)  # answers --help, or says what is wrong
     kind, command, description = COMMANDS[argv[0]]

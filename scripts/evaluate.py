@@ -84,8 +84,8 @@ def main(arguments: Arguments) -> None:
             raise InputError(f"--video is {arguments.video}: give a file that ends in .mp4")
         if len(arguments.runs) > 1:
             raise InputError(f"--video films one run, {len(arguments.runs)} are given: give one")
-        find_encoder()  # rather now than after the evaluation
-    # In a pipe a line stays a line.
+        find_encoder()  # fail now, not after the evaluation
+    # Do not wrap lines in a pipe.
     console = Console(width=None if sys.stdout.isatty() else 1000)
     settings = {k: v for k, v in vars(arguments).items() if k not in ("runs", "episodes", "video")}
     runs = [TrainedRun(path, **settings) for path in arguments.runs]
@@ -97,7 +97,7 @@ def main(arguments: Arguments) -> None:
                 results, actions = run.evaluate(arguments.episodes)
             for target, result in results.items():
                 table.add_row(*_row(run, target, result, with_targets))
-    finally:  # what is done is shown, also where the next one fails
+    finally:  # show finished runs even if the next one fails
         if table.rows:
             console.print(table)
     if arguments.video is not None:

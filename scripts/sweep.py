@@ -52,7 +52,7 @@ COMMANDS = {
 
 
 def main(argv: list[str]) -> int:
-    """Returns the exit code: 0, 1 where a process failed, 130 where the sweep was stopped or left."""
+    """Run the command; return the exit code: 0, 1 where a process failed, 130 where the sweep was stopped or left."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     if argv and argv[0] in COMMANDS:
         return folder_command(argv, console)
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 
 def folder_command(argv: list[str], console: Console) -> int:
-    """`status`, `stop` or `retry` of a folder."""
+    """Run `status`, `stop` or `retry` of a folder; return the exit code."""
     kind, description = COMMANDS[argv[0]]
     given = read_command_line(kind, description, argv[1:], prog=f"sweep.py {argv[0]}")
     if isinstance(given, Status):
@@ -73,6 +73,6 @@ def folder_command(argv: list[str], console: Console) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to stop, no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback as long as there is nothing to stop
     with one_line_errors():
         raise SystemExit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""From run records to a `Report`: who is compared with whom, at which update, in which measure, and every number."""
+"""Build a `Report` from run records: which labels are compared, at which update, in which measure, and every number."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,9 +35,7 @@ _SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns"}
 _THRESHOLDS = 101
 _ENDED = (FINISHED, IMPORTED)
-_LATE_SHARE = (
-    0.1  # of the horizon: how late a run may begin to take the others' beginning from their areas, or end before it
-)
+_LATE_SHARE = 0.1  # of the horizon: a run may begin this late and move the start of all areas, or end this long before
 
 
 def build_report(
@@ -49,14 +47,14 @@ def build_report(
     """Compare runs by label.
 
     Args:
-        records: of `read_runs` and the importers.
-        by: settings whose values make a run's label; by default `activation`, or, where the runs of an agent on a
-            dataset have more than one name, `variant`: activation and run name, as run folders have it.
-        reference: the label that the others' speed is measured against; by default relu, or else the first.
+        records: from `read_runs` and the importers.
+        by: settings whose values make a run's label; by default `activation`, or `variant` (activation and run name, as
+            in run folders) where the runs of an agent on a dataset have more than one name.
+        reference: the label that the speed of the others is measured against; by default relu, or else the first.
         until: judge every run as if it had ended at this update.
 
     Raises:
-        InputError: a setting that no run has, no such label, or runs of one task of which some have only scores and
+        InputError: no run has one of these settings, no run has this label, or some runs of a task have only scores and
             others only returns.
     """
     by = tuple(by) or _default_by(records)
@@ -102,7 +100,7 @@ def _default_by(records: Sequence[RunRecord]) -> tuple[str, ...]:
 
 
 def _order(labels: set[str], reference: str | None) -> tuple[tuple[str, ...], str]:
-    """The labels from the reference, over the usual, to what is on trial; and the reference."""
+    """Sort the labels: the reference, then the usual ones, then those on trial; return them and the reference."""
     if reference is None:
         reference = min(labels, key=lambda label: (label != "relu", not label.startswith("relu+"), label))
     if reference not in labels:
@@ -154,20 +152,21 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
 
 
 def _horizon(runs: dict[str, list[RunRecord]]) -> int | None:
-    """Where most finished runs of a label end, or the earliest of such ends; then of all labels the earliest."""
+    """Return the earliest of all labels' ends; a label's end is where most finished runs end, at a tie the earliest."""
     counts = [Counter(run.last for run in group if run.status in _ENDED and run.last > 0) for group in runs.values()]
     return min((min(ends, key=lambda end: (-ends[end], end)) for ends in counts if ends), default=None)
 
 
 def _shared(runs: Sequence[RunRecord], horizon: int | None) -> tuple[np.ndarray | None, str | None]:
-    """The updates that all judged runs have and what that means, where they were not all evaluated at the same.
+    """Return the updates that all judged runs have, and a note; both None where all runs were evaluated at the same.
 
-    The last five evaluations of one run may span a tenth of training and those of another all of it.
+    The updates alone are None where too few are shared. Without this, the last five evaluations of one run might span a
+    tenth of training and those of another all of it.
     """
     if horizon is None or not runs:
         return None, None
     shared, own = common_updates(runs), [_until(run, horizon, "updates") for run in runs]
-    before = shared[(shared >= max(updates[0] for updates in own)) & (shared <= horizon)]  # the last began, too
+    before = shared[(shared >= max(updates[0] for updates in own)) & (shared <= horizon)]  # the last run has begun
     if all(np.isin(updates, shared).all() for updates in own):
         return None, None
     if final_evaluations(before) == FINAL_EVALUATIONS and before[-1] >= (1.0 - _LATE_SHARE) * horizon:
@@ -182,7 +181,7 @@ def _shared(runs: Sequence[RunRecord], horizon: int | None) -> tuple[np.ndarray 
 
 
 def _at(run: RunRecord, updates: np.ndarray | None) -> RunRecord:
-    """The run as if it had been evaluated at these updates alone; None for all of its own."""
+    """Return the run as if it had been evaluated at these updates only; None stands for all of its own."""
     if updates is None:
         return run
     there = np.isin(run.updates, updates)
@@ -191,7 +190,7 @@ def _at(run: RunRecord, updates: np.ndarray | None) -> RunRecord:
 
 
 def _start(firsts: Sequence[int], horizon: int | None) -> int | None:
-    """The last beginning of a judged run in the first tenth, or else the earliest; None where none has a curve."""
+    """Return the latest first update in the first tenth, or else the earliest; None where no run has a curve."""
     if horizon is None or not firsts:
         return None
     start = max((first for first in firsts if first <= _LATE_SHARE * horizon), default=min(firsts))
@@ -207,7 +206,7 @@ def _group(
     start: int | None,
     horizon: int | None,
 ) -> RunGroup:
-    """`compared` are the judged runs at the evaluations that count."""
+    """Build the group of a label; `compared` are the judged runs at the evaluations that count."""
     ends = [(_until(run, horizon, "updates"), _until(run, horizon, field)) for run in compared]
     finals = np.array([final_value(*end) for end in ends])
     drawn = [run for run in runs if len(run.updates)]
@@ -239,7 +238,7 @@ def _group(
 
 
 def _measure(name: str, runs: Sequence[RunRecord]) -> str:
-    """Scores where every run has them against the same references, else raw returns."""
+    """Return "score" where every run has scores against the same references, else "return" for raw returns."""
     references = {reference_key(run) for run in runs if not run.imported}
     if len(references) <= 1 and all(np.isfinite(run.scores).all() for run in runs):
         return "score"
@@ -251,9 +250,9 @@ def _measure(name: str, runs: Sequence[RunRecord]) -> str:
 
 
 def _came_to(run: RunRecord, horizon: int) -> bool:
-    """It has an evaluation shortly before the horizon, too: a final value of long before would be no final value.
+    """Return whether the run came to the horizon and has an evaluation shortly before it: an older one is not final.
 
-    One of the policy that nothing has trained yet is none.
+    The evaluation of the untrained policy does not count.
     """
     if run.status in NO_FINAL or not len(run.updates) or not run.updates[0] <= horizon <= run.last:
         return False
@@ -267,7 +266,7 @@ def _until(run: RunRecord, horizon: int, field: str) -> np.ndarray:
 def _reach(
     group: RunGroup, compared: Sequence[RunRecord], base: RunGroup, horizon: int, field: str, seconds: bool
 ) -> tuple[Reach, ...]:
-    """Of the judged runs, and of those that diverged, which kept nothing that they reached."""
+    """Compute when the judged and the diverged runs reach each share; diverged runs count as never reaching it."""
     runs = [*compared, *(run for run in group.runs if run.status == DIVERGED)]
     target = float(base.finals.mean())
     if not runs or target <= 0:
@@ -306,9 +305,10 @@ def _reach(
 
 
 def _aggregated(tasks: Sequence[Task], labels: Sequence[str]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
-    """Tasks, and labels that are judged on all of them; none where their measures do not mean the same.
+    """Return the tasks, and the labels that are judged on all of them; none where their measures do not mean the same.
 
-    The tasks of all labels or the labels of all tasks, whichever is more: a label on few tasks costs no others theirs.
+    These are the tasks that all labels have, or the labels that all tasks have, whichever is more. A label on few tasks
+    then does not take tasks from the others.
     """
 
     def judged(task: Task, label: str) -> bool:
@@ -335,7 +335,7 @@ def _aggregates(scores: list[np.ndarray], measure: str) -> dict[str, Estimate]:
 
 
 def _aggregate_curves(tasks: Sequence[Task], labels: Sequence[str]) -> dict[str, Curve]:
-    """Only of several tasks: of one, the task's own curves show more."""
+    """Compute the curves over several tasks; none for a single task, whose own curves show more."""
     if len(tasks) < 2:
         return {}
     horizon = min(task.horizon for task in tasks)

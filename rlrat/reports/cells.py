@@ -1,4 +1,4 @@
-"""Texts in tables that spreadsheets open: none of them becomes a formula, and each is read back as it was."""
+"""Guard texts in tables that spreadsheets open: none of them becomes a formula, and each is read back as it was."""
 
 import re
 from typing import Any
@@ -8,14 +8,14 @@ _GUARDED = re.compile(r"'+[=+\-@\t\r]")
 
 
 def guarded(value: Any) -> Any:
-    """A cell's value; a text that a spreadsheet would compute gets an apostrophe before it, a number stays one."""
+    """Return a cell's value; put an apostrophe before a text that a spreadsheet would compute, not before a number."""
     if not isinstance(value, str) or not _FORMULA.match(value) or len(value) == 1 or _is_number(value):
         return value
     return f"'{value}"
 
 
 def unguarded(text: str) -> str:
-    """The text of a cell that `guarded` wrote."""
+    """Return the text of a cell that `guarded` wrote."""
     return text[1:] if _GUARDED.match(text) else text
 
 

@@ -1,4 +1,4 @@
-"""How fast a curve rises: functions of the arrays of one run, `updates` `[N]` and `values` `[N]`."""
+"""Measure how fast a curve rises: functions of the arrays of one run, `updates` `[N]` and `values` `[N]`."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ _WINDOW = 3
 
 
 def final_value(updates: np.ndarray, values: np.ndarray) -> float:
-    """Mean of a run's last five evaluations, or of all where there are fewer, without that of the untrained policy.
+    """Return the mean of a run's last five evaluations, or of all if there are fewer, without the untrained policy's.
 
     NaN where there is no other.
     """
@@ -20,21 +20,21 @@ def final_value(updates: np.ndarray, values: np.ndarray) -> float:
 
 
 def paper_statistic(finals: np.ndarray) -> tuple[float, float]:
-    """What arXiv 2602.12390 tabulates: mean and population standard deviation over seeds of the final values `[S]`."""
+    """Return mean and population standard deviation of the final values `[S]` over seeds, as in arXiv 2602.12390."""
     return float(finals.mean()), float(finals.std())
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of each evaluation and the two before it (as many as there are), `[..., N]`."""
+    """Return the mean of each evaluation and the two before it (as many as there are), `[..., N]`."""
     sums = np.cumsum(values, axis=-1)
     sums[..., _WINDOW:] = sums[..., _WINDOW:] - sums[..., :-_WINDOW].copy()
     return sums / np.minimum(np.arange(1, values.shape[-1] + 1), _WINDOW)
 
 
 def time_to_stay(times: np.ndarray, values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """When the running mean of a run comes to stay at or above each of `thresholds` `[K]`: `[K]` of `times` `[N]`.
+    """Return when a run's running mean comes to stay at or above each of `thresholds` `[K]`: `[K]` of `times` `[N]`.
 
-    Cross and stay: the first evaluation from which on none is below until the run ends; infinite where there is none.
+    This is the first evaluation from which no mean is below the threshold until the run ends; infinite without one.
     """
     lowest_yet_to_come = np.minimum.accumulate(running_mean(values)[::-1])[::-1]
     index = np.searchsorted(lowest_yet_to_come, thresholds, side="left")
@@ -42,14 +42,14 @@ def time_to_stay(times: np.ndarray, values: np.ndarray, thresholds: np.ndarray) 
 
 
 def median_time(times: np.ndarray, draws: np.ndarray | None) -> Estimate:
-    """Median over seeds of the time to a threshold: infinite, "not reached", where half of the seeds or more never did.
+    """Return the median over seeds of the time to a threshold; infinite ("not reached") where half or more never did.
 
-    A seed that never reaches it is censored at its end: it counts as later than every other, which a median takes
-    without assuming by how much.
+    A seed that never reaches it is censored at its end: it counts as later than every other. A median does not need to
+    know by how much.
 
     Args:
-        times: `[S, B + 1]`, infinite where never; column b is at the threshold of bootstrap sample b, so that it is as
-            uncertain as the reference's seeds make it, and the last one at the threshold of the seeds as they are.
+        times: `[S, B + 1]`, infinite where never. Column b is at the threshold of bootstrap sample b, so that it is as
+            uncertain as the reference's seeds make it. The last column is at the threshold of the seeds as they are.
         draws: the seeds of each sample, `[B, S]`; None for no interval.
     """
     value = float(np.median(times[:, -1]))

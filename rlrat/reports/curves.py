@@ -1,4 +1,4 @@
-"""Make one curve of several seeds': aligned on updates, thinned to what can be drawn, with a band."""
+"""Make one curve from those of several seeds: aligned on updates, thinned to what can be drawn, with a band."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _SAMPLES = 1000
 
 
 def common_updates(runs: Sequence[RunRecord | MetricLine]) -> np.ndarray:
-    """The updates at which every run was evaluated that was under way then, `[N]`."""
+    """Return the updates at which all runs under way (between their first and last update) were evaluated, `[N]`."""
     updates, evaluated = np.unique(np.concatenate([run.updates for run in runs]), return_counts=True)
     first, last = (np.sort([run.updates[end] for run in runs]) for end in (0, -1))
     under_way = np.searchsorted(first, updates, side="right") - np.searchsorted(last, updates, side="left")
@@ -23,7 +23,7 @@ def common_updates(runs: Sequence[RunRecord | MetricLine]) -> np.ndarray:
 
 
 def aligned(runs: Sequence[RunRecord | MetricLine], field: str, updates: np.ndarray) -> np.ndarray:
-    """A field of each run's record at `updates` `[N]`, NaN where the run has none: `[S, N]`."""
+    """Return a field of each run's record at `updates` `[N]`, NaN where the run has none: `[S, N]`."""
     rows = np.full((len(runs), len(updates)), np.nan)
     for row, run in zip(rows, runs, strict=True):
         place = np.searchsorted(run.updates, updates)
@@ -34,7 +34,7 @@ def aligned(runs: Sequence[RunRecord | MetricLine], field: str, updates: np.ndar
 
 
 def mean_curve(runs: Sequence[RunRecord | MetricLine], field: str) -> Curve:
-    """Mean over seeds of `returns`, `scores` or a metric's `values`, its band a bootstrap interval over seeds."""
+    """Average `returns`, `scores` or a metric's `values` over seeds; the band is a bootstrap interval over seeds."""
     updates = thinned(common_updates(runs), POINTS)
     values = aligned(runs, field, updates)
     there = np.isfinite(values)
@@ -49,15 +49,15 @@ def mean_curve(runs: Sequence[RunRecord | MetricLine], field: str) -> Curve:
         with np.errstate(invalid="ignore", over="ignore"):
             means = np.where(counts > 0, weights @ filled / np.maximum(counts, 1), filled.sum(0) / seeds)
         low, high = (np.where(seeds > 1, end, np.nan) for end in interval(means))
-    with np.errstate(invalid="ignore"):  # of a metric that is finite in none
+    with np.errstate(invalid="ignore"):  # a metric may be finite in no seed
         seconds = np.where(there, aligned(runs, "train_seconds", updates), 0.0).sum(0) / seeds
         return Curve(updates, seconds, filled.sum(0) / seeds, low, high, seeds)
 
 
 def interquartile_curve(tasks: Sequence[Sequence[RunRecord]], field: str, horizon: int) -> Curve | None:
-    """Interquartile mean over the runs of several tasks, at the updates that all have; None where that is no curve.
+    """Return the interquartile mean over the runs of several tasks, at the updates that all have.
 
-    Every task weighs the same, whatever its number of seeds.
+    Every task weighs the same, whatever its number of seeds. None where fewer than two updates are left.
     """
     runs = [run for task in tasks for run in task]
     updates, evaluated = np.unique(np.concatenate([run.updates for run in runs]), return_counts=True)
@@ -75,7 +75,7 @@ def interquartile_curve(tasks: Sequence[Sequence[RunRecord]], field: str, horizo
 
 
 def thinned(values: np.ndarray, points: int) -> np.ndarray:
-    """At most `points` of `values`, evenly, with the first and the last."""
+    """Return at most `points` of `values`, evenly spaced, with the first and the last."""
     if len(values) <= points:
         return values
     return values[np.linspace(0, len(values) - 1, points).round().astype(int)]

@@ -1,4 +1,4 @@
-"""Find what differs between runs that are to be compared, beside what they are compared by."""
+"""Find what differs between runs that are compared, besides what they are compared by."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _PROTOCOL = {  # how runs are judged, not how they learn
 }
 _NEWER = {"max_episode_steps": None, "action_bounds": None}
 """Settings that older runs do not know, as they were."""
-# Settings that the seconds of an update depend on; a run may go on with others, but for the precision.
+# Settings that the seconds of an update depend on. A run may be resumed with others, except for the precision.
 _SPEED = ("num_threads", "compile", "precision")
 
 
@@ -35,7 +35,7 @@ class Difference:
 
 
 def find_differences(runs: dict[str, Sequence[RunRecord]], by: Sequence[str]) -> tuple[Difference, ...]:
-    """What differs between the runs of a task, by label; imported ones, whose settings are not known, are left out."""
+    """Find what differs between the runs of a task, by label; leave out imported runs, whose settings are not known."""
     there: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # setting, value, labels
     rows = [(label, _settings(run)) for label, group in runs.items() for run in group if run.config.get("identity")]
     told = {*by, "agent"} | ({"activation"} if "variant" in by else set())  # an agent is in the label or in the task
@@ -54,7 +54,7 @@ def find_differences(runs: dict[str, Sequence[RunRecord]], by: Sequence[str]) ->
 
 
 def seconds_differ(runs: Sequence[RunRecord]) -> str | None:
-    """Why the training seconds of runs cannot be compared, None where they can."""
+    """Say why the training seconds of runs cannot be compared; None where they can."""
     on_gpu = any(start.get("device") != "cpu" for run in runs for start in run.starts)
     names = (*_SPEED, "capture") if on_gpu else _SPEED
     speeds = [
@@ -74,7 +74,7 @@ def seconds_differ(runs: Sequence[RunRecord]) -> str | None:
 
 
 def reference_key(run: RunRecord) -> tuple[Any, ...] | None:
-    """What two runs' scores must have in common to mean the same."""
+    """Return what two runs' scores must have in common to mean the same."""
     reference = run.reference
     if reference is None:
         return None
@@ -92,7 +92,7 @@ def _settings(run: RunRecord) -> dict[str, Any]:
 
 
 def _versions(run: RunRecord) -> dict[str, dict[str, None]]:
-    """The versions of each package that a run was trained with, in their order."""
+    """Return the versions of each package that a run was trained with, in their order."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for start in run.starts:
         for name, version in start.get("versions", {}).items():

@@ -4,7 +4,7 @@ from rlrat.reports.report import Report
 
 
 def explanations(report: Report) -> dict[str, str]:
-    """By the name that tables and axes give a number."""
+    """Return the explanations, by the name that tables and axes give a number."""
     reference = report.reference
     starts = sorted({task.start for task in report.tasks if task.start is not None})
     start = f"update {' or '.join(f'{start:,}' for start in starts) or 0}"

@@ -21,17 +21,17 @@ from rlrat.reports.report import Comparison, Report
 from rlrat.reports.tables import Table, TableCell, make_tables
 
 _SVG_DASHES = {"solid": "", "dash": "9 5", "dashdot": "9 4 2 4", "longdashdot": "12 3 2 3 2 3", "dot": "2 3"}
-_VERDICTS = 10  # that are shown at once
-_UNSCROLLED = 12  # choices in a fieldset
+_VERDICTS = 10  # shown at once
+_UNSCROLLED = 12  # choices in a fieldset without a scroll bar
 _ROWS = 30  # a longer table is folded
 _PARTS = ("charts.js", "curves.js", "learned.js", "tables.js")
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the page of a comparison, in place of the one that is there.
+    """Write the page of a comparison; replace one that is there.
 
     Raises:
-        InputError: plotly, whose JavaScript the page has in it, is not installed, or the file cannot be written.
+        InputError: plotly, whose JavaScript is part of the page, is not installed, or the file cannot be written.
     """
     text = render(report)
     temporary = path.with_name(f"{path.name}.tmp")
@@ -43,7 +43,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def render(report: Report) -> str:
-    """The page's HTML. Whatever a user named is escaped, and a policy in it forbids every script but its own."""
+    """Return the page's HTML. Whatever a user named is escaped, and a policy in it forbids every script but its own."""
     data = page_data(report)
     script = "".join(_part(name) for name in _PARTS)
     plotly = _plotly()
@@ -78,7 +78,7 @@ def render(report: Report) -> str:
 
 
 def _toggles(report: Report, labels: Sequence[dict[str, str]]) -> str:
-    """A fieldset of tick boxes for labels, agents and datasets; the last two where there is something to choose."""
+    """Return fieldsets of tick boxes for labels, agents and datasets; hide the last two where there is no choice."""
     runs = [run for task in report.tasks for group in task.groups for run in group.runs]
     title = "Activation" if report.by == ("variant",) else ", ".join(report.by).capitalize()
     sets = [_fieldset(title, "label", [(look["name"], _swatch(look)) for look in labels])]
@@ -121,7 +121,7 @@ def _notes(notes: Sequence[str]) -> str:
 
 
 def _verdicts(comparisons: Sequence[Comparison]) -> str:
-    """Winners first, then the least p, and behind a fold what is more than a reader takes in at once."""
+    """List winners first, then by rising p; fold away what is more than a reader takes in at once."""
     if not comparisons:
         return "<p>There is nothing to compare: these runs have one label.</p>"
     tasks = {comparison.task for comparison in comparisons}
@@ -141,7 +141,7 @@ def _verdicts(comparisons: Sequence[Comparison]) -> str:
 
 
 def _tables(tables: dict[str, Table]) -> str:
-    """All but the differences, which have a section of their own; the verdicts stand above, in full width."""
+    """Return all tables but the differences, which have their own section; the verdicts stand above, in full width."""
     shown = {name: table for name, table in tables.items() if name != "differences"}
     shown["comparisons"] = _without(tables["comparisons"], "verdict")
     return "\n".join(_table(table, folded=name == "runs") for name, table in shown.items())
@@ -181,7 +181,7 @@ def _table(table: Table, folded: bool = False) -> str:
 def _cell(cell: TableCell, numeric: bool) -> str:
     value = ""
     if cell.value is not None:
-        # An empty value is sorted to the end; JavaScript writes infinity out.
+        # An empty value is sorted to the end; JavaScript reads "Infinity", not "inf".
         sorted_by = "" if np.isnan(cell.value) else "Infinity" if np.isinf(cell.value) else repr(float(cell.value))
         value = f' data-value="{sorted_by}"'
     classes = " ".join(name for name in ("number" if numeric else "", cell.mark) if name)
@@ -208,7 +208,7 @@ inputs that the layer met then, 99.8% of them.</p>
 
 
 def _policy(*scripts: str) -> str:
-    """Nothing is loaded from anywhere, and no script runs but these."""
+    """Return a policy that lets nothing be loaded from anywhere, and no script run but these."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     rules = {"default-src": "'none'", "script-src": allowed, "style-src": "'unsafe-inline'", "img-src": "data: blob:"}
@@ -229,7 +229,7 @@ def _part(name: str) -> str:
 
 
 def _inline(code: str) -> str:
-    """JavaScript that cannot end its element early."""
+    """Return JavaScript that cannot end its element early."""
     return code.replace("</script", r"<\/script").replace("<!--", r"<\!--")
 
 

@@ -1,4 +1,4 @@
-"""Read others' results beside ours: a table of curves, or the log folders that d3rlpy leaves."""
+"""Read others' results to stand beside ours: a table of curves, or the log folders that d3rlpy leaves."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ _LOG = "environment.csv"  # what d3rlpy's own examples call an EnvironmentEvalua
 
 
 def import_runs(sources: Iterable[str]) -> list[RunRecord]:
-    """Runs of other libraries; their name is the file's or `d3rlpy`, so that they stay apart from ours.
+    """Read runs of other libraries; their name is the file's or `d3rlpy`, which keeps them apart from ours.
 
     A table or log folder that is given twice is read once.
 
@@ -33,7 +33,7 @@ def import_runs(sources: Iterable[str]) -> list[RunRecord]:
             (`hopper-medium-v2=d3rlpy_logs`).
 
     Raises:
-        InputError: a source that is not there, is neither or cannot be read.
+        InputError: a source does not exist, is neither of these or cannot be read.
     """
     records: list[RunRecord] = []
     for source in sources:
@@ -56,14 +56,13 @@ def import_runs(sources: Iterable[str]) -> list[RunRecord]:
 
 
 def read_table(path: Path) -> list[RunRecord]:
-    """Curves from a CSV file with the columns agent, dataset, activation, seed, update, score.
+    """Read curves from a CSV file with the columns agent, dataset, activation, seed, update, score.
 
-    In a column status, which may be there, lines of a run say `diverged`, `failed` or `unfinished`; a line that says
-    one of the first two may be without a score, so that a run without any evaluation is counted, too. Other columns are
-    ignored.
+    An optional column status may say `diverged`, `failed` or `unfinished` in the lines of a run. A line with one of the
+    first two may have no score, so that a run without any evaluation is counted, too. Other columns are ignored.
 
     Raises:
-        InputError: a file that cannot be read, a missing column, or a line that is no evaluation.
+        InputError: the file cannot be read, a column is missing, or a line is no evaluation.
     """
     statuses: dict[tuple, str] = {}
     try:
@@ -84,7 +83,7 @@ def read_table(path: Path) -> list[RunRecord]:
 
 
 def write_table(records: Iterable[RunRecord], path: Path) -> None:
-    """The scores of runs as a table that `read_table` reads; runs of one activation are told apart by their names.
+    """Write the scores of runs as a table that `read_table` reads; run names tell runs of one activation apart.
 
     Raises:
         OSError: the file cannot be written.
@@ -96,7 +95,7 @@ def write_table(records: Iterable[RunRecord], path: Path) -> None:
         for run in records:
             known = np.isfinite(run.scores)
             key = (run.agent, run.dataset, run.variant, run.seed)
-            seen[key] += 1  # of several lengths or settings, say
+            seen[key] += 1  # for example of several lengths or settings
             variant = run.variant + (f" ({seen[key]})" if seen[key] > 1 else "")
             for update, score in zip(run.updates[known].tolist(), run.scores[known].tolist(), strict=True):
                 cells = (run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status)
@@ -108,7 +107,7 @@ def write_table(records: Iterable[RunRecord], path: Path) -> None:
 def _read_curves(
     path: Path, reader: csv.DictReader, statuses: dict[tuple, str]
 ) -> dict[tuple[str, str, str, int], dict[int, float]]:
-    """Scores by update, by agent, dataset, activation and seed; what is no finished run is in `statuses`."""
+    """Read scores by update for each agent, dataset, activation and seed; `statuses` gets runs that did not finish."""
     missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}: it takes {', '.join(_COLUMNS)}")
@@ -144,17 +143,17 @@ def _places(records: Iterable[RunRecord]) -> set[str]:
 
 
 def read_d3rlpy(folder: Path, dataset: str, before: Sequence[RunRecord] = ()) -> list[RunRecord]:
-    """Runs below a folder that d3rlpy's FileAdapter wrote, evaluated by an evaluator called `environment`.
+    """Read the runs below a folder that d3rlpy's FileAdapter wrote, evaluated by an evaluator called `environment`.
 
-    Their seeds are not logged: they are numbered in the order of the folders.
+    The logs hold no seeds: runs are numbered in the order of their folders.
 
     Args:
         folder: at any height above the runs.
-        dataset: that they were trained on, which they do not log.
-        before: what was imported already; what is of it is left out, and numbers go on from it.
+        dataset: that the runs were trained on; they do not log it.
+        before: runs that are imported already; these are left out, and the numbers continue after them.
 
     Raises:
-        InputError: no such run.
+        InputError: there is no such run.
     """
     records: list[RunRecord] = []
     dataset = as_text(dataset)
@@ -176,7 +175,7 @@ def read_d3rlpy(folder: Path, dataset: str, before: Sequence[RunRecord] = ()) ->
             continue
         seed = numbers[agent, dataset, activation]
         numbers[agent, dataset, activation] += 1
-        # What comes after the first evaluation that is no number is of no policy that could be used.
+        # Once an evaluation is no number, the policy can no longer be used: leave out what follows.
         finite = np.logical_and.accumulate(np.isfinite(returns))
         run = _record(path, agent, dataset, activation, "d3rlpy", seed, updates[finite], returns[finite])
         if not finite.all():
@@ -191,7 +190,7 @@ def read_d3rlpy(folder: Path, dataset: str, before: Sequence[RunRecord] = ()) ->
 
 
 def _names(path: Path) -> tuple[str, str]:
-    """Agent and activation from a run's params.json.
+    """Read agent and activation from a run's params.json.
 
     Raises:
         ValueError: it has none.
@@ -205,7 +204,7 @@ def _names(path: Path) -> tuple[str, str]:
 
 
 def with_scores(imported: Sequence[RunRecord], ours: Sequence[RunRecord]) -> list[RunRecord]:
-    """Normalise returns that were imported without scores as our runs on the same dataset are, where those agree."""
+    """Normalise returns imported without scores as our runs on the same dataset are, where these agree."""
     found = []
     for record in imported:
         there = {reference_key(run): run.reference for run in ours if run.dataset == record.dataset}
@@ -238,7 +237,7 @@ def _record(
 
 
 def _activation(params: dict[str, Any]) -> Any:
-    """Of the actor, or of the only network; d3rlpy's own default is ReLU. None where it is no text."""
+    """Return the activation of the actor, or of the only network; d3rlpy's own default is ReLU. None if unreadable."""
     if "activation_type" in params:
         return params["activation_type"]
     factory = params.get("actor_encoder_factory") or params.get("encoder_factory") or {}
@@ -247,13 +246,13 @@ def _activation(params: dict[str, Any]) -> Any:
 
 
 def _read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric, NaN where they are no numbers: lines of epoch, step, value, without a header.
+    """Read steps and values of a metric, NaN where they are no numbers: lines of epoch, step, value, without a header.
 
-    The last of a step counts.
+    The last line of a step counts.
 
     Raises:
-        ValueError: a line that is none of these, or no line.
-        OSError: it cannot be read.
+        ValueError: a line is none of these, or there is no line.
+        OSError: the file cannot be read.
     """
     rows = {}
     with open_text(path) as file:
@@ -272,7 +271,7 @@ def _read_log(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seconds(path: Path, updates: np.ndarray) -> np.ndarray:
-    """Training seconds at `updates`, from the mean seconds of a step that d3rlpy logs for each epoch.
+    """Return training seconds at `updates`, from the mean seconds of a step that d3rlpy logs for each epoch.
 
     NaN where they are not known.
     """

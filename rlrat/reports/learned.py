@@ -1,4 +1,4 @@
-"""The activation functions that a run has learned, over training, with what they are applied to: `activations.csv`."""
+"""Read and draw the activation functions that a run learned over training, and their inputs: `activations.csv`."""
 
 import hashlib
 import os
@@ -48,15 +48,15 @@ class Layer:
     """`[T, S, P, G, bins]`: inputs in equal bins between `low` and `high`."""
 
     def at(self, times: np.ndarray | slice) -> "Layer":
-        """The same at some of its evaluations, given by their places in `updates`."""
+        """Return the layer at some of its evaluations, given by their places in `updates`."""
         arrays = ("updates", "numerator", "denominator", "low", "high", "counts")
         return replace(self, **{name: getattr(self, name)[times] for name in arrays})
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        """What the layer makes of the points x, `[T, S, P, G, len(x)]`, in float64."""
+        """Return the layer's outputs at the points x, `[T, S, P, G, len(x)]`, in float64."""
         if self.version == PRELU:
             return np.where(x > 0, x, self.numerator * x)
-        import torch  # not for those who only read
+        import torch  # imported here, as reading needs no torch
 
         from rlrat.rational import rational
 
@@ -66,12 +66,12 @@ class Layer:
         return rational(rows, a, b, self.version).reshape(*shape, len(x)).numpy()
 
     def range(self) -> tuple[float, float]:
-        """From the lowest to the highest input of any of its histograms; (-1, 1) where there is none."""
+        """Return the lowest and the highest input of all its histograms; (-1, 1) where there is none."""
         seen = self.counts.any(axis=-1)
         return (float(self.low[seen].min()), float(self.high[seen].max())) if seen.any() else (-1.0, 1.0)
 
     def histogram(self, edges: np.ndarray) -> np.ndarray:
-        """Share of all inputs in the bins between `edges`, `[T, len(edges) - 1]`; of a bin cut in two each its part."""
+        """Return the share of all inputs between `edges`, `[T, len(edges) - 1]`; a bin that is cut counts in parts."""
         bins = self.counts.shape[-1]
         shares = np.zeros((len(self.updates), len(edges) - 1))
         for time, *rest in np.argwhere(self.counts.any(axis=-1)):
@@ -84,10 +84,10 @@ class Layer:
 
 
 def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[str, Layer]:
-    """The trained activations of a run folder by layer, at `updates` or all; none where it has no `activations.csv`.
+    """Read a run folder's trained activations by layer, at `updates` or all; none where it has no `activations.csv`.
 
-    A line cut short or damaged is named in a warning, and the evaluation that it belongs to is left out. So are, once a
-    file, layers whose function is none of ours.
+    A warning names lines that are cut short or damaged; their evaluations are left out. Layers whose function is none
+    of ours are left out, too, with one warning for a file.
     """
     path = folder / ACTIVATIONS
     if not os.path.lexists(path):
@@ -135,7 +135,7 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
 
 
 def _layer(name: str, found: dict[int, dict[tuple[int, int], tuple]]) -> Layer | None:
-    """Its evaluations that have as many lines, and each as many numbers, as most have, and finite coefficients."""
+    """Build a layer from its evaluations with as many lines and numbers as most have, and with finite coefficients."""
 
     def shape(entries: dict[tuple[int, int], tuple]) -> tuple:
         return tuple((at, entry[0], *(len(entry[i]) for i in (1, 2, 5))) for at, entry in sorted(entries.items()))
@@ -160,9 +160,9 @@ def _layer(name: str, found: dict[int, dict[tuple[int, int], tuple]]) -> Layer |
 
 
 def join_seeds(seeds: Sequence[dict[str, Layer]]) -> dict[str, Layer]:
-    """Layers of several runs as one each with a seed axis, at the updates that all have.
+    """Join the layers of several runs into one each with a seed axis, at the updates that all have.
 
-    Runs whose layer has another form than the first one's do not fit beside it and are left out.
+    Runs whose layer has another form than the first run's are left out, as they do not fit beside it.
     """
     joined = {}
     for name in {name: None for layers in seeds for name in layers}:
@@ -186,9 +186,9 @@ def _form(layer: Layer) -> tuple:
 
 
 def learned_groups(report: Report, seeds: int) -> Iterator[tuple[Task, RunGroup, list[RunRecord]]]:
-    """The groups that have learned activations, with at most so many of their runs that have them.
+    """Yield the groups that have learned activations, with at most `seeds` of their runs that have them.
 
-    Of the judged runs, where any has: one that has barely begun would leave the others few updates in common.
+    Judged runs are taken where any has them: a run that has barely begun would leave few updates in common.
     """
     for task in report.tasks:
         for group in task.groups:
@@ -199,12 +199,12 @@ def learned_groups(report: Report, seeds: int) -> Iterator[tuple[Task, RunGroup,
 
 
 def seeds_shown(group: RunGroup, seeds: Sequence[int]) -> str:
-    """Of which of a group's runs a picture is: `seeds 0, 2 of 3 runs`; nothing where it is of all."""
+    """Say which of a group's runs a picture shows: `seeds 0, 2 of 3 runs`; nothing where it shows all."""
     return "" if len(seeds) == len(group.runs) else f"{named_seeds(tuple(seeds))} of {len(group.runs)} runs"
 
 
 def learned_figures(report: Report) -> dict[str, "Figure"]:
-    """`plot_learned` for the first eight groups that have learned activations, by the name of their files."""
+    """Draw `plot_learned` for the first eight groups that have learned activations, by the name of their files."""
     figures = {}
     for task, group, runs in islice(learned_groups(report, seeds=5), _MOST_FIGURES):
         layers = join_seeds([read_learned(run.path) for run in runs])
@@ -219,9 +219,9 @@ def learned_figures(report: Report) -> dict[str, "Figure"]:
 
 
 def as_drawn(name: str, width: int = _LONGEST_NAME) -> str:
-    """A name as matplotlib draws it letter for letter, in lines of `width` letters: no mathematics, none left out.
+    """Return a name that matplotlib draws letter for letter, in lines of `width` letters.
 
-    What is longer than a name may be is cut in its middle.
+    No part of it becomes mathematics, and no legend leaves it out. A name that is too long is cut in its middle.
     """
     name = " ".join(name.split())
     if len(name) > _LONGEST_NAME:
@@ -236,13 +236,13 @@ def as_drawn(name: str, width: int = _LONGEST_NAME) -> str:
 
 
 def grid_of(panels: int) -> tuple[int, int, float]:
-    """Rows, columns and the width of a panel in inches: all fit a page, so that print leaves letters legible."""
+    """Return rows, columns and the width of a panel in inches: all fit a page, so that print is legible."""
     columns = 2 if panels == 4 else min(panels, 3)
     return -(-panels // columns), columns, min(4.8, 7.0 / columns)
 
 
 def file_name(name: str, taken: Collection[str]) -> str:
-    """Of a figure; where names had to be cut, or differ only in what a file's name cannot have, a hash ends it."""
+    """Return a figure's file name; a hash ends it if it was cut, or if the plain name is taken."""
     short = re.sub(r"[^\w.,=+-]+", "-", name, flags=re.ASCII)
     if len(short) > _LONGEST_FILE_NAME or short.lower() in map(str.lower, taken):
         short = f"{short[: _LONGEST_FILE_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -250,10 +250,10 @@ def file_name(name: str, taken: Collection[str]) -> str:
 
 
 def plot_learned(layers: dict[str, Layer]) -> "Figure":
-    """A panel for each layer: its function at five evaluations, from dark to light, over a histogram of its inputs.
+    """Draw a panel for each layer: its function at five evaluations, dark to light, over a histogram of its inputs.
 
     The functions are the medians over seeds, critics and groups; at the last evaluation a band holds all of them. The
-    histogram is of the last evaluation. Dashed, the first.
+    first evaluation is dashed. The histogram is of the last evaluation.
 
     Args:
         layers: at least one.

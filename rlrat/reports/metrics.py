@@ -1,4 +1,4 @@
-"""Metrics of runs, as their metrics.csv has them: read where a report asks for them, and only those."""
+"""Read the metrics of runs from their metrics.csv: only where a report asks for them, and only those."""
 
 import csv
 import difflib
@@ -27,19 +27,19 @@ _PATTERN = "*?["
 
 
 def with_metrics(records: Sequence[RunRecord], wanted: Sequence[str]) -> list[RunRecord]:
-    """The records with the metrics that they have of those `wanted`, names or patterns such as `losses/*`.
+    """Return the records with the metrics that they have of those `wanted`, names or patterns such as `losses/*`.
 
-    A warning names runs without some of them, and what is damaged in a file, which is left out.
+    A warning names runs without some of them, and damaged parts of a file, which are left out.
 
     Raises:
-        InputError: a metric that no run has.
+        InputError: no run has one of the metrics.
     """
     if not wanted:
         return list(records)
     headers = [[] if record.imported else _read_header(record.path / METRICS) for record in records]
     known = list(dict.fromkeys(name for header in headers for name in header))
     names = list(dict.fromkeys(name for text in wanted for name in _find(text, known)))
-    lacking: dict[tuple[Path, ...], list[str]] = {}  # runs -> what they have not, as a pattern finds much of one agent
+    lacking: dict[tuple[Path, ...], list[str]] = {}  # runs -> what they lack; a pattern may find much of one agent
     for name in names:
         without = (record.path for record, header in zip(records, headers, strict=True) if name not in header)
         lacking.setdefault(tuple(without), []).append(name)
@@ -67,7 +67,7 @@ def _find(text: str, known: Sequence[str]) -> list[str]:
 
 
 def _read_header(path: Path) -> list[str]:
-    """The names of the metrics in a file; none where it is not there, or has no header that can be read."""
+    """Read the names of the metrics in a file; none where there is no file, or no header that can be read."""
     if not os.path.lexists(path):
         return []
     try:
@@ -92,7 +92,7 @@ def _header(file: TextIO) -> list[str]:
 
 
 def _read_metrics(run: RunRecord, names: Sequence[str]) -> dict[str, MetricLine]:
-    """Those columns of a run's file, each where it is filled. A line cut short or damaged is left out."""
+    """Read these columns of a run's file, each where it is filled. A line cut short or damaged is left out."""
     path = run.path / METRICS
     points, damaged = {name: (array("q"), array("d")) for name in names}, []
     try:
@@ -111,7 +111,7 @@ def _read_metrics(run: RunRecord, names: Sequence[str]) -> dict[str, MetricLine]
                 for name, value in values.items():
                     points[name][0].append(int(row[0]))
                     points[name][1].append(value)
-    except (OSError, ValueError) as error:  # it is another file than when its header was read
+    except (OSError, ValueError) as error:  # the file has changed since its header was read
         warn(f"{path} cannot be read ({reason(error)}): its metrics are left out")
         return {}
     if damaged:
@@ -122,7 +122,7 @@ def _read_metrics(run: RunRecord, names: Sequence[str]) -> dict[str, MetricLine]
 def _line(run: RunRecord, updates: array, values: array) -> MetricLine:
     at, heights = np.array(updates), np.array(values)
     order = np.argsort(at, kind="stable")
-    order = order[np.append(np.diff(at[order]) > 0, True)]  # of an update that is there twice the last line counts
+    order = order[np.append(np.diff(at[order]) > 0, True)]  # the last line of an update counts
     at, heights = at[order], heights[order]
     seconds = np.full(len(at), np.nan)
     if len(run.updates):
@@ -131,7 +131,7 @@ def _line(run: RunRecord, updates: array, values: array) -> MetricLine:
 
 
 def write_metrics(records: Iterable[RunRecord], names: Sequence[str], path: Path) -> None:
-    """All points of these metrics as a table with a column for each, a line for each point of a run.
+    """Write all points of these metrics as a table: a column for each metric, a line for each point of a run.
 
     Raises:
         OSError: the file cannot be written.

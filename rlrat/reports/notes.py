@@ -1,4 +1,4 @@
-"""What a reader must know before any number: what is left out, mixed or missing, a sentence each."""
+"""Write what a reader must know before any number: what is left out, mixed or missing, a sentence each."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from rlrat.runs.schema import NO_FINAL
 
 
 def find_notes(report: Report, until: int | None) -> tuple[str, ...]:
-    """The notes of a report that has everything else; `until` is `build_report`'s."""
+    """Return the notes of a report that has everything else; `until` is that of `build_report`."""
     notes = [note for task in report.tasks for note in _task_notes(task, report, until)]
     return (*notes, *_aggregate_notes(report), *_coverage_notes(report))
 
@@ -73,7 +73,7 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
 
 
 def _run_notes(task: Task) -> Iterator[str]:
-    """What became of runs, whether others are judged or not."""
+    """Yield what became of runs, whether others are judged or not."""
     for group in task.groups:
         if group.diverged:
             yield (
@@ -112,7 +112,7 @@ def _area_notes(task: Task) -> Iterator[str]:
 
 
 def _speed_notes(task: Task, report: Report) -> Iterator[str]:
-    """Why times to reach a share of the reference are missing."""
+    """Yield why times to reach a share of the reference are missing."""
     base = task.group(report.reference)
     if base is None or not len(base.finals):
         yield f"{task.name}: no run of {report.reference} is judged, so no speed is measured against it"

@@ -1,4 +1,4 @@
-"""What the charts of `report.html` draw, as JSON knows it: curves, seeds, learned activations; thinned for drawing."""
+"""Make the data of the charts of `report.html`, for JSON: curves, seeds, learned activations; thinned for drawing."""
 
 from itertools import pairwise
 from typing import Any
@@ -15,25 +15,25 @@ DASHES = ("solid", "dash", "dashdot", "longdashdot", "dot")
 """In the order in which the figures use them."""
 _SEED_POINTS = 150_000  # of all runs together: some 3 MB
 _LEARNED_STEPS = 400  # of the slider, over all groups together: some 2 MB
-_LEARNED_SEEDS = 5  # of a group, so many are drawn
+_LEARNED_SEEDS = 5  # drawn of a group
 _LEARNED_BINS = 40
 
 
 def page_data(report: Report) -> dict[str, Any]:
-    """All that the page's scripts need."""
+    """Return all that the page's scripts need."""
     labels = [{"name": label, **_look(place)} for place, label in enumerate(report.labels)]
     return {"labels": labels, **curve_data(report), "learned": learned_data(report)}
 
 
 def _look(place: int) -> dict[str, str]:
-    """Colour and dashes as in the figures; the figures' black is the colour of the page's text, ""."""
+    """Return colour and dashes as in the figures; "" stands for their black and is the colour of the page's text."""
     colour = COLOURS[place % len(COLOURS)]
     dash = DASHES[(place + place // len(COLOURS)) % len(DASHES)]
     return {"colour": "" if colour == "#000000" else colour, "dash": dash}
 
 
 def curve_data(report: Report) -> dict[str, Any]:
-    """What the curve charts draw. Updates that many runs have in common are there once, under `updates`."""
+    """Return what the curve charts draw. Updates that many runs have in common are there once, under `updates`."""
     pool: dict[bytes, int] = {}
     arrays: list[list[int]] = []
 
@@ -121,14 +121,14 @@ def curve_data(report: Report) -> dict[str, Any]:
 
 
 def known_heights(run: RunRecord) -> np.ndarray:
-    """A run's returns, or its scores where these alone are known."""
+    """Return a run's returns, or its scores where only these are known."""
     return run.returns if np.isfinite(run.returns).any() else run.scores
 
 
 def drawn_points(own: np.ndarray, values: np.ndarray, updates: np.ndarray, most: int) -> np.ndarray:
-    """Places of the points that a seed's line is drawn through: all, or those at `updates` and the extremes.
+    """Return the places of the points that a seed's line is drawn through: all, or those at `updates` and the extremes.
 
-    In each of `most // 2` stretches of a longer run its lowest and its highest value are kept, so that no collapse is
+    A longer run keeps the lowest and the highest value in each of `most // 2` stretches, so that no collapse is
     smoothed away.
 
     Args:
@@ -147,7 +147,7 @@ def drawn_points(own: np.ndarray, values: np.ndarray, updates: np.ndarray, most:
 
 
 def learned_data(report: Report) -> list[dict[str, Any]]:
-    """What the slider shows of every group that has learned activations."""
+    """Return what the slider shows of every group that has learned activations."""
     groups = list(learned_groups(report, _LEARNED_SEEDS))
     steps = int(np.clip(_LEARNED_STEPS // max(len(groups), 1), 6, 41))
     found = []
@@ -194,7 +194,7 @@ def _layer_data(layer: Layer, group: RunGroup, seeds: list[int]) -> dict[str, An
 
 
 def _data_levels(task: Task) -> dict[str, float | None]:
-    """The mean episode return of the data, raw and as a score where all runs have one reference."""
+    """Return the mean episode return of the data, raw and as a score where all runs have one reference."""
     runs = [run for group in task.groups for run in group.runs]
     references = {(r["random"], r["expert"]) if (r := run.reference) else None for run in runs}
     level, score = task.data_return, None
@@ -205,5 +205,5 @@ def _data_levels(task: Task) -> dict[str, float | None]:
 
 
 def _numbers(values: np.ndarray, digits: int = 5) -> list[float | None]:
-    """As JSON knows numbers, rounded to what can be seen; what is not finite is null."""
+    """Return numbers for JSON, rounded to what can be seen; None (null) where they are not finite."""
     return [float(f"{v:.{digits}g}") if np.isfinite(v) else None for v in np.asarray(values, dtype=float).tolist()]

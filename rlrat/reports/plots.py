@@ -1,4 +1,4 @@
-"""Draw a report's figures with matplotlib: told apart without colour, too, and legible in print."""
+"""Draw a report's figures with matplotlib: lines differ without colour, too, and all is legible in print."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +25,13 @@ _STYLE = {
     **{"axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6, "legend.frameon": False},
     **{"svg.fonttype": "none", "pdf.fonttype": 42, "savefig.dpi": 200, "svg.hashsalt": "rlrat"},
 }
-_MOST_PAIRS = 30  # more lines of a forest are not read
+_MOST_PAIRS = 30  # nobody reads more lines of a forest plot
 _MOST_BANDS = 8
 _AXES = {"score": "normalised score", "return": "return", "updates": "updates", "seconds": "training seconds"}
 
 
 def make_figures(report: Report) -> dict[str, Figure]:
-    """All figures of a report, by the name of their files; those that would be empty are left out."""
+    """Draw all figures of a report, by the name of their files; leave out those that would be empty."""
     with rc_context(_STYLE):
         figures = {"curves_updates": learning_curves(report, "updates")}
         if any(timed(task) for task in report.tasks):
@@ -48,7 +48,7 @@ def make_figures(report: Report) -> dict[str, Figure]:
 
 
 def write_figures(report: Report, folder: Path) -> list[Path]:
-    """Every figure as SVG, PDF and PNG in `folder`."""
+    """Write every figure as SVG, PDF and PNG in `folder`; return the paths."""
     paths = []
     for name, figure in make_figures(report).items():
         for suffix in FORMATS:
@@ -60,7 +60,7 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def timed(task: Task) -> bool:
-    """Whether a task's runs can be drawn against seconds."""
+    """Return whether a task's runs can be drawn against seconds."""
     return task.seconds_differ is None and any(
         np.isfinite(curve.seconds).all()
         for group in task.groups
@@ -69,7 +69,7 @@ def timed(task: Task) -> bool:
 
 
 def learning_curves(report: Report, clock: str) -> Figure:
-    """A panel for each task: mean over seeds with its band against `updates` or `seconds`; dotted, the data's mean."""
+    """Draw a panel for each task: mean over seeds with band against `updates` or `seconds`; dotted, the data's mean."""
     tasks = [task for task in report.tasks if clock == "updates" or timed(task)]
 
     def draw(axes: Axes, task: Task) -> None:
@@ -88,7 +88,7 @@ def learning_curves(report: Report, clock: str) -> Figure:
 
 
 def metric_curves(report: Report, name: str) -> Figure:
-    """A panel for each task that has the metric: mean over seeds with its band against updates."""
+    """Draw a panel for each task that has the metric: mean over seeds with its band against updates."""
 
     def draw(axes: Axes, task: Task) -> None:
         for group in task.groups:
@@ -101,7 +101,7 @@ def metric_curves(report: Report, name: str) -> Figure:
 
 
 def aggregate_curve(report: Report) -> Figure:
-    """Interquartile mean over all runs of the tasks that are aggregated."""
+    """Draw the interquartile mean over all runs of the tasks that are aggregated."""
 
     def draw(axes: Axes, _: None) -> None:
         for label, curve in report.aggregate_curves.items():
@@ -112,7 +112,7 @@ def aggregate_curve(report: Report) -> Figure:
 
 
 def profiles(report: Report) -> Figure:
-    """Share of runs that end above each score."""
+    """Draw the share of runs that end above each score."""
 
     def draw(axes: Axes, _: None) -> None:
         for label, profile in report.profiles.items():
@@ -127,7 +127,7 @@ def profiles(report: Report) -> Figure:
 
 
 def improvement(report: Report) -> Figure:
-    """A line for each pair of labels: probability that a run of the first ends above one of the second."""
+    """Draw a line for each pair of labels: the probability that a run of the first ends above one of the second."""
     pairs = list(report.improvements)
     if len(pairs) > _MOST_PAIRS:
         pairs = [pair for pair in pairs if report.reference in (pair.first, pair.second)][:_MOST_PAIRS]
@@ -154,7 +154,7 @@ def improvement(report: Report) -> Figure:
 
 
 def data_level(task: Task) -> float | None:
-    """The dataset's mean episode return in the task's measure; None where it is not known."""
+    """Return the dataset's mean episode return in the task's measure; None where it is not known."""
     if task.data_return is None or task.measure == "return":
         return task.data_return
     runs = [run for group in task.groups for run in group.runs if run.reference]
@@ -164,7 +164,7 @@ def data_level(task: Task) -> float | None:
 
 
 def line_style(report: Report, label: str) -> dict[str, Any]:
-    """Colour, dashes and marker of a label: the same in all figures, no two labels share all three."""
+    """Return colour, dashes and marker of a label: the same in all figures, and no two labels share all three."""
     place = report.labels.index(label)
     return {
         "color": COLOURS[place % len(COLOURS)],
@@ -176,16 +176,16 @@ def line_style(report: Report, label: str) -> dict[str, Any]:
 
 
 def banded(report: Report) -> bool:
-    """Whether bands still tell anything: those of many labels cover one another and every line."""
+    """Return whether bands still show anything: those of many labels cover one another and every line."""
     return len(report.labels) <= _MOST_BANDS
 
 
 def _draw_curve(axes: Axes, curve: Curve, clock: str, style: dict[str, Any], band: bool) -> None:
-    """Where seeds have ended the line goes on faintly: it is the mean of fewer."""
+    """Draw a curve; where seeds have ended it goes on as a faint line, as it is the mean of fewer."""
     x = getattr(curve, clock)
     every = max(1, len(x) // 8)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    ticks = 4 if axes.get_gridspec().ncols > 2 else 5  # 200k beside 400k needs its place
+    ticks = 4 if axes.get_gridspec().ncols > 2 else 5  # labels such as 200k and 400k need space
     axes.xaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 5, 10]))
     whole = curve.seeds == curve.seeds.max()
     if band:
@@ -198,9 +198,9 @@ def _draw_curve(axes: Axes, curve: Curve, clock: str, style: dict[str, Any], ban
 def _panels(
     report: Report, items: dict[str, Any], draw: Callable[[Axes, Any], None], extra: list[Line2D] = ()
 ) -> Figure:
-    """A grid of axes, one for each item under its title, over one legend of all labels."""
+    """Draw a grid of axes, one for each item under its title, above one legend of all labels."""
     rows, columns, wide = grid_of(len(items))
-    titles = [as_drawn(title, int((wide - 0.75) / 0.076)) for title in items]  # what the axes leave, in letters
+    titles = [as_drawn(title, int((wide - 0.75) / 0.076)) for title in items]  # letters that fit above the axes
     handles = [Line2D([], [], label=as_drawn(label), **line_style(report, label)) for label in report.labels]
     handles += extra
     widest = max(len(handle.get_label()) for handle in handles)

@@ -1,4 +1,4 @@
-"""Read runs for a report from folders in any state: nothing that a kill or a disk left behind stops it."""
+"""Read runs for a report from folders in any state: nothing that a kill or a disk left behind stops the reading."""
 
 import difflib
 import io
@@ -37,7 +37,7 @@ _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
 }
 
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
-_LEAST_RANGE = 1e-9  # of returns: over less a score is rounding
+_LEAST_RANGE = 1e-9  # of returns: over a smaller range a score is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,31 +84,31 @@ class RunRecord:
 
     @property
     def last(self) -> int:
-        """The update of its last evaluation; -1 without any, which a run that diverged or failed may be."""
+        """Return the update of its last evaluation; -1 without any, as a run that diverged or failed may be."""
         return int(self.updates[-1]) if len(self.updates) else -1
 
     @property
     def imported(self) -> bool:
-        """How it was evaluated, and against what reference, is not known."""
+        """Return whether it is imported: how it was evaluated, and against what reference, is not known."""
         return not self.config
 
     @property
     def variant(self) -> str:
-        """Activation and run name, as the run folder is called: `rational+expectile=0.9`."""
+        """Return activation and run name, as the run folder is called: `rational+expectile=0.9`."""
         return self.activation + (f"+{self.name}" if self.name else "")
 
     @property
     def reference(self) -> dict[str, Any] | None:
-        """What a score of 0 and 100 stand for: name, env_id, random, expert, source, date."""
+        """Return what scores of 0 and 100 stand for: name, env_id, random, expert, source, date."""
         return self.config.get("reference")
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """Where it was begun, and where it went on in another way: members, device, versions, arguments of each."""
+        """Return how it was begun, and each time resumed in another way: members, device, versions, arguments."""
         return [self.config, *self.config.get("resumed", ())]
 
     def settings(self) -> dict[str, Any]:
-        """Whatever can be filtered and grouped by: identity, other arguments, and what the folder says."""
+        """Return all that can be filtered and grouped by: identity, other arguments, and what the folder says."""
         return {
             **self.config.get("arguments", {}),
             **self.config.get("identity", {}),
@@ -118,16 +118,16 @@ class RunRecord:
 
 
 def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
-    """Every run with an evaluation at or below `paths`, in the order of their folders.
+    """Read every run with an evaluation at or below `paths`, in the order of their folders.
 
-    Whatever is empty, cut short or damaged is named in a warning and left out. A run that diverged or failed before its
-    first evaluation is there, without one: whoever counts runs counts it.
+    A warning names what is empty, cut short or damaged; this is left out. A run that diverged or failed before its
+    first evaluation is kept without one, so that it is counted.
 
     Args:
         paths: run folders, or folders that hold some at any depth.
 
     Raises:
-        InputError: a path that does not exist, or no run with an evaluation.
+        InputError: a path does not exist, or no run has an evaluation.
     """
     records, folders = [], list(_run_folders(paths))
     for folder in folders:
@@ -145,10 +145,10 @@ def read_runs(paths: Iterable[Path]) -> list[RunRecord]:
 
 
 def filter_runs(records: Sequence[RunRecord], filters: Iterable[str]) -> list[RunRecord]:
-    """The records that pass `name=value` over any setting: of values for one name any may hold, of names all must.
+    """Return the records that pass `name=value` over any setting: any value of a name may match, all names must.
 
     Raises:
-        InputError: a filter without "=", of a setting that no run has, or one that no run passes.
+        InputError: a filter has no "=", no run has its setting, or no run passes it.
     """
     wanted = defaultdict(set)
     for text in filters:
@@ -168,7 +168,7 @@ def filter_runs(records: Sequence[RunRecord], filters: Iterable[str]) -> list[Ru
 
 
 def setting_texts(records: Sequence[RunRecord], name: str) -> list[str]:
-    """A setting of each record as text: lists as `256x256`, an empty one as '', a missing one as `-`.
+    """Return a setting of each record as text: lists as `256x256`, an empty one as '', a missing one as `-`.
 
     Raises:
         InputError: no record has it.
@@ -183,18 +183,18 @@ def setting_texts(records: Sequence[RunRecord], name: str) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """A setting's value as run names have it, of characters that every file and terminal takes."""
+    """Return a setting's value as run names have it, in characters that every file and terminal takes."""
     text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
     return printable(text)
 
 
 def normalized(returns: np.ndarray | float, reference: dict[str, Any]) -> np.ndarray | float:
-    """Scores of returns against a run's reference."""
+    """Return the scores of returns against a run's reference."""
     return normalize(returns, reference["random"], reference["expert"])
 
 
 def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
-    """Folders with a config.json or evaluations.csv, each once; nothing below one is looked at."""
+    """Yield folders with a config.json or evaluations.csv, each once; do not look below them."""
     seen = set()
     for path in paths:
         if not os.path.isdir(path):
@@ -210,7 +210,7 @@ def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def cannot_list(error: OSError) -> None:
-    """Name a folder that `os.walk` cannot look into."""
+    """Warn of a folder that `os.walk` cannot look into."""
     warn(f"the folder {as_text(error.filename)} cannot be read ({reason(error.strerror)}): it is left out")
 
 
@@ -241,7 +241,7 @@ def _read_run(folder: Path) -> RunRecord | None:
 
 
 def _of_right_types(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with mappings, lists and finite numbers where these belong; what is none is left out."""
+    """Return the configuration with mappings, lists and finite numbers where these belong; leave out what is none."""
 
     def mapping(parent: dict[str, Any], name: str) -> dict[str, Any]:
         value = parent.get(name)
@@ -278,7 +278,7 @@ def _reference(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _seed(folder: Path, value: Any) -> int:
-    """A whole number that JavaScript has, too; -1 where there is none."""
+    """Return a seed, a whole number that JavaScript has, too; -1 where there is none."""
     text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
     if re.fullmatch(r"[0-9]{1,16}", text) and int(text) < EXACT_INTEGERS:
         return int(text)
@@ -287,7 +287,7 @@ def _seed(folder: Path, value: Any) -> int:
 
 
 def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
-    """Status, and the updates whose evaluations were lost or failed."""
+    """Read the status, and the updates whose evaluations were lost or failed."""
     path = folder / SUMMARY
     if not os.path.lexists(path):
         return UNFINISHED, ()
@@ -307,10 +307,10 @@ def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
 
 
 def plain(line: str) -> str:
-    """A line of numbers and commas as it is.
+    """Return a line of numbers and commas as it is.
 
     Raises:
-        ValueError: it has what only Python takes for a part of a number: spaces, "_", others' digits.
+        ValueError: it has what only Python takes for a part of a number: spaces, "_", digits of other scripts.
     """
     if not re.fullmatch(r"[0-9a-zA-Z.,+-]*", line):
         raise ValueError
@@ -318,22 +318,22 @@ def plain(line: str) -> str:
 
 
 def listed(items: Sequence[object], most: int = 5) -> str:
-    """The first of them, and how many more there are: `2, 4, 9, 10, 11 and 3 more`."""
+    """Return the first items, and how many more there are: `2, 4, 9, 10, 11 and 3 more`."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(map(str, items[:most])) + more
 
 
 def open_text(path: Path) -> TextIO:
-    """A file open for reading; what is no UTF-8 is replaced.
+    """Open a file for reading as text; bytes that are no UTF-8 are replaced.
 
     Raises:
-        OSError: no such file, or a folder, a pipe or a device, which might never end.
+        OSError: there is no such file, or it is a folder, a pipe or a device, which might never end.
     """
     return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace", newline="\n")
 
 
 def _read_curve(path: Path) -> dict[str, np.ndarray]:
-    """The curve's arrays. A line that is no evaluation is left out; the last counts only with its newline."""
+    """Read the curve's arrays. A line that is no evaluation is left out; the last line counts only with its newline."""
     columns = {name: array("q" if name == "updates" else "d") for name in _COLUMNS}
     damaged: list[int] = []
     if os.path.lexists(path):
@@ -345,7 +345,7 @@ def _read_curve(path: Path) -> dict[str, np.ndarray]:
     if damaged:
         warn(f"{path}: left out as damaged: line {listed(damaged)}")
     arrays = {name: np.array(values) for name, values in columns.items()}
-    # A later line of the same update is of a run that went back to an earlier checkpoint.
+    # Keep the last line of an update: the run went back to an earlier checkpoint and came there again.
     order = np.argsort(arrays["updates"], kind="stable")
     updates = arrays["updates"][order]
     order = order[np.append(updates[1:] != updates[:-1], True)] if len(order) else order
@@ -353,7 +353,7 @@ def _read_curve(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[int]) -> None:
-    """Append what the whole lines of an `evaluations.csv` say to `columns`, and the numbers of others to `damaged`."""
+    """Append the whole lines of an `evaluations.csv` to `columns`, and the line numbers of others to `damaged`."""
     header = next(file, "").rstrip("\r\n").split(",")
     if not {"update", "return_mean"} <= set(header):
         damaged += [1] if header != [""] else []
@@ -390,7 +390,7 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
 
 
 def _without_copies(records: list[RunRecord]) -> list[RunRecord]:
-    """Of runs with equal settings and seed, which a copied folder makes, only the one that has come furthest."""
+    """Keep only the longest of the runs with equal settings and seed, as they come from copied folders."""
     found: dict[tuple, RunRecord] = {}
     for record in records:
         identity = json.dumps(record.config.get("identity"), sort_keys=True)

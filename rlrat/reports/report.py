@@ -1,4 +1,4 @@
-"""What a comparison shows, in one object: tables, plots and the page only render it."""
+"""Hold what a comparison shows in one object: tables, plots and the page only render it."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from rlrat.runs.schema import DIVERGED, FAILED, FINAL_EVALUATIONS
 class Curve:
     """A mean over seeds along training, thinned to what can be drawn; all arrays `[N]`.
 
-    The updates are those that every seed has which went that far; after a seed's end the mean is of the others.
+    Its updates are those that all seeds have that came so far; after the end of a seed the mean is over the others.
     """
 
     updates: np.ndarray
@@ -31,7 +31,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Reach:
-    """When half of a group's seeds had come to stay above a share of the reference's final value."""
+    """The time when half of a group's seeds had come to stay above a share of the reference's final value."""
 
     share: float
     """Of the reference's final value, in (0, 1]."""
@@ -76,17 +76,17 @@ class RunGroup:
 
     @property
     def unfinished(self) -> int:
-        """Runs that are neither judged nor diverged nor failed: they have not come to the horizon."""
+        """Count the runs that are neither judged nor diverged nor failed: they have not come to the horizon."""
         return len(self.runs) - len(self.judged) - self.diverged - self.failed
 
     @property
     def failed(self) -> int:
-        """Runs of which no evaluation of a trained policy exists: they say nothing of the label."""
+        """Count the runs without any evaluation of a trained policy: they say nothing of the label."""
         return sum(run.status == FAILED for run in self.runs)
 
     @property
     def few_finals(self) -> str | None:
-        """Of how many evaluations final values are, `3` or `2 to 4`, where that is fewer than five for a run."""
+        """Say of how many evaluations final values are, `3` or `2 to 4`; None where every run has five."""
         if not len(self.final_counts) or (least := self.final_counts.min()) >= FINAL_EVALUATIONS:
             return None
         most = self.final_counts.max()
@@ -94,21 +94,21 @@ class RunGroup:
 
     @property
     def timed(self) -> bool:
-        """Whether every run's training seconds are known."""
+        """Return whether every run's training seconds are known."""
         return all(np.isfinite(run.train_seconds).all() for run in self.runs)
 
     @property
     def repeated(self) -> tuple[int, ...]:
-        """Seeds that several judged runs have, which need not be independent then."""
+        """Return the seeds that several judged runs have; these runs need not be independent."""
         counts = Counter(run.seed for run in self.judged)
         return tuple(sorted(seed for seed, count in counts.items() if count > 1))
 
     def values(self, quantity: str) -> np.ndarray:
-        """`finals`, or those of `areas` that are known."""
+        """Return `finals`, or those of `areas` that are known."""
         return self.finals if quantity == "final" else self.areas[~np.isnan(self.areas)]
 
     def obstacle(self, quantity: str) -> str | None:
-        """Why no test can be of this label, however many seeds it has; None where one may be."""
+        """Say why this label cannot be tested, however many seeds it has; None where it may be."""
         if self.diverged:
             return f"{self.diverged} of {len(self.runs)} of {self.label} diverged"
         if self.repeated:
@@ -121,14 +121,14 @@ class RunGroup:
 
 
 def named_seeds(seeds: tuple[int, ...]) -> str:
-    """`seed 3`, `seeds 0, 1`; of many the first five."""
+    """Name seeds: `seed 3`, `seeds 0, 1`; only the first five of many."""
     more = f" and {len(seeds) - 5} more" if len(seeds) > 5 else ""
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds[:5]))}{more}"
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What labels are compared on: an agent on a dataset, less what the labels tell apart themselves."""
+    """An agent on a dataset, on which labels are compared; without what the labels tell apart themselves."""
 
     name: str
     measure: str
@@ -217,6 +217,6 @@ class Report:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that are drawn, in the order in which they were asked for."""
+        """Return the metrics that are drawn, in the order in which they were asked for."""
         groups = [group for task in self.tasks for group in task.groups]
         return tuple(dict.fromkeys(name for run in groups for name in run.metrics))

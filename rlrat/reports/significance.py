@@ -1,9 +1,9 @@
-"""Test means so that it holds for few seeds, unequal numbers and spreads, corrected for a whole report.
+"""Test means in a way that holds for few seeds, unequal numbers and spreads; correct the tests of a whole report.
 
-Welch's test estimates its degrees of freedom from the same few seeds as the spread: where a small group scatters little
+Welch's test estimates its degrees of freedom from the same few seeds as the spread. Where a small group scatters little
 by chance, the error comes out too small and the degrees too many. At 3 seeds against 20 a p of 0.002 comes eight times
-as often as it says, at 5 against 5 nearly twice. Here the degrees are cautious, and p is the largest probability that
-any ratio of the two true spreads gives to what was seen.
+as often as it says, at 5 against 5 nearly twice. Here the degrees are cautious, and p is the largest probability of
+what was seen, over all ratios of the two true spreads.
 """
 
 from functools import cache
@@ -23,11 +23,11 @@ _LOG_P = np.log(np.append(np.geomspace(_LEAST_P, 0.1, 48), [0.15, 0.2, 0.3, 0.45
 def compare_means(
     first: np.ndarray, second: np.ndarray, level: float = LEVEL
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Test that two groups of runs, `[..., S]` each, have equal means: difference, its interval, p; `[...]`.
+    """Test that two groups of runs, `[..., S]` each, have equal means: return difference, its interval, p; `[...]`.
 
-    For normal runs p is below x with a probability of at most x, and the interval holds the true difference with one of
-    at least `level`, whatever the two spreads are. All four are NaN with fewer than three seeds in a group, or where
-    both groups have no spread at all.
+    For normal runs, whatever the two spreads are, p is below x with a probability of at most x, and the interval holds
+    the true difference with a probability of at least `level`. All four are NaN with fewer than three seeds in a group,
+    or where both groups have no spread at all.
     """
     sizes = first.shape[-1], second.shape[-1]
     if min(sizes) < FEWEST_SEEDS:
@@ -46,12 +46,12 @@ def compare_means(
 
 
 def corrected(p: np.ndarray) -> np.ndarray:
-    """P-values `[..., 2, M]`, of two quantities of each of M pairs, corrected for all of them; NaN is no test.
+    """Correct p-values `[..., 2, M]`, of two quantities of each of M pairs, for all of them together; NaN is no test.
 
-    The two quantities of a pair are of the same runs: together they count as one test, of Simes (twice the smaller or
-    the larger, whichever is less), and Holm's correction is over the pairs. A quantity is significant where the pair's
-    test and its own p are; a pair costs the others nothing more once both of its quantities are. It is a closed test
-    (Marcus, Peritz and Gabriel 1976): the probability of any false claim is at most the level.
+    The two quantities of a pair are of the same runs. Together they count as one test, that of Simes (twice the smaller
+    p or the larger, whichever is less). Holm's correction is over the pairs. A quantity is significant where the pair's
+    test and its own p are. A pair costs the others nothing more once both of its quantities are significant. It is a
+    closed test (Marcus, Peritz and Gabriel 1976): the probability of any false claim is at most the level.
     """
     smaller, larger = np.fmin(p[..., 0, :], p[..., 1, :]), np.fmax(p[..., 0, :], p[..., 1, :])
     both = np.isfinite(p).all(-2)
@@ -72,10 +72,10 @@ def corrected(p: np.ndarray) -> np.ndarray:
 
 
 def _freedom(share: np.ndarray, first: int, second: int) -> np.ndarray:
-    """Degrees of freedom, where `share` of the squared error is the first group's: between the least and Welch's.
+    """Return degrees of freedom between the least and Welch's; `share` of the squared error is the first group's.
 
-    They have the ends of Welch's, the smaller group's and both groups' together, and stay nearer to the lower one: of
-    the tests with one p for every ratio of spreads, this has more power than Welch's degrees have.
+    They have the ends of Welch's: the smaller group's and both groups' together. They stay nearer to the lower end: of
+    the tests with one p for every ratio of spreads, this one has more power than one with Welch's degrees.
     """
     welch = 1 / (share**2 / (first - 1) + (1 - share) ** 2 / (second - 1))
     least, most = min(first, second) - 1, first + second - 2
@@ -84,12 +84,13 @@ def _freedom(share: np.ndarray, first: int, second: int) -> np.ndarray:
 
 @cache
 def _worst_case(first: int, second: int) -> np.ndarray:
-    """Log of the largest probability, over all ratios of true spreads, of a nominal p of at most exp(`_LOG_P`).
+    """Return the log of the largest probability, over all ratios of true spreads, of a nominal p up to exp(`_LOG_P`).
 
-    With Z normal and U the sum of both chi-squares, of N degrees, |Z| / sqrt(U / N) is Student's and independent of the
-    first group's part B of U, which is Beta's. Given B, the observed shares are known, hence the degrees and the least
-    |t|. The mean over B is a sum over logit B, in which its density is smooth, and ratios are shares of the true
-    squared error on the same grid of logits, so that degrees and critical values depend on the sum of both alone.
+    Let Z be normal and U the sum of both chi-squares, of N degrees. Then |Z| / sqrt(U / N) is Student's. It is
+    independent of the first group's part B of U, which is Beta's. Given B, the observed shares are known, and so are
+    the degrees and the least |t|. The mean over B is a sum over logit B, in which its density is smooth. Ratios are
+    shares of the true squared error on the same grid of logits: degrees and critical values depend on the sum of both
+    logits alone.
     """
     total = first + second - 2
     step = min(_FINEST_STEP, np.sqrt(0.5 / (first - 1) + 0.5 / (second - 1)))

@@ -1,10 +1,10 @@
-"""Statistics of final scores: functions of arrays, apart from what is read and drawn.
+"""Compute statistics of final scores: functions of arrays, apart from reading and drawing.
 
-A group's scores are a sequence with one array for each task, `[..., S_t]`, a score a seed; tasks may differ in seeds,
-and weigh the same nonetheless. Aggregates, profiles and the probability of improvement are those of Agarwal et al. 2021
-(arXiv 2108.13264). Their package rliable, which knows equal numbers of seeds alone, gives the same values for them,
-takes a Python call for each bootstrap sample (26 s for the six pairs of four groups on three tasks, where this takes
-10 ms), and needs pandas < 3.
+A group's scores are a sequence with one array for each task, `[..., S_t]`, with one score for each seed. Tasks may
+differ in their numbers of seeds, and weigh the same nonetheless. Aggregates, profiles and the probability of
+improvement are those of Agarwal et al. 2021 (arXiv 2108.13264). Their package rliable takes only equal numbers of
+seeds, and gives the same values for them. It makes a Python call for each bootstrap sample (26 s for the six pairs of
+four groups on three tasks, where this takes 10 ms), and needs pandas < 3.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,9 +31,9 @@ class Estimate:
 
 
 def interquartile_mean(scores: Scores) -> np.ndarray:
-    """Mean of the middle half of all runs of all tasks, a run of task t weighing 1 / S_t, `[...]`.
+    """Return the mean of the middle half of all runs of all tasks, `[...]`; a run of task t weighs 1 / S_t.
 
-    Of N runs N // 4 are left out at each end, as rliable has it; where they weigh unequally, that share of the weight.
+    Of N runs, N // 4 are left out at each end, as in rliable; where runs weigh unequally, that share of the weight.
     """
     runs = np.concatenate(scores, axis=-1)
     sizes, cut = [task.shape[-1] for task in scores], runs.shape[-1] // 4
@@ -47,17 +47,17 @@ def interquartile_mean(scores: Scores) -> np.ndarray:
 
 
 def median(scores: Scores) -> np.ndarray:
-    """Median over tasks of the mean over seeds, `[...]`."""
+    """Return the median over tasks of the mean over seeds, `[...]`."""
     return np.median(_task_means(scores), axis=-1)
 
 
 def mean(scores: Scores) -> np.ndarray:
-    """Mean over tasks of the mean over seeds, `[...]`."""
+    """Return the mean over tasks of the mean over seeds, `[...]`."""
     return _task_means(scores).mean(-1)
 
 
 def optimality_gap(scores: Scores) -> np.ndarray:
-    """What runs lack to a score of 100, mean over tasks of the mean over seeds; above 100 nothing, `[...]`."""
+    """Return what runs lack to a score of 100 (0 above it), mean over tasks of the mean over seeds, `[...]`."""
     return FULL_SCORE - mean([np.minimum(task, FULL_SCORE) for task in scores])
 
 
@@ -74,12 +74,12 @@ def _task_means(scores: Scores) -> np.ndarray:
 
 
 def resample(scores: Scores, samples: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """Stratified bootstrap: the seeds of each task drawn anew with replacement, `[samples, S_t]` each."""
+    """Draw a stratified bootstrap: the seeds of each task anew with replacement, `[samples, S_t]` each."""
     return [task[generator.integers(len(task), size=(samples, len(task)))] for task in scores]
 
 
 def interval(samples: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of bootstrap samples; infinite ones are taken as the largest, so an end may be infinite."""
+    """Return the percentile interval of bootstrap samples; infinite ones count as largest, an end may be infinite."""
     tail = 100 * (1 - LEVEL) / 2
     method = "linear" if np.isfinite(samples).all() else "nearest"
     low, high = np.percentile(samples, [tail, 100 - tail], axis=axis, method=method)
@@ -87,10 +87,10 @@ def interval(samples: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 def estimate(statistic: Callable[..., np.ndarray], *groups: Scores, samples: int = 2000, seed: int = 0) -> Estimate:
-    """A statistic of one or more groups with its stratified bootstrap interval.
+    """Compute a statistic of one or more groups with its stratified bootstrap interval.
 
-    The interval describes these seeds; `bootstrap_coverage` says how often such an interval holds the truth. There is
-    none where a task has a single seed, which says nothing of its spread.
+    The interval describes these seeds; `bootstrap_coverage` says how often an interval like this holds the truth. There
+    is none where a task has a single seed, which says nothing of its spread.
     """
     value = float(statistic(*groups))
     if not spread_known(*groups):
@@ -101,12 +101,12 @@ def estimate(statistic: Callable[..., np.ndarray], *groups: Scores, samples: int
 
 
 def spread_known(*groups: Scores) -> bool:
-    """Whether every task of every group has two seeds or more."""
+    """Return whether every task of every group has two seeds or more."""
     return all(len(task) > 1 for scores in groups for task in scores)
 
 
 def probability_of_improvement(first: Scores, second: Scores) -> np.ndarray:
-    """Probability that a run of `first` is above one of `second`, a tie counting half; mean over tasks, `[...]`."""
+    """Return the probability that a run of `first` is above one of `second`, mean over tasks `[...]`; a tie is 0.5."""
     wins = []
     for x, y in zip(first, second, strict=True):
         signs = np.sign(x[..., :, None] - y[..., None, :])
@@ -115,15 +115,15 @@ def probability_of_improvement(first: Scores, second: Scores) -> np.ndarray:
 
 
 def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
-    """Share of runs above each of `thresholds` `[K]`, mean over tasks: `[..., K]`."""
+    """Return the share of runs above each of `thresholds` `[K]`, mean over tasks: `[..., K]`."""
     return np.mean([(task[..., None, :] > thresholds[:, None]).mean(-1) for task in scores], axis=0)
 
 
 @cache
 def bootstrap_coverage(seeds: int, experiments: int = 2000, samples: int = 1000, seed: int = 0) -> float:
-    """How often `estimate`'s interval of a mean over `seeds` runs of one task holds the true mean.
+    """Simulate how often `estimate`'s interval of a mean over `seeds` runs of one task holds the true mean.
 
-    From simulation, with normal runs: the percentile interval is too short where seeds are few, whatever their spread.
+    The simulated runs are normal: the percentile interval is too short where seeds are few, whatever their spread.
     Skewed or two-humped runs are covered less often still.
     """
     generator = np.random.default_rng(seed)

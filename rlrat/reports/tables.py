@@ -1,4 +1,4 @@
-"""A report's numbers as tables, and tables as Markdown, CSV and LaTeX (booktabs)."""
+"""Make tables of a report's numbers, and Markdown, CSV and LaTeX (booktabs) of tables."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"\dag{}"},
-    **{character: f"{{{character}}}" for character in "[]*"},  # after the end of a line these would be options of it
+    **{character: f"{{{character}}}" for character in "[]*"},  # at the start of a line LaTeX may take these for options
     "\N{REPLACEMENT CHARACTER}": "?",  # which LaTeX has no letter for
 }
 
@@ -44,7 +44,7 @@ class Table:
     rows: tuple[tuple[TableCell, ...], ...]
 
     def markdown(self) -> str:
-        """Columns padded, so that it reads well as text, too."""
+        """Return Markdown with padded columns, so that it reads well as text, too."""
         lines = [[as_markdown(column) for column in self.columns]]
         for row in self.rows:
             lines.append([_mark(cell, as_markdown(cell.text), "**{}**", "{} †") for cell in row])
@@ -54,7 +54,7 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in padded) + "\n"
 
     def csv(self) -> str:
-        """Numbers with all their digits, without marks; what a cell gives beside its value in columns of its own."""
+        """Return CSV: numbers with all digits, without marks; a cell's other numbers are in columns of their own."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         names = [list({name: None for row in self.rows for name in row[i].details}) for i in range(len(self.columns))]
@@ -75,7 +75,7 @@ class Table:
         return text.getvalue()
 
     def latex(self) -> str:
-        r"""A `tabular` for the package booktabs; best in bold, those not told apart from it with a dagger."""
+        r"""Return a `tabular` for the package booktabs: best in bold, those not told apart from it with a dagger."""
         alignment = "".join(
             "r" if all(row[i].value is not None for row in self.rows) else "l" for i in range(len(self.columns))
         )
@@ -87,7 +87,7 @@ class Table:
 
 
 def make_tables(report: Report) -> dict[str, Table]:
-    """All tables of a report, by the name of their files."""
+    """Make all tables of a report, by the name of their files."""
     return {
         "results": results(report),
         **({"reach": reach(report)} if any(group.reach for task in report.tasks for group in task.groups) else {}),
@@ -101,14 +101,14 @@ def make_tables(report: Report) -> dict[str, Table]:
 
 
 def results(report: Report) -> Table:
-    """A line for each label of each task: final value with its bootstrap interval, and area."""
+    """Make a line for each label of each task: final value with its bootstrap interval, and area."""
     columns = ("task", "label", "seeds", "measure", "final", "sd", "low", "high", "area", "area sd", "evaluations")
     rows = tuple(_result(report, task, group) for task in report.tasks for group in task.groups)
     return Table("Results", columns, rows)
 
 
 def reach(report: Report) -> Table:
-    """A line for each label of each task: when shares of the reference's final value were reached."""
+    """Make a line for each label of each task: when shares of the reference's final value were reached."""
     shares = [f"{100 * share:.0f}% of {report.reference}" for share in SHARES]
     columns = ("task", "label", *shares, *(f"{share}, seconds" for share in shares))
     rows = []
@@ -142,13 +142,13 @@ def _result(report: Report, task: Task, group: RunGroup) -> tuple[TableCell, ...
 
 
 def _mean_and_spread(values: np.ndarray) -> tuple[float, float]:
-    """The paper's statistic; one seed has no spread that could be known."""
+    """Return the paper's statistic; the spread of a single seed is NaN, as it cannot be known."""
     mean, deviation = paper_statistic(values) if len(values) else (np.nan, np.nan)
     return mean, deviation if len(values) > 1 else np.nan
 
 
 def _evaluations(counts: np.ndarray) -> TableCell:
-    """Of how many evaluations final values are: `5`, or of runs that have fewer than others `2 to 5`."""
+    """Say of how many evaluations final values are: `5`, or `2 to 5` where some runs have fewer than others."""
     if not len(counts):
         return TableCell("-", np.nan)
     least, most = int(counts.min()), int(counts.max())
@@ -171,7 +171,7 @@ def _end(value: float) -> str:
 
 
 def overview(report: Report, quantity: str) -> Table:
-    """A line for each task, a column for each label: mean and population standard deviation over seeds.
+    """Make a line for each task, a column for each label: mean and population standard deviation over seeds.
 
     Where they are not of all seeds, a cell says of how many.
     """
@@ -193,7 +193,7 @@ def overview(report: Report, quantity: str) -> Table:
 
 
 def aggregates(report: Report) -> Table:
-    """A line for each label: aggregates over tasks, without marks, since no test stands behind them."""
+    """Make a line for each label: aggregates over tasks, without marks, since no test stands behind them."""
     names = list(next(iter(report.aggregates.values())))
     rows = [
         (TableCell(label), *(_estimate(values[name]) for name in names)) for label, values in report.aggregates.items()
@@ -203,7 +203,7 @@ def aggregates(report: Report) -> Table:
 
 
 def metrics(report: Report) -> Table:
-    """A line for each metric of each label of each task: its mean at the last point that all seeds have."""
+    """Make a line for each metric of each label of each task: its mean at the last point that all seeds have."""
     rows = []
     for task in report.tasks:
         for group in task.groups:
@@ -222,7 +222,7 @@ def metrics(report: Report) -> Table:
 
 
 def comparisons(report: Report) -> Table:
-    """A line for each comparison that was made or would have been, with its verdict."""
+    """Make a line for each comparison that was made or would have been, with its verdict."""
     columns = (
         "task",
         "quantity",
@@ -249,7 +249,7 @@ def comparisons(report: Report) -> Table:
 
 
 def differences(report: Report) -> Table:
-    """A line for each value of each setting that differs within a task."""
+    """Make a line for each value of each setting that differs within a task."""
     rows = [
         (*map(TableCell, (task.name, found.setting, value, ", ".join(labels), "yes" if found.protocol else "no")),)
         for task in report.tasks
@@ -260,7 +260,7 @@ def differences(report: Report) -> Table:
 
 
 def runs(report: Report) -> Table:
-    """A line for each run."""
+    """Make a line for each run."""
     columns = ("task", "label", "seed", "status", "judged", "last update", "final", "evaluations", "area", "path")
     rows = []
     for task in report.tasks:
@@ -292,7 +292,7 @@ def runs(report: Report) -> Table:
 
 
 def number(value: float, digits: int = 1, mark: str = "") -> TableCell:
-    """A number's cell; NaN is a dash."""
+    """Make a number's cell; NaN is a dash."""
     return TableCell("-" if np.isnan(value) else f"{value:,.{digits}f}", float(value), mark)
 
 
@@ -312,9 +312,9 @@ def _mark(cell: TableCell, text: str, best: str, tied: str) -> str:
 
 
 def as_markdown(text: str, cell: bool = True) -> str:
-    """Text, which may have names of any kind in it, so that no cell ends early and no HTML or markup comes alive.
+    """Escape text with names of any kind in it: no cell ends early, and nothing in it becomes HTML or markup.
 
-    An underscore inside a word is none. Outside a `cell`, what begins a line might make it a heading or a list.
+    An underscore inside a word is no markup. Outside a `cell`, what begins a line might make it a heading or a list.
     """
     text = re.sub(r"([\\|*`~\[\]]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
     if not cell:

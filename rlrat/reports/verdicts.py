@@ -17,10 +17,10 @@ _WORDS = {
 
 
 def compare_all(tasks: Sequence[Task]) -> tuple[Comparison, ...]:
-    """Every pair of labels on every task, by final value and by area under the curve, corrected for all together.
+    """Compare every pair of labels on every task, by final value and by area under the curve; correct for all together.
 
-    At most one report in twenty on labels that do not differ names a winner at all, as far as runs scatter normally:
-    whatever their numbers and spreads.
+    On labels that do not differ, at most one report in twenty names any winner, whatever their numbers and spreads, as
+    far as runs scatter normally.
     """
     pairs = [
         (task, first, second)
@@ -43,7 +43,7 @@ def compare_all(tasks: Sequence[Task]) -> tuple[Comparison, ...]:
 
 
 def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) -> tuple[str | None, set[str]]:
-    """The label with the highest mean, None where no test is of it, and those that tests do not tell apart from it."""
+    """Return the label with the highest mean, None without a test of it, and those that tests do not tell from it."""
     judged = [group for group in task.groups if len(group.values(quantity))]
     if len(judged) < 2:
         return None, set()
@@ -59,7 +59,7 @@ def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) 
 
 
 def _test(quantity: str, first: RunGroup, second: RunGroup, level: float) -> tuple[np.ndarray, ...]:
-    """NaN where seeds that are left out, or that are not independent, would make the claim."""
+    """Compare two groups; NaN where seeds that are left out, or that are not independent, would make the claim."""
     if first.obstacle(quantity) or second.obstacle(quantity):
         return (np.array(np.nan),) * 4
     return compare_means(first.values(quantity), second.values(quantity), level)
