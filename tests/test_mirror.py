@@ -6,6 +6,7 @@ from tests.short_runs import ROOT
 
 # Modules whose tests are elsewhere, and where.
 ELSEWHERE = {
+    "scripts/benchmarks/benchmark_settings.py": "scripts/benchmarks/test_benchmark.py, which tests the command line",
     "rlrat/evaluation/rendering.py": "scripts/test_evaluate.py, which films with it",
     "rlrat/runs/trained.py": "scripts/test_evaluate.py, which evaluates with it",
 }

@@ -6,13 +6,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.table import Table
 from torch import nn
 
+from benchmark_settings import Agents
 from rlrat import Dataset, load_dataset
 from rlrat.console import Console
 from rlrat.runs.agents import learner_class, load_agent
@@ -24,31 +24,6 @@ PEER = Path(__file__).with_name("peer_d3rlpy.py")
 _ROOT = Path(__file__).parents[2]
 # Where our defaults differ from what d3rlpy is given: CQL's three hidden layers.
 _SETTINGS = {"cql": {"hidden_dims": (256, 256)}}
-
-
-@dataclass
-class Agents:
-    """Updates per second of each agent, sampling included, beside d3rlpy's."""
-
-    peer_python: Path | None = None
-    """A Python interpreter that has d3rlpy (see peer_d3rlpy.py); without one only rlrat is measured."""
-    agents: tuple[str, ...] = ("iql", "td3_bc", "cql", "decision_transformer")
-    """Which agents; bc has no peer."""
-    activations: tuple[str, ...] = ()
-    """What to measure, the first beside the peer: by default relu (Decision Transformer: gelu), and a rational that
-    starts as it."""
-    num_seeds: tuple[int, ...] = (1,)
-    """Seeds side by side."""
-    compile: bool = False
-    """Measure each contender of rlrat compiled, too (after the seconds that this takes)."""
-    rounds: int = 11
-    """Each contender has one turn a round, the first not counted; the median counts."""
-    seconds: float = 1.0
-    """About how long a turn lasts."""
-    threads: int = 2
-    """CPU threads of each contender."""
-    device: str = "cpu"
-    """Of rlrat: cpu, cuda, ...; the peer stays on the CPU."""
 
 
 class _Peer:

@@ -1,5 +1,26 @@
 """Measure what the documentation claims, side by side in one run; each subcommand prints a table and a JSON line."""
 
+from typing import Annotated
+
+import tyro
+
+from benchmark_settings import Agents, Evaluate, Growth, Load, Rational, Startup, Table, Threads
+from rlrat.runs.arguments import read_command_line
+
+Benchmark = (
+    Annotated[Agents, tyro.conf.subcommand("agents")]
+    | Annotated[Load, tyro.conf.subcommand("load")]
+    | Annotated[Startup, tyro.conf.subcommand("startup")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Growth, tyro.conf.subcommand("growth")]
+    | Annotated[Rational, tyro.conf.subcommand("rational")]
+    | Annotated[Table, tyro.conf.subcommand("table")]
+    | Annotated[Threads, tyro.conf.subcommand("threads")]
+)
+
+if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
+    CHOSEN = read_command_line(Benchmark, __doc__)
+
 import json
 import os
 import platform
@@ -9,58 +30,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
 
-from agent_speed import Agents, run_agents
-from growth import Growth, run_growth
-from rational_speed import Rational, run_rational
+from agent_speed import run_agents
+from growth import run_growth
+from rational_speed import run_rational
 from rlrat import load_dataset
 from rlrat.console import Console
 from rlrat.errors import one_line_errors
 from rlrat.runs.agents import agent_names, find_agent
-from rlrat.runs.arguments import read_command_line
-from table import Table, run_table
-from threads import Threads, run_threads
+from table import run_table
+from threads import run_threads
 
 _SCRIPTS = Path(__file__).parents[1]
-
-
-@dataclass
-class Load:
-    """Seconds to load a million transitions from a Minari dataset, cold (no cache) and warm."""
-
-    episodes: int = 1000
-    """Episodes of 1000 steps with Hopper's shapes, observations in float64."""
-
-
-@dataclass
-class Startup:
-    """Seconds until Python, `import rlrat`, every command's --help and `import torch` are done, in turns."""
-
-    rounds: int = 7
-    """Each command is timed this often, in turns; the median counts."""
-
-
-@dataclass
-class Evaluate:
-    """Environment steps per second of `rlrat.evaluate` beside Gymnasium's SyncVectorEnv: constant actions, a policy."""
-
-    env_id: str = "Hopper-v5"
-    """Gymnasium id of a MuJoCo environment; no episode ends before its last step."""
-    environments: int = 20
-    """Stepped side by side."""
-    steps: int = 1000
-    """Steps of each environment in a turn."""
-    rounds: int = 5
-    """Each contender has one turn a round; the median counts."""
-    threads: int = 2
-    """Threads of rlrat, and of PyTorch."""
 
 
 def run_load(settings: Load) -> dict:
@@ -174,7 +159,7 @@ def run_evaluate(settings: Evaluate) -> dict:
     return rows
 
 
-def main() -> None:
+def main(chosen: Benchmark) -> None:
     commands = {
         Agents: run_agents,
         Load: run_load,
@@ -185,17 +170,6 @@ def main() -> None:
         Table: run_table,
         Threads: run_threads,
     }
-    chosen = read_command_line(
-        Annotated[Agents, tyro.conf.subcommand("agents")]
-        | Annotated[Load, tyro.conf.subcommand("load")]
-        | Annotated[Startup, tyro.conf.subcommand("startup")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Growth, tyro.conf.subcommand("growth")]
-        | Annotated[Rational, tyro.conf.subcommand("rational")]
-        | Annotated[Table, tyro.conf.subcommand("table")]
-        | Annotated[Threads, tyro.conf.subcommand("threads")],
-        __doc__,
-    )
     with one_line_errors():
         rows = commands[type(chosen)](chosen)
     machine = {"cores": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__}
@@ -203,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(CHOSEN)

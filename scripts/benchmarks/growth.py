@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 
 import parts
 from agent_speed import make_learner, make_turn
+from benchmark_settings import Growth
 from parts import figure
 from rlrat import InputError, load_dataset
 from rlrat.datasets import Dataset
@@ -36,37 +36,6 @@ _AXES = {
     "transitions": "transitions of the dataset",
 }
 _CONTENDERS = ("relu", "rational", "relu compiled", "rational compiled")
-
-
-@dataclass
-class Growth:
-    """Updates per second of IQL against seeds, width, batch and dataset; memory; logging's share of a run's time.
-
-    Writes growth.json and growth.png. Given again after an interruption, it measures only what is still missing.
-    """
-
-    output: Path = _ROOT / "docs" / "benchmarks"
-    """Folder of the results."""
-    num_seeds: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-    """Seeds side by side; compiled, of this and the next two only the first and the last, as compiling takes long."""
-    hidden_dims: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    """Widths of both hidden layers."""
-    batch_size: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
-    """Transitions per seed and update."""
-    transitions: tuple[int, ...] = (100_000, 1_000_000, 10_000_000, 100_000_000)
-    """Of synthetic datasets with Hopper's shapes, 106 bytes each on the disk."""
-    run_updates: int = 10_000
-    """Of the run that is timed as a whole; 10,000 are one of the paper's intervals."""
-    compile: bool = True
-    """Measure compiled updates, too."""
-    folder: Path | None = None
-    """Where the datasets lie meanwhile; by default where temporary files go."""
-    seconds: float = 0.4
-    """About how long a turn lasts; each point has three, the median counts."""
-    threads: int = 2
-    """CPU threads."""
-    device: str = "cpu"
-    """cpu, cuda, ..."""
 
 
 def run_growth(settings: Growth) -> dict:

@@ -19,47 +19,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import parts
 import rlrat
+from benchmark_settings import Rational
 from parts import figure
 from rlrat.errors import InputError, one_line_errors
 from rlrat.rational import backends, cpu, gpu, reference
-
-
-@dataclass
-class Rational:
-    """A rational activation, version A, degrees (5, 4), beside PyTorch's activations.
-
-    On a CPU, microseconds of a call: dispatch included; inputs are random and taken in turn from more memory than the
-    caches hold. On a GPU, bandwidths, ratios and what was aimed at. The package rational-activations is measured where
-    it is installed.
-    """
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    """With cuda only `output` and `tune` count."""
-    elements: int = 65_536
-    """Of a call, in rows of 256."""
-    large: int = 2**24
-    """Elements of the forward pass into an output that exists."""
-    rounds: int = 9
-    """Each contender has one turn a round; the median counts."""
-    calls: int = 100
-    """Calls in a turn."""
-    threads: int = 1
-    """CPU threads."""
-    output: Path | None = None
-    """On a GPU: a folder for rational_gpu.json."""
-    tune: bool = False
-    """On a GPU: at last find the fastest tiles, a minute or two, and measure bandwidths with them."""
 
 
 def run_rational(settings: Rational) -> dict:

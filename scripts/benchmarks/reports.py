@@ -1,12 +1,29 @@
 """Seconds and memory that a report of many runs takes, and its first paint; the runs are made up."""
 
+from dataclasses import dataclass
+
+from rlrat.runs.arguments import read_command_line
+
+
+@dataclass
+class Arguments:
+    """How many of each; their product is the number of evaluations."""
+
+    datasets: int = 10
+    activations: int = 20
+    seeds: int = 5
+    evaluations: int = 100
+
+
+if __name__ == "__main__":  # before reports are imported: --help and mistakes are answered at once
+    ARGUMENTS = read_command_line(Arguments, __doc__)
+
 import json
 import resource
 import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,20 +36,9 @@ from rlrat.reports.html import write_report
 from rlrat.reports.plots import write_figures
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
-from rlrat.runs.arguments import read_command_line
 from rlrat.runs.schema import COLUMNS, CONFIG, EVALUATIONS, FINISHED, SUMMARY
 
 _REFERENCE = {"name": "made up", "env_id": "Hopper-v5", "random": 20.0, "expert": 4100.0}
-
-
-@dataclass
-class Arguments:
-    """How many of each; their product is the number of evaluations."""
-
-    datasets: int = 10
-    activations: int = 20
-    seeds: int = 5
-    evaluations: int = 100
 
 
 def write_runs(root: Path, arguments: Arguments) -> None:
@@ -135,4 +141,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(read_command_line(Arguments, __doc__))
+    main(ARGUMENTS)

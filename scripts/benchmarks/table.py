@@ -7,46 +7,19 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import gymnasium
 import h5py
 import numpy as np
 from rich.table import Table as RichTable
 
+from benchmark_settings import Table
 from rlrat.console import Console
 from rlrat.runs.agents import find_agent
 from rlrat.runs.schema import CONFIG, SUMMARY
 
 _UPDATES, _EPISODE = 300_000, 1000
-
-
-@dataclass
-class Table:
-    """Every cell of the paper's table for a share of its updates, in runs of the agents as users start them.
-
-    The data is random, of the real sets' shapes and size, and no episode ends before its 1000 steps: as many are
-    evaluated as trained policies would take.
-    """
-
-    share: float = 0.1
-    """Of the 300,000 updates."""
-    agents: tuple[str, ...] = ("iql", "td3_bc")
-    env_ids: tuple[str, ...] = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-    activations: tuple[str, ...] = ("relu", "silu", "gelu", "rational")
-    num_seeds: int = 5
-    """Side by side in each process."""
-    eval_every: int = 10_000
-    eval_episodes: int = 20
-    transitions: int = 1_000_000
-    processes: int = 1
-    """Cells that run at once."""
-    device: str = "auto"
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    compile: bool = False
-    capture: bool = True
 
 
 def _write_data(folder: Path, env_id: str, transitions: int) -> Path:

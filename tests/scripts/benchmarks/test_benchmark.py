@@ -29,9 +29,8 @@ def test_a_mistake_in_the_command_line_is_one_line(run_script, capsys):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Minari's, about descriptions
 def test_a_subcommand_prints_a_line_of_json(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("sys.argv", ["benchmark.py", "load", "--episodes", "2"])
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    benchmark.main()
+    benchmark.main(benchmark.Load(episodes=2))
     *_, line = capsys.readouterr().out.splitlines()
     found = json.loads(line)
     assert (found["benchmark"], found["torch"]) == ("load", torch.__version__)
