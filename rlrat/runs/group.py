@@ -21,7 +21,7 @@ from rlrat.runs.arguments import Member, RunArguments, identity, run_folder, set
 from rlrat.runs.dashboards import finish_board
 from rlrat.runs.folder import RunFolder, starts
 from rlrat.runs.recovery import Recovered, recover
-from rlrat.runs.schema import CONFIG, DIVERGED, EVALUATIONS, FAILED, FINISHED, SUMMARY, final_evaluations
+from rlrat.runs.schema import CONFIG, DIVERGED, EVALUATIONS, FAILED, FINISHED, METRICS, SUMMARY, final_evaluations
 from rlrat.updates.learner import Learner
 
 
@@ -407,7 +407,8 @@ class Group:
         said, failed, reports = [], [], learner.guard.report()
         for index, folder in self.trained.items():
             rows = folder.curve()
-            lost = {name: folder.lost(name) - progress.failed[index] for name in folder.lines}
+            never = {name: set() if name == METRICS else progress.failed[index] for name in folder.lines}
+            lost = {name: folder.lost(name) - updates for name, updates in never.items()}
             summary = self._summary(rows, progress, reports[index])
             summary["failed_evaluations"] = sorted(progress.failed[index])
             summary |= {f"missing_{name.removesuffix('.csv')}": sorted(updates) for name, updates in lost.items()}

@@ -260,3 +260,12 @@ def test_a_run_of_which_lines_vanished_says_so_at_its_end(group, capsys):
     assert (summary["missing_evaluations"], summary["missing_episodes"]) == ([20], [])
     assert (summary["final_return"], summary["final_evaluations"]) == (10.0, 1)
     assert "evaluations.csv has lost lines: 1 evaluations are missing" in capsys.readouterr().err
+
+
+def test_lines_of_metrics_are_missing_also_where_an_evaluation_failed(group):
+    made = group()
+    for update in (10, 20):
+        made.folders[0].add_metrics({"losses/q": 1.0}, update)
+    (made.folders[0].path / "metrics.csv").write_text("update,losses/q\n10,1\n")
+    made.finish(_Learner(None), TrainingProgress(20, 4.0, 5.0, failed=[{20}], missing=[set()]))
+    assert made.folders[0].summary()["missing_metrics"] == [20]
