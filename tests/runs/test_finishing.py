@@ -60,9 +60,11 @@ def test_a_run_without_an_evaluation_failed_and_its_command_tries_again(run_agen
     run_agent("--num-seeds", 2)
     for seed in (0, 1):
         summary = _summary(tmp_path, seed)
-        assert (summary["status"], summary["failed_evaluations"]) == ("finished", [0])
+        assert summary["status"] == "finished"
+        assert summary["failed_evaluations"] in ([0], [])  # none if it was pending in the checkpoint of update 20
         assert summary["missing_evaluations"] == []
-        assert [row["update"] for row in RunFolder(_folder(tmp_path, seed)).evaluations()] == ["20", "40"]
+        made = [update for update in (0, 20, 40) if update not in summary["failed_evaluations"]]
+        assert [int(row["update"]) for row in RunFolder(_folder(tmp_path, seed)).evaluations()] == made
     assert run_agent("--num-seeds", 2).stdout.count("nothing to do") == 2
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.iql import IQL
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder
@@ -78,19 +79,26 @@ def test_a_signal_stops_cleanly_and_the_same_command_goes_on(start_agent, run_ag
 
 def test_evaluations_that_a_signal_leaves_pending_are_made_up_for(run_agent, tmp_path, monkeypatch):
     """Training is over long before the environments are, at the second of three evaluations."""
-    plain, calls = Evaluator.run, []
+    plain, calls, update, updates = Evaluator.run, [], IQL.update, []
+
+    def count(self, *inputs):
+        updates.append(None)
+        return update(self, *inputs)
 
     def run(self, policy):
         calls.append(self)
         if len(calls) == 1:
             return plain(self, policy)
-        time.sleep(0.5)
+        while len(updates) < 40:
+            time.sleep(0.01)
+        time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGTERM)
         while True:  # until the policy is told that nobody waits any more
             policy(np.zeros((2, 2, 11)))
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "run", run)
+        patch.setattr(IQL, "update", count)
         stopped = run_agent("--num-seeds", 2, check=False)
     assert (stopped.returncode, len(calls)) == (128 + signal.SIGTERM, 2)
     assert "stopped at update 40" in stopped.stdout
