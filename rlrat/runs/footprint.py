@@ -19,7 +19,7 @@ from rlrat.updates.learner import Learner
 from rlrat.updates.machine import available_memory, free_swap
 
 META = torch.device("meta")
-_CERTAIN_SHARE = 0.85  # of what shapes say: on a CPU, large learners of all agents took 0.9 to 2 times as much
+_CERTAIN_SHARE = 0.85  # of what shapes say: on a CPU, large learners of all agents took 0.9 to 2.3 times as much
 _SMALL_ELEMENTS = 2_000_000  # weights of a layer, or features of a batch, for all members: not worth a second
 _ENOUGH_FACTOR = 4  # times what is free is too much for sure: counting the rest of an update could take long
 _MOST_OPERATIONS = 6_000  # of an update: the agents' have half as many, but CQL takes a large batch in many equal parts

