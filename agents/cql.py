@@ -72,6 +72,7 @@ from torch.nn import functional as F
 from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import MLP, Policy, initialize
+from rlrat.rational.launching import is_gpu
 from rlrat.runs import Run
 from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, polyak_
 
@@ -151,8 +152,8 @@ class CQL(nn.Module):
             multiplier, rate = self.log_multiplier, args.critic_learning_rate
             self.multiplier_optimizer = Adam(multiplier, rate, name="multiplier", guard=self.guard)
         flatten(self.q_target)
-        on_cpu = torch.device(device).type != "cuda"
-        self.part_size = max(1, _CPU_ROWS // (1 + 3 * args.num_actions)) if on_cpu else args.batch_size
+        on_gpu = is_gpu(torch.device(device))
+        self.part_size = args.batch_size if on_gpu else max(1, _CPU_ROWS // (1 + 3 * args.num_actions))
         shape = (args.batch_size, self.action_size)
         self.counts = (args.num_actions, args.num_actions, args.num_actions if args.max_target_backup else 1, 1)
         self.uniform = UpdateBlocks(Stream(seeds, "uniform actions", device).uniform, (args.num_actions, *shape))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrat.rational.launching import is_gpu
 from rlrat.updates.machine import available_memory
 from rlrat.updates.random import UpdateBlocks
 
@@ -62,7 +63,7 @@ class Rows:
     def _gather(self, updates: Tensor | int) -> Tensor:
         indices = self._draw(updates, torch.device("cpu"))
         rows = self._tensor(indices.flatten().numpy()).unflatten(0, indices.shape)
-        return rows.pin_memory() if self._device.type == "cuda" else rows
+        return rows.pin_memory() if is_gpu(self._device) else rows
 
     def at(self, update: int) -> tuple[Tensor, ...]:
         """Return the columns of `update`, on the device."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
+from rlrat.rational.launching import is_gpu
 
 MOST_PENDING_SNAPSHOTS = 3  # one plays and two wait
 
@@ -33,7 +34,7 @@ class Snapshot:
         self.update, self.wanted = update, wanted
         self.train_seconds, self.wall_seconds = train_seconds, wall_seconds
         self._copied = None
-        on_gpu = any(tensor.is_cuda for tensor in state.values())
+        on_gpu = any(is_gpu(tensor.device) for tensor in state.values())
         with torch.no_grad():
             self._state = {
                 name: torch.empty_like(tensor, device="cpu", pin_memory=on_gpu).copy_(tensor, non_blocking=True)
@@ -140,7 +141,7 @@ class BackgroundEvaluator:
         self.failure: str | None = None
         """Why the last evaluation failed that did."""
         self._policy, self._evaluator = self._copy(), make()
-        on_gpu = any(parameter.is_cuda for parameter in self._policy.parameters())
+        on_gpu = any(is_gpu(parameter.device) for parameter in self._policy.parameters())
         # In the default stream it would wait for all work of the training.
         self._stream = torch.cuda.Stream() if on_gpu else None
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import cpu, gpu, reference
+from . import cpu, gpu, launching, reference
 
 BACKENDS = ("reference", "cpu", "triton")
 _forced: str | None = None  # not a ContextVar: torch.compile cannot look into one
@@ -27,7 +27,7 @@ def backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"there is no backend {name!r} of a rational, only {', '.join(BACKENDS)}")
-    reason = {"cpu": cpu.unavailable, "triton": gpu.unavailable}.get(name)
+    reason = {"cpu": cpu.unavailable, "triton": launching.problem() if name == "triton" else None}.get(name)
     if reason is not None:
         raise RuntimeError(reason)
     global _forced
@@ -50,8 +50,8 @@ def _choose(
     if name == "reference" or x.numel() == 0:
         return reference
     degrees = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
-    on_gpu = (x.is_cuda and name is None) or name == "triton"
-    if on_gpu and gpu.unavailable is None and gpu.supports(degrees, x, numerator, bias):
+    on_gpu = name == "triton" or (name is None and launching.runs_on(x.device))
+    if on_gpu and gpu.supports(degrees, x, numerator, bias):
         return gpu
     if x.is_cpu and name != "triton" and cpu.unavailable is None and cpu.supports(degrees):
         return cpu
@@ -105,10 +105,10 @@ def report() -> list[str]:
     ]
     for index in range(torch.cuda.device_count()):
         name = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
-        if gpu.unavailable is None:
+        if launching.problem() is None:
             lines.append(f"{name}: triton (compiled kernels, Triton {version('triton')})")
         else:
-            lines.append(f"{name}: reference (plain PyTorch), because {gpu.unavailable}")
+            lines.append(f"{name}: reference (plain PyTorch), because {launching.problem()}")
     if torch.cuda.device_count() == 0:
         lines.append("cuda: there is no such device")
     return lines

@@ -1,7 +1,5 @@
-"""Compute rational activations on a GPU by the Triton kernels of triton_kernels.py; `unavailable` says why not."""
+"""Compute rational activations on a GPU by the Triton kernels of triton_kernels.py."""
 
-import contextlib
-import importlib.util
 import itertools
 from functools import partial
 from typing import NamedTuple
@@ -9,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import launching
 from .layout import Layout, empty_output, is_flat
 
 MAX_DEGREE = 8
-unavailable = None if importlib.util.find_spec("triton") else "Triton is not installed (pip install triton)"
 
 # By the bytes of an element: warps of a program, and vectors of 16 bytes that each of its threads has in a tile. Chosen
 # by the registers that ptxas gives (about 50 forward, 80 to 125 backward), not yet measured; `tune` measures.
@@ -26,57 +24,18 @@ _PROGRAMS_PER_PROCESSOR = 32
 
 def supports(degrees: tuple[int, int], x: Tensor, numerator: Tensor, bias: Tensor | None) -> bool:
     """Say whether the kernels can compute this: they count rows and columns in 32 bits, elements in 64."""
-    if max(degrees) > MAX_DEGREE or not (x.is_cuda or (x.is_cpu and _interpreted())):
+    if max(degrees) > MAX_DEGREE or not (launching.is_gpu(x.device) or (x.is_cpu and _interpreted())):
         return False
     return is_flat(x, numerator, bias) or max(x.numel() // x.shape[-1], x.shape[-1]) < 2**30
 
 
 def _interpreted() -> bool:
     """Say whether Triton runs on the CPU, for tests."""
-    if unavailable is not None:
+    if launching.problem() is not None:
         return False
     import triton
 
     return triton.knobs.runtime.interpret
-
-
-class _Tickets:
-    """Hold counters on one device for the programs of backward passes: zeros, which every pass leaves as zeros.
-
-    Launches that may work at once must not share counters. On one stream launches follow each other and share them. A
-    captured graph may be replayed on any stream, so that each launch in it keeps counters of its own.
-    """
-
-    CAPTURED_COUNTERS = 2**18  # for all launches in graphs
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._of_stream: dict[int, Tensor] = {}
-        self._captured: Tensor | None = None
-
-    def _zeros(self, count: int) -> Tensor:
-        return torch.zeros(count, dtype=torch.int32, device=self._device)
-
-    def take(self, count: int) -> Tensor:
-        """Return counters for a launch on the current stream."""
-        if self._device.type != "cuda":
-            return self._zeros(count)
-        if torch.cuda.is_current_stream_capturing():
-            if self._captured is None or len(self._captured) < count:
-                return self._zeros(count)  # one operation more in the graph
-            mine, self._captured = self._captured[:count], self._captured[count:]
-            return mine
-        stream = torch.cuda.current_stream(self._device)
-        if self._captured is None:
-            self._captured = self._zeros(self.CAPTURED_COUNTERS)
-            stream.synchronize()  # other streams will use them
-        mine = self._of_stream.get(stream.cuda_stream)
-        if mine is None or len(mine) < count:
-            mine = self._of_stream[stream.cuda_stream] = self._zeros(max(count, 1024))
-        return mine
-
-
-_tickets: dict[torch.device, _Tickets] = {}
 
 
 class _Tiles(NamedTuple):
@@ -138,22 +97,19 @@ class Plan:
         }  # fmt: skip
         self._units, self._columns = layout.batch * layout.groups, self._backward.column_tiles
         programs = 2  # in the interpreter
-        if x.is_cuda:
+        if launching.is_gpu(x.device):
             programs = torch.cuda.get_device_properties(x.device).multi_processor_count * _PROGRAMS_PER_PROCESSOR
         wanted = -(-programs // (self._units * self._columns))
         self._splits = max(1, min(wanted, self._backward.row_tiles))
         self._partials = self._units * self._splits * self._columns * (numerator.shape[-1] + denominator.shape[-1])
         self._bias_partials = 0 if bias is None else self._units * self._splits * layout.width
         self._wide = torch.float64 if size == 8 else torch.float32
-        if x.device not in _tickets:
-            _tickets[x.device] = _Tickets(x.device)
-        self._tickets = _tickets[x.device]
-        if x.is_cuda:
+        self._tickets = launching.tickets(x.device)
+        if launching.is_gpu(x.device):
             # Load both directions before the first launch: the capture of a graph needs them on the device. (Memory
             # that is not aligned to 16 bytes takes other kernels, which are compiled and loaded when first met.)
-            with torch.cuda.device(x.device):
-                self.forward(x, numerator, denominator, bias, gate, load=True)
-                self.backward(out, x, numerator, denominator, bias, gate, load=True)
+            self.forward(x, numerator, denominator, bias, gate, load=True)
+            self.backward(out, x, numerator, denominator, bias, gate, load=True)
 
     def forward(
         self,
@@ -210,14 +166,9 @@ class Plan:
         return dx, da, db, dbias, dgate
 
     def _launch(self, kernel, programs: int, tiles: _Tiles, load: bool, *arguments) -> None:
-        options = {"LANES": tiles.lanes, "CHUNKS": tiles.chunks, "VECTOR": tiles.vector, "num_warps": tiles.warps}
-        if load:
-            kernel.warmup(*arguments, grid=(programs,), **self._constants, **options).run  # noqa: B018
-            return
-        x = arguments[0]
-        elsewhere = x.is_cuda and torch.cuda.current_device() != x.device.index
-        with torch.cuda.device(x.device) if elsewhere else contextlib.nullcontext():
-            kernel[(programs,)](*arguments, **self._constants, **options)
+        sizes = {"LANES": tiles.lanes, "CHUNKS": tiles.chunks, "VECTOR": tiles.vector}
+        settings = {"device": arguments[0].device, "load": load, "warps": tiles.warps}
+        launching.launch(kernel, programs, *arguments, **settings, **self._constants, **sizes)
 
     def _empty(self, x: Tensor) -> Tensor:
         return torch.empty_like(x) if self.like_x else torch.empty(x.shape, dtype=x.dtype, device=x.device)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from rlrat.errors import InputError
+from rlrat.rational.launching import is_gpu
 from rlrat.updates.learner import Learner
 from rlrat.updates.machine import available_memory, most_resident_memory, proc_bytes, synchronize
 
@@ -116,7 +117,7 @@ def estimate_resources(build: Callable[[int], Learner], num_members: int, device
 def track_peak(device: torch.device) -> int:
     """Give free memory back, start `peak_memory` anew, and return the bytes in use."""
     gc.collect()
-    if device.type == "cuda":
+    if is_gpu(device):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -130,7 +131,7 @@ def track_peak(device: torch.device) -> int:
 
 def peak_memory(device: torch.device) -> int:
     """Return the most bytes in use since `track_peak`; 0 where the system does not say."""
-    if device.type == "cuda":
+    if is_gpu(device):
         return torch.cuda.max_memory_allocated(device)
     try:
         return proc_bytes(Path("/proc/self/status"), "VmHWM")

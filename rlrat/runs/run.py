@@ -24,6 +24,7 @@ from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvalua
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.scores import Reference, find_reference
 from rlrat.networks.activations import check_activation
+from rlrat.rational.launching import is_gpu
 from rlrat.runs.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
 from rlrat.runs.dashboards import LAYOUT, check_tracking, tracked
 from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
@@ -194,7 +195,7 @@ class Run:
         if self.arguments.compile:
             self.console.print("the first update is compiled, for up to a minute (--no-compile)", soft_wrap=True)
             learner.update = compiled(learner.update, self.device)
-        if self.arguments.capture and self.device.type == "cuda":
+        if self.arguments.capture and is_gpu(self.device):
             learner.update = captured(learner)
         self._targets = getattr(learner.policy, "target_returns", (None,))
         gated: dict[str, list[str]] = {}  # what gating made of networks -> their names

@@ -37,6 +37,8 @@ def find_device(name: str) -> "torch.device":
     """
     import torch
 
+    from rlrat.rational.launching import is_gpu
+
     # cuBLAS reads it at its first product; without it, streams side by side may share a workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if name == "auto":
@@ -46,16 +48,18 @@ def find_device(name: str) -> "torch.device":
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} cannot be used: {reason}; give auto, cpu or cuda:<number>") from None
-    if device.type == "cuda":
+    if is_gpu(device):
         torch.cuda.set_device(device)  # streams, events and graphs are made on the current one
     return device
 
 
 def synchronize(device: "torch.device") -> None:
     """Wait until `device` has done what it was given; a CPU always has."""
-    if device.type == "cuda":
-        import torch
+    import torch
 
+    from rlrat.rational.launching import is_gpu
+
+    if is_gpu(device):
         torch.cuda.synchronize(device)
 
 
@@ -111,11 +115,14 @@ def available_memory(device: "torch.device | None" = None, root: Path = Path("/"
     For a CPU that is what Linux calls available (it counts pages of files that can be dropped), and at most what the
     control groups of this process leave. `root` is the folder of `proc` and `sys`.
     """
-    if device is not None and device.type == "cuda":
+    if device is not None:
         import torch
 
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+        from rlrat.rational.launching import is_gpu
+
+        if is_gpu(device):
+            cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            return torch.cuda.mem_get_info(device)[0] + cached
     try:
         return min([proc_bytes(root / "proc/meminfo", "MemAvailable"), *_left_by_control_groups(root)])
     except (OSError, TypeError):

@@ -32,7 +32,7 @@ import rlrat
 from benchmark_settings import Rational
 from parts import figure
 from rlrat.errors import InputError, one_line_errors
-from rlrat.rational import backends, cpu, gpu, reference
+from rlrat.rational import backends, cpu, gpu, launching, reference
 
 
 def run_rational(settings: Rational) -> dict:
@@ -383,8 +383,8 @@ def machine() -> dict[str, Any]:
     """
     if not torch.cuda.is_available():
         raise InputError("there is no CUDA device on this machine, and what is measured here needs one")
-    if gpu.unavailable is not None:
-        raise InputError(gpu.unavailable)
+    if launching.problem() is not None:
+        raise InputError(launching.problem())
     import triton
 
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from rlrat.rational import backend, backends, cpu, gpu, rational
+from rlrat.rational import backend, backends, cpu, launching, rational
 from tests.rational.inputs import all_gradients, draw_inputs, needs_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore:rational activations run on plain PyTorch")
@@ -42,14 +42,14 @@ def test_the_report_names_each_devices_backend(monkeypatch):
     monkeypatch.setattr(cpu, "unavailable", None)
     monkeypatch.setattr(cpu, "instructions", lambda: "avx2")
     monkeypatch.setattr(cpu, "threads", lambda: 3)
-    monkeypatch.setattr(gpu, "unavailable", None)
+    monkeypatch.setattr(launching, "problem", lambda: None)
     triton = "triton (compiled kernels, Triton 3.9.0)"
     assert backends.report() == [
         "cpu: cpu (C kernels, avx2, 3 threads)", f"cuda:0 (device 0): {triton}", f"cuda:1 (device 1): {triton}",
     ]  # fmt: skip
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(cpu, "unavailable", "one reason")
-    monkeypatch.setattr(gpu, "unavailable", "another")
+    monkeypatch.setattr(launching, "problem", lambda: "another")
     assert backends.report() == [
         "cpu: reference (plain PyTorch), because one reason",
         "cuda:0 (device 0): reference (plain PyTorch), because another",

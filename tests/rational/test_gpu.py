@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from rlrat.rational import Rational, backend, gpu, rational
+from rlrat.rational import Rational, backend, gpu, launching, rational
 from rlrat.rational.layout import Layout
 from tests.rational.inputs import DEVICE, assert_near, draw_on_device, expected_gradients
 
-needs_triton = pytest.mark.skipif(gpu.unavailable is not None, reason=str(gpu.unavailable))
+needs_triton = pytest.mark.skipif(launching.problem() is not None, reason=str(launching.problem()))
 
 
 @needs_triton
@@ -33,7 +33,7 @@ def test_what_it_supports(monkeypatch):
     many = x[:1, :2].expand(2**30, 2)  # rows are counted in 32 bits
     assert not gpu.supports((5, 4), many, a, None)
     assert gpu.supports((5, 4), many[1:], a, None)
-    monkeypatch.setattr(gpu, "unavailable", "Triton is not installed")
+    monkeypatch.setattr(launching, "problem", lambda: "Triton is not installed")
     assert not gpu.supports((5, 4), torch.empty(4, 8), a, None)
 
 
@@ -49,11 +49,6 @@ def test_tiles_take_16_bytes_where_memory_allows():
     assert gpu._Tiles.of("backward", rows, 4, (19200, 193)).vector == 1  # rows that do not begin at 16 bytes
     wide = gpu._Tiles.of("forward", Layout(1, 3, 1, 3000, False, 0), 2, (3000, 3000))
     assert (wide.vector, wide.chunks, wide.row_tiles, wide.column_tiles) == (8, 256, 3, 2)
-
-
-def test_counters_begin_as_zeros():
-    tickets = gpu._Tickets(torch.device("cpu"))
-    assert torch.equal(tickets.take(3), torch.zeros(3, dtype=torch.int32))
 
 
 @needs_triton

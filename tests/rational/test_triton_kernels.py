@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlrat.rational import VERSIONS, backend, gpu, rational
+from rlrat.rational import VERSIONS, backend, launching, rational
 from tests.rational.inputs import (
     DEVICE,
     LAYOUTS,
@@ -25,7 +25,7 @@ from tests.rational.inputs import (
 )
 
 pytestmark = [
-    pytest.mark.skipif(gpu.unavailable is not None, reason=str(gpu.unavailable)),
+    pytest.mark.skipif(launching.problem() is not None, reason=str(launching.problem())),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy's, about infinities in the interpreter
 ]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
