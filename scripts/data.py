@@ -13,7 +13,7 @@ import tyro
 from rlrat.console import Console
 from rlrat.datasets.checking import check_caches
 from rlrat.errors import one_line_errors
-from rlrat.runs.arguments import read_command_line
+from rlrat.runs.arguments import program, read_command_line
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in COMMANDS:
         read_command_line(Command, __doc__, argv)  # answers --help, or says what is wrong
     kind, command, description = COMMANDS[argv[0]]
-    return command(read_command_line(kind, description, argv[1:], prog=f"data.py {argv[0]}"), Console())
+    return command(read_command_line(kind, description, argv[1:], prog=f"{program()} {argv[0]}"), Console())
 
 
 if __name__ == "__main__":

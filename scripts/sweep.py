@@ -21,7 +21,7 @@ import tyro
 
 from rlrat.console import Console
 from rlrat.errors import one_line_errors
-from rlrat.runs.arguments import read_command_line
+from rlrat.runs.arguments import program, read_command_line
 from rlrat.sweeps import commands
 from rlrat.sweeps.named import Named
 from rlrat.sweeps.options import Options, find_grid, split_axes
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 def folder_command(argv: list[str], console: Console) -> int:
     """Run `status`, `stop` or `retry` of a folder; return the exit code."""
     kind, description = COMMANDS[argv[0]]
-    given = read_command_line(kind, description, argv[1:], prog=f"sweep.py {argv[0]}")
+    given = read_command_line(kind, description, argv[1:], prog=f"{program()} {argv[0]}")
     if isinstance(given, Status):
         return commands.status(given.run_dir, console, given.agents)
     if isinstance(given, Retry):

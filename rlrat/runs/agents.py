@@ -58,6 +58,8 @@ def load_agent(name: str) -> ModuleType:
     name = f"agents.{path.stem}"
     if path.parent != agents_folder():  # of one's own: never in the place of rlrat's agent of the same name
         name = f"rlrat_agent_{zlib.crc32(os.fsencode(path)):08x}_{path.stem}"
+    elif path.parent.parent == Path(rlrat.__file__).resolve().parent:  # of a wheel, so that what it pickles is found
+        return importlib.import_module(f"rlrat.agents.{path.stem}")
     elif _imports_find(path.parent):
         return importlib.import_module(name)
     if name in sys.modules:

@@ -206,6 +206,11 @@ def read_command_line(
         os.environ.update({"COLUMNS": width} if width is not None else {})
 
 
+def program() -> str:
+    """Return how this program is called: `sweep.py`, or `rlrat sweep` where it is installed."""
+    return Path(sys.argv[0]).name
+
+
 def one_line(box: str) -> str:
     """Turn the box that tyro prints into one line, without its frame and the help of options."""
     box = re.sub(r"\x1b\[[\d;]*m", "", box)  # colours, in a terminal
