@@ -1,0 +1,15 @@
+from .activations import make_activation as make_activation
+from .activations import names as names
+from .choices import Initialization as Initialization
+from .choices import Norm as Norm
+from .choices import PolicyHead as PolicyHead
+from .choices import RationalVersion as RationalVersion
+from .layers import MLP as MLP
+from .layers import Embedding as Embedding
+from .layers import LayerNorm as LayerNorm
+from .layers import dropout_masks as dropout_masks
+from .layers import initialize as initialize
+from .policies import Policy as Policy
+from .transformer import Gain as Gain
+from .transformer import SequencePolicy as SequencePolicy
+from .transformer import check_target_returns as check_target_returns

@@ -1,0 +1,4 @@
+from .arguments import RunArguments as RunArguments
+from .arguments import parse as parse
+from .loading import load_policy as load_policy
+from .run import Run as Run
