@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "house.png"
 # Each wing's place: column and row, the rows as the layers; what it imports lies below.
 PLACES = {
-    "agents": (0.4, 8), "scripts": (2.6, 8),
+    "agents": (0.4, 8), "cli": (1.5, 8), "scripts": (2.6, 8),
     "sweeps": (1.4, 7), "reports": (2.9, 7),
     "runs": (1.25, 6),
     "evaluation": (2.4, 5),

@@ -5,16 +5,16 @@ Each is a file, the one that `python agents/iql.py` runs in a clone. Nothing her
 
 import ast
 import difflib
-import runpy
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
-from rlrat.errors import InputError, one_line_errors, reason
+from rlrat.errors import InputError, one_line_errors
 from rlrat.runs.agents import agent_names, agents_folder, find_agent
 
 _OWN = {"new-agent": "Copy an agent to a file of your own, to change it."}
@@ -44,10 +44,19 @@ def main(argv: list[str] | None = None) -> int:
         if argv[0] == "new-agent":
             return new_agent(argv[1:])
         file = _find(argv[0])
-    # Its own main block reads the command line, before it imports torch.
-    sys.argv = [f"rlrat {argv[0]}", *argv[1:]]
-    runpy.run_path(str(file), run_name="__main__")
+    _run(file, [f"rlrat {argv[0]}", *argv[1:]])
     return 0
+
+
+def _run(file: Path, argv: list[str]) -> None:
+    """Run a file as Python does: its main block reads the command line before torch is imported.
+
+    runpy.run_path would put the file's path in the place of the program's name.
+    """
+    sys.argv = argv
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    module.__file__ = str(file)
+    exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
 
 
 def usage() -> Iterator[str]:
@@ -107,7 +116,7 @@ def new_agent(argv: list[str]) -> int:
     except FileExistsError:
         raise InputError(f"{given.file} exists already: name another file") from None
     except OSError as error:
-        raise InputError(f"{given.file} cannot be written: {reason(error)}") from None
+        raise InputError(f"{given.file} cannot be written: {error.strerror}") from None
     print(f"{given.file} is a copy of {given.source}: python {given.file} --help; rlrat sweep --agents {given.file}")
     return 0
 

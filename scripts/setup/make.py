@@ -28,8 +28,8 @@ LEAST_TORCH = (2, 11)
 _COMPILERS = ("cc", "gcc", "clang")
 
 
-def main(goal: str) -> int:
-    """Install what `goal` needs and do it; return the exit code."""
+def main(goal: str, base: str) -> int:
+    """Install what `goal` needs and do it; return the exit code. `base` is the Python that makes `.venv`."""
     os.chdir(ROOT)
     with locked():
         python = active_python()
@@ -39,7 +39,7 @@ def main(goal: str) -> int:
         if not is_installed(goal, python):
             if not VENV.exists() and active_python() is None:
                 with removed_on_failure():
-                    make_environment()
+                    make_environment(base)
                     install(goal, python)
             else:
                 install(goal, python)
@@ -89,16 +89,16 @@ def says_yes(*command: str) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def make_environment() -> None:
+def make_environment(base: str) -> None:
     """Make `.venv`. A PyTorch that this Python has already, perhaps with its GPU's libraries, is kept."""
     options = ["--system-site-packages"] if has_torch() else []
-    made = subprocess.run([sys.executable, "-m", "venv", *options, VENV], capture_output=True, text=True)
+    made = subprocess.run([base, "-m", "venv", *options, VENV], capture_output=True, text=True)
     if made.returncode == 0:
         return
     said, package = made.stdout + made.stderr, f"python3.{sys.version_info.minor}-venv"
     if "ensurepip" in said or "No module named venv" in said:
-        fail(f"{sys.executable} cannot make a virtual environment: apt install {package}, and type make again")
-    fail(f"{sys.executable} cannot make {VENV}: {last_line(said)}")
+        fail(f"{base} cannot make a virtual environment: apt install {package}, and type make again")
+    fail(f"{base} cannot make {VENV}: {last_line(said)}")
 
 
 @contextmanager
@@ -190,4 +190,4 @@ def say_what_is_next(python: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1]))
+    raise SystemExit(main(*sys.argv[1:]))

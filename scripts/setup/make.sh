@@ -16,7 +16,7 @@ for python in "$@"; do
     # Asked, not only found: a command of pyenv may be there without its Python.
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null) || continue
     case $version in
-        3.11 | 3.12 | 3.13) exec "$python" scripts/setup/make.py "$goal" ;;
+        3.11 | 3.12 | 3.13) exec "$python" scripts/setup/make.py "$goal" "$python" ;;
     esac
     seen=" ($python is $version)"
 done
