@@ -29,24 +29,33 @@ FRAME = """
 _FETCHED = {"src", "srcset", "poster", "data", "action", "background"}
 
 
-def build(site: Path = SITE) -> None:
-    """Make `site`, the one that zensical.toml names, anew, with the report in it.
+def build() -> None:
+    """Make the site that zensical.toml names anew, with the report in it.
 
     Raises:
         CalledProcessError: Zensical found a broken link, or the report could not be made; both say why.
-        ValueError: no page has a place for the report, or several have one.
+        ValueError: not one page has a place for the report.
     """
     subprocess.run([sys.executable, "-m", "zensical", "build", "--strict", "--clean"], cwd=ROOT, check=True)
     with TemporaryDirectory() as folder:
         compare = [sys.executable, "scripts/compare.py", RUNS, "--output", folder]
         subprocess.run(compare, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        (site / REPORT).write_bytes((Path(folder) / REPORT).read_bytes())
-    pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html") if page.name != REPORT}
-    places = [page for page, text in pages.items() for _ in range(text.count(PLACE))]
+        embed(Path(folder) / REPORT, SITE)
+
+
+def embed(report: Path, site: Path) -> None:
+    """Copy a report into a site, and show it on the page that has a place for it.
+
+    Raises:
+        ValueError: no page has a place for the report, or several have one.
+    """
+    texts = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html") if page.name != REPORT}
+    places = [page for page, text in texts.items() for _ in range(text.count(PLACE))]
     if len(places) != 1:
         raise ValueError(f"one page must have {PLACE}, not {len(places)}")
-    report = "../" * (len(places[0].relative_to(site).parts) - 1) + REPORT
-    places[0].write_text(pages[places[0]].replace(PLACE, FRAME.format(report=report)), encoding="utf-8")
+    (site / REPORT).write_bytes(report.read_bytes())
+    url = "../" * (len(places[0].relative_to(site).parts) - 1) + REPORT
+    places[0].write_text(texts[places[0]].replace(PLACE, FRAME.format(report=url)), encoding="utf-8")
 
 
 class _Page(HTMLParser):
