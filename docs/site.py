@@ -12,9 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
+
+from rlrat.errors import InputError, one_line_errors
+from rlrat.reports import build_report, read_runs
+from rlrat.reports.html import write_report
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "site"
@@ -33,18 +37,20 @@ def build() -> None:
     """Make the site that zensical.toml names anew, with the report in it.
 
     Raises:
-        CalledProcessError: Zensical found a broken link, or the report could not be made; both say why.
+        CalledProcessError: Zensical found a broken link, which it has named.
+        InputError: an extra is not installed.
         ValueError: not one page has a place for the report.
     """
+    for name in ("zensical", "mkdocstrings"):
+        if find_spec(name) is None:
+            raise InputError(f"{name} is not installed, which the site needs: pip install -e '.[docs]'")
     subprocess.run([sys.executable, "-m", "zensical", "build", "--strict", "--clean"], cwd=ROOT, check=True)
-    with TemporaryDirectory() as folder:
-        compare = [sys.executable, "scripts/compare.py", RUNS, "--output", folder]
-        subprocess.run(compare, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        embed(Path(folder) / REPORT, SITE)
+    write_report(build_report(read_runs([RUNS])), SITE / REPORT)  # the page of scripts/compare.py
+    embed(SITE)
 
 
-def embed(report: Path, site: Path) -> None:
-    """Copy a report into a site, and show it on the page that has a place for it.
+def embed(site: Path) -> None:
+    """Show the report of a site on the page that has a place for it.
 
     Raises:
         ValueError: no page has a place for the report, or several have one.
@@ -53,7 +59,6 @@ def embed(report: Path, site: Path) -> None:
     places = [page for page, text in texts.items() for _ in range(text.count(PLACE))]
     if len(places) != 1:
         raise ValueError(f"one page must have {PLACE}, not {len(places)}")
-    (site / REPORT).write_bytes(report.read_bytes())
     url = "../" * (len(places[0].relative_to(site).parts) - 1) + REPORT
     places[0].write_text(texts[places[0]].replace(PLACE, FRAME.format(report=url)), encoding="utf-8")
 
@@ -117,4 +122,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    with one_line_errors():
+        raise SystemExit(main())

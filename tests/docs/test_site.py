@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from docs import site
+from rlrat.errors import InputError
 from tests.browser import NEEDED, Browser, chromium
 
 PAGE = '<html><body><h1 id="top">{0}</h1></body></html>'
@@ -59,19 +60,23 @@ def test_styles_may_not_ask_another_host(small, tmp_path, rule):
 
 
 def test_the_report_takes_its_place(tmp_path):
-    report, pages = tmp_path / "made.html", tmp_path / "site"
-    report.write_text("the report")
-    (pages / "api").mkdir(parents=True)
-    (pages / "index.html").write_text(PAGE.format("no place"))
+    (tmp_path / "api").mkdir()
+    (tmp_path / "report.html").write_text(f"the report, in which {site.PLACE} is no place")
+    (tmp_path / "index.html").write_text(PAGE.format("no place"))
     with pytest.raises(ValueError, match="one page must have <!-- report -->, not 0"):
-        site.embed(report, pages)
-    (pages / "api" / "index.html").write_text(PAGE.format(site.PLACE))
-    site.embed(report, pages)
-    assert (pages / "report.html").read_text() == "the report"
-    text = (pages / "api" / "index.html").read_text()
+        site.embed(tmp_path)
+    (tmp_path / "api" / "index.html").write_text(PAGE.format(site.PLACE))
+    site.embed(tmp_path)
+    text = (tmp_path / "api" / "index.html").read_text()
     assert site.PLACE not in text
     assert text.count('src="../report.html"') == text.count('href="../report.html"') == 1
-    assert list(site.problems(pages)) == []
+    assert list(site.problems(tmp_path)) == []
+
+
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(site, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^zensical is not installed, .* pip install -e '\.\[docs\]'$"):
+        site.build()
 
 
 built = [pytest.mark.slow, pytest.mark.skipif(not importlib.util.find_spec("zensical"), reason="needs the extra docs")]
@@ -82,7 +87,7 @@ def whole():
     """The site itself, built anew."""
     done = subprocess.run([sys.executable, "-m", "docs.site"], cwd=site.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "No issues found" in done.stdout
+    assert "No issues found" in done.stderr
     assert "site/index.html is the site" in done.stdout
     return site.SITE
 
