@@ -13,6 +13,7 @@ ELSEWHERE = {
 # Tests of several modules, or of a wing.
 SEVERAL = {
     *("agents/test_every_agent.py", "agents/test_every_setting.py"),
+    *("docs/test_pages.py", "docs/test_site.py"),
     "datasets/test_reader_fuzz.py",
     *("rational/test_dispatcher.py", "rational/test_imports.py", "rational/test_init.py", "rational/test_main.py"),
     "rational/test_op_transforms.py",

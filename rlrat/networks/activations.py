@@ -58,7 +58,7 @@ _REGISTRY: dict[str, Callable[[], nn.Module] | None] = {
 
 
 def names() -> tuple[str, ...]:
-    """List every name that `make_activation` takes, besides `rational:<name>` for an elementwise <name>."""
+    """List every name that `make_activation` takes, besides `rational:<name>` for an elementwise `<name>`."""
     return tuple(_REGISTRY)
 
 

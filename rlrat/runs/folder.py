@@ -38,7 +38,7 @@ _MOST_NAMED = 10  # settings in a message
 
 
 class RunFolder:
-    """The files of one seed's run; the README says what is in each."""
+    """The files of one seed's run; docs/runs.md says what is in each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

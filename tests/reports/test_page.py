@@ -1,13 +1,10 @@
 """report.html in a real browser: Debian's chromium, headless, driven by selenium."""
 
 import json
-import shutil
-import time
 
 import numpy as np
 import pytest
 import torch
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -18,55 +15,22 @@ from rlrat.reports.html import write_report
 from rlrat.reports.learned import read_learned
 from rlrat.reports.metrics import with_metrics
 from rlrat.reports.read import read_runs
+from tests import browser as browsers
 from tests.reports.page_runs import LAYERS, make_run
 from tests.reports.run_folders import write_metrics
 
-BINARIES = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not all(BINARIES.values()), reason="needs Debian's chromium and chromium-driver"),
-]
+pytestmark = [pytest.mark.slow, browsers.NEEDED]
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 DATASETS = ("hopper-medium-v2", "walker2d-medium-v2")
 
 
-class Browser:
-    """A page as a reader sees it."""
-
-    def __init__(self, driver: webdriver.Chrome) -> None:
-        self.driver = driver
+class Browser(browsers.Browser):
+    """A report as a reader sees it."""
 
     def open(self, path, width: int = 1200, phone: bool = False, dark: bool = False) -> None:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": phone}
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": scheme})
-        self.logs()
-        self.driver.get("about:blank")
-        self.driver.get(path.as_uri())
+        super().open(path, width, phone, dark)
         self.see("#panels")
-
-    def js(self, code: str, *arguments):
-        return self.driver.execute_script(code, *arguments)
-
-    def find(self, selector: str):
-        return self.driver.find_element(By.CSS_SELECTOR, selector)
-
-    def wait(self, condition):
-        """What `condition` comes to, once it is true."""
-        deadline = time.monotonic() + 10
-        while not (value := condition()):
-            assert time.monotonic() < deadline, "the page did not come to it"
-            time.sleep(0.02)
-        return value
-
-    def logs(self) -> tuple[list[str], list[str]]:
-        """Messages on the console, and what the page has asked for from anywhere, since the last call."""
-        console = [entry["message"] for entry in self.driver.get_log("browser")]
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        return console, [url for url in asked if not url.startswith(("about:", "data:", "blob:"))]
 
     def see(self, selector: str) -> None:
         """Scroll to charts and wait until one is drawn."""
@@ -103,16 +67,10 @@ class Browser:
         return self.js(code + "return [l.xaxis.title.text, l.yaxis.title.text]", panel)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = BINARIES["chromium"]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(BINARIES["chromedriver"]))
-    yield Browser(driver)
-    driver.quit()
+@pytest.fixture(scope="module", name="browser")
+def in_browser():
+    with browsers.chromium() as driver:
+        yield Browser(driver)
 
 
 @pytest.fixture(scope="module")
