@@ -134,7 +134,7 @@ class Run:
         if may_be_large(group[0].arguments, len(group)):
             check_memory(shapes, len(group), self.device)
         if len(group) >= LEAST_MEMBERS:
-            found = estimate_resources(first, len(group), self.device)
+            found = estimate_resources(first, len(group), self.device, self.arguments.capture)
             found.check()
             seconds = timedelta(seconds=round(found.seconds_per_update * self.arguments.total_updates))
             text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"

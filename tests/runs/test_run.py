@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from agents.iql import IQL
+from rlrat.errors import InputError
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder
@@ -190,6 +191,19 @@ def test_many_members_are_measured_before_anything_is_written(run_agent, tmp_pat
     assert not (tmp_path / "runs").exists()
     monkeypatch.undo()
     assert "16 members side by side: about" in run_agent(*many).stdout
+
+
+def test_many_members_are_measured_as_they_will_run(run_agent, monkeypatch):
+    asked = []
+
+    def estimate(build, num_members, device, capture):
+        asked.append((num_members, device.type, capture))
+        raise InputError("enough")
+
+    monkeypatch.setattr("rlrat.runs.run.estimate_resources", estimate)
+    for option in ("--capture", "--no-capture"):
+        run_agent("--num-seeds", 16, option, check=False)
+    assert asked == [(16, "cpu", True), (16, "cpu", False)]
 
 
 def test_gated_says_how_large_the_networks_are(run_agent):
