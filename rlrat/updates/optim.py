@@ -22,13 +22,14 @@ def flatten(network: nn.Module) -> Tensor:
     """Move the parameters of `network`, each `[*batch_shape, ...]`, into one buffer `[*batch_shape, P]` and return it.
 
     The parameters become views of the buffer, which is `network.flat` from now on: what is written to one is read from
-    the other. `network` needs a `batch_shape`, as `MLP` and `Policy` have.
+    the other. In a copy of the network, or after a move to another device, they are views no more. `network` needs a
+    `batch_shape`, as `MLP` and `Policy` have.
     """
     parameters = list(network.parameters())
     flat = torch.cat([parameter.reshape(*network.batch_shape, -1) for parameter in parameters], dim=-1)
     for parameter, piece in zip(parameters, _pieces(flat, parameters), strict=True):
         parameter.data = piece
-    network.flat = flat
+    network.register_buffer("flat", flat, persistent=False)  # moves with the network: nothing stays on the old device
     return flat
 
 
@@ -183,7 +184,15 @@ class Adam(nn.Module):
             loss: of each seed.
             schedule: `[S, 1]`, multiplies the learning rate.
             gradients: of the sum of `loss`, in the order of the network's parameters, where they are known already.
+
+        Raises:
+            InputError: the network was moved to another device, or is a copy: the step would not reach its parameters.
         """
+        if not torch.compiler.is_compiling() and self._parameters_in_order[0].data_ptr() != self.flat.data_ptr():
+            raise InputError(
+                f"the optimizer {self.name} does not reach its network, which was moved or copied since: make "
+                "optimizers after learner.to(device), and a learner anew instead of a copy"
+            )
         self.steps += 1
         if gradients is None:
             gradients = torch.autograd.grad(loss, self._parameters_in_order, self._ones)

@@ -90,8 +90,8 @@ def test_the_gradient_of_the_loss_is_the_one_that_steps(small_dataset, norm):
 
 
 def test_padding_is_no_part_of_the_loss(small_dataset):
-    learner, batches = _learner(small_dataset, [0], **NO_DROPOUT)
-    other, batch = copy.deepcopy(learner), batches.at(0)
+    (learner, batches), (other, _) = (_learner(small_dataset, [0], **NO_DROPOUT) for _ in range(2))
+    batch = batches.at(0)
     padding = (batch.mask == 0).unsqueeze(-1)
     changed = batch._replace(
         observations=batch.observations.masked_fill(padding, 9.0), actions=batch.actions.masked_fill(padding, -0.3)

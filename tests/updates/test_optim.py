@@ -197,6 +197,30 @@ def test_polyak_of_a_network_without_a_flat_buffer_is_one_line():
         polyak_(target, source, 0.5, torch.tensor([True]))
 
 
+def test_what_is_flat_moves_with_the_network():
+    network = _network([0, 1], critics=2)
+    size = flatten(network).shape
+    moved = copy.deepcopy(network).to("meta")
+    tensors = [
+        value for module in moved.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)
+    ]
+    assert all(tensor.is_meta for tensor in (*tensors, *moved.parameters(), *moved.buffers()))
+    assert (moved.flat.is_meta, moved.flat.shape) == (True, size)
+    assert network.state_dict().keys() == _network([0, 1], critics=2).state_dict().keys()  # it is in no checkpoint
+
+
+@pytest.mark.parametrize("change", [copy.deepcopy, lambda pair: pair.to(torch.float64)])
+def test_a_step_that_would_not_reach_the_parameters_is_an_error(change):
+    network = _network([0, 1])
+    pair = nn.ModuleList([network, Adam(network, 1e-2, guard=SeedGuard(2), name="actor")])
+    pair.to("cpu", torch.float32)  # nothing moves
+    pair[1].step(_loss(network, _inputs([0, 1], 0)))
+    network, optimizer = change(pair)
+    x = _inputs([0, 1], 1).to(network.output.bias)
+    with pytest.raises(InputError, match="the optimizer actor does not reach its network, which was moved or copied"):
+        optimizer.step(_loss(network, x))
+
+
 def test_polyak_averages_the_living():
     target, source = _network([0, 1], critics=2), _network([2, 3], critics=2)
     before, theirs = flatten(target).clone(), flatten(source)
