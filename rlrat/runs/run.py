@@ -82,7 +82,7 @@ class Run:
             arguments = dataclasses.replace(arguments, compile=pays(arguments.total_updates, self.device))
         self.arguments = arguments
         keep_freed_memory()
-        set_precision(arguments.precision)
+        set_precision(arguments.precision, self.device)
         if arguments.num_threads is not None:
             torch.set_num_threads(arguments.num_threads)
         import_modules(arguments.env_modules)
