@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlrat.errors import InputError
 from rlrat.rational.launching import is_gpu
-from rlrat.updates.captured import CudaGraph, captured
+from rlrat.updates.captured import captured
 from rlrat.updates.learner import Learner
 from rlrat.updates.machine import available_memory, most_resident_memory, proc_bytes, synchronize
 
@@ -25,7 +26,7 @@ _MEASURED_MEMBERS = (2, 16)  # of the two learners that are compared; the larger
 
 _WARM_UP_UPDATES, _TIMED_UPDATES = 2, 10  # left out, and timed at most
 _TIMED_SECONDS = 0.5  # after which no more updates are timed
-_RECORDING_UPDATES = 50  # at most: those in which graphs are recorded are left out, too
+_RECORDING_UPDATES = 50  # among these, the ones that prepare or make a recording are left out, too
 _SPARE_FACTOR = 1.2  # for 8 and 64 members, 0.82 to 1.10 times their memory was predicted: gaps differ between runs
 
 
@@ -156,17 +157,25 @@ def _measure(build: Callable[[int], Learner], size: int, device: torch.device, c
     """Measure a learner of `size` members: bytes at its peak, mean seconds of an update, and bytes of its state."""
     before = track_peak(device)
     learner = build(size)
-    recording: list[str] = []  # what graphs did beside replaying
-    update = captured(learner, _telling(recording)) if capture else learner.update
+    plain, called = learner.update, False
+
+    def noted(*inputs: Any) -> dict[str, Tensor]:
+        nonlocal called
+        called = True
+        return plain(*inputs)
+
+    if capture:
+        learner.update = noted
+        learner.update = captured(learner)  # a replay does not call it
     timed = -_WARM_UP_UPDATES
     for number in itertools.count():
         if timed == 0:
             synchronize(device)
             started = time.perf_counter()
-        recording.clear()
-        update(*learner.inputs(number))
+        called = False
+        learner.update(*learner.inputs(number))
         timed += 1
-        if recording and number < _RECORDING_UPDATES:
+        if called and number < _RECORDING_UPDATES:
             timed = min(timed, 0)
         # In pairs: TD3+BC's policy learns in every second update.
         late = timed > 0 and timed % 2 == 0 and time.perf_counter() - started > _TIMED_SECONDS
@@ -175,21 +184,6 @@ def _measure(build: Callable[[int], Learner], size: int, device: torch.device, c
     synchronize(device)
     seconds = (time.perf_counter() - started) / timed
     return peak_memory(device) - before, seconds, sum(value.nbytes for value in learner.state_dict().values())
-
-
-def _telling(recording: list[str]) -> type[CudaGraph]:
-    """Make a kind of CUDA graph that writes into `recording` when it does more than a replay."""
-
-    class Telling(CudaGraph):
-        def warm_up(self, function: Callable[[], Any]) -> Any:
-            recording.append("warm up")
-            return super().warm_up(function)
-
-        def record(self, function: Callable[[], Any]) -> Any:
-            recording.append("record")
-            return super().record(function)
-
-    return Telling
 
 
 def memory_of(device: torch.device) -> str:

@@ -13,6 +13,7 @@ import torch
 from rlrat.errors import InputError
 from rlrat.runs import estimates
 from rlrat.runs.estimates import ResourceEstimate, estimate_resources
+from rlrat.updates.captured import captured
 from tests.agents.learners import AGENTS, make_learner
 from tests.short_runs import ROOT
 
@@ -160,7 +161,7 @@ class FakeGPU:
     def __init__(self, monkeypatch, actor_every=1):
         self.clock, self.reserved, self.learner, self.actor_every = 0.0, 0, None, actor_every
         monkeypatch.setattr("rlrat.rational.launching._gpu_types", ("cpu",))
-        monkeypatch.setattr(estimates, "CudaGraph", self.graph())
+        monkeypatch.setattr(estimates, "captured", lambda learner: captured(learner, self.graph()))
         monkeypatch.setattr(estimates.time, "perf_counter", lambda: self.clock)
         stand_ins = {
             "empty_cache": lambda: setattr(self, "reserved", 0),
@@ -180,13 +181,14 @@ class FakeGPU:
             def __init__(self):
                 super().__init__()
                 self.register_buffer("total", torch.zeros(1))
-                self.size, self.seconds = members, 1.0
+                self.size = members
 
             def inputs(self, update):
+                gpu.updates = update + 1
                 return torch.ones(1), update % gpu.actor_every == 0
 
             def update(self, x, acts):
-                gpu.clock += self.seconds
+                gpu.clock += 1.0
                 self.total += x
                 return {"losses/q": self.total.clone()}
 
@@ -204,24 +206,25 @@ class FakeGPU:
             def record(self, function):
                 gpu.clock += 60.0
                 gpu.reserved += 7 * 10**6 * gpu.learner.size
-                self.function, before = function, gpu.learner.total.clone()
+                before = gpu.learner.total.clone()
                 self.result = function()
                 gpu.learner.total.copy_(before)
                 return self.result
 
             def replay(self):
-                gpu.learner.seconds = 0.01
-                for name, value in self.function().items():
-                    self.result[name].copy_(value)
-                gpu.learner.seconds = 1.0
+                gpu.clock += 0.01
+                gpu.learner.total += 1.0
+                self.result["losses/q"].copy_(gpu.learner.total)
 
         return Graph
 
 
 @pytest.mark.parametrize("actor_every", [1, 2, 5])  # with 2 and 5 there are two graphs, of which one is recorded later
 def test_where_the_update_will_be_captured_replays_are_timed_and_their_memory_counts(monkeypatch, actor_every):
-    found = estimate_resources(FakeGPU(monkeypatch, actor_every).build, 100, CPU, capture=True)
+    gpu = FakeGPU(monkeypatch, actor_every)
+    found = estimate_resources(gpu.build, 100, CPU, capture=True)
     assert found.seconds_per_update == pytest.approx(0.01)
+    assert gpu.updates == {1: 4, 2: 8, 5: 16}[actor_every] + 10
     assert found.bytes_per_member == 10**7 + 7 * 10**6 * (1 if actor_every == 1 else 2)
 
 
