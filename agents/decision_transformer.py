@@ -110,6 +110,7 @@ class DecisionTransformer(nn.Module):
             decoupled=True,
             undecayed=[*embeddings, *(m for m in policy.modules() if isinstance(m, Embedding | LayerNorm | Gain))],
             max_norm=args.max_norm,
+            warmup_updates=args.warmup_updates,
         )
         self.dropout = [Stream(seeds, f"dropout {place}", device) for place in range(1 + 3 * args.num_layers)]
 
@@ -132,8 +133,7 @@ class DecisionTransformer(nn.Module):
         predicted = self.policy.predict(*batch[:4], dropout=dropout)
         error = (predicted - batch.actions).square().mean(-1)
         loss = (error * batch.mask).sum((1, 2)) / batch.mask.sum((1, 2))
-        warmup = ((self.policy_optimizer.steps + 1) / self.args.warmup_updates).clamp(max=1.0).unsqueeze(-1)
-        self.policy_optimizer.step(loss, warmup)
+        self.policy_optimizer.step(loss)
         return {"losses/actor": loss}
 
     def inspect(self, batch: WindowBatch) -> None:

@@ -52,7 +52,7 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, Policy, dropout_masks, initialize
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, cosine, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, Stream, flatten, polyak_
 
 
 class IQL(nn.Module):
@@ -78,7 +78,8 @@ class IQL(nn.Module):
         adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
         self.q_optimizer = Adam(self.q, args.learning_rate, name="q", **adam)
         self.v_optimizer = Adam(self.v, args.learning_rate, name="v", **adam)
-        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
+        steps = args.total_updates if args.actor_schedule == "cosine" else None
+        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", cosine_updates=steps, **adam)
         flatten(self.q_target)
         self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
 
@@ -132,8 +133,7 @@ class IQL(nn.Module):
         args = self.args
         weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_weight)
         loss = -(weight * self.policy.log_prob(batch.observations, batch.actions, dropout)).mean(-1)
-        schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else None
-        self.policy_optimizer.step(loss, schedule)
+        self.policy_optimizer.step(loss)
         return {
             "losses/actor": loss,
             "charts/advantage_mean": advantage.mean(-1),

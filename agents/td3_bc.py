@@ -89,7 +89,6 @@ class TD3BC(nn.Module):
         if actor_step:
             metrics |= self.update_actor(batch)
             polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
-            polyak_(self.policy_target, self.policy, self.args.polyak, self.guard.alive)
         return metrics
 
     def update_q(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
@@ -109,14 +108,14 @@ class TD3BC(nn.Module):
     def update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """Maximise lambda Q1(s, pi(s)) - (pi(s) - a)^2; in lambda = alpha / mean |Q1| the action is pi(s), not a.
 
-        The paper writes a there, its authors' script pi(s).
+        The paper writes a there, its authors' script pi(s). The target actor follows.
         """
         actions = self.actions(self.policy.mean, batch.observations)
         q = self.critics(self.q, batch.observations, actions)[:, 0]
         weight = beside(self.args.alpha, 1) / (q.detach().abs().mean(-1) + 1e-6)
         cloning = (actions - batch.actions).square().mean((-2, -1))
         loss = cloning - weight * q.mean(-1)
-        self.policy_optimizer.step(loss)
+        self.policy_optimizer.step(loss, target=self.policy_target, polyak=self.args.polyak)
         return {"losses/actor": loss, "losses/cloning": cloning, "charts/lambda": weight}
 
     def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
