@@ -123,7 +123,7 @@ class Emulator:
             "empty_cache": lambda: None,
         }.items():
             set_(torch.cuda, name, value)
-        set_(torch.accelerator, "synchronize", timeline.synchronize)
+        set_(torch.accelerator, "synchronize", lambda device=None: timeline.synchronize())
         self._replace_functions()
         return self
 
@@ -162,15 +162,14 @@ class Emulator:
         return self.transfers.pin(original(*args, **kwargs))
 
     def _from_host(self, original, data, *args, pin_memory: bool = False, **kwargs) -> Tensor:
-        if self.capture() is not None and not isinstance(data, Tensor):
+        if not isinstance(data, Tensor):
             self.refuse("a copy from memory that is not pinned")
         return self._allocate(original, data, *args, pin_memory=pin_memory, **kwargs)
 
     def _read(self, original, name: str, tensor: Tensor, *args, **kwargs):
         """Read a value, for which the host waits for the stream, unless it is in the host's memory."""
         if type(tensor) in (Tensor, torch.nn.Parameter) and not self.transfers.is_pinned(tensor):
-            if self.capture() is not None:
-                self.refuse(name)
+            self.refuse(name)
             if name != "numpy":  # of a tensor of the host
                 self.transfers.finish(self.timeline.current().position())
         return original(tensor, *args, **kwargs)

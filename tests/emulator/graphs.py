@@ -14,7 +14,7 @@ from tests.emulator.transfers import spoil
 
 # Operations that wait for the device, because Python or the size of their result needs a value of it.
 _WAITING = {
-    *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount", "_pin_memory"),
+    *("_local_scalar_dense", "is_nonzero", "equal", "allclose", "nonzero", "masked_select", "bincount", "_pin_memory"),
     *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
 }
 _INDEXING = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_"}
@@ -83,6 +83,10 @@ class Capture(TorchDispatchMode):
                 storage, 0, (storage.nbytes() // tensor.itemsize,)
             )
 
+    def _constant(self, number: Tensor) -> None:
+        storage = number.untyped_storage()
+        self._raw[storage.data_ptr()] = storage
+
     def _save(self, tensor: Tensor) -> None:
         """Remember what an operation is about to change, unless a replay makes it."""
         address = self._alias(tensor).untyped_storage().data_ptr()
@@ -99,6 +103,8 @@ class Capture(TorchDispatchMode):
                 return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
         if name in _WAITING or (name in _INDEXING and _by_mask(*args, **kwargs)):
             self.refuse(name)
+        if name == "lift_fresh":  # a number that is assigned, which a GPU fills in
+            self._constant(args[0])
         if name == "copy_" and any(map(self._emulator.transfers.is_pinned, args[:2])):
             return self._copy_pinned(*args[:2])
         schema = func._schema
