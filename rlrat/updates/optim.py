@@ -344,7 +344,8 @@ class Adam(nn.Module):
             0 if given is None else given.stride(0), *self._names, *self._log_beta_numbers, float(self.eps),
             float(self.cosine_updates or 1), float(self.warmup_updates or 1),
             device=device, SCHEDULE=given is not None, COSINE=self.cosine_updates is not None,
-            WARMUP=self.warmup_updates is not None, DECOUPLED=self.decoupled, BLOCK=_REDUCE_BLOCK,
+            WARMUP=self.warmup_updates is not None, DECOUPLED=self.decoupled,
+            SMALLEST_FACTOR=SMALLEST_FACTOR, BLOCK=_REDUCE_BLOCK,
         )  # fmt: skip
         width, rows = self.flat.shape[-1], self.flat.numel() // self.flat.shape[-1]
         tiles, (beta1, beta2) = -(-width // _UPDATE_BLOCK), self.betas

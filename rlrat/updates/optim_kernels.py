@@ -8,9 +8,6 @@ little, and the norm of a gradient that can be clipped may have a square that do
 import triton
 import triton.language as tl
 
-from rlrat.updates.optim import SMALLEST_FACTOR
-
-_SMALLEST_FACTOR = tl.constexpr(SMALLEST_FACTOR)
 _LARGEST = tl.constexpr(3.4028234663852886e38)  # of float32
 _PI = tl.constexpr(3.141592653589793)
 
@@ -47,7 +44,8 @@ def prepare_kernel(
     update_ptr, first_tensor_ptr, first_update_ptr,
     size, programs, seeds, loss_stride, schedule_stride, loss_name, gradient_name,
     log_beta1, log_beta2, eps, cosine_updates, warmup_updates,
-    SCHEDULE: tl.constexpr, COSINE: tl.constexpr, WARMUP: tl.constexpr, DECOUPLED: tl.constexpr, BLOCK: tl.constexpr,
+    SCHEDULE: tl.constexpr, COSINE: tl.constexpr, WARMUP: tl.constexpr, DECOUPLED: tl.constexpr,
+    SMALLEST_FACTOR: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Find each seed's norm by `programs` programs; the last one checks the seed, counts its step and writes factors.
 
@@ -75,7 +73,7 @@ def prepare_kernel(
         held = norm * clip
         loss = tl.load(loss_ptr + seed * loss_stride)
         finite_loss = tl.abs(loss) < float("inf")
-        finite = finite_loss & (clip >= _SMALLEST_FACTOR) & (held * held <= _LARGEST)  # not where one is NaN
+        finite = finite_loss & (clip >= SMALLEST_FACTOR) & (held * held <= _LARGEST)  # not where one is NaN
         alive = tl.load(alive_ptr + seed)
         dies = alive & (finite == 0)
         tl.store(first_tensor_ptr + seed, tl.where(finite_loss, gradient_name, loss_name).to(tl.int64), dies)

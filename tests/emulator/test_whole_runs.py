@@ -63,7 +63,8 @@ def _assert_close_runs(ours: dict, theirs: dict) -> None:
     assert ours["status"] == theirs["status"]
     assert ours["state"].keys() == theirs["state"].keys()
     for name, value in theirs["state"].items():
-        torch.testing.assert_close(ours["state"][name], value, **ROUNDING, msg=lambda text, name=name: f"{name}: {text}")
+        said = {"msg": lambda text, name=name: f"{name}: {text}"}
+        torch.testing.assert_close(ours["state"][name], value, **ROUNDING, **said)
 
 
 def _assert_same_on_every_way(agent, members, *settings: str) -> Emulator:
