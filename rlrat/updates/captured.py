@@ -15,6 +15,7 @@ from rlrat.updates.learner import Learner
 _WARM_UP_CALLS = 3  # plain ones before the recording, so that every kernel and library is loaded
 _MOST_COPIED = 1.5  # times what is asked for: to copy more takes longer than another launch
 _TOLERANCE = {"rtol": 1e-3, "atol": 1e-5, "equal_nan": True}
+_MOST_RECORDINGS = 16  # each keeps memory; with a number that is new in every update there would be one an update
 
 
 class Graph(Protocol):
@@ -175,6 +176,14 @@ def captured(learner: Learner, make_graph: Callable[[], Graph] | None = None) ->
         leaves, structure = tree_flatten(inputs)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         key = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        if len(recordings) == _MOST_RECORDINGS and key not in recordings:
+            failed = True
+            recordings.clear()
+            warn(
+                "the update is not replayed as a CUDA graph: what is no tensor among its inputs has more than "
+                f"{_MOST_RECORDINGS} values (give the update a number that changes as a tensor)"
+            )
+            return update(*inputs)
         if key not in recordings:
             recordings[key] = _Recording(make_graph(), _Inputs(tensors))
         recording = recordings[key]

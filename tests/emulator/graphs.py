@@ -103,6 +103,8 @@ class Capture(TorchDispatchMode):
                 return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
         if name in _WAITING or (name in _INDEXING and _by_mask(*args, **kwargs)):
             self.refuse(name)
+        if name == "set_":  # another view of memory that there is
+            return func(*args, **kwargs)
         if name == "lift_fresh":  # a number that is assigned, which a GPU fills in
             self._constant(args[0])
         if name == "copy_" and any(map(self._emulator.transfers.is_pinned, args[:2])):

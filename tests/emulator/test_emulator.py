@@ -9,7 +9,6 @@ from torch import nn
 
 from rlrat.rational import Rational, launching
 from rlrat.updates.captured import CudaGraph, captured
-from rlrat.updates.compiled import compiled
 from tests.agents.learners import make_learner
 from tests.emulator import Emulator
 from tests.emulator.emulator import PROPERTIES
@@ -449,16 +448,3 @@ def test_counters_of_captured_launches_that_are_not_aligned_are_found(
         assert emulator.captures == 0
         assert "loading backward_kernel" in emulator.refused[0]
         assert "cannot be replayed as a CUDA graph (CUDA error: " + NOT_PERMITTED in error
-
-
-@pytest.mark.usefixtures("aot_eager")
-def test_a_compiled_update_is_captured(small_dataset, emulator, capsys):
-    plain, other = (_rational_learner(small_dataset, [3]) for _ in range(2))
-    other.update = compiled(other.update, torch.device("cpu"))
-    update = captured(other)
-    for number in range(7):
-        expected, got = plain.update(*plain.inputs(number)), update(*other.inputs(number))
-        for name, value in expected.items():
-            torch.testing.assert_close(got[name], value.detach(), msg=name)
-    assert (emulator.captures, emulator.refused) == (1, [])
-    assert capsys.readouterr().err == ""

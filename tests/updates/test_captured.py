@@ -122,6 +122,20 @@ def test_what_cannot_be_recorded_runs_as_it_is(capsys):
     assert "replayed as a CUDA graph (operation not permitted when stream is capturing): it runs as it is" in error
 
 
+def test_a_number_that_is_new_in_every_update_makes_no_recording_in_each(capsys):
+    class Counted(Adder):
+        def update(self, x, number):
+            return super().update(x)
+
+    learner = Counted()
+    update = captured(learner, _recorder(learner))
+    assert [update(torch.ones(1), number)["total"].item() for number in range(100)] == list(range(1, 101))
+    assert Recorder.made == 16
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "what is no tensor among its inputs has more than 16 values (give the update a number" in error
+
+
 def test_a_recording_that_does_something_else_is_not_used(capsys):
     class Counting(Adder):
         def update(self, x):
