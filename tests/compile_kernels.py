@@ -30,44 +30,55 @@ class Launches(list):
         self.append([function.__module__, function.__name__, said, constants, warps])
 
 
-def compile_launches(launches: list, architectures: list[int], folder: Path) -> list[dict]:
-    """Compile each for each architecture (80, 90); see `figures`. Triton's cache is `folder`."""
-    cases = [[*launch, architecture] for launch in launches for architecture in architectures]
+def compile_launches(
+    launches: list, wanted: list[int], architectures: list[int], folder: Path
+) -> tuple[list[str], list[dict]]:
+    """Say what each launch is specialized for, and compile those with the numbers `wanted` for each architecture.
+
+    Launches of one kernel that are specialized alike take the same one. Architectures are such as 80; Triton's cache is
+    `folder`; see `figures`.
+    """
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)}
     environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-    command = [sys.executable, __file__, json.dumps(cases)]
+    command = [sys.executable, __file__, json.dumps([launches, wanted, architectures])]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return tuple(json.loads(done.stdout))
 
 
-def figures(module: str, name: str, arguments: list, constants: dict, warps: int, architecture: int) -> dict:
-    """Compile one launch; registers, bytes of stack, and accesses of the kernel, as `launching.launch` would have it.
+def specialize(module: str, name: str, arguments: list, constants: dict, warps: int) -> tuple:
+    """Find the kernel, its arguments' types, its constants, and the numbers of arguments that 16 divides.
 
     arguments: in order; a tensor is its type and whether it is aligned to 16 bytes.
     """
+    kernel = getattr(importlib.import_module(module), name)
+    types, divided, constants = {}, [], dict(constants)
+    for parameter, value in zip(kernel.params, arguments, strict=False):
+        if isinstance(value, list):
+            types[parameter.name], aligned = value
+        elif isinstance(value, float):
+            types[parameter.name], aligned = "fp32", False
+        else:
+            types[parameter.name], aligned = "i32", value % 16 == 0
+            if value == 1 and not parameter.do_not_specialize:
+                constants[parameter.name] = 1
+        if aligned and not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment):
+            divided.append(parameter.num)
+    types |= dict.fromkeys(constants, "constexpr")
+    return kernel, {parameter.name: types[parameter.name] for parameter in kernel.params}, constants, divided
+
+
+def figures(launch: list, architecture: int) -> dict:
+    """Compile a launch: its registers, bytes of stack, and accesses."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel = getattr(importlib.import_module(module), name)
-    signature, attributes, constants = {}, {}, dict(constants)
-    for parameter, value in zip(kernel.params, arguments, strict=False):
-        if isinstance(value, list):
-            signature[parameter.name], aligned = value
-        elif isinstance(value, float):
-            signature[parameter.name], aligned = "fp32", False
-        else:
-            signature[parameter.name], aligned = "i32", value % 16 == 0
-            if value == 1 and not parameter.do_not_specialize:
-                constants[parameter.name] = 1
-        unspecialized = parameter.do_not_specialize or parameter.do_not_specialize_on_alignment
-        if aligned and not unspecialized:
-            attributes[(parameter.num,)] = [["tt.divisibility", 16]]
-    signature |= dict.fromkeys(constants, "constexpr")
-    signature = {parameter.name: signature[parameter.name] for parameter in kernel.params}
+    kernel, signature, constants, divided = specialize(*launch)
+    attributes = {(number,): [["tt.divisibility", 16]] for number in divided}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
+    options = {"num_warps": launch[-1]}
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -77,6 +88,7 @@ def figures(module: str, name: str, arguments: list, constants: dict, warps: int
     ptx = compiled.asm["ptx"]
     wide = r"\.global\S*\.(v4\.[bf]32|v2\.[bf]64)"
     return {
+        "kernel": launch[1],
         "registers": registers,
         "spilled": stack + local,
         "wide loads": len(re.findall("ld" + wide, ptx)),
@@ -86,4 +98,7 @@ def figures(module: str, name: str, arguments: list, constants: dict, warps: int
 
 
 if __name__ == "__main__":
-    print(json.dumps([figures(*case) for case in json.loads(sys.argv[1])]))
+    launches, wanted, architectures = json.loads(sys.argv[1])
+    specialized = [str((launch[:2], launch[-1], *specialize(*launch)[1:])) for launch in launches]
+    found = [figures(launches[number], architecture) for number in wanted for architecture in architectures]
+    print(json.dumps([specialized, found]))

@@ -22,30 +22,65 @@ SMALLEST_FACTOR = 1e-37
 _REDUCE_BLOCK, _UPDATE_BLOCK = 2048, 1024
 
 
+is_padded = launching.is_gpu  # whether flat buffers on a device are; a name of its own for tests
+
+
 class _Layout:
-    """Know where the parameters of a network, each `[*batch_shape, ...]`, lie in a flat buffer `[*batch_shape, P]`."""
+    """Know where the parameters of a network, each `[*batch_shape, ...]`, lie in a flat buffer `[*batch_shape, P]`.
+
+    On a GPU each begins at a multiple of 128 bytes and so does each row, so that kernels may take 16 bytes at once and
+    share no cache line. Between them are zeros, which stay zeros: their gradients are.
+    """
+
+    _ALIGNED_BYTES = 128
 
     def __init__(self, parameters: Sequence[Tensor], batch_shape: Sequence[int]) -> None:
         self._rows, self._shapes = math.prod(batch_shape), [parameter.shape for parameter in parameters]
         self._batch_shape = tuple(batch_shape)
         self.sizes = [shape.numel() // self._rows for shape in self._shapes]
         """The elements of each in a row."""
+        like = parameters[0].detach()
+        self._device = like.device
+        unit = self._ALIGNED_BYTES // like.element_size() if is_padded(like.device) else 1
+        self._widths = [-(-size // unit) * unit for size in self.sizes]
+        gaps = [width - size for width, size in zip(self._widths, self.sizes, strict=True)]
+        self._gaps = [like.new_zeros(self._rows, gap) if gap else None for gap in gaps]  # whole, for `torch.cat`
 
     def pieces(self, flat: Tensor) -> list[Tensor]:
         """Split `flat` into views with the parameters' shapes."""
-        return [piece.view(shape) for piece, shape in zip(flat.split(self.sizes, dim=-1), self._shapes, strict=True)]
+        parts = zip(flat.split(self._widths, dim=-1), self.sizes, self._shapes, strict=True)
+        return [piece[..., :size].view(shape) for piece, size, shape in parts]
 
     def join(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-        """Copy tensors with the parameters' shapes into one buffer, a new one or `out`, by one operation."""
-        rows = [tensor.reshape(self._rows, size) for tensor, size in zip(tensors, self.sizes, strict=True)]
+        """Copy tensors with as many elements as the parameters into one buffer, a new one or `out`, by one operation.
+
+        They may be parts of rows, too.
+        """
+        rows = []
+        for tensor, size, gap in zip(tensors, self.sizes, self._gaps, strict=True):
+            rows.append(tensor.reshape(self._rows, size))
+            if gap is not None:
+                rows.append(gap)
         if out is not None:
             return torch.cat(rows, dim=1, out=out.view(self._rows, -1))
         return torch.cat(rows, dim=1).view(*self._batch_shape, -1)
 
+    def pack(self, flat: Tensor) -> Tensor:
+        """Leave the padding out; without it, return `flat` itself."""
+        if self._widths == self.sizes:
+            return flat
+        return torch.cat([piece.reshape(*self._batch_shape, -1) for piece in self.pieces(flat)], dim=-1)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Put the padding back."""
+        if self._widths == self.sizes or packed.shape != (*self._batch_shape, sum(self.sizes)):
+            return packed
+        return self.join(packed.to(self._device).split(self.sizes, dim=-1))
+
     def expand(self, values: Sequence[float], device: torch.device) -> Tensor:
         """Turn one number for each parameter into one for each element of a row."""
-        pairs = zip(self.sizes, values, strict=True)
-        return torch.cat([torch.full((size,), float(value), device=device) for size, value in pairs])
+        pairs = zip(self._widths, values, strict=True)
+        return torch.cat([torch.full((width,), float(value), device=device) for width, value in pairs])
 
 
 @torch.no_grad()
@@ -161,7 +196,7 @@ class Adam(nn.Module):
         self.flat = flatten(network)
         self._layout = _Layout(self._parameters_in_order, network.batch_shape)
         device, seeds, rows = self.flat.device, self.flat.shape[0], math.prod(network.batch_shape)
-        self._gradient = torch.empty_like(self.flat)
+        self._gradient = torch.zeros_like(self.flat)  # padding stays zero
 
         def per_seed(value: float | Sequence[float]) -> Tensor:
             values = torch.as_tensor(value, dtype=torch.float32, device=device)
@@ -215,6 +250,18 @@ class Adam(nn.Module):
         self._rows = list(zip(flat, gradient, first, second, self.steps, strict=True))
         self._rates = self._rate.squeeze(1).unbind() if self._fused else ()
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        """Leave the padding out: what is saved on one device is loaded on another."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in ("first_moment", "second_moment"):
+            destination[prefix + name] = self._layout.pack(destination[prefix + name])
+
+    def _load_from_state_dict(self, state_dict, prefix, *others) -> None:
+        for name in ("first_moment", "second_moment"):
+            if (saved := state_dict.get(prefix + name)) is not None:
+                state_dict[prefix + name] = self._layout.unpack(saved)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     @torch.no_grad()
     def step(
         self,
@@ -247,11 +294,14 @@ class Adam(nn.Module):
             gradients = torch.autograd.grad(loss, self._parameters_in_order, self._ones)
         loss = loss.detach()
         if self._in_kernels and not compiling:
-            self._step_in_kernels(loss, schedule, gradients, target, polyak)
-            return
-        schedule = self._scheduled(schedule)
-        self.steps += 1
-        (self._step_by_parameter if compiling else self._step)(loss, schedule, gradients)
+            # Of another layout it would be read past its end.
+            fused = target if target is not None and _moves_in_kernels(_flat(target), self.flat) else None
+            self._step_in_kernels(loss, schedule, gradients, fused, polyak)
+            target = None if fused is target else target
+        else:
+            schedule = self._scheduled(schedule)
+            self.steps += 1
+            (self._step_by_parameter if compiling else self._step)(loss, schedule, gradients)
         if target is not None:
             polyak_(target, self._network[0], polyak, self._guard[0].alive)
 
@@ -353,7 +403,7 @@ class Adam(nn.Module):
         launching.launch(
             self._kernels.update_kernel, rows * tiles,
             self.flat, self._gradient, self.first_moment, self.second_moment,
-            self.flat if target is None else _flat(target), self._row_scales, factors, rates,
+            self.flat if target is None else target.flat, self._row_scales, factors, rates,
             width, tiles, rows // seeds, seeds, *rate, 1.0 - beta1, float(beta2), 1.0 - beta2,
             device=device, SCALED=self._scaled, DECAY=self._decaying, DECOUPLED=self.decoupled,
             TARGET=target is not None, RATES=rates is not factors, BLOCK=_UPDATE_BLOCK,
@@ -411,7 +461,7 @@ def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: T
         rates = rate * alive.unsqueeze(1)
         for part, other in zip(target.parameters(), source.parameters(), strict=True):
             part.lerp_(other, rates.view(-1, *[1] * (part.ndim - 1)))
-    elif launching.runs_on(ours.device) and ours.dtype == theirs.dtype == torch.float32 and ours.shape == theirs.shape:
+    elif _moves_in_kernels(ours, theirs):
         from rlrat.updates.optim_kernels import polyak_kernel
 
         width, rows = ours.shape[-1], ours.numel() // ours.shape[-1]
@@ -432,6 +482,15 @@ def _flat(network: nn.Module) -> Tensor:
             "target, after learner.to(device)"
         )
     return network.flat
+
+
+def _moves_in_kernels(target: Tensor, source: Tensor) -> bool:
+    return (
+        launching.runs_on(source.device)
+        and target.device == source.device
+        and target.shape == source.shape
+        and target.dtype == source.dtype == torch.float32
+    )
 
 
 def _rates(rate: float | Tensor, seeds: int, otherwise: Tensor) -> tuple[Tensor, int, float]:

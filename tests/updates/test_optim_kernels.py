@@ -12,7 +12,7 @@ from rlrat.networks.layers import MLP, initialize
 from rlrat.rational import launching
 from rlrat.updates import optim
 from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
-from tests.compile_kernels import Launches
+from tests.compile_kernels import Launches, compile_launches
 from tests.rational.conftest import _quick_interpreter, _quick_overflow_checks  # noqa: F401
 
 pytestmark = [
@@ -77,6 +77,11 @@ def _gradients(network, number, scale=1.0):
     return [scale * torch.randn(p.shape, generator=draws) for p in network.parameters()]
 
 
+def _packed(adam, name="flat"):
+    """A buffer without the padding that only the kernels' has."""
+    return adam._layout.pack(getattr(adam, name))
+
+
 class Pair:
     """The same network and optimizer twice: with the plain path, and with kernels."""
 
@@ -109,7 +114,7 @@ class Pair:
         """The numbers of living seeds are within 2 ulp for each step, of the largest one where terms may cancel."""
         alive = self.guards[0].alive
         for name in ("first_moment", "second_moment", "flat"):
-            plain, quick = (getattr(adam, name)[alive].flatten(1) for adam in (self.plain, self.quick))
+            plain, quick = (_packed(adam, name)[alive].flatten(1) for adam in (self.plain, self.quick))
             assert torch.isfinite(quick).all()
             size = plain.abs().amax(1, keepdim=True)
             if name == "second_moment":  # of squares
@@ -172,11 +177,9 @@ def test_schedules_are_computed_to_their_end_and_past_it(on_gpu, schedule):
     pair = Pair(on_gpu, Scalar(2), 1e-3, betas=(0.0, 0.0), **{schedule: 9})
     moved = []
     for _ in range(12):
-        before = [adam.flat.clone() for adam in (pair.plain, pair.quick)]
+        before = [network.value.detach().clone() for network in pair.networks]
         pair.step(torch.ones(2), [torch.ones(2)])
-        moved.append(
-            [(adam.flat - old)[:, 0] / 1e-3 for adam, old in zip((pair.plain, pair.quick), before, strict=True)]
-        )
+        moved.append([(network.value - old) / 1e-3 for network, old in zip(pair.networks, before, strict=True)])
     for plain, quick in moved:
         torch.testing.assert_close(quick, plain, rtol=0.0, atol=2e-4)  # of numbers near 1, to which a step is added
     steps = torch.arange(12.0)
@@ -200,13 +203,13 @@ def test_a_seed_that_diverges_is_frozen_and_named_and_the_others_go_on(on_gpu, v
                 loss[1] = LOSSES[value]
             if where != "loss":
                 gradients[-1][1, 1, -1] = LOSSES[value]
-            before = copy.deepcopy(pair.quick.state_dict()), pair.quick.flat.clone()
+            kept = ("first_moment", "second_moment", "flat")
+            before = {name: getattr(pair.quick, name)[1].clone() for name in kept}
         pair.step(loss, gradients)
     tensor = "n gradient" if where == "gradient" else "n loss"
     assert pair.guards[1].report() == [None, (tensor, 3), None]
-    for name in ("first_moment", "second_moment"):
-        assert torch.equal(getattr(pair.quick, name)[1], before[0][name][1])
-    assert torch.equal(pair.quick.flat[1], before[1][1])
+    for name, value in before.items():
+        assert torch.equal(getattr(pair.quick, name)[1], value), name
     pair.assert_alike(4)
 
 
@@ -248,8 +251,9 @@ def test_losses_and_gradients_may_be_views(on_gpu):
 def test_targets_of_living_seeds_move(on_gpu, rate, apart):
     pair = Pair(on_gpu, _network(3, 2))
     targets = [copy.deepcopy(network) for network in pair.networks]
-    for target in targets:
-        flatten(target).mul_(0.5)
+    flatten(targets[0]).mul_(0.5)
+    with on_gpu():
+        flatten(targets[1]).mul_(0.5)
     before = targets[1].flat.clone()
     gradients = _gradients(pair.networks[0], 0)
     gradients[0][1] = float("inf")
@@ -262,9 +266,19 @@ def test_targets_of_living_seeds_move(on_gpu, rate, apart):
             pair.quick.step(torch.ones(3), gradients=gradients, target=targets[1], polyak=rate)
     assert torch.equal(targets[1].flat[1], before[1])
     assert pair.guards[1].alive.tolist() == [True, False, True]
-    torch.testing.assert_close(targets[1].flat, targets[0].flat, rtol=4 * ULP, atol=4 * ULP)
+    for quick, plain in zip(targets[1].parameters(), targets[0].parameters(), strict=True):
+        torch.testing.assert_close(quick, plain, rtol=4 * ULP, atol=4 * ULP)
     if isinstance(rate, float) and rate in (0.0, 1.0):
         assert torch.equal(targets[1].flat[0], pair.quick.flat[0] if rate else before[0])
+
+
+def test_a_target_of_another_layout_is_no_part_of_the_step(on_gpu):
+    """It would be read past its end."""
+    pair = Pair(on_gpu, _network(2))
+    target = copy.deepcopy(pair.networks[0])
+    flatten(target)  # before it is moved to the GPU
+    with on_gpu(), pytest.raises(RuntimeError, match="must match the size"):
+        pair.quick.step(torch.ones(2), gradients=_gradients(target, 0), target=target, polyak=0.5)
 
 
 class Operations(TorchDispatchMode):
@@ -298,3 +312,28 @@ def test_a_step_is_three_launches_and_moving_a_target_one(on_gpu, launches, sche
             polyak_(target, network, rate, guard.alive)
         assert [name for _, name, *_ in launches] == ["polyak_kernel"]
         assert operations.names == []
+
+
+def test_compiled_for_a_gpu_they_take_16_bytes_and_one_kernel_serves_every_network(on_gpu, launches, tmp_path):
+    """Another one would be compiled inside of a capture."""
+    with on_gpu():
+        for network in (_network(5, 2, width=31), _network(1), _network(2, 2, width=256), Scalar(1), Scalar(64)):
+            (seeds, *_), target = network.batch_shape, copy.deepcopy(network)
+            guard = SeedGuard(seeds)
+            flatten(target)
+            for settings in ({}, SETTINGS["schedules"] | SETTINGS["scaled"]):
+                optimizer = Adam(network, 1e-2, guard=guard, name="n", **settings)
+                loss, schedule = torch.ones(seeds + 1)[1:], torch.ones(seeds + 1, 1)[1:] if settings else None
+                moved = {"target": target, "polyak": 0.005} if settings else {}
+                optimizer.step(loss, schedule, _gradients(network, 0), **moved)
+            polyak_(target, network, 0.005, guard.alive)
+    # Of the first network; a step without anything is a part of the one with everything.
+    specialized, found = compile_launches(launches, [2, 3, 4], [80, 90], tmp_path)
+    assert len(set(specialized)) == 5
+    assert specialized == specialized[:5] * 5
+    for one in found:
+        assert (one["spilled"], one["float atomics"]) == (0, 0), one
+        assert one["registers"] <= 128, one
+        loads, stores = {"prepare_kernel": (4, 0), "update_kernel": (14, 8), "polyak_kernel": (4, 2)}[one["kernel"]]
+        assert one["wide loads"] >= loads, one  # each twice or four times
+        assert one["wide stores"] >= stores, one
