@@ -121,6 +121,7 @@ def captured(learner: Learner, make_graph: Callable[[], Graph] = CudaGraph) -> C
             warn(f"the update cannot be replayed as a CUDA graph ({problem}): it runs as it is")
         return result
 
+    call.recordings = recordings  # empty where the update cannot be replayed
     return call
 
 
