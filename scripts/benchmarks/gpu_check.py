@@ -116,7 +116,7 @@ def check() -> dict[str, str]:
     for problem, process in needed.items():
         if process.returncode != 0:
             hint = "scripts/benchmarks/gpu_check.sh --help names the packages"
-            raise SystemExit(f"error: {problem}: {_last_line(outputs[problem])} ({hint})")
+            raise SystemExit(f"error: {problem}: {_last_line(outputs[problem]).removeprefix('error: ')} ({hint})")
     return dict(line.split(": ", 1) for line in said.splitlines() if ": " in line)
 
 

@@ -334,12 +334,15 @@ class _Outcomes:
             self.counts[report.outcome] += 1
         if report.failed:
             message = getattr(report.longrepr, "reprcrash", None)
-            print(json.dumps(figure(report.nodeid, str(getattr(message, "message", "failed"))[:300])), flush=True)
+            self._print(figure(report.nodeid, str(getattr(message, "message", "failed"))[:300]))
 
     def pytest_sessionfinish(self) -> None:
         for outcome in ("passed", "failed", "skipped"):
             limits = {"passed": {"at_least": 1}, "failed": {"at_most": 0}, "skipped": {}}[outcome]
-            print("\n" + json.dumps(figure(f"tests {outcome}", self.counts[outcome], **limits)), flush=True)
+            self._print(figure(f"tests {outcome}", self.counts[outcome], **limits))
+
+    def _print(self, found: dict) -> None:
+        print(f"\n{json.dumps(found)}", flush=True)  # on a line of its own, after pytest's dots
 
 
 def run_tests(arguments: list[str]) -> int:

@@ -34,7 +34,7 @@ class Recorder:
             self._result[name].copy_(value)
 
 
-def recorder(learner, kind=Recorder):
+def _recorder(learner, kind=Recorder):
     kind.made = 0
 
     def make():
@@ -58,7 +58,7 @@ def _assert_equal_after(updates, plain, other, update):
 def test_every_agents_update_is_recorded_and_replayed(small_dataset, agent, capsys):
     settings = {"cloning_updates": 6} if agent == "cql" else {}
     plain, other = (make_learner(agent, small_dataset, [3, 4], **settings)[0] for _ in range(2))
-    _assert_equal_after(12, plain, other, captured(other, recorder(other)))
+    _assert_equal_after(12, plain, other, captured(other, _recorder(other)))
     assert capsys.readouterr().err == ""
     assert Recorder.made == (2 if agent in ("cql", "td3_bc") else 1)  # for what is no tensor: cloning, the actor's step
 
@@ -84,7 +84,7 @@ def test_a_compiled_update_is_compiled_once_and_before_it_is_recorded(small_data
     torch._dynamo.reset()
     plain, other = (make_learner(agent, small_dataset, [3, 4])[0] for _ in range(2))
     other.update = compiled(other.update, torch.device("cpu"))
-    update = captured(other, recorder(other, Compiled))
+    update = captured(other, _recorder(other, Compiled))
     _assert_equal_after(12, plain, other, update)
     assert recording == [variants] * 2 * variants
     other.guard.freeze(torch.tensor([False, True]), 12)
@@ -113,7 +113,7 @@ def test_what_cannot_be_recorded_runs_as_it_is(capsys):
             raise RuntimeError("operation not permitted when stream is capturing")
 
     learner = Adder()
-    assert _totals(learner, captured(learner, recorder(learner, Refusing))) == [0, 1, 3, 6, 10, 15, 21, 28]
+    assert _totals(learner, captured(learner, _recorder(learner, Refusing))) == [0, 1, 3, 6, 10, 15, 21, 28]
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "replayed as a CUDA graph (operation not permitted when stream is capturing): it runs as it is" in error
@@ -133,7 +133,7 @@ def test_a_recording_that_does_something_else_is_not_used(capsys):
             self.learner.calls = calls
 
     learner, plain = Counting(), Counting()
-    update = captured(learner, recorder(learner, Frozen))
+    update = captured(learner, _recorder(learner, Frozen))
     got = [update(torch.ones(1))["total"].item() for _ in range(4)]
     assert got == [plain.update(torch.ones(1))["total"].item() for _ in range(4)]
     assert "its total differs from the plain update's): it runs as it is" in capsys.readouterr().err

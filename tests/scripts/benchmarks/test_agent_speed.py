@@ -9,7 +9,7 @@ from agent_speed import Agents, run_agents
 from rlrat import load_dataset
 from rlrat.errors import InputError
 from rlrat.updates.captured import captured
-from tests.updates.test_captured import Recorder, recorder
+from tests.updates.test_captured import Recorder
 
 PEER = """
 import argparse, sys, time
@@ -80,6 +80,20 @@ def test_a_turn_goes_on_where_the_one_before_ended():
     assert numbers == [0, 1, 2]
 
 
+def recorded_by(kind):
+    """Stands for `captured`."""
+
+    def make(learner):
+        def make_graph():
+            graph = kind()
+            graph.learner = learner
+            return graph
+
+        return captured(learner, make_graph)
+
+    return make
+
+
 class SlowRecorder(Recorder):
     """Takes its time until a recording is there."""
 
@@ -97,7 +111,7 @@ def test_a_turn_is_as_long_as_asked_for_although_recording_takes_long(agent, kin
     dataset = load_dataset("rlrat/hopper/mixed-v0")
     learner = agent_speed.make_learner(agent, dataset, 1, "cpu", batch_size=4, hidden_dims=(4, 4))
     monkeypatch.setattr(agent_speed, "is_gpu", lambda device: True)
-    monkeypatch.setattr(agent_speed, "captured", lambda learner: captured(learner, recorder(learner, SlowRecorder)))
+    monkeypatch.setattr(agent_speed, "captured", recorded_by(SlowRecorder))
     turn = agent_speed.Turn(learner, "cpu")
     assert turn.replayed
     assert len(turn._recordings) == kinds
@@ -112,7 +126,7 @@ def test_what_cannot_be_recorded_is_no_endless_warm_up(monkeypatch, capsys):
 
     learner = agent_speed.make_learner("bc", load_dataset("rlrat/hopper/mixed-v0"), 1, "cpu", batch_size=4)
     monkeypatch.setattr(agent_speed, "is_gpu", lambda device: True)
-    monkeypatch.setattr(agent_speed, "captured", lambda learner: captured(learner, recorder(learner, Refusing)))
+    monkeypatch.setattr(agent_speed, "captured", recorded_by(Refusing))
     assert not agent_speed.Turn(learner, "cpu").replayed
     assert "cannot be replayed as a CUDA graph (no)" in capsys.readouterr().err
 

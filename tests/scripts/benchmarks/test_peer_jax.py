@@ -1,13 +1,13 @@
 """IQL in JAX is IQL here. Without JAX, which no other test needs, these tests are left out."""
 
-import sys
+import io
 
 import numpy as np
 import pytest
 import torch
 
 import gpu_steps
-from agent_speed import Peer, make_learner
+from agent_speed import make_learner
 from rlrat import load_dataset
 
 jax = pytest.importorskip("jax")
@@ -38,7 +38,7 @@ def test_updates_from_the_same_weights_on_the_same_batches_are_the_same(activati
         for number in range(4):
             batch = learner.inputs(number)[0]
             expected = learner.update(batch)
-            state, metrics = update(state, {name: np.array(column) for name, column in batch._asdict().items()})
+            state, metrics = update(state, {name: column.numpy() for name, column in batch._asdict().items()})
             assert metrics.keys() == expected.keys()
             for name, value in expected.items():
                 torch.testing.assert_close(
@@ -50,13 +50,22 @@ def test_updates_from_the_same_weights_on_the_same_batches_are_the_same(activati
         torch.testing.assert_close(ours, parameter.detach(), rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_it_answers_with_seconds(tmp_path):
+def test_it_reads_what_is_written_for_it_and_answers_with_seconds(tmp_path, monkeypatch, capsys):
     dataset, learner = agent("rational", hidden_dims=(8, 8))
-    gpu_steps.write_iql(tmp_path / "iql.npz", dataset, {"rational": learner})
-    with np.load(tmp_path / "iql.npz") as file:
-        rows = [file[name] for name in peer_jax.COLUMNS]
-    assert len(rows[0]) == len(dataset)
+    file = tmp_path / "iql.npz"
+    one = make_learner("iql", dataset, 1, "cpu", activation="rational", hidden_dims=(8, 8))
+    gpu_steps.write_iql(file, dataset, {"rational": one})
+    with np.load(file) as found:
+        rows = [found[name] for name in peer_jax.COLUMNS]
+    assert all(len(row) == len(dataset) for row in rows)
     batch = learner.inputs(0)[0]
     place = np.flatnonzero((rows[0] == batch.observations[0, 0].numpy()).all(-1))[0]
     for column, row in zip(batch, rows, strict=True):
         np.testing.assert_array_equal(column[0, 0].numpy(), row[place])
+    monkeypatch.setattr("sys.stdin", io.StringIO("rational 2 fp32 5\nrational 1 fp32 1\n"))
+    sizes = ["--activations", "rational", "--num-seeds", "1", "2", "--batch-size", "4", "--scan", "2"]
+    peer_jax.main([str(file), *sizes])
+    ready, *seconds = capsys.readouterr().out.splitlines()
+    assert ready.startswith("ready JAX ")
+    assert len(seconds) == 2
+    assert all(float(value) > 0 for value in seconds)
