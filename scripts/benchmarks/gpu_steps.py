@@ -258,7 +258,7 @@ def run(device: str) -> Iterator[dict]:
         summaries = [folder.summary() for folder in of_seeds(whole)]
         yield figure("seeds finished", sum(summary["status"] == "finished" for summary in summaries), at_least=5)
         yield figure("seed-updates, without evaluation", 5 * summaries[0]["updates_per_second"], "/s")
-        yield figure("score, mean", statistics.mean(summary["final_score"] for summary in summaries))
+        yield figure("final return, mean", statistics.mean(summary["final_return"] for summary in summaries))
 
         process = start(parted)
         for line in process.stdout:
