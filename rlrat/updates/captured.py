@@ -224,6 +224,7 @@ def captured(learner: Learner, make_graph: Callable[[], Graph] | None = None) ->
             warn(f"the update cannot be replayed as a CUDA graph ({problem}): it runs as it is")
         return first
 
+    call.recordings = recordings  # empty where the update cannot be replayed
     return call
 
 
