@@ -183,10 +183,11 @@ def _inside(
 ):  # fmt: skip
     """Say which elements of a tile exist. LAST: it may be the last one; else, and if WHOLE, all of them do."""
     MOST: tl.constexpr = 2147483647
-    if not LAST:
-        return column < width * VECTOR
-    mask = (place if FLAT else row) < tl.where(row_tile < full, MOST, left)
-    return mask if WHOLE else mask & (column < width * VECTOR)
+    mask = column < width * VECTOR
+    if LAST:
+        inside = (place if FLAT else row) < tl.where(row_tile < full, MOST, left)
+        mask = inside if WHOLE else mask & inside
+    return mask
 
 
 @triton.jit
@@ -327,7 +328,7 @@ def forward_kernel(
     if tl.max(largest, 0) > limit:
         tl.debug_barrier()  # other threads may store the same elements again
         _forward_far(
-            a, c, limit, x_ptr, y_ptr, bias_ptr, gate_ptr, split, tl.maximum(full, end), splits, full, left, width,
+            a, c, limit, x_ptr, y_ptr, bias_ptr, gate_ptr, split, end, splits, full, left, width,
             column_tile, x_row, y_row, gate_row, M, N, VERSION, BIAS, GATE, FLAT, DENSE, WHOLE, LANES, CHUNKS, VECTOR,
             TYPE,
         )  # fmt: skip
@@ -512,14 +513,14 @@ def backward_kernel(
         sums, bias_sums = none, tl.zeros([LANES, VECTOR], TYPE)
         for row_tile in range(split, end, splits):
             for piece in range(0, VECTOR):
-                row, column, place = _place(column_tile, piece, DENSE, LANES, CHUNKS, VECTOR, 1)
-                bias = 0.0
+                one_row, one_column, one_place = _place(column_tile, piece, DENSE, LANES, CHUNKS, VECTOR, 1)
+                one_bias = 0.0
                 if BIAS:
-                    bias = _load(bias_ptr + column, column < width * VECTOR, TYPE, True)
+                    one_bias = _load(bias_ptr + one_column, one_column < width * VECTOR, TYPE, True)
                 sums, bias_sums, largest = _backward_tile(
-                    a, c, limit, sums, bias_sums, largest, bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr,
-                    row_tile, piece, row, column, place, full, left, width, x_row, grad_row, dx_row, gate_row, M, N,
-                    VERSION, BIAS, GATE, FLAT, DENSE, WHOLE, LANES, CHUNKS, VECTOR, TYPE, True, True,
+                    a, c, limit, sums, bias_sums, largest, one_bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr,
+                    row_tile, piece, one_row, one_column, one_place, full, left, width, x_row, grad_row, dx_row, gate_row,
+                    M, N, VERSION, BIAS, GATE, FLAT, DENSE, WHOLE, LANES, CHUNKS, VECTOR, TYPE, True, True,
                 )  # fmt: skip
 
     term, features = tl.arange(0, PADDED), width * VECTOR
@@ -555,10 +556,10 @@ def backward_kernel(
         if tl.atomic_add(ticket_ptr, 1, sem="acq_rel") == arriving - 1:
             total = _sum_rows(partial_ptr, arriving, step, TERMS, TERMS, 512 // PADDED, PADDED)
             tl.store(da_ptr + unit * (M + 1) + term, total.to(TYPE).to(da_ptr.dtype.element_ty), term <= M)
-            place, of_b = term - M - 1, (term > M) & (term < TERMS)
+            entry, of_b = term - M - 1, (term > M) & (term < TERMS)
             if VERSION == "A":
-                total = tl.where(tl.load(b_ptr + place, of_b, 0.0).to(TYPE) < 0, -total, total)
-            db = db_ptr + unit * (TERMS - M - 1) + place
+                total = tl.where(tl.load(b_ptr + entry, of_b, 0.0).to(TYPE) < 0, -total, total)
+            db = db_ptr + unit * (TERMS - M - 1) + entry
             tl.store(db, total.to(TYPE).to(db_ptr.dtype.element_ty), of_b)
             if BIAS:
                 dbias_ptr += unit.to(tl.int64) * features
