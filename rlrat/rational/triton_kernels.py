@@ -336,15 +336,17 @@ def forward_kernel(
 
 @triton.jit
 def _backward_tile(
-    a, c, limit, sums, bias_sums, largest, bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr, row_tile, piece, row,
-    column, place, full, left, width, x_row, grad_row, dx_row, gate_row,
+    a, c, limit, sums, bias_sums, largest, bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr, row_tile, row, column,
+    place, full, left, width, x_row, grad_row, dx_row, gate_row,
     M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
     FLAT: tl.constexpr, DENSE: tl.constexpr, WHOLE: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr,
-    VECTOR: tl.constexpr, TYPE: tl.constexpr, LAST: tl.constexpr, CAREFUL: tl.constexpr,
+    VECTOR: tl.constexpr, TYPE: tl.constexpr, LAST: tl.constexpr,
 ):  # fmt: skip
-    """Compute one tile, or with CAREFUL one element of each lane; return the sums with what it adds to them."""
+    """Compute a tile; return each lane's sums for the coefficients and the bias, with the tile's, and its largest |x|.
+
+    With LAST, a large x adds nothing to the sums.
+    """
     FIRST: tl.constexpr = 0 if VERSION == "C" else 1
-    MOST: tl.constexpr = max(M, N)
     ROWS: tl.constexpr = LANES // CHUNKS
     MASKED: tl.constexpr = LAST or not WHOLE
     mask = _inside(row_tile, full, left, row, column, place, width, FLAT, WHOLE, LAST, VECTOR)
@@ -355,8 +357,10 @@ def _backward_tile(
     inner = grad
     if GATE:
         inner = grad * _load(_at(gate_ptr, row_tile, row, place, gate_row, ROWS, DENSE), mask, TYPE, MASKED)
-    if not CAREFUL:
-        largest = tl.maximum(largest, tl.max(tl.abs(x), 1))
+    largest = tl.maximum(largest, tl.max(tl.abs(x), 1))
+    if LAST:
+        far = _far(x, limit)
+        x, inner = tl.where(far, 0.0, x), tl.where(far, 0.0, inner)
     p, q, dp, ds, sign = _fast(a, c, x, M, N, VERSION)
     inverse = _reciprocal(q, VERSION)
     r, weight = p * inverse, inner * inverse
@@ -364,40 +368,64 @@ def _backward_tile(
     # all powers (B, C).
     signed = r if VERSION == "N" else _with_sign_of(sign, r)
     dx = (dp - signed * ds) * weight
-    if CAREFUL:
-        far = _far(x, limit)
-        r_far, slope_far, v, w, q_far, n, sign, bars = _careful(a, c, tl.where(far, x, 1.0), M, N, VERSION)
-        dx = tl.where(far, tl.where(inner == 0.0, 0.0, slope_far * inner), dx)
-        infinite = tl.abs(x) == float("inf")  # which adds nothing to the coefficients' sums
-        share = tl.where(infinite, 0.0, 1.0 / q_far)
     _store(_at(dx_ptr, row_tile, row, place, dx_row, ROWS, DENSE), dx, mask, MASKED)
     if GATE:
-        dgate = grad * (tl.where(far, r_far, r) if CAREFUL else r)
-        _store(_at(dgate_ptr, row_tile, row, place, dx_row, ROWS, DENSE), dgate, mask, MASKED)
+        _store(_at(dgate_ptr, row_tile, row, place, dx_row, ROWS, DENSE), grad * r, mask, MASKED)
     if BIAS:
-        counted = mask
-        if CAREFUL:
-            counted = mask & (piece == tl.arange(0, VECTOR))[None, :]
-        bias_sums += tl.where(counted, dx, 0.0) if MASKED else dx
-    if CAREFUL:
-        v, r_far = tl.where(infinite, 1.0, v), tl.where(infinite, 1.0, r_far)
+        bias_sums += tl.where(mask, dx, 0.0) if MASKED else dx
+    added_a, added_c = (), ()
+    for j in tl.static_range(max(M, N) + 1):
+        if j <= M:
+            added_a = added_a + (sums[j] + tl.sum(weight, 1),)
+        if j >= FIRST and j <= N:
+            products = (r if VERSION == "A" and j % 2 == 0 else signed) * weight
+            added_c = added_c + (sums[M + 1 + j - FIRST] - tl.sum(products, 1),)
+        weight = weight * x  # inner x^j / Q
+    return added_a + added_c, bias_sums, largest
 
-    to_a = weight  # inner x^j / Q
+
+@triton.jit
+def _backward_far(
+    a, c, limit, sums, bias_sums, x_ptr, grad_ptr, dx_ptr, bias_ptr, gate_ptr, dgate_ptr, row_tile, piece, full, left,
+    width, column_tile, x_row, grad_row, dx_row, gate_row,
+    M: tl.constexpr, N: tl.constexpr, VERSION: tl.constexpr, BIAS: tl.constexpr, GATE: tl.constexpr,
+    FLAT: tl.constexpr, DENSE: tl.constexpr, WHOLE: tl.constexpr, LANES: tl.constexpr, CHUNKS: tl.constexpr,
+    VECTOR: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """Compute one element of each lane in a tile where it is large; return the sums with what it adds to them."""
+    FIRST: tl.constexpr = 0 if VERSION == "C" else 1
+    MOST: tl.constexpr = max(M, N)
+    ROWS: tl.constexpr = LANES // CHUNKS
+    row, column, place = _place(column_tile, piece, DENSE, LANES, CHUNKS, VECTOR, 1)
+    mask = _inside(row_tile, full, left, row, column, place, width, FLAT, WHOLE, True, VECTOR)
+    x = tl.load(_at(x_ptr, row_tile, row, place, x_row, ROWS, DENSE), mask, 0.0).to(TYPE)
+    if BIAS:
+        x += tl.load(bias_ptr + column, mask, 0.0).to(TYPE)
+    mask = mask & _far(x, limit)
+    grad = tl.load(_at(grad_ptr, row_tile, row, place, grad_row, ROWS, DENSE), mask, 0.0).to(TYPE)
+    inner = grad
+    if GATE:
+        inner = grad * tl.load(_at(gate_ptr, row_tile, row, place, gate_row, ROWS, DENSE), mask, 0.0).to(TYPE)
+    r, slope, v, w, q, n, sign, bars = _careful(a, c, tl.where(mask, x, 1.0), M, N, VERSION)
+    dx = tl.where(inner == 0.0, 0.0, slope * inner)
+    _store(_at(dx_ptr, row_tile, row, place, dx_row, ROWS, DENSE), dx, mask, True)
+    if GATE:
+        _store(_at(dgate_ptr, row_tile, row, place, dx_row, ROWS, DENSE), grad * r, mask, True)
+    if BIAS:
+        bias_sums += tl.where(mask & (piece == tl.arange(0, VECTOR))[None, :], dx, 0.0)
+    infinite = tl.abs(x) == float("inf")  # which adds nothing to the coefficients' sums
+    share = tl.where(infinite, 0.0, inner / q)
+    v, r = tl.where(infinite, 1.0, v), tl.where(infinite, 1.0, r)
     added_a, added_c = (), ()
     for j in tl.static_range(MOST + 1):
-        to_c = (r if VERSION == "A" and j % 2 == 0 else signed) * to_a
-        counted_a = to_a
-        if CAREFUL:
-            power_far = inner * _scaled(share, v, w, j - n, MOST)  # inner v^j / Q
-            signed_far = power_far * sign if j % 2 == 1 else power_far
-            counted_a = tl.where(far, signed_far, to_a)
-            to_c = tl.where(far, r_far * (power_far if VERSION == "A" else bars * signed_far), to_c)
+        power = _scaled(share, v, w, j - n, MOST)  # inner v^j / Q
+        signed = power * sign if j % 2 == 1 else power
         if j <= M:
-            added_a = added_a + (sums[j] + tl.sum(counted_a, 1),)
+            added_a = added_a + (sums[j] + tl.sum(signed, 1),)
         if j >= FIRST and j <= N:
-            added_c = added_c + (sums[M + 1 + j - FIRST] - tl.sum(to_c, 1),)
-        to_a = to_a * x
-    return added_a + added_c, bias_sums, largest
+            products = r * (power if VERSION == "A" else bars * signed)
+            added_c = added_c + (sums[M + 1 + j - FIRST] - tl.sum(products, 1),)
+    return added_a + added_c, bias_sums
 
 
 @triton.jit
@@ -497,30 +525,28 @@ def backward_kernel(
         bias = _load(bias_ptr + column, column < width * VECTOR, TYPE, not WHOLE)
     for row_tile in range(split, full, splits):
         sums, bias_sums, largest = _backward_tile(
-            a, c, limit, sums, bias_sums, largest, bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr, row_tile, 0,
-            row, column, place, full, left, width, x_row, grad_row, dx_row, gate_row, M, N, VERSION, BIAS, GATE, FLAT,
-            DENSE, WHOLE, LANES, CHUNKS, VECTOR, TYPE, False, False,
+            a, c, limit, sums, bias_sums, largest, bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr, row_tile, row,
+            column, place, full, left, width, x_row, grad_row, dx_row, gate_row, M, N, VERSION, BIAS, GATE, FLAT,
+            DENSE, WHOLE, LANES, CHUNKS, VECTOR, TYPE, False,
         )  # fmt: skip
-    end = _end(full, left, split, splits)
-    for row_tile in range(full, end):
-        sums, bias_sums, largest = _backward_tile(
-            a, c, limit, sums, bias_sums, largest, bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr, row_tile, 0,
-            row, column, place, full, left, width, x_row, grad_row, dx_row, gate_row, M, N, VERSION, BIAS, GATE, FLAT,
-            DENSE, WHOLE, LANES, CHUNKS, VECTOR, TYPE, True, False,
-        )  # fmt: skip
+    first, end = full, _end(full, left, split, splits)
     if tl.max(largest, 0) > limit:
         tl.debug_barrier()  # other threads may store the same elements again
-        sums, bias_sums = none, tl.zeros([LANES, VECTOR], TYPE)
+        first, sums, bias_sums = split, none, tl.zeros([LANES, VECTOR], TYPE)
+    for row_tile in range(first, end, splits):
+        sums, bias_sums, largest = _backward_tile(
+            a, c, limit, sums, bias_sums, largest, bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr, row_tile, row,
+            column, place, full, left, width, x_row, grad_row, dx_row, gate_row, M, N, VERSION, BIAS, GATE, FLAT,
+            DENSE, WHOLE, LANES, CHUNKS, VECTOR, TYPE, True,
+        )  # fmt: skip
+    if tl.max(largest, 0) > limit:
+        tl.debug_barrier()
         for row_tile in range(split, end, splits):
             for piece in range(0, VECTOR):
-                one_row, one_column, one_place = _place(column_tile, piece, DENSE, LANES, CHUNKS, VECTOR, 1)
-                one_bias = 0.0
-                if BIAS:
-                    one_bias = _load(bias_ptr + one_column, one_column < width * VECTOR, TYPE, True)
-                sums, bias_sums, largest = _backward_tile(
-                    a, c, limit, sums, bias_sums, largest, one_bias, x_ptr, grad_ptr, dx_ptr, gate_ptr, dgate_ptr,
-                    row_tile, piece, one_row, one_column, one_place, full, left, width, x_row, grad_row, dx_row, gate_row,
-                    M, N, VERSION, BIAS, GATE, FLAT, DENSE, WHOLE, LANES, CHUNKS, VECTOR, TYPE, True, True,
+                sums, bias_sums = _backward_far(
+                    a, c, limit, sums, bias_sums, x_ptr, grad_ptr, dx_ptr, bias_ptr, gate_ptr, dgate_ptr, row_tile,
+                    piece, full, left, width, column_tile, x_row, grad_row, dx_row, gate_row, M, N, VERSION, BIAS,
+                    GATE, FLAT, DENSE, WHOLE, LANES, CHUNKS, VECTOR, TYPE,
                 )  # fmt: skip
 
     term, features = tl.arange(0, PADDED), width * VECTOR
@@ -538,17 +564,17 @@ def backward_kernel(
     ticket_ptr += unit * (1 + split_groups)
     last, arriving, step, bias_rows, bias_step = split >= 0, splits * column_tiles, 1, splits, 1
     if split_groups > 1:
-        first = split // GROUP * GROUP
-        members = tl.minimum(splits - first, GROUP)
-        ticket = ticket_ptr + 1 + first // GROUP
+        start = split // GROUP * GROUP
+        members = tl.minimum(splits - start, GROUP)
+        ticket = ticket_ptr + 1 + start // GROUP
         last = tl.atomic_add(ticket, 1, sem="acq_rel") == members * column_tiles - 1
         if last:
-            start = partial_ptr + first * column_tiles * TERMS
-            total = _sum_rows(start, members * column_tiles, 1, TERMS, TERMS, 512 // PADDED, PADDED)
-            tl.store(start + term, total.to(TYPE), term < TERMS)
+            found = partial_ptr + start * column_tiles * TERMS
+            total = _sum_rows(found, members * column_tiles, 1, TERMS, TERMS, 512 // PADDED, PADDED)
+            tl.store(found + term, total.to(TYPE), term < TERMS)
             if BIAS:
-                start = partial_bias_ptr + first.to(tl.int64) * features
-                _sum_columns(start, start, members, 1, features, TYPE)
+                found = partial_bias_ptr + start.to(tl.int64) * features
+                _sum_columns(found, found, members, 1, features, TYPE)
             tl.store(ticket, 0)
             tl.debug_barrier()
         arriving, step, bias_rows, bias_step = split_groups, GROUP * column_tiles, split_groups, GROUP
