@@ -1,6 +1,8 @@
 """Compute rational activations on a GPU by the Triton kernels of triton_kernels.py."""
 
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -60,9 +62,18 @@ class _Tiles(NamedTuple):
     constants: dict[str, int | bool]
 
     @classmethod
-    def of(cls, direction: str, layout: Layout, size: int, strides: tuple[int, ...], device: torch.device) -> "_Tiles":
-        """Cut a layout; `strides` are those of the batch and of the rows, one after the other, of each tensor."""
-        warps, vectors = TILES[direction][size]
+    def of(
+        cls, shape: tuple[int, int], layout: Layout, size: int, strides: tuple[int, ...], programs: int, least: int
+    ) -> "_Tiles":
+        """Cut a layout.
+
+        Args:
+            shape: warps and vectors, as in TILES.
+            size: the bytes of an element.
+            strides: those of the batch and of the rows, one after the other, of each tensor.
+            programs: how many there should be, of which each has at least `least` tiles.
+        """
+        warps, vectors = shape
         vector, lanes = 16 // size, 32 * warps * vectors
         if layout.flat:
             width = chunks = lanes
@@ -74,10 +85,8 @@ class _Tiles(NamedTuple):
             chunks = min(lanes, 1 << (width - 1).bit_length())
             full, left = divmod(layout.rows, lanes // chunks)
         columns, row = -(-width // chunks), chunks * vector
-        programs, least = _programs(direction, device)
         tiles = full + (left > 0)
         splits = max(1, min(-(-programs // (layout.batch * layout.groups * columns)), tiles // least))
-        splits = -(-tiles // -(-tiles // splits))  # as few as take no longer
         dense = layout.flat or all(stride == row for stride in (layout.groups * layout.width, *strides[1::2]))
         constants = {"LANES": lanes, "CHUNKS": chunks, "VECTOR": vector, "DENSE": dense, "WHOLE": width % chunks == 0}
         return cls(full, left, width, splits, columns, warps, constants)
@@ -87,8 +96,16 @@ class Plan:
     """Keep what calls with tensors of one shape, layout and type have in common; x is not empty."""
 
     def __init__(
-        self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+        self,
+        x: Tensor,
+        numerator: Tensor,
+        denominator: Tensor,
+        bias: Tensor | None,
+        gate: Tensor | None,
+        version: str,
+        shape: tuple[int, int] | None = None,
     ) -> None:
+        """Plan such calls; `shape`, as in TILES, is that of the tiles of both directions instead of TILES' own."""
         from . import triton_kernels
 
         self._kernels = triton_kernels
@@ -100,7 +117,10 @@ class Plan:
         strides = self._x_strides if gate is None else [*self._x_strides, *layout.addressed(gate, out)[1:]]
         self._entries = [0 if t is None else layout.entries(t)[1] for t in (numerator, denominator, bias)]
         size, device = x.element_size(), x.device
-        self._tiles = {name: _Tiles.of(name, layout, size, strides, device) for name in ("forward", "backward")}
+        self._tiles = {
+            name: _Tiles.of(shape or sizes[size], layout, size, strides, *_programs(name, device))
+            for name, sizes in TILES.items()
+        }
         self._vector = self._tiles["forward"].constants["VECTOR"]
         m, n = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
         self._constants = {
@@ -154,7 +174,10 @@ class Plan:
         dx, grad_strides = self._empty(x), self._out_strides
         if grad.stride() != self.out_strides:
             grad, *grad_strides = self.layout.addressed(grad, dx)
-        grad, grad_strides = self._fitting(grad, grad_strides)
+            gaps = self._tiles["backward"].constants["DENSE"] and grad_strides[1] != self._out_strides[1]
+            if gaps or any(stride % self._vector for stride in grad_strides):
+                grad, grad_strides = torch.empty_like(dx).copy_(grad), self._out_strides
+        grad, grad_strides = self._aligned(grad, grad_strides)
         x, a, b, given_bias, given_gate, strides = self._inputs(x, numerator, denominator, bias, gate)
         da, db = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, b))
         dbias = None if bias is None else torch.empty_like(given_bias, memory_format=torch.contiguous_format)
@@ -182,33 +205,31 @@ class Plan:
 
     def _inputs(self, x, numerator, denominator, bias, gate) -> tuple:
         """Return all of them as the kernels take them, copied only where needed, and the strides of x and gate."""
-        gate_strides = [0, 0]
         if not self.like_x:
             x, *_ = self.layout.addressed(x, x)
+        gate_strides = [0, 0]
         if gate is not None:
             gate, *gate_strides = self.layout.addressed(gate, x)
-            gate, gate_strides = self._fitting(gate, gate_strides)
-        x, x_strides = self._fitting(x, self._x_strides)
+            gate, gate_strides = self._aligned(gate, gate_strides)
+        x, x_strides = self._aligned(x, self._x_strides)
         a, b, bias = (None if t is None else self.layout.entries(t)[0] for t in (numerator, denominator, bias))
         return x, a, b, bias, gate, [*x_strides, *gate_strides]
 
-    def _fitting(self, t: Tensor, strides: list[int]) -> tuple[Tensor, list[int]]:
-        """Return t and its strides, or those of a copy where the memory of t is not as the kernels are compiled for."""
-        if self._vector > 1 and (
-            t.data_ptr() % 16
-            or any(stride % self._vector for stride in strides)
-            or (self._tiles["backward"].constants["DENSE"] and strides[1] != self._x_strides[1])
-        ):
-            if self.layout.flat:
-                return t.clone(), strides  # in the same order
-            t, *strides = self.layout.addressed(t.clone(memory_format=torch.contiguous_format), t)
+    def _aligned(self, t: Tensor, strides: list[int]) -> tuple[Tensor, list[int]]:
+        """Return t and its strides, or those of a copy: Triton would compile another kernel for unaligned memory."""
+        if self._vector == 1 or t.data_ptr() % 16 == 0:
+            return t, strides
+        if self.layout.flat:
+            return t.clone(), strides  # in the same order
+        t, *strides = self.layout.addressed(t.clone(memory_format=torch.contiguous_format), t)
         return t, strides
 
 
 def tune(input_bytes: int = 2**26, device: str | torch.device = "cuda") -> dict[str, dict[int, tuple[int, int]]]:
     """Measure tiles for both directions and every type on a GPU, and use the fastest from now on.
 
-    This takes a minute or two, most of it for compiling. Existing plans keep their tiles: call it first.
+    Their kernels are compiled first, in as many threads as there are cores: all but its first stage Triton does without
+    Python's lock. Existing plans keep their tiles: call it first.
 
     Args:
         input_bytes: the size of the input to measure with, for every type.
@@ -219,15 +240,22 @@ def tune(input_bytes: int = 2**26, device: str | torch.device = "cuda") -> dict[
     from triton.testing import do_bench
 
     a, b = (torch.ones(1, count, device=device) for count in (6, 4))  # degrees (5, 4); time does not depend on values
-    for dtype in (torch.bfloat16, torch.float32, torch.float64):
-        x = torch.randn(input_bytes // dtype.itemsize, device=device, dtype=dtype)
-        out = torch.empty_like(x)
+    types = torch.bfloat16, torch.float32, torch.float64
+    inputs = [torch.randn(input_bytes // dtype.itemsize, device=device, dtype=dtype) for dtype in types]
+    shapes = list(itertools.product((2, 4, 8), (1, 2, 4)))
+    Plan(inputs[0], a, b, None, None, "A")  # makes what threads share
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        plans = threads.map(
+            lambda x, shape: Plan(x, a, b, None, None, "A", shape),
+            *zip(*itertools.product(inputs, shapes), strict=True),
+        )
+    for x in inputs:
+        out, own = torch.empty_like(x), dict(zip(shapes, plans, strict=False))
         for direction in TILES:
-            times = {}
-            for tiles in itertools.product((2, 4, 8), (1, 2, 4)):
-                TILES[direction][dtype.itemsize] = tiles
-                run = getattr(Plan(x, a, b, None, None, "A"), direction)
-                tensors = (x, a, b, None, None, out) if direction == "forward" else (x, x, a, b, None, None)
-                times[tiles] = do_bench(partial(run, *tensors), warmup=5, rep=20, return_mode="median")
-            TILES[direction][dtype.itemsize] = min(times, key=times.get)
+            tensors = (x, a, b, None, None, out) if direction == "forward" else (x, x, a, b, None, None)
+            times = {
+                shape: do_bench(partial(getattr(plan, direction), *tensors), warmup=5, rep=20, return_mode="median")
+                for shape, plan in own.items()
+            }
+            TILES[direction][x.element_size()] = min(times, key=times.get)
     return TILES

@@ -101,8 +101,12 @@ def _reciprocal(q, VERSION: tl.constexpr):
     It is right within 1 ulp. A division would first scale numbers outside of this range, which takes longer than Q.
     """
     if PLAIN or VERSION == "N" or q.dtype != tl.float32:
-        return 1.0 / q
-    return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [q], tl.float32, is_pure=True, pack=1)
+        inverse = 1.0 / q
+    else:
+        inverse = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [q], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return inverse
 
 
 @triton.jit

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -33,7 +32,7 @@ def compile_kernel(direction, dtype, version, degrees, fused, architecture, widt
     kernel = getattr(triton_kernels, f"{direction}_kernel")
     layout = Layout(2, 256, 1, width, False, 1) if fused else Layout(1, 1, 1, 2**20, True, 0)
     strides = (256 * width, width) * (1 + fused)
-    tiles = gpu._Tiles.of(direction, layout, SIZES[dtype], strides, torch.device("cpu"))
+    tiles = gpu._Tiles.of(gpu.TILES[direction][SIZES[dtype]], layout, SIZES[dtype], strides, 4000, 1)
     constants = {
         "M": degrees[0], "N": degrees[1], "VERSION": version, "BIAS": fused, "GATE": fused, "FLAT": layout.flat,
         "LIMIT": 2.0 ** ((900.0 if dtype == "fp64" else 100.0) / max(*degrees, 1)), **tiles.constants,
@@ -118,7 +117,9 @@ def _table() -> None:
                 found = compile_kernel(direction, dtype, "A", [5, 4], fused, 90)
                 name = f"{direction}{', fused' * fused} | {dtype}"
                 keys = ("registers", "spilled", "wide loads", "wide stores")
-                print(f"| {name} | {' | '.join(str(found[k]) for k in keys)} | {found['instructions per element']:.1f} |")
+                print(
+                    f"| {name} | {' | '.join(str(found[k]) for k in keys)} | {found['instructions per element']:.1f} |"
+                )
 
 
 if __name__ == "__main__":
