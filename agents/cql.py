@@ -74,7 +74,7 @@ from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import MLP, Policy, initialize
 from rlrat.rational.launching import is_gpu
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses, polyak_
 
 _MAX_MULTIPLIER = 1e6
 _CPU_ROWS = 2048  # that each critic takes at once
@@ -196,7 +196,7 @@ class CQL(nn.Module):
         next_q, best = self.critics(self.q_target, batch.next_observations, backup_actions).amin(1).max(1, keepdim=True)
         if args.backup_entropy:
             next_q = next_q - weight.unsqueeze(-1) * backup_log_prob.gather(1, best)
-        target = batch.rewards + args.discount * (1.0 - batch.terminations) * next_q.squeeze(1)
+        target = losses.bellman_target(batch.rewards, batch.terminations, next_q.squeeze(1), args.discount)
         return Samples(actions, log_density, target)
 
     def update_entropy_weight(self, log_prob: Tensor) -> dict[str, Tensor]:

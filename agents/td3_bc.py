@@ -43,9 +43,9 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, initialize
+from rlrat.networks import MLP, Policy, initialize, joined
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses, polyak_
 
 
 class TD3BC(nn.Module):
@@ -99,11 +99,11 @@ class TD3BC(nn.Module):
             noise = (noise * scale).clamp(-clip, clip)
             next_actions = (self.actions(self.policy_target, batch.next_observations) + noise).clamp(-1.0, 1.0)
             next_q = self.critics(self.q_target, batch.next_observations, next_actions).amin(1)
-            target = batch.rewards + args.discount * (1.0 - batch.terminations) * next_q
+            target = losses.bellman_target(batch.rewards, batch.terminations, next_q, args.discount)
         q = self.critics(self.q, batch.observations, batch.actions)
-        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(1)
+        loss, mean = losses.squared_error(q, target)
         self.q_optimizer.step(loss)
-        return {"losses/q": loss, "charts/q_mean": q.mean((1, 2))}
+        return {"losses/q": loss, "charts/q_mean": mean}
 
     def update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """Maximise lambda Q1(s, pi(s)) - (pi(s) - a)^2; in lambda = alpha / mean |Q1| the action is pi(s), not a.
@@ -120,7 +120,7 @@ class TD3BC(nn.Module):
 
     def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
         """Q(s, a) `[S, 2, B]` of both critics of each seed."""
-        return network(torch.cat([observations, actions], dim=-1).unsqueeze(1)).squeeze(-1)
+        return network(joined(observations, actions).unsqueeze(1)).squeeze(-1)
 
     def actions(self, network: MLP, observations: Tensor) -> Tensor:
         """pi(s) `[S, B, act]` in [-1, 1]."""

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from rlrat.networks.activations import make_activation
 from rlrat.networks.choices import Initialization, Norm
-from rlrat.rational import Rational
+from rlrat.rational import Rational, launching
 from rlrat.updates.random import Stream, generator
 
+_MOST_NARROW_OUTPUTS = 8  # for more, cuBLAS is as fast
 INITIALIZATIONS = (*get_args(Initialization), "normal", "lecun_normal")
 
 
@@ -36,12 +37,23 @@ class Linear(nn.Module):
         if torch.compiler.is_compiling():  # the sum is fused with the next operations; baddbmm copies the bias first
             return self.without_bias(x) + self.bias.unsqueeze(-2)
         batch = self.weight.shape[:-2]
+        if launching.runs_on(x.device) and self._is_narrow(x):
+            from rlrat.networks.network_kernels import narrow_linear
+
+            x = x.expand(*batch, *x.shape[-2:])
+            return narrow_linear(x.flatten(0, -3), self.weight.flatten(0, -3), self.bias.flatten(0, -2)).unflatten(
+                0, batch
+            )
         if len(batch) == 1:
             return torch.baddbmm(self.bias.unsqueeze(-2), x, self.weight)
         x = x.expand(*batch, *x.shape[-2:])
         # One call for product and bias; flattening gives views, also of the parameters.
         y = torch.baddbmm(self.bias.flatten(0, -2).unsqueeze(-2), x.flatten(0, -3), self.weight.flatten(0, -3))
         return y.unflatten(0, batch)
+
+    def _is_narrow(self, x: Tensor) -> bool:
+        """Say whether the layer has few outputs, as those of critics and policies have: one kernel's work."""
+        return self.weight.shape[-1] <= _MOST_NARROW_OUTPUTS and x.dtype == self.weight.dtype == torch.float32
 
     def without_bias(self, x: Tensor) -> Tensor:
         batch = self.weight.shape[:-2]
@@ -152,6 +164,25 @@ class MLP(nn.Module):
             if dropout is not None:
                 x = x * dropout[index]
         return self.output(x)
+
+
+def joined(observations: Tensor, actions: Tensor) -> Tensor:
+    """Concatenate two inputs of a network along the features: `[..., obs + act]`.
+
+    On a GPU, neighbouring columns of a batch are not copied: they are one in its memory already.
+    """
+    ours, theirs = observations, actions
+    if (
+        launching.is_gpu(ours.device)
+        and ours.shape[:-1] == theirs.shape[:-1]
+        and ours.stride() == theirs.stride()
+        and ours.stride(-1) == 1
+        and ours.untyped_storage().data_ptr() == theirs.untyped_storage().data_ptr()
+        and ours.storage_offset() + ours.shape[-1] == theirs.storage_offset()
+        and not (ours.requires_grad or theirs.requires_grad)
+    ):
+        return ours.as_strided((*ours.shape[:-1], ours.shape[-1] + theirs.shape[-1]), ours.stride())
+    return torch.cat([observations, actions], dim=-1)
 
 
 _MOST_ROUNDED_LAYERS = 8  # up to this number L of layers, all 2^L ways of rounding are tried
