@@ -204,7 +204,7 @@ class CUDAGraph:
         return (0, id(self))
 
 
-class graph:  # noqa: N801
+class graph:
     """Stands in for torch.cuda.graph, in the same order: a capture that fails leaves its stream the current one."""
 
     _emulator: ClassVar[Any]
