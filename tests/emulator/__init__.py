@@ -11,8 +11,8 @@ What is emulated:
 - Graphs. A capture records each operation of PyTorch (below autograd) and each launch of a kernel, and changes nothing.
   A replay does them again, at the same addresses and without the Python code that was captured. What a graph allocated
   is its own and holds garbage before each replay; what it reads and was freed since raises.
-- Errors. Waiting for the device, reading a value of it, allocating pinned memory and launching a kernel that is not
-  loaded raise while a graph is captured; by the error mode in this thread alone or in all.
+- Errors. Waiting for the device, reading a value of it, and allocating pinned memory raise while a graph is captured,
+  as does the launch of a kernel that is not loaded; by the error mode in this thread alone or in all.
 - Kernels run in Triton's interpreter, which needs TRITON_INTERPRET=1, with a lock as it is not safe with threads. Which
   launches share a compiled kernel is asked of Triton.
 - Streams. All work is done at once, but who did not wait for whom is noted in `Emulator.unordered`.
