@@ -1,6 +1,7 @@
 """The steps of `gpu_check.sh` that rational_speed.py does not have, each a process of its own that prints figures."""
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -129,7 +130,8 @@ def agents(device: str) -> Iterator[dict]:
             yield aimed(name, statistics.median(measure({name: (choice[2], turn)})[name]), "/s")
         except RuntimeError as error:
             broken.append(f"{name}: {str(error).splitlines()[0]}")
-        turn = None  # its graphs hold memory
+        turn = None
+        gc.collect()  # its graphs hold memory
     if broken:
         raise SystemExit("\n".join(broken))
 
