@@ -93,7 +93,7 @@ def make_contender(
     Raises:
         RuntimeError: it cannot be recorded.
     """
-    set_precision(precision)
+    set_precision(precision, torch.device(device))
     turn = Turn(make_learner(agent, dataset, seeds, device, activation=activation), device, compile)
     if not turn.replayed:
         raise RuntimeError("its update is not replayed as a CUDA graph")
