@@ -1,6 +1,7 @@
 """The steps of `gpu_check.sh` that rational_speed.py does not have, each a process of its own that prints figures."""
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -78,10 +79,10 @@ def right(device: str) -> Iterator[dict]:
     for number in range(10):
         expected, got = plain.update(*plain.inputs(number)), update(*other.inputs(number))
         metrics = max(metrics, *(difference(got[name], value) for name, value in expected.items()))
-    yield figure("ten captured updates of IQL: largest difference of a metric", metrics, at_most=1e-2)
+    yield figure("ten captured updates of IQL: largest difference of a metric", metrics, at_most=1e-3)
     found = other.state_dict()
     state = max(difference(found[name], v) for name, v in plain.state_dict().items() if v.is_floating_point())
-    yield figure("ten captured updates of IQL: largest difference of its state", state, at_most=1e-2)
+    yield figure("ten captured updates of IQL: largest difference of its state", state, at_most=1e-3)
 
 
 def make_contender(
@@ -92,7 +93,7 @@ def make_contender(
     Raises:
         RuntimeError: it cannot be recorded.
     """
-    set_precision(precision)
+    set_precision(precision, torch.device(device))
     turn = Turn(make_learner(agent, dataset, seeds, device, activation=activation), device, compile)
     if not turn.replayed:
         raise RuntimeError("its update is not replayed as a CUDA graph")
@@ -129,7 +130,8 @@ def agents(device: str) -> Iterator[dict]:
             yield aimed(name, statistics.median(measure({name: (choice[2], turn)})[name]), "/s")
         except RuntimeError as error:
             broken.append(f"{name}: {str(error).splitlines()[0]}")
-        turn = None  # its graphs hold memory
+        turn = None
+        gc.collect()  # its graphs hold memory
     if broken:
         raise SystemExit("\n".join(broken))
 

@@ -55,7 +55,7 @@ def test_what_is_right(recorded):
     assert all(figure["reached"] for figure in found.values())
 
 
-def test_what_is_wrong(recorded, monkeypatch, capsys):
+def test_what_is_wrong(monkeypatch, capsys):
     right = gpu_steps.rational_error((1, 4, 8), "cpu")
     assert 0 < right < 1e-5
     exact = gpu_steps.Rational.forward
@@ -66,8 +66,11 @@ def test_what_is_wrong(recorded, monkeypatch, capsys):
     monkeypatch.setattr(gpu_steps.Rational, "forward", inexact)
     assert gpu_steps.rational_error((1, 4, 8), "cpu") == pytest.approx(1e-3, rel=0.1)
     assert gpu_steps.difference(torch.tensor([1.0, float("nan")]), torch.ones(2)) == float("inf")
-    assert gpu_steps.main(["right", "--device", "cpu"]) == 1
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    missed = gpu_steps.figure("it", gpu_steps.rational_error((1, 4, 8), "cpu"), at_most=1e-4)
+    for step, code in (("right", 1), ("table", 0)):  # what is wrong has failed, what is slow has not
+        monkeypatch.setitem(gpu_steps.STEPS, step, lambda device: iter([missed]))
+        assert gpu_steps.main([step]) == code
+        assert json.loads(capsys.readouterr().out) == missed
 
 
 def test_what_is_not_replayed_is_no_contender():
