@@ -37,7 +37,7 @@ def _assert_equal(monkeypatch, function, wanted, tolerance=1e-5):
     [((1,), 5, 7, 1), ((3,), 9, 5, 3), ((1, 2), 17, 300, 2), ((3, 2), 70, 20, 1), ((2,), 1040, 5, 1)],
 )
 def test_a_layer_with_few_outputs(batch, rows, features, outputs, monkeypatch):
-    monkeypatch.setattr(network_kernels, "_ROWS", 8 if rows < 50 else 64)  # the interpreter's time is that of programs
+    monkeypatch.setattr(network_kernels, "_ROWS", 16 if rows < 50 else 64)  # the interpreter's time is that of programs
     layer = Linear(features, outputs, batch)
     initialize(layer, range(batch[0]), "test", "pytorch")
     x = _numbers(*batch, rows, features).requires_grad_()
