@@ -11,7 +11,7 @@ from torch import Tensor
 from rlrat.rational import launching
 
 _MOST_ROWS = 1024  # for which one program sums the gradients of weights over all rows
-_ROWS, _BACKWARD_ROWS, _FEATURES = 8, 64, 16  # of a program
+_ROWS, _BACKWARD_ROWS, _FEATURES = 16, 64, 16  # of a program
 _ACTIONS = 256  # of a program
 _HALF_LOG_2PI = tl.constexpr(0.9189385332046727)
 

@@ -37,7 +37,7 @@ def _assert_equal(monkeypatch, function, wanted, tolerance=1e-5):
     [((1,), 5, 7, 1), ((3,), 9, 5, 3), ((1, 2), 17, 300, 2), ((3, 2), 70, 20, 1), ((2,), 1040, 5, 1)],
 )
 def test_a_layer_with_few_outputs(batch, rows, features, outputs, monkeypatch):
-    monkeypatch.setattr(network_kernels, "_ROWS", 8 if rows < 50 else 64)  # the interpreter's time is that of programs
+    monkeypatch.setattr(network_kernels, "_ROWS", 16 if rows < 50 else 64)  # the interpreter's time is that of programs
     layer = Linear(features, outputs, batch)
     initialize(layer, range(batch[0]), "test", "pytorch")
     x = _numbers(*batch, rows, features).requires_grad_()
@@ -85,7 +85,8 @@ def test_a_network_computes_what_it_does_without_kernels(monkeypatch):
     _assert_equal(monkeypatch, lambda: network(x), tuple(network.parameters()))
 
 
-def test_the_kernels_compile_for_gpus(monkeypatch, tmp_path):
+@pytest.mark.parametrize("architecture", [pytest.param(80, marks=pytest.mark.slow), 90])
+def test_the_kernels_compile_for_gpus(architecture, monkeypatch, tmp_path):
     found = Launches()
     monkeypatch.setattr(launching, "launch", found)
     monkeypatch.setattr(launching, "_gpu_types", ("cpu",))
@@ -97,7 +98,7 @@ def test_the_kernels_compile_for_gpus(monkeypatch, tmp_path):
     assert len(found) == 12
     different = list({str(launch): launch for launch in found}.values())  # the layer's are the same each time
     assert len(different) == 8
-    for result in compile_launches(different, list(range(len(different))), [80, 90], tmp_path)[1]:
+    for result in compile_launches(different, list(range(len(different))), [architecture], tmp_path)[1]:
         assert result["spilled"] == 0
         assert result["registers"] <= 128
         assert result["float atomics"] == 0
