@@ -1,8 +1,6 @@
 """Compile the Triton kernels for GPUs that need not be there; run as a program, it prints what test_triton_kernels.py
-asks for. A program of its own, because in the tests' process Triton may run as an interpreter.
-
-    TRITON_INTERPRET=0 PYTHONPATH=. python tests/rational/compile_triton.py               # a table of the common ones
-    TRITON_INTERPRET=0 PYTHONPATH=. python tests/rational/compile_triton.py '[CASE, ...]' # JSON, see `compile_kernel`
+asks for, and without cases a table of the common ones. A program of its own, because in the tests' process Triton may
+run as an interpreter.
 """
 
 import json
