@@ -52,7 +52,7 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, Policy, dropout_masks, initialize
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, cosine, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, cosine, flatten, polyak_
 
 
 class IQL(nn.Module):
@@ -80,13 +80,11 @@ class IQL(nn.Module):
         self.v_optimizer = Adam(self.v, args.learning_rate, name="v", **adam)
         self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
         flatten(self.q_target)
-        self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
+        self.dropout = dropout_masks(seeds, args.actor_dropout, args.batch_size, self.policy.mean, device)
 
     def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        args = self.args
-        masks = dropout_masks(self.dropout, update, args.actor_dropout, args.batch_size, self.policy.mean)
-        return self.batches.at(update), masks
+        return self.batches.at(update), self.dropout.at(update)
 
     def update(self, batch: Batch, dropout: list[Tensor] | None = None) -> dict[str, Tensor]:
         """One gradient step of each network; a pure function of tensors that stay on the device."""
