@@ -156,12 +156,13 @@ class CQL(nn.Module):
         self.part_size = args.batch_size if on_gpu else max(1, _CPU_ROWS // (1 + 3 * args.num_actions))
         shape = (args.batch_size, self.action_size)
         self.counts = (args.num_actions, args.num_actions, args.num_actions if args.max_target_backup else 1, 1)
-        self.uniform = UpdateBlocks(Stream(seeds, "uniform actions", device).uniform, (args.num_actions, *shape))
+        uniform = Stream(seeds, "uniform actions", device).uniform
+        self.uniform = UpdateBlocks(uniform, (args.num_actions, *shape), signed=True)
         self.normal = UpdateBlocks(Stream(seeds, "policy noise", device).normal, (sum(self.counts), *shape))
 
     def inputs(self, update: int) -> tuple[Batch, Noise, bool]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        noise = Noise(2.0 * self.uniform.at(update) - 1.0, *self.normal.at(update).split(self.counts, dim=1))
+        noise = Noise(self.uniform.at(update), *self.normal.at(update).split(self.counts, dim=1))
         return self.batches.at(update), noise, update < self.args.cloning_updates
 
     def update(self, batch: Batch, noise: Noise, cloning: bool) -> dict[str, Tensor]:

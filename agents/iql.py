@@ -52,7 +52,7 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, Policy, dropout_masks, initialize, joined
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, flatten, losses, polyak_
+from rlrat.updates import Adam, SeedGuard, flatten, losses, polyak_
 
 
 class IQL(nn.Module):
@@ -81,13 +81,11 @@ class IQL(nn.Module):
         steps = args.total_updates if args.actor_schedule == "cosine" else None
         self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", cosine_updates=steps, **adam)
         flatten(self.q_target)
-        self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
+        self.dropout = dropout_masks(seeds, args.actor_dropout, args.batch_size, self.policy.mean, device)
 
     def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        args = self.args
-        masks = dropout_masks(self.dropout, update, args.actor_dropout, args.batch_size, self.policy.mean)
-        return self.batches.at(update), masks
+        return self.batches.at(update), self.dropout.at(update)
 
     def update(self, batch: Batch, dropout: list[Tensor] | None = None) -> dict[str, Tensor]:
         """One gradient step of each network; a pure function of tensors that stay on the device."""

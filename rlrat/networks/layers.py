@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rlrat.networks.activations import make_activation
 from rlrat.networks.choices import Initialization, Norm
 from rlrat.rational import Rational, launching
-from rlrat.updates.random import Stream, generator
+from rlrat.updates.random import DropoutMasks, Stream, generator
 
 _MOST_NARROW_OUTPUTS = 8  # for more, cuBLAS is as fast
 INITIALIZATIONS = (*get_args(Initialization), "normal", "lecun_normal")
@@ -212,16 +212,14 @@ def _count_weights(in_features: int, hidden_dims: Sequence[int], out_features: i
     return hidden * (2 if gated else 1) + (hidden_dims[-1] + 1) * out_features
 
 
-def dropout_masks(
-    streams: Sequence[Stream], update: int | Tensor, rate: float, rows: int, mlp: MLP
-) -> list[Tensor] | None:
-    """Draw factors of inverted dropout, 0 or 1/(1 - rate): `[S, rows, width]` for each hidden layer; None at rate 0."""
-    if rate == 0.0:
-        return None
-    return [
-        stream.dropout(update, rate, (rows, layer.linear.weight.shape[-1]))
-        for stream, layer in zip(streams, mlp.hidden, strict=True)
-    ]
+def dropout_masks(seeds: Sequence[int], rate: float, rows: int, mlp: MLP, device: torch.device | str) -> DropoutMasks:
+    """Make what draws factors of inverted dropout, 0 or 1/(1 - rate), `[S, rows, width]` for each hidden layer.
+
+    Its `at(update)` is what `MLP` takes as `dropout`; at rate 0 that is None.
+    """
+    streams = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(mlp.hidden))]
+    shapes = [(rows, layer.linear.weight.shape[-1]) for layer in mlp.hidden]
+    return DropoutMasks(streams, [rate] * len(shapes), shapes)
 
 
 @torch.no_grad()
