@@ -89,6 +89,8 @@ class Emulator:
         return threading.current_thread().name != "evaluation"
 
     def __enter__(self) -> "Emulator":
+        # TorchDynamo lists PyTorch's functions once, by their names: not those that stand in for them.
+        torch._dynamo.trace_rules.get_torch_obj_rule_map()
         set_, emulated = self._patch.setattr, {"_emulator": self}
         set_(launching, "_gpu_types", _Types(self))
         set_(launching, "launch", self.launches)
