@@ -9,7 +9,6 @@ from torch import nn
 
 from rlrat.rational import Rational, launching
 from rlrat.updates.captured import CudaGraph, captured
-from tests.agents.learners import make_learner
 from tests.emulator import Emulator
 from tests.emulator.emulator import PROPERTIES
 
@@ -338,13 +337,37 @@ def test_kernels_run_in_a_graph(emulator):
     assert sum(launched.values()) == 4  # once plainly and once while capturing
 
 
-def test_a_kernel_that_is_not_loaded_is_not_permitted_while_capturing(emulator):
-    module, x = _rational()
-    _with_gradient(module, x)
-    other = _rational(offset=1)  # not at 16 bytes: another kernel
-    with pytest.raises(RuntimeError, match="previous error"):
-        _record(lambda: _with_gradient(*other))
-    assert emulator.refused[0].startswith("loading ")
+def _count(total, counters):
+    from tests.emulator.counting import counting_kernel
+
+    for _ in range(2):
+        launching.launch(counting_kernel, 1, total, counters.take(1), device=total.device)
+
+
+@pytest.mark.parametrize("aligned", [4, 1])
+def test_a_kernel_that_is_not_loaded_is_not_permitted_while_capturing(emulator, aligned, monkeypatch):
+    """A launch takes one counter; the second launch's are 4 bytes after the first's, or 16."""
+    monkeypatch.setattr(launching.Tickets, "_ALIGNED", aligned)
+    total, counters = torch.zeros(1), launching.Tickets(torch.device("cpu"))
+    _count(total, counters)
+    assert total.item() == 2.0
+    if aligned == 4:
+        _, graph = _record(lambda: _count(total, counters))
+        graph.replay()
+        assert total.item() == 4.0
+    else:
+        with pytest.raises(RuntimeError, match="previous error"):
+            _record(lambda: _count(total, counters))
+        assert "loading counting_kernel" in emulator.refused[0]
+
+
+@pytest.mark.parametrize("aligned", [4, 1])
+def test_rationals_take_the_same_kernels_wherever_their_memory_begins(emulator, aligned, monkeypatch):
+    monkeypatch.setattr(launching.Tickets, "_ALIGNED", aligned)
+    inputs = [_rational(offset=offset) for offset in range(4)]
+    _with_gradient(*inputs[0])
+    _record(lambda: [_with_gradient(*one) for one in inputs])
+    assert emulator.refused == []
 
 
 def test_a_plan_made_while_capturing_loads_no_kernel_then(emulator):
@@ -424,27 +447,3 @@ def test_a_metric_that_was_kept_is_overwritten_by_the_next_replay():
     kept = [update(torch.ones(1))["total"] for _ in range(7)]
     assert kept[-1] is kept[-2]
     assert kept[-2].item() == 7.0
-
-
-def _rational_learner(small_dataset, seeds, **settings):
-    small = {"activation": "rational", "hidden_dims": (4,), "batch_size": 4, **settings}
-    return make_learner("bc", small_dataset, seeds, **small)[0]
-
-
-@pytest.mark.parametrize("aligned", [4, 1])
-def test_counters_of_captured_launches_that_are_not_aligned_are_found(
-    small_dataset, emulator, aligned, monkeypatch, capsys
-):
-    """With one seed a launch takes one counter; the second launch's are 4 bytes after the first's."""
-    monkeypatch.setattr(launching.Tickets, "_ALIGNED", aligned)
-    learner = _rational_learner(small_dataset, [3], hidden_dims=(4, 4))
-    update = captured(learner)
-    for number in range(4):
-        update(*learner.inputs(number))
-    error = capsys.readouterr().err
-    if aligned == 4:
-        assert (emulator.captures, emulator.refused, error) == (1, [], "")
-    else:
-        assert emulator.captures == 0
-        assert "loading backward_kernel" in emulator.refused[0]
-        assert "cannot be replayed as a CUDA graph (CUDA error: " + NOT_PERMITTED in error
