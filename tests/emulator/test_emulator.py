@@ -9,9 +9,10 @@ from torch import nn
 
 from rlrat.rational import Rational, launching
 from rlrat.updates.captured import CudaGraph, captured
-from tests.agents.learners import make_learner
 from tests.emulator import Emulator
 from tests.emulator.emulator import PROPERTIES
+
+kernels = pytest.importorskip("tests.emulator.kernels", reason="needs Triton", exc_type=ImportError)
 
 pytestmark = pytest.mark.usefixtures("emulator")
 NOT_PERMITTED = "operation not permitted when stream is capturing"
@@ -314,11 +315,8 @@ def test_the_stream_of_a_capture_waits_for_the_current_one_and_that_for_it(emula
 # Launches.
 
 
-def _rational(rows=4, offset=0, features=8):
-    """A rational on the device and its input, at a number of 4-byte elements after 16 bytes."""
-    module = Rational()
-    x = torch.linspace(-2.0, 2.0, rows * features + 4)[offset : offset + rows * features].view(rows, features)
-    return module, x.requires_grad_()
+def _rational():
+    return Rational(), torch.linspace(-2.0, 2.0, 32).view(4, 8).requires_grad_()
 
 
 def _with_gradient(module, x):
@@ -338,13 +336,31 @@ def test_kernels_run_in_a_graph(emulator):
     assert sum(launched.values()) == 4  # once plainly and once while capturing
 
 
-def test_a_kernel_that_is_not_loaded_is_not_permitted_while_capturing(emulator):
-    module, x = _rational()
-    _with_gradient(module, x)
-    other = _rational(offset=1)  # not at 16 bytes: another kernel
+def _add(kernel, x, tickets, amount=2, **settings):
+    launching.launch(kernel, 1, x, tickets, amount, device=x.device, SIGN=1, **settings)
+
+
+@pytest.mark.parametrize(
+    ("offset", "amount", "dtype", "warps"),
+    [(0, 2, torch.int32, 4), (1, 2, torch.int32, 4), (0, 16, torch.int32, 4), (0, 1, torch.int32, 4)]
+    + [(0, 2, torch.int64, 4), (0, 2, torch.int32, 8)],
+)
+def test_a_kernel_that_is_not_loaded_is_not_permitted_while_capturing(emulator, offset, amount, dtype, warps):
+    """Only the first of these was loaded. The careful kernel takes any offset and amount."""
+    tickets, x = torch.zeros(8, dtype=torch.int32), torch.zeros(1, dtype=dtype)
+    _add(kernels.add_kernel, torch.zeros(1, dtype=torch.int32), tickets, load=True)
+    _add(kernels.careful_add_kernel, torch.zeros(1, dtype=dtype), tickets, warps=warps, load=True)
+    assert emulator.launches.counts == {}
+    _, graph = _record(lambda: _add(kernels.careful_add_kernel, x, tickets[offset:], amount, warps=warps))
+    graph.replay()
+    assert x.item() == amount
+    assert emulator.refused == []
+    if (offset, amount, dtype, warps) == (0, 2, torch.int32, 4):
+        _record(lambda: _add(kernels.add_kernel, x, tickets[offset:], amount, warps=warps))
+        return
     with pytest.raises(RuntimeError, match="previous error"):
-        _record(lambda: _with_gradient(*other))
-    assert emulator.refused[0].startswith("loading ")
+        _record(lambda: _add(kernels.add_kernel, x, tickets[offset:], amount, warps=warps))
+    assert emulator.refused[0].startswith("loading add_kernel")
 
 
 def test_a_plan_made_while_capturing_loads_no_kernel_then(emulator):
@@ -426,25 +442,21 @@ def test_a_metric_that_was_kept_is_overwritten_by_the_next_replay():
     assert kept[-2].item() == 7.0
 
 
-def _rational_learner(small_dataset, seeds, **settings):
-    small = {"activation": "rational", "hidden_dims": (4,), "batch_size": 4, **settings}
-    return make_learner("bc", small_dataset, seeds, **small)[0]
-
-
 @pytest.mark.parametrize("aligned", [4, 1])
-def test_counters_of_captured_launches_that_are_not_aligned_are_found(
-    small_dataset, emulator, aligned, monkeypatch, capsys
-):
-    """With one seed a launch takes one counter; the second launch's are 4 bytes after the first's."""
+def test_counters_of_captured_launches_that_are_not_aligned_are_found(emulator, aligned, monkeypatch, capsys):
+    """A launch takes one counter; those of the second are 4 bytes after the first's, where nothing is rounded up."""
     monkeypatch.setattr(launching.Tickets, "_ALIGNED", aligned)
-    learner = _rational_learner(small_dataset, [3], hidden_dims=(4, 4))
-    update = captured(learner)
-    for number in range(4):
-        update(*learner.inputs(number))
+
+    def add_twice(total):
+        for _ in range(2):
+            _add(kernels.add_kernel, total, launching.tickets(total.device).take(1), 0)
+        return 0.0
+
+    assert _captured_totals(Update(add_twice)) == [0, 1, 3, 6, 10, 15, 21, 28]
     error = capsys.readouterr().err
     if aligned == 4:
         assert (emulator.captures, emulator.refused, error) == (1, [], "")
     else:
         assert emulator.captures == 0
-        assert "loading backward_kernel" in emulator.refused[0]
+        assert "loading add_kernel" in emulator.refused[0]
         assert "cannot be replayed as a CUDA graph (CUDA error: " + NOT_PERMITTED in error
