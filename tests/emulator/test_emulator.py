@@ -342,8 +342,14 @@ def _add(kernel, x, tickets, amount=2, **settings):
 
 @pytest.mark.parametrize(
     ("offset", "amount", "dtype", "warps"),
-    [(0, 2, torch.int32, 4), (1, 2, torch.int32, 4), (0, 16, torch.int32, 4), (0, 1, torch.int32, 4)]
-    + [(0, 2, torch.int64, 4), (0, 2, torch.int32, 8)],
+    [
+        (0, 2, torch.int32, 4),
+        (1, 2, torch.int32, 4),
+        (0, 16, torch.int32, 4),
+        (0, 1, torch.int32, 4),
+        (0, 2, torch.int64, 4),
+        (0, 2, torch.int32, 8),
+    ],
 )
 def test_a_kernel_that_is_not_loaded_is_not_permitted_while_capturing(emulator, offset, amount, dtype, warps):
     """Only the first of these was loaded. The careful kernel takes any offset and amount."""
