@@ -12,6 +12,8 @@ from rlrat.updates.captured import CudaGraph, captured
 from tests.emulator import Emulator
 from tests.emulator.emulator import PROPERTIES
 
+kernels = pytest.importorskip("tests.emulator.kernels", reason="needs Triton", exc_type=ImportError)
+
 pytestmark = pytest.mark.usefixtures("emulator")
 NOT_PERMITTED = "operation not permitted when stream is capturing"
 
@@ -313,11 +315,8 @@ def test_the_stream_of_a_capture_waits_for_the_current_one_and_that_for_it(emula
 # Launches.
 
 
-def _rational(rows=4, offset=0, features=8):
-    """A rational on the device and its input, at a number of 4-byte elements after 16 bytes."""
-    module = Rational()
-    x = torch.linspace(-2.0, 2.0, rows * features + 4)[offset : offset + rows * features].view(rows, features)
-    return module, x.requires_grad_()
+def _rational():
+    return Rational(), torch.linspace(-2.0, 2.0, 32).view(4, 8).requires_grad_()
 
 
 def _with_gradient(module, x):
@@ -337,37 +336,37 @@ def test_kernels_run_in_a_graph(emulator):
     assert sum(launched.values()) == 4  # once plainly and once while capturing
 
 
-def _count(total, counters):
-    from tests.emulator.counting import counting_kernel
-
-    for _ in range(2):
-        launching.launch(counting_kernel, 1, total, counters.take(1), device=total.device)
+def _add(kernel, x, tickets, amount=2, **settings):
+    launching.launch(kernel, 1, x, tickets, amount, device=x.device, SIGN=1, **settings)
 
 
-@pytest.mark.parametrize("aligned", [4, 1])
-def test_a_kernel_that_is_not_loaded_is_not_permitted_while_capturing(emulator, aligned, monkeypatch):
-    """A launch takes one counter; the second launch's are 4 bytes after the first's, or 16."""
-    monkeypatch.setattr(launching.Tickets, "_ALIGNED", aligned)
-    total, counters = torch.zeros(1), launching.Tickets(torch.device("cpu"))
-    _count(total, counters)
-    assert total.item() == 2.0
-    if aligned == 4:
-        _, graph = _record(lambda: _count(total, counters))
-        graph.replay()
-        assert total.item() == 4.0
-    else:
-        with pytest.raises(RuntimeError, match="previous error"):
-            _record(lambda: _count(total, counters))
-        assert "loading counting_kernel" in emulator.refused[0]
-
-
-@pytest.mark.parametrize("aligned", [4, 1])
-def test_rationals_take_the_same_kernels_wherever_their_memory_begins(emulator, aligned, monkeypatch):
-    monkeypatch.setattr(launching.Tickets, "_ALIGNED", aligned)
-    inputs = [_rational(offset=offset) for offset in range(4)]
-    _with_gradient(*inputs[0])
-    _record(lambda: [_with_gradient(*one) for one in inputs])
+@pytest.mark.parametrize(
+    ("offset", "amount", "dtype", "warps"),
+    [
+        (0, 2, torch.int32, 4),
+        (1, 2, torch.int32, 4),
+        (0, 16, torch.int32, 4),
+        (0, 1, torch.int32, 4),
+        (0, 2, torch.int64, 4),
+        (0, 2, torch.int32, 8),
+    ],
+)
+def test_a_kernel_that_is_not_loaded_is_not_permitted_while_capturing(emulator, offset, amount, dtype, warps):
+    """Only the first of these was loaded. The careful kernel takes any offset and amount."""
+    tickets, x = torch.zeros(8, dtype=torch.int32), torch.zeros(1, dtype=dtype)
+    _add(kernels.add_kernel, torch.zeros(1, dtype=torch.int32), tickets, load=True)
+    _add(kernels.careful_add_kernel, torch.zeros(1, dtype=dtype), tickets, warps=warps, load=True)
+    assert emulator.launches.counts == {}
+    _, graph = _record(lambda: _add(kernels.careful_add_kernel, x, tickets[offset:], amount, warps=warps))
+    graph.replay()
+    assert x.item() == amount
     assert emulator.refused == []
+    if (offset, amount, dtype, warps) == (0, 2, torch.int32, 4):
+        _record(lambda: _add(kernels.add_kernel, x, tickets[offset:], amount, warps=warps))
+        return
+    with pytest.raises(RuntimeError, match="previous error"):
+        _record(lambda: _add(kernels.add_kernel, x, tickets[offset:], amount, warps=warps))
+    assert emulator.refused[0].startswith("loading add_kernel")
 
 
 def test_a_plan_made_while_capturing_loads_no_kernel_then(emulator):
@@ -447,3 +446,23 @@ def test_a_metric_that_was_kept_is_overwritten_by_the_next_replay():
     kept = [update(torch.ones(1))["total"] for _ in range(7)]
     assert kept[-1] is kept[-2]
     assert kept[-2].item() == 7.0
+
+
+@pytest.mark.parametrize("aligned", [4, 1])
+def test_counters_of_captured_launches_that_are_not_aligned_are_found(emulator, aligned, monkeypatch, capsys):
+    """A launch takes one counter; those of the second are 4 bytes after the first's, where nothing is rounded up."""
+    monkeypatch.setattr(launching.Tickets, "_ALIGNED", aligned)
+
+    def add_twice(total):
+        for _ in range(2):
+            _add(kernels.add_kernel, total, launching.tickets(total.device).take(1), 0)
+        return 0.0
+
+    assert _captured_totals(Update(add_twice)) == [0, 1, 3, 6, 10, 15, 21, 28]
+    error = capsys.readouterr().err
+    if aligned == 4:
+        assert (emulator.captures, emulator.refused, error) == (1, [], "")
+    else:
+        assert emulator.captures == 0
+        assert "loading add_kernel" in emulator.refused[0]
+        assert "cannot be replayed as a CUDA graph (CUDA error: " + NOT_PERMITTED in error
