@@ -266,14 +266,26 @@ def _forward_far(
 
 
 @triton.jit
-def _program(width, splits, FLAT: tl.constexpr, CHUNKS: tl.constexpr):
-    """Find this program's unit, its number among those of a column of tiles, that column and how many there are."""
-    column_tiles = 1
-    if not FLAT:
+def _program(width, splits, groups, FLAT: tl.constexpr, DENSE: tl.constexpr, CHUNKS: tl.constexpr):
+    """Find this program's unit, its batch entry and group, the split, the column of tiles, and how many of those are.
+
+    A division takes as long as several elements: there is one group and column where a tile is dense.
+    """
+    program = tl.program_id(0)
+    none, column_tiles = program * 0, 1
+    if FLAT:
+        unit, split, column_tile = none, program, none
+    elif DENSE:
+        unit, split, column_tile = program // splits, program % splits, none
+    else:
         column_tiles = tl.cdiv(width, CHUNKS)
-    program, programs = tl.program_id(0), splits * column_tiles
-    unit, program = program // programs, program % programs
-    return unit, program // column_tiles, program % column_tiles, column_tiles
+        unit, program = program // (splits * column_tiles), program % (splits * column_tiles)
+        split, column_tile = program // column_tiles, program % column_tiles
+    if DENSE:
+        batch, group = unit.to(tl.int64), none
+    else:
+        batch, group = (unit // groups).to(tl.int64), unit % groups
+    return unit, batch, group, split, column_tile, column_tiles
 
 
 @triton.jit
@@ -308,8 +320,7 @@ def forward_kernel(
 ):  # fmt: skip
     """Compute each column of tiles by `splits` programs."""
     TYPE: tl.constexpr = tl.float64 if x_ptr.dtype.element_ty == tl.float64 else tl.float32
-    unit, split, column_tile, _ = _program(width, splits, FLAT, CHUNKS)
-    batch, group = (unit // groups).to(tl.int64), unit % groups
+    _, batch, group, split, column_tile, _ = _program(width, splits, groups, FLAT, DENSE, CHUNKS)
     a_ptr += batch * a_batch + group * (M + 1)
     b_ptr += batch * b_batch + group * (N + 1 if VERSION == "C" else N)
     a, c = _coefficients(a_ptr, b_ptr, M, N, VERSION, TYPE)
@@ -504,8 +515,7 @@ def backward_kernel(
     FIRST: tl.constexpr = 0 if VERSION == "C" else 1
     TERMS: tl.constexpr = M + 1 + N + 1 - FIRST
     PADDED: tl.constexpr = 32 if TERMS > 16 else (16 if TERMS > 8 else 8)
-    unit, split, column_tile, column_tiles = _program(width, splits, FLAT, CHUNKS)
-    batch, group = (unit // groups).to(tl.int64), unit % groups
+    unit, batch, group, split, column_tile, column_tiles = _program(width, splits, groups, FLAT, DENSE, CHUNKS)
     a_ptr += batch * a_batch + group * (M + 1)
     b_ptr += batch * b_batch + group * (N + 1 if VERSION == "C" else N)
     a, c = _coefficients(a_ptr, b_ptr, M, N, VERSION, TYPE)
