@@ -30,6 +30,7 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.orthogonal_gain = orthogonal_gain
+        self._is_narrow = out_features <= _MOST_NARROW_OUTPUTS  # one kernel's work on a GPU
         self.weight = nn.Parameter(torch.zeros(*batch_shape, in_features, out_features))
         self.bias = nn.Parameter(torch.zeros(*batch_shape, out_features))
 
@@ -37,23 +38,17 @@ class Linear(nn.Module):
         if torch.compiler.is_compiling():  # the sum is fused with the next operations; baddbmm copies the bias first
             return self.without_bias(x) + self.bias.unsqueeze(-2)
         batch = self.weight.shape[:-2]
-        if launching.runs_on(x.device) and self._is_narrow(x):
+        if self._is_narrow and launching.runs_on(x.device) and x.dtype == self.weight.dtype == torch.float32:
             from rlrat.networks.network_kernels import narrow_linear
 
-            x = x.expand(*batch, *x.shape[-2:])
-            return narrow_linear(x.flatten(0, -3), self.weight.flatten(0, -3), self.bias.flatten(0, -2)).unflatten(
-                0, batch
-            )
+            x = x.expand(*batch, *x.shape[-2:]).flatten(0, -3)
+            return narrow_linear(x, self.weight.flatten(0, -3), self.bias.flatten(0, -2)).unflatten(0, batch)
         if len(batch) == 1:
             return torch.baddbmm(self.bias.unsqueeze(-2), x, self.weight)
         x = x.expand(*batch, *x.shape[-2:])
         # One call for product and bias; flattening gives views, also of the parameters.
         y = torch.baddbmm(self.bias.flatten(0, -2).unsqueeze(-2), x.flatten(0, -3), self.weight.flatten(0, -3))
         return y.unflatten(0, batch)
-
-    def _is_narrow(self, x: Tensor) -> bool:
-        """Say whether the layer has few outputs, as those of critics and policies have: one kernel's work."""
-        return self.weight.shape[-1] <= _MOST_NARROW_OUTPUTS and x.dtype == self.weight.dtype == torch.float32
 
     def without_bias(self, x: Tensor) -> Tensor:
         batch = self.weight.shape[:-2]
