@@ -13,7 +13,7 @@ from rlrat.updates.random import UpdateBlocks
 _CHUNK = 2**18  # rows that are made at a time: the whole is never in memory twice
 _SHARE = 0.5  # of the free memory that the rows may take
 _GATHERED = 2**18  # numbers that are gathered at a time; they fit into a core's cache
-_GATHERED_ON_GPU = 2**22  # a launch takes as long as some 2^20 numbers
+_GATHERED_ON_GPU = 2**22  # 16 MiB: there fewer launches count
 
 
 class Rows:

@@ -72,7 +72,7 @@ def test_numbers_are_those_of_the_cpu(kernels, seeds, update):
 
 
 def test_normal_numbers_are_within_4_units_in_the_last_place(kernels):
-    """With each factor within one (below), and two roundings, they must be; 3 is the most seen in 1.3e9 pairs."""
+    """With each factor within one (below), and two roundings, they must be; 3 is the most seen in 6.7e8 numbers."""
     ours = kernels(lambda device: Stream([1, 2], "noise", device).normal(0, (2**14 + 1,)))
     assert _distance(ours, Stream([1, 2], "noise").normal(0, (2**14 + 1,))).max() <= 4
 
