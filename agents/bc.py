@@ -39,7 +39,7 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import Policy, dropout_masks, initialize
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, cosine
+from rlrat.updates import Adam, SeedGuard
 
 
 class BC(nn.Module):
@@ -62,14 +62,13 @@ class BC(nn.Module):
         self.to(device)
 
         adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
-        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
-        self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
+        steps = args.total_updates if args.actor_schedule == "cosine" else None
+        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", cosine_updates=steps, **adam)
+        self.dropout = dropout_masks(seeds, args.actor_dropout, args.batch_size, self.policy.mean, device)
 
     def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        args = self.args
-        masks = dropout_masks(self.dropout, update, args.actor_dropout, args.batch_size, self.policy.mean)
-        return self.batches.at(update), masks
+        return self.batches.at(update), self.dropout.at(update)
 
     def update(self, batch: Batch, dropout: list[Tensor] | None = None) -> dict[str, Tensor]:
         """One gradient step; a pure function of tensors that stay on the device."""
@@ -78,10 +77,8 @@ class BC(nn.Module):
 
     def update_actor(self, batch: Batch, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Maximise log pi(a | s), which is minus the squared error of a deterministic policy."""
-        args = self.args
         loss = -self.policy.log_prob(batch.observations, batch.actions, dropout).mean(-1)
-        schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else None
-        self.policy_optimizer.step(loss, schedule)
+        self.policy_optimizer.step(loss)
         return {"losses/actor": loss}
 
     def inspect(self, batch: Batch) -> None:

@@ -74,7 +74,7 @@ from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import MLP, Policy, initialize
 from rlrat.rational.launching import is_gpu
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses, polyak_
 
 _MAX_MULTIPLIER = 1e6
 _CPU_ROWS = 2048  # that each critic takes at once
@@ -156,12 +156,13 @@ class CQL(nn.Module):
         self.part_size = args.batch_size if on_gpu else max(1, _CPU_ROWS // (1 + 3 * args.num_actions))
         shape = (args.batch_size, self.action_size)
         self.counts = (args.num_actions, args.num_actions, args.num_actions if args.max_target_backup else 1, 1)
-        self.uniform = UpdateBlocks(Stream(seeds, "uniform actions", device).uniform, (args.num_actions, *shape))
+        uniform = Stream(seeds, "uniform actions", device).uniform
+        self.uniform = UpdateBlocks(uniform, (args.num_actions, *shape), signed=True)
         self.normal = UpdateBlocks(Stream(seeds, "policy noise", device).normal, (sum(self.counts), *shape))
 
     def inputs(self, update: int) -> tuple[Batch, Noise, bool]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        noise = Noise(2.0 * self.uniform.at(update) - 1.0, *self.normal.at(update).split(self.counts, dim=1))
+        noise = Noise(self.uniform.at(update), *self.normal.at(update).split(self.counts, dim=1))
         return self.batches.at(update), noise, update < self.args.cloning_updates
 
     def update(self, batch: Batch, noise: Noise, cloning: bool) -> dict[str, Tensor]:
@@ -196,7 +197,7 @@ class CQL(nn.Module):
         next_q, best = self.critics(self.q_target, batch.next_observations, backup_actions).amin(1).max(1, keepdim=True)
         if args.backup_entropy:
             next_q = next_q - weight.unsqueeze(-1) * backup_log_prob.gather(1, best)
-        target = batch.rewards + args.discount * (1.0 - batch.terminations) * next_q.squeeze(1)
+        target = losses.bellman_target(batch.rewards, batch.terminations, next_q.squeeze(1), args.discount)
         return Samples(actions, log_density, target)
 
     def update_entropy_weight(self, log_prob: Tensor) -> dict[str, Tensor]:

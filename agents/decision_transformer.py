@@ -66,7 +66,7 @@ from rlrat.datasets import NO_EPISODES, Dataset, Units, WindowBatch, Windows
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import Embedding, Gain, LayerNorm, SequencePolicy, check_target_returns, initialize
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream
+from rlrat.updates import Adam, DropoutMasks, SeedGuard, Stream
 
 PUBLISHED_TARGETS = {"HalfCheetah": (12000.0, 6000.0), "Hopper": (3600.0, 1800.0), "Walker2d": (5000.0, 2500.0)}
 
@@ -110,17 +110,16 @@ class DecisionTransformer(nn.Module):
             decoupled=True,
             undecayed=[*embeddings, *(m for m in policy.modules() if isinstance(m, Embedding | LayerNorm | Gain))],
             max_norm=args.max_norm,
+            warmup_updates=args.warmup_updates,
         )
-        self.dropout = [Stream(seeds, f"dropout {place}", device) for place in range(1 + 3 * args.num_layers)]
-
-    def inputs(self, update: int) -> tuple[WindowBatch, list[Tensor | None]]:
-        """What `update` takes, each a function of (seed, number of the update)."""
-        args = self.args
         rates = (args.embedding_dropout, args.attention_dropout, args.residual_dropout)
-        shapes = self.policy.dropout_shapes(args.batch_size, *rates)
-        pairs = zip(self.dropout, shapes, strict=True)
-        masks = [stream.dropout(update, rate, shape) if rate > 0.0 else None for stream, (rate, shape) in pairs]
-        return self.batches.at(update), masks
+        rates, shapes = zip(*policy.dropout_shapes(args.batch_size, *rates), strict=True)
+        streams = [Stream(seeds, f"dropout {place}", device) for place in range(len(shapes))]
+        self.dropout = DropoutMasks(streams, rates, shapes)
+
+    def inputs(self, update: int) -> tuple[WindowBatch, list[Tensor | None] | None]:
+        """What `update` takes, each a function of (seed, number of the update)."""
+        return self.batches.at(update), self.dropout.at(update)
 
     def update(self, batch: WindowBatch, dropout: list[Tensor | None] | None = None) -> dict[str, Tensor]:
         """One gradient step; a pure function of tensors that stay on the device."""
@@ -132,8 +131,7 @@ class DecisionTransformer(nn.Module):
         predicted = self.policy.predict(*batch[:4], dropout=dropout)
         error = (predicted - batch.actions).square().mean(-1)
         loss = (error * batch.mask).sum((1, 2)) / batch.mask.sum((1, 2))
-        warmup = ((self.policy_optimizer.steps + 1) / self.args.warmup_updates).clamp(max=1.0).unsqueeze(-1)
-        self.policy_optimizer.step(loss, warmup)
+        self.policy_optimizer.step(loss)
         return {"losses/actor": loss}
 
     def inspect(self, batch: WindowBatch) -> None:

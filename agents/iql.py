@@ -50,9 +50,9 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, dropout_masks, initialize
+from rlrat.networks import MLP, Policy, dropout_masks, initialize, joined
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, cosine, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, flatten, losses, polyak_
 
 
 class IQL(nn.Module):
@@ -78,15 +78,14 @@ class IQL(nn.Module):
         adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
         self.q_optimizer = Adam(self.q, args.learning_rate, name="q", **adam)
         self.v_optimizer = Adam(self.v, args.learning_rate, name="v", **adam)
-        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
+        steps = args.total_updates if args.actor_schedule == "cosine" else None
+        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", cosine_updates=steps, **adam)
         flatten(self.q_target)
-        self.dropout = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(args.hidden_dims))]
+        self.dropout = dropout_masks(seeds, args.actor_dropout, args.batch_size, self.policy.mean, device)
 
     def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        args = self.args
-        masks = dropout_masks(self.dropout, update, args.actor_dropout, args.batch_size, self.policy.mean)
-        return self.batches.at(update), masks
+        return self.batches.at(update), self.dropout.at(update)
 
     def update(self, batch: Batch, dropout: list[Tensor] | None = None) -> dict[str, Tensor]:
         """One gradient step of each network; a pure function of tensors that stay on the device."""
@@ -97,13 +96,13 @@ class IQL(nn.Module):
             metrics = self.update_q(batch)
             metrics |= self.update_v(batch, target_q)[0]
             with torch.no_grad():
-                advantage = target_q - self.value(batch.observations)
+                value = self.value(batch.observations)
         else:
             with torch.no_grad():
                 next_value = self.value(batch.next_observations)
-            metrics, advantage = self.update_v(batch, target_q)
+            metrics, value = self.update_v(batch, target_q)
             metrics |= self.update_q(batch, next_value)
-        metrics |= self.update_actor(batch, advantage, dropout)
+        metrics |= self.update_actor(batch, target_q - value, dropout)
         polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
         return metrics
 
@@ -112,39 +111,33 @@ class IQL(nn.Module):
         with torch.no_grad():
             if next_value is None:
                 next_value = self.value(batch.next_observations)
-            target = batch.rewards + self.args.discount * (1.0 - batch.terminations) * next_value
+            target = losses.bellman_target(batch.rewards, batch.terminations, next_value, self.args.discount)
         q = self.critics(self.q, batch.observations, batch.actions)
-        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(1)
+        loss, mean = losses.squared_error(q, target)
         self.q_optimizer.step(loss)
-        return {"losses/q": loss, "charts/q_mean": q.mean((1, 2))}
+        return {"losses/q": loss, "charts/q_mean": mean}
 
     def update_v(self, batch: Batch, target_q: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Eq. 5: expectile regression of V on the smaller target critic; also its advantage before the step."""
+        """Eq. 5: V moves to an expectile of the smaller target critic, by |expectile - 1(u < 0)| u^2, u = Q - V(s).
+
+        Also returns V(s) before the step.
+        """
         value = self.value(batch.observations)
-        advantage = target_q - value
-        weight = torch.where(advantage.detach() > 0, self.args.expectile, 1.0 - self.args.expectile)
-        loss = (weight * advantage.square()).mean(-1)
+        loss, mean = losses.expectile_error(value, target_q, self.args.expectile)
         self.v_optimizer.step(loss)
-        return {"losses/v": loss, "charts/v_mean": value.mean(-1)}, advantage.detach()
+        return {"losses/v": loss, "charts/v_mean": mean}, value.detach()
 
     def update_actor(self, batch: Batch, advantage: Tensor, dropout: list[Tensor] | None) -> dict[str, Tensor]:
-        """Eq. 7: behaviour cloning weighted by exp(beta A)."""
+        """Eq. 7: behaviour cloning weighted by exp(beta A): -min(exp(beta A), max_weight) log pi(a | s)."""
         args = self.args
-        weight = torch.exp(args.inverse_temperature * advantage).clamp(max=args.max_weight)
-        loss = -(weight * self.policy.log_prob(batch.observations, batch.actions, dropout)).mean(-1)
-        schedule = cosine(self.policy_optimizer, args.total_updates) if args.actor_schedule == "cosine" else None
-        self.policy_optimizer.step(loss, schedule)
-        return {
-            "losses/actor": loss,
-            "charts/advantage_mean": advantage.mean(-1),
-            "charts/advantage_std": advantage.std(-1, correction=0),
-            "charts/weight_mean": weight.mean(-1),
-            "charts/weight_clipped": (weight >= args.max_weight).float().mean(-1),
-        }
+        log_prob = self.policy.log_prob(batch.observations, batch.actions, dropout)
+        loss, known = losses.weighted_likelihood(log_prob, advantage, args.inverse_temperature, args.max_weight)
+        self.policy_optimizer.step(loss)
+        return {"losses/actor": loss, **{f"charts/{name}": value for name, value in known.items()}}
 
     def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
         """Q(s, a) `[S, 2, B]` of both critics of each seed."""
-        return network(torch.cat([observations, actions], dim=-1).unsqueeze(1)).squeeze(-1)
+        return network(joined(observations, actions).unsqueeze(1)).squeeze(-1)
 
     def min_q(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
         return self.critics(network, observations, actions).amin(1)

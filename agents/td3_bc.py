@@ -43,9 +43,9 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, initialize
+from rlrat.networks import MLP, Policy, initialize, joined
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, polyak_
+from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses, polyak_
 
 
 class TD3BC(nn.Module):
@@ -89,7 +89,6 @@ class TD3BC(nn.Module):
         if actor_step:
             metrics |= self.update_actor(batch)
             polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
-            polyak_(self.policy_target, self.policy, self.args.polyak, self.guard.alive)
         return metrics
 
     def update_q(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
@@ -100,28 +99,28 @@ class TD3BC(nn.Module):
             noise = (noise * scale).clamp(-clip, clip)
             next_actions = (self.actions(self.policy_target, batch.next_observations) + noise).clamp(-1.0, 1.0)
             next_q = self.critics(self.q_target, batch.next_observations, next_actions).amin(1)
-            target = batch.rewards + args.discount * (1.0 - batch.terminations) * next_q
+            target = losses.bellman_target(batch.rewards, batch.terminations, next_q, args.discount)
         q = self.critics(self.q, batch.observations, batch.actions)
-        loss = (q - target.unsqueeze(1)).square().mean(-1).sum(1)
+        loss, mean = losses.squared_error(q, target)
         self.q_optimizer.step(loss)
-        return {"losses/q": loss, "charts/q_mean": q.mean((1, 2))}
+        return {"losses/q": loss, "charts/q_mean": mean}
 
     def update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """Maximise lambda Q1(s, pi(s)) - (pi(s) - a)^2; in lambda = alpha / mean |Q1| the action is pi(s), not a.
 
-        The paper writes a there, its authors' script pi(s).
+        The paper writes a there, its authors' script pi(s). The target actor follows.
         """
         actions = self.actions(self.policy.mean, batch.observations)
         q = self.critics(self.q, batch.observations, actions)[:, 0]
         weight = beside(self.args.alpha, 1) / (q.detach().abs().mean(-1) + 1e-6)
         cloning = (actions - batch.actions).square().mean((-2, -1))
         loss = cloning - weight * q.mean(-1)
-        self.policy_optimizer.step(loss)
+        self.policy_optimizer.step(loss, target=self.policy_target, polyak=self.args.polyak)
         return {"losses/actor": loss, "losses/cloning": cloning, "charts/lambda": weight}
 
     def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
         """Q(s, a) `[S, 2, B]` of both critics of each seed."""
-        return network(torch.cat([observations, actions], dim=-1).unsqueeze(1)).squeeze(-1)
+        return network(joined(observations, actions).unsqueeze(1)).squeeze(-1)
 
     def actions(self, network: MLP, observations: Tensor) -> Tensor:
         """pi(s) `[S, B, act]` in [-1, 1]."""

@@ -111,3 +111,15 @@ def scalars():
         return found
 
     return read
+
+
+@pytest.fixture
+def emulator():
+    """A GPU that the CPU plays, see tests/emulator; kernels run in Triton's interpreter."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("Triton compiles where there is a GPU")
+    from tests.emulator import Emulator
+
+    with Emulator() as emulator:
+        yield emulator

@@ -116,7 +116,7 @@ class Batches:
 
         stream = Stream(seeds, "batch", device)
 
-        def draw(updates: int | Tensor, device: torch.device) -> Tensor:
+        def draw(updates: int | range, device: torch.device) -> Tensor:
             own = stream if device == stream.device else Stream(seeds, "batch", device)
             return own.integers(updates, (batch_size,), high=len(dataset))
 
@@ -160,30 +160,34 @@ class Windows:
 
         timesteps = dataset.timesteps()
         sizes = np.diff(np.append(dataset.episode_starts, len(dataset)))
-        self._timesteps = torch.from_numpy(timesteps).to(device)
-        self._left = torch.from_numpy(np.repeat(sizes, sizes) - timesteps).to(device)
-        self._offsets = torch.arange(length, device=device)
+        left = torch.from_numpy(np.repeat(sizes, sizes) - timesteps).to(device)
+        timesteps = torch.from_numpy(timesteps).to(device)
         whole = np.flatnonzero(np.repeat(dataset.episode_complete, sizes))
         stream = Stream(seeds, "batch", device)
-        starts = {torch.device(place): torch.from_numpy(whole).to(place) for place in ("cpu", device)}
+        places = {torch.device(place) for place in ("cpu", device)}
+        starts = {place: torch.from_numpy(whole).to(place) for place in places}
+        steps = {place: torch.arange(length, device=place) for place in places}
 
-        def first(updates: int | Tensor, device: torch.device) -> Tensor:
+        def first(updates: int | range, device: torch.device) -> Tensor:
             own = stream if device == stream.device else Stream(seeds, "batch", device)
-            return starts[device][own.integers(updates, (batch_size,), high=len(whole))]
+            return starts[device][own.integers(updates, (batch_size,), high=len(whole))].unsqueeze(-1)
 
-        def draw(updates: int | Tensor, device: torch.device) -> Tensor:
-            steps = torch.arange(length, device=device)
+        def draw(updates: int | range, device: torch.device) -> Tensor:
             # A window may reach beyond the data's end; the mask is 0 there.
-            return (first(updates, device).unsqueeze(-1) + steps).clamp_(max=len(dataset) - 1)
+            return (first(updates, device) + steps[device]).clamp_(max=len(dataset) - 1)
 
-        self._first = UpdateBlocks(first, torch.device(device))
+        def draw_timesteps(updates: int | range) -> Tensor:
+            return timesteps[first(updates, stream.device)] + steps[stream.device]
+
+        def draw_mask(updates: int | range) -> Tensor:
+            return (steps[stream.device] < left[first(updates, stream.device)]).to(torch.float32)
+
+        self._timesteps, self._mask = UpdateBlocks(draw_timesteps), UpdateBlocks(draw_mask)
         widths = (dataset.observations.shape[1], units.action_size, 1)
         self._rows = Rows(read, len(dataset), widths, draw, device)
 
     def at(self, update: int) -> WindowBatch:
         """Return the batch of `update`, a function of (seed, update)."""
-        first = self._first.at(update)
         observations, actions, returns_to_go = self._rows.at(update)
-        mask = (self._offsets < self._left[first].unsqueeze(-1)).to(torch.float32)
-        timesteps = self._timesteps[first].unsqueeze(-1) + self._offsets
+        timesteps, mask = self._timesteps.at(update), self._mask.at(update)
         return WindowBatch(observations, actions, returns_to_go.squeeze(-1), timesteps, mask)

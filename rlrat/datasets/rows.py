@@ -13,6 +13,7 @@ from rlrat.updates.random import UpdateBlocks
 _CHUNK = 2**18  # rows that are made at a time: the whole is never in memory twice
 _SHARE = 0.5  # of the free memory that the rows may take
 _GATHERED = 2**18  # numbers that are gathered at a time; they fit into a core's cache
+_GATHERED_ON_GPU = 2**22  # 16 MiB: there fewer launches count
 
 
 class Rows:
@@ -27,7 +28,8 @@ class Rows:
         read: returns the rows at a slice or an array `[n]` of indices: `[n, sum of the widths]`.
         count: number of rows.
         widths: widths of the columns.
-        draw: `draw(updates, device)` returns the indices `[*updates.shape, *shape]` that updates gather, on `device`.
+        draw: `draw(updates, device)` returns the indices that updates gather, on `device`: `[*shape]` for one update,
+            `[U, *shape]` for a range of U.
         resident: whether to keep the rows on the device; by default, if they fit.
     """
 
@@ -36,7 +38,7 @@ class Rows:
         read: Callable[[slice | np.ndarray], np.ndarray],
         count: int,
         widths: Sequence[int],
-        draw: Callable[[Tensor | int, torch.device], Tensor],
+        draw: Callable[[int | range, torch.device], Tensor],
         device: torch.device | str,
         resident: bool | None = None,
     ) -> None:
@@ -60,7 +62,7 @@ class Rows:
     def _tensor(self, index: slice | np.ndarray) -> Tensor:
         return torch.from_numpy(self._read(index).astype(np.float32, copy=False))
 
-    def _gather(self, updates: Tensor | int) -> Tensor:
+    def _gather(self, updates: int | range) -> Tensor:
         indices = self._draw(updates, torch.device("cpu"))
         rows = self._tensor(indices.flatten().numpy()).unflatten(0, indices.shape)
         return rows.pin_memory() if is_gpu(self._device) else rows
@@ -78,7 +80,8 @@ class Rows:
         first, numbers = self._blocks.block(update)
         if self._rows is None:
             return first, numbers.to(self._device, non_blocking=True)
-        several = max(1, _GATHERED // (numbers[0].numel() * self._rows.shape[1]))
+        most = _GATHERED_ON_GPU if is_gpu(self._device) else _GATHERED
+        several = max(1, most // (numbers[0].numel() * self._rows.shape[1]))
         start = (update - first) // several * several
         numbers = numbers[start : start + several]
         return first + start, self._rows.index_select(0, numbers.flatten()).unflatten(0, numbers.shape)

@@ -5,7 +5,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -83,11 +82,12 @@ class _EvaluationThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-                self._policy.load_state_dict(self._snapshot.state)
-                if self.evaluator is None:
-                    self.evaluator = self._make()
-                self.result = self.evaluator.run(self)
+            if self._stream is not None:
+                torch.cuda.set_stream(self._stream)  # and its device: a thread begins on the first GPU
+            self._policy.load_state_dict(self._snapshot.state)
+            if self.evaluator is None:
+                self.evaluator = self._make()
+            self.result = self.evaluator.run(self)
         except BaseException as error:  # handled by the thread that trains
             self.error = error
 
@@ -141,12 +141,14 @@ class BackgroundEvaluator:
         self.failure: str | None = None
         """Why the last evaluation failed that did."""
         self._policy, self._evaluator = self._copy(), make()
-        on_gpu = any(is_gpu(parameter.device) for parameter in self._policy.parameters())
+        gpu = next((p.device for p in policy.parameters() if is_gpu(p.device)), None)
         # In the default stream it would wait for all work of the training.
-        self._stream = torch.cuda.Stream() if on_gpu else None
+        self._stream = None if gpu is None else torch.cuda.Stream(gpu)
 
     def _copy(self) -> nn.Module:
         policy = copy.deepcopy(self._original).requires_grad_(False)
+        if hasattr(policy, "flat"):  # of an optimizer: the copy's parameters are no part of it
+            del policy.flat
         return policy if hasattr(policy, "observe") else policy.cpu()
 
     @property

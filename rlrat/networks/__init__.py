@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         **dict.fromkeys(("make_activation", "names"), "activations"),
-        **dict.fromkeys(("MLP", "Embedding", "LayerNorm", "dropout_masks", "initialize"), "layers"),
+        **dict.fromkeys(("MLP", "Embedding", "LayerNorm", "dropout_masks", "initialize", "joined"), "layers"),
         "Policy": "policies",
         **dict.fromkeys(("Gain", "SequencePolicy", "check_target_returns"), "transformer"),
         **dict.fromkeys(("Initialization", "Norm", "PolicyHead", "RationalVersion"), "choices"),

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from rlrat.networks.activations import make_activation
 from rlrat.networks.choices import Initialization, Norm
-from rlrat.rational import Rational
-from rlrat.updates.random import Stream, generator
+from rlrat.rational import Rational, launching
+from rlrat.updates.random import DropoutMasks, Stream, generator
 
+_MOST_NARROW_OUTPUTS = 8  # for more, cuBLAS is as fast
 INITIALIZATIONS = (*get_args(Initialization), "normal", "lecun_normal")
 
 
@@ -29,6 +30,7 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.orthogonal_gain = orthogonal_gain
+        self._is_narrow = out_features <= _MOST_NARROW_OUTPUTS  # one kernel's work on a GPU
         self.weight = nn.Parameter(torch.zeros(*batch_shape, in_features, out_features))
         self.bias = nn.Parameter(torch.zeros(*batch_shape, out_features))
 
@@ -36,6 +38,11 @@ class Linear(nn.Module):
         if torch.compiler.is_compiling():  # the sum is fused with the next operations; baddbmm copies the bias first
             return self.without_bias(x) + self.bias.unsqueeze(-2)
         batch = self.weight.shape[:-2]
+        if self._is_narrow and launching.runs_on(x.device) and x.dtype == self.weight.dtype == torch.float32:
+            from rlrat.networks.network_kernels import narrow_linear
+
+            x = x.expand(*batch, *x.shape[-2:]).flatten(0, -3)
+            return narrow_linear(x, self.weight.flatten(0, -3), self.bias.flatten(0, -2)).unflatten(0, batch)
         if len(batch) == 1:
             return torch.baddbmm(self.bias.unsqueeze(-2), x, self.weight)
         x = x.expand(*batch, *x.shape[-2:])
@@ -154,6 +161,25 @@ class MLP(nn.Module):
         return self.output(x)
 
 
+def joined(observations: Tensor, actions: Tensor) -> Tensor:
+    """Concatenate two inputs of a network along the features: `[..., obs + act]`.
+
+    On a GPU, neighbouring columns of a batch are not copied: they are one in its memory already.
+    """
+    ours, theirs = observations, actions
+    if (
+        launching.is_gpu(ours.device)
+        and ours.shape[:-1] == theirs.shape[:-1]
+        and ours.stride() == theirs.stride()
+        and ours.stride(-1) == 1
+        and ours.untyped_storage().data_ptr() == theirs.untyped_storage().data_ptr()
+        and ours.storage_offset() + ours.shape[-1] == theirs.storage_offset()
+        and not (ours.requires_grad or theirs.requires_grad)
+    ):
+        return ours.as_strided((*ours.shape[:-1], ours.shape[-1] + theirs.shape[-1]), ours.stride())
+    return torch.cat([observations, actions], dim=-1)
+
+
 _MOST_ROUNDED_LAYERS = 8  # up to this number L of layers, all 2^L ways of rounding are tried
 
 
@@ -181,16 +207,14 @@ def _count_weights(in_features: int, hidden_dims: Sequence[int], out_features: i
     return hidden * (2 if gated else 1) + (hidden_dims[-1] + 1) * out_features
 
 
-def dropout_masks(
-    streams: Sequence[Stream], update: int | Tensor, rate: float, rows: int, mlp: MLP
-) -> list[Tensor] | None:
-    """Draw factors of inverted dropout, 0 or 1/(1 - rate): `[S, rows, width]` for each hidden layer; None at rate 0."""
-    if rate == 0.0:
-        return None
-    return [
-        stream.dropout(update, rate, (rows, layer.linear.weight.shape[-1]))
-        for stream, layer in zip(streams, mlp.hidden, strict=True)
-    ]
+def dropout_masks(seeds: Sequence[int], rate: float, rows: int, mlp: MLP, device: torch.device | str) -> DropoutMasks:
+    """Make what draws factors of inverted dropout, 0 or 1/(1 - rate), `[S, rows, width]` for each hidden layer.
+
+    Its `at(update)` is what `MLP` takes as `dropout`; at rate 0 that is None.
+    """
+    streams = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(mlp.hidden))]
+    shapes = [(rows, layer.linear.weight.shape[-1]) for layer in mlp.hidden]
+    return DropoutMasks(streams, [rate] * len(shapes), shapes)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrat.networks.layers import MLP
+from rlrat.rational import launching
 
 if TYPE_CHECKING:
     from rlrat.datasets.batches import Units
@@ -123,6 +124,11 @@ class Policy(ActingPolicy):
 
     def log_prob(self, observations: Tensor, actions: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
         """Return log densities `[S, B]` of `actions` `[S, B, act]` in [-1, 1] at normalised states `[S, B, obs]`."""
+        if self.head != "sac" and not torch.compiler.is_compiling() and launching.runs_on(observations.device):
+            from rlrat.networks.network_kernels import log_prob
+
+            outputs = self.mean(observations, dropout)
+            return log_prob(outputs, actions, self.log_std, self.head, self.HEADS[self.head])
         if self.head == "deterministic":
             return -(torch.tanh(self.mean(observations, dropout)) - actions).square().sum(-1)
         mean, log_std = self.gaussian(observations, dropout)

@@ -1,7 +1,7 @@
 """Define the Decision Transformer's network and how it acts (Chen et al. 2021, arXiv 2106.01345), with a seed axis."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -231,7 +231,14 @@ class SequencePolicy(ActingPolicy):
 
     def reset(self) -> None:
         """Forget the episode; call it before each first step."""
-        self._step, self._window = 0, None
+        self._step, self._window, self._return_to_go, self._dones = 0, None, None, None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SequencePolicy":
+        """Take the episode along where the policy moves."""
+        if self._window is not None:
+            self._window = tuple(map(fn, self._window))
+            self._return_to_go, self._dones = fn(self._return_to_go), fn(self._dones)
+        return super()._apply(fn, recurse)
 
     @torch.no_grad()
     def forward(self, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:

@@ -1,6 +1,8 @@
 """Compute rational activations on a GPU by the Triton kernels of triton_kernels.py."""
 
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -18,8 +20,10 @@ TILES = {
     "forward": {2: (4, 2), 4: (4, 2), 8: (4, 2)},
     "backward": {2: (4, 1), 4: (4, 1), 8: (8, 1)},
 }
-# In the backward pass: several times what works at once, so that the last programs leave few processors idle.
-_PROGRAMS_PER_PROCESSOR = 32
+# More than work at once, so that the last programs leave few processors idle; in a large input each has several tiles.
+PROGRAMS_PER_PROCESSOR = {"forward": 16, "backward": 32}
+# Each program of the backward pass leaves partial sums, which the last one adds.
+LEAST_TILES = {"forward": 1, "backward": 8}
 
 
 def supports(degrees: tuple[int, int], x: Tensor, numerator: Tensor, bias: Tensor | None) -> bool:
@@ -38,45 +42,70 @@ def _interpreted() -> bool:
     return triton.knobs.runtime.interpret
 
 
-class _Tiles(NamedTuple):
-    """Say how a direction cuts a layout: the kernels' arguments, and what follows from them."""
+def _programs(direction: str, device: torch.device) -> tuple[int, int]:
+    """Return how many programs a launch should have, and how many tiles each of them at least."""
+    if not launching.is_gpu(device):
+        return 2, 1  # in the interpreter
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return processors * PROGRAMS_PER_PROCESSOR[direction], LEAST_TILES[direction]
 
-    elements: int
-    rows: int
+
+class _Tiles(NamedTuple):
+    """Say how a direction cuts a layout: the kernels' arguments and constants of these names."""
+
+    full: int
+    left: int
     width: int
-    lanes: int
-    chunks: int
-    vector: int
+    splits: int
+    columns: int  # of tiles
     warps: int
+    constants: dict[str, int | bool]
 
     @classmethod
-    def of(cls, direction: str, layout: Layout, size: int, strides: tuple[int, ...]) -> "_Tiles":
-        warps, vectors = TILES[direction][size]
-        vector = 16 // size
-        if not layout.flat and any(stride % vector for stride in (layout.width, *strides)):
-            vector = 1
-        lanes = 32 * warps * vectors
+    def of(
+        cls, shape: tuple[int, int], layout: Layout, size: int, strides: tuple[int, ...], programs: int, least: int
+    ) -> "_Tiles":
+        """Cut a layout.
+
+        Args:
+            shape: warps and vectors, as in TILES.
+            size: the bytes of an element.
+            strides: those of the batch and of the rows, one after the other, of each tensor.
+            programs: how many there should be, of which each has at least `least` tiles.
+        """
+        warps, vectors = shape
+        vector, lanes = 16 // size, 32 * warps * vectors
         if layout.flat:
-            width = lanes * vector
-            return cls(layout.width, -(-layout.width // width), width, lanes, lanes, vector, warps)
-        chunks = 1 << (-(-layout.width // vector) - 1).bit_length()
-        return cls(0, layout.rows, layout.width, lanes, min(lanes, chunks), vector, warps)
-
-    @property
-    def row_tiles(self) -> int:
-        return -(-self.rows // (self.lanes // self.chunks))
-
-    @property
-    def column_tiles(self) -> int:
-        return -(-self.width // (self.chunks * self.vector))
+            width = chunks = lanes
+            full, left = divmod(layout.width, lanes * vector)
+        else:
+            if any(stride % vector for stride in (layout.width, *strides)):
+                vector = 1
+            width = layout.width // vector
+            chunks = min(lanes, 1 << (width - 1).bit_length())
+            full, left = divmod(layout.rows, lanes // chunks)
+        columns, row = -(-width // chunks), chunks * vector
+        tiles = full + (left > 0)
+        splits = max(1, min(-(-programs // (layout.batch * layout.groups * columns)), tiles // least))
+        dense = layout.flat or all(stride == row for stride in (layout.groups * layout.width, *strides[1::2]))
+        constants = {"LANES": lanes, "CHUNKS": chunks, "VECTOR": vector, "DENSE": dense, "WHOLE": width % chunks == 0}
+        return cls(full, left, width, splits, columns, warps, constants)
 
 
 class Plan:
     """Keep what calls with tensors of one shape, layout and type have in common; x is not empty."""
 
     def __init__(
-        self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+        self,
+        x: Tensor,
+        numerator: Tensor,
+        denominator: Tensor,
+        bias: Tensor | None,
+        gate: Tensor | None,
+        version: str,
+        shape: tuple[int, int] | None = None,
     ) -> None:
+        """Plan such calls; `shape`, as in TILES, is that of the tiles of both directions instead of TILES' own."""
         from . import triton_kernels
 
         self._kernels = triton_kernels
@@ -85,29 +114,29 @@ class Plan:
         self.out_strides, self.like_x = out.stride(), out.stride() == x.stride()
         _, *self._x_strides = layout.addressed(x, x)
         _, *self._out_strides = layout.addressed(out, out)
-        self._gate_strides = [0, 0] if gate is None else layout.addressed(gate, out)[1:]
+        strides = self._x_strides if gate is None else [*self._x_strides, *layout.addressed(gate, out)[1:]]
         self._entries = [0 if t is None else layout.entries(t)[1] for t in (numerator, denominator, bias)]
-        strides, size = (*self._x_strides, *self._gate_strides), x.element_size()
-        self._forward, self._backward = (_Tiles.of(name, layout, size, strides) for name in ("forward", "backward"))
+        size, device = x.element_size(), x.device
+        self._tiles = {
+            name: _Tiles.of(shape or sizes[size], layout, size, strides, *_programs(name, device))
+            for name, sizes in TILES.items()
+        }
+        self._vector = self._tiles["forward"].constants["VECTOR"]
         m, n = numerator.shape[-1] - 1, denominator.shape[-1] - (version == "C")
         self._constants = {
             "M": m, "N": n, "VERSION": version, "BIAS": bias is not None, "GATE": gate is not None,
             "FLAT": layout.flat, "LIMIT": 2.0 ** ((900.0 if size == 8 else 100.0) / max(m, n, 1)),
             "enable_fp_fusion": True,
         }  # fmt: skip
-        self._units, self._columns = layout.batch * layout.groups, self._backward.column_tiles
-        programs = 2  # in the interpreter
-        if launching.is_gpu(x.device):
-            programs = torch.cuda.get_device_properties(x.device).multi_processor_count * _PROGRAMS_PER_PROCESSOR
-        wanted = -(-programs // (self._units * self._columns))
-        self._splits = max(1, min(wanted, self._backward.row_tiles))
-        self._partials = self._units * self._splits * self._columns * (numerator.shape[-1] + denominator.shape[-1])
-        self._bias_partials = 0 if bias is None else self._units * self._splits * layout.width
+        tiles, self._units = self._tiles["backward"], layout.batch * layout.groups
+        rows = self._units * tiles.splits
+        self._partials = rows * tiles.columns * (numerator.shape[-1] + denominator.shape[-1])
+        self._bias_partials = 0 if bias is None else rows * layout.width
+        self._counters = self._units * (1 + -(-tiles.splits // triton_kernels.GROUP.value))
         self._wide = torch.float64 if size == 8 else torch.float32
-        self._tickets = launching.tickets(x.device)
-        if launching.is_gpu(x.device):
-            # Load both directions before the first launch: the capture of a graph needs them on the device. (Memory
-            # that is not aligned to 16 bytes takes other kernels, which are compiled and loaded when first met.)
+        self._tickets = launching.tickets(device)
+        if launching.is_gpu(device):
+            # Load both directions before the first launch: the capture of a graph needs them on the device.
             self.forward(x, numerator, denominator, bias, gate, load=True)
             self.backward(out, x, numerator, denominator, bias, gate, load=True)
 
@@ -125,13 +154,10 @@ class Plan:
 
         `load`: only compile the kernel and load it.
         """
-        y, layout, tiles = self._empty(x) if out is None else out, self.layout, self._forward
-        x, a, b, bias, gate, gate_strides = self._inputs(x, numerator, denominator, bias, gate)
-        self._launch(
-            self._kernels.forward_kernel, self._units * tiles.row_tiles * tiles.column_tiles, tiles, load,
-            x, y, a, b, x if bias is None else bias, x if gate is None else gate,
-            tiles.elements, tiles.rows, tiles.width, layout.groups, *self._x_strides, *gate_strides, *self._entries,
-        )  # fmt: skip
+        y = self._empty(x) if out is None else out
+        x, a, b, bias, gate, strides = self._inputs(x, numerator, denominator, bias, gate)
+        tensors = x, y, a, b, x if bias is None else bias, x if gate is None else gate
+        self._launch("forward", tensors, strides, load)
         return y
 
     def backward(
@@ -145,49 +171,65 @@ class Plan:
         load: bool = False,
     ) -> tuple[Tensor | None, ...]:
         """Compute the gradients of x, numerator, denominator, bias and gate."""
-        dx, layout, tiles = self._empty(x), self.layout, self._backward
-        strides = self._out_strides
+        dx, grad_strides = self._empty(x), self._out_strides
         if grad.stride() != self.out_strides:
-            grad, *strides = layout.addressed(grad, dx)
-            if tiles.vector > 1 and any(stride % tiles.vector for stride in strides):
-                grad, strides = torch.empty_like(dx, dtype=grad.dtype).copy_(grad), self._out_strides
-        x, a, b, given_bias, given_gate, gate_strides = self._inputs(x, numerator, denominator, bias, gate)
+            grad, *grad_strides = self.layout.addressed(grad, dx)
+            gaps = self._tiles["backward"].constants["DENSE"] and grad_strides[1] != self._out_strides[1]
+            if gaps or any(stride % self._vector for stride in grad_strides):
+                grad, grad_strides = torch.empty_like(dx).copy_(grad), self._out_strides
+        grad, grad_strides = self._aligned(grad, grad_strides)
+        x, a, b, given_bias, given_gate, strides = self._inputs(x, numerator, denominator, bias, gate)
         da, db = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, b))
         dbias = None if bias is None else torch.empty_like(given_bias, memory_format=torch.contiguous_format)
         dgate = None if gate is None else torch.empty_like(dx)
         partials = torch.empty(self._partials + self._bias_partials, dtype=self._wide, device=x.device)
-        self._launch(
-            self._kernels.backward_kernel, self._units * self._splits * self._columns, tiles, load,
+        tensors = (
             x, grad, dx, a, b, da, db, *(x if t is None else t for t in (given_bias, dbias, given_gate, dgate)),
-            partials, partials[self._partials :] if self._bias_partials else partials, self._tickets.take(self._units),
-            tiles.elements, tiles.rows, tiles.width, layout.groups, self._splits, *self._x_strides, *strides,
-            *gate_strides, *self._entries,
+            partials, partials[self._partials :] if self._bias_partials else partials,
+            self._tickets.take(self._counters),
         )  # fmt: skip
+        self._launch("backward", tensors, [*strides[:2], *grad_strides, *strides[2:]], load)
         return dx, da, db, dbias, dgate
 
-    def _launch(self, kernel, programs: int, tiles: _Tiles, load: bool, *arguments) -> None:
-        sizes = {"LANES": tiles.lanes, "CHUNKS": tiles.chunks, "VECTOR": tiles.vector}
-        settings = {"device": arguments[0].device, "load": load, "warps": tiles.warps}
-        launching.launch(kernel, programs, *arguments, **settings, **self._constants, **sizes)
+    def _launch(self, direction: str, tensors: tuple[Tensor, ...], strides: list[int], load: bool) -> None:
+        tiles, layout = self._tiles[direction], self.layout
+        kernel = self._kernels.forward_kernel if direction == "forward" else self._kernels.backward_kernel
+        launching.launch(
+            kernel, self._units * tiles.splits * tiles.columns, *tensors, tiles.full, tiles.left, layout.rows,
+            tiles.width, layout.groups, tiles.splits, *(stride // self._vector for stride in strides), *self._entries,
+            device=tensors[0].device, load=load, warps=tiles.warps, **self._constants, **tiles.constants,
+        )  # fmt: skip
 
     def _empty(self, x: Tensor) -> Tensor:
         return torch.empty_like(x) if self.like_x else torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
     def _inputs(self, x, numerator, denominator, bias, gate) -> tuple:
-        """Return all of them as the kernels take them, copied only where needed."""
-        gate_strides = self._gate_strides
+        """Return all of them as the kernels take them, copied only where needed, and the strides of x and gate."""
         if not self.like_x:
             x, *_ = self.layout.addressed(x, x)
+        gate_strides = [0, 0]
         if gate is not None:
             gate, *gate_strides = self.layout.addressed(gate, x)
+            gate, gate_strides = self._aligned(gate, gate_strides)
+        x, x_strides = self._aligned(x, self._x_strides)
         a, b, bias = (None if t is None else self.layout.entries(t)[0] for t in (numerator, denominator, bias))
-        return x, a, b, bias, gate, gate_strides
+        return x, a, b, bias, gate, [*x_strides, *gate_strides]
+
+    def _aligned(self, t: Tensor, strides: list[int]) -> tuple[Tensor, list[int]]:
+        """Return t and its strides, or those of a copy: Triton would compile another kernel for unaligned memory."""
+        if self._vector == 1 or t.data_ptr() % 16 == 0:
+            return t, strides
+        if self.layout.flat:
+            return t.clone(), strides  # in the same order
+        t, *strides = self.layout.addressed(t.clone(memory_format=torch.contiguous_format), t)
+        return t, strides
 
 
 def tune(input_bytes: int = 2**26, device: str | torch.device = "cuda") -> dict[str, dict[int, tuple[int, int]]]:
     """Measure tiles for both directions and every type on a GPU, and use the fastest from now on.
 
-    This takes a minute or two, most of it for compiling. Existing plans keep their tiles: call it first.
+    Their kernels are compiled first, in as many threads as there are cores: all but its first stage Triton does without
+    Python's lock. Existing plans keep their tiles: call it first.
 
     Args:
         input_bytes: the size of the input to measure with, for every type.
@@ -198,15 +240,22 @@ def tune(input_bytes: int = 2**26, device: str | torch.device = "cuda") -> dict[
     from triton.testing import do_bench
 
     a, b = (torch.ones(1, count, device=device) for count in (6, 4))  # degrees (5, 4); time does not depend on values
-    for dtype in (torch.bfloat16, torch.float32, torch.float64):
-        x = torch.randn(input_bytes // dtype.itemsize, device=device, dtype=dtype)
-        out = torch.empty_like(x)
+    types = torch.bfloat16, torch.float32, torch.float64
+    inputs = [torch.randn(input_bytes // dtype.itemsize, device=device, dtype=dtype) for dtype in types]
+    shapes = list(itertools.product((2, 4, 8), (1, 2, 4)))
+    Plan(inputs[0], a, b, None, None, "A")  # makes what threads share
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        plans = threads.map(
+            lambda x, shape: Plan(x, a, b, None, None, "A", shape),
+            *zip(*itertools.product(inputs, shapes), strict=True),
+        )
+    for x in inputs:
+        out, own = torch.empty_like(x), dict(zip(shapes, plans, strict=False))
         for direction in TILES:
-            times = {}
-            for tiles in itertools.product((2, 4, 8), (1, 2, 4)):
-                TILES[direction][dtype.itemsize] = tiles
-                run = getattr(Plan(x, a, b, None, None, "A"), direction)
-                tensors = (x, a, b, None, None, out) if direction == "forward" else (x, x, a, b, None, None)
-                times[tiles] = do_bench(partial(run, *tensors), warmup=5, rep=20, return_mode="median")
-            TILES[direction][dtype.itemsize] = min(times, key=times.get)
+            tensors = (x, a, b, None, None, out) if direction == "forward" else (x, x, a, b, None, None)
+            times = {
+                shape: do_bench(partial(getattr(plan, direction), *tensors), warmup=5, rep=20, return_mode="median")
+                for shape, plan in own.items()
+            }
+            TILES[direction][x.element_size()] = min(times, key=times.get)
     return TILES

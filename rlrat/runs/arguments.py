@@ -127,7 +127,7 @@ class RunArguments:
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of matrix products; tf32 is for NVIDIA GPUs, bf16 also for CPUs with AMX. Everything else stays fp32."""
+    """Of matrix products; tf32 is for NVIDIA GPUs, bf16 for CPUs with AMX. Everything else stays fp32."""
     compile: Annotated[bool | None, conf.arg(constructor=bool)] = None
     """Compile the update: half a minute, then up to twice as fast on a CPU; by default of 20,000 updates or more."""
     capture: bool = True

@@ -3,16 +3,20 @@
 import contextlib
 import ctypes
 import gc
+import itertools
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from rlrat.errors import InputError
 from rlrat.rational.launching import is_gpu
+from rlrat.updates.captured import captured
 from rlrat.updates.learner import Learner
 from rlrat.updates.machine import available_memory, most_resident_memory, proc_bytes, synchronize
 
@@ -22,6 +26,7 @@ _MEASURED_MEMBERS = (2, 16)  # of the two learners that are compared; the larger
 
 _WARM_UP_UPDATES, _TIMED_UPDATES = 2, 10  # left out, and timed at most
 _TIMED_SECONDS = 0.5  # after which no more updates are timed
+_RECORDING_UPDATES = 50  # among these, the ones that prepare or make a recording are left out, too
 _SPARE_FACTOR = 1.2  # for 8 and 64 members, 0.82 to 1.10 times their memory was predicted: gaps differ between runs
 
 
@@ -69,17 +74,21 @@ class ResourceEstimate:
         )
 
 
-def estimate_resources(build: Callable[[int], Learner], num_members: int, device: torch.device) -> ResourceEstimate:
+def estimate_resources(
+    build: Callable[[int], Learner], num_members: int, device: torch.device, capture: bool = False
+) -> ResourceEstimate:
     """Measure two small learners for seconds, and draw the line through both up to `num_members`.
 
     On a CPU the memory was within a fifth of what 8 and 64 members of each agent took; the time is as good as the
-    machine is quiet. On a GPU that a few members leave idle, many members take more time than the line says. A compiled
-    update usually takes less of both. The environments of the evaluation are not counted (Hopper: nothing much; Ant:
-    4 MB a seed with 20 episodes).
+    machine is quiet. On a GPU that a few members leave idle, many members take more time than the line says. The update
+    is measured as it is without `--compile`: a compiled one usually takes less of both. The environments of the
+    evaluation are not counted (Hopper: nothing much; Ant: 4 MB a seed with 20 episodes).
 
     Args:
         build: makes the learner of the first so many members.
         num_members: at least `LEAST_MEMBERS`.
+        capture: whether the update will be replayed as CUDA graphs, if `device` is a GPU: then replays are timed, and
+            what the graphs keep is counted.
 
     Raises:
         InputError: where not even the small learners fit.
@@ -87,10 +96,11 @@ def estimate_resources(build: Callable[[int], Learner], num_members: int, device
     # The larger they are, the less count the allocator's gaps, which differ by 60 MB between runs of CQL.
     sizes = (_MEASURED_MEMBERS[0], min(_MEASURED_MEMBERS[1], num_members // 2))
     before, available = track_peak(device), available_memory(device)
+    place = device, capture and is_gpu(device)
     try:
-        _measure(build, 1, device)  # so that what a first update loads is loaded
+        _measure(build, 1, *place)  # so that what a first update loads is loaded
         loaded = track_peak(device) - before
-        (small, seconds, _), (large, more_seconds, state) = (_measure(build, size, device) for size in sizes)
+        (small, seconds, _), (large, more_seconds, state) = (_measure(build, size, *place) for size in sizes)
     except (RuntimeError, MemoryError) as error:
         # On a CPU, PyTorch raises a plain RuntimeError for it.
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "t allocate memory" not in str(error):
@@ -130,29 +140,49 @@ def track_peak(device: torch.device) -> int:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes in use since `track_peak`; 0 where the system does not say."""
+    """Return the most bytes in use since `track_peak`; 0 where the system does not say.
+
+    Of a GPU these are the bytes that PyTorch has reserved: a CUDA graph keeps its memory for the next replay, but that
+    counts as allocated only while the graph is recorded.
+    """
     if is_gpu(device):
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     try:
         return proc_bytes(Path("/proc/self/status"), "VmHWM")
     except OSError:  # not Linux: since the process began
         return most_resident_memory()
 
 
-def _measure(build: Callable[[int], Learner], size: int, device: torch.device) -> tuple[int, float, int]:
+def _measure(build: Callable[[int], Learner], size: int, device: torch.device, capture: bool) -> tuple[int, float, int]:
     """Measure a learner of `size` members: bytes at its peak, mean seconds of an update, and bytes of its state."""
     before = track_peak(device)
     learner = build(size)
-    for update in range(_WARM_UP_UPDATES + _TIMED_UPDATES):
-        if update == _WARM_UP_UPDATES:
+    plain, called = learner.update, False
+
+    def noted(*inputs: Any) -> dict[str, Tensor]:
+        nonlocal called
+        called = True
+        return plain(*inputs)
+
+    if capture:
+        learner.update = noted
+        learner.update = captured(learner)  # a replay does not call it
+    timed = -_WARM_UP_UPDATES
+    for number in itertools.count():
+        if timed == 0:
             synchronize(device)
             started = time.perf_counter()
-        learner.update(*learner.inputs(update))
+        called = False
+        learner.update(*learner.inputs(number))
+        timed += 1
+        if called and number < _RECORDING_UPDATES:
+            timed = min(timed, 0)
         # In pairs: TD3+BC's policy learns in every second update.
-        if update > _WARM_UP_UPDATES and update % 2 and time.perf_counter() - started > _TIMED_SECONDS:
+        late = timed > 0 and timed % 2 == 0 and time.perf_counter() - started > _TIMED_SECONDS
+        if late or timed == _TIMED_UPDATES:
             break
     synchronize(device)
-    seconds = (time.perf_counter() - started) / (update + 1 - _WARM_UP_UPDATES)
+    seconds = (time.perf_counter() - started) / timed
     return peak_memory(device) - before, seconds, sum(value.nbytes for value in learner.state_dict().values())
 
 

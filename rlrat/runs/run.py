@@ -82,7 +82,7 @@ class Run:
             arguments = dataclasses.replace(arguments, compile=pays(arguments.total_updates, self.device))
         self.arguments = arguments
         keep_freed_memory()
-        set_precision(arguments.precision)
+        set_precision(arguments.precision, self.device)
         if arguments.num_threads is not None:
             torch.set_num_threads(arguments.num_threads)
         import_modules(arguments.env_modules)
@@ -134,7 +134,7 @@ class Run:
         if may_be_large(group[0].arguments, len(group)):
             check_memory(shapes, len(group), self.device)
         if len(group) >= LEAST_MEMBERS:
-            found = estimate_resources(first, len(group), self.device)
+            found = estimate_resources(first, len(group), self.device, self.arguments.capture)
             found.check()
             seconds = timedelta(seconds=round(found.seconds_per_update * self.arguments.total_updates))
             text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"
@@ -166,9 +166,8 @@ class Run:
             raise InputError(
                 f"update returned {other[0]} of shape {shape}: a number for each seed is needed, [{seeds}]"
             )
-        values = torch.stack([value.detach() for value in metrics.values()])
         sums, count = self._sums.get(names, (0.0, 0))
-        self._sums[names] = (values.add_(sums), count + 1)
+        self._sums[names] = (_stacked(metrics) + sums, count + 1)
 
     def updates(self, learner: Learner) -> Iterator[int]:
         """Give the numbers of the updates that are still to do; evaluate, log and save between them when it is due.
@@ -438,6 +437,19 @@ class Run:
         self._signal = number
         # A second Ctrl-C or SIGTERM ends the process at once. SIGUSR1 does not: it may be sent twice.
         signal.signal(number, signal.SIG_DFL if number in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN)
+
+
+def _stacked(metrics: dict[str, Tensor]) -> Tensor:
+    """Return metrics `[S]` as one tensor `[M, S]`: that of which they are the rows, as a captured update's are."""
+    values = list(metrics.values())
+    whole = values[0]._base
+    if whole is not None and whole.shape == (len(values), *values[0].shape):
+        first, step = whole.data_ptr(), whole.stride(0) * whole.element_size()
+        lie = (v._base is whole and v.data_ptr() == first + i * step and v.stride() == whole.stride()[1:]
+               for i, v in enumerate(values))  # fmt: skip
+        if all(lie):
+            return whole
+    return torch.stack([value.detach() for value in values])
 
 
 def _quiet_about_disks(failure: threading.ExceptHookArgs) -> None:

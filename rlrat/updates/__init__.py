@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         **dict.fromkeys(("Adam", "SeedGuard", "cosine", "flatten", "polyak_"), "optim"),
-        **dict.fromkeys(("Stream", "UpdateBlocks"), "random"),
+        **dict.fromkeys(("DropoutMasks", "Stream", "UpdateBlocks"), "random"),
         "Learner": "learner",
     },
 )

@@ -63,10 +63,18 @@ def synchronize(device: "torch.device") -> None:
         torch.cuda.synchronize(device)
 
 
-def set_precision(name: str) -> None:
-    """Compute float32 matrix products from now on in `fp32`, `tf32` or `bf16` (inputs rounded, float32 sums)."""
+def set_precision(name: str, device: "torch.device") -> None:
+    """Compute float32 matrix products from now on in `fp32`, `tf32` or `bf16` (inputs rounded, float32 sums).
+
+    Raises:
+        InputError: `bf16` on a GPU, where PyTorch would silently compute in tf32 and round nothing to bf16.
+    """
     import torch
 
+    from rlrat.rational.launching import is_gpu
+
+    if name == "bf16" and is_gpu(device):
+        raise InputError(f"--precision bf16 is for CPUs: PyTorch's products on {device} would be in tf32, give tf32")
     torch.set_float32_matmul_precision({"fp32": "highest", "tf32": "high", "bf16": "medium"}[name])
 
 

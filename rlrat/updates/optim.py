@@ -4,17 +4,83 @@ torch.optim.Adam takes one rate for all seeds, and clip_grad_norm_ mixes their g
 rate, decay and clipping, and is frozen on its own when it diverges.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from rlrat.errors import InputError
-from rlrat.rational import Rational
+from rlrat.rational import Rational, launching
 from rlrat.updates.trained_activations import trained_activations
 
-_SMALLEST_FACTOR = 1e-37  # float32 holds it with all digits, and a margin is left
+SMALLEST_FACTOR = 1e-37
+"""Of clipping: float32 holds it with all digits, and a margin is left."""
+# Elements of a program of the kernels: 16 bytes four times and twice for each thread, for each buffer.
+_REDUCE_BLOCK, _UPDATE_BLOCK = 2048, 1024
+
+
+is_padded = launching.is_gpu  # whether flat buffers on a device are; a name of its own for tests
+
+
+class _Layout:
+    """Know where the parameters of a network, each `[*batch_shape, ...]`, lie in a flat buffer `[*batch_shape, P]`.
+
+    On a GPU each begins at a multiple of 128 bytes and so does each row, so that kernels may take 16 bytes at once and
+    share no cache line. Between them are zeros, which stay zeros: their gradients are.
+    """
+
+    _ALIGNED_BYTES = 128
+
+    def __init__(self, parameters: Sequence[Tensor], batch_shape: Sequence[int]) -> None:
+        self._rows, self._shapes = math.prod(batch_shape), [parameter.shape for parameter in parameters]
+        self._batch_shape = tuple(batch_shape)
+        self.sizes = [shape.numel() // self._rows for shape in self._shapes]
+        """The elements of each in a row."""
+        like = parameters[0].detach()
+        self._device = like.device
+        unit = self._ALIGNED_BYTES // like.element_size() if is_padded(like.device) else 1
+        self._widths = [-(-size // unit) * unit for size in self.sizes]
+        gaps = [width - size for width, size in zip(self._widths, self.sizes, strict=True)]
+        self._gaps = [like.new_zeros(self._rows, gap) if gap else None for gap in gaps]  # whole, for `torch.cat`
+
+    def pieces(self, flat: Tensor) -> list[Tensor]:
+        """Split `flat` into views with the parameters' shapes."""
+        parts = zip(flat.split(self._widths, dim=-1), self.sizes, self._shapes, strict=True)
+        return [piece[..., :size].view(shape) for piece, size, shape in parts]
+
+    def join(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """Copy tensors with as many elements as the parameters into one buffer, a new one or `out`, by one operation.
+
+        They may be parts of rows, too.
+        """
+        rows = []
+        for tensor, size, gap in zip(tensors, self.sizes, self._gaps, strict=True):
+            rows.append(tensor.reshape(self._rows, size))
+            if gap is not None:
+                rows.append(gap)
+        if out is not None:
+            return torch.cat(rows, dim=1, out=out.view(self._rows, -1))
+        return torch.cat(rows, dim=1).view(*self._batch_shape, -1)
+
+    def pack(self, flat: Tensor) -> Tensor:
+        """Leave the padding out; without it, return `flat` itself."""
+        if self._widths == self.sizes:
+            return flat
+        return torch.cat([piece.reshape(*self._batch_shape, -1) for piece in self.pieces(flat)], dim=-1)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Put the padding back."""
+        if self._widths == self.sizes or packed.shape != (*self._batch_shape, sum(self.sizes)):
+            return packed
+        return self.join(packed.to(self._device).split(self.sizes, dim=-1))
+
+    def expand(self, values: Sequence[float], device: torch.device) -> Tensor:
+        """Turn one number for each parameter into one for each element of a row."""
+        pairs = zip(self._widths, values, strict=True)
+        return torch.cat([torch.full((width,), float(value), device=device) for width, value in pairs])
 
 
 @torch.no_grad()
@@ -22,21 +88,16 @@ def flatten(network: nn.Module) -> Tensor:
     """Move the parameters of `network`, each `[*batch_shape, ...]`, into one buffer `[*batch_shape, P]` and return it.
 
     The parameters become views of the buffer, which is `network.flat` from now on: what is written to one is read from
-    the other. `network` needs a `batch_shape`, as `MLP` and `Policy` have.
+    the other. In a copy of the network, or after a move to another device, they are views no more. `network` needs a
+    `batch_shape`, as `MLP` and `Policy` have.
     """
     parameters = list(network.parameters())
-    flat = torch.cat([parameter.reshape(*network.batch_shape, -1) for parameter in parameters], dim=-1)
-    for parameter, piece in zip(parameters, _pieces(flat, parameters), strict=True):
+    layout = _Layout(parameters, network.batch_shape)
+    flat = layout.join(parameters)
+    for parameter, piece in zip(parameters, layout.pieces(flat), strict=True):
         parameter.data = piece
-    network.flat = flat
+    network.register_buffer("flat", flat, persistent=False)  # moves with the network: nothing stays on the old device
     return flat
-
-
-def _pieces(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Split `flat` `[*batch_shape, P]` into views with the shapes of `like`, the tensors that it is made of."""
-    rows = math.prod(flat.shape[:-1])
-    sizes = [tensor.numel() // rows for tensor in like]
-    return [piece.view(tensor.shape) for piece, tensor in zip(flat.split(sizes, dim=-1), like, strict=True)]
 
 
 def _separate(views: Sequence[Tensor]) -> list[Tensor]:
@@ -93,6 +154,8 @@ class SeedGuard(nn.Module):
 class Adam(nn.Module):
     """Adam (Kingma & Ba 2015) for S seeds side by side; with `decoupled`, AdamW (Loshchilov & Hutter 2019).
 
+    On a GPU a step is three launches: one that joins the gradients, and two of optim_kernels.py.
+
     Args:
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
         learning_rate, weight_decay, max_norm: one number, or one for each seed, in any shape. `max_norm` clips the norm
@@ -100,6 +163,8 @@ class Adam(nn.Module):
             gradient for which float32 has no step: its norm is above 1.8e19 or, with `max_norm`, above 1e37 times that.
         undecayed: modules whose parameters `weight_decay` leaves alone, besides `trained_activations`.
         rational_rate_scale: multiplies the learning rate of rational coefficients alone.
+        cosine_updates: the number of steps over which the learning rate falls to 0, see `cosine`.
+        warmup_updates: the number of steps over which the learning rate grows to its full size, by the same in each.
         guard, name: `guard` checks the loss and the gradient of each seed under this name.
     """
 
@@ -117,28 +182,25 @@ class Adam(nn.Module):
         undecayed: Iterable[nn.Module] = (),
         max_norm: float | Sequence[float] | None = None,
         rational_rate_scale: float = 1.0,
+        cosine_updates: int | None = None,
+        warmup_updates: int | None = None,
     ) -> None:
         super().__init__()
         self.betas, self.eps, self.decoupled, self.name = betas, eps, decoupled, name
+        self.cosine_updates, self.warmup_updates = cosine_updates, warmup_updates
         self._parameters_in_order = tuple(network.parameters())
-        self._guard = (guard,)  # in a tuple: its buffers belong to the learner, not to each optimizer
+        # In tuples: their tensors belong to the learner, not to each optimizer.
+        self._guard, self._network = (guard,), (network,)
         # Here and not at the first step, which may be compiled with them.
         guard.names += [f"{name} loss", f"{name} gradient"]
         self.flat = flatten(network)
-        device, seeds = self.flat.device, self.flat.shape[0]
-        self._gradient, self._scratch = torch.empty_like(self.flat), torch.empty_like(self.flat)
-        self._gradients = _pieces(self._gradient, self._parameters_in_order)
+        self._layout = _Layout(self._parameters_in_order, network.batch_shape)
+        device, seeds, rows = self.flat.device, self.flat.shape[0], math.prod(network.batch_shape)
+        self._gradient = torch.zeros_like(self.flat)  # padding stays zero
 
         def per_seed(value: float | Sequence[float]) -> Tensor:
             values = torch.as_tensor(value, dtype=torch.float32, device=device)
             return values.reshape(-1).expand(seeds).unsqueeze(-1)
-
-        rows = math.prod(network.batch_shape)
-
-        def expand(values: Sequence[float]) -> Tensor:
-            """Turn one number for each parameter into one for each element of a row."""
-            pairs = zip(self._parameters_in_order, values, strict=True)
-            return torch.cat([torch.full((p.numel() // rows,), float(value), device=device) for p, value in pairs])
 
         rationals = [module for module in network.modules() if isinstance(module, Rational)]
         coefficients = {id(p) for module in rationals for p in module.parameters()}
@@ -146,50 +208,114 @@ class Adam(nn.Module):
         apart = {id(p) for module in apart for p in module.parameters()}
         self._scales = [rational_rate_scale if id(p) in coefficients else 1.0 for p in self._parameters_in_order]
         self._decays = [id(p) not in apart for p in self._parameters_in_order]
-        self._rate = self._seed_rate = per_seed(learning_rate)
-        self._seed_decay = per_seed(weight_decay)
-        if rational_rate_scale != 1.0:
-            self._rate = self._rate * expand(self._scales).repeat(rows // seeds)
-        self._decay = None
-        if torch.as_tensor(weight_decay).any():
-            self._decay = self._seed_decay * expand(self._decays).repeat(rows // seeds)
+        self._scaled, self._decaying = rational_rate_scale != 1.0, bool(torch.as_tensor(weight_decay).any())
+        self._seed_rate, self._seed_decay = per_seed(learning_rate), per_seed(weight_decay)
         self._max_norm = None if max_norm is None else per_seed(max_norm)
-        # PyTorch's own kernel passes over memory once instead of seven times, which saves 5% of an IQL update on 2
-        # cores. It takes one rate a call: this pays on a CPU, where a call for each seed costs little.
-        self._fused = device.type == "cpu" and self._rate.shape[1] == 1
         # beta^t through expm1: 1 - 0.999^t keeps its digits in float32.
         logs = [math.log(beta) if beta else -math.inf for beta in betas]
         self._log_betas = torch.tensor(logs, device=device)
         self.register_buffer("first_moment", torch.zeros_like(self.flat))
         self.register_buffer("second_moment", torch.zeros_like(self.flat))
         self.register_buffer("steps", torch.zeros(seeds, device=device))  # float32, as PyTorch's kernel wants
+        # For torch.compile: tensors that share memory with the buffers, but are no views of them to autograd.
+        moments = (_separate(self._layout.pieces(moment)) for moment in (self.first_moment, self.second_moment))
+        self._by_parameter = list(zip(self._parameters_in_order, *moments, self._scales, self._decays, strict=True))
+        self._ones = torch.ones(seeds, device=device)
+        self._shared = torch.empty(4, seeds, device=device)
+        self._in_kernels = launching.runs_on(device) and self.flat.dtype == torch.float32
+        if self._in_kernels:
+            from rlrat.updates import optim_kernels
+
+            self._kernels, self._log_beta_numbers = optim_kernels, logs
+            largest = torch.full_like(self._seed_rate, math.inf) if self._max_norm is None else self._max_norm
+            self._settings = torch.cat([self._seed_rate, self._seed_decay, largest], dim=1).T.contiguous()
+            self._row_scales = torch.stack([self._layout.expand(v, device) for v in (self._scales, self._decays)])
+            self._names = [guard.names.index(f"{name} {tensor}") for tensor in ("loss", "gradient")]
+            self._programs = -(-self.flat[0].numel() // _REDUCE_BLOCK)  # of each seed
+            self._partials = torch.empty(seeds * self._programs, dtype=torch.float64, device=device)
+            return
+        self._rate = self._seed_rate
+        if self._scaled:
+            self._rate = self._rate * self._layout.expand(self._scales, device).repeat(rows // seeds)
+        if self._decaying:
+            self._decay = self._seed_decay * self._layout.expand(self._decays, device).repeat(rows // seeds)
+        # PyTorch's own kernel passes over memory once instead of seven times, which saves 5% of an IQL update on 2
+        # cores. It takes one rate a call: this pays on a CPU, where a call for each seed costs little.
+        self._fused = device.type == "cpu" and self._rate.shape[1] == 1
+        self._gradients = self._layout.pieces(self._gradient)
         # Views made once, which saves 3% of an IQL update: `[S, parameters of a seed]`, and each seed's row of them.
-        tensors = (self.flat, self._gradient, self._scratch, self.first_moment, self.second_moment)
+        tensors = (self.flat, self._gradient, torch.empty_like(self.flat), self.first_moment, self.second_moment)
         self._flattened = tuple(tensor.flatten(1) for tensor in tensors)
         flat, gradient, _, first, second = self._flattened
         self._rows = list(zip(flat, gradient, first, second, self.steps, strict=True))
-        # For torch.compile: tensors that share memory with the buffers, but are no views of them to autograd.
-        moments = (_separate(_pieces(moment, self._parameters_in_order)) for moment in tensors[3:])
-        self._by_parameter = list(zip(self._parameters_in_order, *moments, self._scales, self._decays, strict=True))
         self._rates = self._rate.squeeze(1).unbind() if self._fused else ()
-        self._ones = torch.ones(seeds, device=device)
-        self._shared = torch.empty(4, seeds, device=device)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        """Leave the padding out: what is saved on one device is loaded on another."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in ("first_moment", "second_moment"):
+            destination[prefix + name] = self._layout.pack(destination[prefix + name])
+
+    def _load_from_state_dict(self, state_dict, prefix, *others) -> None:
+        for name in ("first_moment", "second_moment"):
+            if (saved := state_dict.get(prefix + name)) is not None:
+                state_dict[prefix + name] = self._layout.unpack(saved)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     @torch.no_grad()
-    def step(self, loss: Tensor, schedule: Tensor | None = None, gradients: Sequence[Tensor] | None = None) -> None:
+    def step(
+        self,
+        loss: Tensor,
+        schedule: Tensor | None = None,
+        gradients: Sequence[Tensor] | None = None,
+        target: nn.Module | None = None,
+        polyak: float | Tensor = 0.0,
+    ) -> None:
         """Minimise `loss` `[S]` by one step.
 
         Args:
             loss: of each seed.
             schedule: `[S, 1]`, multiplies the learning rate.
             gradients: of the sum of `loss`, in the order of the network's parameters, where they are known already.
+            target: a network that then moves towards the optimizer's, as `polyak_` does, for the seeds that are alive
+                after this step; on a GPU this is no launch more.
+            polyak: its rate, one number, or `[S, 1]`.
+
+        Raises:
+            InputError: the network was moved to another device, or is a copy: the step would not reach its parameters.
         """
-        self.steps += 1
+        compiling = torch.compiler.is_compiling()
+        if not compiling and self._parameters_in_order[0].data_ptr() != self.flat.data_ptr():
+            raise InputError(
+                f"the optimizer {self.name} does not reach its network, which was moved or copied since: make "
+                "optimizers after learner.to(device), and a learner anew instead of a copy"
+            )
         if gradients is None:
             gradients = torch.autograd.grad(loss, self._parameters_in_order, self._ones)
-        if torch.compiler.is_compiling():
-            self._step_by_parameter(loss.detach(), schedule, gradients)
-            return
+        loss = loss.detach()
+        if self._in_kernels and not compiling:
+            # Of another layout it would be read past its end.
+            fused = target if target is not None and _moves_in_kernels(_flat(target), self.flat) else None
+            self._step_in_kernels(loss, schedule, gradients, fused, polyak)
+            target = None if fused is target else target
+        else:
+            schedule = self._scheduled(schedule)
+            self.steps += 1
+            (self._step_by_parameter if compiling else self._step)(loss, schedule, gradients)
+        if target is not None:
+            polyak_(target, self._network[0], polyak, self._guard[0].alive)
+
+    def _scheduled(self, schedule: Tensor | None) -> Tensor | None:
+        """Return the factor `[S, 1]` of the next step's learning rate, or None where that is 1."""
+        factors = [] if schedule is None else [schedule]
+        if self.cosine_updates is not None:
+            factors.append(cosine(self, self.cosine_updates))
+        if self.warmup_updates is not None:
+            factors.append(((self.steps + 1) / self.warmup_updates).clamp(max=1.0).unsqueeze(-1))
+        return functools.reduce(operator.mul, factors) if factors else None
+
+    def _step(self, loss: Tensor, schedule: Tensor | None, gradients: Sequence[Tensor]) -> None:
+        """Step in operations of PyTorch over the flat buffers."""
         torch._foreach_copy_(self._gradients, gradients)
         flat, gradient, scratch, first, second = self._flattened
         guard = self._guard[0]
@@ -209,7 +335,7 @@ class Adam(nn.Module):
         if not self._fused:
             gradient.masked_fill_(~alive.unsqueeze(-1), 0.0)  # zero times NaN would be NaN
         rate = self._rate if schedule is None else self._rate * schedule
-        if self._decay is not None:
+        if self._decaying:
             if self.decoupled:
                 flat.mul_(1.0 - rate * alive.unsqueeze(-1) * self._decay)
             else:
@@ -244,8 +370,44 @@ class Adam(nn.Module):
         if self._max_norm is None:
             return None, norm
         factor = (self._max_norm.squeeze(1) / (norm + 1e-6)).clamp(max=1.0)
-        square = torch.where(factor < _SMALLEST_FACTOR, torch.inf, (norm * factor).square())
+        square = torch.where(factor < SMALLEST_FACTOR, torch.inf, (norm * factor).square())
         return factor.to(dtype), square.to(dtype)
+
+    def _step_in_kernels(
+        self,
+        loss: Tensor,
+        schedule: Tensor | None,
+        gradients: Sequence[Tensor],
+        target: nn.Module | None,
+        polyak: float | Tensor,
+    ) -> None:
+        """Do the same in three launches; a dead seed's moments stay as they are, too."""
+        device, guard, seeds = self.flat.device, self._guard[0], len(loss)
+        size, programs, factors = self.flat[0].numel(), self._programs, self._shared
+        given = None if schedule is None else schedule.expand(seeds, 1)
+        self._layout.join(gradients, out=self._gradient)
+        launching.launch(
+            self._kernels.prepare_kernel, seeds * programs,
+            self._gradient, self._partials, launching.tickets(device).take(seeds), loss,
+            factors if given is None else given, self._settings, factors, self.steps, guard.alive, guard.update,
+            guard.first_tensor, guard.first_update, size, programs, seeds, loss.stride(0),
+            0 if given is None else given.stride(0), *self._names, *self._log_beta_numbers, float(self.eps),
+            float(self.cosine_updates or 1), float(self.warmup_updates or 1),
+            device=device, SCHEDULE=given is not None, COSINE=self.cosine_updates is not None,
+            WARMUP=self.warmup_updates is not None, DECOUPLED=self.decoupled,
+            SMALLEST_FACTOR=SMALLEST_FACTOR, BLOCK=_REDUCE_BLOCK,
+        )  # fmt: skip
+        width, rows = self.flat.shape[-1], self.flat.numel() // self.flat.shape[-1]
+        tiles, (beta1, beta2) = -(-width // _UPDATE_BLOCK), self.betas
+        rates, *rate = _rates(polyak, seeds, factors)
+        launching.launch(
+            self._kernels.update_kernel, rows * tiles,
+            self.flat, self._gradient, self.first_moment, self.second_moment,
+            self.flat if target is None else target.flat, self._row_scales, factors, rates,
+            width, tiles, rows // seeds, seeds, *rate, 1.0 - beta1, float(beta2), 1.0 - beta2,
+            device=device, SCALED=self._scaled, DECAY=self._decaying, DECOUPLED=self.decoupled,
+            TARGET=target is not None, RATES=rates is not factors, BLOCK=_UPDATE_BLOCK,
+        )  # fmt: skip
 
     def _step_by_parameter(self, loss: Tensor, schedule: Tensor | None, gradients: Sequence[Tensor]) -> None:
         """Do the same in operations of which torch.compile makes one pass over memory."""
@@ -268,7 +430,7 @@ class Adam(nn.Module):
             factor, size, floor, decay = self._shared.view(len(shared), seeds, *[1] * (parameter.ndim - 1)).unbind()
             g = torch.where(factor > 0.0, gradient * factor, 0.0)
             p = parameter
-            if self._decay is not None and decays:
+            if self._decaying and decays:
                 if self.decoupled:
                     p = p * (1.0 - scale * decay)
                 else:
@@ -294,14 +456,46 @@ def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: T
     Raises:
         InputError: a network that `flatten` has not seen.
     """
-    if not (hasattr(target, "flat") and hasattr(source, "flat")):
+    ours, theirs = _flat(target), _flat(source)
+    if torch.compiler.is_compiling():
+        rates = rate * alive.unsqueeze(1)
+        for part, other in zip(target.parameters(), source.parameters(), strict=True):
+            part.lerp_(other, rates.view(-1, *[1] * (part.ndim - 1)))
+    elif _moves_in_kernels(ours, theirs):
+        from rlrat.updates.optim_kernels import polyak_kernel
+
+        width, rows = ours.shape[-1], ours.numel() // ours.shape[-1]
+        tiles = -(-width // _UPDATE_BLOCK)
+        rates, stride, number = _rates(rate, len(ours), ours)
+        launching.launch(
+            polyak_kernel, rows * tiles, ours, theirs, alive, rates, width, tiles, rows // len(ours), stride, number,
+            device=ours.device, RATES=rates is not ours, BLOCK=_UPDATE_BLOCK,
+        )  # fmt: skip
+    else:
+        ours.lerp_(theirs, (rate * alive.unsqueeze(1)).view(-1, *[1] * (ours.ndim - 1)))
+
+
+def _flat(network: nn.Module) -> Tensor:
+    if not hasattr(network, "flat"):
         raise InputError(
             "polyak_ moves networks that `rlrat.updates.flatten` has seen, as `Adam` has its own: call it with the "
             "target, after learner.to(device)"
         )
-    rates = rate * alive.unsqueeze(1)
-    pairs = [(target.flat, source.flat)]
-    if torch.compiler.is_compiling():
-        pairs = list(zip(target.parameters(), source.parameters(), strict=True))
-    for ours, theirs in pairs:
-        ours.lerp_(theirs, rates.view(-1, *[1] * (ours.ndim - 1)))
+    return network.flat
+
+
+def _moves_in_kernels(target: Tensor, source: Tensor) -> bool:
+    return (
+        launching.runs_on(source.device)
+        and target.device == source.device
+        and target.shape == source.shape
+        and target.dtype == source.dtype == torch.float32
+    )
+
+
+def _rates(rate: float | Tensor, seeds: int, otherwise: Tensor) -> tuple[Tensor, int, float]:
+    """Return a kernel's rates, `[S, 1]` or else the tensor `otherwise`, their stride, and the one number."""
+    if not isinstance(rate, Tensor):
+        return otherwise, 0, float(rate)
+    rates = rate.expand(seeds, 1)
+    return rates, rates.stride(0), 0.0

@@ -2,7 +2,8 @@
 
 The generator is Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), which CUDA and
 Triton use, too. Its key is (seed, purpose) and its counter (position, update): every number is reached directly, and no
-two streams overlap. It is written in integer tensor operations, the same for CPUs and GPUs, with equal bits on both.
+two streams overlap. It is written in integer tensor operations, which are some 150 launches on a GPU; where Triton's
+kernels run, random_kernels.py draws the same bits in one.
 """
 
 import math
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrat.rational import launching
 from rlrat.updates.machine import one_torch_thread
 from rlrat.updates.seeds import SEED_LIMIT
 
@@ -44,40 +46,52 @@ def generator(seed: int, purpose: str) -> torch.Generator:
 class Stream:
     """Draws the random numbers of S seeds for one purpose.
 
-    A seed's numbers are the same whichever seeds stand beside it. `update` is an int or an int64 tensor of any shape;
-    every result has the shape `[*update.shape, S, *shape]`.
+    A seed's numbers are the same whichever seeds stand beside it. `update` is an int, a range or an int64 tensor of any
+    shape; every result has the shape `[*update.shape, S, *shape]`. A CPU and a GPU draw the same numbers, but for the
+    last bits of normal ones.
     """
 
     def __init__(self, seeds: Sequence[int], purpose: str, device: torch.device | str = "cpu") -> None:
         if any(not 0 <= seed < SEED_LIMIT for seed in seeds):
             raise ValueError(f"seeds must lie in [0, 2^32), got {list(seeds)}")
         self.device = torch.device(device)
-        words = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
-        self._key = (words[:, None], torch.full_like(words, zlib.crc32(purpose.encode()))[:, None])
+        self.seeds = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
+        self.purpose = zlib.crc32(purpose.encode())
+        self._keys = [(seed, self.purpose) for seed in seeds]
 
-    def bits(self, update: int | Tensor, count: int) -> Tensor:
+    def bits(self, update: int | range | Tensor, count: int) -> Tensor:
         """Draw `count` random words of 32 bits for each seed, as int64 in [0, 2^32): `[*update.shape, S, count]`."""
+        if launching.runs_on(self.device):
+            return self._launch("bits", update, (count,))
         if isinstance(update, int):  # filled in on the device: a copy would wait for the device
             update = torch.full((), update, dtype=torch.int64, device=self.device)
+        elif isinstance(update, range):
+            update = torch.arange(update.start, update.stop, update.step, device=self.device)
         update = torch.as_tensor(update, dtype=torch.int64, device=self.device)[..., None, None]
         position = torch.arange((count + 3) // 4, dtype=torch.int64, device=self.device)
         counter = [position, update & _LOW_32_BITS, update >> 32, torch.zeros_like(position)]
-        words = torch.broadcast_tensors(*_philox(counter, self._key))
+        seeds = self.seeds[:, None]
+        words = torch.broadcast_tensors(*_philox(counter, (seeds, torch.full_like(seeds, self.purpose))))
         return torch.stack(words, dim=-1).flatten(-2)[..., :count]
 
-    def integers(self, update: int | Tensor, shape: Sequence[int], high: int) -> Tensor:
+    def integers(self, update: int | range | Tensor, shape: Sequence[int], high: int) -> Tensor:
         """Draw integers in [0, high), high at most 2^31. Their probabilities differ by at most high / 2^64."""
         if not 0 < high <= 2**31:
             raise ValueError(f"high must lie in [1, 2^31], got {high}")
+        if launching.runs_on(self.device):
+            return self._launch("integers", update, shape, high)
         words = self.bits(update, 2 * math.prod(shape)).unflatten(-1, (-1, 2))
         # The high 64 bits of a 64-bit word times `high`, in two halves that fit an int64.
         index = (words[..., 0] * high + (words[..., 1] * high >> 32)) >> 32
         return index.unflatten(-1, tuple(shape))
 
-    def uniform(self, update: int | Tensor, shape: Sequence[int]) -> Tensor:
-        """Draw float32 numbers in [0, 1), multiples of 2^-24."""
+    def uniform(self, update: int | range | Tensor, shape: Sequence[int], signed: bool = False) -> Tensor:
+        """Draw float32 numbers in [0, 1), multiples of 2^-24; `signed`: in [-1, 1), multiples of 2^-23."""
+        if launching.runs_on(self.device):
+            return self._launch("signed" if signed else "uniform", update, shape)
         words = self.bits(update, math.prod(shape))
-        return ((words >> 8).to(torch.float32) * 2.0**-24).unflatten(-1, tuple(shape))
+        numbers = ((words >> 8).to(torch.float32) * 2.0**-24).unflatten(-1, tuple(shape))
+        return numbers.mul_(2.0).sub_(1.0) if signed else numbers
 
     def dropout(self, update: int | Tensor, rate: float, shape: Sequence[int]) -> Tensor:
         """Draw factors of inverted dropout (Srivastava et al. 2014): 0.0 with probability `rate`, else 1/(1 - rate).
@@ -86,28 +100,30 @@ class Stream:
         byte is below floor(256 rate + u). One u, uniform in [0, 1), belongs to a row of the first axis: with it the
         probability is `rate`, and not a multiple of 1/256.
 
-        On a CPU the bytes are drawn by NumPy's Philox-4x64, so that a Decision Transformer's update takes 1.6 ms for
-        them instead of 12.9. Dropout on a CPU therefore differs from dropout on a GPU.
+        The bytes are drawn on the CPU by NumPy's Philox-4x64, so that a Decision Transformer's update takes 1.6 ms for
+        them instead of 12.9. On a GPU, `DropoutMasks` draws the same factors without the CPU.
         """
         rows, count = shape[0], math.prod(shape)
         size = 4 * rows + count
-        values = (self._numpy_bytes if self.device.type == "cpu" else self._bytes)(update, size)
+        values = self._bytes(update, size)
         u = (values[:, : 4 * rows].view(torch.int32) & 0xFFFFFF).to(torch.float32) * 2.0**-24
         narrow = torch.uint8 if 256.0 * rate <= 255.0 else torch.int16  # 256 does not fit into a byte
         threshold = (256.0 * rate + u).floor().to(narrow).unsqueeze(-1)
-        kept = values[:, 4 * rows :].unflatten(-1, (rows, -1)) >= threshold
+        kept = values[:, 4 * rows : size].unflatten(-1, (rows, -1)) >= threshold
         return kept.to(torch.float32).div_(1.0 - rate).reshape(-1, *shape)
 
     def _bytes(self, update: int | Tensor, size: int) -> Tensor:
-        return self.bits(update, (size + 3) // 4).to(torch.int32).view(torch.uint8)[:, :size]
+        """Draw at least `size` random bytes for each seed: `[S, >= size]` uint8."""
+        count = (size + 7) // 8
+        if self.device.type == "meta":  # it has only shapes
+            return torch.empty(len(self._keys), 8 * count, dtype=torch.uint8, device=self.device)
+        words = [np.random.Philox(key=key, counter=[0, int(update), 0, 0]).random_raw(count) for key in self._keys]
+        return torch.from_numpy(np.stack(words)).view(torch.uint8).to(self.device)
 
-    def _numpy_bytes(self, update: int | Tensor, size: int) -> Tensor:
-        keys = torch.cat(self._key, dim=1).tolist()
-        words = [np.random.Philox(key=key, counter=[0, int(update), 0, 0]).random_raw((size + 7) // 8) for key in keys]
-        return torch.from_numpy(np.stack(words)).view(torch.uint8)[:, :size]
-
-    def normal(self, update: int | Tensor, shape: Sequence[int]) -> Tensor:
+    def normal(self, update: int | range | Tensor, shape: Sequence[int]) -> Tensor:
         """Draw standard normal float32 numbers by Box and Muller's transform; none is beyond 5.8."""
+        if launching.runs_on(self.device):
+            return self._launch("normal", update, shape)
         count = math.prod(shape)
         u, v = self.uniform(update, (2, (count + 1) // 2)).unbind(-2)
         radius = torch.sqrt(-2.0 * torch.log1p(-u))  # 1 - u lies in (0, 1]
@@ -115,12 +131,46 @@ class Stream:
         pairs = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
         return pairs[..., :count].unflatten(-1, tuple(shape))
 
+    def _launch(self, kind: str, update: int | range | Tensor, shape: Sequence[int], high: int = 1) -> Tensor:
+        from rlrat.updates import random_kernels  # where there is Triton
+
+        return random_kernels.draw(kind, update, shape, self.seeds, self.purpose, high)
+
+
+class DropoutMasks:
+    """Draws the masks of `Stream.dropout` for one update after another, where Triton's kernels run in one launch.
+
+    Args:
+        streams: the stream of each mask; all with the same seeds, on the same device.
+        rates: the rate of each mask.
+        shapes: the shape of each mask without the axis of the seeds.
+    """
+
+    def __init__(self, streams: Sequence[Stream], rates: Sequence[float], shapes: Sequence[Sequence[int]]) -> None:
+        self._masks = list(zip(streams, rates, shapes, strict=True))
+        self._kernel = None
+        drawn = [mask for mask in self._masks if mask[1] > 0.0]
+        if drawn and launching.runs_on(drawn[0][0].device):
+            from rlrat.updates.random_kernels import MaskKernel
+
+            streams, rates, shapes = zip(*drawn, strict=True)
+            self._kernel = MaskKernel(streams[0].seeds, [stream.purpose for stream in streams], rates, shapes)
+
+    def at(self, update: int) -> list[Tensor | None] | None:
+        """Return each mask of `update`, `[S, *shape]` float32 or None at rate 0; None for all if every rate is 0."""
+        if all(rate == 0.0 for _, rate, _ in self._masks):
+            return None
+        if self._kernel is None:
+            return [stream.dropout(update, rate, shape) if rate > 0.0 else None for stream, rate, shape in self._masks]
+        masks = iter(self._kernel.draw(update))
+        return [next(masks) if rate > 0.0 else None for _, rate, _ in self._masks]
+
 
 class UpdateBlocks:
     """Draws a stream's numbers in blocks of 64 updates, of fewer if they are many, for one update after another.
 
-    A draw of any size takes some 150 small operations. On a CPU the noise of one batch takes 0.3 ms drawn alone, and
-    14 us as a part of a block. `UpdateBlocks(stream.normal, (256, 3)).at(update)` is
+    A draw of any size takes some 150 small operations, or one launch of a kernel. On a CPU the noise of one batch takes
+    0.3 ms drawn alone, and 14 us as a part of a block. `UpdateBlocks(stream.normal, (256, 3)).at(update)` is
     `stream.normal(update, (256, 3))`. With `ahead`, a thread draws the next block meanwhile.
     """
 
@@ -150,5 +200,4 @@ class UpdateBlocks:
         return block * self._length, self._numbers
 
     def _draw_block(self, block: int) -> Tensor:
-        updates = torch.arange(block * self._length, (block + 1) * self._length)
-        return self._draw(updates, *self._args, **self._kwargs)
+        return self._draw(range(block * self._length, (block + 1) * self._length), *self._args, **self._kwargs)

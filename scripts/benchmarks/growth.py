@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import parts
-from agent_speed import make_learner, make_turn
+from agent_speed import Turn, make_learner, updates_in
 from benchmark_settings import Growth
 from parts import figure
 from rlrat import InputError, load_dataset
@@ -150,9 +150,8 @@ def _run(settings: Growth) -> Iterator[dict]:
 
 def _speed(learner: Learner, settings: Growth, compile: bool = False) -> float:
     """Updates per second, sampling included: the median of three turns, after one that is not counted."""
-    turn = make_turn(learner, settings.device, compile)
-    turn(2 if settings.device == "cpu" else 5)  # on a GPU until the update is recorded
-    updates = max(1, round(settings.seconds * 2 / turn(2)))
+    turn = Turn(learner, settings.device, compile)
+    updates = updates_in(turn, settings.seconds)
     return statistics.median(updates / turn(updates) for _ in range(3))
 
 

@@ -17,7 +17,9 @@ from rich.table import Table as RichTable
 from benchmark_settings import Table
 from rlrat.console import Console
 from rlrat.runs.agents import find_agent
-from rlrat.runs.schema import CONFIG, SUMMARY
+from rlrat.runs.folder import RunFolder
+from rlrat.runs.schema import CONFIG, EVALUATIONS, SUMMARY
+from rlrat.updates.machine import usable_cores
 
 _UPDATES, _EPISODE = 300_000, 1000
 
@@ -33,6 +35,20 @@ def _write_data(folder: Path, env_id: str, transitions: int) -> Path:
         file["terminals"] = np.zeros(transitions, bool)
         file["timeouts"] = np.arange(1, transitions + 1) % _EPISODE == 0
     return path
+
+
+def _whole_seconds(folder: Path, updates: int, seconds: float) -> float:
+    """Project the seconds of a whole run from those of its first `updates`.
+
+    What comes before the first evaluation of a trained policy is done once, such as compiling and recording; the rest
+    grows with the updates.
+    """
+    rows = RunFolder(folder).curve() if (folder / EVALUATIONS).exists() else []
+    trained = [row for row in rows if 0 < int(row["update"]) < updates]
+    if not trained:
+        return seconds * _UPDATES / updates
+    first, once = int(trained[0]["update"]), float(trained[0]["wall_seconds"])
+    return once + (seconds - once) * (_UPDATES - first) / (updates - first)
 
 
 def run_table(settings: Table) -> dict:
@@ -52,6 +68,8 @@ def run_table(settings: Table) -> dict:
                 *("--precision", settings.precision, "--compile" if settings.compile else "--no-compile"),
                 *("--capture" if settings.capture else "--no-capture", "--run-dir", str(folder / runs)),
             ]
+            if settings.processes > 1:
+                command += ["--num-threads", str(max(1, usable_cores() // settings.processes))]
             if env_id.startswith(("Hopper", "Walker2d", "Ant")):
                 command += ["--env-kwargs", "terminate_when_unhealthy=false"]
             started = time.time()
@@ -63,19 +81,21 @@ def run_table(settings: Table) -> dict:
             return {
                 "start": began - started,
                 "run": ended - began,
+                "whole": began - started + _whole_seconds(seed, updates, ended - began),
                 "seed_updates_per_second": settings.num_seeds * speed,
             }
 
-        # Fills the caches of each dataset, and of each agent's kernels.
-        for cell in cells:
-            if cell[1] == settings.env_ids[0] or cell == (settings.agents[0], cell[1], settings.activations[0]):
-                run(cell, 1, "warm")
         with ThreadPoolExecutor(settings.processes) as pool:
+            # Fills the caches of each dataset, and of each agent's kernels.
+            first = [cell for cell in cells if cell[0] == settings.agents[0] and cell[2] == settings.activations[0]]
+            rest = [cell for cell in cells if cell[1] == settings.env_ids[0] and cell not in first]
+            for some in (first, rest):
+                list(pool.map(lambda cell: run(cell, 1, "warm"), some))
             started = time.perf_counter()
             rows = dict(zip(cells, pool.map(run, cells), strict=True))
             measured = time.perf_counter() - started
 
-    hours = sum(row["start"] + row["run"] / settings.share for row in rows.values()) / settings.processes / 3600
+    hours = sum(row["whole"] for row in rows.values()) / settings.processes / 3600
     table = RichTable("agent", "environment", "activation", "start, s", "run, s", "seed-updates/s")
     for cell, row in rows.items():
         table.add_row(*cell, f"{row['start']:.1f}", f"{row['run']:.1f}", f"{row['seed_updates_per_second']:,.0f}")

@@ -5,7 +5,7 @@ import statistics
 import torch
 from rich.table import Table
 
-from agent_speed import make_learner, make_turn
+from agent_speed import Turn, make_learner, updates_in
 from benchmark_settings import Threads
 from rlrat import load_dataset
 from rlrat.console import Console
@@ -20,9 +20,8 @@ def run_threads(settings: Threads) -> dict:
     for seeds, width, batch in settings.sizes:
         choice = {"hidden_dims": (width, width), "batch_size": batch, "activation": settings.activation}
         learner = make_learner("iql", dataset, seeds, "cpu", **choice)
-        turn = make_turn(learner, "cpu")
-        turn(3)
-        updates = max(2, round(5 * settings.seconds / turn(5)))
+        turn = Turn(learner, "cpu")
+        updates = max(2, updates_in(turn, settings.seconds))
         times: dict[int, list[float]] = {count: [] for count in settings.threads}
         for _ in range(settings.rounds):
             for count, found in times.items():

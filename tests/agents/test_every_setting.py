@@ -1,11 +1,14 @@
 """Every setting of every agent changes what is learned; a new one is covered by itself."""
 
 import dataclasses
+from contextlib import suppress
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rlrat.errors import InputError
 from rlrat.runs.agents import load_agent
@@ -125,6 +128,61 @@ def test_every_setting_changes_what_is_learned(small_dataset, agent):
     assert not unused
     has_critic = hasattr(make_learner(agent, small_dataset, [3])[0], "q")
     assert refused == (set() if has_critic else {"critic_activation"})
+
+
+class HostTensors(TorchDispatchMode):
+    """Lists the operations on tensors that are not on `meta`, which plays the GPU: on one, each would wait for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        if not all(tensor.is_meta for tensor in tensors):
+            self.found.append(str(func))
+        return result
+
+
+def on_the_host(agent: str, dataset, **changed) -> list[str]:
+    """What the first updates do on the host with these settings."""
+    settings = {**make_learner_settings(agent), **changed}
+    learner, _ = make_learner(agent, dataset, [3, 4], "meta", **settings)
+    seen = HostTensors()
+    for update in range(2):  # TD3+BC's policy learns in the second
+        inputs = learner.inputs(update)
+        with seen:
+            learner.update(*inputs)
+    return seen.found
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_update_stays_on_the_device(small_dataset, agent):
+    """Also where each member has its own value of every setting that may have several."""
+    assert on_the_host(agent, small_dataset) == []
+    kind = load_agent(agent).Arguments
+    values = {**dataclasses.asdict(kind()), **make_learner_settings(agent)}
+    several = [name for name, hint in get_type_hints(kind).items() if {float, tuple[float, ...]} <= set(get_args(hint))]
+    assert several
+    own = {name: torch.full((2, 1), values[name], device="meta") for name in several if name != "weight_decay"}
+    assert on_the_host(agent, small_dataset, **own) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_update_stays_on_the_device_with_every_setting(small_dataset, agent):
+    for groups in settings(agent).values():
+        for choices in groups:
+            with suppress(InputError):  # of agents without a critic
+                assert on_the_host(agent, small_dataset, **choices[0]) == [], choices[0]
+
+
+def test_what_is_not_on_the_device_is_found():
+    with HostTensors() as seen:
+        torch.ones(2, device="meta") + torch.tensor([1.0, 2.0], device="cpu").to("meta")
+    assert "aten._to_copy.default" in seen.found
+    assert "aten.add.Tensor" not in seen.found
 
 
 @pytest.mark.parametrize("agent", AGENTS)

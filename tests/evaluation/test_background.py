@@ -11,6 +11,7 @@ from rlrat.errors import InputError
 from rlrat.evaluation.background import BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation
 from rlrat.networks.policies import Policy
+from rlrat.updates.optim import flatten
 
 
 def _policy(value=0.0):
@@ -194,3 +195,43 @@ def test_what_is_pending_at_the_end_can_still_be_saved():
     evaluator.close()
     assert [snapshot.update for snapshot in evaluator.pending] == [0]
     assert list(evaluator.collect()) == []
+
+
+def test_the_copy_that_plays_keeps_no_buffer_of_an_optimizer():
+    environments, policy = Environments(), _policy(0.5)
+    flatten(policy)
+    with BackgroundEvaluator(policy, environments.make, 60) as evaluator:
+        held = [value for module in evaluator._policy.modules() for value in vars(module).values()]
+        assert not any(isinstance(value, torch.Tensor) for value in held)
+        assert {name for name, _ in evaluator._policy.named_buffers()} == set(policy.state_dict()) - {
+            name for name, _ in policy.named_parameters()
+        }
+        with torch.no_grad():
+            policy.flat.zero_()
+        evaluator.submit(_snapshot(0, policy))
+        ((_, result),) = _collect(evaluator, 1)
+    assert not result.returns.any()
+
+
+def test_the_thread_that_plays_works_on_the_gpu_that_trains(monkeypatch):
+    """A thread begins on the first GPU, whichever one trains, and whatever CUDA does there takes memory of that GPU."""
+    environments, policy, streams = Environments(), _policy(), []
+    snapshot = _snapshot(0, policy)
+
+    class Stream:
+        def __init__(self, device):
+            self.device = device
+
+        def wait_stream(self, other):
+            pass
+
+    monkeypatch.setattr("rlrat.rational.launching._gpu_types", ("cpu",))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+    monkeypatch.setattr(
+        torch.cuda, "set_stream", lambda stream: streams.append((threading.current_thread().name, stream.device))
+    )
+    with BackgroundEvaluator(policy, environments.make, 60) as evaluator:
+        evaluator.submit(snapshot)
+        assert [result is None for _, result in _collect(evaluator, 1)] == [False]
+    assert streams == [("evaluation", torch.device("cpu"))]

@@ -97,9 +97,12 @@ def test_a_gated_network_keeps_widths_that_rational_groups_divide():
 def test_dropout_is_each_seeds_own():
     network = _mlp([0, 1])
     x = torch.randn(2, 100, 5)
-    masks = dropout_masks([Stream([0, 1], f"dropout {i}") for i in range(2)], 7, 0.25, 100, network)
-    alone = dropout_masks([Stream([1], f"dropout {i}") for i in range(2)], 7, 0.25, 100, network)
+    masks = dropout_masks([0, 1], 0.25, 100, network, "cpu").at(7)
+    alone = dropout_masks([1], 0.25, 100, network, "cpu").at(7)
+    assert [mask.shape[1:] for mask in masks] == [(100, layer.linear.weight.shape[-1]) for layer in network.hidden]
     assert torch.equal(masks[0][1], alone[0][0])
+    assert torch.equal(masks[1], Stream([0, 1], "dropout 1").dropout(7, 0.25, masks[1].shape[1:]))
+    assert dropout_masks([0, 1], 0.0, 100, network, "cpu").at(7) is None
     assert set(masks[0].unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
     assert abs(masks[0].mean() - 1) < 0.1
     assert not torch.equal(network(x), network(x, masks))

@@ -188,6 +188,21 @@ def test_observing_follows_an_action():
         make_policy().observe(1.0, False)
 
 
+def test_an_episode_goes_along_where_the_policy_moves():
+    policy, other = make_policy(target_returns=(3.0, 2.0)), make_policy(target_returns=(3.0, 2.0))
+    for each in (policy, other):
+        each(np.ones((1, 4, 4)))
+        each.observe(np.ones((1, 4)), np.array([[False, True, False, False]]))
+    other.to(torch.float64).to(torch.float32)
+    np.testing.assert_array_equal(other(np.ones((1, 4, 4))), policy(np.ones((1, 4, 4))))
+    other.to("meta")
+    held = [*other._window, other._return_to_go, other._dones, *other.parameters(), *other.buffers()]
+    assert len(other._window) == 4
+    assert all(tensor.is_meta for tensor in held)
+    policy.reset()
+    assert not any(isinstance(value, torch.Tensor) for value in vars(policy).values())
+
+
 def test_what_target_returns_may_be():
     assert check_target_returns([3, 2.5]) == (3.0, 2.5)
     for wrong in ((), (3.0, 3), [float("nan")], 5.0, ["a"], None):

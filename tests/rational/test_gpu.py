@@ -1,14 +1,19 @@
 """A GPU's plans: what they take, how they cut it into tiles, and that streams and graphs can use them."""
 
+import itertools
+import math
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from rlrat.rational import Rational, backend, gpu, launching, rational
 from rlrat.rational.layout import Layout
-from tests.rational.inputs import DEVICE, assert_near, draw_on_device, expected_gradients
+from tests.rational.inputs import DEVICE, all_gradients, assert_near, draw_on_device, expected_gradients
+from tests.rational.specialised import specialised
 
 needs_triton = pytest.mark.skipif(launching.problem() is not None, reason=str(launching.problem()))
 
@@ -37,18 +42,126 @@ def test_what_it_supports(monkeypatch):
     assert not gpu.supports((5, 4), torch.empty(4, 8), a, None)
 
 
+def _tiles(layout, size, strides, shape=(4, 2), programs=10000, least=1):
+    return gpu._Tiles.of(shape, layout, size, strides, programs, least)
+
+
 def test_tiles_take_16_bytes_where_memory_allows():
-    flat = Layout(1, 1, 1, 5000, True, 0)
-    tiles = gpu._Tiles.of("forward", flat, 4, (0, 0))
-    assert tiles == (5000, 5, 1024, 256, 256, 4, 4)
-    assert (tiles.row_tiles, tiles.column_tiles) == (5, 1)
+    tiles = _tiles(Layout(1, 1, 1, 5000, True, 0), 4, (0, 0))
+    assert tiles[:6] == (4, 5000 - 4096, 256, 5, 1, 4)
+    assert tiles.constants == {"LANES": 256, "CHUNKS": 256, "VECTOR": 4, "DENSE": True, "WHOLE": True}
     rows = Layout(2, 100, 3, 64, False, 1)
-    tiles = gpu._Tiles.of("backward", rows, 4, (19200, 192))
-    assert tiles == (0, 100, 64, 128, 16, 4, 4)
-    assert (tiles.row_tiles, tiles.column_tiles) == (13, 1)
-    assert gpu._Tiles.of("backward", rows, 4, (19200, 193)).vector == 1  # rows that do not begin at 16 bytes
-    wide = gpu._Tiles.of("forward", Layout(1, 3, 1, 3000, False, 0), 2, (3000, 3000))
-    assert (wide.vector, wide.chunks, wide.row_tiles, wide.column_tiles) == (8, 256, 3, 2)
+    tiles = _tiles(rows, 4, (19200, 192), (4, 1))
+    assert tiles[:6] == (12, 4, 16, 13, 1, 4)
+    assert tiles.constants == {"LANES": 128, "CHUNKS": 16, "VECTOR": 4, "DENSE": False, "WHOLE": True}
+    assert _tiles(rows, 4, (19200, 193)).constants["VECTOR"] == 1  # rows that do not begin at 16 bytes
+    wide = _tiles(Layout(1, 3, 1, 3000, False, 0), 2, (3000, 3000))
+    assert wide[:6] == (3, 0, 375, 3, 2, 4)
+    assert wide.constants == {"LANES": 256, "CHUNKS": 256, "VECTOR": 8, "DENSE": False, "WHOLE": False}
+    square = Layout(2, 256, 1, 256, False, 1)
+    assert _tiles(square, 4, (65536, 256)).constants["DENSE"]
+    assert not _tiles(square, 4, (65536, 256, 131072, 512)).constants["DENSE"]  # a gate whose rows are apart
+
+
+def test_programs_take_several_tiles():
+    rows = Layout(1, 100, 1, 256, False, 0)
+    assert [_tiles(rows, 4, (0, 256), (4, 1), 30, least).splits for least in (1, 8, 20, 60)] == [30, 6, 2, 1]
+    assert _tiles(rows._replace(batch=4), 4, (25600, 256), (4, 1), 30).splits == 8
+
+
+class _Recorded(NamedTuple):
+    kernel: object
+    programs: int
+    arguments: tuple
+    constants: dict
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """What would be launched on a GPU with 132 processors; tensors are in the memory of the CPU."""
+    recorded = []
+
+    def launch(kernel, programs, *arguments, device, load=False, warps=4, **constants):
+        assert programs >= 1
+        recorded.append(_Recorded(kernel, programs, arguments, {"num_warps": warps, **constants}))
+
+    unaligned = SimpleNamespace(take=lambda count: torch.zeros(count + 1, dtype=torch.int32)[1:])
+    monkeypatch.setattr(launching, "launch", launch)
+    monkeypatch.setattr(launching, "_gpu_types", ("cpu",))
+    monkeypatch.setattr(launching, "tickets", lambda device: unaligned)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=132))
+    return recorded
+
+
+def _run(x, a, b, bias=None, gate=None, grad=None):
+    plan = gpu.Plan(x, a, b, bias, gate, "A")
+    plan.forward(x, a, b, bias, gate)
+    plan.backward(torch.empty_like(x) if grad is None else grad, x, a, b, bias, gate)
+
+
+@needs_triton
+@pytest.mark.parametrize(("shape", "fewest"), [
+    ((1, 2, 256, 256), 32), ((1, 1, 256, 256), 16), ((64, 2, 256, 256), 2048), ((64, 2, 8192, 256), 132 * 32),
+    ((1, 2, 2**18, 256), 132 * 32),
+])  # fmt: skip
+def test_small_inputs_leave_few_partial_sums_and_large_ones_keep_all_processors(launches, shape, fewest):
+    x = torch.empty(shape[-1]).expand(shape)
+    a, b, bias = (torch.empty(*shape[:2], *rest) for rest in ((1, 6), (1, 4), (256,)))
+    _run(x, a, b, bias)
+    backward = [one for one in launches if "splits" in one.kernel.arg_names and one.kernel.arg_names[1] == "grad_ptr"][
+        -1
+    ]
+    named = dict(zip(backward.kernel.arg_names, backward.arguments, strict=False))
+    assert backward.programs >= fewest
+    assert backward.programs == shape[0] * shape[1] * named["splits"]
+    assert named["full"] >= 8 * named["splits"]
+    assert named["partial_ptr"].numel() == backward.programs * (10 + 256)
+
+
+def _memory_at(offset, *shape, dtype=torch.float32):
+    """A contiguous tensor that begins so many elements after 16 bytes."""
+    count = math.prod(shape)
+    memory = torch.empty(count + 16, dtype=dtype)
+    start = -memory.data_ptr() // memory.element_size() % 16 + offset
+    return memory[start : start + count].view(shape)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_a_part_of_other_memory_takes_the_same_kernels(launches, dtype):
+    """Else Triton compiles one while a graph is captured: for seeds, counters, parameters, inputs, of every number."""
+    for seeds, offset in itertools.product((1, 2, 5, 64), (0, 1, 2, 3, 4, 8)):
+        parameters = (_memory_at(offset + at, seeds, *shape) for at, shape in enumerate(((1, 6), (1, 4), (256,))))
+        x, gate, grad = (_memory_at(offset * at, seeds, 3, 256, dtype=dtype) for at in (1, 0, 2))
+        _run(x, *parameters, gate, grad)
+    assert len({specialised(*one) for one in launches}) == 2
+    launches.clear()
+    for elements, offset in itertools.product((1, 2, 16, 1000, 1024, 4096, 4097, 2**20), (0, 1, 2, 3, 4, 8)):
+        _run(_memory_at(offset, elements, dtype=dtype), _memory_at(offset, 1, 6), _memory_at(offset + 1, 1, 4))
+    assert len({specialised(*one) for one in launches}) == 2
+
+
+@needs_triton
+@pytest.mark.parametrize("shape", [(35, 516), (36 * 512 + 3,)])
+def test_partial_sums_of_many_programs_are_added_in_two_steps(monkeypatch, shape):
+    from rlrat.rational import triton_kernels
+
+    monkeypatch.setattr(gpu, "_programs", lambda direction, device: (1000, 1))
+    counters, take = [], launching.Tickets.take
+    monkeypatch.setattr(launching.Tickets, "take", lambda *given: counters.append(take(*given)) or counters[-1])
+    fused = ("bias",) if len(shape) > 1 else ()
+    *rows, size = shape
+    inputs, extra = draw_on_device("A", (), 1, rows, size, (5, 4), torch.float32, fused)
+    x, a, b = inputs
+    expected = expected_gradients(inputs, "A", extra)
+    plan = gpu.Plan(x, a, b, extra.get("bias"), None, "A")
+    assert plan._tiles["backward"].splits > triton_kernels.GROUP.value
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x)
+    found = [plan.backward(grad, x, a, b, extra.get("bias"), None) for _ in range(2)]
+    got = [t for t in found[0] if t is not None]
+    assert_near([t.detach() for t in got], expected[1:], 2e-5)
+    assert all(torch.equal(*both) for both in zip(got, found[1], strict=False))
+    assert not any(left.any() for left in counters)
 
 
 @needs_triton
@@ -69,8 +182,9 @@ def test_tune_keeps_the_fastest_tiles(monkeypatch):
 
     def time(run, **_):
         measured.append(run)
-        direction, x = run.func.__name__, run.args[0]
-        return 1.0 if gpu.TILES[direction][x.element_size()] == fastest[x.element_size()] else 2.0
+        x, tiles = run.args[0], run.func.__self__._tiles[run.func.__name__]
+        shape = tiles.warps, tiles.constants["LANES"] // (32 * tiles.warps)
+        return 1.0 if shape == fastest[x.element_size()] else 2.0
 
     monkeypatch.setattr(testing, "do_bench", time)
     for direction in gpu.TILES:
@@ -105,6 +219,11 @@ class TestOnAGpu:
         torch.testing.assert_close(x.grad.double(), wide.grad, rtol=1e-2, atol=1e-2)
         for ours, theirs in zip(module.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-2)
+
+    def test_partial_sums_of_many_rows(self):
+        inputs, extra = draw_on_device("A", (2,), 1, (50001,), 256, (5, 4), torch.float32, ("bias",))
+        expected = expected_gradients(inputs, "A", extra)
+        assert_near(all_gradients(inputs, "A", extra), expected, 2e-5)
 
     def test_more_than_2_to_the_31_elements(self):
         x = torch.randn(2**12, device="cuda", dtype=torch.bfloat16).repeat(2**19 + 1)

@@ -13,6 +13,7 @@ import torch
 from rlrat.errors import InputError
 from rlrat.runs import estimates
 from rlrat.runs.estimates import ResourceEstimate, estimate_resources
+from rlrat.updates.captured import captured
 from tests.agents.learners import AGENTS, make_learner
 from tests.short_runs import ROOT
 
@@ -148,6 +149,103 @@ def test_an_estimate_is_near_what_a_learner_takes(agent):
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     predicted, real = map(int, output.split())
     assert 0.9 * real - 32 * MEBIBYTE < predicted < 1.8 * real  # BC's 24 take 190 MB, of which libraries are most
+
+
+class FakeGPU:
+    """A clock and the memory of a GPU on which a plain update takes a second, a replay 10 ms and a recording a minute.
+
+    A learner allocates 10 MB a member, and each of its graphs reserves 7 MB a member more. All is free again when the
+    memory is tracked anew.
+    """
+
+    def __init__(self, monkeypatch, actor_every=1):
+        self.clock, self.reserved, self.learner, self.actor_every = 0.0, 0, None, actor_every
+        monkeypatch.setattr("rlrat.rational.launching._gpu_types", ("cpu",))
+        monkeypatch.setattr(estimates, "captured", lambda learner: captured(learner, self.graph()))
+        monkeypatch.setattr(estimates.time, "perf_counter", lambda: self.clock)
+        stand_ins = {
+            "empty_cache": lambda: setattr(self, "reserved", 0),
+            "mem_get_info": lambda device: (10**11, 10**11),
+            "max_memory_reserved": lambda device: self.reserved,
+            "max_memory_allocated": lambda device: min(self.reserved, 10**7 * (self.learner or self).size),
+            **dict.fromkeys(("memory_reserved", "memory_allocated", "synchronize"), lambda device: 0),
+            "reset_peak_memory_stats": lambda device: None,
+        }
+        for name, value in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    def build(self, members):
+        gpu = self
+
+        class Actor(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("total", torch.zeros(1))
+                self.size = members
+
+            def inputs(self, update):
+                gpu.updates = update + 1
+                return torch.ones(1), update % gpu.actor_every == 0
+
+            def update(self, x, acts):
+                gpu.clock += 1.0
+                self.total += x
+                return {"losses/q": self.total.clone()}
+
+        self.reserved += 10**7 * members
+        self.learner = Actor()
+        return self.learner
+
+    def graph(self):
+        gpu = self
+
+        class Graph:
+            def warm_up(self, function):
+                return function()
+
+            def record(self, function):
+                gpu.clock += 60.0
+                gpu.reserved += 7 * 10**6 * gpu.learner.size
+                before = gpu.learner.total.clone()
+                self.result = function()
+                gpu.learner.total.copy_(before)
+                return self.result
+
+            def replay(self):
+                gpu.clock += 0.01
+                gpu.learner.total += 1.0
+                self.result["losses/q"].copy_(gpu.learner.total)
+
+        return Graph
+
+
+@pytest.mark.parametrize("actor_every", [1, 2, 5])  # with 2 and 5 there are two graphs, of which one is recorded later
+def test_where_the_update_will_be_captured_replays_are_timed_and_their_memory_counts(monkeypatch, actor_every):
+    gpu = FakeGPU(monkeypatch, actor_every)
+    found = estimate_resources(gpu.build, 100, CPU, capture=True)
+    assert found.seconds_per_update == pytest.approx(0.01)
+    assert gpu.updates == {1: 4, 2: 8, 5: 16}[actor_every] + 10
+    assert found.bytes_per_member == 10**7 + 7 * 10**6 * (1 if actor_every == 1 else 2)
+
+
+def test_where_it_will_not_be_captured_the_plain_update_is_measured(monkeypatch):
+    found = estimate_resources(FakeGPU(monkeypatch).build, 100, CPU, capture=False)
+    assert (found.seconds_per_update, found.bytes_per_member) == (pytest.approx(1.0), 10**7)
+    monkeypatch.undo()
+    monkeypatch.setattr(estimates, "captured", lambda *_: pytest.fail("nothing is captured on a CPU"))
+    assert estimate_resources(learner(), 50, CPU, capture=True).seconds_per_update > 0
+
+
+def test_an_update_that_is_recorded_again_and_again_is_measured_all_the_same(monkeypatch):
+    gpu = FakeGPU(monkeypatch)
+    monkeypatch.setattr(estimates, "_RECORDING_UPDATES", 20)
+
+    def build(members):
+        made = gpu.build(members)
+        made.inputs = lambda update: (torch.ones(1), update)  # each number is another kind of inputs
+        return made
+
+    assert estimate_resources(build, 100, CPU, capture=True).seconds_per_update == pytest.approx(1.0)
 
 
 def test_one_line_that_says_what_it_takes():

@@ -15,6 +15,7 @@ from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.dashboards import LAYOUT
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.group import Group, TrainingProgress
+from rlrat.updates import optim
 from tests.short_runs import assert_equal_runs, read_run
 
 REFERENCE = find_reference("Hopper-v5")
@@ -93,6 +94,27 @@ def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_pat
     assert "going on from update 20" in run_agent("--num-seeds", 2).stdout
     for seed in (0, 1):
         assert_equal_runs(read_run(_run_folder(tmp_path, seed)), expected[seed])
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_run_goes_on_where_buffers_are_padded_and_the_other_way_round(run_agent, tmp_path, padded, monkeypatch):
+    """As from a CPU on a GPU."""
+    run = ("--num-seeds", 2, "--activation", "rational")
+    monkeypatch.setattr(optim, "is_padded", lambda device: padded)
+    run_agent(*run)
+    expected = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]
+    for seed in (0, 1):
+        (_run_folder(tmp_path, seed) / "summary.json").unlink()
+        os.replace(
+            _run_folder(tmp_path, seed) / "checkpoint.previous.pt", _run_folder(tmp_path, seed) / "checkpoint.pt"
+        )
+    monkeypatch.setattr(optim, "is_padded", lambda device: not padded)
+    assert "going on from update 20" in run_agent(*run).stdout
+    for seed in (0, 1):
+        state = read_run(_run_folder(tmp_path, seed))["state"]
+        assert state.keys() == expected[seed]["state"].keys()
+        for name, value in expected[seed]["state"].items():
+            torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_seeds_that_came_to_different_updates_alone_are_not_thrown_back(run_agent, tmp_path):

@@ -7,15 +7,18 @@ import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from agents.iql import IQL
+from rlrat.errors import InputError
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder
+from rlrat.runs.run import Run, _stacked
 from tests.forked import Forked
 from tests.short_runs import ROOT, SHORT, assert_equal_runs, read_run, wait_for
 
@@ -192,6 +195,19 @@ def test_many_members_are_measured_before_anything_is_written(run_agent, tmp_pat
     assert "16 members side by side: about" in run_agent(*many).stdout
 
 
+def test_many_members_are_measured_as_they_will_run(run_agent, monkeypatch):
+    asked = []
+
+    def estimate(build, num_members, device, capture):
+        asked.append((num_members, device.type, capture))
+        raise InputError("enough")
+
+    monkeypatch.setattr("rlrat.runs.run.estimate_resources", estimate)
+    for option in ("--capture", "--no-capture"):
+        run_agent("--num-seeds", 16, option, check=False)
+    assert asked == [(16, "cpu", True), (16, "cpu", False)]
+
+
 def test_gated_says_how_large_the_networks_are(run_agent):
     output = run_agent("--gated", "--total-updates", 1, "--eval-every", 1).stdout
     assert "gated: q: hidden widths 10 10 instead of 16 16, 531 weights instead of 529 (+0.4%)" in output
@@ -313,3 +329,20 @@ def test_without_reference_scores_returns_are_raw_and_that_is_said_once(run_agen
     summary = folder.summary()
     assert summary["reference"] is summary["final_score"] is summary["best_score"] is None
     assert summary["final_return"] is not None
+
+
+def test_rows_of_one_tensor_are_summed_as_that_tensor():
+    whole = torch.arange(6.0).view(3, 2).clone()
+    assert _stacked({"a": whole[0], "b": whole[1], "c": whole[2]}) is whole
+    for rows in ([0, 1], [1, 0, 2], [0, 1, 1], [2, 1, 0]):  # not all of it, in order
+        found = _stacked({str(i): whole[row] for i, row in enumerate(rows)})
+        assert found.tolist() == [whole[row].tolist() for row in rows]
+    changed = {"a": whole[0], "b": whole[1] + 1.0, "c": whole[2]}
+    assert _stacked(changed).tolist() == [[0, 1], [3, 4], [4, 5]]
+    square = torch.arange(4.0).view(2, 2).clone()
+    assert _stacked({"a": square[:, 0], "b": square[:, 1]}).tolist() == [[0, 2], [1, 3]]
+    run, metrics = SimpleNamespace(_group=SimpleNamespace(members=range(2)), _sums={}), {"x/a": whole[0]}
+    for _ in range(3):
+        Run.log(run, metrics)
+    assert (run._sums[("x/a",)][0].tolist(), run._sums[("x/a",)][1]) == ([[0, 3]], 3)
+    assert whole.tolist() == [[0, 1], [2, 3], [4, 5]]  # as it was

@@ -16,6 +16,7 @@ from rlrat.updates.machine import (
     find_device,
     most_resident_memory,
     proc_bytes,
+    set_precision,
     usable_cores,
     useful_threads,
 )
@@ -46,6 +47,24 @@ def test_a_run_sets_its_precision(run_agent):
         assert "precision is 'bf16' there and 'fp32' here" in result.stderr
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_a_precision_that_a_gpu_would_not_compute_in_is_refused(run_agent, monkeypatch, tmp_path):
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"  # where this is bf16 one day, a GPU can have it
+        for name, expected in (("fp32", "highest"), ("tf32", "high")):
+            set_precision(name, torch.device("cuda:1"))
+            assert torch.get_float32_matmul_precision() == expected
+        monkeypatch.setattr("rlrat.runs.run.find_device", lambda _: torch.device("cuda:1"))
+        result = run_agent("--precision", "bf16", check=False)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert result.returncode == 2
+    said = "error: --precision bf16 is for CPUs: PyTorch's products on cuda:1 would be in tf32, give tf32\n"
+    assert result.stderr == said
+    assert not (tmp_path / "runs").exists()
 
 
 def test_threads_are_as_many_as_an_update_keeps_busy():

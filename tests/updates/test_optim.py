@@ -12,6 +12,7 @@ from rlrat.errors import InputError
 from rlrat.networks.activations import PReLU
 from rlrat.networks.layers import MLP, initialize
 from rlrat.rational import Rational
+from rlrat.updates import optim
 from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
 
 
@@ -191,10 +192,124 @@ def test_parameters_are_views_of_the_flat_buffer():
     torch.testing.assert_close(flat.sum(), sums + flat.numel())
 
 
+def _padding(adam, tensor):
+    """What of a buffer lies between the parameters."""
+    rest = tensor.clone()
+    for piece in adam._layout.pieces(rest):
+        piece.fill_(float("nan"))
+    return rest[~rest.isnan()]
+
+
+@pytest.mark.parametrize("critics", [None, 2])
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_padding_changes_no_parameter_and_stays_zero(critics, decoupled, fused, monkeypatch):
+    results = []
+    settings = {"weight_decay": 0.3, "decoupled": decoupled, "rational_rate_scale": 1.0 if fused else 0.5}
+    for padded in (False, True):
+        monkeypatch.setattr(optim, "is_padded", lambda device, padded=padded: padded)
+        network, guard = _network([0, 1, 2], critics, "rational"), SeedGuard(3)
+        target = copy.deepcopy(network).requires_grad_(False)
+        optimizer = Adam(network, [0.01, 0.02, 0.03], guard=guard, name="n", **settings)
+        assert optimizer._fused == fused
+        flatten(target)
+        for number in range(4):
+            x = _inputs([0, 1, 2], number)
+            x[1] *= float("nan") if number == 2 else 1.0
+            optimizer.step(_loss(network, x.unsqueeze(1) if critics else x), target=target, polyak=0.3)
+        assert guard.alive.tolist() == [True, False, True]
+        results.append((network.state_dict(), target.state_dict(), optimizer.state_dict()))
+    for plain, ours in zip(*results, strict=True):
+        for name, value in plain.items():
+            assert ours[name].shape == value.shape, name
+            torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-7, msg=name)
+    for flat in (optimizer.flat, target.flat, optimizer.first_moment, optimizer.second_moment):
+        assert flat.shape[-1] % 32 == 0
+        assert flat.shape == optimizer.first_moment.shape
+        assert len(_padding(optimizer, flat)) > 0
+        assert not _padding(optimizer, flat).any()
+    for owner in (network, target):
+        offsets = [parameter.storage_offset() for parameter in owner.parameters()]
+        assert offsets == sorted(set(offsets))
+        assert all(offset % 32 == 0 for offset in offsets)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_state_with_padding_goes_on_without_and_the_other_way_round(padded, monkeypatch):
+    """What is saved is what was saved before there was padding."""
+
+    def make(padded):
+        monkeypatch.setattr(optim, "is_padded", lambda device: padded)
+        network = _network([0, 1], 2, "rational")
+        return nn.ModuleList([network, Adam(network, 1e-2, guard=SeedGuard(2), name="n", rational_rate_scale=0.5)])
+
+    def train(pair, numbers):
+        for number in numbers:
+            pair[1].step(_loss(pair[0], _inputs([0, 1], number).unsqueeze(1)))
+
+    first, second = make(padded), make(not padded)
+    train(first, range(3))
+    saved = {name: value.clone() for name, value in first.state_dict().items()}
+    size = sum(parameter.numel() for parameter in first[0].parameters())
+    assert saved["1.first_moment"].shape == saved["1.second_moment"].shape == (2, 2, size // 4)
+    moments = saved["1.first_moment"].split([parameter.numel() // 4 for parameter in first[0].parameters()], dim=-1)
+    for moment, piece in zip(moments, first[1]._layout.pieces(first[1].first_moment), strict=True):
+        assert torch.equal(moment, piece.flatten(2))
+    second.load_state_dict(saved)
+    for name, value in second.state_dict().items():
+        assert torch.equal(value, saved[name]), name
+    train(first, range(3, 5))
+    train(second, range(3, 5))
+    for name, value in second.state_dict().items():
+        torch.testing.assert_close(value, first.state_dict()[name], rtol=1e-5, atol=1e-6, msg=name)
+    with pytest.raises(RuntimeError, match=r"size mismatch for 1\.second_moment"):
+        second.load_state_dict({**saved, "1.second_moment": saved["1.second_moment"][..., 1:]})
+
+
+def test_a_padded_network_is_copied_and_flattened_again(monkeypatch):
+    monkeypatch.setattr(optim, "is_padded", lambda device: True)
+    network = _network([0, 1], critics=2)
+    x = torch.randn(2, 1, 4, 3)
+    before, flat = network(x), flatten(network)
+    assert torch.equal(network(x), before)
+    twin = copy.deepcopy(network)
+    for again in (flatten(twin), flatten(network)):
+        assert torch.equal(again, flat)
+    polyak_(twin, network, 0.5, torch.tensor([True, True]))
+    assert torch.equal(twin(x), before)
+    monkeypatch.setattr(optim, "is_padded", lambda device: False)
+    assert flatten(twin).shape == (2, 2, sum(p.numel() for p in network.parameters()) // 4)
+    assert torch.equal(twin(x), before)
+
+
 def test_polyak_of_a_network_without_a_flat_buffer_is_one_line():
     target, source = nn.Linear(1, 1), nn.Linear(1, 1)
     with pytest.raises(InputError, match=r"flatten` has seen, .*: call it with the target, after learner.to"):
         polyak_(target, source, 0.5, torch.tensor([True]))
+
+
+def test_what_is_flat_moves_with_the_network():
+    network = _network([0, 1], critics=2)
+    size = flatten(network).shape
+    moved = copy.deepcopy(network).to("meta")
+    tensors = [
+        value for module in moved.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)
+    ]
+    assert all(tensor.is_meta for tensor in (*tensors, *moved.parameters(), *moved.buffers()))
+    assert (moved.flat.is_meta, moved.flat.shape) == (True, size)
+    assert network.state_dict().keys() == _network([0, 1], critics=2).state_dict().keys()  # it is in no checkpoint
+
+
+@pytest.mark.parametrize("change", [copy.deepcopy, lambda pair: pair.to(torch.float64)])
+def test_a_step_that_would_not_reach_the_parameters_is_an_error(change):
+    network = _network([0, 1])
+    pair = nn.ModuleList([network, Adam(network, 1e-2, guard=SeedGuard(2), name="actor")])
+    pair.to("cpu", torch.float32)  # nothing moves
+    pair[1].step(_loss(network, _inputs([0, 1], 0)))
+    network, optimizer = change(pair)
+    x = _inputs([0, 1], 1).to(network.output.bias)
+    with pytest.raises(InputError, match="the optimizer actor does not reach its network, which was moved or copied"):
+        optimizer.step(_loss(network, x))
 
 
 def test_polyak_averages_the_living():
@@ -206,12 +321,14 @@ def test_polyak_averages_the_living():
     torch.testing.assert_close(target.output.bias[0].flatten(), target.flat[0, :, -2:].flatten())
 
 
-@pytest.mark.parametrize("critics", [None, 2])
-@pytest.mark.parametrize("decoupled", [False, True])
-def test_a_traced_step_is_the_plain_one(critics, decoupled):
+@pytest.mark.parametrize(
+    ("critics", "decoupled", "padded"), [*itertools.product([None, 2], [False, True], [False]), (2, True, True)]
+)
+def test_a_traced_step_is_the_plain_one(critics, decoupled, padded, monkeypatch):
     """Per-seed rates, decay and clipping, rational coefficients at a rate of their own, a schedule, a dead seed."""
     results = []
     for traced in (False, True):
+        monkeypatch.setattr(optim, "is_padded", lambda device, padded=padded and traced: padded)
         network = _network([0, 1, 2], critics, "rational")
         optimizer = Adam(
             network, [1e-2, 3e-2, 1e-2], guard=SeedGuard(3), name="n", weight_decay=[0.1, 0.0, 0.2],
@@ -235,6 +352,7 @@ def test_a_traced_step_is_the_plain_one(critics, decoupled):
                 run(x)
         results.append((network.state_dict(), target.state_dict(), optimizer.state_dict()))
         assert optimizer._guard[0].report() == [None, ("n loss", 0), None]
+    assert all(result.keys() == expected.keys() for result, expected in zip(*results, strict=True))
     for plain, by_parameter in zip(*results, strict=True):
         for name, value in plain.items():
             torch.testing.assert_close(by_parameter[name], value, rtol=1e-4, atol=1e-5, msg=name)

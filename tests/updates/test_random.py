@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from scipy import stats
 
-from rlrat.updates.random import Stream, UpdateBlocks, _philox, generator
+from rlrat.updates.random import DropoutMasks, Stream, UpdateBlocks, _philox, generator
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_a_seed_draws_the_same_numbers_whatever_is_beside_it(seeds, update, shap
     updates = torch.tensor([update, update + 1])
     block = together.integers(updates, shape, high=1000)
     assert torch.equal(block[1], together.integers(update + 1, shape, high=1000))
+    assert torch.equal(block, together.integers(range(update, update + 2), shape, high=1000))
 
 
 def test_purposes_updates_and_seeds_differ():
@@ -62,6 +63,8 @@ def test_distributions():
     assert uniform.max() < 1
     assert stats.kstest(uniform.numpy(), "uniform").pvalue > 0.01
     assert stats.kstest(stream.normal(3, (100_001,)).flatten().numpy(), "norm").pvalue > 0.01
+    signed = stream.uniform(3, (100_000,), signed=True).flatten().double()
+    assert torch.equal(signed, 2 * uniform - 1)
     counts = torch.bincount(stream.integers(3, (100_000,), high=7).flatten(), minlength=7)
     assert stats.chisquare(counts.numpy()).pvalue > 0.01
 
@@ -74,10 +77,8 @@ def test_integers_stay_in_range(high):
     assert index.max() >= 0.99 * (high - 1)
 
 
-@pytest.mark.parametrize("source", ["_numpy_bytes", "_bytes"])  # of a CPU and of a GPU
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.999])
-def test_dropout_drops_the_share(rate, source, monkeypatch):
-    monkeypatch.setattr(Stream, "_numpy_bytes", getattr(Stream, source))
+def test_dropout_drops_the_share(rate):
     count = 2_000_003
     multipliers = Stream([4], "dropout").dropout(torch.tensor(9), rate, (1000, 2003))
     assert multipliers.shape == (1, 1000, 2003)
@@ -87,14 +88,28 @@ def test_dropout_drops_the_share(rate, source, monkeypatch):
     assert abs(dropped - rate * 2_003_000) < 5 * np.sqrt(count * rate * (1 - rate) + 2003**2 * 1000 / 256**2 / 4)
 
 
-@pytest.mark.parametrize("source", ["_numpy_bytes", "_bytes"])
-def test_dropout_is_each_seeds_own(source, monkeypatch):
-    monkeypatch.setattr(Stream, "_numpy_bytes", getattr(Stream, source))
+def test_dropout_is_each_seeds_own():
     both, alone = (Stream(seeds, "dropout").dropout(2, 0.3, (5, 7, 3)) for seeds in ([1, 4], [4]))
     assert torch.equal(both[1], alone[0])
     assert not torch.equal(both[0], both[1])
     other = Stream([4], "dropout").dropout(torch.tensor(3), 0.3, (5, 7, 3))
     assert not torch.equal(alone, other)
+
+
+def test_masks_are_the_streams_dropout_and_none_at_rate_0():
+    streams = [Stream([1, 4], f"dropout {place}") for place in range(3)]
+    masks = DropoutMasks(streams, [0.3, 0.0, 0.5], [(5, 7, 3), (2, 2), (4,)]).at(6)
+    assert masks[1] is None
+    assert torch.equal(masks[0], streams[0].dropout(6, 0.3, (5, 7, 3)))
+    assert torch.equal(masks[2], streams[2].dropout(6, 0.5, (4,)))
+    assert DropoutMasks(streams[:2], [0.0, 0.0], [(5, 7), (2, 2)]).at(6) is None
+
+
+def test_on_the_meta_device_shapes_are_drawn():
+    stream = Stream([1, 4], "dropout", "meta")
+    mask = stream.dropout(2, 0.3, (5, 7, 3))
+    assert (mask.shape, mask.dtype, mask.is_meta) == ((2, 5, 7, 3), torch.float32, True)
+    assert stream.normal(range(3, 7), (3,)).shape == (4, 2, 3)
 
 
 def test_generator_is_a_function_of_seed_and_purpose():

@@ -54,7 +54,7 @@ def fake_parts(monkeypatch, fail: tuple[str, ...] = ()) -> list[str]:
     """Figures without processes; the names of the parts that were asked for."""
     asked = []
 
-    def figures(part):
+    def figures(part, *_):
         name = part.command[-1]
         asked.append(name)
         if name in fail:

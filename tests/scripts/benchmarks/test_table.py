@@ -50,10 +50,31 @@ def test_every_cell_is_run_after_what_fills_the_caches(started, capsys):
     said = [(args.env_id, args.activation, args.total_updates) for _, args in started]
     cells = [(env_id, name) for env_id in choice["env_ids"] for name in choice["activations"]]
     assert said[-4:] == [(*cell, 3000) for cell in cells]
-    assert said[:-4] == [("HalfCheetah-v5", "relu", 1), ("HalfCheetah-v5", "rational", 1), ("Hopper-v5", "relu", 1)]
+    assert said[:-4] == [("HalfCheetah-v5", "relu", 1), ("Hopper-v5", "relu", 1), ("HalfCheetah-v5", "rational", 1)]
+    assert [args.num_threads for _, args in started] == [None] * 7
     assert [args.env_kwargs for _, args in started[-2:]] == [("terminate_when_unhealthy=false",)] * 2
     assert [(row["env_id"], row["activation"]) for row in found["cells"]] == cells
     assert all(row["seed_updates_per_second"] == 300 for row in found["cells"])
     expected = sum(row["start"] + row["run"] / 0.01 for row in found["cells"]) / 3600
     assert found["projected_hours"] == pytest.approx(expected)
     assert "1.0% of 4 cells" in capsys.readouterr().out
+
+
+def test_what_is_done_once_is_counted_once(tmp_path):
+    folder = tmp_path / "seed0"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    header = "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean"
+    lines = [
+        f"{update},{seconds},{seconds},,1,0.0,0.0,1.0," for update, seconds in ((0, 1), (10_000, 12), (20_000, 17))
+    ]
+    (folder / "evaluations.csv").write_text("\n".join([f"{header},normalized_score", *lines, ""]))
+    assert table._whole_seconds(folder, 30_000, 24.0) == 12 + 29 * 6
+    assert table._whole_seconds(folder, 10_000, 12.0) == 12 * 30
+
+
+def test_runs_at_once_share_the_cores(started, monkeypatch):
+    monkeypatch.setattr(table, "usable_cores", lambda: 16)
+    choice = {"env_ids": ("HalfCheetah-v5",), "activations": ("relu", "rational"), "agents": ("iql",)}
+    run_table(Table(share=0.01, num_seeds=1, transitions=1000, processes=4, **choice))
+    assert [args.num_threads for _, args in started] == [4] * 4

@@ -1,0 +1,83 @@
+"""Compute losses that agents share, each `[S]`, and what is logged of them.
+
+The operations are the definition of each. On a GPU they would be some ten launches, which take longer than their work:
+there, `loss_kernels` does the same in one launch, and the gradient in another.
+"""
+
+import torch
+from torch import Tensor
+
+from rlrat.rational import launching
+
+
+def _by_kernel(*tensors: Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and launching.runs_on(tensors[0].device)
+        and all(tensor.dtype == torch.float32 for tensor in tensors)
+    )
+
+
+def bellman_target(rewards: Tensor, terminations: Tensor, next_value: Tensor, discount: float | Tensor) -> Tensor:
+    """Compute r + discount (1 - d) V(s') `[S, B]`; `discount` is one number, or `[S, 1]`. It takes no gradients."""
+    if _by_kernel(rewards, terminations, next_value):
+        from rlrat.updates import loss_kernels
+
+        return loss_kernels.bellman_target(rewards, terminations, next_value, discount)
+    return rewards + discount * (1.0 - terminations) * next_value
+
+
+def squared_error(q: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the mean of (q - target)^2 over a batch, summed over critics `[S]`, and the mean of q `[S]`.
+
+    Args:
+        q: of each critic, `[S, C, B]`.
+        target: `[S, B]`; takes no gradients.
+    """
+    if _by_kernel(q, target):
+        from rlrat.updates.loss_kernels import SquaredError
+
+        return SquaredError.apply(q, target, None)
+    return (q - target.unsqueeze(1)).square().mean(-1).sum(1), q.mean((1, 2))
+
+
+def expectile_error(value: Tensor, target: Tensor, expectile: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the mean of |expectile - 1(u < 0)| u^2 over a batch `[S]`, u = target - value, and the mean of value.
+
+    Args:
+        value, target: `[S, B]`; target takes no gradients.
+        expectile: one number, or `[S, 1]` (Kostrikov et al. 2021, eq. 5).
+    """
+    if _by_kernel(value, target):
+        from rlrat.updates.loss_kernels import SquaredError
+
+        return SquaredError.apply(value.unsqueeze(1), target, expectile)
+    u = target - value
+    weight = torch.where(u.detach() > 0, expectile, 1.0 - expectile)
+    return (weight * u.square()).mean(-1), value.mean(-1)
+
+
+def weighted_likelihood(
+    log_prob: Tensor, advantage: Tensor, inverse_temperature: float | Tensor, max_weight: float | Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute the mean of -min(exp(beta A), max_weight) log pi(a | s) over a batch `[S]`; also how A and weights are.
+
+    Args:
+        log_prob, advantage: `[S, B]`; the advantage A takes no gradients.
+        inverse_temperature, max_weight: one number, or `[S, 1]` (Kostrikov et al. 2021, eq. 7; Nair et al. 2020).
+
+    Returns:
+        The loss, and by name the mean and the standard deviation of the advantage, the mean weight and the share of
+        clipped ones, `[S]` each.
+    """
+    names = ("advantage_mean", "advantage_std", "weight_mean", "weight_clipped")
+    if _by_kernel(log_prob, advantage):
+        from rlrat.updates.loss_kernels import WeightedLikelihood
+
+        loss, known = WeightedLikelihood.apply(log_prob, advantage, inverse_temperature, max_weight)
+        return loss, dict(zip(names, known.unbind(), strict=True))
+    weight = torch.exp(inverse_temperature * advantage).clamp(max=max_weight)
+    loss = -(weight * log_prob).mean(-1)
+    clipped = (weight >= max_weight).float().mean(-1)
+    known = (advantage.mean(-1), advantage.std(-1, correction=0), weight.mean(-1), clipped)
+    return loss, dict(zip(names, known, strict=True))

@@ -1,0 +1,104 @@
+"""Compile Triton kernels as they were launched, for GPUs that need not be there, and count what the result has.
+
+Tests record launches (`Launches`) where Triton may be an interpreter, and give them to `compile_launches`, which runs
+this file as a program of its own.
+"""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+TYPES = {"float32": "fp32", "float64": "fp64", "int32": "i32", "int64": "i64", "bool": "i1"}
+
+
+class Launches(list):
+    """Takes the place of `launching.launch` and launches nothing: keeps what a compiler needs to know of a launch."""
+
+    def __call__(self, kernel, programs, *arguments, device, load=False, warps=4, **constants) -> None:
+        said = [
+            [f"*{TYPES[str(a.dtype).removeprefix('torch.')]}", a.data_ptr() % 16 == 0] if isinstance(a, Tensor) else a
+            for a in arguments
+        ]
+        function = kernel.fn
+        self.append([function.__module__, function.__name__, said, constants, warps])
+
+
+def compile_launches(
+    launches: list, wanted: list[int], architectures: list[int], folder: Path
+) -> tuple[list[str], list[dict]]:
+    """Say what each launch is specialized for, and compile those with the numbers `wanted` for each architecture.
+
+    Launches of one kernel that are specialized alike take the same one. Architectures are such as 80; Triton's cache is
+    `folder`; see `figures`.
+    """
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [sys.executable, __file__, json.dumps([launches, wanted, architectures])]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return tuple(json.loads(done.stdout))
+
+
+def specialize(module: str, name: str, arguments: list, constants: dict, warps: int) -> tuple:
+    """Find the kernel, its arguments' types, its constants, and the numbers of arguments that 16 divides.
+
+    arguments: in order; a tensor is its type and whether it is aligned to 16 bytes.
+    """
+    kernel = getattr(importlib.import_module(module), name)
+    types, divided, constants = {}, [], dict(constants)
+    for parameter, value in zip(kernel.params, arguments, strict=False):
+        if isinstance(value, list):
+            types[parameter.name], aligned = value
+        elif isinstance(value, float):
+            types[parameter.name], aligned = "fp32", False
+        else:
+            types[parameter.name], aligned = "i32", value % 16 == 0
+            if value == 1 and not parameter.do_not_specialize:
+                constants[parameter.name] = 1
+        if aligned and not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment):
+            divided.append(parameter.num)
+    types |= dict.fromkeys(constants, "constexpr")
+    return kernel, {parameter.name: types[parameter.name] for parameter in kernel.params}, constants, divided
+
+
+def figures(launch: list, architecture: int) -> dict:
+    """Compile a launch: its registers, bytes of stack, and accesses."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, signature, constants, divided = specialize(*launch)
+    attributes = {(number,): [["tt.divisibility", 16]] for number in divided}
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": launch[-1]}
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack, local = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL"))
+    ptx = compiled.asm["ptx"]
+    wide = r"\.global\S*\.(v4\.[bf]32|v2\.[bf]64)"
+    return {
+        "kernel": launch[1],
+        "registers": registers,
+        "spilled": stack + local,
+        "wide loads": len(re.findall("ld" + wide, ptx)),
+        "wide stores": len(re.findall("st" + wide, ptx)),
+        "float atomics": len(re.findall(r"(atom|red)\S*\.f(16|32|64)", ptx)),
+    }
+
+
+if __name__ == "__main__":
+    launches, wanted, architectures = json.loads(sys.argv[1])
+    specialized = [str((launch[:2], launch[-1], *specialize(*launch)[1:])) for launch in launches]
+    found = [figures(launches[number], architecture) for number in wanted for architecture in architectures]
+    print(json.dumps([specialized, found]))

@@ -1,0 +1,101 @@
+"""The kernels of the losses, in Triton's interpreter, beside the operations that define them."""
+
+import math
+
+import pytest
+import torch
+
+from rlrat.rational import launching
+from rlrat.updates import losses
+from tests.compile_kernels import Launches, compile_launches
+
+pytest.importorskip("triton")
+
+
+def _numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _both(monkeypatch, function, *inputs):
+    """What `function` returns and the gradients of the sum of its first output: by operations, and by kernels."""
+    found = []
+    for types in (("cuda",), ("cuda", "cpu")):
+        monkeypatch.setattr(launching, "_gpu_types", types)
+        own = [x.clone().requires_grad_() if x is inputs[0] else x for x in inputs]
+        result = function(*own)
+        flat = [result] if isinstance(result, torch.Tensor) else [result[0], *_rest(result[1])]
+        gradients = []
+        if flat[0].requires_grad:
+            factors = torch.linspace(0.5, 2.0, flat[0].numel()).view_as(flat[0])  # not the same for every seed
+            gradients = [*torch.autograd.grad(flat[0], own[:1], factors)]
+        found.append([*flat, *gradients])
+        assert not any(t.requires_grad for t in flat[1:]) or types == ("cuda",)
+    return found
+
+
+def _rest(result):
+    return [*result.values()] if isinstance(result, dict) else [result]
+
+
+def _assert_equal(pair):
+    for expected, got in zip(*pair, strict=True):
+        torch.testing.assert_close(got, expected, rtol=2e-5, atol=1e-6, equal_nan=True)
+
+
+PER_SEED = torch.tensor([[0.3], [0.8], [0.5]])
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+@pytest.mark.parametrize("setting", [0.7, PER_SEED])
+def test_a_kernel_computes_what_the_operations_do(rows, setting, monkeypatch):
+    value, target, q = _numbers(3, rows), _numbers(3, rows, seed=1), _numbers(3, 2, rows, seed=2)
+    _assert_equal(_both(monkeypatch, losses.squared_error, q, target))
+    _assert_equal(_both(monkeypatch, losses.expectile_error, value, target, setting))
+    for most in (1.5, 2.0 * PER_SEED):
+        _assert_equal(_both(monkeypatch, losses.weighted_likelihood, value, target, setting, most))
+    columns = _numbers(3, rows, 5)
+    rewards, ends = columns[..., 1], (columns[..., 3] > 0.5).float()
+    with torch.no_grad():
+        _assert_equal(_both(monkeypatch, losses.bellman_target, rewards, ends, target, setting))
+        _assert_equal(_both(monkeypatch, losses.bellman_target, columns[..., 4], ends, target, 1))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_stays_in_its_seed_and_shows(bad, monkeypatch):
+    value, target = _numbers(3, 9), _numbers(3, 9, seed=1)
+    value[1, 4] = bad
+    for function, *settings in (
+        (lambda v, t: losses.squared_error(v.unsqueeze(1), t),),
+        (losses.expectile_error, 0.7),
+        (losses.weighted_likelihood, 3.0, 100.0),
+        (lambda advantage, log_prob: losses.weighted_likelihood(log_prob, advantage.detach(), 3.0, 100.0),),
+    ):
+        pair = _both(monkeypatch, function, value, target, *settings)
+        _assert_equal(pair)
+        assert torch.isfinite(pair[1][0]).tolist() in ([True, False, True], [True] * 3 if bad == math.inf else None)
+
+
+def test_other_types_and_other_devices_are_computed_by_operations(monkeypatch):
+    monkeypatch.setattr(launching, "launch", lambda *_, **__: pytest.fail("launched"))
+    value, target = _numbers(3, 9), _numbers(3, 9, seed=1)
+    losses.squared_error(value.unsqueeze(1), target)
+    monkeypatch.setattr(launching, "_gpu_types", ("cpu",))
+    losses.squared_error(value.double().unsqueeze(1), target.double())
+
+
+@pytest.mark.parametrize("setting", [0.7, pytest.param(PER_SEED, marks=pytest.mark.slow)])
+def test_the_kernels_compile_for_gpus(setting, monkeypatch, tmp_path):
+    found = Launches()
+    monkeypatch.setattr(launching, "launch", found)
+    monkeypatch.setattr(launching, "_gpu_types", ("cpu",))
+    value, target, q = (_numbers(3, *shape, 256).requires_grad_() for shape in ((), (), (2,)))
+    loss, _ = losses.squared_error(q, target)
+    other, _ = losses.expectile_error(value, target, setting)
+    last, _ = losses.weighted_likelihood(value, target, setting, setting)
+    torch.autograd.grad((loss + other + last).sum(), (q, value))
+    losses.bellman_target(target, target, target, setting)
+    assert len(found) == 7
+    for result in compile_launches(found, list(range(len(found))), [80, 90], tmp_path)[1]:
+        assert result["spilled"] == 0
+        assert result["registers"] <= 64
+        assert result["float atomics"] == 0
