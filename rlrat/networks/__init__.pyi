@@ -9,6 +9,7 @@ from .layers import Embedding as Embedding
 from .layers import LayerNorm as LayerNorm
 from .layers import dropout_masks as dropout_masks
 from .layers import initialize as initialize
+from .layers import joined as joined
 from .policies import Policy as Policy
 from .transformer import Gain as Gain
 from .transformer import SequencePolicy as SequencePolicy
