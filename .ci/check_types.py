@@ -1,0 +1,27 @@
+"""Fail unless pyright knows the type of all that an installed rlrat offers: `rlrat.__all__`, and what is public below."""
+
+import json
+import subprocess
+import sys
+
+import rlrat
+
+
+def main() -> int:
+    command = ["pyright", "--verifytypes", "rlrat", "--ignoreexternal", "--outputjson"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["typeCompleteness"]
+    symbols = [symbol for symbol in found["symbols"] if symbol["isExported"]]
+    seen = {symbol["name"] for symbol in symbols} | {module["name"] for module in found["modules"]}
+    missing = {f"rlrat.{name}" for name in rlrat.__all__} - seen
+    unknown = [symbol for symbol in symbols if not symbol["isTypeKnown"]]
+    for symbol in unknown:
+        reasons = [line["message"].replace("\n", " ") for line in symbol["diagnostics"]]
+        print(f"{symbol['name']}: {'; '.join(reasons) or 'a part of it has no type'}")
+    for name in sorted(missing):
+        print(f"{name} is not among what pyright sees")
+    print(f"{found['completenessScore']:.1%} of {len(symbols)} public names have a type")
+    return int(bool(unknown or missing))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
