@@ -1,4 +1,4 @@
-"""Fail unless pyright knows the type of all that an installed rlrat offers: `rlrat.__all__`, and what is public below."""
+"""Fail unless pyright knows all types of an installed rlrat: of `rlrat.__all__`, and of what is public below."""
 
 import json
 import subprocess

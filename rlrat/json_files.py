@@ -57,7 +57,7 @@ def _parse(text: str, integer: Callable[[str], float]) -> Any:
     return content
 
 
-def open_file(path: str | os.PathLike) -> BinaryIO:
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a plain file for reading, and nothing that could keep the reader waiting, such as a named pipe.
 
     Raises:
@@ -73,7 +73,7 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
         raise
 
 
-def load_json(path: str | os.PathLike) -> dict[str, Any]:
+def load_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the JSON object in a file.
 
     Raises:
@@ -83,7 +83,7 @@ def load_json(path: str | os.PathLike) -> dict[str, Any]:
     return _load(path, "strict", _integer)
 
 
-def find_json(path: str | os.PathLike) -> dict[str, Any] | None:
+def find_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Read the JSON object in a file, for whoever can do without: return None where none can be read.
 
     What is no UTF-8 is replaced, and an integer of more than 64 bits is the float next to it, or infinite.
@@ -94,7 +94,7 @@ def find_json(path: str | os.PathLike) -> dict[str, Any] | None:
         return None
 
 
-def _load(path: str | os.PathLike, errors: str, integer: Callable[[str], float]) -> dict[str, Any]:
+def _load(path: str | os.PathLike[str], errors: str, integer: Callable[[str], float]) -> dict[str, Any]:
     with open_file(path) as file:
         text = file.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:
@@ -108,7 +108,7 @@ def _load(path: str | os.PathLike, errors: str, integer: Callable[[str], float])
     return content
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Read the JSON object in a file; return None where there is no such file.
 
     Raises:

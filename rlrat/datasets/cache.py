@@ -166,7 +166,7 @@ def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def look(source: Source) -> tuple[list, str]:
+def look(source: Source) -> tuple[list[Any], str]:
     """Return what the source has in common with its copies, and what nobody can restore after a change.
 
     For the same files, another machine may see other numbers in the second part.
@@ -181,7 +181,7 @@ def look(source: Source) -> tuple[list, str]:
     return [FORMAT_VERSION, source.id, source.settings, files], sight
 
 
-def is_known(seen: tuple[list, str], stamp: dict[str, Any]) -> bool:
+def is_known(seen: tuple[list[Any], str], stamp: dict[str, Any]) -> bool:
     """Return whether a source's files match its stamp, so that their content need not be read."""
     return stamp["source"] == seen[0] and seen[1] in stamp["sights"]
 

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,6 +16,7 @@ from h5py import h5d, h5f, h5g, h5i, h5l, h5o, h5s, h5t, h5z
 from rlrat.errors import InputError, reason
 from rlrat.updates.machine import available_memory
 
+_GroupID = Any  # h5g.GroupID: h5py has no types of what it compiles
 _MOST_PER_BYTE = 2000  # gzip, HDF5's own compression, packs at most 1032 bytes into one
 _ANY_FILE = 2**22  # bytes that an array may have in any file: an array that was never written takes no room there
 _MOST_LINKS = 16  # soft links on the way to one array
@@ -67,7 +69,7 @@ def _why_closed(path: Path, error: Exception) -> str:
     return f"{path} is truncated or not an HDF5 file ({reason(error)}): get it again from its source"
 
 
-def open_group(parent: h5g.GroupID, name: str) -> h5g.GroupID | None:
+def open_group(parent: _GroupID, name: str) -> _GroupID | None:
     """Open a group inside another; return None if there is none of that name.
 
     Raises:
@@ -78,7 +80,7 @@ def open_group(parent: h5g.GroupID, name: str) -> h5g.GroupID | None:
         return found if isinstance(found, h5g.GroupID) else None
 
 
-def read(group: h5g.GroupID, name: str) -> np.ndarray | None:
+def read(group: _GroupID, name: str) -> np.ndarray | None:
     """Read a whole array of numbers; return None if there is none of that name.
 
     h5py's `group[name][()]` takes twice the time, and loading many short episodes takes most of its time here.
@@ -99,7 +101,7 @@ def read(group: h5g.GroupID, name: str) -> np.ndarray | None:
 
 
 @contextmanager
-def _one_line(group: h5g.GroupID, name: str) -> Iterator[None]:
+def _one_line(group: _GroupID, name: str) -> Iterator[None]:
     try:
         yield
     except InputError:
@@ -112,12 +114,12 @@ def _one_line(group: h5g.GroupID, name: str) -> Iterator[None]:
         ) from None
 
 
-def _where(group: h5g.GroupID, name: str) -> str:
+def _where(group: _GroupID, name: str) -> str:
     folder = (h5i.get_name(group) or b"").decode(errors="replace").strip("/")
     return f"{os.fsdecode(h5f.get_name(group))}: {f'{folder}/{name}' if folder else name}"
 
 
-def _find(group: h5g.GroupID, name: str) -> h5g.GroupID | h5d.DatasetID | h5t.TypeID | None:
+def _find(group: _GroupID, name: str) -> _GroupID | h5d.DatasetID | h5t.TypeID | None:
     """Find the object at a path, link by link: HDF5 itself would follow a link into any file of the machine."""
     found, links = group, 0
     ahead = name.encode().split(b"/")[::-1]

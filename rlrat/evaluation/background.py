@@ -27,6 +27,11 @@ class Snapshot:
         state: the policies' `state_dict`. Tensors of a GPU are copied in the order of its stream, without a wait.
     """
 
+    update: int
+    wanted: np.ndarray
+    train_seconds: float
+    wall_seconds: float
+
     def __init__(
         self, update: int, wanted: np.ndarray, train_seconds: float, wall_seconds: float, state: dict[str, Tensor]
     ) -> None:

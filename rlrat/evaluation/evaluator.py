@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from rlrat.errors import InputError, reason
 from rlrat.evaluation.gymnasium_rows import GymnasiumRows, row_index
 from rlrat.evaluation.stepping import NativeRows, native_rows
 from rlrat.updates.machine import one_torch_thread, usable_cores
+
+if TYPE_CHECKING:
+    from gymnasium import Env
+    from gymnasium.spaces import Box
 
 PolicyFunction = Callable[[np.ndarray], Any]
 """observations [S, E, obs] float64 -> actions [S, E, act], a NumPy array or a tensor on any device.
@@ -128,10 +132,10 @@ class Evaluator:
         repeats: int = 1,
         *,
         max_episode_steps: int | None = None,
-    ):
+    ) -> None:
         self.env_id = env_id
-        self.env_kwargs = dict(env_kwargs or {})
-        self.seeds = tuple(int(seed) for seed in np.atleast_1d(seeds))
+        self.env_kwargs: dict[str, Any] = dict(env_kwargs or {})
+        self.seeds: tuple[int, ...] = tuple(int(seed) for seed in np.atleast_1d(seeds))
         self.episodes = episodes
         if not self.seeds or min(self.seeds) < 0:
             raise InputError(f"evaluation seeds are {list(self.seeds)}: give at least one, none below 0")
@@ -150,14 +154,15 @@ class Evaluator:
             max_episode_steps = int(max_episode_steps)  # Gymnasium accepts no NumPy integer
 
         reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
-        self.reset_seeds = np.tile(reset_seeds, repeats)
+        self.reset_seeds: np.ndarray = np.tile(reset_seeds, repeats)
+        self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
         self.envs, self._rows = _make_rows(env_id, self.env_kwargs, max_episode_steps, *rows)
-        self.observation_space = self.envs[0].observation_space
-        self.action_space = self.envs[0].action_space
-        self.num_threads = self._rows.num_threads
-        self.time_limit = _time_limit(self.envs[0])
-        self.going_on = self.reset_seeds.size
+        self.observation_space: Box = self.envs[0].observation_space
+        self.action_space: Box = self.envs[0].action_space
+        self.num_threads: int = self._rows.num_threads
+        self.time_limit: int | None = _time_limit(self.envs[0])
+        self.going_on: int = self.reset_seeds.size
 
     def probe(self) -> None:
         """Reset all rows and make a step with the action in the middle of the action space.

@@ -61,7 +61,7 @@ class GymnasiumRows:
     """One Gymnasium environment per row; MuJoCo's are stepped on threads, as `mj_step` releases the GIL."""
 
     def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
-        self.num_threads = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
+        self.num_threads: int = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
         self._envs, self._seeds = envs, seeds
         self._name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
         self._threads = Threads(self.num_threads)

@@ -130,19 +130,23 @@ class _Robot:
     """
 
     fields: tuple[str, ...] = ("qpos", "qvel")
-    place_size: ClassVar = 1
+    place_size: ClassVar[int] = 1
     """How many components of qpos say where the robot is, which an observation leaves out unless it is told to."""
+    dt: float
+    frame_skip: int
+    init_qpos: np.ndarray
+    init_qvel: np.ndarray
 
     def __init__(self, env: Any, version: int) -> None:
         self.version = version
         self.dt, self.frame_skip = env.dt, env.frame_skip
         self.init_qpos, self.init_qvel = env.init_qpos, env.init_qvel
-        self.noise = env._reset_noise_scale
-        self.skipped = self.place_size if env._exclude_current_positions_from_observation else 0
-        self.forward_weight = self._forward_weight(env)
-        self.control_weight = env._ctrl_cost_weight
+        self.noise: float = env._reset_noise_scale
+        self.skipped: int = self.place_size if env._exclude_current_positions_from_observation else 0
+        self.forward_weight: float = self._forward_weight(env)
+        self.control_weight: float = env._ctrl_cost_weight
         # Gymnasium multiplies a float by a float32: that is a float32 in NumPy 2, a float64 in NumPy 1.
-        self.control_dtype = (self.control_weight * np.float32(1)).dtype
+        self.control_dtype: np.dtype[Any] = (self.control_weight * np.float32(1)).dtype
 
     def _forward_weight(self, env: Any) -> float:
         return env._forward_reward_weight
@@ -288,7 +292,7 @@ class NativeRows:
     def __init__(
         self, env: Any, robot: type[_Robot], version: int, time_limit: float, seeds: Sequence[int], num_threads: int
     ) -> None:
-        self.num_threads = min(num_threads, len(seeds))
+        self.num_threads: int = min(num_threads, len(seeds))
         self._robot = robot(env, version)
         self._physics = _physics(env.model, len(seeds), self.num_threads, self._robot.fields)
         self._initial = [np.stack(values) for values in zip(*map(self._robot.initial, seeds), strict=True)]

@@ -22,7 +22,7 @@ class PReLU(nn.Module):
 
     def __init__(self, batch_shape: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full(tuple(batch_shape), 0.25))
+        self.weight: nn.Parameter = nn.Parameter(torch.full(tuple(batch_shape), 0.25))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[: self.weight.ndim] != self.weight.shape:

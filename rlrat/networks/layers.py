@@ -7,7 +7,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise, product
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ INITIALIZATIONS = (*get_args(Initialization), "normal", "lecun_normal")
 
 class Linear(nn.Module):
     """y = x W + b with `weight` `[*batch_shape, in, out]` and `bias` `[*batch_shape, out]`, filled by `initialize`."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
 
     def __init__(
         self, in_features: int, out_features: int, batch_shape: Sequence[int], orthogonal_gain: float = 1.0
@@ -61,6 +64,8 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """A learned vector for each integer below `count`: `weight` `[S, count, features]`, filled by `initialize`."""
 
+    weight: nn.Parameter
+
     def __init__(self, count: int, features: int, num_seeds: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(num_seeds, count, features))
@@ -76,6 +81,9 @@ class Embedding(nn.Module):
 class LayerNorm(nn.Module):
     """Layer normalisation over the features (Ba et al. 2016), with `weight` and `bias` `[*batch_shape, features]`."""
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+
     def __init__(self, features: int, batch_shape: Sequence[int]) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(*batch_shape, features))
@@ -89,13 +97,22 @@ class LayerNorm(nn.Module):
 class HiddenLayer(nn.Module):
     """A layer act(norm(x W)), or if gated, act(norm(x W)) * (x V) (Dauphin et al. 2017, Shazeer 2020)."""
 
-    def __init__(self, in_features, out_features, batch_shape, activation, activation_settings, norm, gated) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        batch_shape: Sequence[int],
+        activation: str,
+        activation_settings: dict[str, Any],
+        norm: Norm,
+        gated: bool,
+    ) -> None:
         super().__init__()
         gain = math.sqrt(2.0)
-        self.linear = Linear(in_features, out_features, batch_shape, gain)
-        self.gate = Linear(in_features, out_features, batch_shape, gain) if gated else None
-        self.norm = LayerNorm(out_features, batch_shape) if norm == "layer" else None
-        self.activation = make_activation(
+        self.linear: Linear = Linear(in_features, out_features, batch_shape, gain)
+        self.gate: Linear | None = Linear(in_features, out_features, batch_shape, gain) if gated else None
+        self.norm: LayerNorm | None = LayerNorm(out_features, batch_shape) if norm == "layer" else None
+        self.activation: nn.Module = make_activation(
             activation, features=out_features, batch_shape=tuple(batch_shape), **activation_settings
         )
 
@@ -127,7 +144,7 @@ class MLP(nn.Module):
         *,
         batch_shape: Sequence[int],
         activation: str = "relu",
-        activation_settings: dict | None = None,
+        activation_settings: dict[str, Any] | None = None,
         norm: Norm = "none",
         gated: bool = False,
     ) -> None:
@@ -144,13 +161,13 @@ class MLP(nn.Module):
             widths, plain_widths = (" ".join(map(str, dims)) for dims in (hidden_dims, plain))
             self.gating = f"hidden widths {widths} instead of {plain_widths}, {now:,} weights instead of {before:,}"
             self.gating += f" ({now / before - 1:+.1%})"
-        self.batch_shape = tuple(batch_shape)
+        self.batch_shape: tuple[int, ...] = tuple(batch_shape)
         widths = [in_features, *hidden_dims]
-        self.hidden = nn.ModuleList(
+        self.hidden: nn.ModuleList = nn.ModuleList(
             HiddenLayer(a, b, batch_shape, activation, activation_settings or {}, norm, gated)
             for a, b in pairwise(widths)
         )
-        self.output = Linear(widths[-1], out_features, batch_shape)
+        self.output: Linear = Linear(widths[-1], out_features, batch_shape)
 
     def forward(self, x: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
         """Apply the network; `dropout` has a tensor of factors for each hidden layer, as `dropout_masks` draws them."""

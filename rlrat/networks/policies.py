@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 class ActingPolicy(nn.Module):
     """A policy from raw observations to actions in the environment's units, which holds the units of both."""
 
+    observation_mean: Tensor
+    observation_std: Tensor
+    action_scale: Tensor
+    action_offset: Tensor
+
     def __init__(self, observation_size: int, action_size: int, num_seeds: int) -> None:
         super().__init__()
-        self.batch_shape = (num_seeds,)
-        self.has_units = False
+        self.batch_shape: tuple[int, ...] = (num_seeds,)
+        self.has_units: bool = False
         """Whether `set_units` was called; a policy from a checkpoint has its units from there."""
         self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
         self.register_buffer("observation_std", torch.ones(num_seeds, observation_size))
@@ -83,15 +88,27 @@ class Policy(ActingPolicy):
     - `deterministic`: a = tanh(m(s)); its `log_prob` is minus the squared error.
     """
 
-    HEADS: ClassVar = {
+    HEADS: ClassVar[dict[str, tuple[float, float] | None]] = {
         "squashed_gaussian": (-5.0, 2.0),
         "sac": (-20.0, 2.0),
         "tanh_gaussian": (-20.0, 2.0),
         "deterministic": None,
     }
 
+    settings: dict[str, Any]
+    log_std: nn.Parameter | None
+    log_std_scale: nn.Parameter | None
+    log_std_offset: nn.Parameter | None
+
     def __init__(
-        self, observation_size: int, action_size: int, *, num_seeds: int, head: str, log_std_offset=0.0, **network
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        num_seeds: int,
+        head: str,
+        log_std_offset: float = 0.0,
+        **network: Any,
     ) -> None:
         """Build the policy; `network` has the settings of an `MLP`, such as `hidden_dims`."""
         super().__init__(observation_size, action_size, num_seeds)
@@ -102,7 +119,7 @@ class Policy(ActingPolicy):
         self.settings |= network
         self.head = head
         outputs = action_size * (2 if head == "sac" else 1)
-        self.mean = MLP(observation_size, out_features=outputs, batch_shape=(num_seeds,), **network)
+        self.mean: MLP = MLP(observation_size, out_features=outputs, batch_shape=(num_seeds,), **network)
         self.log_std = self.log_std_scale = self.log_std_offset = None
         if head == "sac":
             self.log_std_scale = nn.Parameter(torch.ones(num_seeds))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int, num_seeds: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query = Linear(width, width, (num_seeds,))
-        self.key_value = Linear(width, 2 * width, (num_seeds,))
-        self.output = Linear(width, width, (num_seeds,))
+        self.query: Linear = Linear(width, width, (num_seeds,))
+        self.key_value: Linear = Linear(width, 2 * width, (num_seeds,))
+        self.output: Linear = Linear(width, width, (num_seeds,))
 
     def forward(self, x: Tensor, wanted: slice, dropout: Tensor | None = None) -> Tensor:
         """Attend from each of the `wanted` tokens to itself and all tokens before it: `[S, B, wanted, width]`."""
@@ -55,7 +56,7 @@ class Gain(nn.Module):
 
     def __init__(self, num_seeds: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_seeds))
+        self.weight: nn.Parameter = nn.Parameter(torch.zeros(num_seeds))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.weight.view(-1, *[1] * (x.ndim - 1))
@@ -73,13 +74,18 @@ class TransformerBlock(nn.Module):
     stream grows only as far as training makes it grow.
     """
 
-    def __init__(self, width: int, num_heads: int, num_seeds: int, norm: Norm, **mlp) -> None:
+    attention_norm: LayerNorm | None
+    mlp_norm: LayerNorm | None
+    attention_gain: Gain | None
+    mlp_gain: Gain | None
+
+    def __init__(self, width: int, num_heads: int, num_seeds: int, norm: Norm, **mlp: Any) -> None:
         super().__init__()
         normalized = norm == "layer"
         self.attention_norm, self.mlp_norm = (LayerNorm(width, (num_seeds,)) if normalized else None for _ in range(2))
         self.attention_gain, self.mlp_gain = (None if normalized else Gain(num_seeds) for _ in range(2))
-        self.attention = Attention(width, num_heads, num_seeds)
-        self.mlp = MLP(width, out_features=width, batch_shape=(num_seeds,), **mlp)
+        self.attention: Attention = Attention(width, num_heads, num_seeds)
+        self.mlp: MLP = MLP(width, out_features=width, batch_shape=(num_seeds,), **mlp)
 
     def forward(self, x: Tensor, wanted: slice, dropout: Sequence[Tensor | None] = (None, None, None)) -> Tensor:
         normed = x if self.attention_norm is None else apply(self.attention_norm, x)
@@ -118,6 +124,11 @@ class SequencePolicy(ActingPolicy):
     in turns. The columns E of `[S, E]` are split evenly among `target_returns`, the first columns for the first target.
     """
 
+    target_returns: tuple[float, ...]
+    return_scale: float
+    embedding_norm: LayerNorm | None
+    output_norm: LayerNorm | None
+
     def __init__(
         self,
         observation_size: int,
@@ -132,11 +143,11 @@ class SequencePolicy(ActingPolicy):
         num_layers: int,
         num_heads: int,
         norm: Norm,
-        **mlp,
+        **mlp: Any,
     ) -> None:
         """Build the policy; `mlp` has each block's `MLP` settings; target returns are in the environment's units."""
         super().__init__(observation_size, action_size, num_seeds)
-        self.settings = {  # with these, one seed of this policy is built again from a checkpoint
+        self.settings: dict[str, Any] = {  # with these, one seed of this policy is built again from a checkpoint
             "kind": "sequence",
             "observation_size": observation_size,
             "action_size": action_size,
@@ -153,16 +164,16 @@ class SequencePolicy(ActingPolicy):
         self.target_returns, self.return_scale = tuple(target_returns), return_scale
         self.context_length = context_length
         width, seeds = embedding_size, (num_seeds,)
-        self.return_embedding = Linear(1, width, seeds)
-        self.observation_embedding = Linear(observation_size, width, seeds)
-        self.action_embedding = Linear(action_size, width, seeds)
-        self.timestep_embedding = Embedding(max_episode_steps, width, num_seeds)
+        self.return_embedding: Linear = Linear(1, width, seeds)
+        self.observation_embedding: Linear = Linear(observation_size, width, seeds)
+        self.action_embedding: Linear = Linear(action_size, width, seeds)
+        self.timestep_embedding: Embedding = Embedding(max_episode_steps, width, num_seeds)
         normalized = norm == "layer"
         self.embedding_norm, self.output_norm = (LayerNorm(width, seeds) if normalized else None for _ in range(2))
-        self.blocks = nn.ModuleList(
+        self.blocks: nn.ModuleList = nn.ModuleList(
             TransformerBlock(width, num_heads, num_seeds, norm, **mlp) for _ in range(num_layers)
         )
-        self.head = Linear(width, action_size, seeds)
+        self.head: Linear = Linear(width, action_size, seeds)
         self.reset()
 
     def predict(

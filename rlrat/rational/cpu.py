@@ -47,6 +47,8 @@ def _load() -> tuple[ctypes.CDLL | None, bool, str | None]:
     return library, all(pool), None
 
 
+has_pool: bool
+unavailable: str | None
 _library, has_pool, unavailable = _load()
 if _library is not None:
     _forward, _backward = _library.rational_forward, _library.rational_backward
@@ -121,6 +123,13 @@ def takes(x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor, gate:
 
 class Plan:
     """Keep what calls with tensors of one shape, layout and type have in common; x is not empty."""
+
+    half: torch.dtype | None
+    dtype: torch.dtype
+    layout: Layout
+    threaded: bool
+    out_strides: tuple[int, ...]
+    like_x: bool
 
     def __init__(
         self, x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str

@@ -95,6 +95,10 @@ class _Tiles(NamedTuple):
 class Plan:
     """Keep what calls with tensors of one shape, layout and type have in common; x is not empty."""
 
+    layout: Layout
+    out_strides: tuple[int, ...]
+    like_x: bool
+
     def __init__(
         self,
         x: Tensor,

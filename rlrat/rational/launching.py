@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib.util
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,15 @@ def _warn() -> None:
     warnings.warn(f"rlrat's GPU kernels are left out, plain PyTorch is several times slower: {problem()}", stacklevel=4)
 
 
-def launch(kernel, programs: int, *arguments, device: torch.device, load: bool = False, warps: int = 4, **constants):
+def launch(
+    kernel: Any,  # a triton.JITFunction; Triton need not be installed
+    programs: int,
+    *arguments: Tensor | float,
+    device: torch.device,
+    load: bool = False,
+    warps: int = 4,
+    **constants: Any,
+) -> None:
     """Start `programs` programs of a kernel on the current stream of `device`.
 
     `load`: only compile it and load it to the device, which must not happen while a graph is captured.

@@ -42,6 +42,14 @@ class Rational(nn.Module):
     trained_activation = True
     """Tell optimizers and records to treat the parameters of this activation apart."""
 
+    degrees: tuple[int, int]
+    version: str
+    groups: int
+    batch_shape: tuple[int, ...]
+    interval: tuple[float, float]
+    numerator: nn.Parameter
+    denominator: nn.Parameter
+
     def __init__(
         self,
         init: str | Function | Fit = "relu",

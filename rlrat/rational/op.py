@@ -26,7 +26,7 @@ _inputs = "Tensor x, Tensor numerator, Tensor denominator, Tensor bias, Tensor g
 _exact = [torch.Tag.needs_exact_strides]
 _library.define(f"rational_direct({_inputs}) -> Tensor", tags=_exact)
 _library.define(f"rational_direct_backward(Tensor grad, {_inputs}) -> {_gradients}", tags=_exact)
-has_direct = cpu.register("rlrat", "rational_direct", "rational_direct_backward")
+has_direct: bool = cpu.register("rlrat", "rational_direct", "rational_direct_backward")
 
 
 def _forward(
@@ -78,12 +78,12 @@ for _name in ("rational_direct", "rational_direct_backward"):  # a graph's input
 
 
 @torch.library.register_fake("rlrat::rational", lib=_library)
-def _(x, numerator, denominator, bias, gate, version):
+def _rational_shape(x, numerator, denominator, bias, gate, version):
     return empty_output(x, numerator, bias)
 
 
 @torch.library.register_fake("rlrat::rational_backward", lib=_library)
-def _(grad, x, numerator, denominator, bias, gate, version):
+def _backward_shapes(grad, x, numerator, denominator, bias, gate, version):
     return (
         empty_output(x, numerator, bias),
         numerator.new_empty(numerator.shape),
@@ -94,12 +94,12 @@ def _(grad, x, numerator, denominator, bias, gate, version):
 
 
 @torch.library.register_fake("rlrat::rational_direct", lib=_library)
-def _(x, numerator, denominator, bias, gate, version):
+def _direct_shape(x, numerator, denominator, bias, gate, version):
     return torch.empty_like(x)
 
 
 @torch.library.register_fake("rlrat::rational_direct_backward", lib=_library)
-def _(grad, *inputs):
+def _direct_backward_shapes(grad, *inputs):
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs[:-1])
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 # Each chart overlays every run below --logdir, so that activations are compared without any report.
-LAYOUT = {
+LAYOUT: dict[str, dict[str, list[str | list[str]]]] = {
     "evaluation": {
         "normalised score": ["Multiline", ["eval/normalized_score"]],
         "return": ["Multiline", ["eval/return_mean"]],

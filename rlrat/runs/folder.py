@@ -42,7 +42,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines = {name: Lines(path / name, columns, grows=name == METRICS) for name, columns in COLUMNS.items()}
+        self.lines: dict[str, Lines] = {
+            name: Lines(path / name, columns, grows=name == METRICS) for name, columns in COLUMNS.items()
+        }
         self._updates: dict[str, int] = {}  # of the checkpoints that load, by file name
         self._scalars: SummaryWriter | None = None
         self._lock: RunLock | None = None

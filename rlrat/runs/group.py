@@ -57,6 +57,9 @@ class Group:
         reference: the returns that their scores are relative to, None where there are none.
     """
 
+    members: list[Member]
+    folders: list[RunFolder]
+
     def __init__(
         self,
         agent: str,

@@ -23,7 +23,7 @@ _QUANTILES = (0.001, 0.999)  # a histogram over every input would be one bar whe
 
 @torch.no_grad()
 def _look(
-    learner: Learner, batch: tuple, look: Callable[[str, Any, Tensor], None], layers: Mapping[str, nn.Module]
+    learner: Learner, batch: tuple[Any, ...], look: Callable[[str, Any, Tensor], None], layers: Mapping[str, nn.Module]
 ) -> None:
     """Call `look(name, layer, inputs)` for each of `layers` while `learner.inspect` passes the batch through them.
 
@@ -45,7 +45,7 @@ def _look(
             handle.remove()
 
 
-def rational_scalars(learner: Learner, batch: tuple) -> dict[str, Tensor]:
+def rational_scalars(learner: Learner, batch: tuple[Any, ...]) -> dict[str, Tensor]:
     """Measure what each rational layer does on `batch`: scalars `[S]`, each over all its critics and groups.
 
     They are the slope that it tends to at large |x|, its largest slope on these inputs, and the share of inputs outside
@@ -65,7 +65,7 @@ def rational_scalars(learner: Learner, batch: tuple) -> dict[str, Tensor]:
     return scalars
 
 
-def activation_rows(learner: Learner, batch: tuple) -> list[list[dict[str, Any]]]:
+def activation_rows(learner: Learner, batch: tuple[Any, ...]) -> list[list[dict[str, Any]]]:
     """Make the lines of `activations.csv` for each seed: every trained activation's coefficients and inputs.
 
     One line for each layer, part (0 and 1 for a pair of critics) and group, of which the first 8 are kept. `counts` is

@@ -76,6 +76,8 @@ class Lines:
             file. It is empty in the lines before, whose checksums do not change.
     """
 
+    path: Path
+
     def __init__(self, path: Path, columns: Sequence[str], *, grows: bool = False) -> None:
         self.path, self._columns, self._grows = path, tuple(columns), grows
         self.expected: dict[int, list[int]] = {}

@@ -26,7 +26,7 @@ _HIGHEST_DEGREE = 32  # of a rational; degrees that are in no table are fitted, 
 
 
 def load_policy(
-    run: str | os.PathLike, device: str = "cpu", target_returns: Sequence[float] | None = None
+    run: str | os.PathLike[str], device: str = "cpu", target_returns: Sequence[float] | None = None
 ) -> "Policy | SequencePolicy":
     """Load the policy of a trained seed from the newest checkpoint that loads.
 
@@ -62,7 +62,7 @@ def load_policy(
     return policy
 
 
-def read_checkpoint(run: str | os.PathLike) -> dict[str, Any]:
+def read_checkpoint(run: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the newest checkpoint of a run folder that loads, or the one in a file, with its tensors on the CPU.
 
     Raises:
@@ -94,7 +94,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     raise InputError(f"{path} is not a run folder, there is no {CHECKPOINT} in it: {expected}")
 
 
-def build_policy(checkpoint: dict[str, Any], run: str | os.PathLike, device: str = "cpu") -> "Policy | SequencePolicy":
+def build_policy(
+    checkpoint: dict[str, Any], run: str | os.PathLike[str], device: str = "cpu"
+) -> "Policy | SequencePolicy":
     """Build the policy in a checkpoint of `run`, in evaluation mode and without gradients.
 
     Raises:
@@ -166,7 +168,7 @@ def _check_settings(settings: Mapping[str, Any], state: Mapping[str, Any]) -> No
     check("a layer's size", products, all(a * b <= 2 * weights for a, b in products))
 
 
-def set_target_returns(policy: Any, target_returns: Sequence[float], run: str | os.PathLike) -> None:
+def set_target_returns(policy: Any, target_returns: Sequence[float], run: str | os.PathLike[str]) -> None:
     """Tell a Decision Transformer which returns to reach.
 
     Raises:

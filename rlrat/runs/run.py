@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from rich.progress import Progress as ProgressBar
 from torch import Tensor
 
 from rlrat.console import Console
-from rlrat.datasets import load_dataset
+from rlrat.datasets import Dataset, load_dataset
 from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
 from rlrat.environments.settings import same_settings
 from rlrat.errors import InputError, printable, warn
@@ -61,6 +62,10 @@ class Run:
     `rlrat.updates.Learner` is the protocol of a learner; `build` says what one lacks of it.
     """
 
+    dataset: Dataset
+    env_id: str
+    env_kwargs: dict[str, Any]
+
     def __init__(self, agent: str, arguments: RunArguments) -> None:
         """Load the dataset, and compare it with the environment and the run folders.
 
@@ -71,13 +76,13 @@ class Run:
             SystemExit: with code 0, where every member is finished.
         """
         self.agent = agent
-        self.console = Console()
+        self.console: Console = Console()
         for name in (arguments.activation, arguments.actor_activation, arguments.critic_activation):
             if name is not None:
                 check_activation(name)
         if arguments.track:
             check_tracking()
-        self.device = find_device(arguments.device)
+        self.device: torch.device = find_device(arguments.device)
         if arguments.compile is None:
             arguments = dataclasses.replace(arguments, compile=pays(arguments.total_updates, self.device))
         self.arguments = arguments
@@ -89,7 +94,7 @@ class Run:
         self.dataset = load_dataset(arguments.dataset, env_id=arguments.env_id, action_bounds=arguments.action_bounds)
         given = parse_env_kwargs(arguments.env_kwargs)
         self.env_id, self.env_kwargs = of_data(self.dataset, arguments.env_id, given)
-        self.reference = self._find_reference()
+        self.reference: Reference | None = self._find_reference()
 
         judged = (self.dataset, self.env_id, self.env_kwargs, self.reference)
         self._group = Group(agent, arguments, members(arguments), self.device, *judged)

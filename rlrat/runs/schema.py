@@ -18,7 +18,7 @@ TRACE = "trace.json"  # of --profile
 TENSORBOARD = "events.out.tfevents."
 """How the names of TensorBoard's files begin."""
 
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, ...]] = {
     EVALUATIONS: (
         *("update", "train_seconds", "wall_seconds", "target_return", "episodes"),
         *("return_mean", "return_std", "length_mean", "normalized_score"),

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import build_policy, read_checkpoint, set_target_returns
 from rlrat.runs.schema import CONFIG, DIVERGED, recalled
 from rlrat.updates.machine import usable_cores
+
+if TYPE_CHECKING:
+    from rlrat.networks.policies import Policy
+    from rlrat.networks.transformer import SequencePolicy
 
 _MOST_FRAMES = 60  # a second: players drop what is beyond, and Hopper has 125
 
@@ -55,6 +59,11 @@ class TrainedRun:
         InputError: a run that cannot be loaded, or settings that do not fit it.
     """
 
+    seed: int
+    env_id: str
+    env_kwargs: dict[str, Any]
+    reference: Reference | None
+
     def __init__(
         self,
         path: Path,
@@ -70,11 +79,11 @@ class TrainedRun:
     ) -> None:
         self.path = path
         checkpoint = read_checkpoint(path)
-        self.update = checkpoint["update"]
-        self.policy = build_policy(checkpoint, path, device)
+        self.update: int = checkpoint["update"]
+        self.policy: Policy | SequencePolicy = build_policy(checkpoint, path, device)
         if target_returns is not None:
             set_target_returns(self.policy, target_returns, path)
-        self.targets = getattr(self.policy, "target_returns", (None,))
+        self.targets: tuple[float | None, ...] = getattr(self.policy, "target_returns", (None,))
 
         folder = path.parent if path.is_file() else path
         config = RunFolder(folder).config()

@@ -72,7 +72,7 @@ def sweep(options: Options, grid: Grid, console: Console, only: set[str] | None 
     folder = SweepFolder(options.run_dir)
     missing = check_datasets(cells, fetch=not options.dry_run, env_modules=options.env_modules)
     if options.dry_run:
-        dry_run(options, cells, jobs, missing, folder, console)
+        _dry_run(options, cells, jobs, missing, folder, console)
         return 0
     remember(folder, grid.absolute(), kept_options(options), jobs)
     diverged = sum(seed_status(path) == DIVERGED for job in jobs for path in job.folders)
@@ -97,7 +97,7 @@ def sweep(options: Options, grid: Grid, console: Console, only: set[str] | None 
     return finish(conductor.count("given up"), options, cells, console)
 
 
-def dry_run(
+def _dry_run(
     options: Options, cells: list[Cell], jobs: list[Job], missing: list[str], folder: SweepFolder, console: Console
 ) -> None:
     probes = probe(jobs, folder, extra_settings(options), missing)
@@ -150,11 +150,11 @@ def processes(folder: SweepFolder, sweep: Sweep, files: Sequence[str]) -> Sequen
     size = sweep.options.get("seeds_per_process")
     if size is not None and not (fits(size, int) and size > 0):
         raise InputError(f"the sweep in {folder.run_dir} is damaged: give its command again")
-    grid = Named(tuple(files)).admit_agents(sweep.grid, title(folder))
+    grid = Named(tuple(files)).admit_agents(sweep.grid, _title(folder))
     return make_jobs(expand(grid, folder.run_dir), size)
 
 
-def title(folder: SweepFolder) -> str:
+def _title(folder: SweepFolder) -> str:
     return f"the sweep in {folder.run_dir}"
 
 
@@ -203,14 +203,14 @@ def retry(run_dir: Path, console: Console, named: Named) -> int:
     again = []
     for begun in recall(folder):
         jobs = processes(folder, begun, named.agents)
-        if any(has_failed(folder, job) for job in jobs):
+        if any(_has_failed(folder, job) for job in jobs):
             options = recall_options(begun.options, run_dir)
-            again.append(admit_sweep(named, begun.grid, options, title(folder)))
+            again.append(admit_sweep(named, begun.grid, options, _title(folder)))
     for grid, options in again:
         _, jobs = plan(grid, options)
-        failed = {job.id for job in jobs if has_failed(folder, job)}
+        failed = {job.id for job in jobs if _has_failed(folder, job)}
         if not failed:
-            warn(f"an agent of {title(folder)} has other settings than then: give the sweep's own command again")
+            warn(f"an agent of {_title(folder)} has other settings than then: give the sweep's own command again")
             continue
         code = max(code, sweep(options, grid, console, only=failed))
         if code >= 128:  # stopped by a signal: the rest stops, too
@@ -220,6 +220,6 @@ def retry(run_dir: Path, console: Console, named: Named) -> int:
     return code
 
 
-def has_failed(folder: SweepFolder, job: Process) -> bool:
+def _has_failed(folder: SweepFolder, job: Process) -> bool:
     states = [seed_status(path) for path in job.folders]
     return FAILED in states or (not DONE.issuperset(states) and folder.failure(job) is not None)

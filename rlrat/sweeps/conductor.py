@@ -48,6 +48,9 @@ class Entry:
 class Conductor:
     """Carry out the unfinished processes of a plan; `run` returns when none is left, or when the sweep was stopped."""
 
+    launcher: Launcher
+    folder: SweepFolder
+
     def __init__(
         self,
         jobs: list[Job],
@@ -60,12 +63,12 @@ class Conductor:
         show: Callable[["Conductor"], None],
     ) -> None:
         """Take `extra`, settings of every process, `say`, which takes events, and `show`, called at every look."""
-        self.entries = {job.id: Entry(job) for job in jobs}
+        self.entries: dict[str, Entry] = {job.id: Entry(job) for job in jobs}
         self.launcher, self.folder = launcher, folder
         self.paused_by: Job | None = None
-        self.diverged = 0
+        self.diverged: int = 0
         """Runs that did."""
-        self.stopping = False
+        self.stopping: bool = False
         """Set it to stop the sweep and its workers with a checkpoint."""
         self.killing = False
         """Set it not to wait for that."""

@@ -45,7 +45,7 @@ class Display:
             self._live.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -53,6 +53,7 @@ class Display:
         self._console.print(f"{datetime.now():%H:%M:%S} {text}", soft_wrap=True)
 
     def show(self, conductor: Conductor) -> None:
+        """Redraw the table each second or, where there is no terminal, print a line each minute."""
         now = time.monotonic()
         if self._live is not None and now - self._shown >= _REFRESH_SECONDS:
             self._shown = now

@@ -117,9 +117,9 @@ class SweepFolder:
     """The folder `<run-dir>/.sweep/`."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir.resolve()
-        self.path = self.run_dir / ".sweep"
-        self.grids = self.path / "grids"
+        self.run_dir: Path = run_dir.resolve()
+        self.path: Path = self.run_dir / ".sweep"
+        self.grids: Path = self.path / "grids"
 
     def lock(self, folder: Path) -> Path:
         """Return the path of a run folder's lock."""

@@ -62,7 +62,7 @@ class Work:
     """A file of the sweep; whoever removes it asks all its workers to stop."""
 
 
-def start(work: Work, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
+def start(work: Work, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Start a worker, which ends when this process ends."""
     with tempfile.TemporaryFile() as told:
         told.write(json.dumps(asdict(work)).encode())
@@ -262,7 +262,7 @@ def _told() -> Work:
 
 if __name__ == "__main__":
     CODE = main(_told(), *map(int, sys.argv[1:]))
-    for stream in (sys.stdout, sys.stderr):
+    for _stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # the disk is full
-            stream.flush()
+            _stream.flush()
     os._exit(CODE)  # do not wait for threads that still play or log

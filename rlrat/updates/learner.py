@@ -87,7 +87,7 @@ def check_learner(learner: Learner, num_members: int) -> None:
         raise InputError(*problems)
 
 
-def first_batch(learner: Learner) -> tuple:
+def first_batch(learner: Learner) -> tuple[Any, ...]:
     """Draw the batch of update 0, for those who look at what a learner makes of one.
 
     Raises:

@@ -175,7 +175,8 @@ class SquaredError(torch.autograd.Function):
     """Of values `[S, C, B]` without gaps; expectile is None where both sides weigh 1."""
 
     @staticmethod
-    def forward(ctx, value: Tensor, target: Tensor, expectile: float | Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, value: Tensor, target: Tensor, expectile: float | Tensor | None) -> tuple[Tensor, Tensor]:
+        """Compute the loss, which is differentiated, and the mean of the values, `[S]` each."""
         value, target = value.contiguous(), target.contiguous()
         ctx.expectile, per_seed = _setting_of(0.5 if expectile is None else expectile)
         ctx.constants: dict[str, Any] = {"PER_SEED": per_seed, "EXPECTILE": expectile is not None, "BLOCK": _ELEMENTS}
@@ -208,8 +209,9 @@ class WeightedLikelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, log_prob: Tensor, advantage: Tensor, inverse_temperature: float | Tensor, max_weight: float | Tensor
+        ctx: Any, log_prob: Tensor, advantage: Tensor, inverse_temperature: float | Tensor, max_weight: float | Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Compute the loss `[S]` and what else is known `[4, S]`, see the kernel."""
         (seeds, rows), advantage = log_prob.shape, advantage.contiguous()
         ctx.temperature, per_seed = _setting_of(inverse_temperature)
         ctx.most, most_per_seed = _setting_of(max_weight)

@@ -7,7 +7,7 @@ rate, decay and clipping, and is frozen on its own when it diverges.
 import functools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ SMALLEST_FACTOR = 1e-37
 _REDUCE_BLOCK, _UPDATE_BLOCK = 2048, 1024
 
 
-is_padded = launching.is_gpu  # whether flat buffers on a device are; a name of its own for tests
+is_padded: Callable[[torch.device], bool] = launching.is_gpu  # whether flat buffers are; a name of its own for tests
 
 
 class _Layout:
@@ -117,9 +117,14 @@ class SeedGuard(nn.Module):
 
     EVALUATION = "return of an evaluation"
 
+    alive: Tensor
+    update: Tensor
+    first_tensor: Tensor
+    first_update: Tensor
+
     def __init__(self, num_seeds: int) -> None:
         super().__init__()
-        self.names = [self.EVALUATION]
+        self.names: list[str] = [self.EVALUATION]
         self.register_buffer("alive", torch.ones(num_seeds, dtype=torch.bool))
         self.register_buffer("update", torch.zeros(num_seeds, dtype=torch.int64))
         self.register_buffer("first_tensor", torch.full((num_seeds,), -1))
@@ -168,6 +173,16 @@ class Adam(nn.Module):
         guard, name: `guard` checks the loss and the gradient of each seed under this name.
     """
 
+    betas: tuple[float, float]
+    eps: float
+    decoupled: bool
+    name: str
+    cosine_updates: int | None
+    warmup_updates: int | None
+    first_moment: Tensor
+    second_moment: Tensor
+    steps: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -193,7 +208,7 @@ class Adam(nn.Module):
         self._guard, self._network = (guard,), (network,)
         # Here and not at the first step, which may be compiled with them.
         guard.names += [f"{name} loss", f"{name} gradient"]
-        self.flat = flatten(network)
+        self.flat: Tensor = flatten(network)
         self._layout = _Layout(self._parameters_in_order, network.batch_shape)
         device, seeds, rows = self.flat.device, self.flat.shape[0], math.prod(network.batch_shape)
         self._gradient = torch.zeros_like(self.flat)  # padding stays zero

@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,9 +55,9 @@ class Stream:
     def __init__(self, seeds: Sequence[int], purpose: str, device: torch.device | str = "cpu") -> None:
         if any(not 0 <= seed < SEED_LIMIT for seed in seeds):
             raise ValueError(f"seeds must lie in [0, 2^32), got {list(seeds)}")
-        self.device = torch.device(device)
-        self.seeds = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
-        self.purpose = zlib.crc32(purpose.encode())
+        self.device: torch.device = torch.device(device)
+        self.seeds: Tensor = torch.tensor(list(seeds), dtype=torch.int64, device=self.device)
+        self.purpose: int = zlib.crc32(purpose.encode())
         self._keys = [(seed, self.purpose) for seed in seeds]
 
     def bits(self, update: int | range | Tensor, count: int) -> Tensor:
@@ -174,7 +175,7 @@ class UpdateBlocks:
     `stream.normal(update, (256, 3))`. With `ahead`, a thread draws the next block meanwhile.
     """
 
-    def __init__(self, draw: Callable[..., Tensor], *args, ahead: bool = False, **kwargs) -> None:
+    def __init__(self, draw: Callable[..., Tensor], *args: Any, ahead: bool = False, **kwargs: Any) -> None:
         self._draw, self._args, self._kwargs = draw, args, kwargs
         self._block = self._length = -1
         self._ahead = ThreadPoolExecutor(1, "rows ahead") if ahead else None
