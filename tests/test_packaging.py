@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,8 @@ from tests.short_runs import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 NOT_INSTALLED = {"scripts/benchmarks", "scripts/setup"}
+IGNORE = re.compile(r"#\s*(?:type|pyright)\s*:\s*ignore(?:\[[^]]*\])?[\s:#,;]*(.*)")
+MOST_IGNORES = 20
 LAZY = sorted(path.parent for path in (ROOT / "rlrat").glob("**/__init__.pyi"))
 
 
@@ -43,6 +46,28 @@ def test_type_checkers_are_told_what_a_lazy_package_hands_on(folder):
 def test_every_lazy_package_tells_type_checkers():
     lazy = {path.parent for path in (ROOT / "rlrat").glob("**/__init__.py") if "lazy(" in path.read_text()}
     assert {*LAZY} == lazy
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("x = f()  # type: ignore", ""),
+        ("x = f()  # pyright: ignore[reportCallIssue, reportIndexIssue]", ""),
+        ("x = f()  # type:ignore[attr-defined]  # h5py has no types", "h5py has no types"),
+        ("x = f()  # pyright: ignore: Triton need not be installed", "Triton need not be installed"),
+    ],
+)
+def test_the_reason_of_an_ignore_is_found(line, reason):
+    assert IGNORE.findall(line) == [reason]
+
+
+def test_few_types_are_ignored_and_each_for_a_reason():
+    files = [file for top in ("rlrat", "agents", "scripts") for file in sorted((ROOT / top).glob("**/*.py*"))]
+    files = [file for file in files if file.suffix in (".py", ".pyi")]
+    assert len(files) > 100
+    found = [(file, reason) for file in files for reason in IGNORE.findall(file.read_text())]
+    assert len(found) <= MOST_IGNORES
+    assert not [file for file, reason in found if not reason]
 
 
 def test_the_version_stands_once():

@@ -158,10 +158,11 @@ class Evaluator:
         self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
         self.envs, self._rows = _make_rows(env_id, self.env_kwargs, max_episode_steps, *rows)
-        self.observation_space: Box = self.envs[0].observation_space
-        self.action_space: Box = self.envs[0].action_space
+        first: Any = self.envs[0]  # its spaces are boxes, or it was refused
+        self.observation_space: Box = first.observation_space
+        self.action_space: Box = first.action_space
         self.num_threads: int = self._rows.num_threads
-        self.time_limit: int | None = _time_limit(self.envs[0])
+        self.time_limit: int | None = _time_limit(first)
         self.going_on: int = self.reset_seeds.size
 
     def probe(self) -> None:

@@ -59,7 +59,6 @@ class TrainedRun:
         InputError: a run that cannot be loaded, or settings that do not fit it.
     """
 
-    seed: int
     env_id: str
     env_kwargs: dict[str, Any]
     reference: Reference | None
@@ -91,9 +90,10 @@ class TrainedRun:
             raise InputError(f"{folder / CONFIG} is missing: give a whole run folder")
         import_modules(env_modules)
         self._find_environment(config, folder / CONFIG, env_id, env_kwargs, max_episode_steps)
-        self.seed = config.get("seed") if seed is None else seed
-        if not isinstance(self.seed, int):
+        seed = config.get("seed") if seed is None else seed
+        if not isinstance(seed, int):
             raise InputError(f"{folder / CONFIG} has no seed: give --seed")
+        self.seed: int = seed
         self.num_threads = num_threads
         if self.num_threads is None:
             threads = _mapping(config.get("arguments")).get("num_threads")
