@@ -39,11 +39,18 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import Policy, dropout_masks, initialize
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard
+from rlrat.updates import Adam, DropoutMasks, SeedGuard
 
 
 class BC(nn.Module):
     """Network, optimizer and the update; every tensor has the leading axis S of the seeds."""
+
+    args: Arguments
+    batches: Batches
+    policy: Policy
+    guard: SeedGuard
+    policy_optimizer: Adam
+    dropout: DropoutMasks
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()

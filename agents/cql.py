@@ -109,6 +109,9 @@ class Samples(NamedTuple):
 class Scalar(nn.Module):
     """A learned number of each seed, with the `batch_shape` that makes it a network for Adam."""
 
+    batch_shape: tuple[int, ...]
+    value: nn.Parameter
+
     def __init__(self, num_seeds: int, value: float) -> None:
         super().__init__()
         self.batch_shape = (num_seeds,)
@@ -117,6 +120,24 @@ class Scalar(nn.Module):
 
 class CQL(nn.Module):
     """Networks, optimizers and the update; every tensor has the leading axis S of the seeds."""
+
+    args: Arguments
+    batches: Batches
+    action_size: int
+    q: MLP
+    q_target: MLP
+    policy: Policy
+    log_entropy_weight: Scalar
+    log_multiplier: Scalar | None
+    guard: SeedGuard
+    q_optimizer: Adam
+    policy_optimizer: Adam
+    entropy_optimizer: Adam
+    multiplier_optimizer: Adam
+    part_size: int
+    counts: tuple[int, int, int, int]
+    uniform: UpdateBlocks
+    normal: UpdateBlocks
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()

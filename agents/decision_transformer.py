@@ -74,6 +74,13 @@ PUBLISHED_TARGETS = {"HalfCheetah": (12000.0, 6000.0), "Hopper": (3600.0, 1800.0
 class DecisionTransformer(nn.Module):
     """Network, optimizer and the update; every tensor has the leading axis S of the seeds."""
 
+    args: Arguments
+    batches: Windows
+    policy: SequencePolicy
+    guard: SeedGuard
+    policy_optimizer: Adam
+    dropout: DropoutMasks
+
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
         check(args, dataset)

@@ -52,11 +52,23 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, Policy, dropout_masks, initialize, joined
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, flatten, losses, polyak_
+from rlrat.updates import Adam, DropoutMasks, SeedGuard, flatten, losses, polyak_
 
 
 class IQL(nn.Module):
     """Networks, optimizers and the update; every tensor has the leading axis S of the seeds."""
+
+    args: Arguments
+    batches: Batches
+    q: MLP
+    v: MLP
+    q_target: MLP
+    policy: Policy
+    guard: SeedGuard
+    q_optimizer: Adam
+    v_optimizer: Adam
+    policy_optimizer: Adam
+    dropout: DropoutMasks
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()

@@ -51,6 +51,17 @@ from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses
 class TD3BC(nn.Module):
     """Networks, optimizers and the update; every tensor has the leading axis S of the seeds."""
 
+    args: Arguments
+    batches: Batches
+    q: MLP
+    q_target: MLP
+    policy: Policy
+    policy_target: MLP
+    guard: SeedGuard
+    q_optimizer: Adam
+    policy_optimizer: Adam
+    noise: UpdateBlocks
+
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
         self.args, num_seeds = args, len(seeds)

@@ -25,7 +25,7 @@ from rlrat.errors import InputError, one_line_errors, reason
 from rlrat.json_files import read_json
 from rlrat.runs.arguments import read_command_line
 
-FIELDS = {
+FIELDS: dict[str, type[np.generic]] = {
     "observations": np.float32,
     "actions": np.float32,
     "rewards": np.float32,

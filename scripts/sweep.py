@@ -44,7 +44,7 @@ class Retry(Folder):
     named: Annotated[Named, tyro.conf.arg(name="")] = field(default_factory=Named)
 
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[type[Folder], str]] = {
     "status": (Status, "How far every run is. Nothing that the folder names is run."),
     "stop": (Folder, "Have every sweep on a folder save checkpoints and end."),
     "retry": (Retry, "Try the failed processes again. Code of your own that they need is named again."),
