@@ -52,7 +52,8 @@ def specialize(module: str, name: str, arguments: list, constants: dict, warps: 
     arguments: in order; a tensor is its type and whether it is aligned to 16 bytes.
     """
     kernel = getattr(importlib.import_module(module), name)
-    types, divided, constants = {}, [], dict(constants)
+    types, divided = {}, []
+    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}  # the rest are options
     for parameter, value in zip(kernel.params, arguments, strict=False):
         if isinstance(value, list):
             types[parameter.name], aligned = value
@@ -77,7 +78,8 @@ def figures(launch: list, architecture: int) -> dict:
     kernel, signature, constants, divided = specialize(*launch)
     attributes = {(number,): [["tt.divisibility", 16]] for number in divided}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch[-1]}
+    *_, given, warps = launch
+    options = {"num_warps": warps, **{key: value for key, value in given.items() if key not in constants}}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -395,7 +395,7 @@ class Adam(nn.Module):
             float(self.cosine_updates or 1), float(self.warmup_updates or 1),
             device=device, SCHEDULE=given is not None, COSINE=self.cosine_updates is not None,
             WARMUP=self.warmup_updates is not None, DECOUPLED=self.decoupled,
-            SMALLEST_FACTOR=SMALLEST_FACTOR, BLOCK=_REDUCE_BLOCK,
+            SMALLEST_FACTOR=SMALLEST_FACTOR, BLOCK=_REDUCE_BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
         width, rows = self.flat.shape[-1], self.flat.numel() // self.flat.shape[-1]
         tiles, (beta1, beta2) = -(-width // _UPDATE_BLOCK), self.betas
@@ -406,7 +406,7 @@ class Adam(nn.Module):
             self.flat if target is None else target.flat, self._row_scales, factors, rates,
             width, tiles, rows // seeds, seeds, *rate, 1.0 - beta1, float(beta2), 1.0 - beta2,
             device=device, SCALED=self._scaled, DECAY=self._decaying, DECOUPLED=self.decoupled,
-            TARGET=target is not None, RATES=rates is not factors, BLOCK=_UPDATE_BLOCK,
+            TARGET=target is not None, RATES=rates is not factors, BLOCK=_UPDATE_BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
 
     def _step_by_parameter(self, loss: Tensor, schedule: Tensor | None, gradients: Sequence[Tensor]) -> None:
@@ -469,7 +469,7 @@ def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: T
         rates, stride, number = _rates(rate, len(ours), ours)
         launching.launch(
             polyak_kernel, rows * tiles, ours, theirs, alive, rates, width, tiles, rows // len(ours), stride, number,
-            device=ours.device, RATES=rates is not ours, BLOCK=_UPDATE_BLOCK,
+            device=ours.device, RATES=rates is not ours, BLOCK=_UPDATE_BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
     else:
         ours.lerp_(theirs, (rate * alive.unsqueeze(1)).view(-1, *[1] * (ours.ndim - 1)))
