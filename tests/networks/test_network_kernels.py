@@ -130,5 +130,5 @@ def test_the_kernels_compile_for_gpus(monkeypatch, tmp_path):
     assert len(different) == 8
     for result in compile_launches(different, list(range(len(different))), [80, 90], tmp_path)[1]:
         assert result["spilled"] == 0
-        assert result["registers"] <= 128
+        assert result["registers"] <= 160, result  # Triton 3.6 takes 149, 3.9 at most 128
         assert result["float atomics"] == 0
