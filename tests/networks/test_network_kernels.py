@@ -59,6 +59,8 @@ def test_other_layers_and_types_are_computed_by_operations(monkeypatch):
     monkeypatch.setattr(launching, "launch", lambda *_, **__: pytest.fail("launched"))
     Linear(4, 9, (2,))(_numbers(2, 5, 4))
     Linear(4, 1, (2,)).double()(_numbers(2, 5, 4).double())
+    policy = Policy(4, 9, num_seeds=2, head="tanh_gaussian", hidden_dims=(8,), activation="tanh").double()
+    assert policy.log_prob(_numbers(2, 5, 4).double(), _numbers(2, 5, 9).double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("rows", [1, 270])
