@@ -316,8 +316,9 @@ def test_a_step_is_three_launches_and_moving_a_target_one(on_gpu, launches, sche
 
 def test_compiled_for_a_gpu_they_take_16_bytes_and_one_kernel_serves_every_network(on_gpu, launches, tmp_path):
     """Another one would be compiled inside of a capture."""
-    with on_gpu():
-        for network in (_network(5, 2, width=31), _network(1), _network(2, 2, width=256), Scalar(1), Scalar(64)):
+    networks = (_network(5, 2, width=31), _network(1), _network(2, 2, width=256), Scalar(1), Scalar(64))
+    with on_gpu():  # where nothing is launched, so that no initial weights could be drawn
+        for network in networks:
             (seeds, *_), target = network.batch_shape, copy.deepcopy(network)
             guard = SeedGuard(seeds)
             flatten(target)
