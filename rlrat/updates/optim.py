@@ -154,7 +154,8 @@ class SeedGuard(nn.Module):
 class Adam(nn.Module):
     """Adam (Kingma & Ba 2015) for S seeds side by side; with `decoupled`, AdamW (Loshchilov & Hutter 2019).
 
-    On a GPU a step is three launches: one that joins the gradients, and two of optim_kernels.py.
+    On a GPU a step, a target network's included, is three launches: one joins the gradients, two are of
+    optim_kernels.py.
 
     Args:
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.

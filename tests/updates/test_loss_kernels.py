@@ -35,7 +35,7 @@ def _both(monkeypatch, function, *inputs):
 
 
 def _rest(result):
-    return [*result.values()] if isinstance(result, dict) else [result]
+    return [*result] if isinstance(result, tuple) else [result]
 
 
 def _assert_equal(pair):
