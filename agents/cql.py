@@ -74,7 +74,7 @@ from rlrat.errors import InputError, one_line_errors
 from rlrat.networks import MLP, Policy, initialize
 from rlrat.rational.launching import is_gpu
 from rlrat.runs import Run
-from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses, polyak_
+from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses
 
 _MAX_MULTIPLIER = 1e6
 _CPU_ROWS = 2048  # that each critic takes at once
@@ -202,7 +202,6 @@ class CQL(nn.Module):
             metrics |= self.update_entropy_weight(log_prob.detach())
         metrics |= self.update_actor(batch, actions, log_prob, weight, cloning)  # with the critics before their step
         metrics |= self.update_q(batch, samples)
-        polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
         return metrics
 
     def sample(self, batch: Batch, noise: Noise, mean: Tensor, log_std: Tensor, weight: Tensor) -> Samples:
@@ -245,6 +244,8 @@ class CQL(nn.Module):
     def update_q(self, batch: Batch, samples: Samples) -> dict[str, Tensor]:
         """Eq. 4, the squared error not halved: that and alpha times the gap from the data's Q to the soft maximum of Q.
 
+        The target critics follow.
+
         With `lagrange`, a learned multiplier times the gap less its target takes the gap's place (appendix F). On a
         CPU, states are taken part by part: what the gradient needs of one stays in the cache, which saves a fifth of
         an update.
@@ -265,7 +266,7 @@ class CQL(nn.Module):
         q, gap = (torch.cat(parts, dim=2) for parts in zip(*outputs, strict=True))
         conservative = (weight * (gap - target_gap)).mean(-1).sum(1)
         loss = (q - target).square().mean(-1).sum(1) + conservative
-        self.q_optimizer.step(loss, gradients=gradients)
+        self.q_optimizer.step(loss, gradients=gradients, target=self.q_target, polyak=args.polyak)
         if args.lagrange:
             excess = (gap - target_gap).mean((1, 2))
             multiplier_loss = -multiplier * beside(args.alpha, 1) * excess

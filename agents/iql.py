@@ -52,7 +52,7 @@ from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
 from rlrat.networks import MLP, Policy, dropout_masks, initialize, joined
 from rlrat.runs import Run
-from rlrat.updates import Adam, DropoutMasks, SeedGuard, flatten, losses, polyak_
+from rlrat.updates import Adam, DropoutMasks, SeedGuard, flatten, losses
 
 
 class IQL(nn.Module):
@@ -115,18 +115,17 @@ class IQL(nn.Module):
             metrics, value = self.update_v(batch, target_q)
             metrics |= self.update_q(batch, next_value)
         metrics |= self.update_actor(batch, target_q - value, dropout)
-        polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
         return metrics
 
     def update_q(self, batch: Batch, next_value: Tensor | None = None) -> dict[str, Tensor]:
-        """Eq. 6: regress both critics on r + gamma (1 - d) V(s')."""
+        """Eq. 6: regress both critics on r + gamma (1 - d) V(s'); then the target critics follow."""
         with torch.no_grad():
             if next_value is None:
                 next_value = self.value(batch.next_observations)
             target = losses.bellman_target(batch.rewards, batch.terminations, next_value, self.args.discount)
         q = self.critics(self.q, batch.observations, batch.actions)
         loss, mean = losses.squared_error(q, target)
-        self.q_optimizer.step(loss)
+        self.q_optimizer.step(loss, target=self.q_target, polyak=self.args.polyak)
         return {"losses/q": loss, "charts/q_mean": mean}
 
     def update_v(self, batch: Batch, target_q: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -143,9 +142,15 @@ class IQL(nn.Module):
         """Eq. 7: behaviour cloning weighted by exp(beta A): -min(exp(beta A), max_weight) log pi(a | s)."""
         args = self.args
         log_prob = self.policy.log_prob(batch.observations, batch.actions, dropout)
-        loss, known = losses.weighted_likelihood(log_prob, advantage, args.inverse_temperature, args.max_weight)
+        loss, weights = losses.weighted_likelihood(log_prob, advantage, args.inverse_temperature, args.max_weight)
         self.policy_optimizer.step(loss)
-        return {"losses/actor": loss, **{f"charts/{name}": value for name, value in known.items()}}
+        return {
+            "losses/actor": loss,
+            "charts/advantage_mean": weights.advantage_mean,
+            "charts/advantage_std": weights.advantage_std,
+            "charts/weight_mean": weights.mean,
+            "charts/weight_clipped": weights.clipped,
+        }
 
     def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
         """Q(s, a) `[S, 2, B]` of both critics of each seed."""

@@ -1,9 +1,10 @@
-"""Compile Triton kernels as they were launched, for GPUs that need not be there, and count what the result has.
+"""Say what Triton compiles for a launch; compile it for GPUs that need not be there, and count what the result has.
 
 Tests record launches (`Launches`) where Triton may be an interpreter, and give them to `compile_launches`, which runs
 this file as a program of its own.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -11,6 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -30,6 +32,23 @@ class Launches(list):
         self.append([function.__module__, function.__name__, said, constants, warps])
 
 
+@functools.cache
+def _binder(kernel) -> Callable:
+    """Return Triton's function from a launch's arguments to what it compiles, also of an interpreted kernel."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import make_backend
+    from triton.runtime.jit import JITFunction, create_function_from_signature
+
+    function = JITFunction(kernel.fn, **kernel.kwargs) if hasattr(kernel, "kwargs") else kernel
+    return create_function_from_signature(function.signature, function.params, make_backend(GPUTarget("cuda", 90, 32)))
+
+
+def compiled_for(kernel, arguments: tuple, warps: int, constants: dict) -> str:
+    """Name the compiled kernel that a launch needs: by types, alignment to 16 bytes, integers 1 or divisible by 16."""
+    _, specialization, options = _binder(kernel)(*arguments, num_warps=warps, **constants)
+    return f"{kernel.__name__}: {specialization} {options}"
+
+
 def compile_launches(
     launches: list, wanted: list[int], architectures: list[int], folder: Path
 ) -> tuple[list[str], list[dict]]:
@@ -47,58 +66,71 @@ def compile_launches(
 
 
 def specialize(module: str, name: str, arguments: list, constants: dict, warps: int) -> tuple:
-    """Find the kernel, its arguments' types, its constants, and the numbers of arguments that 16 divides.
+    """Find the kernel, its arguments' types, its constants, the numbers of arguments that 16 divides, and the options.
 
     arguments: in order; a tensor is its type and whether it is aligned to 16 bytes.
     """
     kernel = getattr(importlib.import_module(module), name)
-    types, divided, constants = {}, [], dict(constants)
+    options = {"num_warps": warps, **{n: value for n, value in constants.items() if n not in kernel.arg_names}}
+    types, divided, constants = {}, [], {n: value for n, value in constants.items() if n in kernel.arg_names}
     for parameter, value in zip(kernel.params, arguments, strict=False):
         if isinstance(value, list):
             types[parameter.name], aligned = value
         elif isinstance(value, float):
             types[parameter.name], aligned = "fp32", False
         else:
-            types[parameter.name], aligned = "i32", value % 16 == 0
+            types[parameter.name], aligned = parameter.annotation_type or "i32", value % 16 == 0
             if value == 1 and not parameter.do_not_specialize:
                 constants[parameter.name] = 1
         if aligned and not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment):
             divided.append(parameter.num)
     types |= dict.fromkeys(constants, "constexpr")
-    return kernel, {parameter.name: types[parameter.name] for parameter in kernel.params}, constants, divided
+    return kernel, {parameter.name: types[parameter.name] for parameter in kernel.params}, constants, divided, options
 
 
 def figures(launch: list, architecture: int) -> dict:
-    """Compile a launch: its registers, bytes of stack, and accesses."""
+    """Compile a launch, and return what `resources` finds and the kernel's name."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, signature, constants, divided = specialize(*launch)
+    kernel, signature, constants, divided, options = specialize(*launch)
     attributes = {(number,): [["tt.divisibility", 16]] for number in divided}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch[-1]}
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {"kernel": launch[1], **resources(compiled)}
+
+
+def resources(compiled) -> dict:
+    """Count the registers of a compiled kernel, the bytes that it spills, and some of its instructions."""
+    usage, ptx = disassembled(compiled, "cuobjdump", "-res-usage"), compiled.asm["ptx"]
     registers, stack, local = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL"))
-    ptx = compiled.asm["ptx"]
     wide = r"\.global\S*\.(v4\.[bf]32|v2\.[bf]64)"
     return {
-        "kernel": launch[1],
         "registers": registers,
         "spilled": stack + local,
         "wide loads": len(re.findall("ld" + wide, ptx)),
         "wide stores": len(re.findall("st" + wide, ptx)),
         "float atomics": len(re.findall(r"(atom|red)\S*\.f(16|32|64)", ptx)),
+        "high products": len(re.findall(r"mul\.(hi|wide)\.u", ptx)),
+        "fused": len(re.findall(r"fma\.rn\.f32", ptx)),
+        "approximate": sorted(set(re.findall(r"\w+\.approx\S*", ptx))),
     }
+
+
+def disassembled(compiled, tool: str, option: str) -> str:
+    """Return what a tool that comes with Triton says of a compiled kernel."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin" / tool
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":
     launches, wanted, architectures = json.loads(sys.argv[1])
-    specialized = [str((launch[:2], launch[-1], *specialize(*launch)[1:])) for launch in launches]
+    specialized = [str((launch[:2], *specialize(*launch)[1:])) for launch in launches]
     found = [figures(launches[number], architecture) for number in wanted for architecture in architectures]
     print(json.dumps([specialized, found]))

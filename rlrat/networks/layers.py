@@ -185,7 +185,8 @@ def joined(observations: Tensor, actions: Tensor) -> Tensor:
     """
     ours, theirs = observations, actions
     if (
-        launching.is_gpu(ours.device)
+        not torch.compiler.is_compiling()  # which fuses the copy, and cannot look into memory
+        and launching.is_gpu(ours.device)
         and ours.shape[:-1] == theirs.shape[:-1]
         and ours.stride() == theirs.stride()
         and ours.stride(-1) == 1

@@ -189,11 +189,10 @@ class _NarrowLinear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         units, rows, features = x.shape
-        if rows > _MOST_ROWS:
+        if rows > _MOST_ROWS or torch.is_grad_enabled():  # with create_graph=True operations are differentiated again
             return torch.bmm(grad, weight.mT), torch.bmm(x.mT, grad), grad.sum(1)
         grad, dx = grad.contiguous(), torch.empty_like(x)
         dweight, dbias = (torch.empty(units, *shape, device=x.device) for shape in (weight.shape[1:], grad.shape[2:]))
@@ -256,4 +255,4 @@ def log_prob(
     if log_std is None:
         log_std, bounds = outputs, (0.0, 0.0)  # neither is read
     actions = actions if actions.stride(-1) == 1 else actions.contiguous()
-    return _LogProb.apply(outputs.contiguous(), actions, log_std, head, bounds)
+    return _LogProb.apply(outputs.float().contiguous(), actions, log_std, head, bounds)

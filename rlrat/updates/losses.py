@@ -4,6 +4,8 @@ The operations are the definition of each. On a GPU they would be some ten launc
 there, `loss_kernels` does the same in one launch, and the gradient in another.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -57,27 +59,30 @@ def expectile_error(value: Tensor, target: Tensor, expectile: float | Tensor) ->
     return (weight * u.square()).mean(-1), value.mean(-1)
 
 
+class Weights(NamedTuple):
+    """What is logged of advantages and weights, `[S]` each; std is over n, clipped is the share of weights."""
+
+    advantage_mean: Tensor
+    advantage_std: Tensor
+    mean: Tensor
+    clipped: Tensor
+
+
 def weighted_likelihood(
     log_prob: Tensor, advantage: Tensor, inverse_temperature: float | Tensor, max_weight: float | Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute the mean of -min(exp(beta A), max_weight) log pi(a | s) over a batch `[S]`; also how A and weights are.
+) -> tuple[Tensor, Weights]:
+    """Compute the mean of -min(exp(beta A), max_weight) log pi(a | s) over a batch `[S]`, and what is logged of it.
 
     Args:
         log_prob, advantage: `[S, B]`; the advantage A takes no gradients.
         inverse_temperature, max_weight: one number, or `[S, 1]` (Kostrikov et al. 2021, eq. 7; Nair et al. 2020).
-
-    Returns:
-        The loss, and by name the mean and the standard deviation of the advantage, the mean weight and the share of
-        clipped ones, `[S]` each.
     """
-    names = ("advantage_mean", "advantage_std", "weight_mean", "weight_clipped")
     if _by_kernel(log_prob, advantage):
         from rlrat.updates.loss_kernels import WeightedLikelihood
 
         loss, known = WeightedLikelihood.apply(log_prob, advantage, inverse_temperature, max_weight)
-        return loss, dict(zip(names, known.unbind(), strict=True))
+        return loss, Weights(*known.unbind())
     weight = torch.exp(inverse_temperature * advantage).clamp(max=max_weight)
     loss = -(weight * log_prob).mean(-1)
     clipped = (weight >= max_weight).float().mean(-1)
-    known = (advantage.mean(-1), advantage.std(-1, correction=0), weight.mean(-1), clipped)
-    return loss, dict(zip(names, known, strict=True))
+    return loss, Weights(advantage.mean(-1), advantage.std(-1, correction=0), weight.mean(-1), clipped)

@@ -159,7 +159,8 @@ class SeedGuard(nn.Module):
 class Adam(nn.Module):
     """Adam (Kingma & Ba 2015) for S seeds side by side; with `decoupled`, AdamW (Loshchilov & Hutter 2019).
 
-    On a GPU a step is three launches: one that joins the gradients, and two of optim_kernels.py.
+    On a GPU a step, a target network's included, is three launches: one joins the gradients, two are of
+    optim_kernels.py.
 
     Args:
         network: has a `batch_shape` whose first axis is S; its parameters are moved into one flat buffer.
@@ -410,7 +411,7 @@ class Adam(nn.Module):
             float(self.cosine_updates or 1), float(self.warmup_updates or 1),
             device=device, SCHEDULE=given is not None, COSINE=self.cosine_updates is not None,
             WARMUP=self.warmup_updates is not None, DECOUPLED=self.decoupled,
-            SMALLEST_FACTOR=SMALLEST_FACTOR, BLOCK=_REDUCE_BLOCK,
+            SMALLEST_FACTOR=SMALLEST_FACTOR, BLOCK=_REDUCE_BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
         width, rows = self.flat.shape[-1], self.flat.numel() // self.flat.shape[-1]
         tiles, (beta1, beta2) = -(-width // _UPDATE_BLOCK), self.betas
@@ -421,7 +422,7 @@ class Adam(nn.Module):
             self.flat if target is None else target.flat, self._row_scales, factors, rates,
             width, tiles, rows // seeds, seeds, *rate, 1.0 - beta1, float(beta2), 1.0 - beta2,
             device=device, SCALED=self._scaled, DECAY=self._decaying, DECOUPLED=self.decoupled,
-            TARGET=target is not None, RATES=rates is not factors, BLOCK=_UPDATE_BLOCK,
+            TARGET=target is not None, RATES=rates is not factors, BLOCK=_UPDATE_BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
 
     def _step_by_parameter(self, loss: Tensor, schedule: Tensor | None, gradients: Sequence[Tensor]) -> None:
@@ -484,7 +485,7 @@ def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: T
         rates, stride, number = _rates(rate, len(ours), ours)
         launching.launch(
             polyak_kernel, rows * tiles, ours, theirs, alive, rates, width, tiles, rows // len(ours), stride, number,
-            device=ours.device, RATES=rates is not ours, BLOCK=_UPDATE_BLOCK,
+            device=ours.device, RATES=rates is not ours, BLOCK=_UPDATE_BLOCK, enable_fp_fusion=True,
         )  # fmt: skip
     else:
         ours.lerp_(theirs, (rate * alive.unsqueeze(1)).view(-1, *[1] * (ours.ndim - 1)))

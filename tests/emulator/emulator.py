@@ -86,6 +86,8 @@ class Emulator:
             self.transfers.from_host(source, stream, time)
 
     def _is_device(self) -> bool:
+        if torch.compiler.is_compiling():  # it cannot look into threads
+            return True
         return threading.current_thread().name != "evaluation"
 
     def __enter__(self) -> "Emulator":

@@ -4,28 +4,11 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-
-@cache
-def _binder(kernel) -> Callable:
-    """Return Triton's function from a launch's arguments to what it compiles a kernel for."""
-    from triton.backends.compiler import GPUTarget
-    from triton.backends.nvidia.compiler import CUDABackend
-    from triton.runtime.jit import JITFunction, create_function_from_signature
-
-    function = JITFunction(kernel.fn, **kernel.kwargs)
-    backend = CUDABackend(GPUTarget("cuda", 90, 32))
-    return create_function_from_signature(function.signature, function.params, backend)
-
-
-def compiled_for(kernel, arguments: tuple, warps: int, constants: dict) -> str:
-    """Name the compiled kernel that a launch needs: by types, alignment to 16 bytes, integers 1 or divisible by 16."""
-    _, specialization, options = _binder(kernel)(*arguments, num_warps=warps, **constants)
-    return f"{kernel.__name__}: {specialization} {options}"
+from tests.compile_kernels import compiled_for
 
 
 class Launches:

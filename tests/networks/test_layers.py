@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
-from rlrat.networks.layers import INITIALIZATIONS, MLP, dropout_masks, gated_dims, initialize
-from rlrat.rational import rational
+from rlrat.networks.layers import INITIALIZATIONS, MLP, dropout_masks, gated_dims, initialize, joined
+from rlrat.rational import launching, rational
 from rlrat.updates.random import Stream
 
 
@@ -106,3 +106,16 @@ def test_dropout_is_each_seeds_own():
     assert set(masks[0].unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
     assert abs(masks[0].mean() - 1) < 0.1
     assert not torch.equal(network(x), network(x, masks))
+
+
+@pytest.mark.parametrize("types", [("cuda",), ("cuda", "cpu")])
+def test_neighbours_in_memory_are_joined_without_a_copy_on_a_gpu_alone(types, monkeypatch):
+    monkeypatch.setattr(launching, "_gpu_types", types)
+    batch = torch.randn(3, 5, 9)
+    first, second, third = batch.split([4, 3, 2], dim=-1)
+    compiled = torch.compile(joined, backend="eager", fullgraph=True)
+    copied = joined(first, second).data_ptr() != batch.data_ptr()
+    assert copied == ("cpu" not in types)
+    for pair in ((first, second), (first, third), (first.clone(), second), (first, second.clone().requires_grad_())):
+        for function in (joined, compiled):
+            assert torch.equal(function(*pair), torch.cat(pair, dim=-1))

@@ -5,10 +5,7 @@ run as an interpreter.
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -16,9 +13,9 @@ from triton.compiler import ASTSource
 
 from rlrat.rational import gpu, triton_kernels
 from rlrat.rational.layout import Layout
+from tests.compile_kernels import disassembled, resources
 
 SIZES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
-_TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 
 
 def compile_kernel(direction, dtype, version, degrees, fused, architecture, width=256) -> dict:
@@ -59,28 +56,12 @@ def compile_kernel(direction, dtype, version, degrees, fused, architecture, widt
         ASTSource(kernel, signature, constexprs=constants, attrs=attributes),
         target=GPUTarget("cuda", architecture, 32), options=options,
     )  # fmt: skip
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage = _output("cuobjdump", "-res-usage", file.name)
-        assembly = _output("nvdisasm", "-c", file.name)
-    registers, stack, local = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL"))
-    loop, stored = main_loop(assembly)
-    ptx = compiled.asm["ptx"]
-    wide_access = r"\.global\S*\.(v4\.b32|v2\.b64)"
+    loop, stored = main_loop(disassembled(compiled, "nvdisasm", "-c"))
     return {
-        "registers": registers,
-        "spilled": stack + local,
-        "wide loads": len(re.findall("ld" + wide_access, ptx)),
-        "wide stores": len(re.findall("st" + wide_access, ptx)),
-        "float atomics": len(re.findall(r"(atom|red)\S*\.f(16|32|64)", ptx)),
+        **resources(compiled),
         "instructions per element": len(loop) * SIZES[dtype] * (1 + (fused and direction == "backward")) / stored,
         "loop": loop,
     }
-
-
-def _output(tool: str, *arguments: str) -> str:
-    return subprocess.run([_TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def main_loop(assembly: str) -> tuple[list[str], int]:

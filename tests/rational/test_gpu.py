@@ -12,8 +12,8 @@ import torch
 
 from rlrat.rational import Rational, backend, gpu, launching, rational
 from rlrat.rational.layout import Layout
+from tests.compile_kernels import compiled_for
 from tests.rational.inputs import DEVICE, all_gradients, assert_near, draw_on_device, expected_gradients
-from tests.rational.specialised import specialised
 
 needs_triton = pytest.mark.skipif(launching.problem() is not None, reason=str(launching.problem()))
 
@@ -73,6 +73,7 @@ class _Recorded(NamedTuple):
     kernel: object
     programs: int
     arguments: tuple
+    warps: int
     constants: dict
 
 
@@ -83,7 +84,7 @@ def launches(monkeypatch):
 
     def launch(kernel, programs, *arguments, device, load=False, warps=4, **constants):
         assert programs >= 1
-        recorded.append(_Recorded(kernel, programs, arguments, {"num_warps": warps, **constants}))
+        recorded.append(_Recorded(kernel, programs, arguments, warps, constants))
 
     unaligned = SimpleNamespace(take=lambda count: torch.zeros(count + 1, dtype=torch.int32)[1:])
     monkeypatch.setattr(launching, "launch", launch)
@@ -134,11 +135,11 @@ def test_what_is_a_part_of_other_memory_takes_the_same_kernels(launches, dtype):
         parameters = (_memory_at(offset + at, seeds, *shape) for at, shape in enumerate(((1, 6), (1, 4), (256,))))
         x, gate, grad = (_memory_at(offset * at, seeds, 3, 256, dtype=dtype) for at in (1, 0, 2))
         _run(x, *parameters, gate, grad)
-    assert len({specialised(*one) for one in launches}) == 2
+    assert len({compiled_for(one.kernel, *one[2:]) for one in launches}) == 2
     launches.clear()
     for elements, offset in itertools.product((1, 2, 16, 1000, 1024, 4096, 4097, 2**20), (0, 1, 2, 3, 4, 8)):
         _run(_memory_at(offset, elements, dtype=dtype), _memory_at(offset, 1, 6), _memory_at(offset + 1, 1, 4))
-    assert len({specialised(*one) for one in launches}) == 2
+    assert len({compiled_for(one.kernel, *one[2:]) for one in launches}) == 2
 
 
 @needs_triton

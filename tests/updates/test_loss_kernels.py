@@ -1,4 +1,4 @@
-"""The kernels of the losses, in Triton's interpreter, beside the operations that define them."""
+"""The kernels of the losses, interpreted where there is no GPU, beside the operations that define them."""
 
 import math
 
@@ -8,33 +8,34 @@ import torch
 from rlrat.rational import launching
 from rlrat.updates import losses
 from tests.compile_kernels import Launches, compile_launches
+from tests.rational.inputs import DEVICE
 
 pytest.importorskip("triton")
 
 
 def _numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 def _both(monkeypatch, function, *inputs):
     """What `function` returns and the gradients of the sum of its first output: by operations, and by kernels."""
     found = []
-    for types in (("cuda",), ("cuda", "cpu")):
+    for types in ((), (DEVICE,)):
         monkeypatch.setattr(launching, "_gpu_types", types)
         own = [x.clone().requires_grad_() if x is inputs[0] else x for x in inputs]
         result = function(*own)
         flat = [result] if isinstance(result, torch.Tensor) else [result[0], *_rest(result[1])]
         gradients = []
         if flat[0].requires_grad:
-            factors = torch.linspace(0.5, 2.0, flat[0].numel()).view_as(flat[0])  # not the same for every seed
+            factors = torch.linspace(0.5, 2.0, flat[0].numel(), device=DEVICE).view_as(flat[0])  # not the same for each
             gradients = [*torch.autograd.grad(flat[0], own[:1], factors)]
         found.append([*flat, *gradients])
-        assert not any(t.requires_grad for t in flat[1:]) or types == ("cuda",)
+        assert not any(t.requires_grad for t in flat[1:]) or not types
     return found
 
 
 def _rest(result):
-    return [*result.values()] if isinstance(result, dict) else [result]
+    return [*result] if isinstance(result, tuple) else [result]
 
 
 def _assert_equal(pair):
@@ -42,7 +43,7 @@ def _assert_equal(pair):
         torch.testing.assert_close(got, expected, rtol=2e-5, atol=1e-6, equal_nan=True)
 
 
-PER_SEED = torch.tensor([[0.3], [0.8], [0.5]])
+PER_SEED = torch.tensor([[0.3], [0.8], [0.5]], device=DEVICE)
 
 
 @pytest.mark.parametrize("rows", [1, 300])
@@ -78,8 +79,8 @@ def test_what_is_not_finite_stays_in_its_seed_and_shows(bad, monkeypatch):
 def test_other_types_and_other_devices_are_computed_by_operations(monkeypatch):
     monkeypatch.setattr(launching, "launch", lambda *_, **__: pytest.fail("launched"))
     value, target = _numbers(3, 9), _numbers(3, 9, seed=1)
-    losses.squared_error(value.unsqueeze(1), target)
-    monkeypatch.setattr(launching, "_gpu_types", ("cpu",))
+    losses.squared_error(value.cpu().unsqueeze(1), target.cpu())
+    monkeypatch.setattr(launching, "_gpu_types", (DEVICE,))
     losses.squared_error(value.double().unsqueeze(1), target.double())
 
 
@@ -87,7 +88,7 @@ def test_other_types_and_other_devices_are_computed_by_operations(monkeypatch):
 def test_the_kernels_compile_for_gpus(setting, monkeypatch, tmp_path):
     found = Launches()
     monkeypatch.setattr(launching, "launch", found)
-    monkeypatch.setattr(launching, "_gpu_types", ("cpu",))
+    monkeypatch.setattr(launching, "_gpu_types", (DEVICE,))
     value, target, q = (_numbers(3, *shape, 256).requires_grad_() for shape in ((), (), (2,)))
     loss, _ = losses.squared_error(q, target)
     other, _ = losses.expectile_error(value, target, setting)

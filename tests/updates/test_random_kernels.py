@@ -1,11 +1,6 @@
 """The kernels of random numbers, in Triton's interpreter where there is no GPU; the CPU's numbers are what is right."""
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +13,8 @@ from rlrat.runs import footprint
 from rlrat.runs.agents import learner_class, load_agent
 from rlrat.runs.arguments import parse
 from rlrat.updates.random import DropoutMasks, Stream, UpdateBlocks
+from tests.compile_kernels import Launches, compile_launches
 from tests.rational.inputs import DEVICE
-from tests.short_runs import ROOT
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
@@ -237,34 +232,22 @@ def test_agents_inputs_are_those_of_the_cpu(kernels, small_dataset, agent):
             torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
 
 
-COMPILED = [
-    *(["normal", False, 3, 90], ["dropout", False, 0, 90], ["dropout", False, 0, 80]),
-    ["integers", True, 0, 80],
-]
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    program = Path(__file__).with_name("compile_random.py")
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": folder, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(program), json.dumps(COMPILED)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_compiled_for_a_gpu_they_do_not_spill_and_draw_each_block_once(compiled):
-    blocks = {"normal": 3, "dropout": 2, "integers": 1}
-    for (kind, *_), found in zip(COMPILED, compiled["kernels"], strict=True):
-        assert found["spilled"] == 0, kind
-        assert found["registers"] <= (128 if kind == "dropout" else 64), kind
-        assert found["high products"] <= 20 * blocks[kind], kind
-        assert (found["fused"], found["approximate"]) == (0, []), kind  # else other bits than in the interpreter
-    assert compiled["kernels"][-1]["wide stores"] > 0
-
-
-def test_no_update_makes_triton_compile_again(compiled):
-    for name, specializations in compiled["specializations"].items():
-        assert len(specializations) == 4, name
-        assert all(found == specializations[0] for found in specializations), name
+def test_compiled_for_gpus_they_do_not_spill_and_draw_each_block_once(monkeypatch, tmp_path):
+    launches = Launches()
+    monkeypatch.setattr(launching, "launch", launches)
+    monkeypatch.setattr(launching, "runs_on", lambda device: True)
+    stream = Stream([3, 4, 5], "noise")
+    for update in (0, 1, 16, 2**32):
+        stream.normal(range(update, update + 1 + update % 16), (5,))
+        DropoutMasks([stream], [0.5], [(3, 3)]).at(update)
+        stream.integers(torch.tensor([update]), (256,), 2**31)
+    specialized, found = compile_launches(launches, [0, 1, 2], [80, 90], tmp_path)
+    assert specialized == 4 * specialized[:3]  # no update makes Triton compile again
+    blocks_and_registers = [(3, 64), (2, 128), (1, 64)]
+    for number, one in enumerate(found):
+        blocks, registers = blocks_and_registers[number // 2]
+        assert one["spilled"] == 0, one
+        assert one["registers"] <= registers, one
+        assert one["high products"] <= 20 * blocks, one
+        assert (one["fused"], one["approximate"]) == (0, []), one  # else other bits than in the interpreter
+    assert found[-1]["wide stores"] > 0

@@ -176,6 +176,10 @@ def test_the_steps_are_there():
     assert "tests/rational/test_triton_kernels.py" in kernels
     assert "tests/updates/test_captured.py" in others
     assert not set(kernels) & set(others)
+    for file in kernels:  # each where kernels run: without a GPU on the CPU, else on the GPU
+        text = (ROOT / file).read_text()
+        assert "import DEVICE" in text or "    DEVICE,\n" in text, file
+        assert "skipif(torch.cuda.is_available()" not in text, file
 
 
 def test_the_aims_of_bandwidths_are_those_that_are_measured(monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,14 @@ def test_the_data_have_the_environments_shapes(tmp_path):
 @pytest.fixture
 def started(monkeypatch):
     """The arguments of every run, each of which leaves at once what is read of its folder."""
-    found = []
+    found, lock = [], threading.Lock()  # processes may read their command lines at once, threads not
 
     def run(command, **_):
         program, file, *argv = command
         assert program == sys.executable
         agent = Path(file).stem
-        arguments = parse(load_agent(agent).Arguments, agent, argv)
+        with lock:
+            arguments = parse(load_agent(agent).Arguments, agent, argv)
         found.append((agent, arguments))
         for seed in range(arguments.num_seeds):
             folder = run_folder(arguments, agent, seed)
