@@ -70,6 +70,8 @@ def launch(
 
     `load`: only compile it and load it to the device, which must not happen while a graph is captured.
     """
+    # Said, as Triton 3.9 warns where it is not, and 3.10 is to fuse no more by itself.
+    constants = {"enable_fp_fusion": True, **constants}
     elsewhere = device.type == "cuda" and torch.cuda.current_device() != device.index
     with torch.cuda.device(device) if elsewhere else contextlib.nullcontext():
         if load:

@@ -95,7 +95,7 @@ def run_startup(settings: Startup) -> dict:
         "python": ["-c", ""],
         "import rlrat": ["-c", "import rlrat"],
         **{f"agents/{name}.py --help": [str(find_agent(name)), "--help"] for name in agent_names()},
-        **{f"scripts/{file.name} --help": [str(file), "--help"] for file in sorted(_SCRIPTS.glob("*.py"))},
+        **{f"scripts/{file.name} --help": [str(file), "--help"] for file in sorted(_SCRIPTS.glob("[a-z]*.py"))},
         "import torch": ["-c", "import torch"],
         "import torch, and every public name of rlrat": ["-c", f"import torch; from rlrat import {names}"],
     }
