@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ COMMANDS = {
 }
 LEAST_TORCH = (2, 11)
 _COMPILERS = ("cc", "gcc", "clang")
+# What pip's libraries, old and new, call it.
+_OFFLINE = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", "Temporary failure in name resolution")
 
 
 def main(goal: str, base: str) -> int:
@@ -43,6 +46,7 @@ def main(goal: str, base: str) -> int:
                     install(goal, python)
             else:
                 install(goal, python)
+    signal.signal(signal.SIGINT, lambda *_: None)  # what runs now answers Ctrl-C itself, by saving a checkpoint
     code = subprocess.run([python, *COMMANDS[goal].split()]).returncode
     if goal == "train" and code == 0:
         say_what_is_next(python)
@@ -80,9 +84,12 @@ def active_python() -> str | None:
 
 
 def check_whole(python: str) -> None:
-    """Refuse a `.venv` of which only a part was made."""
+    """Refuse a `.venv` of which only a part was made, or that has no pip."""
     if VENV.exists() and not (os.path.exists(python) and says_yes(python, "-m", "pip", "--version")):
-        fail(f"{VENV} is only half made: delete it (rm -r {VENV}) and type make again")
+        settings = VENV / "pyvenv.cfg"
+        uv = settings.is_file() and any(line.startswith("uv =") for line in settings.read_text().splitlines())
+        what = "was made by uv, without pip: use uv run, or" if uv else "is only half made:"
+        fail(f"{VENV} {what} delete it (rm -r {VENV}) and type make again")
 
 
 def says_yes(*command: str) -> bool:
@@ -121,7 +128,14 @@ def has_torch() -> bool:
 
 
 def is_installed(goal: str, python: str) -> bool:
-    """Whether the notes say that what `goal` needs is in this environment; a test's environment can train, too."""
+    """Whether the notes say that what `goal` needs is in this environment; a test's environment can train, too.
+
+    The environment is asked as well: since the note was written it may have been deleted, made anew, or given another
+    clone's rlrat.
+    """
+    own = "import os, sys, rlrat; sys.exit(not os.path.samefile(rlrat.__file__, sys.argv[1]))"
+    if not os.path.exists(python) or not says_yes(python, "-I", "-c", own, str(ROOT / "rlrat" / "__init__.py")):
+        return False
     wanted = fingerprint(python)
     return any(
         note.is_file() and note.read_text().split() == [wanted]
@@ -166,7 +180,7 @@ def install(goal: str, python: str) -> None:
     ]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        offline = any(word in done.stderr for word in ("NewConnectionError", "Temporary failure in name resolution"))
+        offline = any(word in done.stderr for word in _OFFLINE)
         reason = "no package index can be reached" if offline else last_line(done.stderr)
         fail(f"rlrat could not be installed: {reason}; what was downloaded is kept, so type make again")
     note.write_text(fingerprint(python) + "\n")

@@ -7,7 +7,7 @@ if [ -n "${VIRTUAL_ENV:-}" ]; then
 elif [ -n "${CONDA_PREFIX:-}" ]; then
     set -- "$1" "$CONDA_PREFIX/bin/python"
 else
-    set -- "$1" python3.13 python3.12 python3.11 python3
+    set -- "$1" .venv/bin/python python3.13 python3.12 python3.11 python3
 fi
 goal=$1
 shift

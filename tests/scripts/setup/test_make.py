@@ -23,6 +23,7 @@ echo "$@" >> "{log}"
 case "$*" in
     *"-m venv"*) [ -n "$NO_VENV" ] && echo "ensurepip is not available" >&2 && exit 1
         for last; do :; done; mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
+    -I*) [ -n "$OTHER_RLRAT" ] && exit 1 ;;
     *"pip install"*) [ -n "$PIP_SAYS" ] && echo "$PIP_SAYS" >&2 && exit 1; sleep "${{PIP_TAKES:-0}}" ;;
 esac
 exit 0
@@ -94,6 +95,19 @@ def test_tests_need_more_and_what_they_have_is_enough_to_train(make):
     assert installs(make("train")) == installs(make("test")) == []
 
 
+def test_an_environment_that_was_deleted_is_made_again(make, clone):
+    make("train")
+    shutil.rmtree(clone / ".venv")
+    again = make("train")
+    assert again.returncode == 0, again.err
+    assert len(installs(again)) == 1
+
+
+def test_an_environment_without_this_rlrat_is_installed_into_again(make):
+    make("train")
+    assert len(installs(make("train", OTHER_RLRAT="1"))) == 1
+
+
 @pytest.mark.parametrize("changed", ["pyproject.toml", "rlrat/rational/cpu.c"])
 def test_what_it_depends_on_is_installed_again_when_it_changes(make, clone, changed):
     make("train")
@@ -150,6 +164,20 @@ def test_a_pip_that_fails_is_one_line_and_nothing_is_left(make, clone, said, rea
     assert error(done).startswith(f"error: rlrat could not be installed: {reason}")
     assert not (clone / ".venv").exists()
     assert len(installs(make("train"))) == 1
+
+
+def test_an_environment_of_uv_is_not_called_half_made(make, clone):
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    (clone / ".venv" / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.9.0\n")
+    said = "error: .venv was made by uv, without pip: use uv run, or delete it (rm -r .venv) and type make again"
+    assert error(make("train")) == said
+
+
+def test_the_python_of_an_environment_is_enough(make, clone, tmp_path):
+    make("train")
+    for python in (tmp_path / "bin").iterdir():
+        python.write_text("#!/bin/sh\nexit 127\n")
+    assert make("train").returncode == 0
 
 
 def test_a_half_made_environment_is_said(make, clone):
