@@ -71,7 +71,11 @@ def specialize(module: str, name: str, arguments: list, constants: dict, warps: 
     arguments: in order; a tensor is its type and whether it is aligned to 16 bytes.
     """
     kernel = getattr(importlib.import_module(module), name)
-    options = {"num_warps": warps, **{n: value for n, value in constants.items() if n not in kernel.arg_names}}
+    options = {
+        "num_warps": warps,
+        "enable_fp_fusion": True,
+        **{n: value for n, value in constants.items() if n not in kernel.arg_names},
+    }
     types, divided, constants = {}, [], {n: value for n, value in constants.items() if n in kernel.arg_names}
     for parameter, value in zip(kernel.params, arguments, strict=False):
         if isinstance(value, list):

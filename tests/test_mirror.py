@@ -8,6 +8,8 @@ from tests.short_runs import ROOT
 ELSEWHERE = {
     "scripts/benchmarks/benchmark_settings.py": "scripts/benchmarks/test_benchmark.py, which tests the command line",
     "rlrat/evaluation/rendering.py": "scripts/test_evaluate.py, which films with it",
+    "rlrat/rational/triton_polynomials.py": "rational/test_triton_kernels.py, whose kernels compute by it",
+    "rlrat/updates/flat.py": "updates/test_optim.py, whose optimizers pass over it",
     "rlrat/runs/trained.py": "scripts/test_evaluate.py, which evaluates with it",
 }
 # Tests of several modules, or of a wing.

@@ -41,7 +41,7 @@ class Linear(nn.Module):
         if torch.compiler.is_compiling():  # the sum is fused with the next operations; baddbmm copies the bias first
             return self.without_bias(x) + self.bias.unsqueeze(-2)
         batch = self.weight.shape[:-2]
-        if self._is_narrow and launching.runs_on(x.device) and x.dtype == self.weight.dtype == torch.float32:
+        if self._is_narrow and launching.takes(x, self.weight):
             from rlrat.networks.network_kernels import narrow_linear
 
             x = x.expand(*batch, *x.shape[-2:]).flatten(0, -3)

@@ -141,8 +141,7 @@ class Policy(ActingPolicy):
 
     def log_prob(self, observations: Tensor, actions: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
         """Return log densities `[S, B]` of `actions` `[S, B, act]` in [-1, 1] at normalised states `[S, B, obs]`."""
-        in_kernels = self.head != "sac" and not torch.compiler.is_compiling() and actions.dtype == torch.float32
-        if in_kernels and launching.runs_on(observations.device):
+        if self.head != "sac" and launching.takes(actions):
             from rlrat.networks.network_kernels import log_prob
 
             outputs = self.mean(observations, dropout)

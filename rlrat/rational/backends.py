@@ -110,5 +110,6 @@ def report() -> list[str]:
         else:
             lines.append(f"{name}: reference (plain PyTorch), because {launching.problem()}")
     if torch.cuda.device_count() == 0:
-        lines.append("cuda: there is no such device")
+        built = torch.version.cuda or torch.version.hip
+        lines.append(f"cuda: {'there is no such device' if built else 'this PyTorch is built for CPUs alone'}")
     return lines

@@ -52,6 +52,18 @@ def runs_on(device: torch.device) -> bool:
     return False
 
 
+def takes(*tensors: Tensor) -> bool:
+    """Say whether kernels that compute in float32 are to be launched for these tensors of one device.
+
+    Not while a graph is compiled: the compiler makes kernels of its own.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and runs_on(tensors[0].device)
+        and all(tensor.dtype == torch.float32 for tensor in tensors)
+    )
+
+
 @functools.cache
 def _warn() -> None:
     warnings.warn(f"rlrat's GPU kernels are left out, plain PyTorch is several times slower: {problem()}", stacklevel=4)

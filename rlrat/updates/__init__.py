@@ -7,8 +7,9 @@ from rlrat import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        **dict.fromkeys(("Adam", "SeedGuard", "cosine", "flatten", "polyak_"), "optim"),
+        **dict.fromkeys(("Adam", "SeedGuard", "cosine", "polyak_"), "optim"),
         **dict.fromkeys(("DropoutMasks", "Stream", "UpdateBlocks"), "random"),
         "Learner": "learner",
+        "flatten": "flat",
     },
 )

@@ -1,8 +1,8 @@
+from .flat import flatten as flatten
 from .learner import Learner as Learner
 from .optim import Adam as Adam
 from .optim import SeedGuard as SeedGuard
 from .optim import cosine as cosine
-from .optim import flatten as flatten
 from .optim import polyak_ as polyak_
 from .random import DropoutMasks as DropoutMasks
 from .random import Stream as Stream

@@ -246,8 +246,10 @@ def _difference(found: dict[str, Tensor], wanted: dict[str, Tensor], kind: str =
 
 
 def _memory(learner: Learner) -> dict[str, Tensor]:
-    """Return the tensors that an update changes, themselves: those of `state_dict` may be copies."""
-    return dict((*learner.named_parameters(), *learner.named_buffers()))
+    """Return the tensors that an update changes, themselves, each memory once: `state_dict` may have copies."""
+    found = dict(learner.named_parameters())
+    known = {parameter.untyped_storage()._cdata for parameter in found.values()}  # flat buffers' among them
+    return found | {name: b for name, b in learner.named_buffers() if b.untyped_storage()._cdata not in known}
 
 
 def _copy(learner: Learner) -> dict[str, Tensor]:

@@ -12,17 +12,9 @@ from torch import Tensor
 from rlrat.rational import launching
 
 
-def _by_kernel(*tensors: Tensor) -> bool:
-    return (
-        not torch.compiler.is_compiling()
-        and launching.runs_on(tensors[0].device)
-        and all(tensor.dtype == torch.float32 for tensor in tensors)
-    )
-
-
 def bellman_target(rewards: Tensor, terminations: Tensor, next_value: Tensor, discount: float | Tensor) -> Tensor:
     """Compute r + discount (1 - d) V(s') `[S, B]`; `discount` is one number, or `[S, 1]`. It takes no gradients."""
-    if _by_kernel(rewards, terminations, next_value):
+    if launching.takes(rewards, terminations, next_value):
         from rlrat.updates import loss_kernels
 
         return loss_kernels.bellman_target(rewards, terminations, next_value, discount)
@@ -36,7 +28,7 @@ def squared_error(q: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         q: of each critic, `[S, C, B]`.
         target: `[S, B]`; takes no gradients.
     """
-    if _by_kernel(q, target):
+    if launching.takes(q, target):
         from rlrat.updates.loss_kernels import SquaredError
 
         return SquaredError.apply(q, target, None)
@@ -50,7 +42,7 @@ def expectile_error(value: Tensor, target: Tensor, expectile: float | Tensor) ->
         value, target: `[S, B]`; target takes no gradients.
         expectile: one number, or `[S, 1]` (Kostrikov et al. 2021, eq. 5).
     """
-    if _by_kernel(value, target):
+    if launching.takes(value, target):
         from rlrat.updates.loss_kernels import SquaredError
 
         return SquaredError.apply(value.unsqueeze(1), target, expectile)
@@ -77,7 +69,7 @@ def weighted_likelihood(
         log_prob, advantage: `[S, B]`; the advantage A takes no gradients.
         inverse_temperature, max_weight: one number, or `[S, 1]` (Kostrikov et al. 2021, eq. 7; Nair et al. 2020).
     """
-    if _by_kernel(log_prob, advantage):
+    if launching.takes(log_prob, advantage):
         from rlrat.updates.loss_kernels import WeightedLikelihood
 
         loss, known = WeightedLikelihood.apply(log_prob, advantage, inverse_temperature, max_weight)

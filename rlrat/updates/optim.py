@@ -7,104 +7,20 @@ rate, decay and clipping, and is frozen on its own when it diverges.
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from rlrat.errors import InputError
 from rlrat.rational import Rational, launching
+from rlrat.updates.flat import Layout, flatten, separate
 from rlrat.updates.trained_activations import trained_activations
 
 SMALLEST_FACTOR = 1e-37
 """Of clipping: float32 holds it with all digits, and a margin is left."""
 # Elements of a program of the kernels: 16 bytes four times and twice for each thread, for each buffer.
 _REDUCE_BLOCK, _UPDATE_BLOCK = 2048, 1024
-
-
-is_padded: Callable[[torch.device], bool] = launching.is_gpu  # whether flat buffers are; a name of its own for tests
-
-
-class _Layout:
-    """Know where the parameters of a network, each `[*batch_shape, ...]`, lie in a flat buffer `[*batch_shape, P]`.
-
-    On a GPU each begins at a multiple of 128 bytes and so does each row, so that kernels may take 16 bytes at once and
-    share no cache line. Between them are zeros, which stay zeros: their gradients are.
-    """
-
-    _ALIGNED_BYTES = 128
-
-    def __init__(self, parameters: Sequence[Tensor], batch_shape: Sequence[int]) -> None:
-        self._rows, self._shapes = math.prod(batch_shape), [parameter.shape for parameter in parameters]
-        self._batch_shape = tuple(batch_shape)
-        self.sizes = [shape.numel() // self._rows for shape in self._shapes]
-        """The elements of each in a row."""
-        like = parameters[0].detach()
-        self._device = like.device
-        unit = self._ALIGNED_BYTES // like.element_size() if is_padded(like.device) else 1
-        self._widths = [-(-size // unit) * unit for size in self.sizes]
-        gaps = [width - size for width, size in zip(self._widths, self.sizes, strict=True)]
-        self._gaps = [like.new_zeros(self._rows, gap) if gap else None for gap in gaps]  # whole, for `torch.cat`
-
-    def pieces(self, flat: Tensor) -> list[Tensor]:
-        """Split `flat` into views with the parameters' shapes."""
-        parts = zip(flat.split(self._widths, dim=-1), self.sizes, self._shapes, strict=True)
-        return [piece[..., :size].view(shape) for piece, size, shape in parts]
-
-    def join(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-        """Copy tensors with as many elements as the parameters into one buffer, a new one or `out`, by one operation.
-
-        They may be parts of rows, too.
-        """
-        rows = []
-        for tensor, size, gap in zip(tensors, self.sizes, self._gaps, strict=True):
-            rows.append(tensor.reshape(self._rows, size))
-            if gap is not None:
-                rows.append(gap)
-        if out is not None:
-            return torch.cat(rows, dim=1, out=out.view(self._rows, -1))
-        return torch.cat(rows, dim=1).view(*self._batch_shape, -1)
-
-    def pack(self, flat: Tensor) -> Tensor:
-        """Leave the padding out; without it, return `flat` itself."""
-        if self._widths == self.sizes:
-            return flat
-        return torch.cat([piece.reshape(*self._batch_shape, -1) for piece in self.pieces(flat)], dim=-1)
-
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Put the padding back."""
-        if self._widths == self.sizes or packed.shape != (*self._batch_shape, sum(self.sizes)):
-            return packed
-        return self.join(packed.to(self._device).split(self.sizes, dim=-1))
-
-    def expand(self, values: Sequence[float], device: torch.device) -> Tensor:
-        """Turn one number for each parameter into one for each element of a row."""
-        pairs = zip(self._widths, values, strict=True)
-        return torch.cat([torch.full((width,), float(value), device=device) for width, value in pairs])
-
-
-@torch.no_grad()
-def flatten(network: nn.Module) -> Tensor:
-    """Move the parameters of `network`, each `[*batch_shape, ...]`, into one buffer `[*batch_shape, P]` and return it.
-
-    The parameters become views of the buffer, which is `network.flat` from now on: what is written to one is read from
-    the other. In a copy of the network, or after a move to another device, they are views no more. `network` needs a
-    `batch_shape`, as `MLP` and `Policy` have.
-    """
-    parameters = list(network.parameters())
-    layout = _Layout(parameters, network.batch_shape)
-    flat = layout.join(parameters)
-    for parameter, piece in zip(parameters, layout.pieces(flat), strict=True):
-        parameter.data = piece
-    network.register_buffer("flat", flat, persistent=False)  # moves with the network: nothing stays on the old device
-    return flat
-
-
-def _separate(views: Sequence[Tensor]) -> list[Tensor]:
-    """Make tensors on the same memory that are no views to autograd, like parameters with a new `data`."""
-    empty = [torch.empty(0, dtype=v.dtype, device=v.device) for v in views]
-    pairs = zip(empty, views, strict=True)
-    return [e.set_(v.untyped_storage(), v.storage_offset(), v.shape, v.stride()) for e, v in pairs]
 
 
 class SeedGuard(nn.Module):
@@ -210,7 +126,7 @@ class Adam(nn.Module):
         # Here and not at the first step, which may be compiled with them.
         guard.names += [f"{name} loss", f"{name} gradient"]
         self.flat: Tensor = flatten(network)
-        self._layout = _Layout(self._parameters_in_order, network.batch_shape)
+        self._layout = Layout(self._parameters_in_order, network.batch_shape)
         device, seeds, rows = self.flat.device, self.flat.shape[0], math.prod(network.batch_shape)
         self._gradient = torch.zeros_like(self.flat)  # padding stays zero
 
@@ -234,11 +150,11 @@ class Adam(nn.Module):
         self.register_buffer("second_moment", torch.zeros_like(self.flat))
         self.register_buffer("steps", torch.zeros(seeds, device=device))  # float32, as PyTorch's kernel wants
         # For torch.compile: tensors that share memory with the buffers, but are no views of them to autograd.
-        moments = (_separate(self._layout.pieces(moment)) for moment in (self.first_moment, self.second_moment))
+        moments = (separate(self._layout.pieces(moment)) for moment in (self.first_moment, self.second_moment))
         self._by_parameter = list(zip(self._parameters_in_order, *moments, self._scales, self._decays, strict=True))
         self._ones = torch.ones(seeds, device=device)
         self._shared = torch.empty(4, seeds, device=device)
-        self._in_kernels = launching.runs_on(device) and self.flat.dtype == torch.float32
+        self._in_kernels = launching.takes(self.flat)
         if self._in_kernels:
             from rlrat.updates import optim_kernels
 
@@ -411,7 +327,7 @@ class Adam(nn.Module):
             float(self.cosine_updates or 1), float(self.warmup_updates or 1),
             device=device, SCHEDULE=given is not None, COSINE=self.cosine_updates is not None,
             WARMUP=self.warmup_updates is not None, DECOUPLED=self.decoupled,
-            SMALLEST_FACTOR=SMALLEST_FACTOR, BLOCK=_REDUCE_BLOCK, enable_fp_fusion=True,
+            SMALLEST_FACTOR=SMALLEST_FACTOR, BLOCK=_REDUCE_BLOCK,
         )  # fmt: skip
         width, rows = self.flat.shape[-1], self.flat.numel() // self.flat.shape[-1]
         tiles, (beta1, beta2) = -(-width // _UPDATE_BLOCK), self.betas
@@ -422,7 +338,7 @@ class Adam(nn.Module):
             self.flat if target is None else target.flat, self._row_scales, factors, rates,
             width, tiles, rows // seeds, seeds, *rate, 1.0 - beta1, float(beta2), 1.0 - beta2,
             device=device, SCALED=self._scaled, DECAY=self._decaying, DECOUPLED=self.decoupled,
-            TARGET=target is not None, RATES=rates is not factors, BLOCK=_UPDATE_BLOCK, enable_fp_fusion=True,
+            TARGET=target is not None, RATES=rates is not factors, BLOCK=_UPDATE_BLOCK,
         )  # fmt: skip
 
     def _step_by_parameter(self, loss: Tensor, schedule: Tensor | None, gradients: Sequence[Tensor]) -> None:
@@ -485,7 +401,7 @@ def polyak_(target: nn.Module, source: nn.Module, rate: float | Tensor, alive: T
         rates, stride, number = _rates(rate, len(ours), ours)
         launching.launch(
             polyak_kernel, rows * tiles, ours, theirs, alive, rates, width, tiles, rows // len(ours), stride, number,
-            device=ours.device, RATES=rates is not ours, BLOCK=_UPDATE_BLOCK, enable_fp_fusion=True,
+            device=ours.device, RATES=rates is not ours, BLOCK=_UPDATE_BLOCK,
         )  # fmt: skip
     else:
         ours.lerp_(theirs, (rate * alive.unsqueeze(1)).view(-1, *[1] * (ours.ndim - 1)))
@@ -501,12 +417,7 @@ def _flat(network: nn.Module) -> Tensor:
 
 
 def _moves_in_kernels(target: Tensor, source: Tensor) -> bool:
-    return (
-        launching.runs_on(source.device)
-        and target.device == source.device
-        and target.shape == source.shape
-        and target.dtype == source.dtype == torch.float32
-    )
+    return launching.takes(target, source) and (target.device, target.shape) == (source.device, source.shape)
 
 
 def _rates(rate: float | Tensor, seeds: int, otherwise: Tensor) -> tuple[Tensor, int, float]:

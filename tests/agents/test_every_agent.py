@@ -20,7 +20,6 @@ from rlrat.runs.arguments import RationalArguments
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.inspection import activation_rows
 from rlrat.runs.schema import COLUMNS, EVALUATIONS, TENSORBOARD
-from rlrat.updates import optim
 from rlrat.updates.learner import check_learner
 from tests.agents.learners import AGENTS, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
 from tests.short_runs import ROOT, assert_equal_runs, read_run, wait_for
@@ -327,7 +326,7 @@ def test_a_state_that_is_saved_and_loaded_goes_on_alike(small_dataset, agent, do
 def test_padded_buffers_learn_the_same(small_dataset, agent, monkeypatch):
     settings = {"activation": "rational", "batch_size": 8, **EVERY_SETTING_COUNTS.get(agent, {})}
     plain, _, train = make_trainer(agent, small_dataset, [3, 4], **settings)
-    monkeypatch.setattr(optim, "is_padded", lambda device: True)
+    monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device: True)
     padded, _, train_padded = make_trainer(agent, small_dataset, [3, 4], **settings)
     check_learner(padded, 2)
     assert padded.policy_optimizer.flat.shape > plain.policy_optimizer.flat.shape

@@ -11,7 +11,7 @@ from rlrat.errors import InputError
 from rlrat.evaluation.background import BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation
 from rlrat.networks.policies import Policy
-from rlrat.updates.optim import flatten
+from rlrat.updates.flat import flatten
 
 
 def _policy(value=0.0):

@@ -55,7 +55,11 @@ def test_the_report_names_each_devices_backend(monkeypatch):
         "cuda:0 (device 0): reference (plain PyTorch), because another",
     ]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert backends.report()[1:] == ["cuda: there is no such device"]
+    for name in ("cuda", "hip"):
+        monkeypatch.setattr(torch.version, name, None)
+    assert backends.report()[1:] == ["cuda: this PyTorch is built for CPUs alone"]
 
 
 def test_without_kernels_it_warns_once_and_runs(monkeypatch, recwarn):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rlrat.updates import captured as module
-from rlrat.updates.captured import CudaGraph, captured
+from rlrat.updates.captured import CudaGraph, _memory, captured
 from rlrat.updates.compiled import compiled
 from tests.agents.learners import AGENTS, make_learner
 
@@ -280,3 +280,16 @@ def test_a_cuda_graph_is_the_plain_update(small_dataset, agent, activation, caps
     plain, other = (make_learner(agent, small_dataset, [3, 4], "cuda", activation=activation)[0] for _ in range(2))
     _assert_equal_after(100, plain, other, captured(other, CudaGraph))
     assert capsys.readouterr().err == ""
+
+
+def test_memory_is_copied_once_though_parameters_lie_in_flat_buffers(small_dataset):
+    learner, _ = make_learner("iql", small_dataset, [3, 4])
+    found = _memory(learner)
+    assert {*dict(learner.named_parameters())} <= {*found}
+    assert {name for name, _ in learner.named_buffers()} - {*found} == {
+        "q.flat",
+        "v.flat",
+        "policy.flat",
+        "q_target.flat",
+    }
+    assert {"q_optimizer.first_moment", "guard.alive"} <= {*found}

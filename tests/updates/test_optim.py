@@ -12,7 +12,6 @@ from rlrat.errors import InputError
 from rlrat.networks.activations import PReLU
 from rlrat.networks.layers import MLP, initialize
 from rlrat.rational import Rational
-from rlrat.updates import optim
 from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
 
 
@@ -207,7 +206,7 @@ def test_padding_changes_no_parameter_and_stays_zero(critics, decoupled, fused, 
     results = []
     settings = {"weight_decay": 0.3, "decoupled": decoupled, "rational_rate_scale": 1.0 if fused else 0.5}
     for padded in (False, True):
-        monkeypatch.setattr(optim, "is_padded", lambda device, padded=padded: padded)
+        monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device, padded=padded: padded)
         network, guard = _network([0, 1, 2], critics, "rational"), SeedGuard(3)
         target = copy.deepcopy(network).requires_grad_(False)
         optimizer = Adam(network, [0.01, 0.02, 0.03], guard=guard, name="n", **settings)
@@ -239,7 +238,7 @@ def test_a_state_with_padding_goes_on_without_and_the_other_way_round(padded, mo
     """What is saved is what was saved before there was padding."""
 
     def make(padded):
-        monkeypatch.setattr(optim, "is_padded", lambda device: padded)
+        monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device: padded)
         network = _network([0, 1], 2, "rational")
         return nn.ModuleList([network, Adam(network, 1e-2, guard=SeedGuard(2), name="n", rational_rate_scale=0.5)])
 
@@ -267,7 +266,7 @@ def test_a_state_with_padding_goes_on_without_and_the_other_way_round(padded, mo
 
 
 def test_a_padded_network_is_copied_and_flattened_again(monkeypatch):
-    monkeypatch.setattr(optim, "is_padded", lambda device: True)
+    monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device: True)
     network = _network([0, 1], critics=2)
     x = torch.randn(2, 1, 4, 3)
     before, flat = network(x), flatten(network)
@@ -277,7 +276,7 @@ def test_a_padded_network_is_copied_and_flattened_again(monkeypatch):
         assert torch.equal(again, flat)
     polyak_(twin, network, 0.5, torch.tensor([True, True]))
     assert torch.equal(twin(x), before)
-    monkeypatch.setattr(optim, "is_padded", lambda device: False)
+    monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device: False)
     assert flatten(twin).shape == (2, 2, sum(p.numel() for p in network.parameters()) // 4)
     assert torch.equal(twin(x), before)
 
@@ -328,7 +327,7 @@ def test_a_traced_step_is_the_plain_one(critics, decoupled, padded, monkeypatch)
     """Per-seed rates, decay and clipping, rational coefficients at a rate of their own, a schedule, a dead seed."""
     results = []
     for traced in (False, True):
-        monkeypatch.setattr(optim, "is_padded", lambda device, padded=padded and traced: padded)
+        monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device, padded=padded and traced: padded)
         network = _network([0, 1, 2], critics, "rational")
         optimizer = Adam(
             network, [1e-2, 3e-2, 1e-2], guard=SeedGuard(3), name="n", weight_decay=[0.1, 0.0, 0.2],
