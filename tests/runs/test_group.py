@@ -15,7 +15,6 @@ from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.dashboards import LAYOUT
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.group import Group, TrainingProgress
-from rlrat.updates import optim
 from tests.short_runs import assert_equal_runs, read_run
 
 REFERENCE = find_reference("Hopper-v5")
@@ -100,7 +99,7 @@ def test_a_group_goes_on_from_the_newest_update_that_all_have(run_agent, tmp_pat
 def test_a_run_goes_on_where_buffers_are_padded_and_the_other_way_round(run_agent, tmp_path, padded, monkeypatch):
     """As from a CPU on a GPU."""
     run = ("--num-seeds", 2, "--activation", "rational")
-    monkeypatch.setattr(optim, "is_padded", lambda device: padded)
+    monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device: padded)
     run_agent(*run)
     expected = [read_run(_run_folder(tmp_path, seed)) for seed in (0, 1)]
     for seed in (0, 1):
@@ -108,7 +107,7 @@ def test_a_run_goes_on_where_buffers_are_padded_and_the_other_way_round(run_agen
         os.replace(
             _run_folder(tmp_path, seed) / "checkpoint.previous.pt", _run_folder(tmp_path, seed) / "checkpoint.pt"
         )
-    monkeypatch.setattr(optim, "is_padded", lambda device: not padded)
+    monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device: not padded)
     assert "going on from update 20" in run_agent(*run).stdout
     for seed in (0, 1):
         state = read_run(_run_folder(tmp_path, seed))["state"]
