@@ -31,6 +31,7 @@ from rlrat.errors import one_line_errors
 from rlrat.rational import backend
 from rlrat.runs.agents import agent_names, find_agent
 from rlrat.runs.folder import RunFolder
+from rlrat.runs.schema import METRICS
 from rlrat.updates.captured import captured
 from rlrat.updates.machine import find_device, set_precision
 
@@ -263,10 +264,10 @@ def run(device: str) -> Iterator[dict]:
         yield figure("final return, mean", statistics.mean(summary["final_return"] for summary in summaries))
 
         process = start(parted)
-        for line in process.stdout:
-            if line.startswith("update 0:"):  # training goes on meanwhile
-                process.send_signal(signal.SIGTERM)
-                break
+        # Its first metrics say that it trains; the evaluation of update 0 can be over before the first update.
+        while process.poll() is None and not any(parted.rglob(METRICS)):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
         finish(process, 128 + signal.SIGTERM)
         output = finish(start(parted))
         found = re.search(r"going on from update ([\d,]+)", output)
