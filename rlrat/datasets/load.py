@@ -9,7 +9,7 @@ from rlrat.datasets import d4rl, minari
 from rlrat.datasets.bounds import Bounds, typed_bounds
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.names import FILE_SUFFIXES, MINARI_MUJOCO, PACKAGED, as_id, dataset_id
-from rlrat.environments.registry import import_modules
+from rlrat.environments.registry import NO_ENVIRONMENT, import_modules
 from rlrat.errors import InputError, reason, warn
 
 
@@ -39,6 +39,7 @@ def load_dataset(
         InputError: no such dataset, no network to fetch it, or unusable data or bounds.
     """
     import_modules(env_modules)
+    env_id = None if env_id == NO_ENVIRONMENT else env_id
     bounds = None if action_bounds is None else typed_bounds(action_bounds)
     id = os.fspath(id)
     try:
