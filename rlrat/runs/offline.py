@@ -1,14 +1,14 @@
 """Judge the policies of a run without rollouts: on episodes that are held out, and by fitted Q evaluation."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from rlrat.datasets import Dataset, Units
 from rlrat.errors import InputError
-from rlrat.evaluation.fqe import FittedQ, FQESettings, data_value, fit_q
+from rlrat.evaluation.fqe import FittedQ, FQESettings, data_value, fit_q, policy_actions
 from rlrat.evaluation.scores import Reference
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.schema import ACTION_ERROR, AGREEMENT, DATA_VALUE, FQE_VALUE
@@ -19,7 +19,6 @@ KEPT = {"fqe": FQE_VALUE, "heldout": "losses/actor"}
 DISCOUNT = 0.99  # of agents that have none, such as behaviour cloning
 _MOST_BATCHES = 100  # of held-out losses
 _MOST_ROWS = 20_000  # held-out transitions whose actions are compared
-_CHUNK = 4096  # rows that a policy is called with
 _MOST_ADVANTAGE = 3.0  # standard deviations of the advantage, so that no single transition has all the weight
 
 
@@ -128,7 +127,7 @@ class OfflineEvaluator:
         """Compare the policies' actions with those of held-out episodes, in units [-1, 1]."""
         held, rows = self._held_out, self._rows
         observations = np.asarray(held.observations[rows])
-        raw = act(self._policy, observations, len(self._seeds))
+        raw = policy_actions(self._policy, observations, len(self._seeds))
         units = Units.of(held, False, 1e-6, "none")
         ours, theirs = units.actions(raw), units.actions(np.asarray(held.actions[rows]))
         squares = np.square(ours - theirs, dtype=np.float64).sum(-1)  # [S, N]
@@ -149,17 +148,6 @@ class OfflineEvaluator:
                 if name.startswith("losses/"):
                     sums.setdefault(name, []).append(value.detach())
         return {name: torch.stack(values).mean(0).double().cpu().numpy() for name, values in sums.items()}
-
-
-def act(policy: Callable[[np.ndarray], np.ndarray], observations: np.ndarray, seeds: int) -> np.ndarray:
-    """Call S policies at the same observations `[N, obs]`; return their actions `[S, N, act]`."""
-
-    def chunks() -> Iterator[np.ndarray]:
-        for start in range(0, len(observations), _CHUNK):
-            rows = observations[start : start + _CHUNK]
-            yield policy(np.broadcast_to(rows, (seeds, *rows.shape)))
-
-    return np.concatenate(list(chunks()), axis=1)
 
 
 def _some_rows(count: int) -> np.ndarray:
