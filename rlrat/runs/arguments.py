@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
-from rlrat.datasets.names import PACKAGED, folder_name
+from rlrat.datasets.names import PACKAGED
+from rlrat.datasets.sources import folder_name
 from rlrat.environments.registry import MOST_EPISODES
 from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
