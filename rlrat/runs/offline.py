@@ -127,7 +127,7 @@ class OfflineEvaluator:
         """Compare the policies' actions with those of held-out episodes, in units [-1, 1]."""
         held, rows = self._held_out, self._rows
         observations = np.asarray(held.observations[rows])
-        raw = policy_actions(self._policy, observations, len(self._seeds))
+        raw = policy_actions(self._policy, observations, len(self._seeds), held.actions.shape[1])
         units = Units.of(held, False, 1e-6, "none")
         ours, theirs = units.actions(raw), units.actions(np.asarray(held.actions[rows]))
         squares = np.square(ours - theirs, dtype=np.float64).sum(-1)  # [S, N]
