@@ -122,11 +122,12 @@ def test_agreement_weighs_good_actions_more():
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(run_agent, start_agent, tmp_path):
-    more = (*OFF, "--num-seeds", "2", "--total-updates", "400", "--eval-every", "50", "--checkpoint-every", "50")
+    quick = ("--env-id", "none", "--batch-size", "64", "--fqe-updates", "2", "--num-seeds", "2")
+    more = (*quick, "--total-updates", "240", "--eval-every", "60", "--checkpoint-every", "60")
     whole = tmp_path / "whole"
     whole.mkdir()
     run_agent(*more, "--run-dir", str(whole / "runs"))
-    for update in (0, 150):
+    for update in (0, 120):
         process = start_agent(*more)
         place = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/relu/seed1/evaluations.csv"
         assert wait_for(place, f"\n{update},", process), "the run ended before it could be killed"
@@ -145,7 +146,8 @@ def read_offline(folder: RunFolder) -> dict:
 
 
 def test_a_lost_line_is_missing_in_the_summary(run_agent, start_agent, tmp_path):
-    more = (*OFF, "--total-updates", "400", "--eval-every", "50", "--checkpoint-every", "100", "--activation", "gelu")
+    quick = ("--env-id", "none", "--batch-size", "64", "--fqe-updates", "0", "--activation", "gelu")
+    more = (*quick, "--total-updates", "400", "--eval-every", "50", "--checkpoint-every", "100")
     process = start_agent(*more)
     place = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/gelu/seed0/evaluations.csv"
     assert wait_for(place, "\n200,", process)
@@ -208,7 +210,8 @@ def test_a_decision_transformer_has_held_out_losses_alone(run_agent, tmp_path):
 
 @pytest.mark.parametrize("by", ["fqe", "heldout"])
 def test_the_best_policy_is_kept(run_agent, tmp_path, by):
-    run_agent(*OFF, "--keep-best", by, "--eval-at", "5", "10", "15", "25", "30", "35", "--num-seeds", "2")
+    quick = ("--env-id", "none", "--batch-size", "64", "--fqe-updates", "5" if by == "fqe" else "0")
+    run_agent(*quick, "--keep-best", by, "--eval-at", "10", "30", "--num-seeds", "2")
     for seed in (0, 1):
         folder = of_seed(tmp_path, seed)
         rows = folder.offline()[1:]
