@@ -100,6 +100,19 @@ def read(group: _GroupID, name: str) -> np.ndarray | None:
         return array
 
 
+def read_text(file: h5py.File, name: str) -> str | None:
+    """Read a text that the whole file has as an attribute; return None if there is none of that name.
+
+    Raises:
+        InputError: it is no text, or it is damaged.
+    """
+    with _one_line(file.id, name):
+        text = file.attrs.get(name)
+        if not isinstance(text, str | None):
+            raise InputError(f"{_where(file.id, name)} is no text")
+        return text
+
+
 @contextmanager
 def _one_line(group: _GroupID, name: str) -> Iterator[None]:
     try:
