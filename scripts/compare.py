@@ -77,7 +77,9 @@ def shortened(said: list[str]) -> list[str]:
 def summary(report: Report) -> str:
     """Return what a terminal shows: tables of final values and speed, what may be concluded, and what to mind."""
     tables = make_tables(report)
-    names = [name for name in ("results", "offline", "best", "reach", "aggregates", "metrics") if name in tables]
+    names = [
+        name for name in ("results", "without_environment", "best", "reach", "aggregates", "metrics") if name in tables
+    ]
     parts = [f"## {as_markdown(tables[name].title)}\n\n{tables[name].markdown()}" for name in names]
     parts += [f"## {title}\n\n{_bullets(lines)}" for title, lines in _conclusions(report).items() if lines]
     return "\n".join(parts).rstrip()

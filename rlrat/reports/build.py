@@ -16,7 +16,6 @@ from rlrat.reports.explanations import explanations
 from rlrat.reports.notes import find_notes
 from rlrat.reports.read import RunRecord, as_text, setting_texts
 from rlrat.reports.report import (
-    MEASURES,
     VALUE,
     BestEvaluations,
     Curve,
@@ -79,7 +78,7 @@ def build_report(
         parts = [getattr(record, name) for name in ("agent", "dataset") if name not in by]
         name = " on ".join(parts) or "all runs"
         if record.values is not None:  # never beside returns
-            name += f", {MEASURES[VALUE]}"
+            name += " (FQE)"
         by_task.setdefault(name, {}).setdefault(label, []).append(record)
     tasks = tuple(_task(name, groups, by, reference, until) for name, groups in sorted(by_task.items()))
     aggregate_tasks, together = _aggregated(tasks, labels)

@@ -36,7 +36,9 @@ _AXES = {
 def make_figures(report: Report) -> dict[str, Figure]:
     """Draw all figures of a report, by the name of their files; leave out those that would be empty."""
     with rc_context(_STYLE):
-        figures = {"curves_updates": learning_curves(report, "updates")}
+        figures = {}
+        if drawn_tasks(report):
+            figures["curves_updates"] = learning_curves(report, "updates")
         if any(timed(task) for task in report.tasks):
             figures["curves_seconds"] = learning_curves(report, "seconds")
         if report.aggregate_curves:
@@ -62,6 +64,11 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
     return paths
 
 
+def drawn_tasks(report: Report) -> list[Task]:
+    """Return the tasks that have a curve in their measure: of runs without an estimated value there is none."""
+    return [task for task in report.tasks if any(task.measure in group.curves for group in task.groups)]
+
+
 def timed(task: Task) -> bool:
     """Return whether a task's runs can be drawn against seconds."""
     return task.seconds_differ is None and any(
@@ -73,7 +80,7 @@ def timed(task: Task) -> bool:
 
 def learning_curves(report: Report, clock: str) -> Figure:
     """Draw a panel for each task: mean over seeds with band against `updates` or `seconds`; dotted, the data's mean."""
-    tasks = [task for task in report.tasks if clock == "updates" or timed(task)]
+    tasks = [task for task in drawn_tasks(report) if clock == "updates" or timed(task)]
 
     def draw(axes: Axes, task: Task) -> None:
         for group in task.groups:

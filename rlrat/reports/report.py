@@ -146,6 +146,8 @@ class RunGroup:
             return f"{self.label} has {named_seeds(self.repeated)} more than once"
         if self.incomparable is not None:
             return self.incomparable
+        if self.unmeasured and not self.judged:
+            return f"{self.label} has no estimated value"
         if (known := len(self.values(quantity))) < len(self.judged):
             return f"{len(self.judged) - known} of {len(self.judged)} of {self.label} begin too late for an area"
         return None

@@ -92,7 +92,11 @@ def make_tables(report: Report) -> dict[str, Table]:
     """Make all tables of a report, by the name of their files."""
     return {
         "results": results(report),
-        **({"offline": offline(report)} if any(task.measure == VALUE for task in report.tasks) else {}),
+        **(
+            {"without_environment": without_environment(report)}
+            if any(task.measure == VALUE for task in report.tasks)
+            else {}
+        ),
         **({"best": best(report)} if any(group.best for task in report.tasks for group in task.groups) else {}),
         **({"reach": reach(report)} if any(group.reach for task in report.tasks for group in task.groups) else {}),
         **{quantity: overview(report, quantity) for quantity in _QUANTITIES},
@@ -111,7 +115,7 @@ def results(report: Report) -> Table:
     return Table("Results", columns, rows)
 
 
-def offline(report: Report) -> Table:
+def without_environment(report: Report) -> Table:
     """Make a line for each label of each task without an environment: what its last evaluations found, and the data's.
 
     The estimates are of the judged runs, all else of every run that has it and neither diverged nor failed.

@@ -7,7 +7,7 @@ from rlrat.reports.files import listed, plain, read_columns, read_names
 def test_only_what_a_run_writes_is_a_line_of_numbers():
     assert plain("1,2.5,nan,-1e-05") == "1,2.5,nan,-1e-05"
     for text in ("1_0,2", "1 ,2", "٣,2"):
-        with pytest.raises(ValueError, match="^$"):
+        with pytest.raises(ValueError, match=r"^$"):
             plain(text)
 
 
