@@ -90,13 +90,10 @@ class Table:
 
 def make_tables(report: Report) -> dict[str, Table]:
     """Make all tables of a report, by the name of their files."""
+    is_estimated = any(task.measure == VALUE for task in report.tasks)
     return {
         "results": results(report),
-        **(
-            {"without_environment": without_environment(report)}
-            if any(task.measure == VALUE for task in report.tasks)
-            else {}
-        ),
+        **({"without_environment": without_environment(report)} if is_estimated else {}),
         **({"best": best(report)} if any(group.best for task in report.tasks for group in task.groups) else {}),
         **({"reach": reach(report)} if any(group.reach for task in report.tasks for group in task.groups) else {}),
         **{quantity: overview(report, quantity) for quantity in _QUANTITIES},
