@@ -10,6 +10,7 @@ ELSEWHERE = {
     "rlrat/evaluation/rendering.py": "scripts/test_evaluate.py, which films with it",
     "rlrat/rational/triton_polynomials.py": "rational/test_triton_kernels.py, whose kernels compute by it",
     "rlrat/updates/flat.py": "updates/test_optim.py, whose optimizers pass over it",
+    "rlrat/runs/progress.py": "runs/test_group.py, which saves and restores it",
     "rlrat/runs/trained.py": "scripts/test_evaluate.py, which evaluates with it",
 }
 # Tests of several modules, or of a wing.
