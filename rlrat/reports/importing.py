@@ -14,7 +14,8 @@ from rlrat.errors import InputError, reason, warn
 from rlrat.json_files import EXACT_INTEGERS, find_json
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized, open_text, plain
+from rlrat.reports.files import open_text, plain
+from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized
 from rlrat.runs.schema import DIVERGED, IMPORTED, NO_FINAL, UNFINISHED
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")

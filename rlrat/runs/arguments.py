@@ -28,7 +28,7 @@ from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 from rlrat.json_files import EXACT_INTEGERS
 from rlrat.networks.choices import Norm, RationalVersion
-from rlrat.runs.schema import OUTSIDE_IDENTITY, OUTSIDE_NAME
+from rlrat.runs.schema import HELD_OUT_SHARE, OUTSIDE_IDENTITY, OUTSIDE_NAME
 from rlrat.updates.seeds import SEED_LIMIT
 
 
@@ -382,6 +382,13 @@ def settings(arguments: RunArguments) -> dict[str, Any]:
 def identity(arguments: RunArguments) -> dict[str, Any]:
     """Collect the settings that change a run's result."""
     return {name: value for name, value in settings(arguments).items() if name not in OUTSIDE_IDENTITY}
+
+
+def held_out_share(arguments: RunArguments, env_id: str | None, episodes: int) -> float | None:
+    """Return the share of a dataset's `episodes` that is held out, as a run's identity has it; None where none is."""
+    if arguments.holdout is None and env_id is None and episodes > 1:
+        return HELD_OUT_SHARE
+    return arguments.holdout or None
 
 
 def run_name(arguments: RunArguments) -> str:
