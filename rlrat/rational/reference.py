@@ -169,7 +169,9 @@ def _far(z: Tensor, a: Tensor, c: Tensor) -> Tensor | None:
     limit = 2.0 ** ((900.0 if z.dtype == torch.float64 else 100.0) / degree)
     # Do not read a value on a GPU, where that waits for it, nor where there is none yet. A norm is at least as large as
     # the largest element, which takes ten times as long to find.
-    if z.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+    if z.is_cpu and not (
+        torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._are_functorch_transforms_active()
+    ):
         norm = torch.linalg.vector_norm
         if norm(z).item() <= limit and norm(a).item() <= _LARGE_COEFFICIENT and norm(c).item() <= _LARGE_COEFFICIENT:
             return None
@@ -190,7 +192,7 @@ class _Far:
         t, self.most = 1.0 / z, max(a.shape[-1], c.shape[-1])
         self.v, self.w = (z, t) if version == "N" else (z.abs(), t.abs())
         one = torch.ones_like(z)
-        self.sign = one if version == "N" else torch.copysign(one, z)
+        self.sign = one if version == "N" else z.sign()
         p, dp, m = _reversed(a, t)
         s, ds, self.n = _reversed(c, self.w if version == "A" else t)
         self.bars = torch.copysign(one, s) if version in _OFFSETS else one
@@ -371,6 +373,32 @@ def expression(
     q = s + 1.0 if version in "AN" else _absolute(s) + _OFFSETS[version]
     y = (p / q).reshape(x.shape)
     return (y if gate is None else y * gate).to(x.dtype)
+
+
+def plain(
+    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+) -> Tensor:
+    """Compute R(x + bias) gate, finite as `forward` is, by operations that a graph takes along to where rlrat is not.
+
+    PyTorch differentiates them: at the corner of an absolute value, its derivative is 0.
+    """
+    u = _widened(x) if bias is None else shift(_widened(x), bias)
+    z, a, c = _prepare(u, numerator, denominator, version)
+    far = _far(z, a, c)
+    near = torch.where(far, 0.0, z)
+    p, q = _polynomial(a, near), _polynomial(c, _variable(near, version))
+    if version in _OFFSETS:
+        q = q.abs() + _OFFSETS[version]
+    y = torch.where(far, _Far(z, far, a, c, version).value, p / q).flatten(-2)
+    return (y if gate is None else y * gate).to(x.dtype)
+
+
+def _polynomial(coefficients: Tensor, x: Tensor) -> Tensor:
+    """Compute what `_horner` does, each step a new tensor."""
+    *lower, value = coefficients.unbind(-1)
+    for coefficient in reversed(lower):
+        value = value * x + coefficient
+    return value
 
 
 def _absolute(t: Tensor) -> Tensor:
