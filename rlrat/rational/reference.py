@@ -30,7 +30,7 @@ _OFFSETS = {"B": 1.0, "C": 0.1}
 def derivative(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
     """Compute dR/dx at every element of `x`, in its type, without a graph; arguments and errors are `rational`'s."""
     validate(x, numerator, denominator, None, None, version)
-    z, a, c = _prepare(x, numerator, denominator, version)
+    z, a, c = polynomials(x, numerator, denominator, version)
     r, q, dp, dq, _, _ = _evaluate(z, a, c, version)
     slope = dp.sub_(dq.mul_(r)).div_(q)
     if (far := _far(z, a, c)) is not None:
@@ -69,7 +69,7 @@ def validate(
         raise ValueError(f"gate must have the shape and type of x, {list(x.shape)}, {x.dtype}, {wrong}")
 
 
-def _prepare(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple[Tensor, Tensor, Tensor]:
+def polynomials(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return x as `[*batch, ..., groups, size]`, and the coefficients of two polynomials.
 
     These are `[*batch, ..., groups, 1, degree + 1]`. The first polynomial is P. The second is Q in versions A (of |x|)
@@ -128,6 +128,11 @@ def _variable(z: Tensor, version: str) -> Tensor:
 def _guard_(s: Tensor, version: str) -> Tensor:
     """Compute Q from the denominator's polynomial, in place."""
     return s.abs_().add_(_OFFSETS[version]) if version in _OFFSETS else s
+
+
+def guard(s: Tensor, version: str) -> Tensor:
+    """Compute Q from the denominator's polynomial."""
+    return s.abs() + _OFFSETS[version] if version in _OFFSETS else s
 
 
 def _evaluate(z: Tensor, a: Tensor, c: Tensor, version: str) -> tuple[Tensor, ...]:
@@ -247,7 +252,7 @@ def _reversed(coefficients: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
     """Compute R(x), in the type of x."""
-    z, a, c = _prepare(x, numerator, denominator, version)
+    z, a, c = polynomials(x, numerator, denominator, version)
     variable = _variable(z, version)
     q = _guard_(_horner(c, variable), version)
     r = _horner(a, z, out=None if variable is z else variable).div_(q)
@@ -261,7 +266,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of x, numerator and denominator from the gradient of R(x)."""
     batch_dims = numerator.ndim - 2
-    z, a, c = _prepare(x, numerator, denominator, version)
+    z, a, c = polynomials(x, numerator, denominator, version)
     grad = grad.to(z.dtype).unflatten(-1, z.shape[-2:])
     if (far := _far(z, a, c)) is None:
         grad_x, grad_numerator, grad_denominator = _gradients(grad, z, a, c, version, batch_dims)
@@ -278,7 +283,7 @@ def backward(
 def _gradients(
     grad: Tensor, z: Tensor, a: Tensor, c: Tensor, version: str, batch_dims: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute those of `_prepare`'s x and numerator, and of the denominator's coefficients (A: of their sizes)."""
+    """Compute those of `polynomials`'s x and numerator, and of the denominator's coefficients (A: of their sizes)."""
     r, q, dp, dq, variable, sign = _evaluate(z, a, c, version)
     grad_x = dp.sub_(dq.mul_(r)).div_(q).mul_(grad)  # dR/dx = (P' - R Q') / Q
     weight = torch.div(grad, q, out=dq)
@@ -383,12 +388,10 @@ def plain(
     PyTorch differentiates them: at the corner of an absolute value, its derivative is 0.
     """
     u = _widened(x) if bias is None else shift(_widened(x), bias)
-    z, a, c = _prepare(u, numerator, denominator, version)
+    z, a, c = polynomials(u, numerator, denominator, version)
     far = _far(z, a, c)
     near = torch.where(far, 0.0, z)
-    p, q = _polynomial(a, near), _polynomial(c, _variable(near, version))
-    if version in _OFFSETS:
-        q = q.abs() + _OFFSETS[version]
+    p, q = _polynomial(a, near), guard(_polynomial(c, _variable(near, version)), version)
     y = torch.where(far, _Far(z, far, a, c, version).value, p / q).flatten(-2)
     return (y if gate is None else y * gate).to(x.dtype)
 
