@@ -150,7 +150,7 @@ def choose_targets(args: Arguments, dataset: Dataset) -> tuple[float, ...]:
     """`--target-returns`, the published ones of the environment, or the best return in the data and half of it."""
     if args.target_returns is not None:
         return check_target_returns(args.target_returns)
-    name = (args.env_id or dataset.env_id).rpartition(":")[2].partition("-v")[0]
+    name = (args.env_id or dataset.env_id or "").rpartition(":")[2].partition("-v")[0]
     if name in PUBLISHED_TARGETS:
         return PUBLISHED_TARGETS[name]
     best = dataset.best_return

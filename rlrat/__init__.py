@@ -35,6 +35,7 @@ _HOMES = {
     "make_activation": "networks",
     "normalized_score": "evaluation",
     "rationalize": "rational",
+    "train": "runs",
 }
 # `rational` is both the package and, called, the function: the module itself is callable.
 _MODULES = ("activations", "rational")

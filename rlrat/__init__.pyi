@@ -12,6 +12,7 @@ from .networks.activations import make_activation as make_activation
 from .rational import Rational as Rational
 from .rational import rationalize as rationalize
 from .runs.loading import load_policy as load_policy
+from .runs.training import train as train
 
 __all__ = [
     "Dataset",
@@ -25,6 +26,7 @@ __all__ = [
     "normalized_score",
     "rational",
     "rationalize",
+    "train",
 ]
 
 def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]: ...

@@ -7,7 +7,7 @@ their number of episodes, on the kind of CPU and the device that trained a singl
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -34,6 +34,8 @@ class Arguments:
     """Modules of yours that register environments: what a run names is looked up among them, and never imported."""
     max_episode_steps: Annotated[int, Range(1)] | None = None
     """Steps after which an episode is cut; by default the run's own limit."""
+    which: Literal["last", "best"] = "last"
+    """The newest policy, or the best one, which a run trained with --keep-best has."""
     device: str = "cpu"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     num_threads: int | None = None

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlrat.datasets import cache, d4rl, entries
-from rlrat.datasets.names import minari_root
+from rlrat.datasets import cache, entries, sources
+from rlrat.datasets.names import dataset_path
 from rlrat.datasets.sharing import is_trusted
 from rlrat.errors import InputError, reason
 
@@ -57,10 +57,8 @@ def _check_caches(datasets: Sequence[str]) -> Iterator[Finding]:
 
 def _beside(id: str) -> list[Path]:
     """Return the cache roots beside the files or folders that `id` may mean."""
-    path = Path(os.path.expanduser(id))
-    places = [path, minari_root() / id]
-    if id in d4rl.FILES:
-        places.append(d4rl.folder() / d4rl.FILES[id])
+    source = sources.find(id)
+    places = {dataset_path(id), *filter(None, [source and source.place(id)])}
     roots = [root for place in places if place.name for root in (cache.beside_file(place), cache.beside_folder(place))]
     return list({root.resolve(): root for root in roots if root.is_dir()}.values())
 
@@ -80,7 +78,7 @@ def _check_root(root: Path, around: Path | None, wanted: str | None) -> Iterator
 
 
 def _is_file(wanted: str, file: Path) -> bool:
-    return os.path.realpath(os.path.expanduser(wanted)) == os.path.realpath(file)
+    return os.path.realpath(dataset_path(wanted)) == os.path.realpath(file)
 
 
 def _check_entry(source: cache.Source, root: Path, stamp: dict) -> Finding:

@@ -1,6 +1,6 @@
 """Read D4RL's v2 locomotion datasets and any HDF5 file of D4RL's layout, without d4rl, gym or mujoco_py.
 
-Such a file is one flat sequence of steps. The transitions of D4RL's own sets (`FILES`) are those of d4rl's
+Such a file is one flat sequence of steps. The transitions of D4RL's own sets (`D4RL_FILES`) are those of d4rl's
 `qlearning_dataset`: the next observation of step i is that of step i + 1, and
 
 - a step whose `timeouts` flag is set is left out: the observation after it is the next episode's first one;
@@ -24,8 +24,6 @@ d4rl, but its return is not an episode's return and counts neither for the best 
 """
 
 import json
-import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,7 @@ from rlrat.datasets.bounds import Bounds, environment_bounds
 from rlrat.datasets.dataset import Dataset, assemble
 from rlrat.datasets.download import download
 from rlrat.datasets.hdf5 import open_hdf5, read
-from rlrat.datasets.names import D4RL_LEVELS, d4rl_name, safe
+from rlrat.datasets.names import D4RL_FILES, d4rl_agent, d4rl_folder, dataset_id
 from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
 from rlrat.environments.registry import find_spec, typed
 from rlrat.errors import InputError
@@ -52,21 +50,9 @@ _ENVIRONMENTS = {
     "walker2d": ("Walker2d-v4", {}),
     "ant": ("Ant-v4", {"use_contact_forces": True}),
 }
-FILES = {
-    d4rl_name(agent, level): f"{agent}_{level.replace('-', '_')}-v2.hdf5"
-    for agent in _ENVIRONMENTS
-    for level in D4RL_LEVELS
-}
-"""File name of every dataset; `BASE_URL/<file name>` is where it was published."""
 _NEEDED = ("observations", "actions", "rewards", "terminals")
 _VALUES = ("observations", "actions", "rewards", "next_observations")
 _ROUNDING = 1e-5  # relative difference between two records of the same observation
-_STEM = re.compile(rf"({'|'.join(_ENVIRONMENTS)})-({'|'.join(D4RL_LEVELS)})(-v[012])?")
-
-
-def folder() -> Path:
-    """Return the folder of d4rl's files: `D4RL_DATASET_DIR` or `~/.d4rl/datasets`."""
-    return Path(os.environ.get("D4RL_DATASET_DIR") or os.path.expanduser("~/.d4rl/datasets"))
 
 
 @dataclass(frozen=True)
@@ -85,14 +71,14 @@ class _Limit:
 
 
 def load_name(name: str, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
-    """Load a dataset of `FILES` as `load_file` does; download it first if it is not in `folder()`.
+    """Load a dataset of `D4RL_FILES` as `load_file` does; download it first if it is not in `d4rl_folder()`.
 
     Raises:
         InputError: it cannot be downloaded, or its file is unusable.
     """
-    path = folder() / FILES[name]
+    path = d4rl_folder() / D4RL_FILES[name]
     if not path.exists():
-        download(f"{BASE_URL}/{FILES[name]}", path, check=_check_opens, hosts=HOSTS)
+        download(f"{BASE_URL}/{D4RL_FILES[name]}", path, check=_check_opens, hosts=HOSTS)
     return load_file(path, env_id, bounds)
 
 
@@ -109,10 +95,9 @@ def load_file(path: Path, env_id: str | None = None, bounds: Bounds | None = Non
     """
     if not path.is_file():
         raise InputError(f"no file {path}")
-    name = path.stem.replace("_", "-")
-    known = _STEM.fullmatch(name)
-    own_id, env_kwargs = _ENVIRONMENTS[known[1]] if known else (None, {})
-    id = name if known else safe(path.stem)
+    id = dataset_id(str(path))
+    known = d4rl_agent(id)
+    own_id, env_kwargs = _ENVIRONMENTS[known] if known else (None, {})
     settings = bounds.settings() if bounds else ""
     if known:
         limit = _Limit(TIME_LIMIT, own_id)
@@ -126,7 +111,7 @@ def load_file(path: Path, env_id: str | None = None, bounds: Bounds | None = Non
         limit = _Limit(TIME_LIMIT, None)
         advice = "give --env-id with the environment they are of, or --action-bounds LOW HIGH"
         bounds = bounds or Bounds(-1.0, 1.0, "that are assumed of it", advice)
-    about = {"env_id": own_id, "env_kwargs": env_kwargs, "reference": "d4rl" if id in FILES else None}
+    about = {"env_id": own_id, "env_kwargs": env_kwargs, "reference": "d4rl" if id in D4RL_FILES else None}
     source = cache.Source(id, (path,), cache.beside_file(path), settings)
     return cache.load(source, lambda: _convert(path, id, bounds, limit, **about))
 
@@ -137,7 +122,7 @@ def _check_opens(path: Path) -> None:
 
 
 def _convert(path: Path, id: str, bounds: Bounds, limit: _Limit, **about: Any) -> Dataset:
-    published, notes = id in FILES, []
+    published, notes = id in D4RL_FILES, []
     arrays = _read_steps(path, following=not published)
     rewards, terminals, timeouts = arrays["rewards"], arrays["terminals"], arrays["timeouts"]
     steps = len(rewards)

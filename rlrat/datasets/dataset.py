@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
@@ -158,16 +158,37 @@ class Dataset:
                 f"{self.id}: the best {count} of {len(candidates)} episodes have no transition: "
                 "give a larger --best-episodes"
             )
+        return self._episodes(best)
+
+    def with_bounds(self, bounds: Bounds) -> "Dataset":
+        """Return the same data with other bounds of its actions.
+
+        Raises:
+            InputError: the bounds do not fit the actions.
+        """
+        low, high = bounds.of(self.id, self.actions.shape[1])
+        actions, notes = bounds.clip(self.id, self.actions, self.episode_starts, low, high)
+        return self._changed(action_low=low, action_high=high, actions=actions, notes=(*self.notes, *notes))
+
+    def _episodes(self, chosen: np.ndarray) -> "Dataset":
+        """Return the dataset of the episodes with the numbers `chosen`, in that order."""
+        steps = np.diff(np.append(self.episode_starts, len(self)))[chosen]
+        starts = np.cumsum(steps) - steps
+        rows = np.arange(steps.sum()) + np.repeat(self.episode_starts[chosen] - starts, steps)
         columns = ("observations", "actions", "rewards", "next_observations", "terminations")
         episodes = ("episode_returns", "episode_lengths", "episode_complete")
-        about = ("action_low", "action_high", "env_id", "env_kwargs", "env_recorded", "reference", "notes")
-        return assemble(
-            self.id,
-            episode_starts=np.cumsum(steps[best]) - steps[best],
+        return self._changed(
+            episode_starts=starts,
             **{name: getattr(self, name)[rows] for name in columns},
-            **{name: getattr(self, name)[best] for name in episodes},
-            **{name: getattr(self, name) for name in about},
+            **{name: getattr(self, name)[chosen] for name in episodes},
         )
+
+    def _changed(self, **changes: Any) -> "Dataset":
+        """Return the dataset with other arrays or other about it, and the fingerprint and truncations of those."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for derived in ("truncations", "fingerprint"):
+            del values[derived]
+        return assemble(**values | changes)
 
     @classmethod
     def from_episodes(

@@ -11,27 +11,11 @@ from rlrat.datasets.bounds import Bounds, environment_bounds
 from rlrat.datasets.dataset import Dataset, of_episodes
 from rlrat.datasets.hdf5 import open_group, open_hdf5, read
 from rlrat.datasets.metadata import Metadata, read_metadata
-from rlrat.datasets.names import is_id, minari_root
+from rlrat.datasets.names import is_local, minari_root
 from rlrat.datasets.steps import STEP_FIELDS
 from rlrat.errors import InputError, reason
 
 PACKAGED_ROOT = Path(__file__).with_name("packaged")
-
-
-def local_ids() -> list[str]:
-    """List the ids of the datasets under Minari's folder."""
-    return sorted(path.parent.parent.relative_to(minari_root()).as_posix() for path in _metadata_files())
-
-
-def is_local(id: str) -> bool:
-    """Return whether a whole dataset lies under Minari's folder."""
-    return is_id(id) and is_folder(minari_root() / id)
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a whole dataset lies in a folder; an interrupted download leaves the metadata without the data."""
-    data = path / "data"
-    return (data / "metadata.json").is_file() and len(list(data.iterdir())) > 1
 
 
 def load_packaged(id: str, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
@@ -95,10 +79,6 @@ def download(id: str) -> None:
         raise InputError(f"{id} is not in {root}, and no download without a network ({what})") from error
     if not is_local(id):
         raise InputError(f"the download of {id} left no data in {folder}: try again")
-
-
-def _metadata_files() -> Iterator[Path]:
-    return minari_root().glob("**/data/metadata.json")
 
 
 def _convert(id: str, data: Path, metadata: Metadata, bounds: Bounds) -> Dataset:

@@ -1,6 +1,6 @@
-"""Find the name of a dataset: one name for all spellings of an argument, without reading any file.
+"""Know the names of datasets and their folders: one name for all spellings of an argument.
 
-Run folders and datasets that are given by a path have this name. Nothing here needs NumPy or torch.
+Nothing here needs NumPy or torch.
 """
 
 import os
@@ -17,7 +17,11 @@ MINARI_MUJOCO = tuple(
     for level in ("simple", "medium", "expert")
 )
 """Minari's datasets that rlrat's agents are trained on; there are more."""
-FILE_SUFFIXES = (".hdf5", ".h5")
+HDF5_SUFFIXES = (".hdf5", ".h5")
+FILE_SUFFIXES = HDF5_SUFFIXES
+"""What the name of a file loses to become the name of its dataset."""
+_D4RL_AGENTS = ("halfcheetah", "hopper", "walker2d", "ant")
+_D4RL_STEM = re.compile(rf"({'|'.join(_D4RL_AGENTS)})-({'|'.join(D4RL_LEVELS)})(-v[012])?")
 _ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -32,6 +36,42 @@ def d4rl_name(environment: str, level: str) -> str:
     return f"{environment.lower()}-{level}-v2"
 
 
+D4RL_FILES = {
+    d4rl_name(agent, level): f"{agent}_{level.replace('-', '_')}-v2.hdf5"
+    for agent in _D4RL_AGENTS
+    for level in D4RL_LEVELS
+}
+"""File name of every dataset that D4RL published."""
+
+
+def d4rl_folder() -> Path:
+    """Return the folder of d4rl's files: `D4RL_DATASET_DIR` or `~/.d4rl/datasets`."""
+    return Path(os.environ.get("D4RL_DATASET_DIR") or os.path.expanduser("~/.d4rl/datasets"))
+
+
+def d4rl_agent(id: str) -> str | None:
+    """Return the D4RL agent, such as hopper, that a dataset's id names; None if it is not named as D4RL's are."""
+    known = _D4RL_STEM.fullmatch(id)
+    return known and known[1]
+
+
+def local_ids() -> list[str]:
+    """List the ids of the datasets under Minari's folder."""
+    root = minari_root()
+    return sorted(path.parent.parent.relative_to(root).as_posix() for path in root.glob("**/data/metadata.json"))
+
+
+def is_local(id: str) -> bool:
+    """Return whether a whole dataset lies under Minari's folder."""
+    return is_id(id) and is_minari_folder(minari_root() / id)
+
+
+def is_minari_folder(path: Path) -> bool:
+    """Return whether a whole dataset lies in a folder; an interrupted download leaves the metadata without the data."""
+    data = path / "data"
+    return (data / "metadata.json").is_file() and len(list(data.iterdir())) > 1
+
+
 def is_id(text: str) -> bool:
     """Return whether `text` has the form (namespace/)name-v<version> of the ids of Minari, D4RL and this package."""
     return _ID.fullmatch(text) is not None
@@ -43,26 +83,27 @@ def as_id(text: str) -> str | None:
     return text if is_id(text) else None
 
 
-def dataset_id(dataset: str) -> str:
-    """Return the id of what the user typed: the same for every spelling of an id or a path.
+def dataset_path(text: str) -> Path:
+    """Return the path that `text` spells."""
+    return Path(os.path.expanduser(text))
 
-    A path below Minari's folder has the id that it has there. Any other path is named by its last part, an .hdf5 or
-    .h5 file without its suffix.
+
+def dataset_id(text: str) -> str:
+    """Return the id that `text` spells: the same for every spelling of an id or a path, whatever is there.
+
+    A path below Minari's folder has the id that it has there. Any other path is named by its last part: a file without
+    its suffix, and a file that is named as D4RL's are with dashes, as D4RL's names have.
     """
-    if (id := as_id(dataset)) is not None:
+    if (id := as_id(text)) is not None:
         return id
-    path = Path(os.path.abspath(os.path.expanduser(dataset)))
+    path = Path(os.path.abspath(dataset_path(text)))
     if path.suffix in FILE_SUFFIXES:
-        return safe(path.stem)
+        dashed = path.stem.replace("_", "-")
+        return dashed if path.suffix in HDF5_SUFFIXES and d4rl_agent(dashed) else safe(path.stem)
     root = Path(os.path.abspath(minari_root()))
     if path.is_relative_to(root) and is_id(id := path.relative_to(root).as_posix()):
         return id
     return safe(path.name)
-
-
-def folder_name(dataset: str) -> str:
-    """Return the name of the folder of all runs on a dataset: one part, never empty, `.` or `..`."""
-    return safe(dataset_id(dataset).replace("/", "-"))
 
 
 def safe(name: str) -> str:

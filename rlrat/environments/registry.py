@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 KNOWN_PACKAGES = {"gymnasium_robotics": "gymnasium-robotics", "ogbench": "ogbench"}
 """Packages that register environments when they are imported, and what they are installed as."""
 
+NO_ENVIRONMENT = "none"
+"""What `--env-id` says where there is none, or none is wanted."""
+
 MOST_EPISODES = 100_000
 """Episodes that can be played at once: each seed of each combination of settings has as many as it is judged by."""
 
@@ -130,26 +133,26 @@ def recorded(env_id: str, where: str, modules: Any = ()) -> str:
 
 def of_data(
     dataset: Recorded, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[str | None, dict[str, Any]]:
     """Return the registered id and the settings of the environment to evaluate a policy trained on `dataset` in.
 
-    If it is the recorded environment, its recorded settings apply.
+    If it is the recorded environment, its recorded settings apply. The id is None where no environment is named, or
+    the user named `none`.
 
     Args:
         env_id: the environment that the user named, if any: its module is imported.
         env_kwargs: the settings that the user gave.
 
     Raises:
-        InputError: no environment is named, it does not exist, or recorded settings name files.
+        InputError: the environment does not exist, recorded settings name files, or there are settings of none.
     """
     given = dict(env_kwargs or {})
     where = f"dataset {dataset.id}"
-    if env_id is not None:
-        env_id = typed(env_id)
-    elif dataset.env_id is None:
-        raise InputError(f"{where} names no environment: give --env-id")
-    else:
-        env_id = recorded(dataset.env_id, where, code_of(dataset.env_recorded))
+    if env_id == NO_ENVIRONMENT or (env_id is None and dataset.env_id is None):
+        if given:
+            raise InputError(f"--env-kwargs sets {', '.join(given)}, but there is no environment: give its --env-id")
+        return None, {}
+    env_id = recorded(dataset.env_id, where, code_of(dataset.env_recorded)) if env_id is None else typed(env_id)
     if dataset.env_id is None or bare(dataset.env_id) != env_id:
         return env_id, given
     return env_id, recorded_kwargs(env_id, dataset.env_kwargs, given, where)

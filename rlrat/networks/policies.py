@@ -63,6 +63,8 @@ class ActingPolicy(nn.Module):
         seeds, size = self.observation_mean.shape
         if observations.shape[-1] != size:
             raise ValueError(f"observations have {observations.shape[-1]} components, this policy takes {size}")
+        if isinstance(observations, np.ndarray) and not observations.flags.writeable:  # PyTorch would warn
+            observations = observations.copy()
         raw = torch.as_tensor(observations, dtype=torch.float32, device=self.observation_mean.device)
         rows = raw.reshape(seeds, -1, size)
         return (rows - self.observation_mean.unsqueeze(1)) / self.observation_std.unsqueeze(1)

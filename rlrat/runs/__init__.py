@@ -3,5 +3,11 @@
 from rlrat import lazy
 
 __getattr__, __dir__, __all__ = lazy(
-    __name__, {**dict.fromkeys(("RunArguments", "parse"), "arguments"), "Run": "run", "load_policy": "loading"}
+    __name__,
+    {
+        **dict.fromkeys(("RunArguments", "parse"), "arguments"),
+        **dict.fromkeys(("RunResult", "train"), "training"),
+        "Run": "run",
+        "load_policy": "loading",
+    },
 )

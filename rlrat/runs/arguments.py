@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
-from rlrat.datasets.names import PACKAGED, folder_name
+from rlrat.datasets.names import PACKAGED
+from rlrat.datasets.sources import folder_name
 from rlrat.environments.registry import MOST_EPISODES
 from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
@@ -83,7 +84,7 @@ class RunArguments:
     """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of a D4RL-layout
     .hdf5 file or a Minari folder."""
     env_id: str | None = None
-    """Gymnasium environment to evaluate in; the dataset's own by default."""
+    """Gymnasium environment to evaluate in; the dataset's own by default. none: judge on the data alone."""
     env_kwargs: tuple[str, ...] = ()
     """Environment settings, name=value, such as xml_file=walker2d.xml; a value is JSON, a Python literal or a word."""
     env_modules: tuple[str, ...] = ()
@@ -108,6 +109,14 @@ class RunArguments:
     """Episodes per seed and evaluation."""
     checkpoint_every: Count = 10_000
     """Updates between checkpoints."""
+    keep_best: Literal["return", "score", "fqe", "heldout"] | None = None
+    """Keep the policy with the best return, score, value by fitted Q evaluation, or actor's loss on held-out episodes,
+    in checkpoint.best.pt."""
+    holdout: Annotated[float, Range(0.0, 1.0, open_high=True)] | None = None
+    """Share of the episodes that is never trained on, the same for all seeds; 0.1 by default where there is no
+    environment, else none."""
+    fqe_updates: Annotated[int, Range(0)] = 2000
+    """Updates of each fitted Q evaluation, where there is no environment or --keep-best needs it; 0 leaves it out."""
     log_every: Count = 500
     """Updates between points of TensorBoard and metrics.csv, each the mean since the last."""
     activation: str = "relu"

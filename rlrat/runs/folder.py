@@ -16,13 +16,16 @@ from rlrat.runs.lines import Lines
 from rlrat.runs.run_lock import RunLock
 from rlrat.runs.schema import (
     ACTIVATIONS,
+    BEST_CHECKPOINT,
     CHECKPOINT,
     COLUMNS,
     CONFIG,
     DONE,
     EPISODES,
     EVALUATIONS,
+    GROWING,
     METRICS,
+    OFFLINE,
     PREVIOUS_CHECKPOINT,
     STATUSES,
     SUMMARY,
@@ -33,7 +36,7 @@ from rlrat.runs.schema import (
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_WRITTEN = (CONFIG, SUMMARY, CHECKPOINT, PREVIOUS_CHECKPOINT, *COLUMNS)
+_WRITTEN = (CONFIG, SUMMARY, CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT, *COLUMNS)
 _MOST_NAMED = 10  # settings in a message
 
 
@@ -43,7 +46,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines: dict[str, Lines] = {
-            name: Lines(path / name, columns, grows=name == METRICS) for name, columns in COLUMNS.items()
+            name: Lines(path / name, columns, grows=name in GROWING) for name, columns in COLUMNS.items()
         }
         self._updates: dict[str, int] = {}  # of the checkpoints that load, by file name
         self._scalars: SummaryWriter | None = None
@@ -128,7 +131,7 @@ class RunFolder:
         """Remove summary and checkpoints: a run killed after this begins anew."""
         self._check_lock()
         with writing(self.path, saved=False):
-            for name in (SUMMARY, CHECKPOINT, PREVIOUS_CHECKPOINT):
+            for name in (SUMMARY, CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT):
                 _remove(self.path / name)
 
     def delete(self) -> None:
@@ -208,6 +211,29 @@ class RunFolder:
         lines = self.lines[name]
         return set(lines.expected) - lines.whole(lines.read())
 
+    def append_offline(self, update: int, values: dict[str, float]) -> None:
+        """Append what was found without rollouts to `offline.csv`, ahead of the evaluation's line; tell TensorBoard."""
+        self._check_lock()
+        self.lines[OFFLINE].append([{"update": update} | {name: f"{value:.9g}" for name, value in values.items()}])
+        self.add_scalars({f"offline/{name}": value for name, value in values.items()}, update)
+
+    def offline(self) -> list[dict[str, str]]:
+        """Read the whole lines of `offline.csv`, as text, their updates ascending."""
+        found = self.lines[OFFLINE].read()
+        return [row for update in sorted(found.rows) for row in found.rows[update]]
+
+    def save_best(self, checkpoint: dict[str, Any]) -> None:
+        """Replace `checkpoint.best.pt`, which holds a policy and how it was `chosen`, atomically."""
+        self._check_lock()
+        replace(self.path / BEST_CHECKPOINT, checkpoint_bytes(checkpoint))
+
+    def best(self) -> dict[str, Any] | None:
+        """Load `checkpoint.best.pt`; None where there is none that loads."""
+        try:
+            return load_checkpoint(self.path / BEST_CHECKPOINT)
+        except InputError:
+            return None
+
     def _sync(self) -> None:
         for lines in self.lines.values():
             lines.sync()
@@ -263,9 +289,9 @@ class RunFolder:
     ) -> None:
         """Leave only what belongs to `update`: no later or damaged checkpoint, no line of another evaluation.
 
-        `pending` evaluations are still to come, but have their lines of `activations.csv`; `missing` ones keep what is
-        left of them, but for lines of `evaluations.csv`. `metrics.csv` ends at `update`. The next checkpoint then takes
-        the place of none that is still needed. Call `checkpoints` first.
+        `pending` evaluations are still to come, but have their lines of `activations.csv` and `offline.csv`; `missing`
+        ones keep what is left of them, but for lines of `evaluations.csv`. `metrics.csv` ends at `update`. The next
+        checkpoint then takes the place of none that is still needed. Call `checkpoints` first.
         """
         self._check_lock()
         newest, previous = self.path / CHECKPOINT, self.path / PREVIOUS_CHECKPOINT
@@ -284,7 +310,8 @@ class RunFolder:
         self._updates = {} if kept is None else {CHECKPOINT: update}
         known = evaluations | missing
         points = self.lines[METRICS].expected or range(update + 1)  # of a checkpoint of before, or without any
-        stay = {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: known | pending, METRICS: points}
+        seen = known | pending
+        stay = {EVALUATIONS: evaluations, EPISODES: known, ACTIVATIONS: seen, OFFLINE: seen, METRICS: points}
         for name, updates in stay.items():
             self.lines[name].keep(updates)
 

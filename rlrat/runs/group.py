@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -20,28 +20,18 @@ from rlrat.evaluation.scores import Reference
 from rlrat.runs.arguments import Member, RunArguments, identity, run_folder, settings
 from rlrat.runs.dashboards import finish_board
 from rlrat.runs.folder import RunFolder, starts
+from rlrat.runs.progress import TrainingProgress
 from rlrat.runs.recovery import Recovered, recover
-from rlrat.runs.schema import CONFIG, DIVERGED, EVALUATIONS, FAILED, FINISHED, METRICS, SUMMARY, final_evaluations
+from rlrat.runs.schema import (
+    BEST_CHECKPOINT,
+    CONFIG,
+    EVALUATIONS,
+    FAILED,
+    METRICS,
+    SUMMARY,
+)
+from rlrat.runs.summaries import final_values, summarize, summarize_offline
 from rlrat.updates.learner import Learner
-
-
-@dataclass
-class TrainingProgress:
-    """How far a group has come: what a checkpoint holds beside the learner's tensors."""
-
-    update: int = 0
-    train_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    pending: tuple[Snapshot, ...] = ()
-    """Evaluations that have no line in `evaluations.csv` yet."""
-    failed: list[set[int]] = field(default_factory=list)
-    """Of each member, the updates whose evaluation an environment broke off twice."""
-    failure: str | None = None
-    """Why the last of these evaluations failed, as far as this process knows."""
-    missing: list[set[int]] = field(default_factory=list)
-    """Of each member, the updates whose evaluation is known to be lost."""
-    sums: dict[tuple[str, ...], tuple[Tensor, int]] = field(default_factory=dict)
-    """Metrics summed up since their last point, `[metrics, S]`, over how many updates: by the names that these had."""
 
 
 class Group:
@@ -53,8 +43,9 @@ class Group:
         members: the members that are trained.
         device: where they are trained.
         dataset: what they are trained on.
-        env_id, env_kwargs: the environment that they are evaluated in.
+        env_id, env_kwargs: the environment that they are evaluated in, None where there is none.
         reference: the returns that their scores are relative to, None where there are none.
+        holdout: the share of the episodes that is held out, None where there is none.
     """
 
     members: list[Member]
@@ -67,10 +58,12 @@ class Group:
         members: Sequence[Member],
         device: torch.device,
         dataset: Dataset,
-        env_id: str,
+        env_id: str | None,
         env_kwargs: dict[str, Any],
         reference: Reference | None,
+        holdout: float | None = None,
     ) -> None:
+        self._holdout = holdout
         self._agent, self._arguments, self._dataset = agent, arguments, dataset
         self._env_id, self._env_kwargs, self._reference, self._device = env_id, env_kwargs, reference, device
         self.members = list(members)
@@ -145,6 +138,7 @@ class Group:
             "agent": self._agent,
             "env_id": self._env_id,
             "env_kwargs": self._env_kwargs,
+            "holdout": self._holdout,
             "dataset_fingerprint": dataset.fingerprint,
         }
         arguments |= {"num_seeds": self._arguments.num_seeds, "num_threads": torch.get_num_threads()}
@@ -181,6 +175,7 @@ class Group:
         Raises:
             InputError: checkpoints that cannot be used, or that going on would only throw away.
         """
+        self._policy_settings = learner.policy.settings
         for folder in self.trained.values():
             folder.remove_temporaries()
         if self._arguments.overwrite:
@@ -218,7 +213,8 @@ class Group:
             with self._fitting():
                 for index, checkpoints in found.items():
                     own = (self.folders[index], self.members[index].label, checkpoints)
-                    recovered[index] = recover(*own, start, self._arguments, targets, _member(initial, index))
+                    about = (self._arguments, targets, _member(initial, index), self._env_id is None)
+                    recovered[index] = recover(*own, start, *about)
                 progress = self._load(learner, {i: checkpoints[start] for i, checkpoints in found.items()}, recovered)
         progress.failed, progress.missing = [one.failed for one in recovered], [one.missing for one in recovered]
         evaluated = [set() for _ in members]
@@ -375,6 +371,34 @@ class Group:
             self.folders[index].add_scalars(scalars, snapshot.update)
         self.folders[index].append_evaluation(lines, episodes)
 
+    def record_offline(self, index: int, snapshot: Snapshot, values: dict[str, np.ndarray]) -> None:
+        """Write what was found without rollouts of one member, and the line of its evaluation where it has no other."""
+        self.folders[index].append_offline(snapshot.update, {name: float(of[index]) for name, of in values.items()})
+        if self._env_id is None:
+            line = {**_at(snapshot), "episodes": 0}
+            self.folders[index].append_evaluation([line], [])
+
+    def keep_best(self, index: int, snapshot: Snapshot, value: float, larger_is_better: bool) -> None:
+        """Keep one member's policy in `checkpoint.best.pt`, where its `value` by `--keep-best` is the best so far."""
+        if snapshot.update == 0 or not np.isfinite(value):
+            return
+        folder, by = self.folders[index], self._arguments.keep_best
+        best = (folder.best() or {}).get("chosen", {})
+        known = best.get("by") == by and best["update"] != snapshot.update
+        if known and not (value > best["value"] if larger_is_better else value < best["value"]):
+            return
+        folder.save_best(
+            {
+                "agent": self._agent,
+                "update": snapshot.update,
+                "train_seconds": snapshot.train_seconds,
+                "wall_seconds": snapshot.wall_seconds,
+                "policy": self._policy_settings,
+                "state": {f"policy.{name}": value for name, value in _member(snapshot.state, index).items()},
+                "chosen": {"by": by, "value": float(value), "update": snapshot.update},
+            }
+        )
+
     def _rows(
         self, index: int, snapshot: Snapshot, target: float | None, result: Evaluation
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -384,9 +408,8 @@ class Group:
         at = {"update": snapshot.update, "target_return": text}
         mean = result.return_mean[index]
         evaluation = {
+            **_at(snapshot),
             **at,
-            "train_seconds": f"{snapshot.train_seconds:.3f}",
-            "wall_seconds": f"{snapshot.wall_seconds:.3f}",
             "episodes": result.returns.shape[1],
             "return_mean": float(mean),
             "return_std": float(result.return_std[index]),
@@ -412,7 +435,10 @@ class Group:
             rows = folder.curve()
             never = {name: set() if name == METRICS else progress.failed[index] for name in folder.lines}
             lost = {name: folder.lost(name) - updates for name, updates in never.items()}
-            summary = self._summary(rows, progress, reports[index])
+            summary = summarize(rows, progress, reports[index], self._reference)
+            summary |= summarize_offline(folder, summary["status"], self._env_id is None)
+            if self._arguments.keep_best is not None and (best := folder.best()) is not None:
+                summary["best"] = {**best["chosen"], "file": BEST_CHECKPOINT}
             summary["failed_evaluations"] = sorted(progress.failed[index])
             summary |= {f"missing_{name.removesuffix('.csv')}": sorted(updates) for name, updates in lost.items()}
             if unsaid := lost[EVALUATIONS] - progress.missing[index]:
@@ -421,7 +447,7 @@ class Group:
                 finish_board(board, folder.path, self._config(self.members[index]), rows, summary)
             folder.flush_scalars()
             folder.write_json(SUMMARY, summary)
-            said.append(f"{folder.path} is {summary['status']}{_values(summary)}")
+            said.append(f"{folder.path} is {summary['status']}{final_values(summary)}")
             if summary["status"] == FAILED:
                 failed.append(self.members[index].label)
         if not failed:
@@ -430,47 +456,14 @@ class Group:
         names = f"{failed[0]} and {len(failed) - 1} more have" if len(failed) > 1 else f"{failed[0]} has"
         return said, f"{names} no evaluation of a trained policy{why}: the same command tries to evaluate it again"
 
-    def _summary(
-        self, rows: list[dict[str, str]], progress: TrainingProgress, diverged: tuple[str, int] | None
-    ) -> dict[str, Any]:
-        """Sum up a member from the lines of its curve, and its first non-finite tensor and update if it diverged."""
-        trained = [row for row in rows if int(row["update"]) > 0]
-        scores = [float(row["normalized_score"]) for row in trained if row["normalized_score"]]
-        last = rows[len(rows) - final_evaluations([int(row["update"]) for row in rows]) :]
-        seconds = progress.train_seconds
-        summary = {
-            "status": FINISHED,
-            "final_return": _mean(last, "return_mean"),
-            "final_score": _mean(last, "normalized_score"),
-            "final_evaluations": len(last),
-            "best_score": max(scores, default=None),
-            "updates_per_second": progress.update / seconds if seconds else None,
-            "reference": None if self._reference is None else asdict(self._reference),
-        }
-        if diverged is not None:
-            tensor, update = diverged
-            summary |= {"status": DIVERGED, "final_return": None, "final_score": None, "final_evaluations": 0}
-            summary |= {"diverged_at": update, "diverged_tensor": tensor}
-        elif not trained:
-            summary |= {"status": FAILED, "reason": progress.failure}
-        return summary
 
-
-def _mean(rows: list[dict[str, str]], column: str) -> float | None:
-    """Average a column; None where a row has no value in it."""
-    if not rows or not all(row[column] for row in rows):
-        return None
-    return float(np.mean([float(row[column]) for row in rows]))
-
-
-def _values(summary: dict[str, Any]) -> str:
-    """Say how a run ended, for the end of a line; '' where it has no final return."""
-    if summary["final_return"] is None:
-        return ""
-    score = "" if summary["final_score"] is None else f", score {summary['final_score']:.1f}"
-    count = summary["final_evaluations"]
-    over = "its only evaluation of a trained policy" if count == 1 else f"the mean of its last {count} evaluations"
-    return f": final return {summary['final_return']:.1f}{score}, {over}"
+def _at(snapshot: Snapshot) -> dict[str, Any]:
+    """The columns of `evaluations.csv` that say when."""
+    return {
+        "update": snapshot.update,
+        "train_seconds": f"{snapshot.train_seconds:.3f}",
+        "wall_seconds": f"{snapshot.wall_seconds:.3f}",
+    }
 
 
 def _stack(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -37,9 +37,10 @@ def _is_metric_or_empty(text: str) -> bool:
 
 _FITS: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(("update", "episode", "reset_seed", "part", "group"), _is_natural),
-    **dict.fromkeys(("train_seconds", "wall_seconds", "episodes", "return_mean", "return_std"), _is_number),
-    **dict.fromkeys(("length_mean", "return", "length"), _is_number),
+    **dict.fromkeys(("train_seconds", "wall_seconds", "episodes", "return", "length"), _is_number),
     **dict.fromkeys(("target_return", "normalized_score"), _is_number_or_empty),
+    # Empty where there is no environment.
+    **dict.fromkeys(("return_mean", "return_std", "length_mean"), _is_number_or_empty),
 }
 """What a column holds; the others may hold any text."""
 

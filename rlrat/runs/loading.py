@@ -4,13 +4,13 @@ import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rlrat import networks
 from rlrat.errors import InputError, reason
 from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.schema import CHECKPOINT, CONFIG
+from rlrat.runs.schema import BEST_CHECKPOINT, CHECKPOINT, CONFIG
 from rlrat.updates.machine import find_device
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The name of a policy's kind in a checkpoint -> the class of `rlrat.networks` that builds it again.
 KINDS = {"mlp": "Policy", "sequence": "SequencePolicy"}
+Which = Literal["last", "best"]
 _SIZE_SETTINGS = ("observation_size", "action_size", "max_episode_steps", "embedding_size", "num_layers", "num_heads")
 _MOST_CONTEXT_STEPS = 1_000_000
 _LARGEST_SCALE = 1e18
@@ -26,7 +27,10 @@ _HIGHEST_DEGREE = 32  # of a rational; degrees that are in no table are fitted, 
 
 
 def load_policy(
-    run: str | os.PathLike[str], device: str = "cpu", target_returns: Sequence[float] | None = None
+    run: str | os.PathLike[str],
+    device: str = "cpu",
+    target_returns: Sequence[float] | None = None,
+    which: Which = "last",
 ) -> "Policy | SequencePolicy":
     """Load the policy of a trained seed from the newest checkpoint that loads.
 
@@ -49,12 +53,13 @@ def load_policy(
         device: cpu, cuda, cuda:1, ..., or auto for a GPU if there is one.
         target_returns: for a Decision Transformer, the returns to reach. They share the E observations evenly, the
             first ones for the first target. By default only the first of its evaluation, which gives its score.
+        which: `last`, or `best` for the one that `--keep-best` kept in a run folder.
 
     Raises:
         InputError: the folder does not exist or has no checkpoint, the checkpoint is damaged or does not fit this
             version, the device cannot be used, or target returns are not finite or the policy takes none.
     """
-    policy = build_policy(read_checkpoint(run), run, device)
+    policy = build_policy(read_checkpoint(run, which), run, device)
     if target_returns is not None:
         set_target_returns(policy, target_returns, run)
     elif hasattr(policy, "target_returns"):
@@ -62,19 +67,23 @@ def load_policy(
     return policy
 
 
-def read_checkpoint(run: str | os.PathLike[str]) -> dict[str, Any]:
+def read_checkpoint(run: str | os.PathLike[str], which: Which = "last") -> dict[str, Any]:
     """Read the newest checkpoint of a run folder that loads, or the one in a file, with its tensors on the CPU.
+
+    With `which="best"` it is the one that `--keep-best` kept, which has a policy and no more.
 
     Raises:
         InputError: the folder or file does not exist, or has no checkpoint that can be read.
     """
+    if which not in get_args(Which):
+        raise InputError(f"which is {reason(repr(which))}, but must be {' or '.join(get_args(Which))}")
     try:
-        return _read_checkpoint(Path(run))
+        return _read_checkpoint(Path(run), which)
     except OSError as error:  # for example, this user may not enter the folder
         raise InputError(f"cannot read {run}: {error.strerror or reason(error)}") from None
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def _read_checkpoint(path: Path, which: Which) -> dict[str, Any]:
     expected = "expected <run-dir>/<dataset>/<agent>/<activation>/seed<k>"
     if path.is_file():
         try:
@@ -83,6 +92,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             raise InputError(f"{error}: give another checkpoint, or the run folder") from None
     if not path.is_dir():
         raise InputError(f"there is no run folder {path}: {expected}")
+    if which == "best" and ((path / BEST_CHECKPOINT).exists() or (path / CONFIG).exists()):
+        if not (path / BEST_CHECKPOINT).exists():
+            raise InputError(f"{path} has no {BEST_CHECKPOINT}: train with --keep-best, or take the last policy")
+        return load_checkpoint(path / BEST_CHECKPOINT)
     if checkpoints := RunFolder(path).checkpoints():
         return checkpoints[max(checkpoints)]
     if (path / CONFIG).exists():

@@ -8,7 +8,7 @@ from torch import Tensor
 from rlrat.errors import warn
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.schema import ACTIVATIONS, EPISODES, EVALUATIONS, METRICS
+from rlrat.runs.schema import ACTIVATIONS, EPISODES, EVALUATIONS, METRICS, OFFLINE
 
 _LISTED_UPDATES = 5  # in a message
 
@@ -40,6 +40,7 @@ def recover(
     arguments: RunArguments,
     targets: int,
     initial: dict[str, Tensor],
+    offline: bool = False,
 ) -> Recovered:
     """Compare the lines in a run folder with what is due up to the checkpoint at `start`; warn of what is lost.
 
@@ -50,6 +51,7 @@ def recover(
     Args:
         targets: the number of lines that an evaluation has.
         initial: the untrained policy's state.
+        offline: whether evaluations are of data alone: a policy by itself is then not enough to make them again.
     """
     checkpoint = checkpoints[start]
     waiting = {one["update"]: one for one in checkpoint.get("pending", ()) if one["wanted"]}
@@ -68,6 +70,8 @@ def recover(
     rows = found[EVALUATIONS].rows
     there = {name: lines.whole(found[name]) for name, lines in folder.lines.items()}
     whole = {update for update in there[EVALUATIONS] & due if len(rows[update]) == targets}
+    if offline:
+        whole &= there[OFFLINE]
     with_episodes = {
         update
         for update in whole & there[EPISODES]
@@ -76,7 +80,8 @@ def recover(
     lost = folder.lines[EVALUATIONS].expected.keys() - whole
     unseen = folder.lines[ACTIVATIONS].expected.keys() - there[ACTIVATIONS]
     states = _states(checkpoints, start, initial)
-    again = {update for update in lost | (whole - with_episodes) if update in states} | (unseen & whole & {start})
+    known = {start} if offline else states.keys()
+    again = {update for update in lost | (whole - with_episodes) if update in known} | (unseen & whole & {start})
     retried = set()
     if frozen < 0 and not any((whole | waiting.keys()) - {0}):
         retried = {update for update in failed if update in states}

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextvars import ContextVar
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,10 @@ from rlrat.console import Console
 from rlrat.datasets import Dataset, load_dataset
 from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
 from rlrat.environments.settings import same_settings
-from rlrat.errors import InputError, printable, warn
+from rlrat.errors import printable, warn
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
+from rlrat.evaluation.fqe import Stopped
 from rlrat.evaluation.scores import Reference, find_reference
 from rlrat.networks.activations import check_activation
 from rlrat.rational.launching import is_gpu
@@ -32,10 +35,11 @@ from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
 from rlrat.runs.inspection import activation_rows, rational_scalars
-from rlrat.runs.lines import is_metric
+from rlrat.runs.metrics import MetricSums, add_metrics, mean_metrics
+from rlrat.runs.offline import KEPT, OfflineEvaluator, check_kept, describe, how_judged
 from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
-from rlrat.runs.schema import TRACE
+from rlrat.runs.schema import ACTION_ERROR, FQE_VALUE, HELD_OUT_SHARE, TRACE
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.learner import Learner, check_learner, first_batch
@@ -43,6 +47,13 @@ from rlrat.updates.machine import find_device, keep_freed_memory, set_precision,
 
 # Slurm can send SIGUSR1 before it takes a machine away; Windows has none.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+_SPLIT_SEED = 0  # one split for all seeds: their held-out losses are of the same episodes, and so are their units
+
+
+made: ContextVar[list[Path] | None] = ContextVar("made", default=None)
+"""Collects the run folders of every run that is begun, for who has set it."""
 
 
 class _Stopped(Exception):
@@ -63,7 +74,8 @@ class Run:
     """
 
     dataset: Dataset
-    env_id: str
+    """What is trained on: without the episodes that are held out."""
+    env_id: str | None
     env_kwargs: dict[str, Any]
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
@@ -94,22 +106,35 @@ class Run:
         self.dataset = load_dataset(arguments.dataset, env_id=arguments.env_id, action_bounds=arguments.action_bounds)
         given = parse_env_kwargs(arguments.env_kwargs)
         self.env_id, self.env_kwargs = of_data(self.dataset, arguments.env_id, given)
-        self.reference: Reference | None = self._find_reference()
+        self.reference: Reference | None = None if self.env_id is None else self._find_reference()
+        check_kept(arguments, self.env_id, self.reference)
+        self._whole, self._held_out = self.dataset, None
+        holdout = arguments.holdout
+        if holdout is None and self.env_id is None and len(self._whole.episode_starts) > 1:
+            holdout = HELD_OUT_SHARE
+        if holdout:
+            self.dataset, self._held_out = self._whole.split(holdout, _SPLIT_SEED)
 
-        judged = (self.dataset, self.env_id, self.env_kwargs, self.reference)
+        judged = (self._whole, self.env_id, self.env_kwargs, self.reference, holdout or None)
         self._group = Group(agent, arguments, members(arguments), self.device, *judged)
-        with self._evaluator([arguments.seed], 1) as probe:
-            width = self.dataset.observations.shape[1]
-            bounds = (self.dataset.action_low, self.dataset.action_high)
-            check_spaces(probe, width, *bounds, typed=arguments.action_bounds is not None)
-            probe.probe()
+        if (folders := made.get()) is not None:
+            folders += [folder.path for folder in self._group.folders]
+        if self.env_id is None:
+            self.console.print(how_judged(arguments, self._whole, self._held_out), soft_wrap=True)
+        else:
+            with self._evaluator([arguments.seed], 1) as probe:
+                width = self.dataset.observations.shape[1]
+                bounds = (self.dataset.action_low, self.dataset.action_high)
+                check_spaces(probe, width, *bounds, typed=arguments.action_bounds is not None)
+                probe.probe()
         if not arguments.overwrite:
             for line in self._group.leave_out_finished():
                 self.console.print(line, soft_wrap=True)
         if not self._group.members:
             raise SystemExit(0)
 
-        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # by the names of the metrics that were summed
+        self._offline: OfflineEvaluator | None = None
+        self._sums: MetricSums = {}
         self._signal: int | None = None
         self._warned: set[int] = set()
 
@@ -126,10 +151,13 @@ class Run:
         """
         group = self._group.members
 
-        def first(count: int) -> Learner:
+        def make(count: int, dataset: Dataset) -> Learner:
             some = group[:count]
             arguments = side_by_side(self.arguments, some, self.device)
-            made = learner(arguments, self.dataset, [member.seed for member in some], self.device)
+            return learner(arguments, dataset, [member.seed for member in some], self.device)
+
+        def first(count: int) -> Learner:
+            made = make(count, self.dataset)
             check_learner(made, count)
             return made
 
@@ -144,7 +172,12 @@ class Run:
             seconds = timedelta(seconds=round(found.seconds_per_update * self.arguments.total_updates))
             text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"
             self.console.print(text, soft_wrap=True)
-        return first(len(group))
+        made = first(len(group))
+        if self.env_id is None or self.arguments.keep_best in KEPT:
+            seeds = [member.seed for member in group]
+            about = (self.arguments, seeds, self._whole, self._held_out)
+            self._offline = OfflineEvaluator(*about, lambda dataset: make(len(group), dataset), made)
+        return made
 
     def log(self, metrics: dict[str, Tensor]) -> None:
         """Take one update's metrics, `[S]` each; their means go to `metrics.csv` and TensorBoard each `--log-every`.
@@ -155,24 +188,7 @@ class Run:
         Raises:
             InputError: metrics of another form.
         """
-        seeds = len(self._group.members)
-        if not isinstance(metrics, dict):
-            raise InputError(f"update returned a {type(metrics).__name__}: metrics by name are needed, [{seeds}] each")
-        if not metrics:
-            return
-        names = tuple(metrics)
-        if names not in self._sums and (unfit := [name for name in names if not is_metric(name)]):
-            raise InputError(
-                f"update returned a metric {unfit[0]!r}: a name like `losses/q` is needed, without commas and "
-                "quotes, and not `update`"
-            )
-        if names not in self._sums and (other := [name for name in names if metrics[name].shape != (seeds,)]):
-            shape = list(metrics[other[0]].shape)
-            raise InputError(
-                f"update returned {other[0]} of shape {shape}: a number for each seed is needed, [{seeds}]"
-            )
-        sums, count = self._sums.get(names, (0.0, 0))
-        self._sums[names] = (_stacked(metrics) + sums, count + 1)
+        add_metrics(self._sums, metrics, len(self._group.members))
 
     def updates(self, learner: Learner) -> Iterator[int]:
         """Give the numbers of the updates that are still to do; evaluate, log and save between them when it is due.
@@ -208,7 +224,7 @@ class Run:
                 gated.setdefault(network.gating, []).append(name)
         for text, names in gated.items():
             self.console.print(f"gated: {', '.join(names)}: {text}", soft_wrap=True)
-        if self.reference is None:
+        if self.reference is None and self.env_id is not None:
             self.console.print(f"no reference scores for {self.env_id} with this data: returns are raw", soft_wrap=True)
         self._progress, self._evaluated = self._group.restore(learner, len(self._targets))
         self._start, self._sums = self._progress.update, self._progress.sums
@@ -223,7 +239,8 @@ class Run:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        signals = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._on_signal) for number in signals}
         thread_hook, threading.excepthook = threading.excepthook, _quiet_about_disks
         tracking = ExitStack()
         self._began = time.perf_counter() - self._progress.wall_seconds
@@ -233,8 +250,12 @@ class Run:
                 tracking.enter_context(tracked([folder.path for folder in folders], settings))
             for folder in folders:
                 folder.open_scalars(LAYOUT, purge_step=self._start + 1 if self._start else 0)
-            evaluator = BackgroundEvaluator(learner.policy, self._environments, self.arguments.eval_timeout)
-            with evaluator as self._evaluations, self._bar:
+            with ExitStack() as playing:
+                self._evaluations = None
+                if self.env_id is not None:
+                    evaluator = BackgroundEvaluator(learner.policy, self._environments, self.arguments.eval_timeout)
+                    self._evaluations = playing.enter_context(evaluator)
+                playing.enter_context(self._bar)
                 self._task = self._bar.add_task(
                     f"{self.agent} {self.arguments.activation}",
                     total=self.arguments.total_updates, completed=self._start, speed="", score="",
@@ -274,7 +295,7 @@ class Run:
             self._evaluate_if_due()
             done = progress.update == arguments.total_updates or not self._alive().any()
             if done:
-                if self._evaluations.pending:
+                if self._pending():
                     self._save()  # a kill while the last ones play goes back to here
                 self._collect(until=0)
             if (done or progress.update % arguments.checkpoint_every == 0) and progress.update > self._start:
@@ -321,6 +342,14 @@ class Run:
         wanted = self._alive() & [progress.update not in updates for updates in self._evaluated]
         if not wanted.any():
             return
+        offline = None
+        if self._offline is not None:
+            with self._part("offline evaluation"):
+                try:
+                    offline = self._offline.evaluate(self._learner, lambda: self._signal is not None)
+                except Stopped:
+                    raise _Stopped from None
+            wanted = self._freeze_spoilt(wanted, offline.get(FQE_VALUE, offline.get(ACTION_ERROR)))
         with self._part("snapshots"):
             rows = activation_rows(self._learner, self._batch)
             for index in np.flatnonzero(wanted):
@@ -328,12 +357,34 @@ class Run:
                 self._evaluated[index].add(progress.update)
             seconds = (progress.train_seconds, time.perf_counter() - self._began)
             state = self._learner.policy.state_dict()
-            self._evaluations.submit(Snapshot(progress.update, wanted, *seconds, state))
-        self._collect(until=MOST_PENDING_SNAPSHOTS)
+            snapshot = Snapshot(progress.update, wanted, *seconds, state)
+        if offline is not None:
+            self._record_offline(snapshot, offline)
+        if self._evaluations is not None:
+            self._evaluations.submit(snapshot)
+            self._collect(until=MOST_PENDING_SNAPSHOTS)
+
+    def _record_offline(self, snapshot: Snapshot, values: dict[str, np.ndarray]) -> None:
+        members = np.flatnonzero(snapshot.wanted)
+        for index in members:
+            self._group.record_offline(index, snapshot, values)
+        self._keep_best(snapshot, members, values.get(KEPT.get(self.arguments.keep_best)))
+        if len(members) and self.env_id is None:
+            text = describe({name: of[members].mean() for name, of in values.items()})
+            self._bar.update(self._task, score=text)
+            self.console.print(f"update {snapshot.update:,}: {text}", soft_wrap=True)
+
+    def _keep_best(self, snapshot: Snapshot, members: np.ndarray, values: np.ndarray | None) -> None:
+        if values is not None:
+            for index in members:
+                self._group.keep_best(index, snapshot, values[index], self.arguments.keep_best != "heldout")
+
+    def _pending(self) -> tuple[Snapshot, ...]:
+        return () if self._evaluations is None else self._evaluations.pending
 
     def _collect(self, until: int | None = None) -> None:
         """Write the evaluations that have come in; with `until`, wait until at most so many are pending."""
-        while True:
+        while self._evaluations is not None:
             with self._part("waiting for evaluations") if until is not None else nullcontext():
                 found = list(self._evaluations.collect(0.0 if until is None else 0.05))
             for snapshot, result in found:
@@ -349,20 +400,29 @@ class Run:
             for index in np.flatnonzero(snapshot.wanted):
                 self._progress.failed[index].add(snapshot.update)
             return
-        # The last step may have made parameters that no loss has met yet.
-        spoilt = snapshot.wanted & ~np.isfinite(whole.return_mean)
-        if spoilt.any():
-            self._learner.guard.freeze(torch.from_numpy(spoilt), snapshot.update)
-            self._report_diverged()
-        wanted = snapshot.wanted & ~self._frozen_before(snapshot.update)
+        wanted = self._freeze_spoilt(snapshot.wanted, whole.return_mean, snapshot.update)
+        wanted &= ~self._frozen_before(snapshot.update)
         if not wanted.any():
             return
         results = dict(zip(self._targets, whole.split(len(self._targets)), strict=True))
         for index in np.flatnonzero(wanted):
             self._group.record(index, snapshot, results)
+        first = next(iter(results.values())).return_mean  # at the first target return, as scores are
+        if self.arguments.keep_best in ("return", "score"):
+            best = first if self.arguments.keep_best == "return" else self.reference.normalize(first)
+            self._keep_best(snapshot, np.flatnonzero(wanted), best)
         text = "; ".join(self._describe(result.return_mean[wanted], target) for target, result in results.items())
         self._bar.update(self._task, score=text)
         self.console.print(f"update {snapshot.update:,}: {text}", soft_wrap=True)
+
+    def _freeze_spoilt(self, wanted: np.ndarray, values: np.ndarray | None, update: int | None = None) -> np.ndarray:
+        """Freeze the members whose policies gave no finite value: the last step may have made parameters that no loss
+        has met yet. Return who is left of those `wanted`."""
+        if values is None or not (spoilt := wanted & ~np.isfinite(values)).any():
+            return wanted
+        self._learner.guard.freeze(torch.from_numpy(spoilt), self._progress.update if update is None else update)
+        self._report_diverged()
+        return wanted & ~spoilt
 
     def _frozen_before(self, update: int) -> np.ndarray:
         first = self._learner.guard.first_update.cpu().numpy()
@@ -379,12 +439,7 @@ class Run:
     def _write_metrics(self) -> None:
         if not self._sums:
             return
-        totals: dict[str, tuple[Tensor, int]] = {}
-        for names, (sums, count) in self._sums.items():
-            for name, row in zip(names, sums.cpu(), strict=True):
-                total, updates = totals.get(name, (0.0, 0))
-                totals[name] = (total + row, updates + count)
-        means = {name: total / updates for name, (total, updates) in totals.items()}
+        means = mean_metrics(self._sums)
         self._sums.clear()
         alive = self._alive()
         scalars = {**means, **rational_scalars(self._learner, self._batch)}
@@ -407,7 +462,7 @@ class Run:
 
     def _save(self) -> None:
         self._progress.wall_seconds = time.perf_counter() - self._began
-        self._progress.pending = self._evaluations.pending
+        self._progress.pending = self._pending()
         self._group.save(self._learner, self._progress)
 
     def _find_reference(self) -> Reference | None:
@@ -442,19 +497,6 @@ class Run:
         self._signal = number
         # A second Ctrl-C or SIGTERM ends the process at once. SIGUSR1 does not: it may be sent twice.
         signal.signal(number, signal.SIG_DFL if number in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN)
-
-
-def _stacked(metrics: dict[str, Tensor]) -> Tensor:
-    """Return metrics `[S]` as one tensor `[M, S]`: that of which they are the rows, as a captured update's are."""
-    values = list(metrics.values())
-    whole = values[0]._base
-    if whole is not None and whole.shape == (len(values), *values[0].shape):
-        first, step = whole.data_ptr(), whole.stride(0) * whole.element_size()
-        lie = (v._base is whole and v.data_ptr() == first + i * step and v.stride() == whole.stride()[1:]
-               for i, v in enumerate(values))  # fmt: skip
-        if all(lie):
-            return whole
-    return torch.stack([value.detach() for value in values])
 
 
 def _quiet_about_disks(failure: threading.ExceptHookArgs) -> None:

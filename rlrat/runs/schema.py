@@ -11,9 +11,9 @@ from rlrat.json_files import EXACT_INTEGERS
 from rlrat.networks.choices import RationalVersion
 
 CONFIG, SUMMARY = "config.json", "summary.json"
-CHECKPOINT, PREVIOUS_CHECKPOINT = "checkpoint.pt", "checkpoint.previous.pt"
+CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.best.pt"
 EVALUATIONS, EPISODES, ACTIVATIONS = "evaluations.csv", "episodes.csv", "activations.csv"
-METRICS = "metrics.csv"
+METRICS, OFFLINE = "metrics.csv", "offline.csv"
 TRACE = "trace.json"  # of --profile
 TENSORBOARD = "events.out.tfevents."
 """How the names of TensorBoard's files begin."""
@@ -29,8 +29,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         *("low", "high", "counts"),
     ),
     METRICS: ("update",),  # and one for each metric, from the first line on that has it
+    OFFLINE: ("update",),  # likewise: FQE_VALUE, DATA_VALUE, ACTION_ERROR, AGREEMENT and held-out losses
 }
 """The columns of a run's CSV files."""
+GROWING = frozenset((METRICS, OFFLINE))
+"""Files whose lines may add columns, of numbers."""
+
+FQE_VALUE, DATA_VALUE, ACTION_ERROR, AGREEMENT = "fqe_value", "data_value", "action_error", "agreement"
+HELD_OUT_SHARE = 0.1
+"""Of the episodes, where there is no environment and `--holdout` is not given."""
 
 RATIONAL_VERSIONS = get_args(RationalVersion)
 """`version` in `activations.csv`: of a rational, as `rlrat.rational.reference` defines them."""
@@ -54,7 +61,7 @@ FINAL_EVALUATIONS = 5
 
 OUTSIDE_IDENTITY = frozenset(
     (
-        *("seed", "num_seeds", "env_modules", "eval_timeout", "checkpoint_every", "log_every"),
+        *("seed", "num_seeds", "env_modules", "eval_timeout", "checkpoint_every", "log_every", "keep_best"),
         *("compile", "capture", "profile", "track", "device", "num_threads"),
         *("run_dir", "run_name", "resume", "overwrite"),
     )
@@ -63,7 +70,7 @@ OUTSIDE_IDENTITY = frozenset(
 folder)."""
 OUTSIDE_NAME = OUTSIDE_IDENTITY | {
     *("dataset", "env_id", "env_kwargs", "max_episode_steps", "action_bounds"),
-    *("activation", "total_updates", "eval_every", "eval_at", "eval_episodes"),
+    *("activation", "total_updates", "eval_every", "eval_at", "eval_episodes", "fqe_updates"),
 }
 """Settings that a run's name leaves out: the folder's path has them already, or they only say how long a run is and how
 it is judged."""

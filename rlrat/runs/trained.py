@@ -17,7 +17,7 @@ from rlrat.evaluation import rendering
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
 from rlrat.evaluation.scores import Reference
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.loading import build_policy, read_checkpoint, set_target_returns
+from rlrat.runs.loading import Which, build_policy, read_checkpoint, set_target_returns
 from rlrat.runs.schema import CONFIG, DIVERGED, recalled
 from rlrat.updates.machine import usable_cores
 
@@ -54,6 +54,7 @@ class TrainedRun:
         target_returns: that a Decision Transformer is to reach; those of its training by default.
         env_id, env_kwargs, env_modules, max_episode_steps: as the command line of an agent has them.
         num_threads: CPU threads; as many as the run had by default, if this machine has them.
+        which: `last`, or `best` for the policy that `--keep-best` kept.
 
     Raises:
         InputError: a run that cannot be loaded, or settings that do not fit it.
@@ -75,9 +76,10 @@ class TrainedRun:
         env_modules: Sequence[str] = (),
         max_episode_steps: int | None = None,
         num_threads: int | None = None,
+        which: Which = "last",
     ) -> None:
         self.path = path
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, which)
         self.update: int = checkpoint["update"]
         self.policy: Policy | SequencePolicy = build_policy(checkpoint, path, device)
         if target_returns is not None:
@@ -121,6 +123,8 @@ class TrainedRun:
         own_id, own_kwargs, own_limit = (identity.get(name) for name in ("env_id", "env_kwargs", "max_episode_steps"))
         if env_id is not None:
             self.env_id = typed(env_id)
+        elif identity.get("env_id", "") is None:
+            raise InputError(f"{path.parent} was trained without an environment: give --env-id with one to play in")
         else:
             given = _mapping(config.get("arguments"))
             modules = [str(given.get("env_id")).rpartition(":")[0]]  # as this command would have to name them again

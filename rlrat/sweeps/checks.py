@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrat.datasets.names import PACKAGED
+from rlrat.datasets.sources import is_to_be_fetched
 from rlrat.environments.registry import of_data
 from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError
@@ -139,7 +139,7 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[
     known: dict[tuple, dict[str, Any] | None] = {}  # what each choice of dataset and environment completes
     for cell in cells:
         arguments = cell.arguments
-        if not fetch and _is_to_be_fetched(arguments.dataset):
+        if not fetch and is_to_be_fetched(arguments.dataset):
             missing.append(arguments.dataset)
             continue
         key = (arguments.dataset, arguments.env_id, arguments.env_kwargs, arguments.action_bounds)
@@ -167,19 +167,6 @@ def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str,
     env_id, kwargs = of_data(dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs))
     found = {"env_id": env_id, "env_kwargs": kwargs}
     return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))
-
-
-def _is_to_be_fetched(id: str) -> bool:
-    from rlrat.datasets import d4rl, minari
-
-    try:
-        if id in PACKAGED or minari.is_local(id) or Path(id).is_file():
-            return False
-        if id in d4rl.FILES:
-            return not (d4rl.folder() / d4rl.FILES[id]).exists()
-    except OSError:  # loading the dataset reports it in one line
-        return False
-    return "/" in id and minari.is_id(id)
 
 
 def _refusal(folder: Path) -> str | None:

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import math
-import os
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rlrat.datasets.names import FILE_SUFFIXES
+from rlrat.datasets.sources import absolute
 from rlrat.errors import InputError, printable, reason
 from rlrat.runs.arguments import RunArguments, run_folder
 from rlrat.sweeps.agents import Agent, check_axis, command_line, read_agent
@@ -91,7 +90,7 @@ class Grid:
             replace(
                 block,
                 agents=tuple(str(Path(name).resolve()) if name.endswith(".py") else name for name in block.agents),
-                datasets=tuple(map(_absolute, block.datasets)),
+                datasets=tuple(map(absolute, block.datasets)),
             )
             for block in self.blocks
         )
@@ -249,19 +248,13 @@ def _expand_block(block: Block, grid: Grid, agents: dict[str, Agent], run_dir: P
             if agent.has(name) and (own or name not in by_agent[agent.name]):
                 by_agent[agent.name][name] = texts
     seeds = range(grid.first_seed, grid.first_seed + grid.seeds)
-    datasets = [_absolute(dataset) for dataset in block.datasets]
+    datasets = [absolute(dataset) for dataset in block.datasets]
     for agent in chosen:
         activations = block.activations or (agent.defaults.activation,)
         axes = {name: [agent.read(name, text) for text in texts] for name, texts in by_agent[agent.name].items()}
         for dataset, activation, *values in itertools.product(datasets, activations, *axes.values()):
             settings = dict(zip(axes, values, strict=True))
             yield Cell(agent, {"dataset": dataset, "activation": activation, **settings}, seeds, run_dir)
-
-
-def _absolute(dataset: str) -> str:
-    """Make the path of a dataset's file absolute, so that a worker finds it from any folder."""
-    path = Path(os.path.expanduser(dataset))
-    return str(path.resolve()) if path.suffix in FILE_SUFFIXES or os.path.isfile(path) else dataset
 
 
 def read_grid(name: str) -> Grid:

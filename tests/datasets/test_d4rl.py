@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rlrat import load_dataset
-from rlrat.datasets import d4rl
+from rlrat.datasets import d4rl, names
 from rlrat.datasets.batches import Units
 from rlrat.errors import InputError
 from rlrat.evaluation.scores import d4rl_tables
@@ -334,12 +334,12 @@ def test_a_name_is_looked_for_in_d4rls_folder_first(monkeypatch, write_hdf5, d4r
 def test_the_default_folder_is_d4rls(monkeypatch):
     monkeypatch.delenv("D4RL_DATASET_DIR")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert str(d4rl.folder()) == "/home/someone/.d4rl/datasets"
+    assert str(names.d4rl_folder()) == "/home/someone/.d4rl/datasets"
 
 
 def test_names_and_files():
-    assert len(d4rl.FILES) == 24
-    assert d4rl.FILES["walker2d-medium-expert-v2"] == "walker2d_medium_expert-v2.hdf5"
+    assert len(names.D4RL_FILES) == 24
+    assert names.D4RL_FILES["walker2d-medium-expert-v2"] == "walker2d_medium_expert-v2.hdf5"
 
 
 def test_urls_are_d4rls():
@@ -349,7 +349,7 @@ def test_urls_are_d4rls():
     published = {
         name: url.replace("http://", "https://") for name, url in tables.urls.items() if "/gym_mujoco_v2/" in url
     }
-    assert {name: f"{d4rl.BASE_URL}/{file}" for name, file in d4rl.FILES.items()} == published
+    assert {name: f"{d4rl.BASE_URL}/{file}" for name, file in names.D4RL_FILES.items()} == published
 
 
 def drop(*names):

@@ -38,7 +38,7 @@ def test_an_unknown_id_names_the_nearest_and_the_forms(id, nearest, make_minari,
     message = str(caught.value)
     assert message.startswith(f"unknown dataset {id!r}")
     assert (f"the nearest known: {nearest}" in message) if nearest else ("nearest" not in message)
-    assert "a Minari id (mujoco/hopper/medium-v0), a D4RL name (hopper-medium-v2) or a path to an .hdf5" in message
+    assert "a D4RL name (hopper-medium-v2), a Minari id (mujoco/hopper/medium-v0) or a path to an .hdf5" in message
     assert "\n" not in message
 
 
@@ -102,6 +102,6 @@ def test_names_from_the_package():
 def test_every_published_name_leads_to_d4rl(monkeypatch):
     asked, packaged = [], load_dataset("rlrat/hopper/medium-v0")
     monkeypatch.setattr(d4rl, "load_name", lambda name, *_: asked.append(name) or packaged)
-    for name in d4rl.FILES:
+    for name in names.D4RL_FILES:
         load_dataset(name)
-    assert asked == list(d4rl.FILES)
+    assert asked == list(names.D4RL_FILES)

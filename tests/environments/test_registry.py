@@ -113,8 +113,15 @@ def test_python_takes_modules_too(toys):
 
 def test_settings_of_another_environment_are_not_taken_over(toys, toy_data):
     assert of_data(toy_data, "Hopper-v5", {"frame_skip": 2}) == ("Hopper-v5", {"frame_skip": 2})
-    with pytest.raises(InputError, match="names no environment: give --env-id"):
-        of_data(dataclasses.replace(toy_data, env_id=None))
+    assert toys() == set()
+
+
+def test_without_an_environment_there_are_no_settings(toys, toy_data):
+    unnamed = dataclasses.replace(toy_data, env_id=None)
+    for dataset, given in ((unnamed, None), (unnamed, "none"), (toy_data, "none")):
+        assert of_data(dataset, given) == (None, {})
+        with pytest.raises(InputError, match="sets reward, but there is no environment: give its --env-id"):
+            of_data(dataset, given, {"reward": 2.0})
     assert toys() == set()
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 import rlrat
-from rlrat.datasets import d4rl
-from rlrat.datasets.names import D4RL_LEVELS
+from rlrat.datasets.names import D4RL_FILES, D4RL_LEVELS
 from rlrat.errors import InputError
 from rlrat.evaluation.scores import d4rl_tables, find_reference, mean_height, normalized_score, references
 
@@ -33,7 +32,7 @@ def test_every_level_and_environment_of_d4rl():
             found = find_reference(f"{env.lower()}-{level}-v2", "d4rl")
             assert (found.random, found.expert) == (expected.random, expected.expert)
             assert found.name == "d4rl-v2"
-    assert {name for name in references("d4rl") if name.islower()} == set(d4rl.FILES)
+    assert {name for name in references("d4rl") if name.islower()} == set(D4RL_FILES)
 
 
 def test_families_are_never_mixed():

@@ -1,0 +1,271 @@
+"""Know the sources of datasets: which one a text means, the dataset's name, whether it is here, and how to load it.
+
+A new source is one class with the members of `Source`, and one line in `SOURCES`. Nothing here needs NumPy or torch.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rlrat.datasets import names
+from rlrat.datasets.names import D4RL_FILES, HDF5_SUFFIXES, MINARI_MUJOCO, PACKAGED, as_id, dataset_path
+from rlrat.errors import InputError
+
+if TYPE_CHECKING:
+    from rlrat.datasets.bounds import Bounds
+    from rlrat.datasets.dataset import Dataset
+
+
+class Source(Protocol):
+    """A kind of place that datasets come from."""
+
+    form: str
+    """How one of its datasets is given, for messages."""
+    is_path: bool
+    """Whether it is given by its path, which means another one from another working folder."""
+
+    def knows(self, text: str) -> bool:
+        """Return whether the text means one of its datasets, by the text and by what is there: no file is read."""
+
+    def key(self, text: str) -> str:
+        """Return the dataset's id, the same for every spelling of the text."""
+
+    def place(self, text: str) -> Path | None:
+        """Return the file or folder that the dataset lies in, with its cache beside or in it; None without such."""
+
+    def is_present(self, text: str) -> bool:
+        """Return whether the dataset can be loaded without a network."""
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        """Load the dataset; the arguments and errors are those of `load_dataset`."""
+
+    def known_ids(self) -> Iterable[str]:
+        """Return the ids that a mistyped one is compared with."""
+
+
+class _Given:
+    """A dataset in memory, while it is given."""
+
+    form, is_path = "", False
+
+    def __init__(self) -> None:
+        self.datasets: list[Dataset] = []
+
+    def knows(self, text: str) -> bool:
+        return text in self.known_ids()
+
+    def key(self, text: str) -> str:
+        return text
+
+    def place(self, text: str) -> None:
+        return None
+
+    def is_present(self, text: str) -> bool:
+        return True
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        dataset = next(dataset for dataset in reversed(self.datasets) if dataset.id == text)
+        return dataset if bounds is None else dataset.with_bounds(bounds)
+
+    def known_ids(self) -> list[str]:
+        return [dataset.id for dataset in self.datasets]
+
+
+class _Packaged:
+    form, is_path = f"{' or '.join(PACKAGED)} (packaged)", False
+    key = staticmethod(names.dataset_id)
+
+    def knows(self, text: str) -> bool:
+        return as_id(text) in PACKAGED
+
+    def place(self, text: str) -> None:  # its cache is the user's
+        return None
+
+    def is_present(self, text: str) -> bool:
+        return True
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import minari
+
+        return minari.load_packaged(self.key(text), env_id, bounds)
+
+    def known_ids(self) -> tuple[str, ...]:
+        return PACKAGED
+
+
+class _Minari:
+    """An id of Minari's, of a dataset in its folder or on its server."""
+
+    form, is_path = "a Minari id (mujoco/hopper/medium-v0)", False
+    key = staticmethod(names.dataset_id)
+
+    def knows(self, text: str) -> bool:
+        id = as_id(text)  # every dataset on Minari's server has a namespace
+        return id is not None and (names.is_local(id) or ("/" in id and not id.startswith("rlrat/")))
+
+    def place(self, text: str) -> Path:
+        return names.minari_root() / self.key(text)
+
+    def is_present(self, text: str) -> bool:
+        return names.is_local(self.key(text))
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import minari
+
+        if not self.is_present(text):
+            try:
+                minari.download(self.key(text))
+            except InputError as error:
+                raise InputError(f"{error}{hint(text)}") from error
+        return minari.load_local(self.key(text), env_id, bounds)
+
+    def known_ids(self) -> list[str]:
+        return [*MINARI_MUJOCO, *names.local_ids()]
+
+
+class _D4RL:
+    form, is_path = "a D4RL name (hopper-medium-v2)", False
+    key = staticmethod(names.dataset_id)
+
+    def knows(self, text: str) -> bool:
+        return as_id(text) in D4RL_FILES
+
+    def place(self, text: str) -> Path:
+        return names.d4rl_folder() / D4RL_FILES[self.key(text)]
+
+    def is_present(self, text: str) -> bool:
+        return self.place(text).exists()
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import d4rl
+
+        return d4rl.load_name(self.key(text), env_id, bounds)
+
+    def known_ids(self) -> Iterable[str]:
+        return D4RL_FILES
+
+
+class _HDF5:
+    """A file of D4RL's layout; one without a known suffix, too, as downloads may have."""
+
+    form, is_path = "an .hdf5 file of D4RL's layout", True
+    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
+
+    def knows(self, text: str) -> bool:
+        path = dataset_path(text)
+        return path.suffix in HDF5_SUFFIXES or path.is_file()
+
+    def is_present(self, text: str) -> bool:
+        return True  # or it is nowhere
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import d4rl
+
+        return d4rl.load_file(dataset_path(text), env_id, bounds)
+
+    def known_ids(self) -> tuple[str, ...]:
+        return ()
+
+
+class _MinariFolder:
+    form, is_path = "a folder of Minari's", True
+    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
+
+    def knows(self, text: str) -> bool:
+        return _is_own_folder(text) and names.is_minari_folder(dataset_path(text))
+
+    def is_present(self, text: str) -> bool:
+        return True
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import minari
+
+        return minari.load_folder(self.key(text), dataset_path(text), env_id, bounds)
+
+    def known_ids(self) -> tuple[str, ...]:
+        return ()
+
+
+def _is_own_folder(text: str) -> bool:
+    """Return whether a text can be the path of a folder: what has the form of an id with a namespace is an id."""
+    id = as_id(text)
+    return bool(text) and (id is None or "/" not in id)
+
+
+_GIVEN = _Given()
+SOURCES: tuple[Source, ...] = (_GIVEN, _Packaged(), _HDF5(), _D4RL(), _Minari(), _MinariFolder())
+"""The first that knows a text has its dataset."""
+
+
+def find(text: str) -> Source | None:
+    """Return the source of the dataset that a text means; None if no source knows it.
+
+    Raises:
+        OSError: a file or a folder that may not be read, or a name that is too long.
+    """
+    return next((source for source in SOURCES if source.knows(text)), None)
+
+
+@contextmanager
+def given(dataset: "Dataset") -> Iterator[str]:
+    """Let `load_dataset` find a dataset in memory by its id, which is returned, before all other datasets of that id.
+
+    What it holds is its identity, as it is of a file: by its fingerprint.
+    """
+    _GIVEN.datasets.append(dataset)
+    try:
+        yield dataset.id
+    finally:
+        _GIVEN.datasets.remove(dataset)
+
+
+def dataset_id(text: str) -> str:
+    """Return the id of the dataset that the user named: the same for every spelling."""
+    try:
+        source = find(text)
+    except OSError:  # loading the dataset reports it in one line
+        source = None
+    return (source or SOURCES[1]).key(text)
+
+
+def folder_name(text: str) -> str:
+    """Return the name of the folder of all runs on a dataset: one part, never empty, `.` or `..`."""
+    return names.safe(dataset_id(text).replace("/", "-"))
+
+
+def is_to_be_fetched(text: str) -> bool:
+    """Return whether a dataset has to be downloaded before it can be loaded."""
+    try:
+        source = find(text)
+        return source is not None and not source.is_present(text)
+    except OSError:  # as in `dataset_id`
+        return False
+
+
+def absolute(text: str) -> str:
+    """Make the path of a dataset absolute, so that it means the same from any folder; keep what is no path."""
+    try:
+        source = find(text)
+    except OSError:
+        return text
+    return os.path.abspath(dataset_path(text)) if source is not None and source.is_path else text
+
+
+def unknown(text: str) -> InputError:
+    """Return the error that says what datasets there are."""
+    named = ", ".join(source.form for source in SOURCES if source.form and not source.is_path)
+    paths = " or to ".join(source.form for source in SOURCES if source.is_path)
+    return InputError(f"unknown dataset {text!r}{hint(text)}; give {named} or a path to {paths}")
+
+
+def hint(text: str) -> str:
+    """Return what else an unknown text may mean, as a part of a message."""
+    id = as_id(text)
+    if text and names.is_minari_folder(dataset_path(text)):
+        return f"; there is such a folder here, which ./{id} means"
+    known = {each for source in SOURCES for each in source.known_ids()}
+    nearest = difflib.get_close_matches(id or text, sorted(known - {id or text}))
+    return f"; the nearest known: {', '.join(nearest)}" if nearest else ""

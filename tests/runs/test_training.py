@@ -1,0 +1,126 @@
+"""Training from Python: what the command does, on a dataset in memory."""
+
+import json
+import math
+
+import numpy as np
+import pandas
+import pytest
+
+import rlrat
+from rlrat.errors import InputError
+from rlrat.runs.training import RunResult
+from tests.short_runs import ROOT
+
+SMALL = {
+    **{"hidden_dims": (8, 8), "batch_size": 16, "total_updates": 40, "eval_every": 20, "num_threads": 1},
+    **{"fqe_updates": 10, "log_every": 20},
+}
+
+
+def own_data(seed: int) -> rlrat.Dataset:
+    """Ten episodes of two numbers observed and one action, with no environment."""
+    random = np.random.default_rng(seed)
+    episodes = [
+        {
+            "observations": random.normal(size=(13, 2)),
+            "actions": random.uniform(-1, 1, (12, 1)),
+            "rewards": random.normal(size=12),
+            "terminations": np.zeros(12, bool),
+            "truncations": np.arange(12) == 11,
+        }
+        for _ in range(10)
+    ]
+    return rlrat.Dataset.from_episodes(episodes, id="my-log")
+
+
+@pytest.fixture
+def log() -> rlrat.Dataset:
+    return own_data(seed=3)
+
+
+def test_arrays_become_a_policy_and_a_curve(log, tmp_path, capsys):
+    settings = {**SMALL, "run_dir": str(tmp_path), "num_seeds": 2, "rational": {"degrees": [3, 2]}}
+    result = rlrat.train("iql", log, activation="rational", **settings)
+    assert isinstance(result, RunResult)
+    names = ["my-log/iql/rational+batch_size=16,hidden_dims=8x8,rational.degrees=3x2/seed" + seed for seed in "01"]
+    assert result.paths == tuple(tmp_path / name for name in names)
+    assert "dataset my-log names no environment (--env-id)" in capsys.readouterr().out
+    curves = pandas.DataFrame(result.curves)
+    assert curves.groupby("seed")["update"].apply(list).to_dict() == {0: [0, 20, 40], 1: [0, 20, 40]}
+    assert np.isfinite(curves["fqe_value"]).all()
+    assert curves["return_mean"].isna().all()
+    assert list(result.metrics["update"]) == [20, 40] * 2
+    assert result.episodes == {}
+    assert [summary["status"] for summary in result.summaries] == ["finished"] * 2
+    assert result.policy(np.zeros(2)).shape == (1,)
+    other = result.load_policy(member=1)
+    assert not np.array_equal(other(np.zeros(2)), result.policy(np.zeros(2)))
+    assert result.path == result.paths[0]
+
+
+def test_the_same_call_trains_once_and_other_content_is_refused(log, tmp_path, capsys):
+    settings = {**SMALL, "run_dir": tmp_path}
+    first = rlrat.train("bc", log, **settings)
+    written = (first.path / "checkpoint.pt").stat().st_mtime_ns
+    capsys.readouterr()
+    again = rlrat.train("bc", log, **settings)
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert (again.path / "checkpoint.pt").stat().st_mtime_ns == written
+    assert again == first
+    with pytest.raises(InputError, match=r"my-log/bc/.* holds a run with other settings .*dataset_fingerprint"):
+        rlrat.train("bc", own_data(seed=4), **settings)
+    assert json.loads((first.path / "config.json").read_text())["dataset"]["fingerprint"] == log.fingerprint
+
+
+def test_it_is_what_the_command_does(run_agent, tmp_path):
+    run_agent()
+    settings = {**SMALL, "hidden_dims": (16, 16), "eval_episodes": 2, "log_every": 10, "checkpoint_every": 20}
+    result = rlrat.train("iql", "rlrat/hopper/mixed-v0", **settings, run_dir=tmp_path / "ours")
+    (theirs,) = tmp_path.glob("runs/*/*/*/seed0")
+    assert (result.path / "episodes.csv").read_text() == (theirs / "episodes.csv").read_text()
+    assert len(result.episodes["return"]) == 6
+    assert math.isnan(result.curves["target_return"][0])
+
+
+def test_an_agent_of_ones_own_is_given_by_its_file(log, tmp_path):
+    own = tmp_path / "my_bc.py"
+    own.write_text((ROOT / "agents/bc.py").read_text().replace('Run("bc"', 'Run("mine"'))
+    result = rlrat.train(own, log, **SMALL, run_dir=tmp_path / "runs")
+    assert result.path.parent.parent.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings", "said"),
+    [
+        ("iqll", {}, "no agent iqll: did you mean iql?"),
+        ("iql", {"expectil": 0.7}, "no setting expectil: did you mean expectile?"),
+        ("iql", {"rational": {"degree": 2}}, "no setting rational.degree: did you mean rational.degrees?"),
+        ("iql", {"total_updates": "many"}, "the setting total_updates is 'many', but must be int"),
+        ("iql", {"total_updates": True}, "the setting total_updates is True, but must be int"),
+        (
+            "iql",
+            {"policy": "gaussian"},
+            "the setting policy is 'gaussian', but must be squashed_gaussian, tanh_gaussian",
+        ),
+        ("iql", {"expectile": "0.7"}, "the setting expectile is '0.7', but must be float or tuple"),
+        ("iql", {"total_updates": 0}, "--total-updates is 0, but must be at least 1"),
+        ("iql", {"activation": "rationl"}, "rationl"),
+    ],
+)
+def test_what_the_command_refuses_is_one_line(log, tmp_path, agent, settings, said):
+    with pytest.raises(InputError, match=said) as error:
+        rlrat.train(agent, log, **{"run_dir": tmp_path, **settings})
+    assert "\n" not in str(error.value)
+
+
+def test_an_interrupted_training_is_an_error(log, tmp_path, monkeypatch):
+    from rlrat.runs.run import Run
+
+    def stop(self, learner):
+        raise SystemExit(130)
+        yield
+
+    monkeypatch.setattr(Run, "updates", stop)
+    with pytest.raises(RuntimeError, match=r"training iql was interrupted: the same call goes on \(exit code 130\)"):
+        rlrat.train("iql", log, **SMALL, run_dir=tmp_path)
