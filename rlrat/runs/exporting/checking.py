@@ -1,17 +1,14 @@
 """Compare what was exported with our policy, on observations of the run's dataset."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rlrat.datasets import d4rl, minari
+from rlrat.datasets import sources
 from rlrat.datasets.load import load_dataset
-from rlrat.datasets.names import PACKAGED, as_id
 from rlrat.errors import InputError, reason
 from rlrat.networks.policies import Policy
 from rlrat.networks.transformer import SequencePolicy
@@ -76,20 +73,13 @@ def _load(config: Mapping[str, Any] | None, dataset: str | None) -> tuple[Any, s
     name = given.get("dataset")
     if not isinstance(name, str):
         return None, "the run names no dataset"
-    if _is_download(name):
+    if sources.is_to_be_fetched(name):
         return None, f"dataset {name} is not on this machine"
     try:
         bounds = given.get("action_bounds")
         return load_dataset(name, action_bounds=bounds and [tuple(pair) for pair in bounds]), ""
     except (InputError, TypeError) as error:
         return None, reason(error)
-
-
-def _is_download(name: str) -> bool:
-    id = as_id(name)
-    if id is None or id in PACKAGED or os.path.exists(name) or minari.is_local(id):
-        return False
-    return not (id in d4rl.FILES and (Path(d4rl.folder()) / d4rl.FILES[id]).is_file())
 
 
 def largest_difference(policy: Policy | SequencePolicy, exported: Exported, trial: Trial) -> float:

@@ -1,6 +1,5 @@
 """Export the policy of a run: one file, checked against the policy before it gets its name."""
 
-import inspect
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from rlrat.runs.exporting import c_source, graphs, numpy_source
 from rlrat.runs.exporting.checking import LARGEST_DIFFERENCE, largest_difference, make_trial
 from rlrat.runs.exporting.modules import plain_policy
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.loading import build_policy, read_checkpoint, set_target_returns
+from rlrat.runs.loading import Which, build_policy, read_checkpoint, set_target_returns
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def export(
     format: str = "onnx",
     out: str | os.PathLike[str] | None = None,
     *,
-    which: str = "last",
+    which: Which = "last",
     opset: int | None = None,
     dataset: str | None = None,
 ) -> Export:
@@ -80,7 +79,7 @@ def export(
     if format not in FORMATS:
         raise InputError(f"there is no format {format!r}: give one of {', '.join(FORMATS)}")
     graphs.check_needs(format, opset)
-    checkpoint = _read(run, which)
+    checkpoint = read_checkpoint(run, which)
     policy = build_policy(checkpoint, run)
     if isinstance(policy, SequencePolicy):
         if not FORMATS[format].graph:
@@ -107,15 +106,6 @@ def export(
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or reason(error)}") from None
     return Export(tuple(target.with_name(path.name) for path in reversed(written)), difference, trial.source)
-
-
-def _read(run: str | os.PathLike[str], which: str) -> dict[str, Any]:
-    """Read the checkpoint that `load_policy` would."""
-    if "which" in inspect.signature(read_checkpoint).parameters:
-        return read_checkpoint(run, which=which)
-    if which != "last":
-        raise InputError(f"--which is {which!r}: give last")
-    return read_checkpoint(run)
 
 
 def _check_target(target: Path, format: str) -> None:
