@@ -144,19 +144,8 @@ def test_agreement_weighs_good_actions_more():
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(run_agent, start_agent, tmp_path, off):
-    more = (
-        *off,
-        "--num-seeds",
-        "2",
-        "--total-updates",
-        "240",
-        "--eval-every",
-        "60",
-        "--checkpoint-every",
-        "60",
-        "--run-name",
-        "x",
-    )
+    often = ("--total-updates", "240", "--eval-every", "60", "--checkpoint-every", "60")
+    more = (*off, *often, "--num-seeds", "2", "--run-name", "x")
     whole = tmp_path / "whole"
     whole.mkdir()
     run_agent(*more, "--run-dir", str(whole / "runs"))
@@ -179,19 +168,8 @@ def read_offline(folder: RunFolder) -> dict:
 
 
 def test_a_lost_line_is_missing_in_the_summary(run_agent, start_agent, tmp_path, off):
-    more = (
-        *off,
-        "--activation",
-        "gelu",
-        "--total-updates",
-        "400",
-        "--eval-every",
-        "50",
-        "--checkpoint-every",
-        "100",
-        "--run-name",
-        "x",
-    )
+    often = ("--total-updates", "400", "--eval-every", "50", "--checkpoint-every", "100")
+    more = (*off, *often, "--activation", "gelu", "--run-name", "x")
     process = start_agent(*more)
     place = tmp_path / "runs/log/iql/gelu+x/seed0/evaluations.csv"
     assert wait_for(place, "\n200,", process)
