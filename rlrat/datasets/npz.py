@@ -18,6 +18,7 @@ from rlrat.datasets.bounds import Bounds
 from rlrat.datasets.dataset import Dataset, of_episodes
 from rlrat.datasets.flat import ABOUT_NAME, check_steps, of_saved, of_steps
 from rlrat.datasets.own import Words, load
+from rlrat.datasets.progress import counted
 from rlrat.errors import InputError, reason
 from rlrat.updates.machine import available_memory
 
@@ -51,7 +52,7 @@ def load_folder(folder: Path, id: str, env_id: str | None, bounds: Bounds | None
 
 
 def _convert(id: str, label: str, paths: Sequence[Path], words: Words) -> Dataset:
-    pieces = {path: read(path) for path in paths}
+    pieces = {path: read(path) for path in (counted(paths, len(paths)) if len(paths) > 1 else paths)}
     kinds = {path: _kind(arrays) for path, arrays in pieces.items()}
     first = paths[0]
     if other := next((path for path in paths if kinds[path] != kinds[first]), None):
@@ -106,7 +107,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
             raise InputError(f"{path} needs {needed / 1e9:,.1f} GB of memory, and {there / 1e9:,.1f} GB are free")
         return {
             member.filename.removesuffix(".npy"): _array(path, member.filename, archive.read(member), headers)
-            for member in members
+            for member in counted(members, len(members))
         }
 
 

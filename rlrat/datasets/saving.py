@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def write(path: Path, fields: Mapping[str, Any]) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {reason(error.strerror or error)}") from None
     finally:
-        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or not even its folder
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
 
 
 def _arrays(fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
