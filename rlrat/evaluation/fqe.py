@@ -58,7 +58,7 @@ class FittedQ:
     """The action values of S policies, fitted to data. Arrays are NumPy's, values are in the environment's rewards."""
 
     def __init__(self, fit: "_Fit", dataset: Dataset, policy: PolicyActions, weights: np.ndarray) -> None:
-        self._fit = fit
+        self._fit, self.policy, self.num_entries, self.spread = fit, policy, fit.num_entries, fit.spread
         self.initial_observations: np.ndarray = dataset.observations[initial_rows(dataset)]
         """`[E, obs]`: the first state of each episode that has a transition."""
         self.initial_actions: np.ndarray = policy_actions(
