@@ -197,7 +197,7 @@ def check_offline(folder: Path, root: Path, name: str, structural: bool, build: 
     if run is None:
         return
     assert run.values is not None  # it is never taken for one with returns
-    assert np.isnan(run.returns).all()
+    assert np.isnan([run.returns, run.scores]).all()
     assert np.isfinite(run.values).all() or not run.measured
     if name not in ("offline.csv", "evaluations.csv") or structural:
         whole = dict(zip(range(0, 80, 10), RETURNS, strict=True))
