@@ -372,7 +372,7 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
             plain(line.rstrip("\n"))
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
-            played = not all(math.isnan(values.get(name, math.nan)) for name in ("returns", "scores"))
+            played = not (math.isnan(values["returns"]) and math.isnan(values.get("scores", math.nan)))
             if not 0 <= update < EXACT_INTEGERS or played == without_environment:
                 raise ValueError
             if played and not math.isfinite(values["returns"]):

@@ -229,7 +229,7 @@ def test_thousands_of_damaged_run_folders_are_read_or_named(whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_thousands_of_damaged_runs_without_an_environment_are_read_or_named(offline, tmp_path):
-    check_damaged_runs(offline, tmp_path, 2000, seed=3, check=check_offline)
+    check_damaged_runs(offline, tmp_path, 1000, seed=3, check=check_offline)
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "evaluations.csv", "activations.csv"])
