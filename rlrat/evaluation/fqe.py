@@ -164,7 +164,7 @@ def policy_actions(policy: PolicyActions, observations: np.ndarray, num_entries:
     chunks = []
     for start in range(0, len(observations), _CHUNK):
         rows = np.asarray(observations[start : start + _CHUNK])
-        actions = policy(np.broadcast_to(rows, (num_entries, *rows.shape)))
+        actions = policy(np.repeat(rows[None], num_entries, axis=0))  # its own: a view would not be writable
         actions = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
         if actions.shape != (num_entries, len(rows), size):
             expected = f"{num_entries} x {len(rows):,} actions of size {size}, as the data's are"

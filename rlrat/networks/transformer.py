@@ -14,6 +14,7 @@ from rlrat.networks.layers import MLP, Embedding, LayerNorm, Linear
 from rlrat.networks.policies import ActingPolicy
 
 TOKENS_PER_STEP = 3  # return-to-go, state, action
+_ABSENT = -1e9  # a score whose weight is 0 beside any other
 
 
 class Attention(nn.Module):
@@ -26,13 +27,19 @@ class Attention(nn.Module):
         self.key_value: Linear = Linear(width, 2 * width, (num_seeds,))
         self.output: Linear = Linear(width, width, (num_seeds,))
 
-    def forward(self, x: Tensor, wanted: slice, dropout: Tensor | None = None) -> Tensor:
-        """Attend from each of the `wanted` tokens to itself and all tokens before it: `[S, B, wanted, width]`."""
+    def forward(self, x: Tensor, wanted: slice, dropout: Tensor | None = None, absent: Tensor | None = None) -> Tensor:
+        """Attend from each of the `wanted` tokens to itself and all tokens before it: `[S, B, wanted, width]`.
+
+        `absent` `[S, B, T]` is True at tokens of no step, to which nothing attends that has others.
+        """
         rows, tokens, width = x.shape[1:]
         queries = self._heads(self.query, x[:, :, wanted])
         keys, values = self._heads(self.key_value, x).chunk(2, dim=-1)
         scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(1.0 / math.sqrt(queries.shape[-1]))
         position = torch.arange(tokens, device=x.device)
+        if absent is not None:  # not -inf: the tokens themselves have nothing but absent ones to attend to
+            hidden = absent.unsqueeze(2).expand(-1, -1, self.num_heads, -1).flatten(0, 2).unsqueeze(1)
+            scores = scores.masked_fill(hidden, _ABSENT)
         weights = torch.softmax(scores.masked_fill(position > position[wanted].unsqueeze(1), -math.inf), dim=-1)
         if dropout is not None:
             weights = weights * dropout.flatten(0, 1)
@@ -87,9 +94,15 @@ class TransformerBlock(nn.Module):
         self.attention: Attention = Attention(width, num_heads, num_seeds)
         self.mlp: MLP = MLP(width, out_features=width, batch_shape=(num_seeds,), **mlp)
 
-    def forward(self, x: Tensor, wanted: slice, dropout: Sequence[Tensor | None] = (None, None, None)) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        wanted: slice,
+        dropout: Sequence[Tensor | None] = (None, None, None),
+        absent: Tensor | None = None,
+    ) -> Tensor:
         normed = x if self.attention_norm is None else apply(self.attention_norm, x)
-        branch = self.attention(normed, wanted, dropout[0])
+        branch = self.attention(normed, wanted, dropout[0], absent)
         x = self._add(x[:, :, wanted], branch, self.attention_gain, dropout[1])
         normed = x if self.mlp_norm is None else apply(self.mlp_norm, x)
         return self._add(x, apply(self.mlp, normed), self.mlp_gain, dropout[2])
@@ -185,6 +198,7 @@ class SequencePolicy(ActingPolicy):
         *,
         wanted: slice = slice(None),
         dropout: Sequence[Tensor | None] | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Predict the action at each of the `wanted` steps from its return-to-go, its state and everything before.
 
@@ -196,6 +210,7 @@ class SequencePolicy(ActingPolicy):
             wanted: the steps of K at which to predict.
             dropout: factors of the embedded tokens, and of each block's attention weights, attention and MLP, with the
                 shapes of `dropout_shapes` (which assumes that all steps are wanted).
+            mask: 0 at steps before an episode's first, which do not count, else 1, `[S, B, K]`.
 
         Returns:
             `[S, B, wanted, act]` in [-1, 1].
@@ -215,6 +230,7 @@ class SequencePolicy(ActingPolicy):
             x = apply(self.embedding_norm, x)
         if dropout[0] is not None:
             x = x * dropout[0]
+        absent = None if mask is None else (mask == 0).repeat_interleave(TOKENS_PER_STEP, dim=-1)
         every = slice(0, TOKENS_PER_STEP * steps)
         chosen = range(steps)[wanted]  # torch 2.11 does not trace slice.indices
         # Actions are predicted from the tokens of states.
@@ -223,7 +239,7 @@ class SequencePolicy(ActingPolicy):
         for index, block in enumerate(self.blocks):
             # Nothing reads the other tokens of the last block: leaving them out saves two thirds of its products.
             last = index == len(self.blocks) - 1
-            x = block(x, states if last else every, dropout[3 * index + 1 : 3 * index + 4])
+            x = block(x, states if last else every, dropout[3 * index + 1 : 3 * index + 4], absent)
         if self.output_norm is not None:
             x = apply(self.output_norm, x)
         return torch.tanh(apply(self.head, x))

@@ -3,8 +3,11 @@
 The operators `rlrat::rational` and `rlrat::rational_backward` have no derivative; `rational` gives them one by an
 autograd.Function. torch.library.custom_op with register_autograd would cost several times the dispatch and break
 torch.func.grad. A graph that is compiled for a CPU calls `rlrat::rational_direct` and its backward instead: they reach
-the C kernels without Python, which would take longer than the kernels.
+the C kernels without Python, which would take longer than the kernels. What torch.export, torch.onnx.export and
+torch.jit.trace write down has no operator of ours, but plain ones, so that it runs where rlrat is not.
 """
+
+import warnings
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from torch.library import Library
 
 from . import backends, cpu
 from .layout import empty_output
-from .reference import expression, validate
+from .reference import expression, plain, validate
 
 _library = Library("rlrat", "DEF")
 _inputs = "Tensor x, Tensor numerator, Tensor denominator, Tensor? bias, Tensor? gate, str version"
@@ -119,6 +122,7 @@ def _direct(
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _transforming, _modes = torch._C._are_functorch_transforms_active, torch._C._len_torch_dispatch_stack
+_tracing = torch._C._is_tracing  # torch.jit.trace, which sees PyTorch's own operations alone
 _is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
@@ -131,6 +135,7 @@ def _plain(x: Tensor) -> bool:
         and not x.is_neg()
         and not _transforming()
         and _modes() == 0
+        and not _tracing()
         and forward_ad._current_level < 0  # an autograd.Function refuses dual tensors, a plan loses their tangents
         and not _is_batched(x)
     )
@@ -278,7 +283,14 @@ def rational(
         TypeError: a tensor that is not floating point.
     """
     if not _plain(x):
+        if not torch.compiler.is_compiling() and _tracing():
+            with warnings.catch_warnings():  # to a trace sizes are tensors, and it warns that Python reads them
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                validate(x, numerator, denominator, bias, gate, version)
+                return plain(x, numerator, denominator, bias, gate, version)
         validate(x, numerator, denominator, bias, gate, version)
+        if torch.compiler.is_exporting():
+            return plain(x, numerator, denominator, bias, gate, version)
         return _Rational.apply(x, numerator, denominator, bias, gate, version)
     if torch.is_grad_enabled() and (
         x.requires_grad

@@ -30,7 +30,7 @@ _OFFSETS = {"B": 1.0, "C": 0.1}
 def derivative(x: Tensor, numerator: Tensor, denominator: Tensor, version: str = "A") -> Tensor:
     """Compute dR/dx at every element of `x`, in its type, without a graph; arguments and errors are `rational`'s."""
     validate(x, numerator, denominator, None, None, version)
-    z, a, c = _prepare(x, numerator, denominator, version)
+    z, a, c = polynomials(x, numerator, denominator, version)
     r, q, dp, dq, _, _ = _evaluate(z, a, c, version)
     slope = dp.sub_(dq.mul_(r)).div_(q)
     if (far := _far(z, a, c)) is not None:
@@ -69,7 +69,7 @@ def validate(
         raise ValueError(f"gate must have the shape and type of x, {list(x.shape)}, {x.dtype}, {wrong}")
 
 
-def _prepare(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple[Tensor, Tensor, Tensor]:
+def polynomials(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return x as `[*batch, ..., groups, size]`, and the coefficients of two polynomials.
 
     These are `[*batch, ..., groups, 1, degree + 1]`. The first polynomial is P. The second is Q in versions A (of |x|)
@@ -130,6 +130,11 @@ def _guard_(s: Tensor, version: str) -> Tensor:
     return s.abs_().add_(_OFFSETS[version]) if version in _OFFSETS else s
 
 
+def guard(s: Tensor, version: str) -> Tensor:
+    """Compute Q from the denominator's polynomial."""
+    return s.abs() + _OFFSETS[version] if version in _OFFSETS else s
+
+
 def _evaluate(z: Tensor, a: Tensor, c: Tensor, version: str) -> tuple[Tensor, ...]:
     """Compute R, Q, P', Q', the variable of Q's polynomial, and the sign of what stands inside the bars (B and C)."""
     variable, sign = _variable(z, version), None
@@ -169,7 +174,9 @@ def _far(z: Tensor, a: Tensor, c: Tensor) -> Tensor | None:
     limit = 2.0 ** ((900.0 if z.dtype == torch.float64 else 100.0) / degree)
     # Do not read a value on a GPU, where that waits for it, nor where there is none yet. A norm is at least as large as
     # the largest element, which takes ten times as long to find.
-    if z.is_cpu and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+    if z.is_cpu and not (
+        torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._are_functorch_transforms_active()
+    ):
         norm = torch.linalg.vector_norm
         if norm(z).item() <= limit and norm(a).item() <= _LARGE_COEFFICIENT and norm(c).item() <= _LARGE_COEFFICIENT:
             return None
@@ -190,7 +197,7 @@ class _Far:
         t, self.most = 1.0 / z, max(a.shape[-1], c.shape[-1])
         self.v, self.w = (z, t) if version == "N" else (z.abs(), t.abs())
         one = torch.ones_like(z)
-        self.sign = one if version == "N" else torch.copysign(one, z)
+        self.sign = one if version == "N" else z.sign()
         p, dp, m = _reversed(a, t)
         s, ds, self.n = _reversed(c, self.w if version == "A" else t)
         self.bars = torch.copysign(one, s) if version in _OFFSETS else one
@@ -245,7 +252,7 @@ def _reversed(coefficients: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def forward(x: Tensor, numerator: Tensor, denominator: Tensor, version: str) -> Tensor:
     """Compute R(x), in the type of x."""
-    z, a, c = _prepare(x, numerator, denominator, version)
+    z, a, c = polynomials(x, numerator, denominator, version)
     variable = _variable(z, version)
     q = _guard_(_horner(c, variable), version)
     r = _horner(a, z, out=None if variable is z else variable).div_(q)
@@ -259,7 +266,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of x, numerator and denominator from the gradient of R(x)."""
     batch_dims = numerator.ndim - 2
-    z, a, c = _prepare(x, numerator, denominator, version)
+    z, a, c = polynomials(x, numerator, denominator, version)
     grad = grad.to(z.dtype).unflatten(-1, z.shape[-2:])
     if (far := _far(z, a, c)) is None:
         grad_x, grad_numerator, grad_denominator = _gradients(grad, z, a, c, version, batch_dims)
@@ -276,7 +283,7 @@ def backward(
 def _gradients(
     grad: Tensor, z: Tensor, a: Tensor, c: Tensor, version: str, batch_dims: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute those of `_prepare`'s x and numerator, and of the denominator's coefficients (A: of their sizes)."""
+    """Compute those of `polynomials`'s x and numerator, and of the denominator's coefficients (A: of their sizes)."""
     r, q, dp, dq, variable, sign = _evaluate(z, a, c, version)
     grad_x = dp.sub_(dq.mul_(r)).div_(q).mul_(grad)  # dR/dx = (P' - R Q') / Q
     weight = torch.div(grad, q, out=dq)
@@ -371,6 +378,30 @@ def expression(
     q = s + 1.0 if version in "AN" else _absolute(s) + _OFFSETS[version]
     y = (p / q).reshape(x.shape)
     return (y if gate is None else y * gate).to(x.dtype)
+
+
+def plain(
+    x: Tensor, numerator: Tensor, denominator: Tensor, bias: Tensor | None, gate: Tensor | None, version: str
+) -> Tensor:
+    """Compute R(x + bias) gate, finite as `forward` is, by operations that a graph takes along to where rlrat is not.
+
+    PyTorch differentiates them: at the corner of an absolute value, its derivative is 0.
+    """
+    u = _widened(x) if bias is None else shift(_widened(x), bias)
+    z, a, c = polynomials(u, numerator, denominator, version)
+    far = _far(z, a, c)
+    near = torch.where(far, 0.0, z)
+    p, q = _polynomial(a, near), guard(_polynomial(c, _variable(near, version)), version)
+    y = torch.where(far, _Far(z, far, a, c, version).value, p / q).flatten(-2)
+    return (y if gate is None else y * gate).to(x.dtype)
+
+
+def _polynomial(coefficients: Tensor, x: Tensor) -> Tensor:
+    """Compute what `_horner` does, each step a new tensor."""
+    *lower, value = coefficients.unbind(-1)
+    for coefficient in reversed(lower):
+        value = value * x + coefficient
+    return value
 
 
 def _absolute(t: Tensor) -> Tensor:

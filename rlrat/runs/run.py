@@ -22,7 +22,7 @@ from rlrat.console import Console
 from rlrat.datasets import Dataset, load_dataset
 from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
 from rlrat.environments.settings import same_settings
-from rlrat.errors import InputError, printable, warn
+from rlrat.errors import printable, warn
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.fqe import Stopped
@@ -35,7 +35,7 @@ from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
 from rlrat.runs.inspection import activation_rows, rational_scalars
-from rlrat.runs.lines import is_metric
+from rlrat.runs.metrics import MetricSums, add_metrics, mean_metrics
 from rlrat.runs.offline import KEPT, OfflineEvaluator, check_kept, describe, how_judged
 from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
@@ -132,7 +132,7 @@ class Run:
             raise SystemExit(0)
 
         self._offline: OfflineEvaluator | None = None
-        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}  # by the names of the metrics that were summed
+        self._sums: MetricSums = {}
         self._signal: int | None = None
         self._warned: set[int] = set()
 
@@ -186,24 +186,7 @@ class Run:
         Raises:
             InputError: metrics of another form.
         """
-        seeds = len(self._group.members)
-        if not isinstance(metrics, dict):
-            raise InputError(f"update returned a {type(metrics).__name__}: metrics by name are needed, [{seeds}] each")
-        if not metrics:
-            return
-        names = tuple(metrics)
-        if names not in self._sums and (unfit := [name for name in names if not is_metric(name)]):
-            raise InputError(
-                f"update returned a metric {unfit[0]!r}: a name like `losses/q` is needed, without commas and "
-                "quotes, and not `update`"
-            )
-        if names not in self._sums and (other := [name for name in names if metrics[name].shape != (seeds,)]):
-            shape = list(metrics[other[0]].shape)
-            raise InputError(
-                f"update returned {other[0]} of shape {shape}: a number for each seed is needed, [{seeds}]"
-            )
-        sums, count = self._sums.get(names, (0.0, 0))
-        self._sums[names] = (_stacked(metrics) + sums, count + 1)
+        add_metrics(self._sums, metrics, len(self._group.members))
 
     def updates(self, learner: Learner) -> Iterator[int]:
         """Give the numbers of the updates that are still to do; evaluate, log and save between them when it is due.
@@ -454,12 +437,7 @@ class Run:
     def _write_metrics(self) -> None:
         if not self._sums:
             return
-        totals: dict[str, tuple[Tensor, int]] = {}
-        for names, (sums, count) in self._sums.items():
-            for name, row in zip(names, sums.cpu(), strict=True):
-                total, updates = totals.get(name, (0.0, 0))
-                totals[name] = (total + row, updates + count)
-        means = {name: total / updates for name, (total, updates) in totals.items()}
+        means = mean_metrics(self._sums)
         self._sums.clear()
         alive = self._alive()
         scalars = {**means, **rational_scalars(self._learner, self._batch)}
@@ -517,19 +495,6 @@ class Run:
         self._signal = number
         # A second Ctrl-C or SIGTERM ends the process at once. SIGUSR1 does not: it may be sent twice.
         signal.signal(number, signal.SIG_DFL if number in (signal.SIGINT, signal.SIGTERM) else signal.SIG_IGN)
-
-
-def _stacked(metrics: dict[str, Tensor]) -> Tensor:
-    """Return metrics `[S]` as one tensor `[M, S]`: that of which they are the rows, as a captured update's are."""
-    values = list(metrics.values())
-    whole = values[0]._base
-    if whole is not None and whole.shape == (len(values), *values[0].shape):
-        first, step = whole.data_ptr(), whole.stride(0) * whole.element_size()
-        lie = (v._base is whole and v.data_ptr() == first + i * step and v.stride() == whole.stride()[1:]
-               for i, v in enumerate(values))  # fmt: skip
-        if all(lie):
-            return whole
-    return torch.stack([value.detach() for value in values])
 
 
 def _quiet_about_disks(failure: threading.ExceptHookArgs) -> None:

@@ -162,18 +162,3 @@ def test_a_compiled_graph_of_other_tensors_does_not():
         assert torch.equal(compiled(x, a, b), expected)
     x, a, b = draw_inputs("A", degrees=(9, 4), dtype=torch.float32)
     assert _operators(rational, x, a, b) == others
-
-
-def test_an_exported_program_does_not_call_them():
-    """It may run where there are none."""
-
-    class Module(torch.nn.Module):
-        def forward(self, x, a, b):
-            return rational(x, a, b)
-
-    inputs = tuple(t.detach() for t in draw_inputs("A", dtype=torch.float32))
-    program = torch.export.export(Module(), inputs)
-    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert "rlrat.rational.default" in targets
-    assert not targets & DIRECT
-    torch.testing.assert_close(program.module()(*inputs), rational(*inputs))

@@ -58,14 +58,6 @@ class TestTransforms:
         for ours, theirs in zip(torch.autograd.grad(compiled().square().sum(), inputs), expected, strict=True):
             torch.testing.assert_close(ours, theirs)
 
-    def test_export(self):
-        x, _, _ = self.inputs()
-        module = Rational(batch_shape=(2,))
-        program = torch.export.export(module, (x.detach(),))
-        with torch.no_grad():  # the bare operator is in the program
-            torch.testing.assert_close(program.module()(x.detach()), module(x))
-        assert "rlrat.rational" in program.graph_module.code
-
     def test_functional_call(self):
         module, x = Rational(), torch.randn(4, 3)
         doubled = {"numerator": 2 * module.numerator, "denominator": module.denominator}
@@ -222,3 +214,76 @@ def test_gradcheck_and_gradgradcheck(name, version):
     with backend(name):
         assert torch.autograd.gradcheck(lambda *t: rational(*t, version), inputs)
         assert torch.autograd.gradgradcheck(lambda *t: rational(*t, version), inputs)
+
+
+class Layer(torch.nn.Module):
+    """A model of somebody's own, in which a rational has groups, a bias and a gate."""
+
+    def __init__(self, version: str = "A", degrees: tuple[int, int] = (5, 4)) -> None:
+        super().__init__()
+        self.linear, self.gate = torch.nn.Linear(3, 6), torch.nn.Linear(3, 6)
+        self.rational = Rational(version=version, degrees=degrees, groups=2)
+
+    def forward(self, x):
+        return self.rational(self.linear(x), self.linear.bias, self.gate(x))
+
+
+@pytest.fixture
+def rows():
+    """Ten rows of three, at the last of which the argument of a rational is large."""
+    rows = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    rows[-1] *= 1e15
+    return rows
+
+
+class TestGraphsThatRunElsewhere:
+    """What is written down has no operator of ours, is for any number of rows, and is finite where we are."""
+
+    @pytest.mark.parametrize(
+        ("version", "degrees", "strict"),
+        [
+            ("A", (5, 4), False),
+            *(
+                pytest.param(*case, marks=pytest.mark.slow)
+                for case in (("A", (5, 4), True), ("B", (3, 3), False), ("C", (4, 3), False), ("N", (5, 4), False))
+            ),
+        ],
+    )
+    def test_export(self, version, degrees, strict, rows):
+        module = Layer(version, degrees)
+        shapes = ({0: torch.export.Dim("rows")},)
+        program = torch.export.export(module, (rows[:4],), dynamic_shapes=shapes, strict=strict)
+        assert not [node for node in program.graph.nodes if "rlrat" in str(node.target)]
+        expected = module(rows)
+        assert expected.isfinite().all()
+        torch.testing.assert_close(program.module()(rows), expected)
+
+    def test_an_exported_program_learns(self, rows):
+        module = Layer()
+        program = torch.export.export(module, (rows,)).module()
+        module(rows[:9]).square().sum().backward()
+        program(torch.cat([rows[:9], torch.zeros(1, 3)]))[:9].square().sum().backward()
+        ours = dict(module.named_parameters())
+        for name, parameter in program.named_parameters():
+            torch.testing.assert_close(parameter.grad, ours[name].grad, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "error::torch.jit.TracerWarning")
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_jit_trace(self, version, rows):
+        for module in (Rational(version=version), Layer(version)):
+            traced = torch.jit.trace(module, (rows[:4],))
+            assert "rlrat::" not in str(traced.inlined_graph)
+            torch.testing.assert_close(traced(rows), module(rows))
+
+    @pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")
+    def test_onnx(self, rows, tmp_path):
+        onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+        module = Layer().eval()
+        shapes = ({0: torch.export.Dim("rows")},)
+        file = tmp_path / "layer.onnx"
+        torch.onnx.export(module, (rows[:4],), file, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        session = onnxruntime.InferenceSession(file)
+        assert {node.domain for node in onnx.load(file).graph.node} == {""}
+        (found,) = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), module(rows).detach())

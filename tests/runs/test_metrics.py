@@ -15,6 +15,7 @@ from rlrat.runs.arguments import RunArguments
 from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.lines import Lines, is_metric
+from rlrat.runs.metrics import _stacked, add_metrics
 from rlrat.runs.recovery import recover
 from rlrat.runs.run import Run
 from rlrat.runs.schema import METRICS
@@ -295,3 +296,20 @@ def test_without_a_checkpoint_all_points_are_cut_off(tmp_path):
     arguments = RunArguments(eval_every=50, total_updates=50)
     recover(again, "seed 0", {10: checkpoint}, 10, arguments, 1, {"weight": torch.zeros(1)})
     assert again.lost(METRICS) == {10}
+
+
+def test_rows_of_one_tensor_are_summed_as_that_tensor():
+    whole = torch.arange(6.0).view(3, 2).clone()
+    assert _stacked({"a": whole[0], "b": whole[1], "c": whole[2]}) is whole
+    for rows in ([0, 1], [1, 0, 2], [0, 1, 1], [2, 1, 0]):  # not all of it, in order
+        found = _stacked({str(i): whole[row] for i, row in enumerate(rows)})
+        assert found.tolist() == [whole[row].tolist() for row in rows]
+    changed = {"a": whole[0], "b": whole[1] + 1.0, "c": whole[2]}
+    assert _stacked(changed).tolist() == [[0, 1], [3, 4], [4, 5]]
+    square = torch.arange(4.0).view(2, 2).clone()
+    assert _stacked({"a": square[:, 0], "b": square[:, 1]}).tolist() == [[0, 2], [1, 3]]
+    sums = {}
+    for _ in range(3):
+        add_metrics(sums, {"x/a": whole[0]}, 2)
+    assert (sums[("x/a",)][0].tolist(), sums[("x/a",)][1]) == ([[0, 3]], 3)
+    assert whole.tolist() == [[0, 1], [2, 3], [4, 5]]  # as it was

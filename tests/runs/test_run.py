@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from rlrat.errors import InputError
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.run import Run, _stacked
 from tests.forked import Forked
 from tests.short_runs import ROOT, SHORT, assert_equal_runs, read_run, wait_for
 
@@ -329,20 +327,3 @@ def test_without_reference_scores_returns_are_raw_and_that_is_said_once(run_agen
     summary = folder.summary()
     assert summary["reference"] is summary["final_score"] is summary["best_score"] is None
     assert summary["final_return"] is not None
-
-
-def test_rows_of_one_tensor_are_summed_as_that_tensor():
-    whole = torch.arange(6.0).view(3, 2).clone()
-    assert _stacked({"a": whole[0], "b": whole[1], "c": whole[2]}) is whole
-    for rows in ([0, 1], [1, 0, 2], [0, 1, 1], [2, 1, 0]):  # not all of it, in order
-        found = _stacked({str(i): whole[row] for i, row in enumerate(rows)})
-        assert found.tolist() == [whole[row].tolist() for row in rows]
-    changed = {"a": whole[0], "b": whole[1] + 1.0, "c": whole[2]}
-    assert _stacked(changed).tolist() == [[0, 1], [3, 4], [4, 5]]
-    square = torch.arange(4.0).view(2, 2).clone()
-    assert _stacked({"a": square[:, 0], "b": square[:, 1]}).tolist() == [[0, 2], [1, 3]]
-    run, metrics = SimpleNamespace(_group=SimpleNamespace(members=range(2)), _sums={}), {"x/a": whole[0]}
-    for _ in range(3):
-        Run.log(run, metrics)
-    assert (run._sums[("x/a",)][0].tolist(), run._sums[("x/a",)][1]) == ([[0, 3]], 3)
-    assert whole.tolist() == [[0, 1], [2, 3], [4, 5]]  # as it was

@@ -1,0 +1,1 @@
+from .exported import export as export
