@@ -148,7 +148,7 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
     ]
     differ = seconds_differ([run for group in groups if group.timed for run in group.runs])
     base = next((group for group in groups if group.label == reference and len(group.finals)), None)
-    if base is not None and len(data_values) <= 1:
+    if base is not None and measure != VALUE:  # an estimate begins near the data's own value, not near 0
         groups = [
             replace(
                 group, reach=_reach(group, compared[group.label], base, horizon, field, differ is None and group.timed)

@@ -46,7 +46,7 @@ def explanations(report: Report) -> dict[str, str]:
             f"When the mean of the last three evaluations came to stay at or above 50, 75, 90 and 95% of {reference}'s "
             "final value: median over seeds. A seed that never did, or diverged, counts as later than all others; "
             "where that is half of them or more, the median is not reached. Each bootstrap sample draws the seeds of "
-            f"both the label and {reference}."
+            f"both the label and {reference}. Estimated values have none: they begin near the data's own, not at 0."
         ),
         "seconds": (
             "Training time of the process that trained the run, evaluations that it waited for left out; compared only "

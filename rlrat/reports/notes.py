@@ -22,7 +22,8 @@ def _value_notes(report: Report) -> Iterator[str]:
         yield (
             "Runs without an environment are judged by estimated values: what fitted Q evaluation on the data gives, "
             "discounted. These are estimates and no returns: they are compared among themselves alone, are in no "
-            "aggregate, and may be wrong where a policy leaves the data"
+            "aggregate, and may be wrong where a policy leaves the data. The spread over seeds does not have the error "
+            "that all estimates from the same data share"
         )
 
 
@@ -149,18 +150,17 @@ def _area_notes(task: Task) -> Iterator[str]:
 
 def _speed_notes(task: Task, report: Report) -> Iterator[str]:
     """Yield why times to reach a share of the reference are missing."""
-    if any(group.incomparable and task.spacing is None for group in task.groups):
-        return
-    base = task.group(report.reference)
-    if base is None or not len(base.finals):
-        yield f"{task.name}: no run of {report.reference} is judged, so no speed is measured against it"
-        return
-    if (target := base.finals.mean()) <= 0:
-        yield (
-            f"{task.name}: {report.reference} ends at {target:.1f}, and a share of what is not above 0 means nothing, "
-            "so no speed is measured against it"
-        )
-        return
+    if task.measure != VALUE:
+        base = task.group(report.reference)
+        if base is None or not len(base.finals):
+            yield f"{task.name}: no run of {report.reference} is judged, so no speed is measured against it"
+            return
+        if (target := base.finals.mean()) <= 0:
+            yield (
+                f"{task.name}: {report.reference} ends at {target:.1f}, and a share of what is not above 0 means "
+                "nothing, so no speed is measured against it"
+            )
+            return
     if task.seconds_differ is not None:
         yield f"{task.name}: training seconds cannot be compared: {task.seconds_differ}"
     if unknown := [group.label for group in task.groups if not group.timed]:

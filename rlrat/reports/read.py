@@ -372,7 +372,10 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
             plain(line.rstrip("\n"))
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
-            if not 0 <= update < EXACT_INTEGERS or math.isfinite(values["returns"]) == without_environment:
+            played = not (math.isnan(values["returns"]) and math.isnan(values.get("scores", math.nan)))
+            if not 0 <= update < EXACT_INTEGERS or played == without_environment:
+                raise ValueError
+            if played and not math.isfinite(values["returns"]):
                 raise ValueError
             wanted = "" if target is None else row[target]
             first_target = wanted if first_target is None else first_target

@@ -241,8 +241,13 @@ def test_metrics_and_seconds_are_those_of_any_run(tmp_path):
             write_metrics(folder, 10, losses_q=[3.0, 2.0, 1.0])
     report = build_report(with_metrics(read_runs([tmp_path]), ["losses/q"]))
     assert set(make_figures(report)) == {"curves_updates", "curves_seconds", "metric_losses-q"}
-    (task,) = report.tasks
-    assert task.group("silu").reach[0].seconds.value == 4.0  # above 25.5 to stay, of running means
+    assert "metrics" in make_tables(report)
+    assert not any(group.reach for group in report.tasks[0].groups)  # 0 means nothing for an estimate
+    assert "reach" not in make_tables(report)
+    write_offline(tmp_path, RISING, 3, activation="silu", config={"device": "cuda"})
+    other = build_report(read_runs([tmp_path]))
+    assert any("training seconds cannot be compared: the device is" in note for note in other.notes)
+    assert set(make_figures(other)) == {"curves_updates"}
 
 
 def test_figures_say_whose_numbers_they_are(both):

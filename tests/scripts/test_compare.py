@@ -7,7 +7,9 @@ import numpy as np
 import pandas
 import pytest
 
+import rlrat
 from rlrat.errors import InputError
+from rlrat.reports.build import build_report
 from rlrat.reports.read import filter_runs, read_runs
 from scripts import compare
 from tests.short_runs import ROOT
@@ -30,6 +32,37 @@ def test_real_runs_are_compared_in_the_terminal_and_in_files(run_agent, tmp_path
     assert (tmp_path / "report" / "summary.md").read_text() == out
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"report.html", "results.md", "results.csv", "results.tex", "curves_updates.svg", "curves.csv"} <= written
+
+
+@pytest.fixture
+def log(tmp_path) -> str:
+    """A file of ten episodes with Hopper's shapes, which names no environment."""
+    random = np.random.default_rng(0)
+    episodes = [
+        {
+            "observations": random.normal(0.0, 1.0, (21, 11)),
+            "actions": random.uniform(-1.0, 1.0, (20, 3)),
+            "rewards": random.normal(1.0, 1.0, 20),
+            "terminations": np.arange(20) == 19,
+            "truncations": np.zeros(20, bool),
+        }
+        for _ in range(10)
+    ]
+    rlrat.Dataset.from_episodes(episodes, id="log").save(tmp_path / "log.npz")
+    return str(tmp_path / "log.npz")
+
+
+def test_real_runs_without_an_environment_are_judged_by_their_summaries_values(run_agent, tmp_path, capfd, log):
+    run_agent("--dataset", log, "--fqe-updates", "5", "--eval-every", "10", "--num-seeds", "3")
+    (task,) = build_report(read_runs([tmp_path / "runs"])).tasks
+    (group,) = task.groups
+    summaries = [json.loads((run.path / "summary.json").read_text()) for run in group.runs]
+    np.testing.assert_allclose(group.finals, [summary["final_value"] for summary in summaries], rtol=1e-6)
+    assert task.data_value == pytest.approx(summaries[0]["offline"]["data_value"])
+    for name in ("losses/actor", "agreement"):
+        assert [run.offline[name] for run in group.runs] == [summary["offline"][name] for summary in summaries]
+    compare.main(compare.Arguments((tmp_path / "runs",)))
+    assert f"| estimated value (FQE) | {group.finals.mean():.{task.digits}f} " in capfd.readouterr().out
 
 
 def test_what_one_run_has_learned_is_drawn(run_agent, tmp_path, capfd):
