@@ -258,10 +258,10 @@ def _results(run: _Seed) -> Iterator[str]:
         }
         yield (
             "This run had no environment: **nothing here is a return**. The estimated value is that of the policy at "
-            "the data's initial states, discounted, by fitted Q evaluation, the mean of the last evaluations; beside it "
-            "stands the data's own. It is an estimate from the same log, and is wrong where the policy does what the "
-            "log does not show. Action error is the mean squared difference to held-out actions in units of [-1, 1]; "
-            "agreement is 1 where the policy takes the held-out actions that the critics rate highly."
+            "the data's initial states, discounted, by fitted Q evaluation, the mean of the last evaluations; beside "
+            "it stands the data's own. It is an estimate from the same log, and is wrong where the policy does what "
+            "the log does not show. Action error is the mean squared difference to held-out actions in units of "
+            "[-1, 1]; agreement is 1 where the policy takes the held-out actions that the critics rate highly."
         )
     else:
         columns = {"return": "final_return", "score": "final_score"}
@@ -302,8 +302,8 @@ def _results(run: _Seed) -> Iterator[str]:
         yield ""
         yield (
             f"{BEST_CHECKPOINT} holds the policy of update {_count(best.get('update'))}, chosen by "
-            f"{_text(best.get('by'))}, where it had {_number(as_number(best.get('value')))}. A value by which something "
-            "was chosen is too high: the numbers above are of the newest one."
+            f"{_text(best.get('by'))}, where it had {_number(as_number(best.get('value')))}. A value by which "
+            "something was chosen is too high: the numbers above are of the newest one."
         )
 
 

@@ -275,6 +275,7 @@ class TestGraphsThatRunElsewhere:
             assert "rlrat::" not in str(traced.inlined_graph)
             torch.testing.assert_close(traced(rows), module(rows))
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")
     def test_onnx(self, rows, tmp_path):
         onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")

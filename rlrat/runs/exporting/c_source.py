@@ -133,7 +133,8 @@ def write_c(policy: Policy, path: Path, about: Mapping[str, str]) -> None:
 
 
 def _code(weights: Mapping[str, np.ndarray], layers: list[Hidden], about: Mapping[str, str]) -> Iterator[str]:
-    lines = "\n".join(f" * {name}: {value}".replace("*/", "* /").replace("\\", "/") for name, value in about.items())
+    words = {name: reason(value).replace("*", "+").replace("\\", "/") for name, value in about.items()}
+    lines = "\n".join(f" * {name}: {value}" for name, value in words.items())
     yield _HEAD.format(about=lines)
     if any(layer.normed for layer in layers):
         yield _NORM

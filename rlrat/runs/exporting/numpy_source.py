@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rlrat.errors import reason
 from rlrat.networks.policies import Policy
 from rlrat.runs.exporting.weights import Hidden, Polynomials, read_layers
 
@@ -13,9 +14,9 @@ _HEAD = '''"""Act by a policy that was trained with rlrat. This file needs NumPy
 
     from {stem} import act
     action = act(observation)
+"""
 
 {about}
-"""
 
 import math
 from pathlib import Path
@@ -105,7 +106,7 @@ def write_numpy(policy: Policy, path: Path, about: Mapping[str, str]) -> None:
     rationals = [layer for layer in layers if layer.rationals]
     for layer in rationals:
         weights |= _rational_weights(layer)
-    lines = "\n".join(f"{name}: {value}" for name, value in about.items())
+    lines = "\n".join(f"# {name}: {reason(value)}" for name, value in about.items())
     parts = [_HEAD.format(stem=path.stem, weights=path.with_suffix(".npz").name, about=lines)]
     if any(layer.normed for layer in layers):
         parts.append(_NORM)
