@@ -45,6 +45,7 @@ def write_report(report: Report, path: Path) -> None:
 def render(report: Report) -> str:
     """Return the page's HTML. Whatever a user named is escaped, and a policy in it forbids every script but its own."""
     data = page_data(report)
+    kinds = {task.measure == VALUE for task in report.tasks}
     script = "".join(_part(name) for name in _PARTS)
     plotly = _plotly()
     tables = make_tables(report)
@@ -60,6 +61,7 @@ def render(report: Report) -> str:
         "toggles": _toggles(report, data["labels"]),
         "many": ' class="many"' if len(report.metrics) > _UNSCROLLED - 2 else "",
         "heights": _heights(report),
+        "kinds": " Estimated values and returns are never in one panel: choose above." * (len(kinds) > 1),
         "band": escape(report.explanations.get("band", "an interval of it").split(".")[0]),
         "tables": _tables(tables),
         "learned": _learned_section(data["learned"]),

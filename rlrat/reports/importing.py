@@ -208,7 +208,8 @@ def with_scores(imported: Sequence[RunRecord], ours: Sequence[RunRecord]) -> lis
     """Normalise returns imported without scores as our runs on the same dataset are, where these agree."""
     found = []
     for record in imported:
-        there = {reference_key(run): run.reference for run in ours if run.dataset == record.dataset}
+        played = [run for run in ours if run.dataset == record.dataset and run.values is None]
+        there = {reference_key(run): run.reference for run in played}
         reference = next(iter(there.values())) if len(there) == 1 else None
         if reference is not None and np.isnan(record.scores).all():
             record = replace(record, scores=normalized(record.returns, reference))

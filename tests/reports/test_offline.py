@@ -280,6 +280,7 @@ def test_the_page_of_estimates_says_nothing_of_returns(both):
     mixed = render(build_report(read_runs([both])))
     choices = re.findall(r'name="y" value="([^"]*)"( checked)?', mixed)
     assert choices == [("score", " checked"), ("return", ""), ("value", "")]
+    assert ["are never in one panel" in page for page in (text, mixed)] == [False, True]
 
 
 def test_the_command_tells_both_kinds_apart_in_every_file(both, tmp_path, capfd, monkeypatch):

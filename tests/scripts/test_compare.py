@@ -53,7 +53,7 @@ def log(tmp_path) -> str:
 
 
 def test_real_runs_without_an_environment_are_judged_by_their_summaries_values(run_agent, tmp_path, capfd, log):
-    run_agent("--dataset", log, "--fqe-updates", "5", "--eval-every", "10", "--num-seeds", "3")
+    run_agent("--dataset", log, "--fqe-updates", "5", "--eval-every", "20", "--num-seeds", "2")
     (task,) = build_report(read_runs([tmp_path / "runs"])).tasks
     (group,) = task.groups
     summaries = [json.loads((run.path / "summary.json").read_text()) for run in group.runs]
