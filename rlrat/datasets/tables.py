@@ -28,6 +28,7 @@ _COLUMNS = {
     "episode": ("episode", "episode_id", "episode_index"),
     "log_probs": ("log_prob", "log_probs"),
 }
+_NUMBER = (int, float, np.number, np.bool_, type(None))
 _MOST_NAMES = 12  # of the columns that a message names
 
 
@@ -115,10 +116,12 @@ def _columns(path: Path, there: list[str]) -> dict[str, list[str]]:
     missing = [name for name in NEEDED if name not in found]
     if missing:
         wanted = {"observations": "observation_0, ...", "actions": "action_0, ...", "rewards": "reward"}
-        names = ", ".join(there[:_MOST_NAMES]) + (", ..." if len(there) > _MOST_NAMES else "")
+        used = {column for columns in found.values() for column in columns}
+        left = [column for column in there if column not in used]
+        names = ", ".join(left[:_MOST_NAMES]) + (", ..." if len(left) > _MOST_NAMES else "")
         raise InputError(
-            f"{path} has no columns {' and '.join(wanted[name] for name in missing)}: say in {map_file} which they "
-            f'are, in lines such as observations = ["x", "y"] and rewards = "score"; there are {names}'
+            f"{path} has no columns {' and '.join(map(wanted.get, missing))}: say in {map_file} which they are, "
+            f'in lines such as observations = ["x", "y"] and rewards = "score"; its other columns are {names or "none"}'
         )
     return found
 
@@ -173,9 +176,19 @@ def _array(path: Path, table: Any, chosen: list[str], is_vector: bool) -> np.nda
 
 def _numbers(path: Path, name: str, column: np.ndarray) -> np.ndarray:
     """Return a column of mixed types as numbers."""
-    for row, value in enumerate(column):
-        if not isinstance(value, int | float | np.number | np.bool_ | type(None)):
-            kind = "text" if isinstance(value, str) else type(value).__name__
-            where = f"{path}: column {name} holds {kind} ({reason(value)}) in row {row} (from 0)"
-            raise InputError(f"{where}: numbers are needed")
+    others = [row for row, value in enumerate(column) if not isinstance(value, _NUMBER)]
+    if others:
+        # pandas reads a whole column as texts where one of them is no number
+        row = next((row for row in others if not _is_number(column[row])), others[0])
+        kind = "text" if isinstance(column[row], str) else type(column[row]).__name__
+        where = f"{path}: column {name} holds {kind} ({reason(column[row])}) in row {row} (from 0)"
+        raise InputError(f"{where}: numbers are needed")
     return column.astype(np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

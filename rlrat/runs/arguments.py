@@ -81,8 +81,8 @@ class RationalArguments:
 @dataclass(frozen=True)
 class RunArguments:
     dataset: str = PACKAGED[0]
-    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of a D4RL-layout
-    .hdf5 file or a Minari folder."""
+    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of an .npz, .csv,
+    .parquet or D4RL-layout .hdf5 file, or of a folder of .npz files or of Minari's."""
     env_id: str | None = None
     """Gymnasium environment to evaluate in; the dataset's own by default. none: judge on the data alone."""
     env_kwargs: tuple[str, ...] = ()

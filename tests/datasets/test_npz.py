@@ -197,6 +197,17 @@ def test_damage_is_one_line(d4rl_arrays, tmp_path, change):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "header", [b"{'descr': (", b"[" * 5000, b"\xff", b"{'descr': '<f8', 'fortran_order': False, 'shape': -1}"]
+)
+def test_a_garbled_header_is_one_line(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
+        archive.writestr("a.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(8))
+    with pytest.raises(InputError, match=r"mine\.npz is damaged or no \.npz file") as caught:
+        npz.read(tmp_path / "mine.npz")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kind", ["<f4", ">f8", "<i2", "?"])
 def test_it_reads_what_numpy_does(tmp_path, order, kind):
