@@ -1,4 +1,4 @@
-"""benchmarks/judging.py: its statistics are what they say, it goes on where it was stopped, and a judgement is timed."""
+"""benchmarks/judging.py: its statistics are what they say, it goes on where it stopped, and a judgement is timed."""
 
 import json
 
@@ -54,6 +54,7 @@ def test_returns_are_discounted_as_they_come():
     assert acting.totals[0, 0] == pytest.approx(1.0 + 0.5 + 1.0)
 
 
+@pytest.mark.slow
 def test_a_validation_goes_on_where_it_was_stopped(tmp_path, few, monkeypatch):
     monkeypatch.setattr(
         judging, "_fqe", lambda updates: judging.FQESettings(updates=10, batch_size=16, hidden_dims=(8,))
@@ -73,8 +74,5 @@ def test_a_validation_goes_on_where_it_was_stopped(tmp_path, few, monkeypatch):
 
 
 def test_a_judgement_is_timed(few, capsys):
-    monkeypatch.setattr(
-        judging, "_fqe", lambda updates: judging.FQESettings(updates=3, batch_size=16, hidden_dims=(8,))
-    )
     judging.main(["speed", "--refits", "2", "--threads", "1"])
     assert "one fit on 100,220 transitions" in capsys.readouterr().out
