@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from rlrat.runs.arguments import read_command_line
+
+Format = Literal["onnx", "torch-export", "aoti", "torchscript", "numpy", "c"]
+FORMATS = get_args(Format)
 
 
 @dataclass
 class Arguments:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run folder, <run-dir>/<dataset>/<agent>/<activation>/seed<k>, or a checkpoint file in it."""
-    format: Literal["onnx", "torch-export", "aoti", "torchscript", "numpy", "c"] = "onnx"
+    format: Format = "onnx"
     """onnx; torch-export, aoti or torchscript for PyTorch, in Python or C++; numpy or c: source code, of MLPs."""
     out: Path | None = None
     """Where to write; by default policy.onnx, policy.pt2, ... in the run folder. numpy and c write weights beside."""

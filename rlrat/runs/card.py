@@ -235,15 +235,15 @@ def _units(policy: Any) -> Iterator[str]:
 
 def _siblings(run: _Seed) -> list[_Seed]:
     """Find the runs of the same settings with other seeds, beside this one, itself included."""
-    found = []
-    for path in sorted(run.path.resolve().parent.glob("seed*"), key=lambda path: (len(path.name), path.name)):
+    found, own = [], run.path.resolve()
+    for path in sorted({*own.parent.glob("seed*"), own}, key=lambda path: (len(path.name), path.name)):
         try:
             config, summary = RunFolder(path).config(), RunFolder(path).summary()
         except InputError:
             continue
         if config is not None and not differing(_identity(run), recalled(config["identity"])):
             found.append(_Seed(path, config, summary or {}))
-    return found or [run]
+    return found
 
 
 def _results(run: _Seed) -> Iterator[str]:
@@ -282,7 +282,7 @@ def _results(run: _Seed) -> Iterator[str]:
     yield ""
     rows = [
         [
-            f"{seed.path.name}{' (this one)' if seed.path == run.path.resolve() else ''}",
+            f"{_text(seed.path.name)}{', this one' if seed.path == run.path.resolve() else ''}",
             seed.status,
             *(_number(seed.number(name)) for name in columns.values()),
         ]

@@ -1,0 +1,180 @@
+"""The model card: what the folder says, in honest words, with front matter that the hub's own library reads."""
+
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+from rlrat.errors import InputError
+from rlrat.runs.card import card, write_card
+from tests.runs.exporting.policies import make_policy, save_run
+
+REFERENCE = {"name": "v5-2026.11", "random": 10.0, "expert": 1010.0}
+DATASET = {
+    **{"id": "rlrat/hopper/mixed-v0", "fingerprint": "f64c", "transitions": 96655, "episodes": 547},
+    **{"return_mean": 488.6, "return_worst": 80.3, "return_best": 1238.1},
+}
+
+
+def finish(run, **summary) -> None:
+    content = {"status": "finished", "final_return": None, "final_score": None, **summary}
+    (run / "summary.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two seeds of a finished run, and a third of other settings."""
+    folder = tmp_path / "runs" / "rlrat-hopper-mixed-v0" / "iql" / "rational"
+    for seed, value in enumerate((100.0, 300.0, 900.0)):
+        path = save_run(folder / f"seed{seed}", make_policy(), seed=seed, dataset=DATASET, reference=REFERENCE)
+        finish(path, final_return=value, final_score=value / 10)
+    config = json.loads((path / "config.json").read_text())
+    config["identity"]["total_updates"] = 80
+    (path / "config.json").write_text(json.dumps(config))
+    return folder / "seed1"
+
+
+@pytest.fixture
+def offline(tmp_path):
+    """A finished run without an environment."""
+    run = save_run(tmp_path / "my_log" / "iql" / "rational" / "seed0", make_policy())
+    config = json.loads((run / "config.json").read_text())
+    config["identity"] |= {"env_id": None, "holdout": 0.1, "dataset": "my_log"}
+    (run / "config.json").write_text(json.dumps(config))
+    found = {"update": 40, "fqe_value": 12.0, "data_value": 9.5, "action_error": 0.25, "agreement": 0.5}
+    finish(run, final_value=11.5, offline=found)
+    return run
+
+
+def test_the_hub_reads_its_front_matter(run):
+    data = ModelCard(card(run)).data  # raises what it cannot read
+    assert data.library_name == "rlrat"
+    assert data.datasets == ["rlrat-hopper-mixed-v0"]
+    assert {"reinforcement-learning", "offline-reinforcement-learning", "iql", "rational", "Hopper-v5"} == {*data.tags}
+    assert data.model_name == "iql-rational-seed1"
+    found = {result.metric_type: result for result in data.eval_results}
+    assert {name: result.metric_value for name, result in found.items()} == {
+        "mean_reward": 300.0,
+        "normalized_score": 30.0,
+    }
+    assert found["mean_reward"].task_type == "reinforcement-learning"
+    assert found["mean_reward"].dataset_name == "Hopper-v5"
+
+
+def test_it_has_the_data_the_units_and_the_results_of_all_seeds(run):
+    text = card(run)
+    assert "- 96,655 transitions, 547 episodes" in text
+    assert "- returns of its episodes: 488.60 on average, 80.30 the worst, 1,238.10 the best" in text
+    policy = make_policy()
+    low = policy.action_offset[0, 2] - policy.action_scale[0, 2]
+    assert f"| 2 | {low:.6g} | " in text
+    assert f"| 10 | {policy.observation_mean[0, 10]:.6g} | {policy.observation_std[0, 10]:.6g} |" in text
+    assert "| `seed0` | finished | 100.00 | 10.00 |\n| `seed1`, this one | finished | 300.00 | 30.00 |\n" in text
+    assert "seed2" not in text  # of other settings
+    assert "Over 2 seeds: 200.00 +- 141.42 (return, mean and standard deviation between seeds)." in text
+    assert "A score is 0 at 10, the return of random actions, and 100 at 1010, an expert's (`v5-2026.11`)." in text
+    assert "of 2 episodes each; none was chosen by its result." in text
+    assert "policy = rlrat.load_policy('runs/rlrat-hopper-mixed-v0/iql/rational/seed1')" in text
+    assert "rlrat export runs/rlrat-hopper-mixed-v0/iql/rational/seed1 --format onnx" in text
+    assert str(run.parents[4]) not in text
+    assert "| `total_updates` | `40` |" in text
+    assert "estimate" not in text
+
+
+def test_a_run_without_an_environment_has_no_return(offline):
+    text = card(offline)
+    data = ModelCard(text).data
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value) == ("fqe_value", 11.5)
+    assert "estimated" in result.metric_name
+    assert "not a return" in result.metric_name
+    assert data.datasets == ["my_log"]
+    assert "**nothing here is a return**" in text
+    assert "| seed | status | estimated value | value of the data | action error | agreement |" in text
+    assert "| `seed0`, this one | finished | 11.50 | 9.50 | 0.25 | 0.50 |" in text
+    assert "a share of 0.1 of its episodes was held out" in text
+    assert "It has not acted anywhere yet" in text
+    assert "simulation" not in text
+
+
+def test_what_was_chosen_is_called_too_high(run):
+    best = {"by": "return", "value": 450.0, "update": 20, "file": "checkpoint.best.pt"}
+    finish(run, final_return=300.0, best=best)
+    text = card(run)
+    assert "checkpoint.best.pt holds the policy of update 20, chosen by `return`, where it had 450.00." in text
+    assert "too high" in text
+
+
+@pytest.mark.parametrize(
+    ("summary", "said"),
+    [
+        ({"status": "diverged", "diverged_at": 12}, "**Training diverged** at update 12"),
+        ({"status": "failed"}, "**No evaluation of the trained policy worked.**"),
+        (None, "Training had not finished when this card was written."),
+    ],
+)
+def test_what_went_wrong_is_said_and_has_no_result(run, summary, said):
+    if summary is None:
+        (run / "summary.json").unlink()
+    else:
+        finish(run, **summary)
+    text = card(run)
+    assert said in text
+    assert "model-index" not in text
+
+
+def test_the_judgement_stands_as_an_estimate(offline):
+    judged = {"policy": {"value": 11.25, "interval": [10.0, 13.5]}, "trusted": False, "reason": "it | `does`\nmore"}
+    (offline / "judgement.json").write_text(json.dumps(judged))
+    text = card(offline)
+    assert "these are estimates and no returns" in text
+    assert "| `policy.value` | 11.25 |\n| `policy.interval` | 10, 13.5 |\n| `trusted` | no |" in text
+    assert "| `reason` | `it / 'does' more` |" in text
+    (offline / "judgement.json").write_text("{")
+    with pytest.raises(InputError, match=r"judgement.json is damaged"):
+        card(offline)
+
+
+def test_a_decision_transformer_is_told_what_to_reach(tmp_path):
+    text = card(save_run(tmp_path / "seed0", make_policy(sequence=True)))
+    assert "evaluated at 100, 50" in text
+    assert "policy.reset()" in text
+
+
+def test_text_of_a_folder_is_neither_markup_nor_yaml(run):
+    config = json.loads((run / "config.json").read_text())
+    evil = "x`|\n---\n<script>alert()</script>: [y]"
+    config["identity"] |= {"dataset": evil, "agent": evil, "env_id": None, "expectile": evil}
+    config |= {"versions": {"rlrat": evil}, "dataset": {"id": evil}}
+    (run / "config.json").write_text(json.dumps(config))
+    text = card(run)
+    assert ModelCard(text).data.library_name == "rlrat"
+    body = text.split("\n---\n", 1)[1]
+    assert "\n---\n" not in body
+    plain = [line for line in body.splitlines() if not line.startswith("```")]
+    assert all(line.count("`") % 2 == 0 for line in plain)
+    assert "<script>" not in "".join(part for line in plain for part in line.split("`")[::2])
+
+
+def test_it_is_written_whole_or_not_at_all(run, tmp_path):
+    assert write_card(run) == run / "MODEL_CARD.md"
+    assert (run / "MODEL_CARD.md").read_text() == card(run)
+    other = tmp_path / "new" / "README.md"
+    assert write_card(run, str(other)) == other
+    assert [path.name for path in other.parent.iterdir()] == ["README.md"]
+    for out, said in (
+        (tmp_path, r"^--out .* is a folder: name a file in it, such as .*/MODEL_CARD.md$"),
+        ("/dev/null/card.md", r"^cannot write /dev/null/card.md: File exists$"),
+    ):
+        with pytest.raises(InputError, match=said):
+            write_card(run, out)
+
+
+def test_what_is_no_run_folder_is_one_line(run, tmp_path):
+    with pytest.raises(InputError, match="there is no run folder"):
+        write_card(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is a file: give the run folder that it is in"):
+        write_card(run / "checkpoint.pt")
+    (run / "config.json").unlink()
+    with pytest.raises(InputError, match=r"config.json is missing: give a whole run folder$"):
+        write_card(run)
