@@ -115,7 +115,7 @@ class RunArguments:
     holdout: Annotated[float, Range(0.0, 1.0, open_high=True)] | None = None
     """Share of the episodes that is never trained on, the same for all seeds; 0.1 by default where there is no
     environment, else none."""
-    fqe_updates: Annotated[int, Range(0)] = 2000
+    fqe_updates: Annotated[int, Range(0)] = 5000
     """Updates of each fitted Q evaluation, where there is no environment or --keep-best needs it; 0 leaves it out."""
     log_every: Count = 500
     """Updates between points of TensorBoard and metrics.csv, each the mean since the last."""
