@@ -36,6 +36,7 @@ ABOUT = ("env_id", "env_kwargs", "env_recorded", "notes", "reference")
 """What it writes as one text, JSON, by the name `ABOUT_NAME`."""
 ABOUT_NAME = "about"
 _VALUES = ("observations", "actions", "rewards", "next_observations", "log_probs")
+_MOST_NAMES = 12  # of other arrays that a message names
 _ROUNDING = 1e-5  # relative difference between two records of the same observation
 
 
@@ -68,7 +69,9 @@ def check_steps(label: str, arrays: Mapping[str, Any], needed: Iterable[str] = N
     """
     found = {name: arrays[name] for name in STEPS if arrays.get(name) is not None}
     if missing := [name for name in needed if name not in found]:
-        raise InputError(f"{label} lacks {', '.join(missing)}: {kind} has {', '.join(needed)}")
+        others = [name for name in arrays if name not in (*STEPS, *SAVED, ABOUT_NAME)][:_MOST_NAMES]
+        there = f"; it has {', '.join(others)}" if others else ""
+        raise InputError(f"{label} lacks {', '.join(missing)}: {kind} has {', '.join(needed)}{there}")
     for name, array in found.items():
         is_column = name in ("rewards", "terminals", "timeouts", "log_probs")
         if is_column and np.shape(array)[1:] == (1,):

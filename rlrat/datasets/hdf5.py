@@ -18,7 +18,7 @@ from rlrat.updates.machine import available_memory
 
 _GroupID = Any  # h5g.GroupID: h5py has no types of what it compiles
 _MOST_PER_BYTE = 2000  # gzip, HDF5's own compression, packs at most 1032 bytes into one
-_ANY_FILE = 2**22  # bytes that an array may have in any file: an array that was never written takes no room there
+ANY_FILE = 2**22  # bytes that an array may have in any file: an array that was never written takes no room there
 _MOST_LINKS = 16  # soft links on the way to one array
 _MOST_TYPES = 8  # that are remembered
 _NUMBERS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM)  # h5py's bools are an enumeration
@@ -231,7 +231,7 @@ def _check_filters(filters: dict[int, bytes], where: str) -> None:
 
 def _check_size(dataset: h5d.DatasetID, dtype: np.dtype, shape: tuple[int, ...], group: _GroupID, name: str) -> None:
     needed = math.prod(shape) * dtype.itemsize
-    if needed <= _ANY_FILE:
+    if needed <= ANY_FILE:
         return
     file = os.stat(h5f.get_name(dataset)).st_size
     needs = f"{_where(group, name)} has the shape {list(shape)}, which needs {needed / 1e9:,.1f} GB of memory"

@@ -9,7 +9,8 @@ from typing import Any
 from rlrat.datasets import arrow, cache
 from rlrat.datasets.bounds import Bounds, environment_bounds
 from rlrat.datasets.dataset import Dataset, of_episodes
-from rlrat.datasets.hdf5 import open_group, open_hdf5, read
+from rlrat.datasets.hdf5 import open_group
+from rlrat.datasets.hdf5_bytes import open_small_arrays
 from rlrat.datasets.metadata import Metadata, read_metadata
 from rlrat.datasets.names import is_local, minari_root
 from rlrat.datasets.progress import counted
@@ -97,13 +98,13 @@ def _convert(id: str, data: Path, metadata: Metadata, bounds: Bounds) -> Dataset
 
 def _hdf5_episodes(id: str, path: Path, count: int) -> Iterator[dict[str, Any]]:
     """Read episodes with h5py: Minari's loop also reads all `infos` (10,000 episodes of 100 steps: 67 s against 13)."""
-    with open_hdf5(path) as file:
+    with open_small_arrays(path) as arrays:
         fields = STEP_FIELDS
         for index in range(count):
             name = f"episode_{index}"
-            group = open_group(file.id, name)
+            group = open_group(arrays.file.id, name)
             if group is None:
                 raise InputError(f"{path} has no {name}, though {id} should have {count}: a part of it is missing")
-            if index == 0 and read(group, "log_probs") is not None:
+            if index == 0 and arrays.read(group, "log_probs") is not None:
                 fields = (*STEP_FIELDS, "log_probs")
-            yield {field: read(group, field) for field in fields}
+            yield {field: arrays.read(group, field) for field in fields}

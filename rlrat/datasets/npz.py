@@ -59,12 +59,18 @@ def _convert(id: str, label: str, paths: Sequence[Path], words: Words) -> Datase
     if kinds[first] == EPISODES:
         episodes = [episode for arrays in pieces.values() for episode in _episodes(arrays)]
         return of_episodes(episodes, words.bounds, id, env_id=None, label=label)
-    flat = [{_NAMES.get(name, name): array for name, array in arrays.items()} for arrays in pieces.values()]
+    flat = [_in_d4rls_names(path, arrays) for path, arrays in pieces.items()]
     checked = [check_steps(str(path), arrays) for path, arrays in zip(paths, flat, strict=True)]
     if "episode_starts" in flat[0] and len(paths) == 1:
         told = str(flat[0][ABOUT_NAME]) if ABOUT_NAME in flat[0] else None
         return of_saved(id, label, checked[0], flat[0], words.given, words.bounds, told)
     return of_steps(id, label, _joined(paths, checked), words.bounds, words.limit)
+
+
+def _in_d4rls_names(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if both := next((name for name, d4rls in _NAMES.items() if name in arrays and d4rls in arrays), None):
+        raise InputError(f"{path} has {both} and {_NAMES[both]}, which are the same: leave one of them out")
+    return {_NAMES.get(name, name): array for name, array in arrays.items()}
 
 
 def _joined(paths: Sequence[Path], pieces: Sequence[dict[str, np.ndarray | None]]) -> dict[str, np.ndarray | None]:

@@ -131,6 +131,8 @@ def ragged():
     ("change", "said"),
     [
         (replaced(rewards=None), "lacks rewards: a log has observations, actions, rewards"),
+        (replaced(rewards=None, r=np.zeros(30)), "lacks rewards: a log has observations, actions, rewards; it has r$"),
+        (replaced(terminations=np.zeros(30)), "has terminations and terminals, which are the same: leave one"),
         (replaced(observations=ragged()), "observations holds Python objects, which are never unpickled: save numbers"),
         (replaced(observations=np.full((30, 3), "x")), "observations are <U1: numbers are needed"),
         (replaced(rewards=np.r_[np.zeros(12), np.nan, np.zeros(17)]), "rewards hold nan at episode 1, step 2: finite"),
