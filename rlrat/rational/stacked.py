@@ -74,4 +74,6 @@ def plain_rational(source: Rational, features: int) -> nn.Module:
     x = torch.cat([-sizes, sizes]).unsqueeze(-1).expand(-1, features)
     expected = source(x.unsqueeze(0))[0]
     error = (stacked(x) - expected).abs() / (1.0 + expected.abs())
-    return stacked if (error <= _CLOSE).all() else WholeRational(source)  # also where one is NaN
+    ends = torch.tensor([[-math.inf], [math.inf]]).expand(-1, features)
+    is_lost = source(ends.unsqueeze(0))[0].isfinite() & ~stacked(ends).isfinite()
+    return WholeRational(source) if is_lost.any() or not (error <= _CLOSE).all() else stacked  # also of NaN

@@ -66,6 +66,12 @@ def test_the_best_checkpoint_is_asked_for(run):
         export(run, "numpy", which="first")
 
 
+def test_a_run_that_diverged_is_named(run, capsys):
+    (run / "summary.json").write_text('{"status": "diverged", "diverged_at": 12}')
+    export(run, "numpy")
+    assert capsys.readouterr().err == f"warning: {run} diverged at update 12: its policy is the one frozen then\n"
+
+
 def test_a_decision_transformer_has_graphs_alone(tmp_path):
     run = save_run(tmp_path / "seed0", make_policy(sequence=True))
     for format in ("numpy", "c"):
