@@ -20,6 +20,12 @@ class StackedRational(nn.Module):
     them, of Q stand for each feature in `power_0`, `power_1`, ...
     """
 
+    version: str
+    features: int
+    degree: int
+    limit: float
+    slope: Tensor
+
     def __init__(self, source: Rational, features: int) -> None:
         super().__init__()
         self.version, self.features = source.version, features
@@ -51,6 +57,10 @@ class StackedRational(nn.Module):
 
 class WholeRational(nn.Module):
     """Compute R(x) as `rational` writes it into graphs, for coefficients with which stacking is not exact."""
+
+    version: str
+    numerator: Tensor
+    denominator: Tensor
 
     def __init__(self, source: Rational) -> None:
         super().__init__()
