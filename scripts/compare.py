@@ -48,6 +48,7 @@ from rlrat.reports.tables import as_markdown, make_tables
 
 _MOST_VERDICTS = 24  # more are not read in a terminal
 _MOST_WARNINGS = 20
+_SHOWN = ("results", "without_environment", "best", "reach", "aggregates", "metrics")  # of the tables, in a terminal
 
 
 def main(arguments: Arguments) -> None:
@@ -77,7 +78,7 @@ def shortened(said: list[str]) -> list[str]:
 def summary(report: Report) -> str:
     """Return what a terminal shows: tables of final values and speed, what may be concluded, and what to mind."""
     tables = make_tables(report)
-    names = [name for name in ("results", "reach", "aggregates", "metrics") if name in tables]
+    names = [name for name in _SHOWN if name in tables]
     parts = [f"## {as_markdown(tables[name].title)}\n\n{tables[name].markdown()}" for name in names]
     parts += [f"## {title}\n\n{_bullets(lines)}" for title, lines in _conclusions(report).items() if lines]
     return "\n".join(parts).rstrip()

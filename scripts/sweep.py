@@ -2,6 +2,7 @@
 
 Any setting of the agents can be an axis: `--grid.expectile 0.7 0.9`, for one agent alone `--grid.cql.alpha 5 10`, with
 one value for all cells `--grid.total-updates 20000`, and for what is a list `--grid.hidden-dims "64 64" "256 256"`.
+`--grid.env-id none` makes no rollouts: policies are judged on data alone, as with data that names no environment.
 Give the same command again at any time: it does what is missing. Beside it:
 
     python scripts/sweep.py status <run-dir>    how far every run is

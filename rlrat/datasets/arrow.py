@@ -15,21 +15,31 @@ from rlrat.errors import InputError, reason
 _OLDEST = (14, 0, 1)  # older versions unpickle a file's extension types
 
 
+def check_pyarrow(what: str, remedy: str) -> None:
+    """Refuse to go on without pyarrow, or with one that may run what a file holds.
+
+    Args:
+        what: says what needs it, as the beginning of the message.
+        remedy: the command that installs it.
+    """
+    try:
+        import pyarrow
+    except ImportError:
+        raise InputError(f"{what}, for which pyarrow is needed: {remedy}") from None
+    if tuple(int(part) for part in pyarrow.__version__.split(".")[:3] if part.isdigit()) < _OLDEST:
+        raise InputError(f"pyarrow {pyarrow.__version__} may run code of a file: pip install 'pyarrow>=14.0.1'")
+
+
 def read_episodes(id: str, data: Path, count: int, data_format: str) -> Iterator[dict[str, np.ndarray]]:
     """Yield the arrays of `STEP_FIELDS` of each episode: T + 1 observations and T of everything else.
 
     Raises:
         InputError: pyarrow is not installed, an episode is missing, or a file is damaged or of another layout.
     """
-    try:
-        import pyarrow
-        from pyarrow import dataset, fs
-    except ImportError:
-        raise InputError(
-            f"{id} is in the format {data_format}, for which pyarrow is needed: pip install 'minari[arrow]'"
-        ) from None
-    if tuple(int(part) for part in pyarrow.__version__.split(".")[:3] if part.isdigit()) < _OLDEST:
-        raise InputError(f"pyarrow {pyarrow.__version__} may run code of a file: pip install 'pyarrow>=14.0.1'")
+    check_pyarrow(f"{id} is in the format {data_format}", "pip install 'minari[arrow]'")
+    import pyarrow
+    from pyarrow import dataset, fs
+
     for index in range(count):
         files = sorted((data / str(index)).glob(f"*.{data_format}"))
         if not files:

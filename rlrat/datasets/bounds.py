@@ -53,7 +53,7 @@ class Bounds:
             middle = ((low.astype(np.float64) + high) / 2).astype(np.float32)
         if not (np.isfinite(low).all() and np.isfinite(high).all() and ((low < middle) & (middle < high)).all()):
             wanted = "finite low < high are needed" + (self.advice and f"; {self.advice}")
-            raise InputError(f"{name} are {_some(low)} to {_some(high)}: {wanted}")
+            raise InputError(f"{name} are {some(low)} to {some(high)}: {wanted}")
         return low, high
 
     def clip(
@@ -84,7 +84,7 @@ class Bounds:
         return np.clip(actions, low, high), (note,)
 
 
-def _some(numbers: np.ndarray) -> str:
+def some(numbers: np.ndarray) -> str:
     """Format the first numbers for a message."""
     text = ", ".join(f"{number:g}" for number in numbers[:8])
     return f"[{text}{', ...' if len(numbers) > 8 else ''}]"
@@ -112,6 +112,28 @@ def typed_bounds(pairs: Sequence[Any]) -> Bounds:
     if len(numbers) == 1:
         return Bounds(*numbers[0].tolist(), origin)
     return Bounds(*numbers.T, origin)
+
+
+def bounds_or_datas(label: str, bounds: Bounds | None, actions: np.ndarray) -> tuple[Bounds, tuple[str, ...]]:
+    """Return the bounds; where there are none, the least and greatest of `actions` `[N, act]`, and a note about it.
+
+    Raises:
+        InputError: there are none, and a component is constant.
+    """
+    if bounds is not None:
+        return bounds, ()
+    low, high = actions.min(axis=0), actions.max(axis=0)
+    if (low == high).any():
+        column = (low == high).argmax()
+        raise InputError(
+            f"{label}: actions hold {low[column]:g} alone in component {column}, and no bounds are recorded: "
+            "give --action-bounds with LOW HIGH, one pair or one for each component"
+        )
+    note = (
+        f"{label} records no action bounds: the least and greatest of its actions are taken; "
+        "if it was not free to act up to there, give --action-bounds LOW HIGH"
+    )
+    return Bounds(low, high, "of its actions", "give --action-bounds LOW HIGH"), (note,)
 
 
 def environment_bounds(

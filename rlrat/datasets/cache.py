@@ -22,6 +22,7 @@ from typing import Any
 
 from rlrat.datasets import entries
 from rlrat.datasets.dataset import Dataset
+from rlrat.datasets.progress import told_if_slow
 from rlrat.datasets.sharing import close_file, is_trusted, make_like, make_private
 from rlrat.errors import InputError, reason
 from rlrat.json_files import load_json
@@ -110,7 +111,7 @@ def load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
 
 
 def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
-    stamp, sight = seen = look(source)
+    seen = look(source)
     roots = [root for root in _roots(source) if root.is_usable]
     for root in roots:
         found = read_stamp(root.stamp)
@@ -118,6 +119,12 @@ def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
             dataset = _open(root.path / found["entry"], source.id)
             if dataset is not None:
                 return dataset
+    with told_if_slow(f"reading {source.id}"):
+        return _convert(source, convert, roots, seen)
+
+
+def _convert(source: Source, convert: Callable[[], Dataset], roots: list[Root], seen: tuple[list[Any], str]) -> Dataset:
+    stamp, sight = seen
     key = content_key(source)
     for root in roots:
         dataset = _open(root.path / key, source.id)

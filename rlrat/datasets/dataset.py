@@ -2,21 +2,33 @@
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlrat.datasets.bounds import Bounds
+from rlrat.datasets.bounds import Bounds, some
 from rlrat.datasets.choices import ReferenceFamily
 from rlrat.datasets.episodes import join
+from rlrat.datasets.saving import write
 from rlrat.errors import InputError, warn
 
-_HASHED = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations", "episode_starts")
+_HASHED = (
+    "observations",
+    "actions",
+    "rewards",
+    "next_observations",
+    "terminations",
+    "truncations",
+    "episode_starts",
+    "log_probs",
+)
 _MUJOCO_V5 = re.compile(
     "(Ant|HalfCheetah|Hopper|Humanoid|HumanoidStandup|Inverted(Double)?Pendulum|Pusher|Reacher|Swimmer|Walker2d)-v5"
 )
@@ -26,7 +38,7 @@ _CHUNK = 65536  # rows that are widened to float64 at a time
 NO_EPISODES = "has no complete episodes, only transitions or what a file breaks off"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """N transitions of E whole episodes, read-only and possibly memory-mapped.
 
@@ -36,25 +48,25 @@ class Dataset:
     """
 
     id: str
-    observations: np.ndarray = field(repr=False)
+    observations: np.ndarray
     """`[N, obs]` float32."""
-    actions: np.ndarray = field(repr=False)
+    actions: np.ndarray
     """`[N, act]` float32, within `action_low` and `action_high`."""
-    rewards: np.ndarray = field(repr=False)
+    rewards: np.ndarray
     """`[N]` float32."""
-    next_observations: np.ndarray = field(repr=False)
+    next_observations: np.ndarray
     """`[N, obs]` float32."""
-    terminations: np.ndarray = field(repr=False)
+    terminations: np.ndarray
     """`[N]` bool."""
-    truncations: np.ndarray = field(repr=False)
+    truncations: np.ndarray
     """`[N]` bool."""
-    episode_starts: np.ndarray = field(repr=False)
+    episode_starts: np.ndarray
     """`[E]` int64: index of each episode's first transition."""
-    episode_returns: np.ndarray = field(repr=False)
+    episode_returns: np.ndarray
     """`[E]` float64: sum of the source's rewards, all steps counted."""
-    episode_lengths: np.ndarray = field(repr=False)
+    episode_lengths: np.ndarray
     """`[E]` int64: steps in the source."""
-    episode_complete: np.ndarray = field(repr=False)
+    episode_complete: np.ndarray
     """`[E]` bool: False where the source breaks off in mid-episode, as may a file's last one, or shuffled steps."""
     action_low: np.ndarray
     """`[act]` float32."""
@@ -72,24 +84,51 @@ class Dataset:
     """The family of reference scores that belongs to the data."""
     fingerprint: str
     """SHA-256 of the transitions' names, shapes, types and bytes: equal for equal content on any machine."""
+    log_probs: np.ndarray | None = None
+    """`[N]` float32: the logarithm of the density with which the policy behind the data chose each action, if known."""
+    training: "Dataset | None" = None
+    """The training set that this one was held out from: it has its units, see `split`."""
 
     def __len__(self) -> int:
         """Return the number of transitions."""
         return len(self.rewards)
 
+    def __repr__(self) -> str:
+        """Describe shapes, episodes, returns, lengths, bounds and environment, a line each."""
+        shapes = f"{self.observations.shape[1]} observations, {self.actions.shape[1]} actions"
+        whole = np.count_nonzero(self.episode_complete)
+        broken = "" if whole == len(self.episode_starts) else f", {whole} of them complete"
+        terminal = np.count_nonzero(self.terminations)
+        lines = [
+            f"Dataset {self.id}: {len(self):,} transitions ({shapes}{', log_probs' * (self.log_probs is not None)})",
+            f"episodes  {len(self.episode_starts):,}{broken}; {terminal:,} end in a terminal state",
+            f"returns   {_spread(self._complete_returns())}",
+            f"lengths   {_spread(self.episode_lengths)} steps",
+            f"actions   from {some(self.action_low)} to {some(self.action_high)}",
+            f"env_id    {self.env_id}",
+        ]
+        held = [] if self.training is None else [f"held out  from {len(self.training):,} transitions to train on"]
+        return "\n  ".join([*lines, *held])
+
     @property
     def best_return(self) -> float:
         """Return the largest return of a complete episode."""
+        if self.training is not None:
+            return self.training.best_return
         return float(self._complete_returns().max())
 
     @property
     def worst_return(self) -> float:
         """Return the smallest return of a complete episode."""
+        if self.training is not None:
+            return self.training.worst_return
         return float(self._complete_returns().min())
 
     @property
     def returns_differ(self) -> bool:
         """Return whether returns of complete episodes differ by more than the rounding of sums of float32 rewards."""
+        if self.training is not None:
+            return self.training.returns_differ
         whole = self.episode_complete
         if not whole.any():
             return False
@@ -103,6 +142,8 @@ class Dataset:
 
         Sums are taken in float64: in float32, sums of a million rows lose digits.
         """
+        if self.training is not None:
+            return self.training.observation_statistics(floor)
         chunks = [self.observations[start : start + _CHUNK] for start in range(0, len(self), _CHUNK)]
         mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in chunks) / len(self)
         variance = sum(np.square(chunk - mean).sum(axis=0) for chunk in chunks) / len(self)
@@ -175,11 +216,11 @@ class Dataset:
         steps = np.diff(np.append(self.episode_starts, len(self)))[chosen]
         starts = np.cumsum(steps) - steps
         rows = np.arange(steps.sum()) + np.repeat(self.episode_starts[chosen] - starts, steps)
-        columns = ("observations", "actions", "rewards", "next_observations", "terminations")
+        columns = ("observations", "actions", "rewards", "next_observations", "terminations", "log_probs")
         episodes = ("episode_returns", "episode_lengths", "episode_complete")
         return self._changed(
             episode_starts=starts,
-            **{name: getattr(self, name)[rows] for name in columns},
+            **{name: array[rows] for name in columns if (array := getattr(self, name)) is not None},
             **{name: getattr(self, name)[chosen] for name in episodes},
         )
 
@@ -189,6 +230,44 @@ class Dataset:
         for derived in ("truncations", "fingerprint"):
             del values[derived]
         return assemble(**values | changes)
+
+    def split(self, share: float, seed: int) -> tuple["Dataset", "Dataset"]:
+        """Split off a `share` of the episodes, drawn by `seed`; return those to train on, and the held-out ones.
+
+        The share, in (0, 1), is rounded to episodes, at least one on each side; each side keeps them in their order.
+        Both sides have the id, the bounds and fingerprints of their own. What is held out is in the units of the rest:
+        its `observation_statistics`, `best_return`, `worst_return` and `returns_differ` are those of the training set,
+        so that a learner that is made of it has the units of one that is made of that.
+
+        Raises:
+            InputError: the share is not in (0, 1), there is a single episode, or one side has no transition.
+        """
+        if not 0.0 < share < 1.0:
+            raise InputError(f"the share of held-out episodes is {share}, but must be above 0 and below 1")
+        count = len(self.episode_starts)
+        if count < 2:
+            raise InputError(f"{self.id} has one episode: holding some out needs at least two")
+        held = min(max(round(share * count), 1), count - 1)
+        order = np.random.default_rng(seed).permutation(count)
+        rest, chosen = (self._episodes(np.sort(part)) for part in (order[held:], order[:held]))
+        if not len(rest) or not len(chosen):
+            raise InputError(
+                f"{self.id}: a side of the split has no transition: hold out another share of the episodes"
+            )
+        return rest, replace(chosen, training=rest)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the dataset to a path that does not exist; `load_dataset` reads it with the same fingerprint.
+
+        Args:
+            path: ends in `.npz`, in `.hdf5` or `.h5` (D4RL's layout), or names a new folder (Minari's layout). Names
+                and shapes of what is in them are in the guide to data.
+
+        Raises:
+            InputError: it exists already or cannot be written, or Minari's layout cannot hold the dataset: it has whole
+                episodes alone.
+        """
+        write(Path(path), {field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def from_episodes(
@@ -207,7 +286,7 @@ class Dataset:
         Args:
             episodes: each a mapping, or an object such as `minari.EpisodeData`, with `observations` `[T + 1, obs]`,
                 `actions` `[T, act]`, `rewards` `[T]`, `terminations` `[T]` and `truncations` `[T]`, T >= 1. An episode
-                that stops without either flag counts as truncated.
+                that stops without either flag counts as truncated. `log_probs` `[T]` may be there, too.
             id: a name for the data.
             env_id: the Gymnasium environment to evaluate in.
             env_kwargs: its settings.
@@ -230,16 +309,20 @@ class Dataset:
 
 def of_episodes(
     episodes: Iterable[Any],
-    bounds: Bounds,
+    bounds: Bounds | None,
     id: str,
     *,
+    label: str = "",
     env_id: str | None,
     env_kwargs: Mapping[str, Any] | None = None,
     env_recorded: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Make the dataset of some episodes; arguments and errors are those of `Dataset.from_episodes`."""
+    """Make the dataset of some episodes; arguments and errors are those of `Dataset.from_episodes`.
+
+    Without bounds they are the least and greatest action. The label names the source in messages, by default the id.
+    """
     about = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}), "env_recorded": env_recorded}
-    return assemble(id, **join(episodes, bounds, id), **about, reference=reference_of(env_id))
+    return assemble(id, **join(episodes, bounds, label or id), **about, reference=reference_of(env_id))
 
 
 def assemble(
@@ -274,8 +357,13 @@ def reference_of(env_id: str | None) -> ReferenceFamily | None:
 def _fingerprint(arrays: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name in _HASHED:
-        array = arrays[name]
+        if (array := arrays.get(name)) is None:
+            continue
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         digest.update(f"{name} {array.shape} {array.dtype.str}\n".encode())
         digest.update(array)
     return digest.hexdigest()
+
+
+def _spread(numbers: np.ndarray) -> str:
+    return f"{numbers.min():g} to {numbers.max():g}, mean {numbers.mean():.4g}, std {numbers.std():.3g}"

@@ -4,7 +4,6 @@ Everything is checked before it is used: every field's type, every array's shape
 of the arrays is not, as this means to read them whole: `damage` compares their checksums.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -35,7 +34,8 @@ _ARRAYS: dict[str, tuple[str, int]] = {  # type and axes
     **dict.fromkeys(("episode_starts", "episode_lengths"), ("int64", 1)),
     "episode_returns": ("float64", 1),
 }
-_VALUES: dict[str, Callable[[Any], bool]] = {
+_OPTIONAL = {"log_probs": ("float32", 1)}
+VALUES: dict[str, Callable[[Any], bool]] = {
     "id": lambda value: isinstance(value, str),
     "env_id": lambda value: value is None or isinstance(value, str),
     "env_kwargs": lambda value: isinstance(value, dict),
@@ -59,11 +59,13 @@ def write(entry: Path, dataset: Dataset, sources: tuple[Path, ...]) -> None:
     Raises:
         OSError: no room, or a folder that cannot be written.
     """
-    values = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
-    arrays = {name: values.pop(name) for name in _ARRAYS}
+    values = {name: getattr(dataset, name) for name in VALUES}
+    arrays = {name: getattr(dataset, name) for name in (*_ARRAYS, *_OPTIONAL)}
     seconds = int(time.time()) // 2 * 2  # every file system and archive keeps even seconds
     files = {}
     for name, array in arrays.items():
+        if array is None:
+            continue
         path = entry / f"{name}.npy"
         np.save(path, np.ascontiguousarray(array), allow_pickle=False)
         files[name] = [array.shape, array.dtype.str, *_finish(path, sources)]
@@ -143,13 +145,13 @@ def _manifest(entry: Path) -> dict[str, Any]:
     if manifest.pop("checksum") != _checksum(manifest):
         raise _Damaged(f"{path.name} has another content")
     values, arrays = manifest["values"], manifest["arrays"]
-    if set(values) != set(_VALUES) or set(arrays) != set(_ARRAYS):
+    if set(values) != set(VALUES) or set(arrays) - set(_OPTIONAL) != set(_ARRAYS):
         raise _Damaged(f"{path.name} has other fields than a dataset")
-    for name, is_right in _VALUES.items():
+    for name, is_right in VALUES.items():
         if not is_right(values[name]):
             raise _Damaged(f"{path.name} has a wrong {name}")
-    for name, (dtype, ndim) in _ARRAYS.items():
-        if arrays[name][1] != np.dtype(dtype).str or len(arrays[name][0]) != ndim:
+    for name, (dtype, ndim) in {**_ARRAYS, **_OPTIONAL}.items():
+        if name in arrays and (arrays[name][1] != np.dtype(dtype).str or len(arrays[name][0]) != ndim):
             raise _Damaged(f"{path.name} has a wrong shape or type of {name}")
     return manifest
 
@@ -176,12 +178,14 @@ def _check_arrays(arrays: dict[str, np.ndarray]) -> None:
     actions, episodes = arrays["action_low"].shape[0], arrays["episode_starts"].shape[0]
     expected = {
         **dict.fromkeys(("observations", "next_observations"), (steps, observations)),
-        **dict.fromkeys(("rewards", "terminations", "truncations"), (steps,)),
+        **dict.fromkeys(("rewards", "terminations", "truncations", "log_probs"), (steps,)),
         **dict.fromkeys((name for name in _ARRAYS if name.startswith("episode_")), (episodes,)),
         **dict.fromkeys(("action_low", "action_high"), (actions,)),
         "actions": (steps, actions),
     }
-    if 0 in (steps, observations, actions, episodes) or any(arrays[name].shape != expected[name] for name in expected):
+    if 0 in (steps, observations, actions, episodes) or any(
+        array.shape != expected[name] for name, array in arrays.items()
+    ):
         raise _Damaged("its arrays do not fit together")
     if not all(_in_range(arrays, steps)):
         raise _Damaged("its episodes or bounds are impossible")

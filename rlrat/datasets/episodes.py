@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.datasets.bounds import Bounds
+from rlrat.datasets.bounds import Bounds, bounds_or_datas
 from rlrat.datasets.steps import STEP_FIELDS, check_finite, step_array, step_flags, to_float32
 from rlrat.errors import InputError
 
 
-def join(episodes: Iterable[Any], bounds: Bounds, id: str) -> dict[str, Any]:
+def join(episodes: Iterable[Any], bounds: Bounds | None, id: str) -> dict[str, Any]:
     """Check some episodes and join their arrays; return fields of a `Dataset` by name.
 
     Arguments and errors are those of `Dataset.from_episodes`.
@@ -29,11 +29,13 @@ def join(episodes: Iterable[Any], bounds: Bounds, id: str) -> dict[str, Any]:
     returns = np.array([each["return"] for each in checked])
     # `pop`: a field is in memory twice only while it is joined
     flat = {name: np.concatenate([each.pop(name) for each in checked]) for name in STEP_FIELDS}
+    log_probs = _join_log_probs(id, checked, starts)
     first = starts + np.arange(len(starts))  # an episode has one observation more than it has steps
     for name in ("observations", "actions", "rewards"):
         check_finite(id, name, flat[name], first if name == "observations" else starts)
+    bounds, said = bounds_or_datas(id, bounds, flat["actions"])
     low, high = bounds.of(id, flat["actions"].shape[1])
-    actions, notes = bounds.clip(id, flat["actions"], starts, low, high)
+    actions, clipped = bounds.clip(id, flat["actions"], starts, low, high)
     observations = flat.pop("observations")
     return {
         "observations": np.delete(observations, first + lengths, axis=0),
@@ -47,16 +49,29 @@ def join(episodes: Iterable[Any], bounds: Bounds, id: str) -> dict[str, Any]:
         "episode_complete": np.ones(len(starts), bool),
         "action_low": low,
         "action_high": high,
-        "notes": notes,
+        "notes": (*said, *clipped),
+        "log_probs": log_probs,
     }
+
+
+def _join_log_probs(id: str, checked: list[dict[str, Any]], starts: np.ndarray) -> np.ndarray | None:
+    has = ["log_probs" in each for each in checked]
+    if not any(has):
+        return None
+    if not all(has):
+        raise InputError(f"{id}: episode {has.index(False)} lacks log_probs, which episode {has.index(True)} has")
+    joined = np.concatenate([each.pop("log_probs") for each in checked])
+    check_finite(id, "log_probs", joined, starts)
+    return joined
 
 
 def _check_episode(id: str, index: int, episode: Any) -> dict[str, Any]:
     label = f"{id}: episode {index}"
     values = {
         name: episode.get(name) if isinstance(episode, Mapping) else getattr(episode, name, None)
-        for name in STEP_FIELDS
+        for name in (*STEP_FIELDS, "log_probs")
     }
+    log_probs = values.pop("log_probs")
     if missing := [name for name, value in values.items() if value is None]:
         raise InputError(f"{label} lacks {', '.join(missing)}: an episode has {', '.join(STEP_FIELDS)}")
     arrays = {
@@ -66,9 +81,11 @@ def _check_episode(id: str, index: int, episode: Any) -> dict[str, Any]:
         "terminations": step_flags(label, "terminations", values["terminations"]),
         "truncations": step_flags(label, "truncations", values["truncations"]),
     }
+    if log_probs is not None:
+        arrays["log_probs"] = step_array(label, "log_probs", log_probs, "fiu", ndim=1)
     steps = len(arrays["actions"])
     lengths = {name: len(array) for name, array in arrays.items()}
-    if lengths != {name: steps + (name == "observations") for name in STEP_FIELDS}:
+    if lengths != {name: steps + (name == "observations") for name in arrays}:
         found = ", ".join(f"{length} {name}" for name, length in lengths.items())
         raise InputError(f"{label} has {found}: T + 1 observations and T of everything else are needed")
     if steps == 0:

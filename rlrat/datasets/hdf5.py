@@ -4,7 +4,7 @@ import errno
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ _GroupID = Any  # h5g.GroupID: h5py has no types of what it compiles
 _MOST_PER_BYTE = 2000  # gzip, HDF5's own compression, packs at most 1032 bytes into one
 _ANY_FILE = 2**22  # bytes that an array may have in any file: an array that was never written takes no room there
 _MOST_LINKS = 16  # soft links on the way to one array
+_MOST_TYPES = 8  # that are remembered
 _NUMBERS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM)  # h5py's bools are an enumeration
 _OTHERS = {
     h5t.STRING: "texts",
@@ -75,43 +76,60 @@ def open_group(parent: _GroupID, name: str) -> _GroupID | None:
     Raises:
         InputError: it lies in another file, or is damaged.
     """
-    with _one_line(parent, name):
-        found = _find(parent, name)
+    try:
+        found = _find(parent, name, h5g.open)
         return found if isinstance(found, h5g.GroupID) else None
+    except Exception as error:
+        raise _one_line(parent, name, error) from None
 
 
 def read(group: _GroupID, name: str) -> np.ndarray | None:
     """Read a whole array of numbers; return None if there is none of that name.
 
-    h5py's `group[name][()]` takes twice the time, and loading many short episodes takes most of its time here.
+    h5py's `group[name][()]` takes several times as long, and loading many short episodes takes most of its time here.
 
     Raises:
         InputError: it lies in another file, holds no numbers, needs more memory than there is, or is damaged.
     """
-    with _one_line(group, name):
-        dataset = _find(group, name)
+    try:
+        dataset = _find(group, name, h5d.open)
         if dataset is None:
             return None
         if not isinstance(dataset, h5d.DatasetID):
             raise InputError(f"{_where(group, name)} is no array")
-        _check(dataset, _where(group, name))
-        array = np.empty(dataset.shape, dataset.dtype)
-        dataset.read(h5s.ALL, h5s.ALL, array)
+        dtype, memory_type, shape = *_numbers(dataset, group, name), dataset.shape
+        _check(dataset, dtype, shape, group, name)
+        array = np.empty(shape, dtype)
+        dataset.read(h5s.ALL, h5s.ALL, array, memory_type)
         return array
+    except Exception as error:
+        raise _one_line(group, name, error) from None
 
 
-@contextmanager
-def _one_line(group: _GroupID, name: str) -> Iterator[None]:
+def read_text(file: h5py.File, name: str) -> str | None:
+    """Read a text that the whole file has as an attribute; return None if there is none of that name.
+
+    Raises:
+        InputError: it is no text, or it is damaged.
+    """
     try:
-        yield
-    except InputError:
-        raise
-    except MemoryError:
-        raise InputError(f"{_where(group, name)} needs more memory than there is") from None
-    except Exception as error:  # damage appears only during a read, as any error type of h5py
-        raise InputError(
-            f"{_where(group, name)} cannot be read, the file is damaged ({reason(error)}): get it again from its source"
-        ) from None
+        text = file.attrs.get(name)
+        if not isinstance(text, str | None):
+            raise InputError(f"{_where(file.id, name)} is no text")
+        return text
+    except Exception as error:
+        raise _one_line(file.id, name, error) from None
+
+
+def _one_line(group: _GroupID, name: str, error: Exception) -> InputError:
+    """Say in one line what went wrong: damage appears only during a read, as any error type of h5py."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, MemoryError):
+        return InputError(f"{_where(group, name)} needs more memory than there is")
+    return InputError(
+        f"{_where(group, name)} cannot be read, the file is damaged ({reason(error)}): get it again from its source"
+    )
 
 
 def _where(group: _GroupID, name: str) -> str:
@@ -119,49 +137,82 @@ def _where(group: _GroupID, name: str) -> str:
     return f"{os.fsdecode(h5f.get_name(group))}: {f'{folder}/{name}' if folder else name}"
 
 
-def _find(group: _GroupID, name: str) -> _GroupID | h5d.DatasetID | h5t.TypeID | None:
-    """Find the object at a path, link by link: HDF5 itself would follow a link into any file of the machine."""
-    found, links = group, 0
+def _find(parent: _GroupID, name: str, opener: Callable[[_GroupID, bytes], Any]) -> Any:
+    """Find the object at a path, link by link: HDF5 itself would follow a link into any file of the machine.
+
+    Args:
+        opener: opens what is expected there, faster than `h5o.open`, which opens anything.
+    """
+    found, links = parent, 0
     ahead = name.encode().split(b"/")[::-1]
     while ahead:
         part = ahead.pop()
         if part in (b"", b"."):
             continue
-        if not isinstance(found, h5g.GroupID) or not found.links.exists(part):
+        if not isinstance(found, h5g.GroupID):
             return None
-        kind = found.links.get_info(part).type
+        around = found.links
+        if not around.exists(part):
+            return None
+        kind = around.get_info(part).type
         if kind == h5l.TYPE_HARD:
-            found = h5o.open(found, part)
+            found = _open(found, part, h5o.open if ahead else opener)
             continue
         links += 1
         if kind != h5l.TYPE_SOFT:
-            raise InputError(f"{_where(group, name)} is a link to another file: copy the data into this one")
+            raise InputError(f"{_where(parent, name)} is a link to another file: copy the data into this one")
         if links > _MOST_LINKS:
-            raise InputError(f"{_where(group, name)} is a link that leads to no end")
-        target = found.links.get_val(part)
+            raise InputError(f"{_where(parent, name)} is a link that leads to no end")
+        target = around.get_val(part)
         if target.startswith(b"/"):
             found = h5g.open(found, b"/")
         ahead += target.split(b"/")[::-1]
     return found
 
 
-def _check(dataset: h5d.DatasetID, where: str) -> None:
-    """Refuse what is not an array of numbers in this file, before any of it is read."""
-    layout = dataset.get_create_plist()
-    if layout.get_layout() == h5d.VIRTUAL or layout.get_external_count():
-        raise InputError(f"{where} has its data in another file: copy the data into this one")
-    kind = dataset.get_type().get_class()
+def _open(group: _GroupID, part: bytes, opener: Callable[[_GroupID, bytes], Any]) -> Any:
+    try:
+        return opener(group, part)
+    except Exception:  # it is something else, or damaged
+        return h5o.open(group, part)
+
+
+_seen: list[tuple[h5t.TypeID, np.dtype, h5t.TypeID]] = []  # types of numbers, as they are in files, NumPy and memory
+
+
+def _numbers(dataset: h5d.DatasetID, group: _GroupID, name: str) -> tuple[np.dtype, h5t.TypeID]:
+    """Return the type of an array of numbers, for NumPy and for HDF5's memory; h5py takes long to make both."""
+    found = dataset.get_type()
+    for known, dtype, memory_type in _seen:
+        if found.equal(known):
+            return dtype, memory_type
+    kind = found.get_class()
     if kind not in _NUMBERS:
-        raise InputError(f"{where} holds {_OTHERS.get(kind, 'something else')}: numbers are needed")
-    if dataset.shape is None:
-        raise InputError(f"{where} is empty: an array of numbers is needed")
+        raise InputError(f"{_where(group, name)} holds {_OTHERS.get(kind, 'something else')}: numbers are needed")
+    made = found.copy(), found.dtype, h5t.py_create(found.dtype)  # a copy keeps no file open
+    if len(_seen) < _MOST_TYPES:
+        _seen.append(made)
+    return made[1:]
+
+
+def _check(dataset: h5d.DatasetID, dtype: np.dtype, shape: tuple[int, ...], group: _GroupID, name: str) -> None:
+    """Refuse what is not an array in this file, before any of it is read."""
+    if dataset.get_offset() is not None:  # one block of this file
+        _check_size(dataset, dtype, shape, group, name)
+        return
+    layout = dataset.get_create_plist()
+    kind = layout.get_layout()
+    if kind == h5d.VIRTUAL or layout.get_external_count():
+        raise InputError(f"{_where(group, name)} has its data in another file: copy the data into this one")
+    if shape is None:
+        raise InputError(f"{_where(group, name)} is empty: an array of numbers is needed")
     filters = [layout.get_filter(place) for place in range(layout.get_nfilters())]
     if filters:
         if sum(code in _PACKING for code, *_ in filters) > 1:
-            raise InputError(f"{where} is compressed more than once: once is what can be read")
-        _check_filters({code: label for code, *_, label in filters}, where)
-    chunk = layout.get_chunk() if layout.get_layout() == h5d.CHUNKED else ()
-    _check_size(dataset, max(dataset.shape, chunk, key=math.prod), where)
+            raise InputError(f"{_where(group, name)} is compressed more than once: once is what can be read")
+        _check_filters({code: label for code, *_, label in filters}, _where(group, name))
+    chunk = layout.get_chunk() if kind == h5d.CHUNKED else ()
+    _check_size(dataset, dtype, max(shape, chunk, key=math.prod), group, name)
 
 
 def _check_filters(filters: dict[int, bytes], where: str) -> None:
@@ -178,12 +229,12 @@ def _check_filters(filters: dict[int, bytes], where: str) -> None:
         raise InputError(f"{where} needs the HDF5 filter {', '.join(missing)}: pip install hdf5plugin")
 
 
-def _check_size(dataset: h5d.DatasetID, shape: tuple[int, ...], where: str) -> None:
-    needed = math.prod(shape) * dataset.dtype.itemsize
+def _check_size(dataset: h5d.DatasetID, dtype: np.dtype, shape: tuple[int, ...], group: _GroupID, name: str) -> None:
+    needed = math.prod(shape) * dtype.itemsize
     if needed <= _ANY_FILE:
         return
     file = os.stat(h5f.get_name(dataset)).st_size
-    needs = f"{where} has the shape {list(shape)}, which needs {needed / 1e9:,.1f} GB of memory"
+    needs = f"{_where(group, name)} has the shape {list(shape)}, which needs {needed / 1e9:,.1f} GB of memory"
     if needed > file * _MOST_PER_BYTE:
         raise InputError(f"{needs}, but the whole file has {file:,} bytes: it is damaged")
     there = available_memory()

@@ -1,4 +1,4 @@
-"""Load a dataset by its id: from Minari, D4RL, this package, a file or a folder."""
+"""Load a dataset by its id or path, from whichever source knows it."""
 
 import os
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ def load_dataset(
         id: `rlrat/hopper/mixed-v0` or `rlrat/hopper/medium-v0`, which ship inside the package; a Minari id such as
             `mujoco/hopper/medium-v0`, looked for under `MINARI_DATASETS_PATH` (`~/.minari/datasets`) and then
             downloaded; a D4RL name such as `hopper-medium-v2`, looked for under `D4RL_DATASET_DIR`
-            (`~/.d4rl/datasets`) and then downloaded; or a path to an .hdf5 file of D4RL's layout, or to a folder of
-            Minari's.
+            (`~/.d4rl/datasets`) and then downloaded; or a path to an .npz, .csv, .parquet or .hdf5 file (of D4RL's
+            layout), or to a folder of .npz files or of Minari's; docs/data.md says what is in them.
         env_id: the Gymnasium environment that the data belongs to, or `module:id`: its bounds of actions and its time
             limit apply if the data does not record them itself.
         env_modules: your modules that register environments; they are imported. Modules that data names are not.

@@ -114,10 +114,12 @@ def _check_box(id: str, name: str, space: dict[str, Any] | None) -> None:
         raise ValueError(f"{name} has the shape {_short(shape)}, not a list of sizes")
     found = f"{_short(kind)[1:-1]}, {_short(dtype)[1:-1]}, shape {_short(shape)}" if box else _short(kind)[1:-1]
     if name == "action_space" and not (box and dtype.startswith("float")):
-        raise InputError(f"{id} has the action space {found}: continuous actions only (a Box of floats)")
+        wanted = "continuous actions only (a Box of floats); d3rlpy learns from discrete ones"
+        raise InputError(f"{id} has the action space {found}: {wanted}")
     if not box or len(shape) != 1:
         name = name.replace("_", " ")
-        raise InputError(f"{id} has the {name} {found}: only flat vectors (a Box of one axis) can be read")
+        wanted = "only flat vectors (a Box of one axis) can be read; d3rlpy learns from images"
+        raise InputError(f"{id} has the {name} {found}: {wanted}")
 
 
 def _are_numbers(value: Any) -> bool:

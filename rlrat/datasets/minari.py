@@ -12,6 +12,7 @@ from rlrat.datasets.dataset import Dataset, of_episodes
 from rlrat.datasets.hdf5 import open_group, open_hdf5, read
 from rlrat.datasets.metadata import Metadata, read_metadata
 from rlrat.datasets.names import is_local, minari_root
+from rlrat.datasets.progress import counted
 from rlrat.datasets.steps import STEP_FIELDS
 from rlrat.errors import InputError, reason
 
@@ -87,7 +88,7 @@ def _convert(id: str, data: Path, metadata: Metadata, bounds: Bounds) -> Dataset
     else:
         episodes = arrow.read_episodes(id, data, metadata.episodes, metadata.data_format)
     about = {name: getattr(metadata, name) for name in ("env_id", "env_kwargs", "env_recorded")}
-    dataset = of_episodes(episodes, bounds, id, **about)
+    dataset = of_episodes(counted(episodes, metadata.episodes), bounds, id, **about)
     if metadata.steps not in (None, len(dataset)):
         note = f"{id} should have {metadata.steps} steps by its metadata, and has {len(dataset)}: a part may be missing"
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))
@@ -97,9 +98,12 @@ def _convert(id: str, data: Path, metadata: Metadata, bounds: Bounds) -> Dataset
 def _hdf5_episodes(id: str, path: Path, count: int) -> Iterator[dict[str, Any]]:
     """Read episodes with h5py: Minari's loop also reads all `infos` (10,000 episodes of 100 steps: 67 s against 13)."""
     with open_hdf5(path) as file:
+        fields = STEP_FIELDS
         for index in range(count):
             name = f"episode_{index}"
             group = open_group(file.id, name)
             if group is None:
                 raise InputError(f"{path} has no {name}, though {id} should have {count}: a part of it is missing")
-            yield {field: read(group, field) for field in STEP_FIELDS}
+            if index == 0 and read(group, "log_probs") is not None:
+                fields = (*STEP_FIELDS, "log_probs")
+            yield {field: read(group, field) for field in fields}

@@ -18,7 +18,8 @@ MINARI_MUJOCO = tuple(
 )
 """Minari's datasets that rlrat's agents are trained on; there are more."""
 HDF5_SUFFIXES = (".hdf5", ".h5")
-FILE_SUFFIXES = HDF5_SUFFIXES
+TABLE_SUFFIXES = (".csv", ".parquet")
+FILE_SUFFIXES = (*HDF5_SUFFIXES, ".npz", *TABLE_SUFFIXES)
 """What the name of a file loses to become the name of its dataset."""
 _D4RL_AGENTS = ("halfcheetah", "hopper", "walker2d", "ant")
 _D4RL_STEM = re.compile(rf"({'|'.join(_D4RL_AGENTS)})-({'|'.join(D4RL_LEVELS)})(-v[012])?")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rlrat.datasets import names
-from rlrat.datasets.names import D4RL_FILES, HDF5_SUFFIXES, MINARI_MUJOCO, PACKAGED, as_id, dataset_path
+from rlrat.datasets.names import D4RL_FILES, HDF5_SUFFIXES, MINARI_MUJOCO, PACKAGED, TABLE_SUFFIXES, as_id, dataset_path
 from rlrat.errors import InputError
 
 if TYPE_CHECKING:
@@ -189,6 +189,63 @@ class _MinariFolder:
         return ()
 
 
+class _Npz:
+    form, is_path = "an .npz file", True
+    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
+
+    def knows(self, text: str) -> bool:
+        return dataset_path(text).suffix == ".npz"
+
+    def is_present(self, text: str) -> bool:
+        return True
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import npz
+
+        return npz.load_file(dataset_path(text), self.key(text), env_id, bounds)
+
+    def known_ids(self) -> tuple[str, ...]:
+        return ()
+
+
+class _Table:
+    form, is_path = "a .csv or .parquet file", True
+    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
+
+    def knows(self, text: str) -> bool:
+        return dataset_path(text).suffix in TABLE_SUFFIXES
+
+    def is_present(self, text: str) -> bool:
+        return True
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import tables
+
+        return tables.load_file(dataset_path(text), self.key(text), env_id, bounds)
+
+    def known_ids(self) -> tuple[str, ...]:
+        return ()
+
+
+class _NpzFolder:
+    form, is_path = "a folder of .npz files", True
+    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
+
+    def knows(self, text: str) -> bool:
+        return _is_own_folder(text) and any(dataset_path(text).glob("*.npz"))
+
+    def is_present(self, text: str) -> bool:
+        return True
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import npz
+
+        return npz.load_folder(dataset_path(text), self.key(text), env_id, bounds)
+
+    def known_ids(self) -> tuple[str, ...]:
+        return ()
+
+
 def _is_own_folder(text: str) -> bool:
     """Return whether a text can be the path of a folder: what has the form of an id with a namespace is an id."""
     id = as_id(text)
@@ -196,7 +253,17 @@ def _is_own_folder(text: str) -> bool:
 
 
 _GIVEN = _Given()
-SOURCES: tuple[Source, ...] = (_GIVEN, _Packaged(), _HDF5(), _D4RL(), _Minari(), _MinariFolder())
+SOURCES: tuple[Source, ...] = (
+    _GIVEN,
+    _Packaged(),
+    _Npz(),
+    _Table(),
+    _HDF5(),
+    _D4RL(),
+    _Minari(),
+    _MinariFolder(),
+    _NpzFolder(),
+)
 """The first that knows a text has its dataset."""
 
 
@@ -257,7 +324,7 @@ def absolute(text: str) -> str:
 def unknown(text: str) -> InputError:
     """Return the error that says what datasets there are."""
     named = ", ".join(source.form for source in SOURCES if source.form and not source.is_path)
-    paths = " or to ".join(source.form for source in SOURCES if source.is_path)
+    paths = ", ".join(source.form for source in SOURCES if source.is_path)
     return InputError(f"unknown dataset {text!r}{hint(text)}; give {named} or a path to {paths}")
 
 

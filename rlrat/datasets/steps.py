@@ -26,12 +26,14 @@ def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.n
     except ValueError:
         raise InputError(f"{label}: {name} are ragged: one array of equally long rows is needed") from None
     if name == "actions" and array.dtype.kind in "biu":
-        raise InputError(f"{label}: actions are {array.dtype}: continuous actions only (floating-point numbers)")
+        wanted = "continuous actions only (floating-point numbers); d3rlpy learns from discrete ones"
+        raise InputError(f"{label}: actions are {array.dtype}: {wanted}")
     if array.dtype.kind not in kinds:
         raise InputError(f"{label}: {name} are {array.dtype}: numbers are needed")
     if array.ndim != ndim or 0 in array.shape[1:]:
         wanted = {1: "[steps]", 2: "[steps, features]"}[ndim]
-        raise InputError(f"{label}: {name} have shape {list(array.shape)}, not {wanted}")
+        images = "; d3rlpy learns from images" if array.ndim > 3 else ""
+        raise InputError(f"{label}: {name} have shape {list(array.shape)}, not {wanted}{images}")
     return array
 
 

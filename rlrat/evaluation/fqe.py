@@ -28,6 +28,7 @@ from rlrat.updates.random import Stream
 
 _CHECKS = 10  # of the values while a fit goes on
 _CHUNK = 2**14  # states that a policy or a network meets at a time
+_COMPILED_ENTRIES = 5  # side by side, from which on a fit of some 20,000 updates is worth compiling
 _BETWEEN_QUESTIONS = 20  # updates after which `stopped` is asked
 
 PolicyActions = Callable[[np.ndarray], Any]
@@ -43,22 +44,22 @@ class FQESettings:
     """How Q is fitted; the defaults are those of docs/judging.md."""
 
     updates: int = 10_000
-    batch_size: int = 512
+    batch_size: int = 256
     discount: float = 0.99
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Adam's at the first update; it falls to 0 along a cosine."""
     polyak: float = 0.02
     """Rate at which the target network follows."""
-    hidden_dims: tuple[int, ...] = (256, 256)
+    hidden_dims: tuple[int, ...] = (128, 128)
     activation: str = "relu"
-    norm: Norm = "none"
+    norm: Norm = "layer"
 
 
 class FittedQ:
     """The action values of S policies, fitted to data. Arrays are NumPy's, values are in the environment's rewards."""
 
     def __init__(self, fit: "_Fit", dataset: Dataset, policy: PolicyActions, weights: np.ndarray) -> None:
-        self._fit = fit
+        self._fit, self.policy, self.num_entries, self.spread = fit, policy, fit.num_entries, fit.spread
         self.initial_observations: np.ndarray = dataset.observations[initial_rows(dataset)]
         """`[E, obs]`: the first state of each episode that has a transition."""
         self.initial_actions: np.ndarray = policy_actions(
@@ -164,7 +165,7 @@ def policy_actions(policy: PolicyActions, observations: np.ndarray, num_entries:
     chunks = []
     for start in range(0, len(observations), _CHUNK):
         rows = np.asarray(observations[start : start + _CHUNK])
-        actions = policy(np.broadcast_to(rows, (num_entries, *rows.shape)))
+        actions = policy(np.repeat(rows[None], num_entries, axis=0))  # its own: a view would not be writable
         actions = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
         if actions.shape != (num_entries, len(rows), size):
             expected = f"{num_entries} x {len(rows):,} actions of size {size}, as the data's are"
@@ -214,7 +215,7 @@ class _Fit(nn.Module):
         """Make all updates, and yield after each one how many are made."""
         rows, actions = self._rows(dataset, next_actions, draws)
         update = self.update
-        if pays(self.settings.updates, self.device):
+        if pays(self.settings.updates * self.num_entries // _COMPILED_ENTRIES, self.device):
             update = compiled(self.update, self.device)
         for number in range(self.settings.updates):
             update(*rows.at(number), *actions.at(number))

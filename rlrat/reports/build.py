@@ -1,7 +1,7 @@
 """Build a `Report` from run records: which labels are compared, at which update, in which measure, and every number."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -15,7 +15,17 @@ from rlrat.reports.differences import find_differences, reference_key, seconds_d
 from rlrat.reports.explanations import explanations
 from rlrat.reports.notes import find_notes
 from rlrat.reports.read import RunRecord, as_text, setting_texts
-from rlrat.reports.report import Curve, Improvement, PerformanceProfile, Reach, Report, RunGroup, Task
+from rlrat.reports.report import (
+    VALUE,
+    BestEvaluations,
+    Curve,
+    Improvement,
+    PerformanceProfile,
+    Reach,
+    Report,
+    RunGroup,
+    Task,
+)
 from rlrat.reports.statistics import (
     AGGREGATES,
     Estimate,
@@ -29,10 +39,10 @@ from rlrat.reports.statistics import (
     spread_known,
 )
 from rlrat.reports.verdicts import compare_all
-from rlrat.runs.schema import DIVERGED, FINAL_EVALUATIONS, FINISHED, IMPORTED, NO_FINAL, final_evaluations
+from rlrat.runs.schema import DATA_VALUE, DIVERGED, FINAL_EVALUATIONS, FINISHED, IMPORTED, NO_FINAL, final_evaluations
 
 _SAMPLES = 2000
-_FIELDS = {"score": "scores", "return": "returns"}
+_FIELDS = {"score": "scores", "return": "returns", VALUE: "values"}
 _THRESHOLDS = 101
 _ENDED = (FINISHED, IMPORTED)
 _LATE_SHARE = 0.1  # of the horizon: a run may begin this late and move the start of all areas, or end this long before
@@ -66,7 +76,10 @@ def build_report(
     by_task: dict[str, dict[str, list[RunRecord]]] = {}
     for label, record in sorted(labelled, key=lambda pair: labels.index(pair[0])):
         parts = [getattr(record, name) for name in ("agent", "dataset") if name not in by]
-        by_task.setdefault(" on ".join(parts) or "all runs", {}).setdefault(label, []).append(record)
+        name = " on ".join(parts) or "all runs"
+        if record.values is not None:  # never beside returns
+            name += " (FQE)"
+        by_task.setdefault(name, {}).setdefault(label, []).append(record)
     tasks = tuple(_task(name, groups, by, reference, until) for name, groups in sorted(by_task.items()))
     aggregate_tasks, together = _aggregated(tasks, labels)
     scores = {label: [task.group(label).finals for task in aggregate_tasks] for label in together}
@@ -118,19 +131,24 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
         label: tuple(run for run in group if horizon is not None and _came_to(run, horizon))
         for label, group in runs.items()
     }
+    data_values = _alike([run.offline[DATA_VALUE] for run in every if DATA_VALUE in run.offline])
     shared, spacing = _shared([run for group in judged.values() for run in group], horizon)
     compared = {label: tuple(_at(run, shared) for run in group) for label, group in judged.items()}
     start = _start([int(run.updates[0]) for group in compared.values() for run in group], horizon)
+    incomparable = None
+    if len(data_values) > 1:
+        incomparable = "the data's own value is not the same for all runs, so their discounts or their data differ"
+    elif spacing is not None and shared is None:
+        incomparable = "runs were evaluated at other updates than others"
     groups = [
         replace(
-            _group(label, group, judged[label], compared[label], field, start, horizon),
-            uneven=spacing is not None and shared is None,
+            _group(label, group, judged[label], compared[label], measure, start, horizon), incomparable=incomparable
         )
         for label, group in runs.items()
     ]
     differ = seconds_differ([run for group in groups if group.timed for run in group.runs])
     base = next((group for group in groups if group.label == reference and len(group.finals)), None)
-    if base is not None:
+    if base is not None and measure != VALUE:  # an estimate begins near the data's own value, not near 0
         groups = [
             replace(
                 group, reach=_reach(group, compared[group.label], base, horizon, field, differ is None and group.timed)
@@ -145,6 +163,7 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
         horizon=horizon,
         start=start,
         data_return=data_returns.pop() if len(data_returns) == 1 else None,
+        data_value=data_values[0] if len(data_values) == 1 else None,
         differences=find_differences(runs, by),
         spacing=spacing,
         seconds_differ=differ,
@@ -153,8 +172,20 @@ def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], refere
 
 def _horizon(runs: dict[str, list[RunRecord]]) -> int | None:
     """Return the earliest of all labels' ends; a label's end is where most finished runs end, at a tie the earliest."""
-    counts = [Counter(run.last for run in group if run.status in _ENDED and run.last > 0) for group in runs.values()]
+    counts = [
+        Counter(run.last for run in group if run.status in _ENDED and run.measured and run.last > 0)
+        for group in runs.values()
+    ]
     return min((min(ends, key=lambda end: (-ends[end], end)) for ends in counts if ends), default=None)
+
+
+def _alike(numbers: Sequence[float]) -> list[float]:
+    """Return numbers, ascending, each once: of several that differ by rounding alone, one."""
+    found: list[float] = []
+    for number in sorted(numbers):
+        if not found or not np.isclose(number, found[-1], rtol=1e-4):
+            found.append(number)
+    return found
 
 
 def _shared(runs: Sequence[RunRecord], horizon: int | None) -> tuple[np.ndarray | None, str | None]:
@@ -185,7 +216,7 @@ def _at(run: RunRecord, updates: np.ndarray | None) -> RunRecord:
     if updates is None:
         return run
     there = np.isin(run.updates, updates)
-    arrays = ("updates", "returns", "scores", "train_seconds", "wall_seconds")
+    arrays = ("updates", "returns", "scores", "train_seconds", "wall_seconds", *(["values"] * (run.values is not None)))
     return replace(run, **{name: getattr(run, name)[there] for name in arrays})
 
 
@@ -202,14 +233,17 @@ def _group(
     runs: Sequence[RunRecord],
     judged: tuple[RunRecord, ...],
     compared: tuple[RunRecord, ...],
-    field: str,
+    measure: str,
     start: int | None,
     horizon: int | None,
 ) -> RunGroup:
     """Build the group of a label; `compared` are the judged runs at the evaluations that count."""
+    field = _FIELDS[measure]
+    kinds = [kind for kind in _FIELDS if (kind == VALUE) == (measure == VALUE)]
     ends = [(_until(run, horizon, "updates"), _until(run, horizon, field)) for run in compared]
     finals = np.array([final_value(*end) for end in ends])
-    drawn = [run for run in runs if len(run.updates)]
+    final_of = {id(run): final for run, final in zip(judged, finals, strict=True)}
+    drawn = [run for run in runs if len(run.updates) and run.measured]
     return RunGroup(
         label=label,
         runs=tuple(runs),
@@ -226,10 +260,11 @@ def _group(
             ]
         ),
         curves={
-            kind: mean_curve(drawn, name)
-            for kind, name in _FIELDS.items()
-            if drawn and all(np.isfinite(getattr(run, name)).all() for run in drawn)
+            kind: mean_curve(drawn, _FIELDS[kind])
+            for kind in kinds
+            if drawn and all(np.isfinite(getattr(run, _FIELDS[kind])).all() for run in drawn)
         },
+        best=tuple(_best(runs, measure, final_of)),
         metrics={
             name: mean_curve([run.metrics[name] for run in runs if name in run.metrics], "values")
             for name in dict.fromkeys(name for run in runs for name in run.metrics)
@@ -237,8 +272,41 @@ def _group(
     )
 
 
+def _best(runs: Sequence[RunRecord], measure: str, finals: dict[int, float]) -> Iterator[BestEvaluations]:
+    """Yield what runs kept as their best, by each choice; leave out values that were chosen by themselves."""
+    kept: dict[str, list[tuple[RunRecord, float]]] = {}
+    for run in runs:
+        if run.best is not None and (measure, run.best.by) != (VALUE, "fqe") and run.best.update in run.updates:
+            at = np.searchsorted(run.updates, run.best.update)
+            kept.setdefault(run.best.by, []).append((run, float(getattr(run, _FIELDS[measure])[at])))
+    for by, found in sorted(kept.items()):
+        optimism = [_in_measure(run.best.optimism, run, measure) for run, _ in found]
+        known = [value for value in optimism if np.isfinite(value)]
+        judged = [finals[id(run)] for run, _ in found if id(run) in finals]
+        yield BestEvaluations(
+            by=by,
+            runs=len(found),
+            value=float(np.mean([value for _, value in found])),
+            final=float(np.mean(judged)) if judged else np.nan,
+            optimism=float(np.mean(known)) if known else np.nan,
+            valued=len(known),
+        )
+
+
+def _in_measure(difference: float, run: RunRecord, measure: str) -> float:
+    """Return a difference of returns in the measure of a task."""
+    if measure != "score" or run.reference is None:
+        return difference
+    return 100.0 * difference / (run.reference["expert"] - run.reference["random"])
+
+
 def _measure(name: str, runs: Sequence[RunRecord]) -> str:
-    """Return "score" where every run has scores against the same references, else "return" for raw returns."""
+    """Return "score" where every run has scores against the same references, else "return" for raw returns.
+
+    Of runs without an environment, which are a task of their own, it is "value".
+    """
+    if runs[0].values is not None:
+        return VALUE
     references = {reference_key(run) for run in runs if not run.imported}
     if len(references) <= 1 and all(np.isfinite(run.scores).all() for run in runs):
         return "score"
@@ -254,7 +322,7 @@ def _came_to(run: RunRecord, horizon: int) -> bool:
 
     The evaluation of the untrained policy does not count.
     """
-    if run.status in NO_FINAL or not len(run.updates) or not run.updates[0] <= horizon <= run.last:
+    if run.status in NO_FINAL or not run.measured or not len(run.updates) or not run.updates[0] <= horizon <= run.last:
         return False
     return _until(run, horizon, "updates")[-1] >= max(1, (1.0 - _LATE_SHARE) * horizon)
 
@@ -307,9 +375,13 @@ def _reach(
 def _aggregated(tasks: Sequence[Task], labels: Sequence[str]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
     """Return the tasks, and the labels that are judged on all of them; none where their measures do not mean the same.
 
+    Estimated values are on no common scale, and are left out, as are labels that have nothing else.
     These are the tasks that all labels have, or the labels that all tasks have, whichever is more. A label on few tasks
     then does not take tasks from the others.
     """
+
+    tasks = [task for task in tasks if task.measure != VALUE]
+    labels = [label for label in labels if any(task.group(label) is not None for task in tasks)]
 
     def judged(task: Task, label: str) -> bool:
         return (group := task.group(label)) is not None and len(group.finals) > 0

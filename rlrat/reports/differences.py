@@ -10,9 +10,9 @@ from rlrat.runs.schema import recalled
 
 _PROTOCOL = {  # how runs are judged, not how they learn
     *("env_id", "env_kwargs", "max_episode_steps", "total_updates", "eval_every", "eval_at", "eval_episodes"),
-    *("dataset_fingerprint", "reference scores"),
+    *("dataset_fingerprint", "reference scores", "holdout", "fqe_updates"),
 }
-_NEWER = {"max_episode_steps": None, "action_bounds": None}
+_NEWER = {"max_episode_steps": None, "action_bounds": None, "holdout": None}
 """Settings that older runs do not know, as they were."""
 # Settings that the seconds of an update depend on. A run may be resumed with others, except for the precision.
 _SPEED = ("num_threads", "compile", "precision")
@@ -83,9 +83,12 @@ def reference_key(run: RunRecord) -> tuple[Any, ...] | None:
 
 def _settings(run: RunRecord) -> dict[str, Any]:
     key = reference_key(run)
+    identity = recalled(run.config["identity"])
+    if run.values is None:
+        identity.pop("fqe_updates", None)  # which judge nothing where there is an environment
     return {
         **_NEWER,
-        **recalled(run.config["identity"]),
+        **identity,
         "reference scores": "none" if key is None else "{} ({}: {}, {})".format(*key),
         **{f"version of {name}": " then ".join(versions) for name, versions in _versions(run).items()},
     }

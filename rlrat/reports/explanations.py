@@ -1,15 +1,34 @@
 """Explain how each number of a report was computed, in words that stand beside it."""
 
-from rlrat.reports.report import Report
+from rlrat.reports.report import MEASURES, VALUE, Report
+
+_VALUE = (
+    "Of a run without an environment: what fitted Q evaluation on the data gives as the discounted value of its policy "
+    "at initial states, in the environment's rewards. It is an estimate, and wrong where a policy does what the data "
+    "does not show. It is on another scale than what rollouts give, and never beside it. The dotted line, and "
+    "data_value in the table, is the data's own: what its episodes give, discounted alike."
+)
+_BEST = (
+    "The evaluation that a run kept as its best has the highest mean of its episodes, in part by luck. Four fifths of "
+    "every evaluation's episodes choose one, the fifth that is left values it, as new episodes would; the difference, "
+    "averaged over the fifths, over ways to divide, and over runs, says by how much. It is a little too large, as four "
+    "fifths are fewer episodes. Nothing is judged by the best evaluations."
+)
 
 
 def explanations(report: Report) -> dict[str, str]:
     """Return the explanations, by the name that tables and axes give a number."""
-    reference = report.reference
+    reference, measures = report.reference, {task.measure for task in report.tasks}
     starts = sorted({task.start for task in report.tasks if task.start is not None})
     start = f"update {' or '.join(f'{start:,}' for start in starts) or 0}"
     found = {
-        "score": "100 (return - random) / (expert - random), with the references named in each run's config.json.",
+        **(
+            {"score": "100 (return - random) / (expert - random), with the references named in each run's config.json."}
+            if measures != {VALUE}
+            else {}
+        ),
+        **({MEASURES[VALUE]: _VALUE} if VALUE in measures else {}),
+        **({"too high by": _BEST} if any(group.best for task in report.tasks for group in task.groups) else {}),
         "final": (
             "Mean of a run's last five evaluations at or before the update at which its task is judged (where runs "
             "were not all evaluated at the same updates, of those that all have). That of the untrained policy, at "
@@ -27,7 +46,7 @@ def explanations(report: Report) -> dict[str, str]:
             f"When the mean of the last three evaluations came to stay at or above 50, 75, 90 and 95% of {reference}'s "
             "final value: median over seeds. A seed that never did, or diverged, counts as later than all others; "
             "where that is half of them or more, the median is not reached. Each bootstrap sample draws the seeds of "
-            f"both the label and {reference}."
+            f"both the label and {reference}. Estimated values have none: they begin near the data's own, not at 0."
         ),
         "seconds": (
             "Training time of the process that trained the run, evaluations that it waited for left out; compared only "

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlrat.errors import InputError
 from rlrat.reports.page_data import page_data
-from rlrat.reports.report import Comparison, Report
+from rlrat.reports.report import MEASURES, VALUE, Comparison, Report
 from rlrat.reports.tables import Table, TableCell, make_tables
 
 _SVG_DASHES = {"solid": "", "dash": "9 5", "dashdot": "9 4 2 4", "longdashdot": "12 3 2 3 2 3", "dot": "2 3"}
@@ -45,6 +45,7 @@ def write_report(report: Report, path: Path) -> None:
 def render(report: Report) -> str:
     """Return the page's HTML. Whatever a user named is escaped, and a policy in it forbids every script but its own."""
     data = page_data(report)
+    kinds = {task.measure == VALUE for task in report.tasks}
     script = "".join(_part(name) for name in _PARTS)
     plotly = _plotly()
     tables = make_tables(report)
@@ -59,10 +60,8 @@ def render(report: Report) -> str:
         "verdicts": _verdicts(report.comparisons),
         "toggles": _toggles(report, data["labels"]),
         "many": ' class="many"' if len(report.metrics) > _UNSCROLLED - 2 else "",
-        "metrics": "".join(
-            f'\n<label><input type="radio" name="y" value="metric:{escape(name)}"> <span>{escape(name)}</span></label>'
-            for name in report.metrics
-        ),
+        "heights": _heights(report),
+        "kinds": " Estimated values and returns are never in one panel: choose above." * (len(kinds) > 1),
         "band": escape(report.explanations.get("band", "an interval of it").split(".")[0]),
         "tables": _tables(tables),
         "learned": _learned_section(data["learned"]),
@@ -87,6 +86,20 @@ def _toggles(report: Report, labels: Sequence[dict[str, str]]) -> str:
         hidden = " hidden" if len(values) < 2 or name in report.by else ""
         sets.append(_fieldset(name.capitalize(), name, [(value, "") for value in values], hidden))
     return "\n".join(sets)
+
+
+def _heights(report: Report) -> str:
+    """Return a choice for each measure that tasks can have, and each metric; the first is chosen."""
+    measures = {task.measure for task in report.tasks}
+    names = {"score": "normalised score", "return": "raw return"} if measures != {VALUE} else {}
+    names |= {VALUE: MEASURES[VALUE]} if VALUE in measures else {}
+    names |= {f"metric:{name}": name for name in report.metrics}
+    boxes = [
+        f'<label><input type="radio" name="y" value="{escape(name)}"{" checked" * (place == 0)}> '
+        f"<span>{escape(text)}</span></label>"
+        for place, (name, text) in enumerate(names.items())
+    ]
+    return "\n".join(boxes)
 
 
 def _fieldset(title: str, name: str, values: Iterable[tuple[str, str]], hidden: str = "") -> str:

@@ -14,7 +14,8 @@ from rlrat.errors import InputError, reason, warn
 from rlrat.json_files import EXACT_INTEGERS, find_json
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
-from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized, open_text, plain
+from rlrat.reports.files import open_text, plain
+from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized
 from rlrat.runs.schema import DIVERGED, IMPORTED, NO_FINAL, UNFINISHED
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
@@ -207,7 +208,8 @@ def with_scores(imported: Sequence[RunRecord], ours: Sequence[RunRecord]) -> lis
     """Normalise returns imported without scores as our runs on the same dataset are, where these agree."""
     found = []
     for record in imported:
-        there = {reference_key(run): run.reference for run in ours if run.dataset == record.dataset}
+        played = [run for run in ours if run.dataset == record.dataset and run.values is None]
+        there = {reference_key(run): run.reference for run in played}
         reference = next(iter(there.values())) if len(there) == 1 else None
         if reference is not None and np.isnan(record.scores).all():
             record = replace(record, scores=normalized(record.returns, reference))

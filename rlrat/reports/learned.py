@@ -13,7 +13,8 @@ import numpy as np
 
 from rlrat.errors import reason, warn
 from rlrat.json_files import EXACT_INTEGERS
-from rlrat.reports.read import RunRecord, open_text
+from rlrat.reports.files import open_text
+from rlrat.reports.read import RunRecord
 from rlrat.reports.report import Report, RunGroup, Task, named_seeds
 from rlrat.runs.schema import ACTIVATIONS, COLUMNS, CUSTOM, PRELU, RATIONAL_VERSIONS
 

@@ -4,24 +4,40 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from rlrat.reports.best import BY_RETURNS
 from rlrat.reports.read import as_text
-from rlrat.reports.report import Report, Task, named_seeds
+from rlrat.reports.report import MEASURES, VALUE, BestEvaluations, Report, RunGroup, Task, named_seeds
 from rlrat.reports.significance import FEWEST_SEEDS
-from rlrat.runs.schema import NO_FINAL
+from rlrat.runs.schema import FQE_VALUE, NO_FINAL, OFFLINE
 
 
 def find_notes(report: Report, until: int | None) -> tuple[str, ...]:
     """Return the notes of a report that has everything else; `until` is that of `build_report`."""
     notes = [note for task in report.tasks for note in _task_notes(task, report, until)]
-    return (*notes, *_aggregate_notes(report), *_coverage_notes(report))
+    return (*_value_notes(report), *notes, *_aggregate_notes(report), *_coverage_notes(report))
+
+
+def _value_notes(report: Report) -> Iterator[str]:
+    if any(task.measure == VALUE for task in report.tasks):
+        yield (
+            "Runs without an environment are judged by estimated values: what fitted Q evaluation on the data gives, "
+            "discounted. These are estimates and no returns: they are compared among themselves alone, are in no "
+            "aggregate, and may be wrong where a policy leaves the data. The spread over seeds does not have the error "
+            "that all estimates from the same data share"
+        )
 
 
 def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
     runs = [run for group in task.groups for run in group.runs]
     judged = [run for group in task.groups for run in group.judged]
+    if not any(run.measured for run in runs):
+        yield from _run_notes(task)
+        return
     if task.horizon is None:
         yield from _run_notes(task)
-        last = min((run.last for run in runs if run.last > 0 and run.status not in NO_FINAL), default=0)
+        last = min(
+            (run.last for run in runs if run.measured and run.last > 0 and run.status not in NO_FINAL), default=0
+        )
         until = f"; --until {last} judges all as if they ended there" if last else ""
         yield f"{task.name}: no run is finished, so none is judged{until}"
         return
@@ -57,6 +73,8 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
         )
     if (spacing := task.spacing) is not None:
         yield f"{task.name}: {spacing}"
+    if (values := {group.incomparable for group in task.groups} - {None}) and task.spacing is None:
+        yield f"{task.name}: {values.pop()}, and no test is made"
     yield from _area_notes(task)
     yield from _speed_notes(task, report)
     if task.measure == "return" and any(run.reference for run in runs):
@@ -86,6 +104,15 @@ def _run_notes(task: Task) -> Iterator[str]:
                 f"{task.name}: {group.failed} of {len(group.runs)} runs of {group.label} failed: no evaluation of a "
                 "trained policy exists, so they are in no number and no test"
             )
+        if group.unmeasured:
+            yield (
+                f"{task.name}: {group.unmeasured} of {len(group.runs)} runs of {group.label} have no estimated value "
+                f"(no {FQE_VALUE} in {OFFLINE}, such as with a policy that acts on its history): they are listed with "
+                "their held-out losses, and are in no other number and no test"
+            )
+        for best in group.best:
+            if best.by in BY_RETURNS:
+                yield f"{task.name}: {_optimism_note(group, best, task)}"
         for run in group.runs:
             if run.missing:
                 count = len(run.missing)
@@ -94,6 +121,16 @@ def _run_notes(task: Task) -> Iterator[str]:
                     f"at update {', '.join(f'{update:,}' for update in run.missing[:5])}"
                     f"{f' and {count - 5} more' if count > 5 else ''}: its numbers are of the others"
                 )
+
+
+def _optimism_note(group: RunGroup, best: BestEvaluations, task: Task) -> str:
+    of = f"{best.runs} run{'s' * (best.runs > 1)} of {group.label} kept the checkpoint with the best {best.by}"
+    high = "choosing by the evaluated returns makes what was chosen look too good"
+    by = "by how much is not known, as no evaluation has several episodes"
+    if best.valued:
+        runs = f"{best.valued} run{'s' * (best.valued > 1)}"
+        by = f"here by about {best.optimism:z.{task.digits}f} ({MEASURES[task.measure]}, mean over {runs})"
+    return f"{of}: {high}, {by}; what is judged is the final value"
 
 
 def _area_notes(task: Task) -> Iterator[str]:
@@ -113,16 +150,17 @@ def _area_notes(task: Task) -> Iterator[str]:
 
 def _speed_notes(task: Task, report: Report) -> Iterator[str]:
     """Yield why times to reach a share of the reference are missing."""
-    base = task.group(report.reference)
-    if base is None or not len(base.finals):
-        yield f"{task.name}: no run of {report.reference} is judged, so no speed is measured against it"
-        return
-    if (target := base.finals.mean()) <= 0:
-        yield (
-            f"{task.name}: {report.reference} ends at {target:.1f}, and a share of what is not above 0 means nothing, "
-            "so no speed is measured against it"
-        )
-        return
+    if task.measure != VALUE:
+        base = task.group(report.reference)
+        if base is None or not len(base.finals):
+            yield f"{task.name}: no run of {report.reference} is judged, so no speed is measured against it"
+            return
+        if (target := base.finals.mean()) <= 0:
+            yield (
+                f"{task.name}: {report.reference} ends at {target:.1f}, and a share of what is not above 0 means "
+                "nothing, so no speed is measured against it"
+            )
+            return
     if task.seconds_differ is not None:
         yield f"{task.name}: training seconds cannot be compared: {task.seconds_differ}"
     if unknown := [group.label for group in task.groups if not group.timed]:
@@ -141,17 +179,19 @@ def _difference_notes(task: Task) -> Iterator[str]:
 def _aggregate_notes(report: Report) -> Iterator[str]:
     if len(report.labels) < 2:
         yield "There is one label, so there is nothing to compare it with"
+    tasks = [task for task in report.tasks if task.measure != VALUE]
     if not report.aggregate_tasks:
-        if len(report.tasks) > 1:
+        if len(tasks) > 1:
             yield (
                 "Nothing is aggregated over tasks: that takes tasks on which every label is judged, or labels that are "
                 "judged on every task, all in scores against references of one family"
             )
         return
-    if len(report.aggregate_tasks) < len(report.tasks):
+    if len(report.aggregate_tasks) < len(tasks):
         names = ", ".join(report.aggregate_tasks)
         yield f"Aggregates are over {names} alone: on the other tasks not every label is judged"
-    if left := [label for label in report.labels if label not in report.aggregates]:
+    labels = [label for label in report.labels if any(task.group(label) is not None for task in tasks)]
+    if left := [label for label in labels if label not in report.aggregates]:
         yield f"Aggregates are without {', '.join(left)}, not judged on every task; --filter chooses other labels"
 
 

@@ -9,7 +9,7 @@ from rlrat.reports.curves import thinned
 from rlrat.reports.learned import Layer, join_seeds, learned_groups, read_learned, seeds_shown
 from rlrat.reports.plots import COLOURS
 from rlrat.reports.read import RunRecord
-from rlrat.reports.report import Curve, Report, RunGroup, Task
+from rlrat.reports.report import VALUE, Curve, Report, RunGroup, Task
 
 DASHES = ("solid", "dash", "dashdot", "longdashdot", "dot")
 """In the order in which the figures use them."""
@@ -51,8 +51,8 @@ def curve_data(report: Report) -> dict[str, Any]:
         at = drawn_points(run.updates, known_heights(run), updates, most)
         data = {"seed": run.seed, "status": run.status, "updates": pooled(run.updates[at])}
         data["seconds"] = _numbers(run.train_seconds[at])
-        for name, values in (("score", run.scores), ("return", run.returns)):
-            if np.isfinite(values).any():
+        for name, values in (("score", run.scores), ("return", run.returns), (VALUE, run.values)):
+            if values is not None and np.isfinite(values).any():
                 data[name] = _numbers(values[at])
         return data
 
@@ -115,13 +115,15 @@ def curve_data(report: Report) -> dict[str, Any]:
             for label, value in report.aggregate_curves.items()
         ]
         name = f"{len(report.aggregate_tasks)} tasks together, interquartile mean"
-        quiet = {"data": {"score": None, "return": None}, "seconds": None, "thinned": "", "thinned_metrics": ""}
+        quiet = {"data": {}, "seconds": None, "thinned": "", "thinned_metrics": ""}
         tasks.insert(0, {"name": name, **quiet, "groups": groups})
     return {"updates": arrays, "tasks": tasks}
 
 
 def known_heights(run: RunRecord) -> np.ndarray:
-    """Return a run's returns, or its scores where only these are known."""
+    """Return a run's returns, or its scores where only these are known; without an environment its estimated values."""
+    if run.values is not None:
+        return run.values
     return run.returns if np.isfinite(run.returns).any() else run.scores
 
 
@@ -194,7 +196,12 @@ def _layer_data(layer: Layer, group: RunGroup, seeds: list[int]) -> dict[str, An
 
 
 def _data_levels(task: Task) -> dict[str, float | None]:
-    """Return the mean episode return of the data, raw and as a score where all runs have one reference."""
+    """Return the mean episode return of the data, raw and as a score where all runs have one reference.
+
+    Beside estimated values it is the data's own.
+    """
+    if task.measure == VALUE:
+        return {VALUE: task.data_value}
     runs = [run for group in task.groups for run in group.runs]
     references = {(r["random"], r["expert"]) if (r := run.reference) else None for run in runs}
     level, score = task.data_return, None

@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from rlrat.reports.learned import as_drawn, file_name, grid_of, learned_figures
 from rlrat.reports.read import normalized
-from rlrat.reports.report import Curve, Report, Task
+from rlrat.reports.report import MEASURES, VALUE, Curve, Report, Task
 
 FORMATS = ("svg", "pdf", "png")
 # Okabe & Ito 2008, without their yellow, which vanishes on white paper.
@@ -27,13 +27,18 @@ _STYLE = {
 }
 _MOST_PAIRS = 30  # nobody reads more lines of a forest plot
 _MOST_BANDS = 8
-_AXES = {"score": "normalised score", "return": "return", "updates": "updates", "seconds": "training seconds"}
+_AXES = {
+    **{"score": "normalised score", "return": "return", VALUE: MEASURES[VALUE]},
+    **{"updates": "updates", "seconds": "training seconds"},
+}
 
 
 def make_figures(report: Report) -> dict[str, Figure]:
     """Draw all figures of a report, by the name of their files; leave out those that would be empty."""
     with rc_context(_STYLE):
-        figures = {"curves_updates": learning_curves(report, "updates")}
+        figures = {}
+        if drawn_tasks(report):
+            figures["curves_updates"] = learning_curves(report, "updates")
         if any(timed(task) for task in report.tasks):
             figures["curves_seconds"] = learning_curves(report, "seconds")
         if report.aggregate_curves:
@@ -59,6 +64,11 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
     return paths
 
 
+def drawn_tasks(report: Report) -> list[Task]:
+    """Return the tasks that have a curve in their measure: of runs without an estimated value there is none."""
+    return [task for task in report.tasks if any(task.measure in group.curves for group in task.groups)]
+
+
 def timed(task: Task) -> bool:
     """Return whether a task's runs can be drawn against seconds."""
     return task.seconds_differ is None and any(
@@ -70,7 +80,7 @@ def timed(task: Task) -> bool:
 
 def learning_curves(report: Report, clock: str) -> Figure:
     """Draw a panel for each task: mean over seeds with band against `updates` or `seconds`; dotted, the data's mean."""
-    tasks = [task for task in report.tasks if clock == "updates" or timed(task)]
+    tasks = [task for task in drawn_tasks(report) if clock == "updates" or timed(task)]
 
     def draw(axes: Axes, task: Task) -> None:
         for group in task.groups:
@@ -82,8 +92,9 @@ def learning_curves(report: Report, clock: str) -> Figure:
             axes.axhline(level, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
         axes.set(xlabel=_AXES[clock], ylabel=_AXES[task.measure])
 
-    extra = [Line2D([], [], color="0.35", linewidth=1, linestyle=(0, (1, 2)), label="mean of the data")]
-    known = any(data_level(task) is not None for task in tasks)
+    known = {task.measure == VALUE for task in tasks if data_level(task) is not None}
+    word = " or ".join(word for word, is_there in (("mean", False in known), ("value", True in known)) if is_there)
+    extra = [Line2D([], [], color="0.35", linewidth=1, linestyle=(0, (1, 2)), label=f"{word} of the data")]
     return _panels(report, {task.name: task for task in tasks}, draw, extra if known else [])
 
 
@@ -154,7 +165,9 @@ def improvement(report: Report) -> Figure:
 
 
 def data_level(task: Task) -> float | None:
-    """Return the dataset's mean episode return in the task's measure; None where it is not known."""
+    """Return the dataset's mean episode return, or its own value, in the task's measure; None where it is not known."""
+    if task.measure == VALUE:
+        return task.data_value
     if task.data_return is None or task.measure == "return":
         return task.data_return
     runs = [run for group in task.groups for run in group.runs if run.reference]

@@ -1,7 +1,6 @@
 """Read runs for a report from folders in any state: nothing that a kill or a disk left behind stops the reading."""
 
 import difflib
-import io
 import json
 import math
 import os
@@ -11,13 +10,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from rlrat.errors import InputError, printable, reason, warn
 from rlrat.evaluation.scores import normalize
-from rlrat.json_files import EXACT_INTEGERS, as_number, find_json, open_file
+from rlrat.json_files import EXACT_INTEGERS, as_number, find_json
+from rlrat.reports.best import Best, read_best
+from rlrat.reports.files import listed, open_text, plain
+from rlrat.reports.offline import read_offline
 from rlrat.runs.schema import (
     CONFIG,
     EVALUATIONS,
@@ -81,6 +83,13 @@ class RunRecord:
     """Updates whose evaluations were lost or failed, as `summary.json` has them."""
     metrics: dict[str, MetricLine] = field(default_factory=dict)
     """Those of its `metrics.csv` that were asked for (`rlrat.reports.metrics`)."""
+    values: np.ndarray | None = None
+    """Of a run without an environment, which has no returns: the estimated discounted value of its policy (fitted Q
+    evaluation), all NaN where there is no estimate. None for every other run."""
+    offline: dict[str, float] = field(default_factory=dict)
+    """What the last evaluation of a run without an environment found, by the columns of `offline.csv`."""
+    best: Best | None = None
+    """The checkpoint that it kept as its best, if it kept one."""
 
     @property
     def last(self) -> int:
@@ -91,6 +100,11 @@ class RunRecord:
     def imported(self) -> bool:
         """Return whether it is imported: how it was evaluated, and against what reference, is not known."""
         return not self.config
+
+    @property
+    def measured(self) -> bool:
+        """Return whether it has a curve that it can be judged by; False only where estimated values are missing."""
+        return self.values is None or bool(np.isfinite(self.values).any())
 
     @property
     def variant(self) -> str:
@@ -112,6 +126,7 @@ class RunRecord:
         return {
             **self.config.get("arguments", {}),
             **self.config.get("identity", {}),
+            **({} if self.values is None else {"env_id": "none"}),
             **{name: getattr(self, name) for name in _FIELDS},
             "run_name": self.name,
         }
@@ -222,8 +237,15 @@ def _read_run(folder: Path) -> RunRecord | None:
     identity, dataset_id = config["identity"], config["dataset"].get("id")
     *_, dataset, agent, variant, last = ("", "", "", "", *folder.resolve().parts)
     activation, _, name = variant.partition("+")
-    status, missing = _read_summary(folder)
-    curve = _read_curve(folder / EVALUATIONS)
+    status, missing, best = _read_summary(folder)
+    without_environment = "env_id" in identity and identity["env_id"] is None
+    curve, offline = _read_curve(folder / EVALUATIONS, without_environment), {}
+    if without_environment:
+        values, offline = read_offline(folder, curve["updates"])
+        if (known := np.isfinite(values)).any():
+            missing = tuple(sorted({*missing, *curve["updates"][~known].tolist()}))
+            curve, values = {name: array[known] for name, array in curve.items()}, values[known]
+        curve["values"] = values
     if (reference := config["reference"]) is not None and (unknown := np.isnan(curve["scores"])).any():
         curve["scores"] = np.where(unknown, normalized(curve["returns"], reference), curve["scores"])
     return RunRecord(
@@ -236,6 +258,8 @@ def _read_run(folder: Path) -> RunRecord | None:
         status=status,
         config=config,
         missing=missing,
+        offline=offline,
+        best=best,
         **curve,
     )
 
@@ -286,11 +310,11 @@ def _seed(folder: Path, value: Any) -> int:
     return -1
 
 
-def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
-    """Read the status, and the updates whose evaluations were lost or failed."""
+def _read_summary(folder: Path) -> tuple[str, tuple[int, ...], Best | None]:
+    """Read the status, the updates whose evaluations were lost or failed, and the best checkpoint."""
     path = folder / SUMMARY
     if not os.path.lexists(path):
-        return UNFINISHED, ()
+        return UNFINISHED, (), None
     summary = find_json(path) or {}
     status = summary.get("status")
     if status not in STATUSES:
@@ -303,43 +327,20 @@ def _read_summary(folder: Path) -> tuple[str, tuple[int, ...]]:
         if not isinstance(said, list) or len(whole) < len(said):
             warn(f"{path} has {name} that are no list of updates: what is none is left out")
         missing.update(whole)
-    return status, tuple(sorted(missing))
+    return status, tuple(sorted(missing)), read_best(folder, summary.get("best"))
 
 
-def plain(line: str) -> str:
-    """Return a line of numbers and commas as it is.
+def _read_curve(path: Path, without_environment: bool) -> dict[str, np.ndarray]:
+    """Read the curve's arrays. A line that is no evaluation is left out; the last line counts only with its newline.
 
-    Raises:
-        ValueError: it has what only Python takes for a part of a number: spaces, "_", digits of other scripts.
+    `without_environment`, a line with a return is none.
     """
-    if not re.fullmatch(r"[0-9a-zA-Z.,+-]*", line):
-        raise ValueError
-    return line
-
-
-def listed(items: Sequence[object], most: int = 5) -> str:
-    """Return the first items, and how many more there are: `2, 4, 9, 10, 11 and 3 more`."""
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(map(str, items[:most])) + more
-
-
-def open_text(path: Path) -> TextIO:
-    """Open a file for reading as text; bytes that are no UTF-8 are replaced.
-
-    Raises:
-        OSError: there is no such file, or it is a folder, a pipe or a device, which might never end.
-    """
-    return io.TextIOWrapper(open_file(path), encoding="utf-8", errors="replace", newline="\n")
-
-
-def _read_curve(path: Path) -> dict[str, np.ndarray]:
-    """Read the curve's arrays. A line that is no evaluation is left out; the last line counts only with its newline."""
     columns = {name: array("q" if name == "updates" else "d") for name in _COLUMNS}
     damaged: list[int] = []
     if os.path.lexists(path):
         try:
             with open_text(path) as file:
-                _read_lines(file, columns, damaged)
+                _read_lines(file, columns, damaged, without_environment)
         except OSError as error:
             warn(f"{path} cannot be read ({reason(error.strerror)}): its evaluations are left out")
     if damaged:
@@ -352,7 +353,7 @@ def _read_curve(path: Path) -> dict[str, np.ndarray]:
     return {name: values[order] for name, values in arrays.items()}
 
 
-def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[int]) -> None:
+def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[int], without_environment: bool) -> None:
     """Append the whole lines of an `evaluations.csv` to `columns`, and the line numbers of others to `damaged`."""
     header = next(file, "").rstrip("\r\n").split(",")
     if not {"update", "return_mean"} <= set(header):
@@ -371,7 +372,10 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
             plain(line.rstrip("\n"))
             update = int(row[places["updates"]])
             values = {name: float(row[place] or "nan") for name, place in places.items() if name != "updates"}
-            if not 0 <= update < EXACT_INTEGERS or not math.isfinite(values["returns"]):
+            played = not (math.isnan(values["returns"]) and math.isnan(values.get("scores", math.nan)))
+            if not 0 <= update < EXACT_INTEGERS or played == without_environment:
+                raise ValueError
+            if played and not math.isfinite(values["returns"]):
                 raise ValueError
             wanted = "" if target is None else row[target]
             first_target = wanted if first_target is None else first_target

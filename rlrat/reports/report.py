@@ -1,5 +1,6 @@
 """Hold what a comparison shows in one object: tables, plots and the page only render it."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -8,7 +9,12 @@ import numpy as np
 from rlrat.reports.differences import Difference
 from rlrat.reports.read import RunRecord
 from rlrat.reports.statistics import Estimate
-from rlrat.runs.schema import DIVERGED, FAILED, FINAL_EVALUATIONS
+from rlrat.runs.schema import DIVERGED, FAILED, FINAL_EVALUATIONS, NO_FINAL
+
+VALUE = "value"
+"""The measure of runs without an environment."""
+MEASURES = {"score": "score", "return": "return", VALUE: "estimated value (FQE)"}
+"""What tables call each measure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,23 @@ class Reach:
     seeds: int
 
 
+@dataclass(frozen=True)
+class BestEvaluations:
+    """The checkpoints that runs of one label kept as their best (`--keep-best`), by one choice."""
+
+    by: str
+    """return, score, fqe or heldout."""
+    runs: int
+    value: float
+    """Mean over runs of the evaluation that was kept, in the task's measure."""
+    final: float
+    """Mean over those of them that are judged; NaN without any."""
+    optimism: float
+    """How much too high `value` is for having been chosen by the same episodes, mean over `valued` runs: an estimate;
+    NaN where it was not, or none says."""
+    valued: int
+
+
 @dataclass(frozen=True, eq=False)
 class RunGroup:
     """The runs of one label in one task."""
@@ -63,12 +86,15 @@ class RunGroup:
     areas: np.ndarray
     """Mean height of a run's curve between the task's start and horizon, NaN for one that begins later, `[S]`."""
     curves: dict[str, Curve]
-    """By "score" and "return", as far as every run has them."""
+    """By "score" and "return", as far as every run has them; without an environment by "value", of the runs that have
+    estimates."""
     metrics: dict[str, Curve] = field(default_factory=dict)
     """By name, of the runs that have them."""
     reach: tuple[Reach, ...] = ()
-    uneven: bool = False
-    """The task's judged runs have too few evaluations at the same updates to be compared."""
+    best: tuple[BestEvaluations, ...] = ()
+    """What its runs kept as their best, unless this was chosen by the very estimates that they are judged by."""
+    incomparable: str | None = None
+    """Why the task's judged runs cannot be compared with one another, whatever their numbers; None where they can."""
 
     @property
     def diverged(self) -> int:
@@ -76,13 +102,18 @@ class RunGroup:
 
     @property
     def unfinished(self) -> int:
-        """Count the runs that are neither judged nor diverged nor failed: they have not come to the horizon."""
-        return len(self.runs) - len(self.judged) - self.diverged - self.failed
+        """Count the runs that have a curve, but have not come to the horizon."""
+        return len(self.runs) - len(self.judged) - self.diverged - self.failed - self.unmeasured
 
     @property
     def failed(self) -> int:
         """Count the runs without any evaluation of a trained policy: they say nothing of the label."""
         return sum(run.status == FAILED for run in self.runs)
+
+    @property
+    def unmeasured(self) -> int:
+        """Count the runs without an environment that have no estimated value: there is nothing to judge them by."""
+        return sum(not run.measured and run.status not in NO_FINAL for run in self.runs)
 
     @property
     def few_finals(self) -> str | None:
@@ -113,8 +144,10 @@ class RunGroup:
             return f"{self.diverged} of {len(self.runs)} of {self.label} diverged"
         if self.repeated:
             return f"{self.label} has {named_seeds(self.repeated)} more than once"
-        if self.uneven:
-            return "runs were evaluated at other updates than others"
+        if self.incomparable is not None:
+            return self.incomparable
+        if self.unmeasured and not self.judged:
+            return f"{self.label} has no estimated value"
         if (known := len(self.values(quantity))) < len(self.judged):
             return f"{len(self.judged) - known} of {len(self.judged)} of {self.label} begin too late for an area"
         return None
@@ -128,11 +161,15 @@ def named_seeds(seeds: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """An agent on a dataset, on which labels are compared; without what the labels tell apart themselves."""
+    """An agent on a dataset, on which labels are compared; without what the labels tell apart themselves.
+
+    Runs without an environment are a task of their own.
+    """
 
     name: str
     measure: str
-    """What its statistics are of: "score" (normalised), or "return" where scores cannot be compared."""
+    """What its statistics are of: "score" (normalised), "return" where scores cannot be compared, or without an
+    environment "value": discounted, estimated by fitted Q evaluation."""
     groups: tuple[RunGroup, ...]
     horizon: int | None
     """The update at which its runs are judged: where most finished runs of every label have come; None without any."""
@@ -146,6 +183,17 @@ class Task:
     """Why training seconds cannot be compared; None where they can."""
     spacing: str | None = None
     """What it means for its numbers that its runs were not all evaluated at the same updates; None where they were."""
+    data_value: float | None = None
+    """The data's own discounted value, beside estimated ones; None where runs have none, or not the same."""
+
+    @property
+    def digits(self) -> int:
+        """Return how many digits after the point its numbers have: estimates may be of rewards of 0 and 1."""
+        finals = np.concatenate([group.finals for group in self.groups])
+        size = float(np.abs(finals).max(initial=0.0))
+        if self.measure != VALUE or not 0 < size < 100:
+            return 1
+        return min(2 - math.floor(math.log10(size)), 6)
 
     def group(self, label: str) -> RunGroup | None:
         return next((group for group in self.groups if group.label == label), None)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rlrat.reports.best import BY_RETURNS
 from rlrat.reports.cells import guarded
 from rlrat.reports.convergence import SHARES, paper_statistic
 from rlrat.reports.read import as_text
-from rlrat.reports.report import Reach, Report, RunGroup, Task
+from rlrat.reports.report import MEASURES, VALUE, Reach, Report, RunGroup, Task
 from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied
+from rlrat.runs.schema import DATA_VALUE, FQE_VALUE, NO_FINAL
 
 _QUANTITIES = {"final": "mean of the last five evaluations", "area": "mean height of the curve"}
 _FEWER = "mean of the last five evaluations, or of all that a trained policy has where they are fewer"
@@ -88,8 +90,11 @@ class Table:
 
 def make_tables(report: Report) -> dict[str, Table]:
     """Make all tables of a report, by the name of their files."""
+    is_estimated = any(task.measure == VALUE for task in report.tasks)
     return {
         "results": results(report),
+        **({"without_environment": without_environment(report)} if is_estimated else {}),
+        **({"best": best(report)} if any(group.best for task in report.tasks for group in task.groups) else {}),
         **({"reach": reach(report)} if any(group.reach for task in report.tasks for group in task.groups) else {}),
         **{quantity: overview(report, quantity) for quantity in _QUANTITIES},
         **({"aggregates": aggregates(report)} if report.aggregates else {}),
@@ -105,6 +110,55 @@ def results(report: Report) -> Table:
     columns = ("task", "label", "seeds", "measure", "final", "sd", "low", "high", "area", "area sd", "evaluations")
     rows = tuple(_result(report, task, group) for task in report.tasks for group in task.groups)
     return Table("Results", columns, rows)
+
+
+def without_environment(report: Report) -> Table:
+    """Make a line for each label of each task without an environment: what its last evaluations found, and the data's.
+
+    The estimates are of the judged runs, all else of every run that has it and neither diverged nor failed.
+    """
+    tasks = [task for task in report.tasks if task.measure == VALUE]
+    runs = [run for task in tasks for group in task.groups for run in group.runs]
+    own = (FQE_VALUE, DATA_VALUE)
+    names = list(dict.fromkeys(name for run in runs for name in run.offline if name not in own))
+    names.sort(key=lambda name: name.startswith("losses/"))  # behind what is no loss
+    rows = []
+    for task in tasks:
+        for group in task.groups:
+            found = [run.offline for run in group.runs if run.offline and run.status not in NO_FINAL]
+            cells = [TableCell(task.name), TableCell(group.label), TableCell(f"{len(found)}", len(found))]
+            cells += [number(_mean_and_spread(group.finals)[0], task.digits), _figure([task.data_value])]
+            cells += [_figure([numbers[name] for numbers in found if name in numbers]) for name in names]
+            rows.append(tuple(cells))
+    columns = ("task", "label", "seeds", "estimated value (final)", "the data's own value", *names)
+    return Table("Without an environment: estimates and held-out episodes at the last evaluation", columns, tuple(rows))
+
+
+def _figure(values: Sequence[float | None]) -> TableCell:
+    """Make the cell of a mean of numbers of any size: four digits."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return number(np.nan)
+    mean = float(np.mean(known))
+    return TableCell(f"{mean:.4g}", mean)
+
+
+def best(report: Report) -> Table:
+    """Make a line for what runs of each label kept as their best, by each choice (`--keep-best`)."""
+    rows = []
+    for task in report.tasks:
+        for group in task.groups:
+            for kept in group.best:
+                rows.append(
+                    (
+                        *(TableCell(text) for text in (task.name, group.label, kept.by, MEASURES[task.measure])),
+                        TableCell(f"{kept.runs}", kept.runs),
+                        *(number(value, task.digits) for value in (kept.value, kept.final, kept.optimism)),
+                        TableCell(f"{kept.valued}", kept.valued) if kept.by in BY_RETURNS else number(np.nan),
+                    )
+                )
+    columns = ("task", "label", "chosen by", "measure", "runs", "best", "final", "best is too high by", "of runs")
+    return Table("Checkpoints kept as the best", columns, tuple(rows))
 
 
 def reach(report: Report) -> Table:
@@ -128,7 +182,8 @@ def _result(report: Report, task: Task, group: RunGroup) -> tuple[TableCell, ...
     for quantity in _QUANTITIES:
         values = group.values(quantity)
         mean, deviation = _mean_and_spread(values)
-        numbers.append([number(mean, mark=_marks(report, task, quantity).get(group.label, "")), number(deviation)])
+        mark = _marks(report, task, quantity).get(group.label, "")
+        numbers.append([number(mean, task.digits, mark), number(deviation, task.digits)])
     seeds = f"{len(group.judged)}" + (f" of {len(group.runs)}" if len(group.judged) < len(group.runs) else "")
     return (
         *(
@@ -136,8 +191,9 @@ def _result(report: Report, task: Task, group: RunGroup) -> tuple[TableCell, ...
             TableCell(group.label),
             TableCell(seeds, len(group.judged), details={"of": len(group.runs)}),
         ),
-        TableCell(task.measure),
-        *(*numbers[0], number(band.low), number(band.high), *numbers[1], _evaluations(group.final_counts)),
+        TableCell(MEASURES[task.measure]),
+        *(*numbers[0], number(band.low, task.digits), number(band.high, task.digits)),
+        *(*numbers[1], _evaluations(group.final_counts)),
     )
 
 
@@ -182,7 +238,7 @@ def overview(report: Report, quantity: str) -> Table:
             group = task.group(label)
             values, seeds = ((), 0) if group is None else (group.values(quantity), len(group.runs))
             mean, deviation = _mean_and_spread(values)
-            text = number(mean).text + (f" ± {deviation:.1f}" if len(values) > 1 else "")
+            text = number(mean, task.digits).text + (f" ± {deviation:.{task.digits}f}" if len(values) > 1 else "")
             text += f" ({len(values)} of {seeds})" if len(values) < seeds else ""
             details = {"sd": deviation, "judged": len(values), "seeds": seeds}
             row.append(TableCell(text, mean, marks.get(label, ""), details))
@@ -236,10 +292,11 @@ def comparisons(report: Report) -> Table:
         "winner",
         "verdict",
     )
+    digits = {task.name: task.digits for task in report.tasks}
     rows = [
         (
             *(TableCell(text) for text in (c.task, c.quantity, c.first, c.second)),
-            *(number(value) for value in (c.difference, c.low, c.high)),
+            *(number(value, digits[c.task]) for value in (c.difference, c.low, c.high)),
             *(TableCell("-" if np.isnan(p) else f"{p:.2g}", p) for p in (c.p, c.p_corrected)),
             *(TableCell(c.winner or "-"), TableCell(c.verdict)),
         )
@@ -282,10 +339,10 @@ def runs(report: Report) -> Table:
                             TableCell(f"{run.last:,}", run.last) if len(run.updates) else TableCell("-", np.nan),
                         ),
                         *(
-                            number(final),
+                            number(final, task.digits),
                             TableCell("-", np.nan) if count is None else TableCell(f"{count}", int(count)),
                         ),
-                        *(number(area), TableCell(as_text(run.path))),
+                        *(number(area, task.digits), TableCell(as_text(run.path))),
                     )
                 )
     return Table("Runs", columns, tuple(rows))

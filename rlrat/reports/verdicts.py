@@ -5,14 +5,14 @@ from itertools import combinations
 
 import numpy as np
 
-from rlrat.reports.report import Comparison, RunGroup, Task
+from rlrat.reports.report import VALUE, Comparison, RunGroup, Task
 from rlrat.reports.significance import FEWEST_SEEDS, compare_means, corrected
 from rlrat.reports.statistics import LEVEL
 
 _FEW_SEEDS = 5
 _WORDS = {
-    "final": ("ends higher than", "at the end"),
-    "area": ("is higher on average over training than", "over training"),
+    "final": ("ends higher{} than", "{} at the end"),
+    "area": ("is higher{} on average over training than", "{} over training"),
 }
 
 
@@ -73,13 +73,14 @@ def _comparison(
     winner = None
     if p_corrected < 1 - LEVEL:
         winner = first.label if difference > 0 else second.label
-    verdict = _verdict(quantity, first, second, test, p_corrected, made, winner)
+    verdict = _verdict(task, quantity, first, second, test, p_corrected, made, winner)
     return Comparison(
         *(task.name, quantity, first.label, second.label, difference, low, high, p, p_corrected, winner, verdict)
     )
 
 
 def _verdict(
+    task: Task,
     quantity: str,
     first: RunGroup,
     second: RunGroup,
@@ -88,11 +89,13 @@ def _verdict(
     made: int,
     winner: str | None,
 ) -> str:
-    higher, where = _WORDS[quantity]
+    of_what = " in estimated value" if task.measure == VALUE else ""
+    higher, where = (words.format(of_what) for words in _WORDS[quantity])
+    digits = task.digits
     _, low, high, p = test
     means = {group.label: group.values(quantity) for group in (first, second)}
     sizes = [len(values) for values in means.values()]
-    pair = f"{first.label} against {second.label} {where}"
+    pair = f"{first.label} against {second.label}{where}"
     obstacles = {obstacle: None for group in (first, second) if (obstacle := group.obstacle(quantity))}
     if obstacles:
         return f"{pair}: {' and '.join(obstacles)}, so nothing can be concluded"
@@ -108,14 +111,17 @@ def _verdict(
     after = _few_finals(first, second, quantity) + after
     if winner is None:
         text = (
-            f"{first.label} and {second.label} are not told apart {where}: {means[first.label]:.1f} and "
-            f"{means[second.label]:.1f}; the difference may be anything from {low:.1f} to {high:.1f} ({after})"
+            f"{first.label} and {second.label} are not told apart{where}: {means[first.label]:.{digits}f} and "
+            f"{means[second.label]:.{digits}f}; the difference may be anything from {low:.{digits}f} to "
+            f"{high:.{digits}f} ({after})"
         )
     else:
         other = second.label if winner == first.label else first.label
         least, most = (low, high) if winner == first.label else (-high, -low)
-        by = f"by {least:z.1f} to {most:.1f}" if least >= 0 else f"by at most {most:.1f}"
-        text = f"{winner} {higher} {other}: {means[winner]:.1f} against {means[other]:.1f}, {by} ({after})"
+        by = f"by {least:z.{digits}f} to {most:.{digits}f}" if least >= 0 else f"by at most {most:.{digits}f}"
+        text = (
+            f"{winner} {higher} {other}: {means[winner]:.{digits}f} against {means[other]:.{digits}f}, {by} ({after})"
+        )
         if min(sizes) < _FEW_SEEDS:
             text += f". With {min(sizes)} seeds this rests on runs that scatter normally; runs that collapse do not"
     return text

@@ -28,7 +28,7 @@ from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 from rlrat.json_files import EXACT_INTEGERS
 from rlrat.networks.choices import Norm, RationalVersion
-from rlrat.runs.schema import OUTSIDE_IDENTITY, OUTSIDE_NAME
+from rlrat.runs.schema import HELD_OUT_SHARE, OUTSIDE_IDENTITY, OUTSIDE_NAME
 from rlrat.updates.seeds import SEED_LIMIT
 
 
@@ -81,8 +81,8 @@ class RationalArguments:
 @dataclass(frozen=True)
 class RunArguments:
     dataset: str = PACKAGED[0]
-    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of a D4RL-layout
-    .hdf5 file or a Minari folder."""
+    """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of an .npz, .csv,
+    .parquet or D4RL-layout .hdf5 file, or of a folder of .npz files or of Minari's."""
     env_id: str | None = None
     """Gymnasium environment to evaluate in; the dataset's own by default. none: judge on the data alone."""
     env_kwargs: tuple[str, ...] = ()
@@ -115,7 +115,7 @@ class RunArguments:
     holdout: Annotated[float, Range(0.0, 1.0, open_high=True)] | None = None
     """Share of the episodes that is never trained on, the same for all seeds; 0.1 by default where there is no
     environment, else none."""
-    fqe_updates: Annotated[int, Range(0)] = 2000
+    fqe_updates: Annotated[int, Range(0)] = 5000
     """Updates of each fitted Q evaluation, where there is no environment or --keep-best needs it; 0 leaves it out."""
     log_every: Count = 500
     """Updates between points of TensorBoard and metrics.csv, each the mean since the last."""
@@ -382,6 +382,13 @@ def settings(arguments: RunArguments) -> dict[str, Any]:
 def identity(arguments: RunArguments) -> dict[str, Any]:
     """Collect the settings that change a run's result."""
     return {name: value for name, value in settings(arguments).items() if name not in OUTSIDE_IDENTITY}
+
+
+def held_out_share(arguments: RunArguments, env_id: str | None, episodes: int) -> float | None:
+    """Return the share of a dataset's `episodes` that is held out, as a run's identity has it; None where none is."""
+    if arguments.holdout is None and env_id is None and episodes > 1:
+        return HELD_OUT_SHARE
+    return arguments.holdout or None
 
 
 def run_name(arguments: RunArguments) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrat.errors import InputError, reason
 from rlrat.evaluation.scores import mean_height
-from rlrat.runs.schema import CONFIG, FINISHED
+from rlrat.runs.schema import AGREEMENT, CONFIG, FINISHED, FQE_VALUE
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -24,6 +24,11 @@ LAYOUT: dict[str, dict[str, list[str | list[str]]]] = {
         "return": ["Multiline", ["eval/return_mean"]],
         "episode length": ["Multiline", ["eval/length_mean"]],
         "updates per second": ["Multiline", ["charts/updates_per_second"]],
+    },
+    "without rollouts": {
+        "value (fitted Q evaluation)": ["Multiline", [f"offline/{FQE_VALUE}"]],
+        "agreement with held-out actions": ["Multiline", [f"offline/{AGREEMENT}"]],
+        "the actor's loss on held-out episodes": ["Multiline", ["offline/losses/actor"]],
     },
     "rational layers": {
         "share of inputs outside the fitted interval": ["Multiline", ["rational/.*/outside"]],
@@ -39,7 +44,7 @@ def finish_board(
     """Hand TensorBoard what only a finished run has: a row of its HParams tab.
 
     The row has the final score and return, of how many evaluations they are and, as `area`, the mean height of either
-    curve over training; a diverged run has none of them.
+    curve over training, or the final value of a run without an environment; a diverged run has none of them.
 
     Args:
         board: the run's open TensorBoard file.
@@ -50,6 +55,7 @@ def finish_board(
 
     updates = np.array([int(row["update"]) for row in rows])
     metrics: dict[str, float | None] = {"final/return": summary["final_return"], "final/score": summary["final_score"]}
+    metrics["final/value"] = summary.get("final_value")  # of a run without an environment
     metrics["final/evaluations"] = None if summary["final_return"] is None else summary["final_evaluations"]
     for name, column in (("return", "return_mean"), ("score", "normalized_score")):
         known = summary["status"] == FINISHED and len(rows) and all(row[column] for row in rows)

@@ -29,7 +29,7 @@ from rlrat.evaluation.fqe import Stopped
 from rlrat.evaluation.scores import Reference, find_reference
 from rlrat.networks.activations import check_activation
 from rlrat.rational.launching import is_gpu
-from rlrat.runs.arguments import RunArguments, identity, members, parse_env_kwargs, side_by_side
+from rlrat.runs.arguments import RunArguments, held_out_share, identity, members, parse_env_kwargs, side_by_side
 from rlrat.runs.dashboards import LAYOUT, check_tracking, tracked
 from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
@@ -39,7 +39,7 @@ from rlrat.runs.metrics import MetricSums, add_metrics, mean_metrics
 from rlrat.runs.offline import KEPT, OfflineEvaluator, check_kept, describe, how_judged
 from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
-from rlrat.runs.schema import ACTION_ERROR, FQE_VALUE, HELD_OUT_SHARE, TRACE
+from rlrat.runs.schema import ACTION_ERROR, FQE_VALUE, TRACE
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.learner import Learner, check_learner, first_batch
@@ -109,13 +109,11 @@ class Run:
         self.reference: Reference | None = None if self.env_id is None else self._find_reference()
         check_kept(arguments, self.env_id, self.reference)
         self._whole, self._held_out = self.dataset, None
-        holdout = arguments.holdout
-        if holdout is None and self.env_id is None and len(self._whole.episode_starts) > 1:
-            holdout = HELD_OUT_SHARE
-        if holdout:
+        holdout = held_out_share(arguments, self.env_id, len(self._whole.episode_starts))
+        if holdout is not None:
             self.dataset, self._held_out = self._whole.split(holdout, _SPLIT_SEED)
 
-        judged = (self._whole, self.env_id, self.env_kwargs, self.reference, holdout or None)
+        judged = (self._whole, self.env_id, self.env_kwargs, self.reference, holdout)
         self._group = Group(agent, arguments, members(arguments), self.device, *judged)
         if (folders := made.get()) is not None:
             folders += [folder.path for folder in self._group.folders]

@@ -15,6 +15,7 @@ CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT = "checkpoint.pt", "checkpoint.
 EVALUATIONS, EPISODES, ACTIVATIONS = "evaluations.csv", "episodes.csv", "activations.csv"
 METRICS, OFFLINE = "metrics.csv", "offline.csv"
 TRACE = "trace.json"  # of --profile
+JUDGEMENT = "judgement.json"  # of `rlrat judge`
 TENSORBOARD = "events.out.tfevents."
 """How the names of TensorBoard's files begin."""
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rlrat.datasets.sources import is_to_be_fetched
 from rlrat.environments.registry import of_data
 from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError
-from rlrat.runs.arguments import RunArguments, identity, validate
+from rlrat.runs.arguments import RunArguments, held_out_share, identity, validate
 from rlrat.runs.schema import CHECKPOINT, CONFIG, DONE, SUMMARY
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import clash, seed_status
@@ -18,7 +19,8 @@ from rlrat.sweeps.grid import Cell, Job
 from rlrat.updates.seeds import SEED_LIMIT
 
 _NAMED = 5  # mistakes that are named, the rest is counted
-_COMPLETED = ("dataset", "env_id", "env_kwargs")  # a run's folder has them as the dataset completes them
+_COMPLETED = ("dataset", "env_id", "env_kwargs", "holdout")  # a run's folder has them as the dataset completes them
+_COMPLETED_BY = ("dataset", "env_id", "env_kwargs", "action_bounds", "holdout", "keep_best", "max_episode_steps")
 _MEND = "give another --run-dir, or move these away"
 _TOGETHER = ("total_updates", "eval_at")  # whether one is right depends on the other
 
@@ -124,25 +126,35 @@ def _begun(cell: Cell) -> Sequence[int]:
     return cell.seeds
 
 
-def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[str] = ()) -> list[str]:
-    """Check that every dataset is here, readable and has an environment; return those still to be downloaded.
+@dataclass(frozen=True)
+class DataCheck:
+    """What is known of a plan's datasets once they are checked."""
+
+    missing: tuple[str, ...] = ()
+    """Those still to be downloaded."""
+    without_environment: frozenset[Cell] = frozenset()
+    """The cells whose policies are judged on data alone."""
+
+
+def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[str] = ()) -> DataCheck:
+    """Check that every dataset is here and readable, and that the environments exist which are named.
 
     Args:
         fetch: download what is missing; if False, read only what is here.
         env_modules: the user's modules that register environments.
 
     Raises:
-        InputError: a dataset does not exist, cannot be downloaded or cannot be used, or a run folder is of another
-            dataset or environment.
+        InputError: a dataset does not exist, cannot be downloaded or cannot be used, a run folder is of another
+            dataset or environment, or there are settings of rollouts and no environment.
     """
-    wrong, clashes, missing = [], [], []
+    wrong, clashes, missing, without = [], [], {}, set()
     known: dict[tuple, dict[str, Any] | None] = {}  # what each choice of dataset and environment completes
     for cell in cells:
         arguments = cell.arguments
         if not fetch and is_to_be_fetched(arguments.dataset):
-            missing.append(arguments.dataset)
+            missing[arguments.dataset] = None
             continue
-        key = (arguments.dataset, arguments.env_id, arguments.env_kwargs, arguments.action_bounds)
+        key = tuple(getattr(arguments, name) for name in _COMPLETED_BY)
         if key not in known:
             try:
                 known[key] = _completed(arguments, env_modules)
@@ -151,21 +163,25 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[
                 wrong.append(str(error))
         if known[key] is not None:
             clashes += _clashes(cell, known[key], {})
+            if known[key]["env_id"] is None:
+                without.add(cell)
     _raise(wrong)
     _raise(clashes, _MEND)
-    return list(dict.fromkeys(missing))
+    return DataCheck(tuple(missing), frozenset(without))
 
 
 def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str, Any]:
     """Return the part of a run's identity that its dataset completes."""
     from rlrat.datasets import load_dataset
+    from rlrat.runs.offline import check_kept
 
     bounds = {"env_id": arguments.env_id, "action_bounds": arguments.action_bounds}
     dataset = load_dataset(arguments.dataset, env_modules=env_modules, **bounds)
-    if dataset.env_id is None and arguments.env_id is None:
-        raise InputError(f"dataset {arguments.dataset} names no environment: give --grid.env-id")
     env_id, kwargs = of_data(dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs))
-    found = {"env_id": env_id, "env_kwargs": kwargs}
+    if env_id is None:
+        check_kept(arguments, None, None)
+    holdout = held_out_share(arguments, env_id, len(dataset.episode_starts))
+    found = {"env_id": env_id, "env_kwargs": kwargs, "holdout": holdout}
     return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))
 
 

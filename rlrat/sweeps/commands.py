@@ -13,7 +13,7 @@ from rich.console import Console
 from rlrat.errors import InputError, warn
 from rlrat.runs.locks import Watch
 from rlrat.runs.schema import DIVERGED, DONE, FAILED
-from rlrat.sweeps.checks import check_datasets, check_device, check_folders, check_settings, check_together
+from rlrat.sweeps.checks import DataCheck, check_datasets, check_device, check_folders, check_settings, check_together
 from rlrat.sweeps.conductor import Conductor
 from rlrat.sweeps.display import Display, show_estimate, show_plan, show_status, show_summary
 from rlrat.sweeps.estimate import probe
@@ -40,7 +40,7 @@ def extra_settings(options: Options) -> dict[str, Any]:
     return {"num_threads": options.threads, **given, **({"env_modules": m} if (m := options.env_modules) else {})}
 
 
-def make_launcher(options: Options, jobs: list[Job], folder: SweepFolder, missing: Sequence[str] = ()) -> Launcher:
+def make_launcher(options: Options, jobs: list[Job], folder: SweepFolder, data: DataCheck) -> Launcher:
     """Make the launcher; raise `InputError` if its package or its cluster is missing."""
     if options.launcher == "ray":
         from rlrat.sweeps.ray import RayLauncher
@@ -53,7 +53,7 @@ def make_launcher(options: Options, jobs: list[Job], folder: SweepFolder, missin
     gpus = [] if options.device == "cpu" else find_gpus()
     per_gpu = None
     if gpus and options.workers is None and jobs:
-        probes = probe(jobs, folder, extra_settings(options), missing)
+        probes = probe(jobs, folder, extra_settings(options), data)
         memory = max(found.gpu_memory or 0 for found in probes.values())
         if memory:
             per_gpu = min(fitting(gpu, memory) for gpu in gpus)
@@ -70,16 +70,19 @@ def sweep(options: Options, grid: Grid, console: Console, only: set[str] | None 
     check_together(jobs)
     check_device(options.device, here=options.launcher == "local")
     folder = SweepFolder(options.run_dir)
-    missing = check_datasets(cells, fetch=not options.dry_run, env_modules=options.env_modules)
+    data = check_datasets(cells, fetch=not options.dry_run, env_modules=options.env_modules)
+    if data.without_environment:
+        many = f"{len(data.without_environment):,} of {len(cells):,} cells have"
+        console.print(f"{many} no environment: their policies are judged on data alone", soft_wrap=True)
     if options.dry_run:
-        _dry_run(options, cells, jobs, missing, folder, console)
+        _dry_run(options, cells, jobs, data, folder, console)
         return 0
     remember(folder, grid.absolute(), kept_options(options), jobs)
     diverged = sum(seed_status(path) == DIVERGED for job in jobs for path in job.folders)
     jobs = [job for job in jobs if (only is None or job.id in only) and not is_done(job)]
     if not jobs:
         return finish(0, options, cells, console)
-    launcher = make_launcher(options, jobs, folder)
+    launcher = make_launcher(options, jobs, folder, data)
     with Display(console, len(cells), diverged) as display:
         display.say(f"{len(cells):,} cells in {len(jobs):,} processes; {launcher.describe()}")
         conductor = Conductor(
@@ -98,14 +101,14 @@ def sweep(options: Options, grid: Grid, console: Console, only: set[str] | None 
 
 
 def _dry_run(
-    options: Options, cells: list[Cell], jobs: list[Job], missing: list[str], folder: SweepFolder, console: Console
+    options: Options, cells: list[Cell], jobs: list[Job], data: DataCheck, folder: SweepFolder, console: Console
 ) -> None:
-    probes = probe(jobs, folder, extra_settings(options), missing)
-    launcher = make_launcher(options, jobs, folder, missing) if options.launcher == "local" else None
+    probes = probe(jobs, folder, extra_settings(options), data)
+    launcher = make_launcher(options, jobs, folder, data) if options.launcher == "local" else None
     where = launcher.describe() if launcher is not None else f"on {options.launcher}"
-    show_plan(console, cells, jobs, probes, missing, where)
+    show_plan(console, cells, jobs, probes, data.missing, where)
     at_once = {"local": launcher.room() if launcher else 0, "ray": len(jobs), "slurm": options.slurm.at_once}
-    show_estimate(console, jobs, probes, at_once[options.launcher])
+    show_estimate(console, jobs, probes, data, at_once[options.launcher])
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from rlrat.errors import printable
 from rlrat.json_files import as_number
 from rlrat.runs.locks import Owner
 from rlrat.runs.schema import DIVERGED, DONE, FAILED, FINISHED, MISSING, UNFINISHED
+from rlrat.sweeps.checks import DataCheck
 from rlrat.sweeps.conductor import Conductor, Entry
-from rlrat.sweeps.estimate import Probe
+from rlrat.sweeps.estimate import Probe, probe_name
 from rlrat.sweeps.folder import SeedProgress, SweepFolder, is_done, read_progress, read_summary, seed_status
 from rlrat.sweeps.grid import Cell, Job, Process
 from rlrat.sweeps.records import fits
@@ -64,7 +65,7 @@ class Display:
             self.say(self._counts(conductor))
 
     def _table(self, conductor: Conductor) -> Group:
-        table = Table("running", "update", "updates/s", "score or return", box=None, pad_edge=False)
+        table = Table("running", "update", "updates/s", "score, return or value", box=None, pad_edge=False)
         running = self._looks(conductor)
         for entry, progress in running[:_ROWS]:
             total = entry.job.total_updates
@@ -72,8 +73,9 @@ class Display:
                 table.add_row(entry.job.label, f"0/{total:,}", "", "")
                 continue
             speed = progress.update / progress.train_seconds if progress.train_seconds else 0.0
-            value = progress.return_mean if progress.score is None else progress.score
-            table.add_row(entry.job.label, f"{progress.update:,}/{total:,}", f"{speed:.0f}", f"{value:.1f}")
+            value = next((v for v in (progress.score, progress.return_mean, progress.value) if v is not None), None)
+            shown = "" if value is None else f"{value:.1f}" if progress.value is None else f"{value:.3g} (FQE)"
+            table.add_row(entry.job.label, f"{progress.update:,}/{total:,}", f"{speed:.0f}", shown)
         more = len(running) - _ROWS
         rows = [Text(self._counts(conductor))] + ([table] if running else [])
         return Group(*rows, *([Text(f"and {more} more")] if more > 0 else []))
@@ -159,19 +161,26 @@ def show_plan(
         )  # fmt: skip
 
 
-def show_estimate(console: Console, jobs: Sequence[Job], probes: dict[str, Probe], at_once: int) -> None:
+def show_estimate(
+    console: Console, jobs: Sequence[Job], probes: dict[str, Probe], data: DataCheck, at_once: int
+) -> None:
     """Print the time and the memory that the rest takes, if `at_once` processes run at a time."""
     open_jobs = [job for job in jobs if not is_done(job)]
     if not open_jobs:
         return
-    seconds = [probes[job.cell.agent.name].seconds(job) for job in open_jobs]
+    own = [probes[probe_name(job, data)] for job in open_jobs]
+    seconds = [probe.seconds(job) for probe, job in zip(own, open_jobs, strict=True)]
     at_once = min(at_once, len(open_jobs))
     total = max(sum(seconds) / at_once, max(seconds))
-    memory = at_once * max(probes[job.cell.agent.name].memory for job in open_jobs)
+    memory = at_once * max(probe.memory for probe in own)
     console.print(f"about {duration(total)} with {at_once} processes at a time, and up to {memory / 2**30:.1f} GiB")
+    judged = {job.cell in data.without_environment for job in open_jobs}
+    evaluations = "episodes last 1000 steps, " * (False in judged)
+    evaluations += "fitted Q evaluation takes as long as it has updates, " * (True in judged)
     console.print(
-        "assumed: every process of an agent is like the probed one, none slows another down, episodes last 1000 steps, "
-        "nothing was begun, and no update is compiled (on a CPU half the time, 0.7 GiB more each)", soft_wrap=True,
+        "assumed: every process of an agent is like the probed one, none slows another down, "
+        f"{evaluations}nothing is judged for --keep-best, nothing was begun, "
+        "and no update is compiled (on a CPU half the time, 0.7 GiB more each)", soft_wrap=True,
     )  # fmt: skip
 
 
@@ -216,15 +225,26 @@ def show_status(console: Console, jobs: Sequence[Process], folder: SweepFolder, 
 
 
 def show_summary(console: Console, cells: Sequence[Cell], run_dir: Path) -> None:
-    """Print the final scores (returns without references): mean and population standard deviation over seeds."""
-    table = Table("dataset", "agent", "run", "seeds", "score", "return", "diverged", box=None, pad_edge=False)
-    for cell in cells[:_SUMMARY_ROWS]:
-        summaries = [s for seed in cell.seeds if (s := read_summary(cell.run_folder(seed))) is not None]
+    """Print the final scores and returns, estimated values of runs without an environment: mean and spread over seeds.
+
+    The spread is the population standard deviation.
+    """
+    shown = [
+        (cell, [s for seed in cell.seeds if (s := read_summary(cell.run_folder(seed))) is not None])
+        for cell in cells[:_SUMMARY_ROWS]
+    ]
+    measures = {"final_score": ("score", ".1f"), "final_return": ("return", ".1f")}
+    if any("final_value" in summary for _, summaries in shown for summary in summaries):
+        measures["final_value"] = ("estimated value (FQE)", ".3g")
+    names = (name for name, _ in measures.values())
+    table = Table("dataset", "agent", "run", "seeds", *names, "diverged", box=None, pad_edge=False)
+    for cell, summaries in shown:
         finished = [s for s in summaries if s.get("status") == FINISHED]
         numbers = []
-        for name in ("final_score", "final_return"):
+        for name, (_, digits) in measures.items():
             values = [value for s in finished if (value := as_number(s.get(name))) is not None]
-            numbers.append(f"{statistics.mean(values):.1f} ± {statistics.pstdev(values):.1f}" if values else "")
+            spread = (statistics.mean(values), statistics.pstdev(values)) if values else ()
+            numbers.append(" ± ".join(f"{number:{digits}}" for number in spread))
         diverged = sum(s.get("status") == DIVERGED for s in summaries)
         seeds = f"{len(finished)}/{len(cell.seeds)}"
         table.add_row(*cell.folder.parts[-3:], seeds, *numbers, str(diverged) if diverged else "")

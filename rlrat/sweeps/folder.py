@@ -18,7 +18,9 @@ from rlrat.runs.schema import (
     CONFIG,
     DONE,
     EVALUATIONS,
+    FQE_VALUE,
     MISSING,
+    OFFLINE,
     STATUSES,
     SUMMARY,
     UNFINISHED,
@@ -36,8 +38,10 @@ class SeedProgress:
     update: int
     wall_seconds: float
     train_seconds: float
-    return_mean: float
+    return_mean: float | None
     score: float | None
+    value: float | None
+    """By fitted Q evaluation, of a run without an environment; None of every other, and where there is no estimate."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,35 @@ def is_done(process: Process) -> bool:
 def read_progress(folder: Path) -> SeedProgress | None:
     """Read the newest evaluation of a run at its first target return; None before the first evaluation."""
     try:
-        with open_file(folder / EVALUATIONS) as file:
-            header = file.readline(4096).decode()
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(len(header), size - 4096))
-            lines = file.read(4096).decode(errors="replace").rpartition("\n")[0].splitlines()
-        rows = list(csv.DictReader(lines, fieldnames=next(csv.reader([header]))))
+        rows = _last_rows(folder / EVALUATIONS)
         first = next(row for row in rows if row["update"] == rows[-1]["update"])
         update, score = int(first["update"]), first["normalized_score"]
         wall, trained = float(first["wall_seconds"]), float(first["train_seconds"])
         if not (0 <= update < EXACT_INTEGERS and 0 <= wall < math.inf and 0 <= trained < math.inf):
             return None
-        return SeedProgress(update, wall, trained, float(first["return_mean"]), float(score) if score else None)
+        returned, value = first["return_mean"], None if first["return_mean"] else _estimated(folder, first["update"])
+        found = (float(text) if text else None for text in (returned, score, value))
+        return SeedProgress(update, wall, trained, *found)
     except (OSError, ValueError, KeyError, TypeError, IndexError, StopIteration, csv.Error):
+        return None
+
+
+def _last_rows(path: Path) -> list[dict[str, str]]:
+    """Read the last whole lines of a CSV file, as many as 4096 bytes hold; the first of them may be cut."""
+    with open_file(path) as file:
+        header = file.readline(4096).decode()
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(len(header), size - 4096))
+        lines = file.read(4096).decode(errors="replace").rpartition("\n")[0].splitlines()
+    return list(csv.DictReader(lines, fieldnames=next(csv.reader([header]))))
+
+
+def _estimated(folder: Path, update: str) -> str | None:
+    """Read the estimated value of an update from `offline.csv`; None where there is none."""
+    try:
+        rows = reversed(_last_rows(folder / OFFLINE))
+        return next((row.get(FQE_VALUE) for row in rows if row["update"] == update), None)
+    except (OSError, ValueError, StopIteration, csv.Error):
         return None
 
 

@@ -40,6 +40,7 @@ from growth import run_growth
 from rational_speed import run_rational
 from rlrat import load_dataset
 from rlrat.console import Console
+from rlrat.datasets import Dataset
 from rlrat.errors import one_line_errors
 from rlrat.runs.agents import agent_names, find_agent
 from table import run_table
@@ -53,39 +54,51 @@ def run_load(settings: Load) -> dict:
     from gymnasium.spaces import Box
     from minari.data_collector import EpisodeBuffer
 
-    random = np.random.default_rng(0)
+    random, steps = np.random.default_rng(0), settings.steps
+    episodes = [
+        {
+            "observations": random.normal(size=(steps + 1, 11)),
+            "actions": random.uniform(-1, 1, size=(steps, 3)).astype(np.float32),
+            "rewards": random.normal(size=steps),
+            "terminations": np.zeros(steps, bool),
+            "truncations": np.arange(steps) == steps - 1,
+        }
+        for _ in range(settings.episodes)
+    ]
+    rows = {}
+
+    def measure(name: str, load: Callable[[], Dataset]) -> None:
+        started, worked = time.perf_counter(), time.process_time()
+        rows["transitions"] = len(load())
+        rows[name], rows[f"{name}, CPU"] = time.perf_counter() - started, time.process_time() - worked
+
     before = os.environ.get("MINARI_DATASETS_PATH")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINARI_DATASETS_PATH"] = folder
-        buffers = [
-            EpisodeBuffer(
-                id=number,
-                observations=random.normal(size=(1001, 11)),
-                actions=random.uniform(-1, 1, size=(1000, 3)).astype(np.float32),
-                rewards=random.normal(size=1000).tolist(),
-                terminations=[False] * 1000,
-                truncations=[False] * 999 + [True],
-            )
-            for number in range(settings.episodes)
-        ]
         minari.create_dataset_from_buffers(
-            "benchmark/million-v0",
-            buffers,
+            "benchmark/episodes-v0",
+            [
+                EpisodeBuffer(id=number, **{name: list(array) for name, array in episode.items()})
+                for number, episode in enumerate(episodes)
+            ],
             observation_space=Box(-np.inf, np.inf, (11,), np.float64),
             action_space=Box(-1, 1, (3,), np.float32),
         )
-        del buffers
-        rows = {}
+        named = {f"episode_{i}/{name}": array for i, each in enumerate(episodes) for name, array in each.items()}
+        np.savez(f"{folder}/episodes.npz", **named)
+        measure("from_episodes", lambda: Dataset.from_episodes(episodes))
+        del named
+        bounds = {"action_bounds": [(-1, 1)]}
         for name in ("cold", "warm"):
-            started = time.perf_counter()
-            dataset = load_dataset("benchmark/million-v0")
-            rows[name] = time.perf_counter() - started
-        rows["transitions"] = len(dataset)
+            measure(name, lambda: load_dataset("benchmark/episodes-v0"))
+        for name in (".npz cold", ".npz warm"):
+            measure(name, lambda: load_dataset(f"{folder}/episodes.npz", **bounds))
     if before is None:
         del os.environ["MINARI_DATASETS_PATH"]
     else:
         os.environ["MINARI_DATASETS_PATH"] = before
-    Console().print(f"{rows['transitions']:,} transitions: cold {rows['cold']:.2f} s, warm {rows['warm']:.3f} s")
+    seconds = ", ".join(f"{name} {value:.3g} s" for name, value in rows.items() if name != "transitions")
+    Console().print(f"{rows['transitions']:,} transitions in {settings.episodes:,} episodes: {seconds}", soft_wrap=True)
     return rows
 
 

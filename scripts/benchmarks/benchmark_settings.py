@@ -33,10 +33,12 @@ class Agents:
 
 @dataclass
 class Load:
-    """Seconds to load a million transitions from a Minari dataset, cold (no cache) and warm."""
+    """Seconds to load episodes from a Minari dataset, cold (no cache) and warm, from arrays and from an .npz file."""
 
     episodes: int = 1000
-    """Episodes of 1000 steps with Hopper's shapes, observations in float64."""
+    """Episodes with Hopper's shapes, observations in float64."""
+    steps: int = 1000
+    """Steps of each episode."""
 
 
 @dataclass

@@ -34,6 +34,19 @@ _OFFLINE = ("NewConnectionError", "NameResolutionError", "ConnectTimeoutError", 
 def main(goal: str, base: str) -> int:
     """Install what `goal` needs and do it; return the exit code. `base` is the Python that makes `.venv`."""
     os.chdir(ROOT)
+    try:
+        python = ready(goal, base)
+    except KeyboardInterrupt:
+        fail("stopped before all was installed; what was downloaded is kept, so type make again", code=130)
+    signal.signal(signal.SIGINT, lambda *_: None)  # what runs now answers Ctrl-C itself, by saving a checkpoint
+    code = subprocess.run([python, *COMMANDS[goal].split()]).returncode
+    if goal == "train" and code == 0:
+        say_what_is_next(python)
+    return code
+
+
+def ready(goal: str, base: str) -> str:
+    """Install what `goal` needs where that is not there; return the Python that has it."""
     with locked():
         python = active_python()
         if python is None:
@@ -46,16 +59,12 @@ def main(goal: str, base: str) -> int:
                     install(goal, python)
             else:
                 install(goal, python)
-    signal.signal(signal.SIGINT, lambda *_: None)  # what runs now answers Ctrl-C itself, by saving a checkpoint
-    code = subprocess.run([python, *COMMANDS[goal].split()]).returncode
-    if goal == "train" and code == 0:
-        say_what_is_next(python)
-    return code
+    return python
 
 
-def fail(line: str) -> NoReturn:
+def fail(line: str, code: int = 2) -> NoReturn:
     print(f"error: {line}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 @contextmanager
@@ -185,10 +194,10 @@ def install(goal: str, python: str) -> None:
         fail(f"rlrat could not be installed: {reason}; what was downloaded is kept, so type make again")
     note.write_text(fingerprint(python) + "\n")
     if not any(Path("rlrat/rational").glob("_cpu*.so")):
-        why = "could not be compiled" if compiler() else "need a C compiler: install gcc or clang and type make again"
-        print(
-            f"the C kernels of rational activations {why}; until then they run on plain PyTorch, several times slower"
-        )
+        why = "need a C compiler: install gcc or clang and type make again; until then they run on"
+        if compiler():
+            why = f"could not be compiled ({python} -m pip install -v -e . shows why), so they run on"
+        print(f"the C kernels of rational activations {why} plain PyTorch, several times slower")
 
 
 def last_line(text: str) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrat.datasets import Dataset
+from rlrat.datasets.batches import Units
 from rlrat.errors import InputError
 from tests.datasets.episode_lists import episode_lists
 
@@ -182,3 +183,84 @@ def test_small_returns_differ_as_large_ones_do(make_episode):
     for scale in (1e-20, 1.0, 1e20):
         assert with_returns(make_episode, [scale, 2 * scale])[1].returns_differ
         assert not with_returns(make_episode, [scale, scale * (1 + 1e-7)])[1].returns_differ
+
+
+@settings(max_examples=30, deadline=None)
+@given(episode_lists(), st.floats(0.01, 0.99), st.integers(0, 2**32))
+def test_a_split_is_a_partition_of_the_episodes(episodes, share, seed):
+    for index, episode in enumerate(episodes):
+        episode["rewards"] = np.full(len(episode["rewards"]), index / len(episode["rewards"]))
+    dataset = Dataset.from_episodes(episodes)
+    if len(episodes) == 1:
+        with pytest.raises(InputError, match="episodes has one episode: holding some out needs at least two"):
+            dataset.split(share, seed)
+        return
+    train, held_out = dataset.split(share, seed)
+    numbers = [part.episode_returns.round().astype(int).tolist() for part in (train, held_out)]
+    assert sorted(numbers[0] + numbers[1]) == list(range(len(episodes)))
+    assert numbers == [sorted(part) for part in numbers]
+    assert len(numbers[1]) == min(max(round(share * len(episodes)), 1), len(episodes) - 1)
+    for part, chosen in zip((train, held_out), numbers, strict=True):
+        alone = Dataset.from_episodes([episodes[number] for number in chosen])
+        assert (part.fingerprint, part.id) == (alone.fingerprint, dataset.id)
+    assert_same(train, Dataset.from_episodes([episodes[number] for number in numbers[0]]))
+    again = dataset.split(share, seed)
+    assert [part.fingerprint for part in again] == [train.fingerprint, held_out.fingerprint]
+
+
+def test_what_is_held_out_is_in_the_units_of_the_training_set(make_episode):
+    _, dataset = with_returns(make_episode, [1, 2, 3, 4, 5, 6])
+    train, held_out = dataset.split(0.34, 1)
+    assert (len(train.episode_starts), len(held_out.episode_starts)) == (4, 2)
+    for theirs, ours in zip(train.observation_statistics(0.5), held_out.observation_statistics(0.5), strict=True):
+        np.testing.assert_array_equal(theirs, ours)
+    for name in ("best_return", "worst_return", "returns_differ"):
+        assert getattr(held_out, name) == getattr(train, name)
+    np.testing.assert_array_equal(held_out.action_low, train.action_low)
+    units = [Units.of(part, True, 1e-3, "iql") for part in (train, held_out)]
+    np.testing.assert_array_equal(units[0].observation_mean, units[1].observation_mean)
+    assert units[0].reward_scale == units[1].reward_scale
+    assert "held out  from" in repr(held_out)
+    assert {dataset.split(0.34, seed)[1].fingerprint for seed in range(8)} != {held_out.fingerprint}
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.0, 1.0, float("nan")])
+def test_no_such_share_to_hold_out(make_episode, share):
+    with pytest.raises(InputError, match=r"the share of held-out episodes is .* must be above 0 and below 1"):
+        Dataset.from_episodes([make_episode(3)] * 2).split(share, 0)
+
+
+def test_log_probs_are_kept_and_are_a_part_of_the_fingerprint(episodes):
+    plain = Dataset.from_episodes(episodes)
+    for episode in episodes:
+        episode["log_probs"] = -np.arange(len(episode["rewards"]))
+    dataset = Dataset.from_episodes(episodes)
+    assert dataset.log_probs.dtype == np.float32
+    assert dataset.log_probs.tolist() == [0, -1, -2, -3, -4, 0, -1, -2, 0]
+    assert (plain.log_probs, plain.fingerprint != dataset.fingerprint) == (None, True)
+    train, held_out = dataset.split(0.5, 0)
+    assert sorted([*train.log_probs, *held_out.log_probs]) == sorted(dataset.log_probs)
+    del episodes[1]["log_probs"]
+    with pytest.raises(InputError, match="episodes: episode 1 lacks log_probs, which episode 0 has"):
+        Dataset.from_episodes(episodes)
+    episodes[1]["log_probs"] = np.zeros(4)
+    with pytest.raises(InputError, match=r"episode 1 has .* 4 log_probs: T"):
+        Dataset.from_episodes(episodes)
+    episodes[1]["log_probs"] = [0, np.nan, 0]
+    with pytest.raises(InputError, match="log_probs hold nan at episode 1, step 1"):
+        Dataset.from_episodes(episodes)
+
+
+def test_a_dataset_says_in_a_few_lines_what_it_is(make_episode):
+    episodes = [make_episode(3), make_episode(5, terminal=False)]
+    for episode in episodes:
+        episode["rewards"] = np.ones(len(episode["rewards"]))
+    dataset = Dataset.from_episodes(episodes, id="mine", env_id="Hopper-v5", action_low=-2, action_high=[2, 3])
+    assert repr(dataset).splitlines() == [
+        "Dataset mine: 8 transitions (4 observations, 2 actions)",
+        "  episodes  2; 1 end in a terminal state",
+        "  returns   3 to 5, mean 4, std 1",
+        "  lengths   3 to 5, mean 4, std 1 steps",
+        "  actions   from [-2, -2] to [2, 3]",
+        "  env_id    Hopper-v5",
+    ]

@@ -49,7 +49,8 @@ def forge_array(entry, name, array):
 def test_every_field_of_a_dataset_is_checked(dataset):
     arrays = {name for name, value in vars(dataset).items() if isinstance(value, np.ndarray)}
     assert arrays == set(entries._ARRAYS)
-    assert {field.name for field in dataclasses.fields(Dataset)} == arrays | set(entries._VALUES)
+    fields = {field.name for field in dataclasses.fields(Dataset)}
+    assert fields == {*arrays, *entries.VALUES, *entries._OPTIONAL, "training"}
 
 
 def test_what_was_written_is_read(entry, dataset):

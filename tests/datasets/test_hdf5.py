@@ -251,7 +251,8 @@ def test_whatever_h5py_raises_is_one_line(write_hdf5, monkeypatch, error):
 
     path = write_hdf5("a.hdf5", {"rewards": np.zeros(3)})
     with open_hdf5(path) as file:
-        monkeypatch.setattr(hdf5.h5o, "open", fail)
+        for opener in (hdf5.h5o, hdf5.h5d, hdf5.h5g):
+            monkeypatch.setattr(opener, "open", fail)
         for door in (read, open_group):
             with pytest.raises(InputError, match="rewards cannot be read, the file is damaged"):
                 door(file.id, "rewards")

@@ -38,7 +38,7 @@ def test_an_unknown_id_names_the_nearest_and_the_forms(id, nearest, make_minari,
     message = str(caught.value)
     assert message.startswith(f"unknown dataset {id!r}")
     assert (f"the nearest known: {nearest}" in message) if nearest else ("nearest" not in message)
-    assert "a D4RL name (hopper-medium-v2), a Minari id (mujoco/hopper/medium-v0) or a path to an .hdf5" in message
+    assert "a D4RL name (hopper-medium-v2), a Minari id (mujoco/hopper/medium-v0) or a path to an .npz file" in message
     assert "\n" not in message
 
 

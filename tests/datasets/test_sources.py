@@ -31,6 +31,8 @@ def here(tmp_path, monkeypatch):
         (["./minari/toy/set-v0", "{here}/minari/toy/set-v0/"], "toy/set-v0", "toy-set-v0"),
         (["mine.hdf5", "./mine.hdf5", "a/../mine.hdf5", "{here}/mine.hdf5", "mine.h5"], "mine", "mine"),
         (["hopper_medium-v2.hdf5", "hopper-medium-v2"], "hopper-medium-v2", "hopper-medium-v2"),
+        (["mine.npz", "./mine.npz", "{here}/mine.csv", "mine.parquet"], "mine", "mine"),
+        (["hopper_medium-v2.npz"], "hopper_medium-v2", "hopper_medium-v2"),
         (["mine.bin", "./mine.bin", "{here}/mine.bin"], "mine.bin", "mine.bin"),
         (["...hdf5", "./...hdf5"], "dataset..", "dataset.."),
         (["..hdf5"], "dataset.", "dataset."),
@@ -114,6 +116,16 @@ def test_paths_alone_become_absolute(here, make_minari, make_episode, monkeypatc
         assert sources.absolute(text) == text
     assert sources.absolute("x/../mine.hdf5") == str(here / "mine.hdf5")
     assert sources.absolute("./minari/own/set-v0") == str(here / "minari/own/set-v0")
+
+
+def test_a_folder_of_files_is_known_by_them(here, make_episode):
+    folder = here / "logs"
+    folder.mkdir()
+    with pytest.raises(InputError, match="unknown dataset 'logs'"):
+        load_dataset("logs")
+    np.savez(folder / "a.npz", **make_episode(3))
+    for text in ("logs", "./logs/", str(folder), "logs/../logs"):
+        assert load_dataset(text).id == folder_name(text) == "logs"
 
 
 def test_every_source_has_all_that_a_source_has():

@@ -1,8 +1,6 @@
 """The pages: links between them, that nothing public is left out, and that their code runs as it stands there."""
 
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from functools import cache
@@ -14,6 +12,7 @@ import pytest
 import rlrat
 from rlrat.networks import names
 from rlrat.runs.agents import agent_names
+from tests.forked import Forked
 from tests.short_runs import ROOT
 
 DOCS = ROOT / "docs"
@@ -117,15 +116,15 @@ def test_python_on_pages_runs(page, tmp_path, monkeypatch):
 def test_the_agent_of_the_page_trains_as_it_stands_there(tmp_path, monkeypatch):
     page, file = DOCS / "own_agent.md", tmp_path / "my_agent.py"
     file.write_text("\n".join(code(page, "python")), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    monkeypatch.chdir(tmp_path)
     commands = [line for block in code(page, "bash") for line in block.splitlines()]
     assert [command.split()[:2] for command in commands] == [
         ["rlrat", "new-agent"], ["python", "my_agent.py"], ["python", "my_agent.py"], ["rlrat", "compare"]
     ]  # fmt: skip
     for command in commands:
         program, *arguments = command.split()
-        how = [sys.executable, *(["-m", "rlrat.cli"] if program == "rlrat" else [])]
-        done = subprocess.run([*how, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        how = [sys.executable, *([str(ROOT / "rlrat" / "cli.py")] if program == "rlrat" else [])]
+        done = Forked([*how, *arguments], tmp_path).wait()
         assert done.returncode == 0, done.stderr
     runs = sorted((tmp_path / "runs").glob("*/my_agent/*/seed*"))
     assert len(runs) == 4

@@ -1,5 +1,7 @@
 """Fitted Q evaluation, against a problem of two states whose values are known in closed form."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -15,7 +17,7 @@ from rlrat.evaluation.fqe import (
     initial_rows,
 )
 
-SETTINGS = FQESettings(updates=600, batch_size=128, discount=0.9, hidden_dims=(32, 32), polyak=0.1)
+SETTINGS = FQESettings(updates=600, batch_size=128, discount=0.9, hidden_dims=(32, 32), polyak=0.1, learning_rate=2e-3)
 REWARDS = np.array([[0.2, 0.0], [2.0, 1.0]])  # of the state and the action
 # Action 1 leads to state 1, action 0 to state 0; both states are left by every step. V(1) = r(1, 1) / (1 - 0.9).
 ALWAYS_ONE = np.array([0.9 * 10.0, 10.0])
@@ -148,3 +150,6 @@ def test_discounted_returns_are_those_of_each_episode():
             expected[row] = sum(0.8**k * data.rewards[row + k] for k in range(end - row))
     np.testing.assert_allclose(discounted_returns(data, 0.8), expected)
     np.testing.assert_allclose(data_value(data, 0.8), expected[data.episode_starts].mean())
+    whole = dataclasses.replace(data, episode_complete=np.arange(7) < 2)
+    np.testing.assert_allclose(data_value(whole, 0.8), expected[data.episode_starts[:2]].mean())
+    assert np.isnan(data_value(dataclasses.replace(data, episode_complete=np.zeros(7, bool)), 0.8))

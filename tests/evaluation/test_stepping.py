@@ -53,7 +53,7 @@ def assert_equal(ours, theirs):
 @pytest.mark.parametrize(
     ("env_id", "kwargs", "steps"),
     [
-        *((env_id, {}, 1000) for env_id in IDS),
+        *((env_id, {}, 300) for env_id in IDS),
         ("Hopper-v4", {"terminate_when_unhealthy": False}, 200),
         ("Hopper-v5", {"terminate_when_unhealthy": False, "frame_skip": 2, "max_episode_steps": 70}, 200),
         ("Hopper-v5", {"healthy_state_range": (-1.5, 1.5), "healthy_reward": 3, "ctrl_cost_weight": 1}, 200),

@@ -8,6 +8,7 @@ from rlrat.networks.layers import MLP, Linear, initialize
 from rlrat.networks.policies import Policy
 from rlrat.rational import launching
 from tests.compile_kernels import Launches, compile_launches
+from tests.rational.conftest import _quick_interpreter  # noqa: F401  # Triton's interpreter, made quicker
 from tests.rational.inputs import DEVICE
 
 pytest.importorskip("triton")

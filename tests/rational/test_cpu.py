@@ -8,6 +8,7 @@ import pytest
 
 import rlrat.rational
 
+SOURCES = Path(rlrat.rational.__file__).parent
 MAIN = """
 #include "cpu.c"
 #include <stdio.h>
@@ -22,8 +23,7 @@ static void *filled(int64_t count, int wide, double scale) {
 }
 
 int main(int argc, char **argv) {
-    int64_t shapes[][4] = {{1, 1, 1, 1}, {2, 3, 2, 5}, {1, 1, 1, 4097}, {1, 70, 3, 31}, {2, 2, 1, 8193},
-                           {1, 5000, 2, 1}};
+    int64_t shapes[][4] = {{1, 1, 1, 1}, {2, 3, 2, 5}, {1, 1, 1, 257}, {1, 7, 3, 31}, {2, 2, 1, 513}, {1, 400, 2, 1}};
     int degrees[][2] = {{5, 4}, {8, 8}, {0, 1}, {3, 7}};
     for (int level = 0; level <= best(); level++)
     for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++)
@@ -33,7 +33,7 @@ int main(int argc, char **argv) {
     for (int large = 0; large < 2; large++) {
         int64_t *z = shapes[s], row = z[2] * z[3], units = z[0] * z[2], size = z[0] * z[1] * row;
         int m = degrees[d][0], n = degrees[d][1], given = n + (*version == 'C');
-        if (argc > 1 && large && size > 5000) continue; /* long double is software on arm64 */
+        if (argc > 1 && large && size > 1500) continue; /* long double is software on arm64 */
         rational_choose(level);
         for (int fused = 0; fused < 4; fused++) {
         void *x = filled(size, wide, large ? 1e30 : 2), *g = filled(size, wide, 1), *y = filled(size, wide, 0);
@@ -60,9 +60,18 @@ def _run(tmp_path: Path, compiler: str, *flags: str, command: tuple[str, ...] = 
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
     (tmp_path / "main.c").write_text(MAIN)
+    # Smaller blocks, so that little makes several, and outputs of some of these sizes are written past the cache.
+    source = (SOURCES / "cpu.c").read_text()
+    for usual, here in (
+        ("BLOCK_ELEMENTS 4096", "BLOCK_ELEMENTS 256"),
+        ("STREAMED_BYTES (32 << 20)", "STREAMED_BYTES 8192"),
+    ):
+        assert source.count(usual) == 1
+        source = source.replace(usual, here)
+    (tmp_path / "cpu.c").write_text(source)
     built = subprocess.run(
         [compiler, "-std=gnu11", *flags, "-fno-sanitize-recover=undefined", "-Wno-psabi",
-         "-I", str(Path(rlrat.rational.__file__).parent), "main.c", "-o", "main", "-lm"],
+         "-I", str(SOURCES), "main.c", "-o", "main", "-lm"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     if "cannot find" in built.stderr or ".h: No such file" in built.stderr:
@@ -73,7 +82,7 @@ def _run(tmp_path: Path, compiler: str, *flags: str, command: tuple[str, ...] = 
 
 
 def test_the_kernels_stay_inside_their_buffers(tmp_path):
-    _run(tmp_path, "gcc", "-O1", "-fsanitize=address,undefined")
+    _run(tmp_path, "gcc", "-O0", "-fsanitize=address,undefined")
 
 
 def test_the_kernels_run_on_arm64(tmp_path):

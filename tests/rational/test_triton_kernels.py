@@ -52,7 +52,8 @@ SHAPES = [  # batch, groups, rows, size
 def test_the_kernels_agree_with_the_float64_reference(version, dtype):
     every = [(5, 4), (3, 2), (0, 0 if version != "N" else 1), (8, 8), (1, 6)]
     for degrees in every if dtype == torch.float32 else [(5, 4)]:  # the interpreter is slow, and so is compiling
-        for shape in SHAPES if degrees == (5, 4) else SHAPES[3:4]:
+        # Where elements lie is no matter of the version.
+        for shape in SHAPES if (version, degrees) == ("A", (5, 4)) else SHAPES[1:4:2]:
             inputs, _ = draw_on_device(version, *shape, degrees, dtype)
             expected = expected_gradients(inputs, version)
             with backend("triton"):
@@ -65,7 +66,7 @@ def test_the_kernels_agree_with_the_float64_reference(version, dtype):
 @pytest.mark.parametrize("fused", [("bias",), ("gate",), ("bias", "gate")])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_bias_and_gate(version, fused, dtype):
-    for shape in SHAPES[2:5]:
+    for shape in SHAPES[2:5] if version == "A" else SHAPES[3:4]:
         inputs, extra = draw_on_device(version, *shape, (5, 4), dtype, fused)
         expected = expected_gradients(inputs, version, extra)
         with backend("triton"):
@@ -93,8 +94,8 @@ def test_any_shape_gives_what_the_reference_gives(version, batch, groups, rows, 
 def test_gradcheck_and_gradgradcheck(version):
     inputs, _ = draw_on_device(version, (2,), 1, (1,), 2, (2, 2), torch.float64)
     with backend("triton"):
-        assert torch.autograd.gradcheck(lambda *t: rational(*t, version), inputs)
-        assert torch.autograd.gradgradcheck(lambda *t: rational(*t, version), inputs)
+        for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+            assert check(lambda *t: rational(*t, version), inputs, fast_mode=True)  # along a line drawn by chance
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -183,12 +184,14 @@ def test_a_zero_coefficient_can_move():
     assert (db != 0).all()
 
 
-COMMON = [
-    [direction, dtype, "A", [5, 4], fused, 90]
-    for direction in ("forward", "backward")
-    for dtype in ("fp32", "bf16")
-    for fused in (False, True)
-]
+COMMON, ALSO = (
+    [
+        [direction, dtype, "A", [5, 4], fused, 90]
+        for direction in ("forward", "backward")
+        for dtype, fused in (("fp32", turned), ("bf16", not turned))
+    ]
+    for turned in (False, True)
+)
 LARGEST = [
     [direction, dtype, "C", [8, 8], True, 90] for direction in ("forward", "backward") for dtype in ("fp32", "bf16")
 ]
@@ -218,8 +221,15 @@ def test_compiled_for_a_gpu_they_load_16_bytes_and_do_not_spill(compiled):
 
 @pytest.mark.slow
 def test_so_do_those_of_the_largest_degrees_and_for_older_gpus(tmp_path):
-    cases = [*LARGEST, *([*case[:-1], 80] for case in (*COMMON, *LARGEST))]
+    cases = [*LARGEST, *([*case[:-1], 80] for case in (*COMMON, *ALSO, *LARGEST))]
     _assert_lean(zip(cases, _compile(cases, tmp_path), strict=True))
+
+
+@pytest.mark.slow
+def test_the_other_common_ones_are_lean_and_short_too(tmp_path):
+    found = list(zip(ALSO, _compile(ALSO, tmp_path), strict=True))
+    _assert_lean(found)
+    _assert_short(found)
 
 
 def _assert_lean(compiled):
@@ -250,6 +260,10 @@ MOST_INSTRUCTIONS = {  # of the loop over full tiles, for an element: without bi
 
 
 def test_the_common_ones_take_few_instructions_for_an_element(compiled):
+    _assert_short(compiled)
+
+
+def _assert_short(compiled):
     for (direction, dtype, _, _, fused, _), found in compiled:
         assert found["instructions per element"] <= MOST_INSTRUCTIONS[direction, dtype][fused], (direction, dtype)
 

@@ -73,3 +73,43 @@ def write_seeds(root: Path, values: np.ndarray = RISING, seeds: int = 5, scatter
     """Runs of one label, whose values lie up to half of `scatter` above and below."""
     for seed in range(seeds):
         write_run(root, values + scatter * (seed - (seeds - 1) / 2) / seeds, seed, **settings)
+
+
+def write_offline(
+    root: Path,
+    values: Sequence[float | str] | None,
+    seed: int = 0,
+    *,
+    every: int = 10,
+    data_value: float = 40.0,
+    columns: dict[str, Sequence[float | str]] | None = None,
+    **run: Any,
+) -> Path:
+    """A run without an environment, with estimated values (none of a Decision Transformer's) and held-out losses."""
+    columns = {
+        **({} if values is None else {"fqe_value": values, "data_value": [data_value] * len(values)}),
+        **(columns or {"losses/actor": [3.0 - place / 4 for place in range(6 if values is None else len(values))]}),
+    }
+    count = len(next(iter(columns.values())))
+    folder = write_run(root, [0.0] * count, seed, every=every, reference=None, env_id=None, holdout=0.1, **run)
+    times = [f"{place * every},{place * every / 10:.3f},{place * every / 5:.3f}" for place in range(count)]
+    (folder / "evaluations.csv").write_text(HEADER + "".join(f"{time},,0,,,,\n" for time in times))
+    rows = [",".join(map(str, (place * every, *row))) for place, row in enumerate(zip(*columns.values(), strict=True))]
+    (folder / "offline.csv").write_text("\n".join([",".join(["update", *columns]), *rows]) + "\n")
+    return folder
+
+
+def write_offline_seeds(root: Path, values: np.ndarray = RISING, seeds: int = 5, **run: Any) -> None:
+    """Runs of one label, whose estimated values lie up to half of 1 above and below."""
+    for seed in range(seeds):
+        write_offline(root, values + (seed - (seeds - 1) / 2) / seeds, seed, **run)
+
+
+def write_episodes(folder: Path, returns: Sequence[Sequence[float]], every: int = 10, target: str = "") -> None:
+    """A run's `episodes.csv`, of an evaluation each `every` updates, and its curve of their means."""
+    rows = [
+        f"{place * every},{target},{episode},{episode},{value},100\n"
+        for place, evaluation in enumerate(returns)
+        for episode, value in enumerate(evaluation)
+    ]
+    (folder / "episodes.csv").write_text("update,target_return,episode,reset_seed,return,length\n" + "".join(rows))

@@ -10,7 +10,7 @@ from rlrat.reports.importing import import_runs, with_scores, write_table
 from rlrat.reports.page_data import curve_data
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
-from tests.reports.run_folders import write_run
+from tests.reports.run_folders import write_offline, write_run
 
 HEADER = "agent,dataset,activation,seed,update,score\n"
 
@@ -160,7 +160,8 @@ def test_imported_returns_get_the_scores_of_ours(tmp_path):
         write_run(tmp_path / "runs", np.arange(11.0) + seed, seed, dataset="data", every=40, agent="td3_bc")
         write_log(tmp_path / "logs", f"run{seed}", [200.0, 400.0] * 5)
     ours = read_runs([tmp_path / "runs"])
-    imported = with_scores(import_runs([f"data={tmp_path / 'logs'}"]), ours)
+    estimated = read_runs([write_offline(tmp_path / "offline", [1.0, 2.0], dataset="data")])  # without a reference
+    imported = with_scores(import_runs([f"data={tmp_path / 'logs'}"]), ours + estimated)
     np.testing.assert_allclose(imported[0].scores, [10.0, 20.0] * 5)
     report = build_report([*ours, *imported])
     assert report.labels == ("relu", "relu+d3rlpy")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.reports import metrics
+from rlrat.reports import files
 from rlrat.reports.build import build_report
 from rlrat.reports.html import render
 from rlrat.reports.metrics import with_metrics
@@ -52,7 +52,7 @@ def test_an_empty_field_is_no_point_and_what_is_not_finite_a_gap(run):
 
 
 def test_without_metrics_no_file_is_opened(run, monkeypatch):
-    monkeypatch.setattr(metrics, "open_text", None)
+    monkeypatch.setattr(files, "open_text", None)
     (record,) = _read(run)
     assert record.metrics == {}
 
@@ -150,7 +150,7 @@ def test_what_is_no_file_or_too_large_is_named(tmp_path, capfd, monkeypatch):
     assert f"{folder / 'metrics.csv'} cannot be read (" in capfd.readouterr().err
     (folder / "metrics.csv").rmdir()
     write_metrics(folder, 4, losses_q=range(1000))
-    monkeypatch.setattr(metrics, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(files, "_MOST_BYTES", 1000)
     assert [len(record.metrics) for record in _read(tmp_path, "losses/q")] == [0, 1]
     assert "has more than 0 GiB: its metrics are left out" in capfd.readouterr().err
 

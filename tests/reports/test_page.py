@@ -17,7 +17,7 @@ from rlrat.reports.metrics import with_metrics
 from rlrat.reports.read import read_runs
 from tests import browser as browsers
 from tests.reports.page_runs import LAYERS, make_run
-from tests.reports.run_folders import write_metrics
+from tests.reports.run_folders import RISING, write_metrics, write_offline
 
 pytestmark = [pytest.mark.slow, browsers.NEEDED]
 
@@ -136,6 +136,29 @@ def test_axes_are_updates_or_seconds_and_scores_or_returns(browser, path, report
     assert browser.axis_titles() == ["training seconds", "return"]
     x = browser.js("return document.querySelectorAll('#panels .chart')[1].data.find(t => t.name === 'relu').x")
     np.testing.assert_allclose(x, report.tasks[0].group("relu").curves["return"].seconds, rtol=1e-3)
+
+
+def test_estimated_values_are_a_choice_of_their_own(browser, tmp_path):
+    """Panels of returns and of estimates are never there at once; without returns nothing is said of them."""
+    for seed in range(3):
+        for activation in ("relu", "silu"):
+            write_offline(tmp_path / "offline", RISING + seed, seed, activation=activation, dataset="my_log")
+            make_run(tmp_path / "played", activation, seed)
+    page = tmp_path / "report.html"
+    write_report(build_report(read_runs([tmp_path])), page)
+    browser.open(page)
+    assert browser.shown_panels() == ["iql on rlrat/hopper/mixed-v0"]
+    browser.find("input[value=value]").click()
+    assert browser.shown_panels() == ["iql on my_log (FQE)"]
+    assert browser.axis_titles(0) == ["updates", "estimated value (FQE)"]
+    np.testing.assert_allclose(browser.lines(0)["relu"], RISING + 1, rtol=1e-3)
+    assert browser.find("#panels .panel:not([hidden]) .caption").text == "Dotted: the data's own value."
+    assert "silu: 41" in browser.point_at(0, "silu", 4)
+    write_report(build_report(read_runs([tmp_path / "offline"])), page)
+    browser.open(page)
+    assert browser.axis_titles(0) == ["updates", "estimated value (FQE)"]
+    assert "return" not in browser.find("#curves").text
+    assert browser.logs() == ([], [page.as_uri()])
 
 
 def test_the_vertical_axis_may_be_a_metric(browser, tmp_path):

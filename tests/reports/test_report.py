@@ -45,7 +45,7 @@ def test_what_stands_in_the_way_of_a_test_is_said_in_this_order(group):
     late = replace(sound, areas=np.array([1.0, np.nan, 2.0, 3.0, 4.0]))
     assert late.obstacle("area") == "1 of 5 of relu begin too late for an area"
     assert late.obstacle("final") is None
-    uneven = replace(late, uneven=True)
+    uneven = replace(late, incomparable="runs were evaluated at other updates than others")
     assert uneven.obstacle("area") == "runs were evaluated at other updates than others"
     twice = replace(uneven, judged=(*group.judged, group.judged[3], group.judged[1]))
     assert twice.repeated == (1, 3)

@@ -5,17 +5,19 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rlrat.errors import InputError, heard_warnings
 from rlrat.reports.build import build_report
 from rlrat.reports.learned import read_learned
 from rlrat.reports.metrics import with_metrics
-from rlrat.reports.read import read_runs
+from rlrat.reports.read import RunRecord, read_runs
 from rlrat.reports.tables import make_tables
-from tests.reports.run_folders import write_metrics, write_run
+from tests.reports.run_folders import write_episodes, write_metrics, write_offline, write_run
 
 RETURNS = [20.0 * score for score in range(8)]
 JSON_VALUES = (
@@ -60,14 +62,25 @@ def whole(tmp_path_factory) -> Path:
         "arguments": {"num_threads": 2},
     }
     root = tmp_path_factory.mktemp("whole")
-    folder = write_run(root, [value / 20 for value in RETURNS], hidden_dims=[8, 8], config={"resumed": [start]})
-    summary = {"status": "finished", "final_return": 1.0, "missing_evaluations": []}
+    folder = write_run(
+        root, [value / 20 for value in RETURNS], hidden_dims=[8, 8], env_id="Hopper-v5", config={"resumed": [start]}
+    )
+    best = {"by": "return", "value": 140.0, "update": 70, "file": "checkpoint.best.pt"}
+    summary = {"status": "finished", "final_return": 1.0, "missing_evaluations": [], "best": best}
     (folder / "summary.json").write_text(json.dumps(summary))
+    write_episodes(folder, [[value - 1.0, value + 1.0] for value in RETURNS])
     header = "update,layer,part,group,version,numerator,denominator,low,high,counts\n"
     lines = [f"{update},actor.0,0,0,A,0 1 2,1 1,-1.0,1.0,1 2 3\n" for update in range(0, 80, 10)]
     (folder / "activations.csv").write_text(header + "".join(lines))
     write_metrics(folder, 10, losses_q=[value / 4 for value in RETURNS], losses_v=[""] * 4 + ["nan"] * 4)
     return folder
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory) -> Path:
+    """A finished run without an environment."""
+    columns = {"losses/q": [value / 4 for value in RETURNS], "losses/v": [""] * 4 + [1.0] * 4}
+    return write_offline(tmp_path_factory.mktemp("offline"), RETURNS, columns=columns)
 
 
 def damage_json(text: str, rng: random.Random) -> str:
@@ -115,7 +128,7 @@ def damage_bytes(content: bytes, rng: random.Random) -> bytes:
     return content[:start] + (bytes(end - start) if kind == 2 else rng.randbytes(end - start)) + content[end:]
 
 
-def check_damaged_runs(whole: Path, root: Path, count: int, seed: int) -> None:
+def check_damaged_runs(whole: Path, root: Path, count: int, seed: int, check: Callable[..., None]) -> None:
     rng = random.Random(seed)
     folder = root / whole.relative_to(whole.parents[3])
     shutil.copytree(whole, folder)
@@ -131,7 +144,7 @@ def check_damaged_runs(whole: Path, root: Path, count: int, seed: int) -> None:
             path.write_bytes(damage_bytes(kept[name], rng))
         what = f"mutation {number} of seed {seed}, of {name}: {path.read_bytes()[:2000]!r}"
         try:
-            check_outcome(folder, root, name, structural, build=number % 10 < 2)
+            check(folder, root, name, structural, build=number % 10 < 2)
         except Exception as error:
             raise AssertionError(what) from error
         path.write_bytes(kept[name])
@@ -163,21 +176,60 @@ def check_outcome(folder: Path, root: Path, name: str, structural: bool, build: 
         assert returns.items() <= whole.items()
         assert returns == whole or said
     if build:
-        report = build_report([run])
-        for table in make_tables(report).values():
-            assert not CONTROL.search(table.markdown() + table.latex() + table.csv())
-        assert not CONTROL.search(" ".join(report.notes))
+        check_report(run)
+
+
+def check_report(run: RunRecord) -> None:
+    report = build_report([run])
+    for table in make_tables(report).values():
+        assert not CONTROL.search(table.markdown() + table.latex() + table.csv())
+    assert not CONTROL.search(" ".join(report.notes))
+
+
+def check_offline(folder: Path, root: Path, name: str, structural: bool, build: bool) -> None:
+    with heard_warnings() as said:
+        try:
+            (run,) = read_runs([root])
+        except InputError as error:
+            said.append(str(error))
+            run = None
+    assert not any("\n" in text for text in said)
+    if run is None:
+        return
+    assert run.values is not None  # it is never taken for one with returns
+    assert np.isnan([run.returns, run.scores]).all()
+    assert np.isfinite(run.values).all() or not run.measured
+    if name not in ("offline.csv", "evaluations.csv") or structural:
+        whole = dict(zip(range(0, 80, 10), RETURNS, strict=True))
+        values = dict(zip(run.updates.tolist(), run.values.tolist(), strict=True)) if run.measured else {}
+        # A number in place of an estimate is one: nobody can tell.
+        values = {update: whole.get(update) if value == 2.0**63 else value for update, value in values.items()}
+        assert values.items() <= whole.items()
+        assert values == whole or said or run.missing or not run.measured  # which the report says
+    if build:
+        check_report(run)
 
 
 @pytest.mark.filterwarnings("error")
 def test_damaged_run_folders_are_read_or_named(whole, tmp_path):
-    check_damaged_runs(whole, tmp_path, 200, seed=0)
+    check_damaged_runs(whole, tmp_path, 200, seed=0, check=check_outcome)
+
+
+@pytest.mark.filterwarnings("error")
+def test_damaged_runs_without_an_environment_are_read_or_named(offline, tmp_path):
+    check_damaged_runs(offline, tmp_path, 200, seed=2, check=check_offline)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_thousands_of_damaged_run_folders_are_read_or_named(whole, tmp_path):
-    check_damaged_runs(whole, tmp_path, 2000, seed=1)
+    check_damaged_runs(whole, tmp_path, 2000, seed=1, check=check_outcome)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error")
+def test_thousands_of_damaged_runs_without_an_environment_are_read_or_named(offline, tmp_path):
+    check_damaged_runs(offline, tmp_path, 1000, seed=3, check=check_offline)
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json", "evaluations.csv", "activations.csv"])

@@ -57,7 +57,10 @@ def test_a_finished_run_is_a_row_of_the_hparams_tab(finish, scalars):
     }
     experiment = metadata.parse_experiment_plugin_data(tags[metadata.EXPERIMENT_TAG].plugin_data.content)
     metrics = {info.name.tag for info in experiment.metric_infos}
-    assert metrics == {"final/score", "final/return", "final/evaluations", "final/score_area", "final/return_area"}
+    assert metrics == {
+        *("final/score", "final/return", "final/value"),
+        *("final/evaluations", "final/score_area", "final/return_area"),
+    }
 
     points = scalars(folder.path)
     assert points["final/score"] == {20_000: 45.0}
@@ -83,7 +86,8 @@ def test_a_diverged_run_has_no_final_figures(finish):
 
 
 def test_a_real_run_shows_whatever_the_layout_overlays(run_agent, tmp_path):
-    run_agent("--activation", "rational", "--eval-every", 10)
+    offline = ("--keep-best", "heldout", "--holdout", "0.01", "--fqe-updates", "2")
+    run_agent("--activation", "rational", *offline)
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     events = _events(folder)
     assert metadata.SESSION_END_INFO_TAG in events.summary_metadata
@@ -91,7 +95,7 @@ def test_a_real_run_shows_whatever_the_layout_overlays(run_agent, tmp_path):
     (event,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     tags = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
-    assert len(tags) == 7
+    assert len(tags) == 10
     for tag in tags:
         assert any(re.fullmatch(tag, there) for there in events.Tags()["scalars"]), tag
 

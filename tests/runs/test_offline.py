@@ -19,8 +19,32 @@ from rlrat.runs.offline import OfflineEvaluator, _agreement, describe, how_judge
 from rlrat.runs.run import Run
 from tests.short_runs import assert_equal_runs, read_run, wait_for
 
-OFF = ("--env-id", "none", "--fqe-updates", "20")
 SMALL = {"hidden_dims": (8,), "batch_size": 16, "total_updates": 20, "num_threads": 1}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """A file with 40 episodes of Hopper's shapes, and no environment named."""
+    random = np.random.default_rng(0)
+    episodes = [
+        {
+            "observations": random.normal(2.0, 3.0, (26, 11)),
+            "actions": random.uniform(-1, 1, (25, 3)),
+            "rewards": random.normal(1.0, 1.0, 25),
+            "terminations": np.arange(25) == 24,
+            "truncations": np.zeros(25, bool),
+        }
+        for _ in range(40)
+    ]
+    path = tmp_path_factory.mktemp("data") / "log.npz"
+    rlrat.Dataset.from_episodes(episodes, id="log").save(path)
+    return str(path)
+
+
+@pytest.fixture
+def off(log):
+    """Options of a run on it, in seconds."""
+    return ("--dataset", log, "--fqe-updates", "5")
 
 
 def of_seed(tmp_path, seed=0) -> RunFolder:
@@ -36,13 +60,11 @@ def numbers(rows, name) -> list[float]:
     return [float(row[name]) for row in rows]
 
 
-def test_a_run_without_an_environment_is_judged_on_held_out_episodes(run_agent, tmp_path, scalars):
-    done = run_agent(*OFF, "--num-seeds", "2")
-    episodes = len(rlrat.load_dataset("rlrat/hopper/mixed-v0").episode_starts)
-    held = round(0.1 * episodes)
+def test_a_run_without_an_environment_is_judged_on_held_out_episodes(run_agent, tmp_path, scalars, off):
+    done = run_agent(*off, "--num-seeds", "2")
     first, *_, last = done.stdout.splitlines()
-    judged = f"policies are judged by fitted Q evaluation and {held} of {episodes} episodes, held out"
-    assert first == f"no environment: {judged}"
+    judged = "policies are judged by fitted Q evaluation and 4 of 40 episodes, held out"
+    assert first == f"dataset log names no environment (--env-id): {judged}"
     folder = of_seed(tmp_path, seed=1)
     rows = folder.offline()
     losses = ["losses/q", "losses/v", "losses/actor"]
@@ -62,7 +84,7 @@ def test_a_run_without_an_environment_is_judged_on_held_out_episodes(run_agent, 
     identity = folder.config()["identity"]
     assert (identity["env_id"], identity["holdout"]) == (None, 0.1)
     assert set(scalars(folder.path)["offline/fqe_value"]) == {0, 20, 40}
-    again = run_agent(*OFF, "--num-seeds", "2")
+    again = run_agent(*off, "--num-seeds", "2")
     assert "is finished: nothing to do" in again.stdout
 
 
@@ -121,15 +143,15 @@ def test_agreement_weighs_good_actions_more():
     assert _agreement(np.zeros((1, 2)), actions, np.ones((1, 2))) == 1.0  # no advantage differs
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(run_agent, start_agent, tmp_path):
-    quick = ("--env-id", "none", "--batch-size", "64", "--fqe-updates", "2", "--num-seeds", "2")
-    more = (*quick, "--total-updates", "240", "--eval-every", "60", "--checkpoint-every", "60")
+def test_a_stopped_run_goes_on_to_the_same_end(run_agent, start_agent, tmp_path, off):
+    often = ("--total-updates", "240", "--eval-every", "60", "--checkpoint-every", "60")
+    more = (*off, *often, "--num-seeds", "2", "--run-name", "x")
     whole = tmp_path / "whole"
     whole.mkdir()
     run_agent(*more, "--run-dir", str(whole / "runs"))
     for update in (0, 120):
         process = start_agent(*more)
-        place = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/relu/seed1/evaluations.csv"
+        place = tmp_path / "runs/log/iql/relu+x/seed1/evaluations.csv"
         assert wait_for(place, f"\n{update},", process), "the run ended before it could be killed"
         process.send_signal(signal.SIGKILL if update else signal.SIGTERM)
         process.wait()
@@ -145,11 +167,11 @@ def read_offline(folder: RunFolder) -> dict:
     return read_run(folder.path)
 
 
-def test_a_lost_line_is_missing_in_the_summary(run_agent, start_agent, tmp_path):
-    quick = ("--env-id", "none", "--batch-size", "64", "--fqe-updates", "0", "--activation", "gelu")
-    more = (*quick, "--total-updates", "400", "--eval-every", "50", "--checkpoint-every", "100")
+def test_a_lost_line_is_missing_in_the_summary(run_agent, start_agent, tmp_path, off):
+    often = ("--total-updates", "400", "--eval-every", "50", "--checkpoint-every", "100")
+    more = (*off, *often, "--activation", "gelu", "--run-name", "x")
     process = start_agent(*more)
-    place = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/gelu/seed0/evaluations.csv"
+    place = tmp_path / "runs/log/iql/gelu+x/seed0/evaluations.csv"
     assert wait_for(place, "\n200,", process)
     process.send_signal(signal.SIGTERM)
     process.wait()
@@ -188,8 +210,8 @@ def test_a_lost_line_is_missing_in_the_summary(run_agent, start_agent, tmp_path)
         (("--discount", "0.9", "0.99"), "--discount has several values, fitted Q evaluation takes one: give --fqe-upd"),
     ],
 )
-def test_what_cannot_be_without_an_environment_is_one_line(run_agent, tmp_path, more, said):
-    done = run_agent(*OFF, *more, check=False)
+def test_what_cannot_be_without_an_environment_is_one_line(run_agent, tmp_path, more, said, off):
+    done = run_agent(*off, *more, check=False)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
@@ -197,21 +219,20 @@ def test_what_cannot_be_without_an_environment_is_one_line(run_agent, tmp_path, 
 
 
 @pytest.mark.parametrize("agent", ["decision_transformer"])
-def test_a_decision_transformer_has_held_out_losses_alone(run_agent, tmp_path):
+def test_a_decision_transformer_has_held_out_losses_alone(run_agent, tmp_path, off):
     small = ("--context-length", "4", "--embedding-size", "8", "--num-layers", "1", "--batch-size", "4")
-    done = run_agent(*OFF, *small)
+    done = run_agent(*off, *small)
     assert "update 40: losses/actor " in done.stdout
     rows = of_seed(tmp_path).offline()
     assert list(rows[0]) == ["update", "losses/actor"]
     assert of_seed(tmp_path).summary()["final_value"] is None
-    refused = run_agent(*OFF, *small, "--keep-best", "fqe", "--overwrite", check=False)
+    refused = run_agent(*off, *small, "--keep-best", "fqe", "--overwrite", check=False)
     assert "there is no fitted Q evaluation: a policy with memory has none" in refused.stderr
 
 
 @pytest.mark.parametrize("by", ["fqe", "heldout"])
-def test_the_best_policy_is_kept(run_agent, tmp_path, by):
-    quick = ("--env-id", "none", "--batch-size", "64", "--fqe-updates", "5" if by == "fqe" else "0")
-    run_agent(*quick, "--keep-best", by, "--eval-at", "10", "30", "--num-seeds", "2")
+def test_the_best_policy_is_kept(run_agent, tmp_path, by, off):
+    run_agent(*off, "--keep-best", by, "--eval-at", "10", "30", "--num-seeds", "2")
     for seed in (0, 1):
         folder = of_seed(tmp_path, seed)
         rows = folder.offline()[1:]
@@ -258,10 +279,10 @@ def test_a_score_needs_references(small_dataset, tmp_path, monkeypatch):
         Run("iql", iql.Arguments(keep_best="score", run_dir=tmp_path, **SMALL))
 
 
-def test_a_seed_whose_policy_is_not_finite_is_frozen(run_agent, tmp_path, monkeypatch):
+def test_a_seed_whose_policy_is_not_finite_is_frozen(run_agent, tmp_path, monkeypatch, off):
     real = fqe.FittedQ.values
     monkeypatch.setattr(fqe.FittedQ, "values", lambda self: np.where([True, False], real(self), np.nan))
-    done = run_agent(*OFF, "--num-seeds", "2")
+    done = run_agent(*off, "--num-seeds", "2")
     assert "seed 1 diverged: " in done.stderr
     assert of_seed(tmp_path, 0).summary()["status"] == "finished"
     summary = of_seed(tmp_path, 1).summary()

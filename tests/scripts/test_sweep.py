@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.sweeps.checks import check_datasets, check_folders
+from rlrat.sweeps.checks import DataCheck, check_datasets, check_folders
 from rlrat.sweeps.folder import SweepFolder
 from rlrat.sweeps.grid import expand
 from rlrat.sweeps.remembered import recall
@@ -77,7 +77,7 @@ def test_an_agent_is_swept_in_an_environment_of_ones_own(tmp_path, monkeypatch):
     check_folders(cells)
     monkeypatch.setattr(gymnasium.envs.registration, "registry", {**gymnasium.envs.registration.registry})
     gymnasium.register("Swept-v0", entry)
-    assert check_datasets(cells, fetch=False) == []
+    assert check_datasets(cells, fetch=False) == DataCheck()
     other = expand(grid.changed(axes={"env_kwargs": ("healthy_reward=2",)}), runs)
     with pytest.raises(InputError, match=r"env_kwargs is \{\} there and \{'healthy_reward': 2\} here"):
         check_datasets(other, fetch=False)

@@ -3,6 +3,8 @@
 import io
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -47,6 +49,18 @@ def sweeper(tmp_path, monkeypatch) -> Sweeper:
     monkeypatch.setattr(conductor, "_DELAY_SECONDS", 0.0)
     monkeypatch.setattr(conductor, "_LOOK_SECONDS", 0.2)
     return Sweeper(tmp_path / "runs")
+
+
+@pytest.fixture
+def mine(tmp_path) -> str:
+    """A file of two episodes that names no environment."""
+    steps = 6
+    with h5py.File(tmp_path / "mine.hdf5", "w") as file:
+        for name, shape in (("observations", (steps, 11)), ("actions", (steps, 3)), ("rewards", (steps,))):
+            file[name] = np.zeros(shape, np.float32)
+        for name in ("terminals", "timeouts"):
+            file[name] = np.arange(steps) == (2 if name == "terminals" else 5)
+    return str(tmp_path / "mine.hdf5")
 
 
 @pytest.fixture(scope="session")

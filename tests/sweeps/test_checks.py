@@ -1,14 +1,13 @@
 import json
 import os
 
-import h5py
-import numpy as np
 import pytest
 
 from rlrat.datasets import load_dataset
+from rlrat.datasets.names import PACKAGED
 from rlrat.errors import InputError
 from rlrat.sweeps.agents import read_agent
-from rlrat.sweeps.checks import check_datasets, check_folders, check_settings, check_together
+from rlrat.sweeps.checks import DataCheck, check_datasets, check_folders, check_settings, check_together
 from rlrat.sweeps.folder import is_done, seed_status
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from tests.sweeps.whole_sweeps import cells
@@ -98,7 +97,7 @@ def test_a_run_in_another_environment_or_on_other_data_clashes(tmp_path):
         check_folders([cell])
 
     write()
-    assert check_datasets([cell], fetch=False) == []
+    assert check_datasets([cell], fetch=False) == DataCheck()
     for changes, message in (
         ({"env_kwargs": {}}, r"env_kwargs is {} there and {'healthy_reward': 2} here"),
         ({"env_id": "Hopper-v4"}, "env_id is 'Hopper-v4' there"),
@@ -143,19 +142,46 @@ def test_a_plan_knows_what_is_still_to_be_downloaded(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
     datasets = ("rlrat/hopper/medium-v0", "hopper-medium-v2", "mujoco/hopper/medium-v0")
-    assert check_datasets(cells(tmp_path, Block(("iql",), datasets)), fetch=False) == list(datasets[1:])
+    assert check_datasets(cells(tmp_path, Block(("iql",), datasets)), fetch=False).missing == datasets[1:]
 
 
-def test_a_file_without_an_environment_needs_one(tmp_path):
-    steps = 6
-    with h5py.File(tmp_path / "mine.hdf5", "w") as file:
-        for name, shape in (("observations", (steps, 11)), ("actions", (steps, 3)), ("rewards", (steps,))):
-            file[name] = np.zeros(shape, np.float32)
-        for name in ("terminals", "timeouts"):
-            file[name] = np.arange(steps) == (2 if name == "terminals" else 5)
-    mine = str(tmp_path / "mine.hdf5")
-    with pytest.raises(InputError, match=r"mine.hdf5 names no environment: give --grid.env-id"):
-        check_datasets(cells(tmp_path, Block(("iql",), (mine,))), fetch=True)
-    found = cells(tmp_path, Block(("iql",), (mine,), axes={"env_id": ("Hopper-v5",)}))
-    assert check_datasets(found, fetch=True) == []
-    assert found[0].folder.parts[-3] == "mine"
+def test_data_without_an_environment_is_known_and_may_be_given_one(tmp_path, mine):
+    def without(**axes: str) -> list[str]:
+        found = cells(tmp_path, Block(("iql",), (mine, PACKAGED[0]), axes={name: (of,) for name, of in axes.items()}))
+        check = check_datasets(found, fetch=True)
+        assert check.missing == ()
+        return [cell.arguments.dataset for cell in found if cell in check.without_environment]
+
+    bounds = {"action_bounds": "-1 1"}
+    assert without(**bounds) == [mine]
+    assert without(env_id="none", **bounds) == [mine, PACKAGED[0]]
+    assert without(env_id="Hopper-v5") == []
+
+
+def test_settings_of_rollouts_are_refused_where_there_are_none(tmp_path):
+    for axis, value, message in (
+        ("keep_best", "return", "--keep-best is return, but without an environment there is none: give fqe or heldout"),
+        ("max_episode_steps", "10", "--max-episode-steps limits rollouts, but there is no environment"),
+        ("env_kwargs", "a=1", "--env-kwargs sets a, but there is no environment"),
+    ):
+        axes = {"env_id": ("none",), axis: (value,)}
+        with pytest.raises(InputError, match=message):
+            check_datasets(cells(tmp_path, Block(("iql",), axes=axes)), fetch=True)
+    for axes in ({"keep_best": ("return",)}, {"env_id": ("none",), "keep_best": ("heldout",)}):
+        check_datasets(cells(tmp_path, Block(("iql",), axes=axes)), fetch=True)
+
+
+def test_what_is_held_out_is_part_of_a_run(tmp_path):
+    (cell,) = cells(tmp_path, Block(("iql",), axes={"env_id": ("none",)}))
+    folder, dataset = cell.run_folder(0), load_dataset(PACKAGED[0])
+    folder.mkdir(parents=True)
+    there = {"agent": "iql", "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint, "env_id": None}
+    for holdout, clashes in ((0.1, False), (0.2, True), (None, True)):
+        identity = {**there, "env_kwargs": {}, "holdout": holdout}
+        (folder / "config.json").write_text(json.dumps({"identity": identity, "versions": {}}))
+        check_folders([cell])
+        if clashes:
+            with pytest.raises(InputError, match=rf"holdout is {holdout} there and 0.1 here"):
+                check_datasets([cell], fetch=False)
+        else:
+            check_datasets([cell], fetch=False)

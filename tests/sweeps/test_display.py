@@ -65,3 +65,26 @@ def test_without_a_terminal_there_is_a_line_now_and_then(conductor, monkeypatch)
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (300, "5 min"), (7200, "2.0 h"), (400000, "4.6 days")])
 def test_durations_are_short(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_table_has_the_estimate_where_there_is_no_return(conductor, monkeypatch):
+    monkeypatch.setattr(display, "_REFRESH_SECONDS", 0.0)
+    (running,) = (entry.job.folders[0] for entry in conductor.entries.values() if entry.state == "running")
+    (running / "evaluations.csv").write_text(f"{HEADER}\n100,2.0,10.0,,0,,,,\n")
+    (running / "offline.csv").write_text("update,fqe_value,losses/q\n0,1.5,3\n100,0.04321,2\n200,9.0,1\n")
+    text = io.StringIO()
+    with Display(Console(file=text, force_terminal=True, width=120, color_system=None), cells=4) as shown:
+        shown.show(conductor)
+    assert "score, return or value" in text.getvalue()
+    assert "toy gelu seed0  100/300  50         0.0432 (FQE)" in text.getvalue()
+
+
+def test_the_end_has_estimates_in_a_column_of_their_own(sweeper):
+    assert sweeper("--grid.env-id", "none", "--seeds", 2, "--grid.total-updates", 5) == 0
+    assert "1 of 1 cells have no environment: their policies are judged on data alone" in sweeper.said
+    head, row = (line.split("  ") for line in sweeper.said.splitlines() if "seeds" in line or "2/2" in line)
+    assert "estimated value (FQE)" in [cell.strip() for cell in head]
+    assert [cell.strip() for cell in row if cell.strip()][3:] == ["2/2", "0.625 ± 0"]
+    assert sweeper("--grid.env-id", "none", "--seeds", 2, "--grid.total-updates", 5) == 0  # nothing is left to do
+    assert sweeper("--seeds", 2, "--grid.total-updates", 7, "--activations", "tanh") == 0
+    assert "FQE" not in sweeper.said

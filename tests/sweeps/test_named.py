@@ -117,7 +117,7 @@ def test_a_module_that_the_user_names_is_imported_for_every_cell(tmp_path, modul
     with pytest.raises(InputError, match="Swept-v0"):
         check_datasets([cell], fetch=False)
     options = Options(env_modules=(module,))
-    assert check_datasets([cell], fetch=False, env_modules=options.env_modules) == []
+    assert check_datasets([cell], fetch=False, env_modules=options.env_modules).missing == ()
     assert module in sys.modules
     (job,) = make_jobs([cell], None)
     words = job.argv(commands.extra_settings(options))
@@ -134,7 +134,7 @@ def test_an_environments_identity_is_without_the_module_that_it_was_named_with(t
     there = {"agent": "bc", "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint, "env_kwargs": {}}
     for env_id in ("Swept-v0", "of_old:Swept-v0"):
         (folder / "config.json").write_text(json.dumps({"identity": {**there, "env_id": env_id}, "versions": {}}))
-        assert check_datasets([cell], fetch=False) == []
+        assert check_datasets([cell], fetch=False).missing == ()
     (folder / "config.json").write_text(json.dumps({"identity": {**there, "env_id": "Hopper-v5"}, "versions": {}}))
     with pytest.raises(InputError, match="env_id is 'Hopper-v5' there and 'Swept-v0' here"):
         check_datasets([cell], fetch=False)

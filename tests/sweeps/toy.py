@@ -26,7 +26,7 @@ class Arguments(RunArguments):
     """At the last update; first and passing: only in the first process that gets there."""
 
 
-COMPLETED = ("dataset", "env_id", "env_kwargs")  # by the dataset, which this agent does not load
+COMPLETED = ("dataset", "env_id", "env_kwargs", "holdout")  # by the dataset, which this agent does not load
 COLUMNS = ("update", "train_seconds", "wall_seconds", "target_return", "episodes", "return_mean", "normalized_score")
 
 
@@ -86,9 +86,13 @@ def main(args: Arguments) -> None:
                 writer = csv.writer(file, lineterminator="\n")
                 if file.tell() == 0:
                     writer.writerow(COLUMNS)
-                writer.writerow((update, update * 0.1, update * 0.2, "", 1, 10 * update, update))
-            with (folder / "episodes.csv").open("a") as file:
-                file.write("update,length\n" * (file.tell() == 0) + f"{update},{100}\n")
+                found = (0, "", "") if args.env_id == "none" else (1, 10 * update, update)
+                writer.writerow((update, update * 0.1, update * 0.2, "", *found))
+            judged, columns, row = "episodes.csv", "update,length", f"{update},{100}"
+            if args.env_id == "none":
+                judged, columns, row = "offline.csv", "update,fqe_value", f"{update},{update / 8}"
+            with (folder / judged).open("a") as file:
+                file.write(f"{columns}\n" * (file.tell() == 0) + f"{row}\n")
             temporary = folder / "checkpoint.tmp"
             temporary.write_text(str(update))
             os.replace(temporary, folder / "checkpoint.pt")
@@ -97,7 +101,11 @@ def main(args: Arguments) -> None:
         status = "diverged" if args.trouble == "diverge" and folder is folders[0] else "finished"
         status = "failed" if args.trouble == "unscored" else status
         final = float(args.total_updates) if status == "finished" else None
-        summary = {"status": status, "final_return": final, "final_score": final, "diverged_at": 2}
+        finals = {"final_return": final, "final_score": final}
+        if args.env_id == "none":
+            value = final and final / 8
+            finals = {"final_return": None, "final_score": None, "final_value": value, "offline": {"fqe_value": value}}
+        summary = {"status": status, **finals, "diverged_at": 2}
         (folder / "summary.json").write_text(json.dumps(summary))
     if args.trouble == "unscored":  # as where every evaluation failed
         raise SystemExit(1)

@@ -66,7 +66,7 @@ def test_every_agents_update_is_recorded_and_replayed(small_dataset, agent, caps
     assert Recorder.made == (2 if agent in ("cql", "td3_bc") else 1)  # for what is no tensor: cloning, the actor's step
 
 
-@pytest.mark.parametrize(("agent", "variants"), [("iql", 1), ("td3_bc", 2)])
+@pytest.mark.parametrize(("agent", "variants"), [("bc", 1), ("td3_bc", 2)])
 def test_a_compiled_update_is_compiled_once_and_before_it_is_recorded(small_dataset, agent, variants, monkeypatch):
     """`variants` of what is no tensor among the inputs."""
     compiling, recording = [], []

@@ -124,6 +124,7 @@ def test_a_long_run_on_a_cpu_with_a_compiler_pays(monkeypatch):
     assert not pays(300_000, torch.device("cuda"))
 
 
+@pytest.mark.parametrize("agent", ["bc"])
 def test_a_run_compiles_by_itself_where_that_pays(run_agent, monkeypatch):
     whole, calls = torch.compile, []
     monkeypatch.setattr(torch, "compile", lambda f, **options: calls.append(f) or whole(f, backend="eager", **options))
@@ -137,6 +138,7 @@ def test_a_run_compiles_by_itself_where_that_pays(run_agent, monkeypatch):
     assert "the first update is compiled" in result.stdout
 
 
+@pytest.mark.parametrize("agent", ["bc"])
 def test_a_command_compiles_and_an_uncompiled_one_takes_its_run_for_finished(run_agent, monkeypatch):
     whole, calls = torch.compile, []
 

@@ -8,6 +8,7 @@ import torch
 from rlrat.rational import launching
 from rlrat.updates import losses
 from tests.compile_kernels import Launches, compile_launches
+from tests.rational.conftest import _quick_interpreter  # noqa: F401  # Triton's interpreter, made quicker
 from tests.rational.inputs import DEVICE
 
 pytest.importorskip("triton")
@@ -84,8 +85,11 @@ def test_other_types_and_other_devices_are_computed_by_operations(monkeypatch):
     losses.squared_error(value.double().unsqueeze(1), target.double())
 
 
-@pytest.mark.parametrize("setting", [0.7, pytest.param(PER_SEED, marks=pytest.mark.slow)])
-def test_the_kernels_compile_for_gpus(setting, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "architecture"),
+    [(0.7, 90), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0.7, 80), (PER_SEED, 80), (PER_SEED, 90)))],
+)
+def test_the_kernels_compile_for_gpus(setting, architecture, monkeypatch, tmp_path):
     found = Launches()
     monkeypatch.setattr(launching, "launch", found)
     monkeypatch.setattr(launching, "_gpu_types", (DEVICE,))
@@ -96,7 +100,7 @@ def test_the_kernels_compile_for_gpus(setting, monkeypatch, tmp_path):
     torch.autograd.grad((loss + other + last).sum(), (q, value))
     losses.bellman_target(target, target, target, setting)
     assert len(found) == 7
-    for result in compile_launches(found, list(range(len(found))), [80, 90], tmp_path)[1]:
+    for result in compile_launches(found, list(range(len(found))), [architecture], tmp_path)[1]:
         assert result["spilled"] == 0
         assert result["registers"] <= 64
         assert result["float atomics"] == 0

@@ -14,7 +14,7 @@ from rlrat.rational import launching
 from rlrat.updates import optim
 from rlrat.updates.optim import Adam, SeedGuard, flatten, polyak_
 from tests.compile_kernels import Launches, compile_launches
-from tests.rational.conftest import _quick_interpreter, _quick_overflow_checks  # noqa: F401
+from tests.rational.conftest import _quick_interpreter  # noqa: F401  # Triton's interpreter, made quicker
 from tests.rational.inputs import DEVICE
 
 pytestmark = [
@@ -327,7 +327,10 @@ def test_a_step_is_three_launches_and_moving_a_target_one(on_gpu, launches, sche
         assert operations.names == []
 
 
-def test_compiled_for_a_gpu_they_take_16_bytes_and_one_kernel_serves_every_network(on_gpu, launches, tmp_path):
+@pytest.mark.parametrize("architecture", [90, pytest.param(80, marks=pytest.mark.slow)])
+def test_compiled_for_a_gpu_they_take_16_bytes_and_one_kernel_serves_every_network(
+    architecture, on_gpu, launches, tmp_path
+):
     """Another one would be compiled inside of a capture."""
     networks = (_network(5, 2, width=31), _network(1), _network(2, 2, width=256), Scalar(1), Scalar(64))
     with on_gpu():
@@ -342,7 +345,7 @@ def test_compiled_for_a_gpu_they_take_16_bytes_and_one_kernel_serves_every_netwo
                 optimizer.step(loss, schedule, _gradients(network, 0), **moved)
             polyak_(target, network, 0.005, guard.alive)
     # Of the first network; a step without anything is a part of the one with everything.
-    specialized, found = compile_launches(launches, [2, 3, 4], [80, 90], tmp_path)
+    specialized, found = compile_launches(launches, [2, 3, 4], [architecture], tmp_path)
     assert len(set(specialized)) == 5
     assert specialized == specialized[:5] * 5
     for one in found:

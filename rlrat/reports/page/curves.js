@@ -36,7 +36,7 @@
 
   const xOf = (curve, now) => (now.x === "seconds" ? curve.seconds : data.updates[curve.updates]);
   const xTitles = { updates: "updates", seconds: "training seconds" };
-  const yTitles = { score: "normalised score", return: "return" };
+  const yTitles = { score: "normalised score", return: "return", value: "estimated value (FQE)" };
   const yTitle = (now) => metric(now) ?? yTitles[now.y];
 
   // What each seed has at every update of the mean, as lines of a hover text.
@@ -140,7 +140,9 @@
       any ||= groups.length > 0;
       const remarks = [];
       if (now.x === "seconds" && task.seconds) remarks.push(task.seconds);
-      if (levelOf(task, now) !== null) remarks.push("Dotted: the mean episode of the data.");
+      if (levelOf(task, now) !== null) {
+        remarks.push(now.y === "value" ? "Dotted: the data's own value." : "Dotted: the mean episode of the data.");
+      }
       if (groups.some((group) => fewer(curveOf(group, now)))) remarks.push("Faint: the mean of fewer seeds.");
       const thinned = metric(now) === null ? task.thinned : task.thinned_metrics;
       if (thinned) remarks.push(thinned);
@@ -153,12 +155,13 @@
     document.getElementById("no-panels").hidden = any;
   };
 
-  // What no run has cannot be chosen.
-  for (const measure of ["score", "return"]) {
-    const has = data.tasks.some((task) => task.groups.some((group) => group.curves[measure]));
-    controls.querySelector(`input[value="${measure}"]`).disabled = !has;
-    if (measure === "score" && !has) controls.querySelector('input[value="return"]').checked = true;
+  // What no run has cannot be chosen; the first that some have is.
+  const measures = [...controls.querySelectorAll('input[name="y"]')].filter((input) => input.value in yTitles);
+  for (const input of measures) {
+    input.disabled = !data.tasks.some((task) => task.groups.some((group) => group.curves[input.value]));
   }
+  const first = measures.find((input) => !input.disabled);
+  if (first) first.checked = true;
   const timed = data.tasks.some((task) =>
     task.groups.some((group) => Object.values(group.curves).some((curve) => curve.seconds.some((s) => s !== null))),
   );

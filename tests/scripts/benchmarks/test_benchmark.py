@@ -30,13 +30,14 @@ def test_a_mistake_in_the_command_line_is_one_line(run_script, capsys):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Minari's, about descriptions
 def test_a_subcommand_prints_a_line_of_json(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    benchmark.main(benchmark.Load(episodes=2))
+    benchmark.main(benchmark.Load(episodes=2, steps=3))
     *_, line = capsys.readouterr().out.splitlines()
     found = json.loads(line)
     assert (found["benchmark"], found["torch"]) == ("load", torch.__version__)
-    assert found["rows"]["transitions"] == 2000
-    assert found["rows"]["warm"] > 0
-    assert found["rows"]["cold"] > 0
+    assert found["rows"]["transitions"] == 6
+    for name in ("from_episodes", "cold", "warm", ".npz cold", ".npz warm"):
+        assert found["rows"][name] > 0
+        assert found["rows"][f"{name}, CPU"] > 0
     assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path)
     assert not any(tmp_path.iterdir())
 

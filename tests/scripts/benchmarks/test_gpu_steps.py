@@ -189,7 +189,7 @@ def test_tests_are_figures(tmp_path):
         "def test_left_out(): pytest.skip('no')\n"
         "def test_broken(missing): pass\n"
     )
-    command = [sys.executable, gpu_steps.__file__, "tests", str(tmp_path / "test_some.py")]
+    command = [sys.executable, gpu_steps.__file__, "tests", str(tmp_path / "test_some.py"), "-n", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     found = by_name(json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"name": '))

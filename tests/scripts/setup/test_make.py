@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -61,7 +62,13 @@ def make(clone, tmp_path):
         }
         kept |= {"PATH": f"{bin}:/usr/bin:/bin", **environment}
         process = subprocess.Popen(
-            ["make", goal], cwd=clone, env=kept, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            ["make", goal],
+            cwd=clone,
+            env=kept,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=start,
         )
         if start:
             return process
@@ -133,6 +140,25 @@ def test_another_python_is_one_line(make, clone, version):
     assert done.returncode != 0
     assert f"error: rlrat needs Python 3.11, 3.12 or 3.13 (python3 is {version}): install one" in done.err
     assert not (clone / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "leave"),
+    [
+        ("VIRTUAL_ENV", "deactivate, or unset VIRTUAL_ENV"),
+        ("CONDA_PREFIX", "conda deactivate, or conda install python=3.12"),
+    ],
+)
+def test_an_active_environment_without_a_python_is_said(make, tmp_path, name, leave):
+    gone, old = tmp_path / "gone", tmp_path / "old"
+    what = "has no Python 3.11, 3.12 or 3.13"
+    assert error(make("train", **{name: str(gone)})) == (
+        f"error: the active environment {gone} {what}: leave it ({leave}) and type make again"
+    )
+    (old / "bin").mkdir(parents=True)
+    shutil.copy(tmp_path / "bin" / "python3", old / "bin" / "python")
+    done = make("train", **{name: str(old)}, SAID_VERSION="3.10")
+    assert f"{what} ({old}/bin/python is 3.10): leave it" in error(done)
 
 
 def error(done) -> str:
@@ -210,6 +236,44 @@ def test_two_at_once_install_once(make, clone, tmp_path):
     assert "pip install" in kept
     assert installs(second) == []
     first.communicate()
+
+
+def test_ctrl_c_while_installing_is_one_line_and_nothing_is_left(make, clone, tmp_path):
+    process = make("train", start=True, PIP_TAKES="60")
+    while not (Path(tmp_path / "log").exists() and "pip install" in Path(tmp_path / "log").read_text()):
+        time.sleep(0.02)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    process.out, process.err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    said = "error: stopped before all was installed; what was downloaded is kept, so type make again"
+    assert [line for line in process.err.splitlines() if not line.startswith("make")] == [said]
+    assert not (clone / ".venv").exists()
+    assert make("train").returncode == 0
+
+
+@pytest.mark.parametrize("compiler", ["cc", None])
+def test_kernels_that_were_not_built_are_said_once_and_as_it_is(make, clone, tmp_path, compiler):
+    (clone / "rlrat" / "rational" / "_cpu.so").unlink()
+    path = tmp_path / "compilers"
+    path.mkdir()
+    if compiler:
+        (path / compiler).symlink_to("/bin/true")
+    for name in ("sh", "make", "dirname", "mkdir", "cp", "sleep"):
+        (path / name).symlink_to(shutil.which(name))
+    first, second = (make("train", PATH=f"{tmp_path / 'bin'}:{path}", CC="") for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.err
+    (said,) = [line for line in first.out.splitlines() if line.startswith("the C kernels of rational activations ")]
+    assert said.removeprefix("the C kernels of rational activations ") == (
+        "could not be compiled (.venv/bin/python -m pip install -v -e . shows why), so they run on plain PyTorch, "
+        "several times slower"
+        if compiler
+        else "need a C compiler: install gcc or clang and type make again; until then they run on plain PyTorch, "
+        "several times slower"
+    )
+    assert "C kernels" not in second.out
+    (path / "gcc").symlink_to("/bin/true")
+    assert len(installs(make("train", PATH=f"{tmp_path / 'bin'}:{path}", CC=""))) == (not compiler)
 
 
 def test_a_python_that_pyenv_only_names_is_passed_over(make, tmp_path):

@@ -1,0 +1,163 @@
+"""Read .npz files of one's own, and folders of them: whole episodes, or one flat sequence of steps.
+
+Arrays of one episode have one more observation than there are actions; a file has them under their names, or many
+episodes under `episode_0/observations`, `episode_1/observations`, ... Anything else is flat, see `rlrat.datasets.flat`.
+"""
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from rlrat.datasets.bounds import Bounds
+from rlrat.datasets.dataset import Dataset, of_episodes
+from rlrat.datasets.flat import ABOUT_NAME, check_steps, of_saved, of_steps
+from rlrat.datasets.own import Words, load
+from rlrat.datasets.progress import counted
+from rlrat.errors import InputError, reason
+from rlrat.updates.machine import available_memory
+
+_EPISODE = re.compile(r"episode_(\d{1,9})/(\w+)")
+_NAMES = {"terminations": "terminals", "truncations": "timeouts"}  # Gymnasium's and D4RL's
+_THEIRS = {d4rl: name for name, d4rl in _NAMES.items()}
+EPISODES, FLAT = "whole episodes (one more observation than actions)", "a flat sequence of steps"
+_LONGEST_HEADER = 10_000  # bytes, as NumPy allows
+
+
+def load_file(path: Path, id: str, env_id: str | None, bounds: Bounds | None) -> Dataset:
+    """Load the dataset of a file.
+
+    Args:
+        id: the dataset's id.
+        env_id: the environment that the user named: its bounds and its time limit apply if none are recorded.
+        bounds: the bounds that the user gave; they replace all others.
+
+    Raises:
+        InputError: there is no such file, or it is unusable.
+    """
+    if not path.is_file():
+        raise InputError(f"no file {path}")
+    return load(id, [path], env_id, bounds, lambda words: _convert(id, str(path), [path], words))
+
+
+def load_folder(folder: Path, id: str, env_id: str | None, bounds: Bounds | None) -> Dataset:
+    """Load the dataset of a folder's files in the order of their names; otherwise as `load_file`."""
+    paths = sorted(folder.glob("*.npz"))
+    return load(id, paths, env_id, bounds, lambda words: _convert(id, str(folder), paths, words), folder)
+
+
+def _convert(id: str, label: str, paths: Sequence[Path], words: Words) -> Dataset:
+    pieces = {path: read(path) for path in (counted(paths, len(paths)) if len(paths) > 1 else paths)}
+    kinds = {path: _kind(arrays) for path, arrays in pieces.items()}
+    first = paths[0]
+    if other := next((path for path in paths if kinds[path] != kinds[first]), None):
+        raise InputError(f"{other} has {kinds[other]}, and {first.name} {kinds[first]}: a folder has one kind alone")
+    if kinds[first] == EPISODES:
+        episodes = [episode for arrays in pieces.values() for episode in _episodes(arrays)]
+        return of_episodes(episodes, words.bounds, id, env_id=None, label=label)
+    flat = [{_NAMES.get(name, name): array for name, array in arrays.items()} for arrays in pieces.values()]
+    checked = [check_steps(str(path), arrays) for path, arrays in zip(paths, flat, strict=True)]
+    if "episode_starts" in flat[0] and len(paths) == 1:
+        told = str(flat[0][ABOUT_NAME]) if ABOUT_NAME in flat[0] else None
+        return of_saved(id, label, checked[0], flat[0], words.given, words.bounds, told)
+    return of_steps(id, label, _joined(paths, checked), words.bounds, words.limit)
+
+
+def _joined(paths: Sequence[Path], pieces: Sequence[dict[str, np.ndarray | None]]) -> dict[str, np.ndarray | None]:
+    """Join the steps of several files: the end of a file is the end of an episode."""
+    if len(pieces) == 1:
+        return pieces[0]
+    for piece in pieces:
+        count, terminals = len(piece["rewards"]), piece["terminals"]
+        ends = np.arange(count) == count - 1
+        if terminals is not None:
+            ends &= ~terminals
+        piece["timeouts"] = ends if piece["timeouts"] is None else piece["timeouts"] | ends
+    first = pieces[0]
+    for path, piece in zip(paths, pieces, strict=True):
+        for name, array in piece.items():
+            there = first[name]
+            if (array is None) != (there is None):
+                has, lacks = (path, paths[0]) if there is None else (paths[0], path)
+                raise InputError(f"{lacks} lacks {name}, which {has.name} has: all files of a folder need the same")
+            if array is not None and array.shape[1:] != there.shape[1:]:
+                widths = f"{array.shape[1]} components, {paths[0].name} of {there.shape[1]}"
+                raise InputError(f"{path} has {name} of {widths}: all files of a folder need the same")
+    return {name: None if first[name] is None else np.concatenate([piece[name] for piece in pieces]) for name in first}
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a file; nothing is unpickled.
+
+    `numpy.load` takes three times as long where there are many small arrays: it parses every header as Python.
+
+    Raises:
+        InputError: it is no .npz, damaged, holds Python objects, or needs more memory than there is.
+    """
+    headers: dict[bytes, tuple[tuple[int, ...], bool, np.dtype]] = {}
+    with _one_line(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        needed, there = sum(member.file_size for member in members), available_memory()
+        if there is not None and needed > there:
+            raise InputError(f"{path} needs {needed / 1e9:,.1f} GB of memory, and {there / 1e9:,.1f} GB are free")
+        return {
+            member.filename.removesuffix(".npy"): _array(path, member.filename, archive.read(member), headers)
+            for member in counted(members, len(members))
+        }
+
+
+def _array(path: Path, name: str, content: bytes, headers: dict) -> np.ndarray:
+    version = np.lib.format.read_magic(io.BytesIO(content[:8]))
+    size = 10 if version == (1, 0) else 12
+    start = size + int.from_bytes(content[8:size], "little")
+    if start > _LONGEST_HEADER:
+        raise ValueError(f"the header of {name} is too long")
+    header = content[:start]
+    if header not in headers:
+        reader = np.lib.format.read_array_header_1_0 if size == 10 else np.lib.format.read_array_header_2_0
+        headers[header] = reader(io.BytesIO(content[8:start]))
+    shape, fortran, dtype = headers[header]
+    if dtype.hasobject:
+        raise InputError(
+            f"{path}: {name.removesuffix('.npy')} holds Python objects, which are never unpickled: save numbers; "
+            "of episodes of several lengths each array under a name such as episode_0/observations"
+        )
+    return np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, FileNotFoundError, PermissionError):
+        raise
+    except MemoryError:
+        raise InputError(f"{path} needs more memory than there is") from None
+    except Exception as error:  # of a damaged file zipfile, zlib and NumPy may raise anything
+        raise InputError(f"{path} is damaged or no .npz file ({reason(error)}): numpy.savez writes them") from None
+
+
+def _kind(arrays: Mapping[str, np.ndarray]) -> str:
+    if any(map(_EPISODE.fullmatch, arrays)):
+        return EPISODES
+    lengths = [
+        len(arrays[name]) if name in arrays and arrays[name].ndim else -1 for name in ("observations", "actions")
+    ]
+    return EPISODES if lengths[1] >= 0 and lengths[0] == lengths[1] + 1 else FLAT
+
+
+def _episodes(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Return the episodes of a file, in Minari's names; an episode without `truncations` is not truncated."""
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        match = _EPISODE.fullmatch(name)
+        number, field = (int(match[1]), match[2]) if match else (0, name)
+        found.setdefault(number, {})[_THEIRS.get(field, field)] = array
+    for episode in found.values():
+        if "truncations" not in episode and "rewards" in episode:
+            episode["truncations"] = np.zeros(episode["rewards"].shape, bool)
+    return [found[number] for number in sorted(found)]
