@@ -32,7 +32,7 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
     ARGUMENTS = read_command_line(Arguments, __doc__)
 
 from rlrat.errors import one_line_errors, warn
-from rlrat.runs.exporting import export
+from rlrat.runs import export
 
 
 def main(arguments: Arguments) -> None:

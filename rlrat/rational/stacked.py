@@ -20,6 +20,12 @@ class StackedRational(nn.Module):
     them, of Q stand for each feature in `power_0`, `power_1`, ...
     """
 
+    version: str
+    features: int
+    degree: int
+    limit: float
+    slope: Tensor
+
     def __init__(self, source: Rational, features: int) -> None:
         super().__init__()
         self.version, self.features = source.version, features
@@ -52,6 +58,10 @@ class StackedRational(nn.Module):
 class WholeRational(nn.Module):
     """Compute R(x) as `rational` writes it into graphs, for coefficients with which stacking is not exact."""
 
+    version: str
+    numerator: Tensor
+    denominator: Tensor
+
     def __init__(self, source: Rational) -> None:
         super().__init__()
         self.version = source.version
@@ -74,4 +84,6 @@ def plain_rational(source: Rational, features: int) -> nn.Module:
     x = torch.cat([-sizes, sizes]).unsqueeze(-1).expand(-1, features)
     expected = source(x.unsqueeze(0))[0]
     error = (stacked(x) - expected).abs() / (1.0 + expected.abs())
-    return stacked if (error <= _CLOSE).all() else WholeRational(source)  # also where one is NaN
+    ends = torch.tensor([[-math.inf], [math.inf]]).expand(-1, features)
+    is_lost = source(ends.unsqueeze(0))[0].isfinite() & ~stacked(ends).isfinite()
+    return WholeRational(source) if is_lost.any() or not (error <= _CLOSE).all() else stacked  # also of NaN

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy(
         **dict.fromkeys(("RunArguments", "parse"), "arguments"),
         **dict.fromkeys(("RunResult", "train"), "training"),
         "Run": "run",
+        "export": "exporting.exported",
         "load_policy": "loading",
     },
 )

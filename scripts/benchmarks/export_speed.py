@@ -22,8 +22,8 @@ from rich.table import Table
 import rlrat
 from rlrat.console import Console
 from rlrat.errors import InputError, one_line_errors
+from rlrat.runs import export
 from rlrat.runs.arguments import read_command_line
-from rlrat.runs.exporting import export
 from rlrat.runs.exporting.exported import FORMATS
 
 

@@ -85,6 +85,18 @@ def test_padding_has_no_effect():
     torch.testing.assert_close(policy.predict(*parts)[:, :, :3], whole[:, :, :3])
 
 
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_masked_steps_before_an_episode_have_no_effect(num_heads):
+    """Each row has its own; the others are as they are without what is masked."""
+    policy, parts = make_policy(num_heads=num_heads), window(1, 2, 5)
+    mask = torch.tensor([[[0.0, 0.0, 1.0, 1.0, 1.0], [1.0] * 5]])
+    masked = policy.predict(*parts, mask=mask)
+    assert masked.isfinite().all()
+    torch.testing.assert_close(masked[:, 1], policy.predict(*parts)[:, 1])
+    torch.testing.assert_close(masked[:, :1, 2:], policy.predict(*(part[:, :1, 2:] for part in parts)))
+    assert not torch.isclose(masked[:, 0, 2:], policy.predict(*parts)[:, 0, 2:]).all()
+
+
 def test_wanted_steps_are_those_of_the_whole():
     policy, parts = make_policy((0, 1)), window(2, 3, 5)
     whole = policy.predict(*parts)

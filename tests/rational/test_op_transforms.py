@@ -258,6 +258,7 @@ class TestGraphsThatRunElsewhere:
         assert expected.isfinite().all()
         torch.testing.assert_close(program.module()(rows), expected)
 
+    @pytest.mark.slow
     def test_an_exported_program_learns(self, rows):
         module = Layer()
         program = torch.export.export(module, (rows,)).module()
@@ -268,7 +269,7 @@ class TestGraphsThatRunElsewhere:
             torch.testing.assert_close(parameter.grad, ours[name].grad, rtol=1e-4, atol=1e-5)
 
     @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "error::torch.jit.TracerWarning")
-    @pytest.mark.parametrize("version", VERSIONS)
+    @pytest.mark.parametrize("version", ["A", *(pytest.param(v, marks=pytest.mark.slow) for v in VERSIONS[1:])])
     def test_jit_trace(self, version, rows):
         for module in (Rational(version=version), Layer(version)):
             traced = torch.jit.trace(module, (rows[:4],))

@@ -28,6 +28,9 @@ def check(source: Rational, kind: type) -> None:
     assert finite.float().mean() > 0.3
     found = plain(x)
     torch.testing.assert_close(found[finite], expected[finite], rtol=1e-5, atol=1e-5)
+    ends = torch.tensor([[-torch.inf], [torch.inf]]).expand(2, 6)
+    limits = source(ends[None])[0]
+    torch.testing.assert_close(plain(ends)[limits.isfinite()], limits[limits.isfinite()])
     torch.testing.assert_close(plain(x.reshape(2, -1, 6)), found.reshape(2, -1, 6), equal_nan=True)
 
 
@@ -63,3 +66,10 @@ def test_what_ends_as_a_line_is_stacked(version, degrees, numerator, denominator
 )
 def test_what_does_not_is_computed_as_rational_exports_it(version, degrees, numerator, denominator):
     check(make(version, degrees, numerator, denominator), WholeRational)
+
+
+def test_groups_that_grow_stand_beside_groups_that_do_not():
+    """At infinity, a slope of zero would make NaN of a limit."""
+    source = make("A", (3, 2), [0.5, 1.0, 2.0, 3.0], [-0.3, 0.7])
+    source.numerator[0, 1, 3] = 0.0
+    check(source, WholeRational)

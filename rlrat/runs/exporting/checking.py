@@ -1,6 +1,6 @@
 """Compare what was exported with our policy, on observations of the run's dataset."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,9 @@ def largest_difference(policy: Policy | SequencePolicy, exported: Exported, tria
     return worst
 
 
-def _actions(policy: Policy | SequencePolicy, exported: Exported, trial: Trial):
+def _actions(
+    policy: Policy | SequencePolicy, exported: Exported, trial: Trial
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Give actions of both, `[N, act]`, step by step."""
     if not isinstance(policy, SequencePolicy):
         # One at a time, too: the way of a robot, for which a runtime may have other kernels.

@@ -8,13 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlrat.errors import InputError, reason
+from rlrat.errors import InputError, reason, warn
 from rlrat.networks.transformer import SequencePolicy
 from rlrat.runs.exporting import c_source, graphs, numpy_source
 from rlrat.runs.exporting.checking import LARGEST_DIFFERENCE, largest_difference, make_trial
 from rlrat.runs.exporting.modules import plain_policy
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import Which, build_policy, read_checkpoint, set_target_returns
+from rlrat.runs.schema import DIVERGED
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def export(
             raise InputError(f"--format {format} is for MLPs, a Decision Transformer has {able}: give one of these")
         set_target_returns(policy, policy.target_returns[:1], run)
     folder = Path(run).parent if Path(run).is_file() else Path(run)
-    config = RunFolder(folder).config()
+    config, summary = RunFolder(folder).config(), RunFolder(folder).summary()
+    if summary is not None and summary["status"] == DIVERGED:
+        warn(f"{run} diverged at update {summary.get('diverged_at')}: its policy is the one frozen then")
     target = folder / FORMATS[format].file if out is None else Path(out)
     _check_target(target, format)
     trial = make_trial(policy, config, dataset)

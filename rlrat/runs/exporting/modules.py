@@ -61,6 +61,12 @@ class _PlainLayer(nn.Module):
 class PlainPolicy(nn.Module):
     """A policy of one seed from raw observations `[batch, obs]` to deterministic actions `[batch, act]`."""
 
+    hidden: nn.ModuleList
+    output: nn.Linear
+    observation_mean: Tensor
+    action_scale: Tensor
+    action_offset: Tensor
+
     def __init__(self, source: Policy) -> None:
         super().__init__()
         # Dividing the weights instead of the observations saves an operation and rounds as well.
@@ -94,6 +100,8 @@ class PlainSequencePolicy(nn.Module):
 
     A context has the last K = `context_length` steps, the newest last; `mask` is 0 at those before an episode's first.
     """
+
+    policy: SequencePolicy
 
     def __init__(self, source: SequencePolicy) -> None:
         super().__init__()

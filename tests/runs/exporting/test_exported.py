@@ -1,6 +1,7 @@
 """Exporting a run: one checked file that says what it is, or one line and no file."""
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 
 import rlrat
 from rlrat.errors import InputError
-from rlrat.runs.exporting import export, exported
+from rlrat.runs import export
+from rlrat.runs.exporting import exported
 from rlrat.runs.exporting.exported import FORMATS, Format
 from tests.runs.exporting.policies import make_policy, save_run
+from tests.short_runs import ROOT
 
 
 @pytest.fixture
@@ -61,6 +64,12 @@ def test_the_best_checkpoint_is_asked_for(run):
     assert len(np.load(run / "policy.npz")["hidden_0_bias"]) == 8
     with pytest.raises(InputError, match="which is 'first'"):
         export(run, "numpy", which="first")
+
+
+def test_a_run_that_diverged_is_named(run, capsys):
+    (run / "summary.json").write_text('{"status": "diverged", "diverged_at": 12}')
+    export(run, "numpy")
+    assert capsys.readouterr().err == f"warning: {run} diverged at update 12: its policy is the one frozen then\n"
 
 
 def test_a_decision_transformer_has_graphs_alone(tmp_path):
@@ -133,3 +142,17 @@ def test_a_run_that_cannot_be_loaded_is_one_line(run, tmp_path):
     os.remove(run / "checkpoint.pt")
     with pytest.raises(InputError, match="has no checkpoint yet"):
         export(run, "numpy")
+
+
+@pytest.mark.slow
+def test_the_loops_of_the_page_run_as_they_stand_there(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    for block, sequence in zip(blocks, (False, True, False), strict=True):
+        run = save_run(tmp_path / "seed0", make_policy(sequence=sequence))
+        export(run, "onnx", "policy.onnx")
+        names: dict = {}
+        exec(compile(block, "export.md", "exec"), names)
+        assert names.get("over", True)

@@ -1,1 +1,0 @@
-from .exported import export as export
