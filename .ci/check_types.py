@@ -9,7 +9,13 @@ import rlrat
 
 def main() -> int:
     command = ["pyright", "--verifytypes", "rlrat", "--ignoreexternal", "--outputjson"]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["typeCompleteness"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        found = json.loads(done.stdout)["typeCompleteness"]
+    except (ValueError, KeyError):
+        said = (done.stderr or done.stdout).strip()[-500:] or "nothing"
+        print(f"{' '.join(command)} found no types and ended with {done.returncode}; it said {said}")
+        return 1
     symbols = [symbol for symbol in found["symbols"] if symbol["isExported"]]
     seen = {symbol["name"] for symbol in symbols} | {module["name"] for module in found["modules"]}
     missing = {f"rlrat.{name}" for name in rlrat.__all__} - seen
