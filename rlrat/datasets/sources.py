@@ -264,7 +264,7 @@ def dataset_id(text: str) -> str:
         source = find(text)
     except OSError:  # loading the dataset reports it in one line
         source = None
-    return (source or SOURCES[1]).key(text)
+    return names.dataset_id(text) if source is None else source.key(text)
 
 
 def folder_name(text: str) -> str:
