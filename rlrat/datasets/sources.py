@@ -1,14 +1,15 @@
 """Know the sources of datasets: which one a text means, the dataset's name, whether it is here, and how to load it.
 
-A new source is one class with the members of `Source`, and one line in `SOURCES`. Nothing here needs NumPy or torch.
+A new source is one class with the members of `Source`, and one line in `SOURCES`. For a form of files, one function
+that loads them will do, and a line with `_AtPath`. Nothing here needs NumPy or torch.
 """
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlrat.datasets import names
 from rlrat.datasets.names import D4RL_FILES, HDF5_SUFFIXES, MINARI_MUJOCO, PACKAGED, TABLE_SUFFIXES, as_id, dataset_path
@@ -148,121 +149,89 @@ class _D4RL:
         return D4RL_FILES
 
 
-class _HDF5:
-    """A file of D4RL's layout; one without a known suffix, too, as downloads may have."""
+class _AtPath:
+    """Files or folders of one form."""
 
-    form, is_path = "an .hdf5 file of D4RL's layout", True
+    is_path = True
     key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
 
-    def knows(self, text: str) -> bool:
-        path = dataset_path(text)
-        return path.suffix in HDF5_SUFFIXES or path.is_file()
+    def __init__(self, form: str, knows: Callable[[str], bool], load: Callable[..., "Dataset"]) -> None:
+        self.form, self.knows, self._load = form, knows, load
 
     def is_present(self, text: str) -> bool:
         return True  # or it is nowhere
 
     def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
-        from rlrat.datasets import d4rl
-
-        return d4rl.load_file(dataset_path(text), env_id, bounds)
+        return self._load(dataset_path(text), self.key(text), env_id, bounds)
 
     def known_ids(self) -> tuple[str, ...]:
         return ()
 
 
-class _MinariFolder:
-    form, is_path = "a folder of Minari's", True
-    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
-
-    def knows(self, text: str) -> bool:
-        return _is_own_folder(text) and names.is_minari_folder(dataset_path(text))
-
-    def is_present(self, text: str) -> bool:
-        return True
-
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
-        from rlrat.datasets import minari
-
-        return minari.load_folder(self.key(text), dataset_path(text), env_id, bounds)
-
-    def known_ids(self) -> tuple[str, ...]:
-        return ()
+def _has_suffix(*suffixes: str) -> Callable[[str], bool]:
+    return lambda text: dataset_path(text).suffix in suffixes
 
 
-class _Npz:
-    form, is_path = "an .npz file", True
-    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
-
-    def knows(self, text: str) -> bool:
-        return dataset_path(text).suffix == ".npz"
-
-    def is_present(self, text: str) -> bool:
-        return True
-
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
-        from rlrat.datasets import npz
-
-        return npz.load_file(dataset_path(text), self.key(text), env_id, bounds)
-
-    def known_ids(self) -> tuple[str, ...]:
-        return ()
+def _is_hdf5(text: str) -> bool:
+    """Return whether a text is the path of an HDF5 file; downloads may have no suffix, or another one."""
+    return _has_suffix(*HDF5_SUFFIXES)(text) or dataset_path(text).is_file()
 
 
-class _Table:
-    form, is_path = "a .csv or .parquet file", True
-    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
-
-    def knows(self, text: str) -> bool:
-        return dataset_path(text).suffix in TABLE_SUFFIXES
-
-    def is_present(self, text: str) -> bool:
-        return True
-
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
-        from rlrat.datasets import tables
-
-        return tables.load_file(dataset_path(text), self.key(text), env_id, bounds)
-
-    def known_ids(self) -> tuple[str, ...]:
-        return ()
+def _is_minari_folder(text: str) -> bool:
+    return _may_be_folder(text) and names.is_minari_folder(dataset_path(text))
 
 
-class _NpzFolder:
-    form, is_path = "a folder of .npz files", True
-    key, place = staticmethod(names.dataset_id), staticmethod(dataset_path)
-
-    def knows(self, text: str) -> bool:
-        return _is_own_folder(text) and any(dataset_path(text).glob("*.npz"))
-
-    def is_present(self, text: str) -> bool:
-        return True
-
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
-        from rlrat.datasets import npz
-
-        return npz.load_folder(dataset_path(text), self.key(text), env_id, bounds)
-
-    def known_ids(self) -> tuple[str, ...]:
-        return ()
+def _is_npz_folder(text: str) -> bool:
+    return _may_be_folder(text) and any(dataset_path(text).glob("*.npz"))
 
 
-def _is_own_folder(text: str) -> bool:
+def _may_be_folder(text: str) -> bool:
     """Return whether a text can be the path of a folder: what has the form of an id with a namespace is an id."""
     id = as_id(text)
     return bool(text) and (id is None or "/" not in id)
+
+
+def _load_npz(path: Path, *arguments: Any) -> "Dataset":
+    from rlrat.datasets import npz
+
+    return npz.load_file(path, *arguments)
+
+
+def _load_npz_folder(path: Path, *arguments: Any) -> "Dataset":
+    from rlrat.datasets import npz
+
+    return npz.load_folder(path, *arguments)
+
+
+def _load_table(path: Path, *arguments: Any) -> "Dataset":
+    from rlrat.datasets import tables
+
+    return tables.load_file(path, *arguments)
+
+
+def _load_hdf5(path: Path, _id: str, *arguments: Any) -> "Dataset":
+    from rlrat.datasets import d4rl
+
+    return d4rl.load_file(path, *arguments)
+
+
+def _load_minari_folder(path: Path, id: str, *arguments: Any) -> "Dataset":
+    from rlrat.datasets import minari
+
+    return minari.load_folder(id, path, *arguments)
 
 
 _GIVEN = _Given()
 SOURCES: tuple[Source, ...] = (
     _GIVEN,
     _Packaged(),
-    _Npz(),
-    _Table(),
-    _HDF5(),
+    _AtPath("an .npz file", _has_suffix(".npz"), _load_npz),
+    _AtPath("a .csv or .parquet file", _has_suffix(*TABLE_SUFFIXES), _load_table),
+    _AtPath("an .hdf5 file of D4RL's layout", _is_hdf5, _load_hdf5),
     _D4RL(),
     _Minari(),
-    _MinariFolder(),
-    _NpzFolder(),
+    _AtPath("a folder of Minari's", _is_minari_folder, _load_minari_folder),
+    _AtPath("a folder of .npz files", _is_npz_folder, _load_npz_folder),
 )
 """The first that knows a text has its dataset."""
 
@@ -295,7 +264,7 @@ def dataset_id(text: str) -> str:
         source = find(text)
     except OSError:  # loading the dataset reports it in one line
         source = None
-    return (source or SOURCES[1]).key(text)
+    return names.dataset_id(text) if source is None else source.key(text)
 
 
 def folder_name(text: str) -> str:
