@@ -168,7 +168,7 @@ def check(args: Arguments, dataset: Dataset) -> None:
         raise InputError(f"--num-heads is {args.num_heads}, but must divide --embedding-size, {args.embedding_size}")
     if not dataset.episode_complete.any():
         raise InputError(f"{dataset.id} {NO_EPISODES}: a Decision Transformer learns from whole episodes")
-    longest = int(dataset.episode_lengths[dataset.episode_complete].max())
+    longest = dataset.longest_episode
     if args.context_length > longest:
         raise InputError(
             f"--context-length is {args.context_length}, but the longest episode of {dataset.id} has {longest} steps: "

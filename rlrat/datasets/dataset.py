@@ -125,6 +125,13 @@ class Dataset:
         return float(self._complete_returns().min())
 
     @property
+    def longest_episode(self) -> int:
+        """Return the steps of the longest complete episode, 0 where none is complete."""
+        if self.training is not None:
+            return self.training.longest_episode
+        return int(self.episode_lengths[self.episode_complete].max(initial=0))
+
+    @property
     def returns_differ(self) -> bool:
         """Return whether returns of complete episodes differ by more than the rounding of sums of float32 rewards."""
         if self.training is not None:
@@ -236,8 +243,8 @@ class Dataset:
 
         The share, in (0, 1), is rounded to episodes, at least one on each side; each side keeps them in their order.
         Both sides have the id, the bounds and fingerprints of their own. What is held out is in the units of the rest:
-        its `observation_statistics`, `best_return`, `worst_return` and `returns_differ` are those of the training set,
-        so that a learner that is made of it has the units of one that is made of that.
+        its `observation_statistics`, `best_return`, `worst_return`, `longest_episode` and `returns_differ` are those of
+        the training set, so that a learner that is made of it has the units of one that is made of that.
 
         Raises:
             InputError: the share is not in (0, 1), there is a single episode, or one side has no transition.

@@ -214,7 +214,7 @@ def test_what_is_held_out_is_in_the_units_of_the_training_set(make_episode):
     assert (len(train.episode_starts), len(held_out.episode_starts)) == (4, 2)
     for theirs, ours in zip(train.observation_statistics(0.5), held_out.observation_statistics(0.5), strict=True):
         np.testing.assert_array_equal(theirs, ours)
-    for name in ("best_return", "worst_return", "returns_differ"):
+    for name in ("best_return", "worst_return", "returns_differ", "longest_episode"):
         assert getattr(held_out, name) == getattr(train, name)
     np.testing.assert_array_equal(held_out.action_low, train.action_low)
     units = [Units.of(part, True, 1e-3, "iql") for part in (train, held_out)]
