@@ -125,15 +125,9 @@ def test_what_went_wrong_is_said_and_has_no_result(run, summary, said):
 
 def test_the_judgement_stands_as_an_estimate(offline):
     judged = {
-        **{
-            "run": "/home/somebody/runs",
-            "update": 40,
-            "which": "best",
-            "discount": 0.99,
-            "value": 11.25,
-            "outside": 0.07,
-        },
-        **{"interval": [10.0, 13.5], "refits": [10.5, 11.0, 12.0], "data_value": 9.0, "problems": []},
+        **{"run": "/home/somebody/runs", "update": 40, "which": "best", "discount": 0.99, "value": 11.25},
+        **{"interval": [10.0, 13.5], "refits": [10.5, 11.0, 12.0], "data_value": 9.0, "outside": 0.07},
+        "problems": [],
         "importance": {"effective_sample_size": 12.5, "refused": "it | `is`\nsmall"},
     }
     (offline / "judgement.json").write_text(json.dumps(judged))
