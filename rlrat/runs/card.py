@@ -15,9 +15,19 @@ from rlrat.errors import InputError, reason
 from rlrat.json_files import as_number, read_json
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import build_policy, read_checkpoint
-from rlrat.runs.schema import BEST_CHECKPOINT, CONFIG, DIVERGED, FAILED, FINISHED, UNFINISHED, differing, recalled
+from rlrat.runs.schema import (
+    BEST_CHECKPOINT,
+    CONFIG,
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    JUDGEMENT,
+    UNFINISHED,
+    differing,
+    recalled,
+)
 
-CARD, JUDGEMENT = "MODEL_CARD.md", "judgement.json"
+CARD = "MODEL_CARD.md"
 _MOST_LISTED = 12  # components or rows of a list
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _MOST_LETTERS = 200
@@ -308,22 +318,38 @@ def _results(run: _Seed) -> Iterator[str]:
 
 
 def _judgement(folder: Path) -> list[str]:
-    """Return what `judgement.json` says, as it stands there."""
+    """Say what `rlrat judge` found, if it was asked."""
     found = read_json(folder / JUDGEMENT)
     if found is None:
         return []
-    rows = [[_text(name), words] for name, words in _flat(found)]
-    lines = ["From data alone (`rlrat judge`), so that these are estimates and no returns:", ""]
-    return [*lines, *_table(["what", "value"], rows)] if rows else []
+    which = "best" if found.get("which") == "best" else "newest"
+    lines = [
+        f"`rlrat judge`, from data alone: **an estimate, no return**. The value of the {which} policy, of update "
+        f"{_count(found.get('update'))}, at the data's initial states is {_number(as_number(found.get('value')))}, in "
+        f"rewards discounted by {_value(found.get('discount'))}, by fitted Q evaluation; the data's own is "
+        f"{_number(as_number(found.get('data_value')))}."
+    ]
+    interval, refits = found.get("interval"), found.get("refits")
+    if isinstance(interval, list) and len(interval) == 2 and isinstance(refits, list):
+        low, high = (_number(as_number(end)) for end in interval)
+        lines.append(f"Its 95% interval is {low} to {high}, from {len(refits)} refits on resampled episodes.")
+    outside = as_number(found.get("outside"))
+    if outside is not None:
+        lines.append(f"It acts unlike the data in {outside:.0%} of the states; the data itself does in 5%.")
+    problems = found.get("problems")
+    if isinstance(problems, list) and problems:
+        lines += ["", "**It cannot be trusted:**", "", *(f"- {_text(problem)}" for problem in problems[:_MOST_LISTED])]
+    else:
+        lines.append("The diagnosis found nothing against it, which proves nothing.")
+    if rows := [[_text(name), words] for name, words in _flat(_mapping(found.get("importance")))]:
+        lines += ["", *_table(["by importance sampling", "value"], rows)]
+    return lines
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            shown = ", ".join(_value(entry) for entry in value[:_MOST_LISTED])
-            yield f"{prefix}{name}", shown + (", ..." if len(value) > _MOST_LISTED else "")
         elif value is not None:
             yield f"{prefix}{name}", _value(value)
 

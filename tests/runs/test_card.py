@@ -124,12 +124,32 @@ def test_what_went_wrong_is_said_and_has_no_result(run, summary, said):
 
 
 def test_the_judgement_stands_as_an_estimate(offline):
-    judged = {"policy": {"value": 11.25, "interval": [10.0, 13.5]}, "trusted": False, "reason": "it | `does`\nmore"}
+    judged = {
+        **{"run": "/home/somebody/runs", "update": 40, "which": "best", "discount": 0.99, "value": 11.25},
+        **{"interval": [10.0, 13.5], "refits": [10.5, 11.0, 12.0], "data_value": 9.0, "outside": 0.07},
+        "problems": [],
+        "importance": {"effective_sample_size": 12.5, "refused": "it | `is`\nsmall"},
+    }
     (offline / "judgement.json").write_text(json.dumps(judged))
     text = card(offline)
-    assert "these are estimates and no returns" in text
-    assert "| `policy.value` | 11.25 |\n| `policy.interval` | 10, 13.5 |\n| `trusted` | no |" in text
-    assert "| `reason` | `it / 'does' more` |" in text
+    for said in (
+        "from data alone: **an estimate, no return**. The value of the best policy, of update 40, at the data's ",
+        "initial states is 11.25, in rewards discounted by 0.99, by fitted Q evaluation; the data's own is 9.00.",
+    ):
+        assert said in text
+    assert "Its 95% interval is 10.00 to 13.50, from 3 refits on resampled episodes." in text
+    assert "It acts unlike the data in 7% of the states; the data itself does in 5%." in text
+    assert "The diagnosis found nothing against it, which proves nothing." in text
+    assert "| `effective_sample_size` | 12.5 |\n| `refused` | `it / 'is' small` |" in text
+    assert "somebody" not in text
+    judged |= {"problems": ["the fit diverges", "it acts elsewhere"], "interval": None}
+    (offline / "judgement.json").write_text(json.dumps(judged))
+    text = card(offline)
+    assert "**It cannot be trusted:**\n\n- `the fit diverges`\n- `it acts elsewhere`\n" in text
+    assert "nothing against it" not in text
+    assert "interval" not in text
+    (offline / "judgement.json").write_text('{"interval": [1], "problems": 3, "importance": []}')
+    assert "The value of the newest policy, of update -, at the data's initial states is -" in card(offline)
     (offline / "judgement.json").write_text("{")
     with pytest.raises(InputError, match=r"judgement.json is damaged"):
         card(offline)
