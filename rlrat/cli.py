@@ -5,7 +5,7 @@ Each is a file, the one that `python agents/iql.py` runs in a clone. Nothing her
 
 import ast
 import difflib
-import shutil
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,8 +111,10 @@ def new_agent(argv: list[str]) -> int:
         raise InputError(f"{given.file} must end in .py")
     source = find_agent(given.source)
     try:
-        with given.file.open("xb") as file, source.open("rb") as text:
-            shutil.copyfileobj(text, file)
+        with given.file.open("x", encoding="utf-8") as file:
+            # Its runs have the file's name: a sweep looks for them there.
+            old, new = (f"Run({json.dumps(path.stem)}," for path in (source, given.file))
+            file.write(source.read_text(encoding="utf-8").replace(old, new))
     except FileExistsError:
         raise InputError(f"{given.file} exists already: name another file") from None
     except OSError as error:
