@@ -16,7 +16,7 @@ ELSEWHERE = {
 # Tests of several modules, or of a wing.
 SEVERAL = {
     *("agents/test_every_agent.py", "agents/test_every_setting.py"),
-    *("docs/test_pages.py", "docs/test_site.py"),
+    *("docs/test_own_data.py", "docs/test_pages.py", "docs/test_site.py"),
     "datasets/test_reader_fuzz.py",
     *("emulator/test_emulator.py", "emulator/test_rational_runs.py", "emulator/test_whole_runs.py"),
     *("rational/test_dispatcher.py", "rational/test_imports.py", "rational/test_init.py", "rational/test_main.py"),

@@ -1,10 +1,9 @@
 """Time README's first command on a fresh clone: `make train`, to the first evaluation and to its end.
 
-python scripts/benchmarks/fresh_clone.py [REPOSITORY]    by default this one, as it is committed
-
 It makes an environment of its own, and installs from pip's cache what is there, and the rest from the package index.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -17,7 +16,9 @@ FIRST = "update 0:"
 
 
 def main(argv: list[str]) -> int:
-    repository = argv[0] if argv else str(ROOT)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("repository", nargs="?", default=str(ROOT), help="by default this one, as it is committed")
+    repository = parser.parse_args(argv).repository
     active = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in active}
     environment["PYTHONUNBUFFERED"] = "1"  # lines come when they are printed

@@ -27,6 +27,8 @@ ELSEWHERE = {
     "eval_every": "when policies are evaluated",
     "eval_at": "when policies are evaluated",
     "eval_episodes": "how policies are evaluated",
+    "holdout": "which episodes the run gives to the learner (tests/runs/test_offline.py)",
+    "fqe_updates": "how policies are judged without rollouts",
     "precision": "of the whole process, which the run sets (tests/updates/test_machine.py)",
     "target_returns": "what a Decision Transformer is asked for when it is evaluated",
 }

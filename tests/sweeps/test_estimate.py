@@ -30,10 +30,10 @@ def test_a_probe_times_no_update_in_which_a_graph_is_recorded():
 def test_evaluations_on_data_alone_are_timed_and_grow_with_their_updates(sweeper, tmp_path):
     assert sweeper("--dry-run", "--grid.env-id", "none", "--grid.total-updates", "100", "--grid.eval-every", "50") == 0
     assert "toy without an environment: 10 updates/s" in sweeper.said
-    # The toy says 0.1 s an update, and 2 s between the evaluations at 8 and 28, of a tenth of the fit's updates.
+    # The toy says 0.1 s an update, and 2 s between the evaluations at 8 and 28, of 200 of the fit's 5,000 updates.
     (file,) = (sweeper.run_dir / ".sweep" / "probes").glob("*.json")
     found = json.loads(file.read_text())
-    assert (found["step_seconds"], found["judging_seconds"]) == (0.0, pytest.approx(20.0))
+    assert (found["step_seconds"], found["judging_seconds"]) == (0.0, pytest.approx(50.0))
     probe = estimate.known_probe(file, found["argv"])
     (cell,) = cells(
         tmp_path, Block(("iql",), axes={"total_updates": ("100",), "eval_every": ("50",), "env_id": ("none",)})
