@@ -39,7 +39,7 @@ def test_evaluations_on_data_alone_are_timed_and_grow_with_their_updates(sweeper
         tmp_path, Block(("iql",), axes={"total_updates": ("100",), "eval_every": ("50",), "env_id": ("none",)})
     )
     (job,) = make_jobs([cell], None)
-    assert probe.seconds(job) == pytest.approx(probe.start_seconds + 100 * 0.1 + 3 * 20.0)
+    assert probe.seconds(job) == pytest.approx(probe.start_seconds + 100 * 0.1 + 3 * 50.0)
     assert "fitted Q evaluation takes as long as it has updates, nothing is judged for --keep-best" in sweeper.said
     assert "episodes last" not in sweeper.said
 
