@@ -20,7 +20,9 @@ from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
 from rlrat.networks.choices import Norm
 from rlrat.networks.layers import MLP, initialize, joined
+from rlrat.rational.launching import is_gpu
 from rlrat.updates import losses
+from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.flat import flatten
 from rlrat.updates.optim import Adam, SeedGuard
@@ -214,7 +216,7 @@ class _Fit(nn.Module):
     def train(self, dataset: Dataset, next_actions: np.ndarray, draws: np.ndarray | None) -> Iterator[int]:
         """Make all updates, and yield after each one how many are made."""
         rows, actions = self._rows(dataset, next_actions, draws)
-        update = self.update
+        update = captured(self) if is_gpu(self.device) else self.update
         if pays(self.settings.updates * self.num_entries // _COMPILED_ENTRIES, self.device):
             update = compiled(self.update, self.device)
         for number in range(self.settings.updates):
