@@ -45,12 +45,12 @@ class Stopped(Exception):
 class FQESettings:
     """How Q is fitted; the defaults are those of docs/judging.md."""
 
-    updates: int = 10_000
+    updates: int = 20_000
     batch_size: int = 256
     discount: float = 0.99
     learning_rate: float = 5e-4
     """Adam's at the first update; it falls to 0 along a cosine."""
-    polyak: float = 0.02
+    polyak: float = 0.05
     """Rate at which the target network follows."""
     hidden_dims: tuple[int, ...] = (128, 128)
     activation: str = "relu"
