@@ -29,7 +29,7 @@ from rlrat.updates.optim import Adam, SeedGuard
 from rlrat.updates.random import Stream
 
 _CHECKS = 10  # of the values while a fit goes on
-_CHUNK = 2**14  # states that a policy or a network meets at a time
+_CHUNK = 2**15  # states that policies or networks meet at a time, those of all entries together
 _COMPILED_ENTRIES = 5  # side by side, from which on a fit of some 20,000 updates is worth compiling
 _BETWEEN_QUESTIONS = 20  # updates after which `stopped` is asked
 
@@ -164,9 +164,9 @@ def policy_actions(policy: PolicyActions, observations: np.ndarray, num_entries:
     Raises:
         InputError: actions of another shape.
     """
-    chunks = []
-    for start in range(0, len(observations), _CHUNK):
-        rows = np.asarray(observations[start : start + _CHUNK])
+    chunks, size_of_chunk = [], max(1, _CHUNK // num_entries)
+    for start in range(0, len(observations), size_of_chunk):
+        rows = np.asarray(observations[start : start + size_of_chunk])
         actions = policy(np.repeat(rows[None], num_entries, axis=0))  # its own: a view would not be writable
         actions = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
         if actions.shape != (num_entries, len(rows), size):
@@ -295,12 +295,12 @@ class _Fit(nn.Module):
     @torch.no_grad()
     def q_values(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Compute what `FittedQ.q` returns."""
-        units, chunks = self.units, []
-        for start in range(0, len(observations), _CHUNK):
-            rows = observations[start : start + _CHUNK]
+        units, chunks, size = self.units, [], max(1, _CHUNK // self.num_entries)
+        for start in range(0, len(observations), size):
+            rows = observations[start : start + size]
             states = ((rows - units.observation_mean) / units.observation_std).astype(np.float32)
             inputs = torch.from_numpy(states).to(self.device).expand(self.num_entries, -1, -1)
-            own = torch.from_numpy(units.actions(actions[:, start : start + _CHUNK])).to(self.device)
+            own = torch.from_numpy(units.actions(actions[:, start : start + size])).to(self.device)
             chunks.append(self.q(torch.cat([inputs, own], dim=-1)).squeeze(-1).cpu().numpy())
         values = np.concatenate(chunks, axis=1).astype(np.float64) * self.spread + self.mean
         values[~self.guard.alive.cpu().numpy()] = np.nan
