@@ -20,14 +20,16 @@ from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
 from rlrat.networks.choices import Norm
 from rlrat.networks.layers import MLP, initialize, joined
+from rlrat.rational.launching import is_gpu
 from rlrat.updates import losses
+from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.flat import flatten
 from rlrat.updates.optim import Adam, SeedGuard
 from rlrat.updates.random import Stream
 
 _CHECKS = 10  # of the values while a fit goes on
-_CHUNK = 2**14  # states that a policy or a network meets at a time
+_CHUNK = 2**15  # states that policies or networks meet at a time, those of all entries together
 _COMPILED_ENTRIES = 5  # side by side, from which on a fit of some 20,000 updates is worth compiling
 _BETWEEN_QUESTIONS = 20  # updates after which `stopped` is asked
 
@@ -43,12 +45,12 @@ class Stopped(Exception):
 class FQESettings:
     """How Q is fitted; the defaults are those of docs/judging.md."""
 
-    updates: int = 10_000
+    updates: int = 20_000
     batch_size: int = 256
     discount: float = 0.99
     learning_rate: float = 5e-4
     """Adam's at the first update; it falls to 0 along a cosine."""
-    polyak: float = 0.02
+    polyak: float = 0.05
     """Rate at which the target network follows."""
     hidden_dims: tuple[int, ...] = (128, 128)
     activation: str = "relu"
@@ -162,9 +164,9 @@ def policy_actions(policy: PolicyActions, observations: np.ndarray, num_entries:
     Raises:
         InputError: actions of another shape.
     """
-    chunks = []
-    for start in range(0, len(observations), _CHUNK):
-        rows = np.asarray(observations[start : start + _CHUNK])
+    chunks, size_of_chunk = [], max(1, _CHUNK // num_entries)
+    for start in range(0, len(observations), size_of_chunk):
+        rows = np.asarray(observations[start : start + size_of_chunk])
         actions = policy(np.repeat(rows[None], num_entries, axis=0))  # its own: a view would not be writable
         actions = actions.detach().cpu().numpy() if isinstance(actions, Tensor) else np.asarray(actions)
         if actions.shape != (num_entries, len(rows), size):
@@ -214,7 +216,7 @@ class _Fit(nn.Module):
     def train(self, dataset: Dataset, next_actions: np.ndarray, draws: np.ndarray | None) -> Iterator[int]:
         """Make all updates, and yield after each one how many are made."""
         rows, actions = self._rows(dataset, next_actions, draws)
-        update = self.update
+        update = captured(self) if is_gpu(self.device) else self.update
         if pays(self.settings.updates * self.num_entries // _COMPILED_ENTRIES, self.device):
             update = compiled(self.update, self.device)
         for number in range(self.settings.updates):
@@ -293,12 +295,12 @@ class _Fit(nn.Module):
     @torch.no_grad()
     def q_values(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Compute what `FittedQ.q` returns."""
-        units, chunks = self.units, []
-        for start in range(0, len(observations), _CHUNK):
-            rows = observations[start : start + _CHUNK]
+        units, chunks, size = self.units, [], max(1, _CHUNK // self.num_entries)
+        for start in range(0, len(observations), size):
+            rows = observations[start : start + size]
             states = ((rows - units.observation_mean) / units.observation_std).astype(np.float32)
             inputs = torch.from_numpy(states).to(self.device).expand(self.num_entries, -1, -1)
-            own = torch.from_numpy(units.actions(actions[:, start : start + _CHUNK])).to(self.device)
+            own = torch.from_numpy(units.actions(actions[:, start : start + size])).to(self.device)
             chunks.append(self.q(torch.cat([inputs, own], dim=-1)).squeeze(-1).cpu().numpy())
         values = np.concatenate(chunks, axis=1).astype(np.float64) * self.spread + self.mean
         values[~self.guard.alive.cpu().numpy()] = np.nan

@@ -250,7 +250,8 @@ def speed(settings: Speed) -> dict[str, float]:
     torch.set_num_threads(settings.threads)
     dataset, fqe, found = load_dataset(settings.dataset), _fqe(settings.fqe_updates), {}
     mean = dataset.actions.mean(0)
-    for name, count in (("one fit", 1), (f"{settings.refits} refits", settings.refits)):
+    parts = {"one fit": 1} | ({f"{settings.refits} refits": settings.refits} if settings.refits else {})
+    for name, count in parts.items():
         wall, cpu = time.perf_counter(), time.process_time()
         act = lambda states: np.broadcast_to(mean, (*states.shape[:-1], len(mean)))  # noqa: E731
         fit_q(dataset, act, list(range(count)), fqe, resample=count > 1)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 import rlrat
 from rlrat.errors import InputError
@@ -16,6 +17,7 @@ from rlrat.evaluation.fqe import (
     fit_q,
     initial_rows,
 )
+from tests.emulator import Emulator
 
 SETTINGS = FQESettings(updates=600, batch_size=128, discount=0.9, hidden_dims=(32, 32), polyak=0.1, learning_rate=2e-3)
 REWARDS = np.array([[0.2, 0.0], [2.0, 1.0]])  # of the state and the action
@@ -113,6 +115,18 @@ def test_a_resample_leaves_out_the_episodes_that_it_did_not_draw():
         np.testing.assert_allclose(own[drawn], np.array([1.0, 2.0, 4.0, 8.0])[drawn], rtol=0.1)
     expected = (draws[:2] * q).sum(1) / 4
     np.testing.assert_allclose(fitted.values(), expected)
+
+
+@pytest.mark.slow  # the kernels run in an interpreter
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles where there is a GPU")
+def test_on_a_gpu_an_update_is_captured_and_computes_the_same():
+    data, few = two_states(episodes=20, steps=8), FQESettings(updates=12, batch_size=16, hidden_dims=(8,))
+    values = fit_q(data, always(1.0, -1.0), [3, 4], few, resample=True).values()
+    with Emulator() as emulator:
+        found = fit_q(data, always(1.0, -1.0), [3, 4], few, resample=True).values()
+    assert (emulator.refused, emulator.unordered, emulator.captures) == ([], [], 1)
+    assert emulator.replays > 0
+    np.testing.assert_allclose(found, values, rtol=1e-5)
 
 
 def test_a_fit_ends_early_where_its_caller_asks_for_it():
