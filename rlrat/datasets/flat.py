@@ -56,7 +56,9 @@ class Limit:
         return f"its episodes are split after {self.steps} steps, {why}"
 
 
-def check_steps(label: str, arrays: Mapping[str, Any], needed: Iterable[str] = NEEDED, kind: str = "a log") -> dict:
+def check_steps(
+    label: str, arrays: Mapping[str, Any], needed: Iterable[str] = NEEDED, kind: str = "a log"
+) -> dict[str, Any]:
     """Check arrays of equally many steps, by the names of `STEPS`; None for an optional one that is missing.
 
     Args:

@@ -61,7 +61,10 @@ class FittedQ:
     """The action values of S policies, fitted to data. Arrays are NumPy's, values are in the environment's rewards."""
 
     def __init__(self, fit: "_Fit", dataset: Dataset, policy: PolicyActions, weights: np.ndarray) -> None:
-        self._fit, self.policy, self.num_entries, self.spread = fit, policy, fit.num_entries, fit.spread
+        self._fit = fit
+        self.policy: PolicyActions = policy
+        self.num_entries: int = fit.num_entries
+        self.spread: float = fit.spread
         self.initial_observations: np.ndarray = dataset.observations[initial_rows(dataset)]
         """`[E, obs]`: the first state of each episode that has a transition."""
         self.initial_actions: np.ndarray = policy_actions(
@@ -192,6 +195,16 @@ class _Fit(nn.Module):
     The network predicts (Q - mean) / spread, mean and spread those of the data's discounted returns from all states: it
     begins at about the data's mean.
     """
+
+    settings: FQESettings
+    seeds: list[int]
+    device: torch.device
+    num_entries: int
+    mean: float
+    q: MLP
+    q_target: MLP
+    guard: SeedGuard
+    optimizer: Adam
 
     def __init__(self, dataset: Dataset, seeds: Sequence[int], settings: FQESettings, device: torch.device) -> None:
         super().__init__()
