@@ -24,6 +24,7 @@ from rlrat.runs.schema import (
     EPISODES,
     EVALUATIONS,
     GROWING,
+    JUDGEMENT,
     METRICS,
     OFFLINE,
     PREVIOUS_CHECKPOINT,
@@ -36,7 +37,7 @@ from rlrat.runs.schema import (
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_WRITTEN = (CONFIG, SUMMARY, CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT, *COLUMNS)
+_WRITTEN = (CONFIG, SUMMARY, JUDGEMENT, CHECKPOINT, PREVIOUS_CHECKPOINT, BEST_CHECKPOINT, *COLUMNS)
 _MOST_NAMED = 10  # settings in a message
 
 

@@ -133,7 +133,7 @@ def judge(
 
 
 def _read(path: Path, which: str, discount: float | None) -> _Judged:
-    checkpoint = read_checkpoint(path, **({} if which == "last" else {"which": which}))
+    checkpoint = read_checkpoint(path, which)
     policy = build_policy(checkpoint, path)
     if hasattr(policy, "observe"):
         raise InputError(
