@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import importance
 from rlrat.evaluation.fqe import FittedQ, FQESettings, data_value, fit_q, initial_rows, policy_actions
 from rlrat.runs.folder import RunFolder
-from rlrat.runs.loading import build_policy, read_checkpoint
+from rlrat.runs.loading import Which, build_policy, read_checkpoint
 from rlrat.runs.schema import CONFIG, DIVERGED, JUDGEMENT, recalled
 from rlrat.updates.machine import find_device
 
@@ -79,7 +79,7 @@ def judge(
     runs: Sequence[str | os.PathLike[str]],
     settings: FQESettings | None = None,
     *,
-    which: Literal["last", "best"] = "last",
+    which: Which = "last",
     dataset: str | os.PathLike[str] | Dataset | None = None,
     discount: float | None = None,
     refits: int = 5,
@@ -132,7 +132,7 @@ def judge(
     return [found[index] for index in range(len(judged))]
 
 
-def _read(path: Path, which: str, discount: float | None) -> _Judged:
+def _read(path: Path, which: Which, discount: float | None) -> _Judged:
     checkpoint = read_checkpoint(path, which)
     policy = build_policy(checkpoint, path)
     if hasattr(policy, "observe"):
