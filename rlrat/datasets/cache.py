@@ -119,7 +119,7 @@ def _load(source: Source, convert: Callable[[], Dataset]) -> Dataset:
             dataset = _open(root.path / found["entry"], source.id)
             if dataset is not None:
                 return dataset
-    with told_if_slow(f"reading {source.id}"):
+    with told_if_slow(f"reading {source.id}, only the first time"):
         return _convert(source, convert, roots, seen)
 
 

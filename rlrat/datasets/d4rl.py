@@ -21,13 +21,15 @@ d4rl, but its return is not an episode's return and counts neither for the best 
 from pathlib import Path
 from typing import Any
 
+import h5py
+
 from rlrat.datasets import cache
 from rlrat.datasets.bounds import Bounds
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.download import download
 from rlrat.datasets.flat import ABOUT_NAME, NEEDED, SAVED, STEPS, Limit, check_steps, of_saved, of_steps
 from rlrat.datasets.hdf5 import open_hdf5, read, read_text
-from rlrat.datasets.names import D4RL_FILES, d4rl_agent, d4rl_folder, dataset_id
+from rlrat.datasets.names import D4RL_FILES, FILE_SUFFIXES, HDF5_SUFFIXES, d4rl_agent, d4rl_folder, dataset_id
 from rlrat.datasets.own import Words
 from rlrat.errors import InputError
 
@@ -69,6 +71,8 @@ def load_file(path: Path, env_id: str | None = None, bounds: Bounds | None = Non
     """
     if not path.is_file():
         raise InputError(f"no file {path}")
+    if path.suffix.lower() not in HDF5_SUFFIXES and not h5py.is_hdf5(path):
+        raise InputError(f"{path} is no HDF5 file, and its name ends in none of {', '.join(FILE_SUFFIXES)}: save it so")
     id = dataset_id(str(path))
     known = d4rl_agent(id)
     own_id, env_kwargs = _ENVIRONMENTS[known] if known else (None, {})

@@ -98,9 +98,9 @@ def dataset_id(text: str) -> str:
     if (id := as_id(text)) is not None:
         return id
     path = Path(os.path.abspath(dataset_path(text)))
-    if path.suffix in FILE_SUFFIXES:
+    if (suffix := path.suffix.lower()) in FILE_SUFFIXES:
         dashed = path.stem.replace("_", "-")
-        return dashed if path.suffix in HDF5_SUFFIXES and d4rl_agent(dashed) else safe(path.stem)
+        return dashed if suffix in HDF5_SUFFIXES and d4rl_agent(dashed) else safe(path.stem)
     root = Path(os.path.abspath(minari_root()))
     if path.is_relative_to(root) and is_id(id := path.relative_to(root).as_posix()):
         return id

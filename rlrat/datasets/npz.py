@@ -9,14 +9,15 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from rlrat.datasets.bounds import Bounds
 from rlrat.datasets.dataset import Dataset, of_episodes
-from rlrat.datasets.flat import ABOUT_NAME, check_steps, of_saved, of_steps
-from rlrat.datasets.own import Words, load
+from rlrat.datasets.flat import ABOUT_NAME, SAVED, STEPS, check_steps, of_saved, of_steps
+from rlrat.datasets.own import Words, load, note_unused
 from rlrat.datasets.progress import counted
 from rlrat.errors import InputError, reason
 from rlrat.updates.machine import available_memory
@@ -25,6 +26,7 @@ _EPISODE = re.compile(r"episode_(\d{1,9})/(\w+)")
 _NAMES = {"terminations": "terminals", "truncations": "timeouts"}  # Gymnasium's and D4RL's
 _THEIRS = {d4rl: name for name, d4rl in _NAMES.items()}
 EPISODES, FLAT = "whole episodes (one more observation than actions)", "a flat sequence of steps"
+_SMALL = 2**22  # bytes for which memory is not counted: that takes longer than to read a small file
 _LONGEST_HEADER = 10_000  # bytes, as NumPy allows
 
 
@@ -52,12 +54,21 @@ def load_folder(folder: Path, id: str, env_id: str | None, bounds: Bounds | None
 
 def _convert(id: str, label: str, paths: Sequence[Path], words: Words) -> Dataset:
     pieces = {path: read(path) for path in (counted(paths, len(paths)) if len(paths) > 1 else paths)}
+    fields = {
+        match[2] if (match := _EPISODE.fullmatch(name)) else name for arrays in pieces.values() for name in arrays
+    }
+    unused = fields - {*STEPS, *SAVED, ABOUT_NAME, *_NAMES}
+    return note_unused(_made(id, label, pieces, words), label, unused, f"a log has {', '.join(STEPS)}")
+
+
+def _made(id: str, label: str, pieces: Mapping[Path, Mapping[str, np.ndarray]], words: Words) -> Dataset:
+    paths = list(pieces)
     kinds = {path: _kind(arrays) for path, arrays in pieces.items()}
     first = paths[0]
     if other := next((path for path in paths if kinds[path] != kinds[first]), None):
         raise InputError(f"{other} has {kinds[other]}, and {first.name} {kinds[first]}: a folder has one kind alone")
     if kinds[first] == EPISODES:
-        episodes = [episode for arrays in pieces.values() for episode in _episodes(arrays)]
+        episodes = [episode for path, arrays in pieces.items() for episode in _episodes(path, arrays)]
         return of_episodes(episodes, words.bounds, id, env_id=None, label=label)
     flat = [_in_d4rls_names(path, arrays) for path, arrays in pieces.items()]
     checked = [check_steps(str(path), arrays) for path, arrays in zip(paths, flat, strict=True)]
@@ -104,29 +115,31 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: it is no .npz, damaged, holds Python objects, or needs more memory than there is.
     """
-    headers: dict[bytes, tuple[tuple[int, ...], bool, np.dtype]] = {}
     with _one_line(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        needed, there = sum(member.file_size for member in members), available_memory()
+        needed = sum(member.file_size for member in members)
+        there = available_memory() if needed > _SMALL else None
         if there is not None and needed > there:
             raise InputError(f"{path} needs {needed / 1e9:,.1f} GB of memory, and {there / 1e9:,.1f} GB are free")
         return {
-            member.filename.removesuffix(".npy"): _array(path, member.filename, archive.read(member), headers)
+            member.filename.removesuffix(".npy"): _array(path, member.filename, archive.read(member))
             for member in counted(members, len(members))
         }
 
 
-def _array(path: Path, name: str, content: bytes, headers: dict) -> np.ndarray:
-    version = np.lib.format.read_magic(io.BytesIO(content[:8]))
-    size = 10 if version == (1, 0) else 12
+@lru_cache(maxsize=1000)
+def _parsed(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(io.BytesIO(header[:8]))
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return reader(io.BytesIO(header[8:]))
+
+
+def _array(path: Path, name: str, content: bytes) -> np.ndarray:
+    size = 10 if content[6:8] == b"\x01\x00" else 12  # of the version
     start = size + int.from_bytes(content[8:size], "little")
     if start > _LONGEST_HEADER:
         raise ValueError(f"the header of {name} is too long")
-    header = content[:start]
-    if header not in headers:
-        reader = np.lib.format.read_array_header_1_0 if size == 10 else np.lib.format.read_array_header_2_0
-        headers[header] = reader(io.BytesIO(content[8:start]))
-    shape, fortran, dtype = headers[header]
+    shape, fortran, dtype = _parsed(content[:start])
     if dtype.hasobject:
         raise InputError(
             f"{path}: {name.removesuffix('.npy')} holds Python objects, which are never unpickled: save numbers; "
@@ -156,14 +169,19 @@ def _kind(arrays: Mapping[str, np.ndarray]) -> str:
     return EPISODES if lengths[1] >= 0 and lengths[0] == lengths[1] + 1 else FLAT
 
 
-def _episodes(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def _episodes(path: Path, arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """Return the episodes of a file, in Minari's names; an episode without `truncations` is not truncated."""
     found: dict[int, dict[str, np.ndarray]] = {}
+    numbered = next(filter(_EPISODE.fullmatch, arrays), None)
     for name, array in arrays.items():
         match = _EPISODE.fullmatch(name)
+        if numbered and not match:
+            if name in STEPS or name in _NAMES:
+                raise InputError(f"{path} has {numbered} and {name}: {name} of which episode? Leave one of them out")
+            continue
         number, field = (int(match[1]), match[2]) if match else (0, name)
         found.setdefault(number, {})[_THEIRS.get(field, field)] = array
     for episode in found.values():
-        if "truncations" not in episode and "rewards" in episode:
-            episode["truncations"] = np.zeros(episode["rewards"].shape, bool)
+        if "truncations" not in episode:
+            episode["truncations"] = np.zeros(np.shape(episode.get("terminations", episode.get("rewards", ()))), bool)
     return [found[number] for number in sorted(found)]

@@ -1,8 +1,8 @@
 """Load files of one's own through the cache, with the bounds and the time limit that the user's words decide."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlrat.datasets import cache
@@ -10,6 +10,9 @@ from rlrat.datasets.bounds import Bounds, environment_bounds
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.flat import Limit
 from rlrat.environments.registry import find_spec, typed
+from rlrat.errors import reason
+
+_MOST_NAMES = 12  # that a note has
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,14 @@ def load(
     words = Words.of(str(folder or files[0]), env_id, bounds)
     beside = cache.beside_folder(folder) if folder else cache.beside_file(files[0])
     return cache.load(cache.Source(id, tuple(files), beside, words.settings()), lambda: convert(words))
+
+
+def note_unused(dataset: Dataset, label: str, names: Iterable[str], advice: str) -> Dataset:
+    """Return the dataset with a note of what its source has and nobody reads: one of them may be mistyped."""
+    names = sorted(names)
+    if not names:
+        return dataset
+    few = ", ".join(map(reason, names[:_MOST_NAMES])) + (", ..." if len(names) > _MOST_NAMES else "")
+    return replace(
+        dataset, notes=(*dataset.notes, f"{label}: {few} {'is' if len(names) == 1 else 'are'} not used; {advice}")
+    )

@@ -26,7 +26,7 @@ class _Work:
             if self._is_over:
                 return
             if not sys.stderr.isatty():
-                print(f"{printable(self._what)}: this takes a while the first time", file=sys.stderr)
+                print(f"{printable(self._what)}: this takes a while", file=sys.stderr)
                 return
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

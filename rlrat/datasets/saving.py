@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlrat.datasets.names import HDF5_SUFFIXES
+from rlrat.datasets.progress import counted, told_if_slow
 from rlrat.errors import InputError, reason
 
 _STEPS = {
@@ -37,7 +38,8 @@ def write(path: Path, fields: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer(temporary, fields)
+        with told_if_slow(f"writing {path}"):
+            writer(temporary, fields)
         os.rename(temporary, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {reason(error.strerror or error)}") from None
@@ -84,7 +86,7 @@ def _write_minari(path: Path, fields: Mapping[str, Any]) -> None:
     data = path / "data"
     data.mkdir(parents=True)
     with h5py.File(data / "main_data.hdf5", "w") as file:
-        for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        for index, (start, end) in enumerate(counted(zip(starts, ends, strict=True), len(starts))):
             group = file.create_group(f"episode_{index}")
             group.attrs.update({"id": index, "total_steps": end - start})
             group["observations"] = np.append(observations[start:end], following[end - 1 : end], axis=0)

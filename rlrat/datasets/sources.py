@@ -169,7 +169,7 @@ class _AtPath:
 
 
 def _has_suffix(*suffixes: str) -> Callable[[str], bool]:
-    return lambda text: dataset_path(text).suffix in suffixes
+    return lambda text: dataset_path(text).suffix.lower() in suffixes
 
 
 def _is_hdf5(text: str) -> bool:
@@ -182,7 +182,11 @@ def _is_minari_folder(text: str) -> bool:
 
 
 def _is_npz_folder(text: str) -> bool:
-    return _may_be_folder(text) and any(dataset_path(text).glob("*.npz"))
+    return _may_be_folder(text) and _has_npz(dataset_path(text))
+
+
+def _has_npz(path: Path) -> bool:
+    return any(path.glob("*.npz"))
 
 
 def _may_be_folder(text: str) -> bool:
@@ -300,7 +304,7 @@ def unknown(text: str) -> InputError:
 def hint(text: str) -> str:
     """Return what else an unknown text may mean, as a part of a message."""
     id = as_id(text)
-    if text and names.is_minari_folder(dataset_path(text)):
+    if text and (names.is_minari_folder(dataset_path(text)) or _has_npz(dataset_path(text))):
         return f"; there is such a folder here, which ./{id} means"
     known = {each for source in SOURCES for each in source.known_ids()}
     nearest = difflib.get_close_matches(id or text, sorted(known - {id or text}))

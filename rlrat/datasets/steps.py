@@ -32,8 +32,12 @@ def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.n
         raise InputError(f"{label}: {name} are {array.dtype}: numbers are needed")
     if array.ndim != ndim or 0 in array.shape[1:]:
         wanted = {1: "[steps]", 2: "[steps, features]"}[ndim]
-        images = "; d3rlpy learns from images" if array.ndim > 3 else ""
-        raise InputError(f"{label}: {name} have shape {list(array.shape)}, not {wanted}{images}")
+        advice = ""
+        if array.ndim == 1 and ndim == 2:
+            advice = ": reshape(-1, 1) makes a single component of them"
+        elif array.ndim > 2 and name in ("observations", "next_observations"):
+            advice = ": flat vectors only; d3rlpy learns from images"
+        raise InputError(f"{label}: {name} have shape {list(array.shape)}, not {wanted}{advice}")
     return array
 
 

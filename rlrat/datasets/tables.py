@@ -17,7 +17,7 @@ from rlrat.datasets.arrow import check_pyarrow
 from rlrat.datasets.bounds import Bounds
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.flat import NEEDED, check_steps, of_steps
-from rlrat.datasets.own import Words, load
+from rlrat.datasets.own import Words, load, note_unused
 from rlrat.errors import InputError, reason
 
 _VECTORS = {"observations": "observation", "actions": "action", "next_observations": "next_observation"}
@@ -49,6 +49,9 @@ def column_map(path: Path) -> Path:
 def _convert(path: Path, id: str, words: Words) -> Dataset:
     table = _read(path)
     columns = _columns(path, list(table.columns))
+    unused = set()
+    if not column_map(path).is_file():  # else who wrote it chose
+        unused = set(table.columns) - {name for chosen in columns.values() for name in chosen}
     (episode,) = columns.pop("episode", [None])
     arrays = {name: _array(path, table, chosen, name in _VECTORS) for name, chosen in columns.items()}
     arrays = check_steps(str(path), arrays)
@@ -58,10 +61,14 @@ def _convert(path: Path, id: str, words: Words) -> Dataset:
         _check_episodes(path, episode, last, arrays["terminals"], arrays["timeouts"])
         ends = arrays["terminals"] if arrays["terminals"] is not None else np.zeros(len(last), bool)
         arrays["timeouts"] = last & ~ends
-    return of_steps(id, str(path), arrays, words.bounds, words.limit)
+    unused = {name for name in unused if not name.startswith("Unnamed: ")}  # an index that pandas wrote
+    advice = f"{column_map(path).name} says which columns count"
+    return note_unused(of_steps(id, str(path), arrays, words.bounds, words.limit), str(path), unused, advice)
 
 
 def _check_episodes(path: Path, episode: np.ndarray, last: np.ndarray, *flags: np.ndarray | None) -> None:
+    if (empty := episode != episode).any():
+        raise InputError(f"{path}: row {int(empty.argmax())} (from 0) has no episode, which other rows have")
     counts = Counter(episode[last].tolist())
     name, count = counts.most_common(1)[0]
     if count > 1:
@@ -80,11 +87,14 @@ def _read(path: Path) -> Any:
     except ImportError:
         raise InputError(f"{path} is a table, for which pandas is needed: pip install pandas") from None
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             check_pyarrow(f"{path} is a Parquet file", "pip install pyarrow")
             table = pandas.read_parquet(path, engine="pyarrow")
         else:
             table = pandas.read_csv(path, float_precision="round_trip", index_col=False)
+            if len(table):  # pandas gives a second column of a name another one
+                first = pandas.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)
+                table.columns = [str(given) or name for given, name in zip(first.iloc[0], table.columns, strict=True)]
     except (InputError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # pandas and pyarrow have error types of their own
@@ -166,8 +176,12 @@ def _array(path: Path, table: Any, chosen: list[str], is_vector: bool) -> np.nda
             if len({np.shape(row) for row in column}) > 1:
                 raise InputError(f"{path}: column {name} is ragged: vectors of one length are needed")
             column = np.stack(column)
+            if column.dtype == object:
+                raise InputError(f"{path}: column {name} holds vectors of vectors: flat ones of numbers are needed")
         elif column.dtype == object:
             column = _numbers(path, name, column)
+        if column.dtype.kind not in "biuf":
+            raise InputError(f"{path}: column {name} holds {column.dtype}: numbers are needed")
         arrays.append(column)
     if not is_vector:
         return arrays[0]

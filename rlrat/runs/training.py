@@ -107,8 +107,12 @@ def train(agent: str | os.PathLike[str], dataset: "Dataset | str | os.PathLike[s
     module = load_agent(os.fspath(agent))
     kind: type[RunArguments] = module.Arguments
     with contextlib.ExitStack() as stack:
-        name = stack.enter_context(given(dataset)) if isinstance(dataset, Dataset) else os.fspath(dataset)
-        arguments = _made(kind, {**settings, "dataset": name})
+        if isinstance(dataset, Dataset):  # a fingerprint says nothing of bounds, which are identity, too
+            bounds = zip(dataset.action_low.tolist(), dataset.action_high.tolist(), strict=True)
+            settings = {"action_bounds": tuple(bounds), **settings, "dataset": stack.enter_context(given(dataset))}
+        else:
+            settings = {**settings, "dataset": os.fspath(dataset)}
+        arguments = _made(kind, settings)
         validate(arguments)
         folders: list[Path] = []
         token = made.set(folders)

@@ -423,3 +423,10 @@ def test_a_file_that_is_truncated_or_not_hdf5(write_hdf5, d4rl_arrays, damage):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"no file .*nothing\.hdf5"):
         load_dataset(tmp_path / "nothing.hdf5")
+
+
+def test_a_file_of_another_form(tmp_path):
+    path = tmp_path / "log.pkl"
+    path.write_bytes(b"no log")
+    with pytest.raises(InputError, match=r"log\.pkl is no HDF5 file, and its name ends in none of \.hdf5, \.h5, \.npz"):
+        load_dataset(path)

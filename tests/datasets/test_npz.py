@@ -229,5 +229,22 @@ def test_it_reads_what_numpy_does(tmp_path, order, kind):
 def test_what_needs_more_memory_than_is_free(d4rl_arrays, tmp_path, monkeypatch):
     np.savez(tmp_path / "mine.npz", **flat(d4rl_arrays))
     monkeypatch.setattr(npz, "available_memory", lambda: 100)
+    monkeypatch.setattr(npz, "_SMALL", 0)
     with pytest.raises(InputError, match=r"needs 0\.0 GB of memory, and 0\.0 GB are free"):
         npz.read(tmp_path / "mine.npz")
+
+
+def test_arrays_that_nobody_reads_are_named(d4rl_arrays, tmp_path, capsys):
+    np.savez(tmp_path / "mine.npz", **flat(d4rl_arrays), dones=np.zeros(30))
+    said = loaded(tmp_path / "mine.npz", capsys, action_bounds=[(-1, 1)])[1]
+    assert said == [
+        f"warning: {tmp_path}/mine.npz: dones is not used; a log has observations, actions, rewards, terminals, "
+        "timeouts, next_observations, log_probs"
+    ]
+
+
+def test_steps_beside_episodes_belong_to_none(make_episode, tmp_path):
+    arrays = {f"episode_0/{name}": array for name, array in make_episode(5).items()}
+    np.savez(tmp_path / "mine.npz", **arrays, rewards=np.zeros(5))
+    with pytest.raises(InputError, match=r"mine\.npz has episode_0/.* and rewards: rewards of which episode"):
+        load_dataset(tmp_path / "mine.npz")

@@ -3,9 +3,10 @@
 import gymnasium
 import pytest
 
+from rlrat.datasets import Dataset
 from rlrat.datasets.bounds import typed_bounds
 from rlrat.datasets.flat import Limit
-from rlrat.datasets.own import Words
+from rlrat.datasets.own import Words, note_unused
 from rlrat.errors import InputError
 
 
@@ -33,3 +34,12 @@ def test_an_unknown_environment():
     with pytest.raises(InputError, match="Pendulum-v1000"):
         Words.of("log", "Pendulum-v1000", None)
     assert "Pendulum-v1000" not in gymnasium.registry
+
+
+def test_a_note_says_what_is_not_used(episodes):
+    dataset = Dataset.from_episodes(episodes)
+    assert note_unused(dataset, "log.npz", [], "...") is dataset
+    noted = note_unused(dataset, "log.npz", ["done", "a\x1b"], "name them")
+    assert noted.notes == (*dataset.notes, "log.npz: a\N{REPLACEMENT CHARACTER}, done are not used; name them")
+    many = note_unused(dataset, "log.npz", map(str, range(100)), "name them")
+    assert "19, ... are not used" in many.notes[-1]

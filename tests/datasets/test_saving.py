@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrat import load_dataset
-from rlrat.datasets import Dataset
+from rlrat.datasets import Dataset, progress, saving
 from rlrat.errors import InputError
 from tests.datasets.episode_lists import episode_lists
 
@@ -142,3 +143,10 @@ def test_a_text_in_an_hdf5_file_is_one(episodes, tmp_path):
         file.attrs["about"] = 3
     with pytest.raises(InputError, match="about is no text"):
         load_dataset(path)
+
+
+def test_writing_many_episodes_is_said(episodes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(saving, "_metadata", lambda fields: time.sleep(0.2) or {})
+    Dataset.from_episodes(episodes).save(tmp_path / "log")
+    assert capsys.readouterr().err == f"writing {tmp_path}/log: this takes a while\n"

@@ -131,3 +131,10 @@ def test_a_folder_of_files_is_known_by_them(here, make_episode):
 def test_every_source_has_all_that_a_source_has():
     members = {name for name in vars(sources.Source) if not name.startswith("_")} | set(sources.Source.__annotations__)
     assert all(hasattr(source, name) for source in sources.SOURCES for name in members)
+
+
+def test_a_folder_that_is_named_as_an_id_is_hinted_at(here, make_episode, monkeypatch):
+    (here / "logs" / "drive-v1").mkdir(parents=True)
+    np.savez(here / "logs" / "drive-v1" / "0.npz", **make_episode(4))
+    assert sources.hint("logs/drive-v1") == "; there is such a folder here, which ./logs/drive-v1 means"
+    assert load_dataset("./logs/drive-v1").id == "drive-v1"

@@ -12,6 +12,8 @@ from rlrat.errors import InputError
         ("observations", [[1.0], [1.0, 2.0]], "observations are ragged"),
         ("observations", [["a"]], "observations are <U1: numbers are needed"),
         ("observations", [1.0, 2.0], r"observations have shape \[2\], not \[steps, features\]"),
+        ("actions", [1.0, 2.0], r"not \[steps, features\]: reshape\(-1, 1\)"),
+        ("observations", np.zeros((2, 84, 84)), "flat vectors only; d3rlpy learns from images"),
         ("observations", np.zeros((2, 0)), r"observations have shape \[2, 0\]"),
         ("actions", np.zeros((2, 3), np.int64), "actions are int64: continuous actions only"),
         ("actions", np.zeros((2, 3), bool), "actions are bool: continuous actions only"),

@@ -199,3 +199,34 @@ def test_a_csv_keeps_every_digit(table, write):
     assert isinstance(dataset, Dataset)
     np.testing.assert_array_equal(dataset.observations[:3], arrays(table)["observations"][:3].astype(np.float32))
     assert tables.column_map(write(table)).name == "log.columns.toml"
+
+
+def test_columns_that_nobody_reads_are_named(table, write, capsys):
+    others = table.drop(columns="episode").assign(done=0)
+    load_dataset(write(others), action_bounds=[(-1, 1)])
+    assert "log.csv: done is not used; log.columns.toml says which columns count\n" in capsys.readouterr().err
+    load_dataset(write(others, columns='rewards = "reward"'), action_bounds=[(-1, 1)])
+    assert "not used" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_times_are_no_numbers(table, write, name):
+    with pytest.raises(InputError, match=f"{name}: column observation_0 holds (datetime64|text)"):
+        load_dataset(write(table.assign(observation_0=pandas.date_range("2020", periods=12)), name))
+
+
+def test_vectors_of_vectors(table, write):
+    table["observations"] = [[[0.0, 1.0], [2.0, 3.0]]] * 12
+    images = table.drop(columns=[f"observation_{i}" for i in range(11)])
+    with pytest.raises(InputError, match="column observations holds vectors of vectors"):
+        load_dataset(write(images, "log.parquet"))
+
+
+def test_a_row_without_an_episode(table, write):
+    with pytest.raises(InputError, match=r"row 2 \(from 0\) has no episode"):
+        load_dataset(write(table.assign(episode=[3, 3, None, 3, *[1] * 4, *[2] * 4])))
+
+
+def test_a_suffix_may_have_capitals(table, write):
+    path = write(table)
+    assert load_dataset(path.rename(path.with_suffix(".CSV"))).id == "log"

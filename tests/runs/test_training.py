@@ -8,6 +8,7 @@ import pandas
 import pytest
 
 import rlrat
+from rlrat.datasets.bounds import typed_bounds
 from rlrat.errors import InputError
 from rlrat.runs.training import RunResult
 from tests.short_runs import ROOT
@@ -124,3 +125,14 @@ def test_an_interrupted_training_is_an_error(log, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "updates", stop)
     with pytest.raises(RuntimeError, match=r"training iql was interrupted: the same call goes on \(exit code 130\)"):
         rlrat.train("iql", log, **SMALL, run_dir=tmp_path)
+
+
+def test_other_bounds_are_other_content(log, tmp_path):
+    settings = {**SMALL, "run_dir": tmp_path}
+    first = rlrat.train("bc", log, **settings)
+    wider = log.with_bounds(typed_bounds([(-2, 2)]))
+    assert wider.fingerprint == log.fingerprint
+    with pytest.raises(InputError, match="action_bounds"):
+        rlrat.train("bc", wider, **settings)
+    again = rlrat.train("bc", wider, **settings, run_name="wider")
+    assert (first.policy.action_scale, again.policy.action_scale) == (1.0, 2.0)
