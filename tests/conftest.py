@@ -3,8 +3,12 @@
 import atexit
 import gc
 import os
+import signal
 import subprocess
 import sys
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of as many processes as there are cores; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
