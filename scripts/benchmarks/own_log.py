@@ -20,7 +20,7 @@ class Arguments:
     total_updates: int = 20_000
     """Of IQL with its defaults and rational activations."""
     fqe_updates: int | None = None
-    """Of the judgement's fits; its default if not given."""
+    """Of each fit, while training and of the judgement; their defaults if not given."""
     output: Path | None = None
     """Where to write the figures, such as docs/benchmarks/own_log.json."""
 
@@ -50,7 +50,7 @@ def measure(arguments: Arguments, folder: Path) -> dict:
     judged = [] if arguments.fqe_updates is None else ["--fqe-updates", str(arguments.fqe_updates)]
     train = ["iql", "--dataset", "my_log.npz", "--env-id", "none", "--activation", "rational"]
     commands = {
-        "train": [*train, "--total-updates", str(arguments.total_updates)],
+        "train": [*train, "--total-updates", str(arguments.total_updates), *judged],
         "judge": ["judge", run, *judged],
         "export": ["export", run, "--format", "onnx"],
         "card": ["card", run],
