@@ -37,9 +37,9 @@ def check_kept(arguments: RunArguments, env_id: str | None, reference: Reference
         raise InputError("--max-episode-steps limits rollouts, but there is no environment: leave it out")
 
 
-def how_judged(arguments: RunArguments, dataset: Dataset, held_out: Dataset | None) -> str:
-    """Say in a line how a run without an environment is judged."""
-    parts = ["fitted Q evaluation"] * bool(arguments.fqe_updates)
+def how_judged(arguments: RunArguments, dataset: Dataset, held_out: Dataset | None, remembers: bool) -> str:
+    """Say in a line how a run without an environment is judged; a policy that `remembers` has no action values."""
+    parts = ["fitted Q evaluation"] * bool(arguments.fqe_updates and not remembers)
     if held_out is not None:
         parts.append(f"{len(held_out.episode_starts):,} of {len(dataset.episode_starts):,} episodes, held out")
     judged = f"policies are judged by {' and '.join(parts)}" if parts else "policies are not judged"

@@ -225,6 +225,7 @@ def test_a_decision_transformer_has_held_out_losses_alone(run_agent, tmp_path, o
     small = ("--context-length", "4", "--embedding-size", "8", "--num-layers", "1", "--batch-size", "4")
     done = run_agent(*off, *small)
     assert "update 40: losses/actor " in done.stdout
+    assert "policies are judged by 4 of 40 episodes, held out" in done.stdout
     rows = of_seed(tmp_path).offline()
     assert list(rows[0]) == ["update", "losses/actor"]
     assert of_seed(tmp_path).summary()["final_value"] is None
@@ -293,7 +294,7 @@ def test_a_seed_whose_policy_is_not_finite_is_frozen(run_agent, tmp_path, monkey
 
 def test_how_runs_are_judged_is_said_in_words(small_dataset):
     arguments = iql.Arguments(fqe_updates=0)
-    assert how_judged(arguments, small_dataset, None) == (
+    assert how_judged(arguments, small_dataset, None, remembers=False) == (
         "dataset test/hopper names no environment (--env-id): policies are not judged"
     )
     assert describe({"fqe_value": 12.347, "agreement": 0.5, "losses/q": 1.0}) == "value 12.35, agreement 0.5"
