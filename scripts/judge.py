@@ -61,7 +61,8 @@ from rlrat.errors import InputError, one_line_errors
 from rlrat.evaluation.fqe import FQESettings
 from rlrat.networks.activations import check_activation
 from rlrat.runs.files import replace
-from rlrat.runs.judging import Judgement, as_json, judge
+from rlrat.runs.judging import MOST_CUT, Judgement, as_json, judge
+from rlrat.runs.summaries import four_digits
 
 _OPTIONS = ("updates", "batch_size", "learning_rate", "hidden_dims", "activation")
 
@@ -76,10 +77,10 @@ def _table(results: list[Judgement]) -> Table:
         table.add_column("importance sampling", overflow="fold")
     table.add_column("diagnosis", overflow="fold")
     for result in results:
-        interval = "-" if result.interval is None else "{:.1f} to {:.1f}".format(*result.interval)
+        interval = "-" if result.interval is None else " to ".join(map(four_digits, result.interval))
         doubts = f"not to be trusted: {'; '.join(result.problems)}" if result.problems else "no doubts found"
         table.add_row(
-            *(result.run, f"{result.update:,}", f"{result.value:.1f}", interval, f"{result.data_value:.1f}"),
+            *(result.run, f"{result.update:,}", four_digits(result.value), interval, four_digits(result.data_value)),
             f"{result.outside:.0%}",
             *([_importance(result)] if sampled else []),
             doubts,
@@ -95,7 +96,8 @@ def _importance(result: Judgement) -> str:
     if "refused" in found:
         return found["refused"]
     size = f"effective sample size {found['effective_sample_size']:.1f}"
-    return f"{found['weighted_doubly_robust']:.1f} doubly robust, {found['weighted_per_decision']:.1f} alone; {size}"
+    robust, alone = (four_digits(found[f"weighted_{name}"]) for name in ("doubly_robust", "per_decision"))
+    return f"{robust} doubly robust, {alone} alone; {size}"
 
 
 def main(arguments: Arguments) -> None:
@@ -126,6 +128,13 @@ def main(arguments: Arguments) -> None:
         "resampled episodes. Data's value: mean discounted return of its complete episodes.",
         soft_wrap=True,
     )
+    if (cut := max(result.cut_share for result in results)) > MOST_CUT:
+        console.print(
+            "Value and data's value cannot be compared: episodes are truncated while up to "
+            f"{cut:.0%} of a steady reward's value is still to come, which the policy's value counts and the data's "
+            "does not.",
+            soft_wrap=True,
+        )
     if arguments.json is not None:
         replace(arguments.json, (json.dumps([as_json(result) for result in results], indent=2) + "\n").encode())
 

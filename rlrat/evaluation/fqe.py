@@ -137,6 +137,20 @@ def data_value(dataset: Dataset, discount: float) -> float:
     return float(discounted_returns(dataset, discount)[initial_rows(dataset)][whole].mean()) if whole.any() else np.nan
 
 
+def cut_share(dataset: Dataset, discount: float) -> float:
+    """Return how much of a constant reward's value `data_value` leaves out because episodes are truncated.
+
+    It is the mean over complete episodes of discount^length, 0 for those that end in a terminal state: a policy's value
+    counts what follows a truncation, the data's own does not. 0 where no episode is complete.
+    """
+    there = _with_transitions(dataset)
+    starts = initial_rows(dataset)
+    lengths = np.diff(np.append(starts, len(dataset)))
+    ends = dataset.terminations[starts + lengths - 1]
+    shares = np.where(ends, 0.0, discount**lengths)[dataset.episode_complete[there]]
+    return float(shares.mean()) if len(shares) else 0.0
+
+
 def discounted_returns(dataset: Dataset, discount: float) -> np.ndarray:
     """Return the discounted sum of rewards from each transition to its episode's end, `[N]` float64."""
     returns = dataset.rewards.astype(np.float64)

@@ -14,7 +14,7 @@ from rlrat.environments.registry import import_modules
 from rlrat.environments.settings import bare
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import importance
-from rlrat.evaluation.fqe import FittedQ, FQESettings, data_value, fit_q, initial_rows, policy_actions
+from rlrat.evaluation.fqe import FittedQ, FQESettings, cut_share, data_value, fit_q, initial_rows, policy_actions
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import Which, build_policy, read_checkpoint
 from rlrat.runs.schema import CONFIG, DIVERGED, JUDGEMENT, recalled
@@ -23,11 +23,11 @@ from rlrat.updates.machine import find_device
 if TYPE_CHECKING:
     from rlrat.networks.policies import Policy
 
-DISCOUNT = 0.99
-"""Of runs whose agent has none."""
 LEAST_EPISODES = 20
 MOST_OUTSIDE = 0.5
 """Share of states at which a policy may act unlike the data."""
+MOST_CUT = 0.05
+"""`cut_share` of the data up to which its own value is compared with a policy's."""
 MOST_DRIFT = 0.25
 """By which a value may still move in the last fifth of a fit, in standard deviations of the data's returns."""
 _LEVEL = 0.95  # of intervals
@@ -54,6 +54,8 @@ class Judgement:
     """Values of fits on resampled episodes, at initial states that are resampled, too."""
     data_value: float
     """Mean discounted return of the data's complete episodes."""
+    cut_share: float
+    """Mean of discount^length over these, 0 for terminated ones: what `data_value` leaves out and `value` counts."""
     outside: float
     """Share of states at which the policy acts unlike the data; the data itself has 0.05."""
     problems: tuple[str, ...] = ()
@@ -145,7 +147,7 @@ def _read(path: Path, which: Which, discount: float | None) -> _Judged:
     if config is None:
         raise InputError(f"{folder.path / CONFIG} is missing: give a whole run folder")
     if discount is None:
-        discount = recalled(config["identity"]).get("discount", DISCOUNT)
+        discount = recalled(config["identity"]).get("discount", FQESettings.discount)
         if not isinstance(discount, int | float):
             raise InputError(f"{folder.path / CONFIG} is damaged: discount is {reason(repr(discount))}")
     problems, summary = [], folder.summary()
@@ -172,7 +174,10 @@ def _find_data(run: _Judged, given: Any, loaded: dict[Any, Dataset]) -> Dataset:
             except InputError as error:
                 if given is not None:
                     raise
-                raise InputError(f"{error}; {run.folder.path} was trained on it: --dataset says where it is") from None
+                raise InputError(
+                    f"{error}; {run.folder.path} was trained on it: give --dataset with where it is now, or from "
+                    "Python judge(..., dataset=...) if it was in memory"
+                ) from None
         data = loaded[key]
     before = _mapping(run.config.get("dataset")).get("fingerprint")
     if before != data.fingerprint:
@@ -212,7 +217,7 @@ def _judge(
         seeds = [seed + 1 + refit for _ in runs for refit in range(refits)]
         resampled = fit_q(data, lambda states: act(states, refits), seeds, settings, device, resample=True)
         again = resampled.values().reshape(len(runs), refits)
-    found, own_value = [], data_value(data, settings.discount)
+    found, own_value, cut = [], data_value(data, settings.discount), cut_share(data, settings.discount)
     outside = outside_shares(data, [run.policy for run in runs], seed)
     for index, run in enumerate(runs):
         problems = [
@@ -229,6 +234,7 @@ def _judge(
                 interval=t_interval(values[index], again[index]),
                 refits=tuple(map(float, again[index])),
                 data_value=own_value,
+                cut_share=cut,
                 outside=float(outside[index]),
                 problems=tuple(problems),
                 importance=_importance(data, run.policy, fitted, index, settings.discount, seed),

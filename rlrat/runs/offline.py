@@ -12,11 +12,11 @@ from rlrat.evaluation.fqe import FittedQ, FQESettings, data_value, fit_q, policy
 from rlrat.evaluation.scores import Reference
 from rlrat.runs.arguments import RunArguments
 from rlrat.runs.schema import ACTION_ERROR, AGREEMENT, DATA_VALUE, FQE_VALUE
+from rlrat.runs.summaries import four_digits
 from rlrat.updates.learner import Learner
 
 KEPT = {"fqe": FQE_VALUE, "heldout": "losses/actor"}
 """What `--keep-best` compares, by its value; a loss is better where it is smaller."""
-DISCOUNT = 0.99  # of agents that have none, such as behaviour cloning
 _MOST_BATCHES = 100  # of held-out losses
 _MOST_ROWS = 20_000  # held-out transitions whose actions are compared
 _MOST_ADVANTAGE = 3.0  # standard deviations of the advantage, so that no single transition has all the weight
@@ -37,9 +37,9 @@ def check_kept(arguments: RunArguments, env_id: str | None, reference: Reference
         raise InputError("--max-episode-steps limits rollouts, but there is no environment: leave it out")
 
 
-def how_judged(arguments: RunArguments, dataset: Dataset, held_out: Dataset | None) -> str:
-    """Say in a line how a run without an environment is judged."""
-    parts = ["fitted Q evaluation"] * bool(arguments.fqe_updates)
+def how_judged(arguments: RunArguments, dataset: Dataset, held_out: Dataset | None, remembers: bool) -> str:
+    """Say in a line how a run without an environment is judged; a policy that `remembers` has no action values."""
+    parts = ["fitted Q evaluation"] * bool(arguments.fqe_updates and not remembers)
     if held_out is not None:
         parts.append(f"{len(held_out.episode_starts):,} of {len(dataset.episode_starts):,} episodes, held out")
     judged = f"policies are judged by {' and '.join(parts)}" if parts else "policies are not judged"
@@ -52,7 +52,7 @@ def describe(values: dict[str, float]) -> str:
     said = {"value": FQE_VALUE, "agreement": AGREEMENT}
     if not (found := {words: values[name] for words, name in said.items() if name in values}):
         found = {name: value for name, value in values.items() if name == KEPT["heldout"]}
-    return ", ".join(f"{words} {value:.3g}" for words, value in found.items()) or "not judged"
+    return ", ".join(f"{words} {four_digits(value)}" for words, value in found.items()) or "not judged"
 
 
 class OfflineEvaluator:
@@ -86,9 +86,11 @@ class OfflineEvaluator:
         remembers = hasattr(self._policy, "observe")
         self._settings = None
         if arguments.fqe_updates and not remembers:
-            discount = getattr(arguments, "discount", DISCOUNT)
+            discount = getattr(arguments, "discount", FQESettings.discount)
             if isinstance(discount, tuple) or hasattr(discount, "shape"):
                 raise InputError("--discount has several values, fitted Q evaluation takes one: give --fqe-updates 0")
+            if discount == 1.0:
+                raise InputError("--discount is 1, fitted Q evaluation needs one below 1: give --fqe-updates 0")
             self._settings = FQESettings(updates=arguments.fqe_updates, discount=discount)
             self._data_value = data_value(dataset, discount)
         self._rows, self._losses = None, None

@@ -72,10 +72,9 @@ def recover(
     whole = {update for update in there[EVALUATIONS] & due if len(rows[update]) == targets}
     if offline:
         whole &= there[OFFLINE]
+    played = {update: len(found[EPISODES].rows[update]) for update in there[EPISODES]}
     with_episodes = {
-        update
-        for update in whole & there[EPISODES]
-        if len(found[EPISODES].rows[update]) == sum(int(float(row["episodes"])) for row in rows[update])
+        update for update in whole if played.get(update, 0) == sum(int(float(row["episodes"])) for row in rows[update])
     }
     lost = folder.lines[EVALUATIONS].expected.keys() - whole
     unseen = folder.lines[ACTIVATIONS].expected.keys() - there[ACTIVATIONS]

@@ -117,9 +117,7 @@ class Run:
         self._group = Group(agent, arguments, members(arguments), self.device, *judged)
         if (folders := made.get()) is not None:
             folders += [folder.path for folder in self._group.folders]
-        if self.env_id is None:
-            self.console.print(how_judged(arguments, self._whole, self._held_out), soft_wrap=True)
-        else:
+        if self.env_id is not None:
             with self._evaluator([arguments.seed], 1) as probe:
                 width = self.dataset.observations.shape[1]
                 bounds = (self.dataset.action_low, self.dataset.action_high)
@@ -171,6 +169,10 @@ class Run:
             text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"
             self.console.print(text, soft_wrap=True)
         made = first(len(group))
+        if self.env_id is None:
+            remembers = hasattr(made.policy, "observe")
+            said = how_judged(self.arguments, self._whole, self._held_out, remembers)
+            self.console.print(said, soft_wrap=True)
         if self.env_id is None or self.arguments.keep_best in KEPT:
             seeds = [member.seed for member in group]
             about = (self.arguments, seeds, self._whole, self._held_out)

@@ -54,12 +54,17 @@ def summarize_offline(folder: RunFolder, status: str, without_environment: bool)
     return found
 
 
+def four_digits(value: float) -> str:
+    """Write a value with four significant digits, and with all before the point: 0.01234, 12.34, 12,345."""
+    return f"{value:.4g}" if not 1e4 <= abs(value) < 1e15 else f"{value:,.0f}"
+
+
 def final_values(summary: dict[str, Any]) -> str:
     """Say how a run ended, for the end of a line; '' where it has no final value."""
     best = summary.get("best")
     kept = "" if best is None else f"; the best by {best['by']}, of update {best['update']:,}, is {best['file']}"
     if summary.get("final_value") is not None:
-        return f": final value {summary['final_value']:.2f}, discounted, by fitted Q evaluation{kept}"
+        return f": final value {four_digits(summary['final_value'])}, discounted, by fitted Q evaluation{kept}"
     if summary["final_return"] is None:
         return kept.replace(";", ":", 1)
     score = "" if summary["final_score"] is None else f", score {summary['final_score']:.1f}"

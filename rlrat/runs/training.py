@@ -9,6 +9,8 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.sources import given
 from rlrat.errors import InputError, reason
@@ -104,6 +106,10 @@ def train(agent: str | os.PathLike[str], dataset: "Dataset | str | os.PathLike[s
         InputError: no such agent, dataset or setting, or one that the command would refuse.
         RuntimeError: training was interrupted, or a run has no evaluation of a trained policy.
     """
+    for what, given_one, kinds in (("agent", agent, str), ("dataset", dataset, str | Dataset)):
+        if not isinstance(given_one, kinds | os.PathLike):
+            wanted = "a name or a path" if kinds is str else "a Dataset, an id or a path"
+            raise InputError(f"the {what} is a {type(given_one).__name__}, but must be {wanted}")
     module = load_agent(os.fspath(agent))
     kind: type[RunArguments] = module.Arguments
     with contextlib.ExitStack() as stack:
@@ -140,8 +146,10 @@ def _made(kind: type[Any], settings: Mapping[str, Any], prefix: str = "") -> Any
             value = _made(hints[name], value, f"{name}.")
         elif isinstance(value, list):
             value = tuple(tuple(part) if isinstance(part, list) else part for part in value)
-        elif name == "run_dir":
+        elif name == "run_dir" and isinstance(value, str | os.PathLike):
             value = Path(value)
+        elif isinstance(value, np.generic):
+            value = value.item()
         if not dataclasses.is_dataclass(value) and not _fits(value, hints[name]):
             raise InputError(f"the setting {prefix}{name} is {reason(repr(value))}, but must be {_words(hints[name])}")
         found[name] = value

@@ -11,6 +11,7 @@ from rlrat.errors import InputError
 from rlrat.evaluation.fqe import (
     FQESettings,
     Stopped,
+    cut_share,
     data_value,
     discounted_returns,
     episode_draws,
@@ -167,3 +168,10 @@ def test_discounted_returns_are_those_of_each_episode():
     whole = dataclasses.replace(data, episode_complete=np.arange(7) < 2)
     np.testing.assert_allclose(data_value(whole, 0.8), expected[data.episode_starts[:2]].mean())
     assert np.isnan(data_value(dataclasses.replace(data, episode_complete=np.zeros(7, bool)), 0.8))
+
+
+def test_what_truncation_leaves_out_of_the_datas_value():
+    assert cut_share(two_states(episodes=3, steps=20), 0.9) == pytest.approx(0.9**20)
+    mixed = two_states(episodes=60, ends=True)  # those that end in a terminal state leave nothing out
+    share = np.mean(~mixed.terminations[np.append(mixed.episode_starts[1:], len(mixed)) - 1])
+    assert 0.0 <= cut_share(mixed, 0.9) == pytest.approx(share * 0.9**20)

@@ -85,7 +85,9 @@ def test_what_cannot_be_judged_is_refused_in_one_line(run, tmp_path, small_datas
     config = RunFolder(run).config()
     config["arguments"]["dataset"] = "/nowhere/log.hdf5"
     RunFolder(run).write_json("config.json", config)
-    with pytest.raises(InputError, match=r"seed3 was trained on it: --dataset says where it is$"):
+    with pytest.raises(
+        InputError, match=r"seed3 was trained on it: give --dataset .*judge\(\.\.\., dataset=\.\.\.\) if it was in"
+    ):
         judge([run], FEW)
     with pytest.raises(InputError, match=r"/nowhere/other\.hdf5"):
         judge([run], FEW, dataset="/nowhere/other.hdf5")

@@ -75,7 +75,7 @@ def test_a_run_without_an_environment_is_judged_on_held_out_episodes(run_agent, 
     assert summary["final_value"] == pytest.approx(np.mean(numbers(rows[1:], "fqe_value")))
     assert (summary["status"], summary["final_return"], summary["best_score"]) == ("finished", None, None)
     assert summary["offline"] == {name: float(value) for name, value in rows[-1].items()}
-    assert f"final value {summary['final_value']:.2f}, discounted, by fitted Q evaluation" in last
+    assert f"final value {summary['final_value']:.4g}, discounted, by fitted Q evaluation" in last
     for row in folder.evaluations():
         empty = ("target_return", "return_mean", "return_std", "length_mean", "normalized_score")
         assert row["episodes"] == "0"
@@ -155,7 +155,8 @@ def test_a_stopped_run_goes_on_to_the_same_end(run_agent, start_agent, tmp_path,
         assert wait_for(place, f"\n{update},", process), "the run ended before it could be killed"
         process.send_signal(signal.SIGKILL if update else signal.SIGTERM)
         process.wait()
-    run_agent(*more)
+    done = run_agent(*more)
+    assert "lost" not in done.stderr  # of lines: it has no episodes
     for seed in (0, 1):
         ours, theirs = of_seed(tmp_path, seed), of_seed(whole, seed)
         assert ours.offline() == theirs.offline()
@@ -206,6 +207,7 @@ def test_a_lost_line_is_missing_in_the_summary(run_agent, start_agent, tmp_path,
             "--max-episode-steps limits rollouts, but there is no environment: leave",
         ),
         (("--env-kwargs", "a=1"), "--env-kwargs sets a, but there is no environment: give its --env-id"),
+        (("--discount", "1"), "--discount is 1, fitted Q evaluation needs one below 1: give --fqe-updates 0"),
         (("--holdout", "1"), "--holdout is 1.0, but must be at least 0 and below 1"),
         (("--discount", "0.9", "0.99"), "--discount has several values, fitted Q evaluation takes one: give --fqe-upd"),
     ],
@@ -223,6 +225,7 @@ def test_a_decision_transformer_has_held_out_losses_alone(run_agent, tmp_path, o
     small = ("--context-length", "4", "--embedding-size", "8", "--num-layers", "1", "--batch-size", "4")
     done = run_agent(*off, *small)
     assert "update 40: losses/actor " in done.stdout
+    assert "policies are judged by 4 of 40 episodes, held out" in done.stdout
     rows = of_seed(tmp_path).offline()
     assert list(rows[0]) == ["update", "losses/actor"]
     assert of_seed(tmp_path).summary()["final_value"] is None
@@ -291,9 +294,9 @@ def test_a_seed_whose_policy_is_not_finite_is_frozen(run_agent, tmp_path, monkey
 
 def test_how_runs_are_judged_is_said_in_words(small_dataset):
     arguments = iql.Arguments(fqe_updates=0)
-    assert how_judged(arguments, small_dataset, None) == (
+    assert how_judged(arguments, small_dataset, None, remembers=False) == (
         "dataset test/hopper names no environment (--env-id): policies are not judged"
     )
-    assert describe({"fqe_value": 12.345, "agreement": 0.5, "losses/q": 1.0}) == "value 12.3, agreement 0.5"
+    assert describe({"fqe_value": 12.347, "agreement": 0.5, "losses/q": 1.0}) == "value 12.35, agreement 0.5"
     assert describe({}) == "not judged"
     validate(arguments)

@@ -4,7 +4,7 @@ import pytest
 
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.progress import TrainingProgress
-from rlrat.runs.summaries import final_values, summarize, summarize_offline
+from rlrat.runs.summaries import final_values, four_digits, summarize, summarize_offline
 
 ROWS = [
     {"update": str(update), "return_mean": str(value), "normalized_score": str(value / 10)}
@@ -44,5 +44,9 @@ def test_the_kept_policy_is_part_of_the_last_line():
     best = {"by": "fqe", "value": 3.0, "update": 1000, "file": "checkpoint.best.pt"}
     summary = {"final_return": None, "final_value": 2.5, "best": best}
     kept = "the best by fqe, of update 1,000, is checkpoint.best.pt"
-    assert final_values(summary) == f": final value 2.50, discounted, by fitted Q evaluation; {kept}"
+    assert final_values(summary) == f": final value 2.5, discounted, by fitted Q evaluation; {kept}"
     assert final_values({**summary, "final_value": None}) == f": {kept}"
+
+
+def test_values_have_four_digits():
+    assert [four_digits(value) for value in (0.0123456, 12.3456, 12345.6)] == ["0.01235", "12.35", "12,346"]

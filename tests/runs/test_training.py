@@ -105,6 +105,9 @@ def test_an_agent_of_ones_own_is_given_by_its_file(log, tmp_path):
             "the setting policy is 'gaussian', but must be squashed_gaussian, tanh_gaussian",
         ),
         ("iql", {"expectile": "0.7"}, "the setting expectile is '0.7', but must be float or tuple"),
+        ("iql", {"total_updates": np.int64(0)}, "--total-updates is 0, but must be at least 1"),
+        ("iql", {"run_dir": 3}, "the setting run_dir is 3, but must be Path"),
+        (3, {}, "the agent is a int, but must be a name or a path"),
         ("iql", {"total_updates": 0}, "--total-updates is 0, but must be at least 1"),
         ("iql", {"activation": "rationl"}, "rationl"),
     ],
@@ -113,6 +116,8 @@ def test_what_the_command_refuses_is_one_line(log, tmp_path, agent, settings, sa
     with pytest.raises(InputError, match=said) as error:
         rlrat.train(agent, log, **{"run_dir": tmp_path, **settings})
     assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="the dataset is a list, but must be a Dataset, an id or a path"):
+        rlrat.train("iql", [log])
 
 
 def test_an_interrupted_training_is_an_error(log, tmp_path, monkeypatch):
