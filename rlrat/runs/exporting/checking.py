@@ -89,11 +89,12 @@ def largest_difference(policy: Policy | SequencePolicy, exported: Exported, tria
         InputError: our policy gives actions that are not finite.
     """
     worst = 0.0
-    for ours, theirs in _actions(policy, exported, trial):
-        if not np.isfinite(ours).all():
-            raise InputError("the policy gives actions that are not finite: there is nothing to export")
-        difference = np.abs(ours - theirs) / np.maximum(1.0, 2.0 * policy.action_scale[0].cpu().numpy())
-        worst = max(worst, float(np.where(np.isnan(difference), np.inf, difference).max()))
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        for ours, theirs in _actions(policy, exported, trial):
+            if not np.isfinite(ours).all():
+                raise InputError("the policy gives actions that are not finite: there is nothing to export")
+            difference = np.abs(ours - theirs) / np.maximum(1.0, 2.0 * policy.action_scale[0].cpu().numpy())
+            worst = max(worst, float(np.where(np.isnan(difference), np.inf, difference).max()))
     return worst
 
 
