@@ -73,7 +73,7 @@ def _load(config: Mapping[str, Any] | None, dataset: str | None) -> tuple[Any, s
     name = given.get("dataset")
     if not isinstance(name, str):
         return None, "the run names no dataset"
-    if sources.is_to_be_fetched(name):
+    if sources.is_to_be_fetched(name) or not sources.is_known(name):  # one that was in memory
         return None, f"dataset {name} is not on this machine"
     try:
         bounds = given.get("action_bounds")
