@@ -285,6 +285,14 @@ def is_to_be_fetched(text: str) -> bool:
         return False
 
 
+def is_known(text: str) -> bool:
+    """Return whether some source knows the dataset that a text means, or may know it."""
+    try:
+        return find(text) is not None
+    except OSError:  # as in `dataset_id`
+        return True
+
+
 def absolute(text: str) -> str:
     """Make the path of a dataset absolute, so that it means the same from any folder; keep what is no path."""
     try:

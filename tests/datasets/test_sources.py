@@ -138,3 +138,9 @@ def test_a_folder_that_is_named_as_an_id_is_hinted_at(here, make_episode, monkey
     np.savez(here / "logs" / "drive-v1" / "0.npz", **make_episode(4))
     assert sources.hint("logs/drive-v1") == "; there is such a folder here, which ./logs/drive-v1 means"
     assert load_dataset("./logs/drive-v1").id == "drive-v1"
+
+
+def test_what_no_source_knows(episodes):
+    assert not sources.is_known("my-log")
+    with given(Dataset.from_episodes(episodes, id="my-log")):
+        assert sources.is_known("my-log")

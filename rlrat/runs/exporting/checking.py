@@ -73,7 +73,7 @@ def _load(config: Mapping[str, Any] | None, dataset: str | None) -> tuple[Any, s
     name = given.get("dataset")
     if not isinstance(name, str):
         return None, "the run names no dataset"
-    if sources.is_to_be_fetched(name):
+    if sources.is_to_be_fetched(name) or not sources.is_known(name):  # one that was in memory
         return None, f"dataset {name} is not on this machine"
     try:
         bounds = given.get("action_bounds")
@@ -89,11 +89,12 @@ def largest_difference(policy: Policy | SequencePolicy, exported: Exported, tria
         InputError: our policy gives actions that are not finite.
     """
     worst = 0.0
-    for ours, theirs in _actions(policy, exported, trial):
-        if not np.isfinite(ours).all():
-            raise InputError("the policy gives actions that are not finite: there is nothing to export")
-        difference = np.abs(ours - theirs) / np.maximum(1.0, 2.0 * policy.action_scale[0].cpu().numpy())
-        worst = max(worst, float(np.where(np.isnan(difference), np.inf, difference).max()))
+    with np.errstate(all="ignore"):  # what is not finite is refused
+        for ours, theirs in _actions(policy, exported, trial):
+            if not np.isfinite(ours).all():
+                raise InputError("the policy gives actions that are not finite: there is nothing to export")
+            difference = np.abs(ours - theirs) / np.maximum(1.0, 2.0 * policy.action_scale[0].cpu().numpy())
+            worst = max(worst, float(np.where(np.isnan(difference), np.inf, difference).max()))
     return worst
 
 
