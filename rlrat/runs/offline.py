@@ -65,6 +65,7 @@ class OfflineEvaluator:
         held_out: its episodes that are not trained on, if any.
         build: makes the learner of a dataset, as the run's own was made.
         learner: the run's.
+        with_values: whether Q is fitted, too.
 
     Raises:
         InputError: `--keep-best` wants what this run does not find.
@@ -78,6 +79,7 @@ class OfflineEvaluator:
         held_out: Dataset | None,
         build: Callable[[Dataset], Learner],
         learner: Learner,
+        with_values: bool = True,
     ) -> None:
         self._dataset, self._held_out, self._seeds = dataset, held_out, seeds
         self._policy = copy.deepcopy(learner.policy).requires_grad_(False).eval()
@@ -85,7 +87,7 @@ class OfflineEvaluator:
             del self._policy.flat
         remembers = hasattr(self._policy, "observe")
         self._settings = None
-        if arguments.fqe_updates and not remembers:
+        if with_values and arguments.fqe_updates and not remembers:
             discount = getattr(arguments, "discount", FQESettings.discount)
             if isinstance(discount, tuple) or hasattr(discount, "shape"):
                 raise InputError("--discount has several values, fitted Q evaluation takes one: give --fqe-updates 0")
@@ -124,6 +126,11 @@ class OfflineEvaluator:
         if self._losses is not None:
             found |= self._held_out_losses(learner)
         return found
+
+    def finite(self) -> np.ndarray:
+        """Tell which of the policies that were judged last have finite parameters alone, bool `[S]`."""
+        tensors = [value for value in self._policy.state_dict().values() if value.is_floating_point()]
+        return torch.stack([value.isfinite().flatten(1).all(1) for value in tensors]).all(0).cpu().numpy()
 
     def _compare_actions(self, fitted: FittedQ | None) -> dict[str, np.ndarray]:
         """Compare the policies' actions with those of held-out episodes, in units [-1, 1]."""

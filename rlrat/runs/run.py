@@ -39,7 +39,7 @@ from rlrat.runs.metrics import MetricSums, add_metrics, mean_metrics
 from rlrat.runs.offline import KEPT, OfflineEvaluator, check_kept, describe, how_judged
 from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
-from rlrat.runs.schema import ACTION_ERROR, FQE_VALUE, TRACE
+from rlrat.runs.schema import TRACE
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.learner import Learner, check_learner, first_batch
@@ -173,10 +173,10 @@ class Run:
             remembers = hasattr(made.policy, "observe")
             said = how_judged(self.arguments, self._whole, self._held_out, remembers)
             self.console.print(said, soft_wrap=True)
-        if self.env_id is None or self.arguments.keep_best in KEPT:
-            seeds = [member.seed for member in group]
-            about = (self.arguments, seeds, self._whole, self._held_out)
-            self._offline = OfflineEvaluator(*about, lambda dataset: make(len(group), dataset), made)
+        if self.env_id is None or self._held_out is not None or self.arguments.keep_best in KEPT:
+            about = (self.arguments, [member.seed for member in group], self._whole, self._held_out)
+            with_values = self.env_id is None or self.arguments.keep_best == "fqe"
+            self._offline = OfflineEvaluator(*about, lambda dataset: make(len(group), dataset), made, with_values)
         return made
 
     def log(self, metrics: dict[str, Tensor]) -> None:
@@ -349,7 +349,7 @@ class Run:
                     offline = self._offline.evaluate(self._learner, lambda: self._signal is not None)
                 except Stopped:
                     raise _Stopped from None
-            wanted = self._freeze_spoilt(wanted, offline.get(FQE_VALUE, offline.get(ACTION_ERROR)))
+            wanted = self._freeze_spoilt(wanted, self._offline.finite(), progress.update)
         with self._part("snapshots"):
             rows = activation_rows(self._learner, self._batch)
             for index in np.flatnonzero(wanted):
@@ -400,8 +400,8 @@ class Run:
             for index in np.flatnonzero(snapshot.wanted):
                 self._progress.failed[index].add(snapshot.update)
             return
-        wanted = self._freeze_spoilt(snapshot.wanted, whole.return_mean, snapshot.update)
-        wanted &= ~self._frozen_before(snapshot.update)
+        wanted = self._freeze_spoilt(snapshot.wanted, np.isfinite(whole.return_mean), snapshot.update)
+        wanted = wanted & ~self._frozen_before(snapshot.update)
         if not wanted.any():
             return
         results = dict(zip(self._targets, whole.split(len(self._targets)), strict=True))
@@ -415,13 +415,14 @@ class Run:
         self._bar.update(self._task, score=text)
         self.console.print(f"update {snapshot.update:,}: {text}", soft_wrap=True)
 
-    def _freeze_spoilt(self, wanted: np.ndarray, values: np.ndarray | None, update: int | None = None) -> np.ndarray:
-        """Freeze the members whose policies gave no finite value: the last step may have made parameters that no loss
-        has met yet. Return who is left of those `wanted`."""
-        if values is None or not (spoilt := wanted & ~np.isfinite(values)).any():
-            return wanted
-        self._learner.guard.freeze(torch.from_numpy(spoilt), self._progress.update if update is None else update)
-        self._report_diverged()
+    def _freeze_spoilt(self, wanted: np.ndarray, finite: np.ndarray, update: int) -> np.ndarray:
+        """Freeze the members whose policies are not `finite`, bool `[S]`; return who is left of those `wanted`.
+
+        The last step may have made parameters that no loss has met yet.
+        """
+        if (spoilt := wanted & ~finite).any():
+            self._learner.guard.freeze(torch.from_numpy(spoilt), update)
+            self._report_diverged()
         return wanted & ~spoilt
 
     def _frozen_before(self, update: int) -> np.ndarray:

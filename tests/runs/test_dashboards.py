@@ -86,7 +86,7 @@ def test_a_diverged_run_has_no_final_figures(finish):
 
 
 def test_a_real_run_shows_whatever_the_layout_overlays(run_agent, tmp_path):
-    offline = ("--keep-best", "heldout", "--holdout", "0.01", "--fqe-updates", "2")
+    offline = ("--keep-best", "fqe", "--holdout", "0.01", "--fqe-updates", "2")
     run_agent("--activation", "rational", *offline)
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     events = _events(folder)

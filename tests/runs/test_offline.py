@@ -12,7 +12,6 @@ import rlrat
 from agents import bc, iql
 from rlrat.datasets import Units
 from rlrat.errors import InputError
-from rlrat.evaluation import fqe
 from rlrat.runs.arguments import validate
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.offline import OfflineEvaluator, _agreement, describe, how_judged
@@ -283,13 +282,29 @@ def test_a_score_needs_references(small_dataset, tmp_path, monkeypatch):
 
 
 def test_a_seed_whose_policy_is_not_finite_is_frozen(run_agent, tmp_path, monkeypatch, off):
-    real = fqe.FittedQ.values
-    monkeypatch.setattr(fqe.FittedQ, "values", lambda self: np.where([True, False], real(self), np.nan))
+    real = OfflineEvaluator.evaluate
+
+    def spoil(self, learner, stopped):
+        found = real(self, learner, stopped)
+        next(self._policy.parameters())[1].fill_(torch.nan)
+        return found
+
+    monkeypatch.setattr(OfflineEvaluator, "evaluate", spoil)
     done = run_agent(*off, "--num-seeds", "2")
     assert "seed 1 diverged: " in done.stderr
     assert of_seed(tmp_path, 0).summary()["status"] == "finished"
     summary = of_seed(tmp_path, 1).summary()
     assert (summary["status"], summary["final_value"]) == ("diverged", None)
+
+
+def test_with_an_environment_held_out_episodes_are_judged_without_values(run_agent, tmp_path):
+    run_agent("--holdout", "0.02", "--batch-size", "256", "--eval-every", "40", "--hidden-dims", "8")
+    folder = of_seed(tmp_path)
+    assert [list(row) for row in folder.offline()] == [
+        ["update", "action_error", "losses/q", "losses/v", "losses/actor"]
+    ] * 2
+    assert folder.summary()["final_return"] is not None
+    assert "final_value" not in folder.summary()
 
 
 def test_how_runs_are_judged_is_said_in_words(small_dataset):
