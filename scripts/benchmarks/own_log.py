@@ -44,7 +44,7 @@ def write_log(path: Path, transitions: int) -> int:
 
 
 def measure(arguments: Arguments, folder: Path) -> dict:
-    """Do what docs/own_data.md says, each command in a process of its own; return seconds and what was printed last."""
+    """Do what docs/own_data.md says, each command in a process of its own; return the seconds."""
     transitions = write_log(folder / "my_log.npz", arguments.transitions)
     run = "runs/my_log/iql/rational/seed0"
     judged = [] if arguments.fqe_updates is None else ["--fqe-updates", str(arguments.fqe_updates)]
@@ -55,7 +55,7 @@ def measure(arguments: Arguments, folder: Path) -> dict:
         "export": ["export", run, "--format", "onnx"],
         "card": ["card", run],
     }
-    seconds, said = {}, {}
+    seconds = {}
     for name, command in commands.items():
         started = time.perf_counter()
         done = subprocess.run(
@@ -64,7 +64,6 @@ def measure(arguments: Arguments, folder: Path) -> dict:
         seconds[name] = round(time.perf_counter() - started, 1)
         if done.returncode:
             raise SystemExit(f"rlrat {' '.join(command)} ended with exit code {done.returncode}: {done.stderr}")
-        said[name] = done.stdout.strip().splitlines()[-6:]
         print(f"rlrat {' '.join(command)}: {seconds[name]} s\n{done.stdout}", flush=True)
     return {
         "transitions": transitions,
@@ -72,7 +71,6 @@ def measure(arguments: Arguments, folder: Path) -> dict:
         "commands": {name: "rlrat " + " ".join(command) for name, command in commands.items()},
         "seconds": seconds,
         "total_seconds": round(sum(seconds.values()), 1),
-        "said": said,
     }
 
 
