@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repository", nargs="?", default=str(ROOT), help="by default this one, as it is committed")
     repository = parser.parse_args(argv).repository
-    active = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH")
+    active = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # or make says where it is
     environment = {name: value for name, value in os.environ.items() if name not in active}
     environment["PYTHONUNBUFFERED"] = "1"  # lines come when they are printed
     load, first = os.getloadavg()[0], None
