@@ -19,7 +19,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("repository", nargs="?", default=str(ROOT), help="by default this one, as it is committed")
     repository = parser.parse_args(argv).repository
-    active = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # or make says where it is
+    # Of what is active, and of a make that this is a part of, which else says in which folder it is.
+    active = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     environment = {name: value for name, value in os.environ.items() if name not in active}
     environment["PYTHONUNBUFFERED"] = "1"  # lines come when they are printed
     load, first = os.getloadavg()[0], None
