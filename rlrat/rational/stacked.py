@@ -82,8 +82,8 @@ def plain_rational(source: Rational, features: int) -> nn.Module:
     stacked = StackedRational(source, features)
     sizes = torch.logspace(math.log10(stacked.limit), 37.0, 200)
     x = torch.cat([-sizes, sizes]).unsqueeze(-1).expand(-1, features)
-    expected = source(x.unsqueeze(0))[0]
-    error = (stacked(x) - expected).abs() / (1.0 + expected.abs())
+    ours, expected = stacked(x), source(x.unsqueeze(0))[0]
+    is_close = (ours == expected) | ((ours - expected).abs() <= _CLOSE * (1.0 + expected.abs()))  # or as infinite
     ends = torch.tensor([[-math.inf], [math.inf]]).expand(-1, features)
     is_lost = source(ends.unsqueeze(0))[0].isfinite() & ~stacked(ends).isfinite()
-    return WholeRational(source) if is_lost.any() or not (error <= _CLOSE).all() else stacked  # also of NaN
+    return WholeRational(source) if is_lost.any() or not is_close.all() else stacked

@@ -47,6 +47,7 @@ def test_it_is_the_rational_wherever_that_is_finite(version):
         ("A", (2, 2), [0.5, 1.0, 2.0], [-0.3, 0.7]),  # the same limit on both sides
         ("B", (2, 4), [0.5, 1.0, 2.0], [0.1, 0.0, 0.2, 0.7]),  # goes to zero
         ("C", (0, 0), [0.5], [0.3]),
+        ("A", (3, 2), [0.5, 1.0, 2.0, 80.0], [0.5, 0.5]),  # a steep line, which overflows where both do
         ("N", (3, 2), [0.5, 1.0, 2.0, 3.0], [0.0, 0.7]),
         ("A", (1, 0), [0.5, 1.0], []),
     ],
