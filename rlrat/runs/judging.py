@@ -309,7 +309,7 @@ def _importance(
     data: Dataset, policy: "Policy", fitted: FittedQ, index: int, discount: float, seed: int
 ) -> dict[str, Any]:
     """Estimate the value of a stochastic policy from the data's log_probs; {} where there is no density of both."""
-    recorded = getattr(data, "log_probs", None)
+    recorded = data.log_probs
     if recorded is None or policy.head == "deterministic":
         return {}
     random = torch.Generator().manual_seed(seed)
