@@ -10,6 +10,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.sources import given
@@ -157,21 +158,15 @@ def _made(kind: type[Any], settings: Mapping[str, Any], prefix: str = "") -> Any
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of a setting's type; a whole number is a float, too."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _fits(value, parts[0])
-    if origin is Literal:
-        return value in parts
-    if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is tuple:
-        if parts[-1] is ...:
-            parts = (parts[0],) * len(value) if isinstance(value, tuple) else ()
-        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
-    if hint in (int, float):
-        return isinstance(value, hint | int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    """Tell whether a value is of a setting's type; a whole number is a float, too, and a bool is no number."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(number, bool) for number in numbers) and "bool" not in _words(hint):
+        return False
+    try:
+        check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
+    except TypeCheckError:
+        return False
+    return True
 
 
 def _words(hint: Any) -> str:
