@@ -37,12 +37,15 @@ class Browser(browsers.Browser):
         self.js("document.querySelector(arguments[0]).scrollIntoView()", selector)
         self.wait(lambda: self.js("return !!document.querySelector(arguments[0] + ' .main-svg')", selector))
 
+    def drawn(self, code: str, panel: int):
+        """What code says of `g`, a panel's chart, once that is drawn: a panel that comes into sight is drawn later."""
+        chart = "const g = document.querySelectorAll('#panels .chart')[arguments[0]];"
+        self.wait(lambda: self.js(f"{chart} return !!g._fullLayout", panel))
+        return self.js(f"{chart} return {code}", panel)
+
     def lines(self, panel: int = 1) -> dict[str, list[float]]:
         """The means that a panel of curves shows: heights by label."""
-        data = self.js(
-            "const g = document.querySelectorAll('#panels .chart')[arguments[0]];"
-            "return g.data.filter((t) => t.name).map((t) => [t.name, t.y])", panel,
-        )  # fmt: skip
+        data = self.drawn("g.data.filter((t) => t.name).map((t) => [t.name, t.y])", panel)
         return dict(data)
 
     def point_at(self, panel: int, label: str, place: int) -> str:
@@ -63,8 +66,7 @@ class Browser(browsers.Browser):
         return self.js("return [...document.querySelectorAll('#panels .panel:not([hidden]) h3')].map(e => e.innerText)")
 
     def axis_titles(self, panel: int = 1) -> list[str]:
-        code = "const l = document.querySelectorAll('#panels .chart')[arguments[0]].layout;"
-        return self.js(code + "return [l.xaxis.title.text, l.yaxis.title.text]", panel)
+        return self.drawn("[g.layout.xaxis, g.layout.yaxis].map((axis) => axis.title.text)", panel)
 
 
 @pytest.fixture(scope="module", name="browser")
