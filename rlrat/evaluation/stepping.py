@@ -1,30 +1,37 @@
 """Step many of Gymnasium's MuJoCo environments at once, as Gymnasium would step each.
 
-`NativeRows` runs Hopper, Walker2d, HalfCheetah and Ant, v4 and v5, without Gymnasium. MuJoCo's own threads compute the
-physics of the whole batch, then NumPy computes rewards, terminations and observations, with Gymnasium's order and
-precision of operations: every number is the same bit for bit. It is used like `gymnasium_rows.GymnasiumRows`.
+`NativeRows` runs Hopper, Walker2d, HalfCheetah and Ant, v4 and v5, and the mazes and hands of `stepping_robotics`,
+without Gymnasium. MuJoCo's own threads compute the physics of the whole batch, then NumPy computes rewards,
+terminations and observations, with Gymnasium's order and precision of operations: every number is the same bit for bit.
+It is used like `gymnasium_rows.GymnasiumRows`.
 """
 
+import copy
 import math
-import re
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from rlrat.evaluation.gymnasium_rows import StepResult, Threads, row_index
-
-State = Mapping[str, np.ndarray]
+from rlrat.evaluation.stepping_robotics import TASKS, Results, State
 
 _COMPARED_STEPS = 8  # enough for an Ant to touch the ground
 
 
 class _BatchPhysics:
-    """Physics of `count` copies of one model on the threads of MuJoCo 4."""
+    """Physics of rows of one model on the threads of MuJoCo 4."""
 
-    def __init__(self, model: Any, count: int, num_threads: int, fields: Sequence[str]) -> None:
-        """Make the physics; `fields` names what `self.fields` holds, `[count, ...]`, after `reset` or `step`.
+    def __init__(self, model: Any, starts: Mapping[str, np.ndarray], num_threads: int, fields: Sequence[str]) -> None:
+        """Make the physics.
+
+        Args:
+            model: of all rows.
+            starts: qpos, qvel and the model's fields that rows have for themselves, `[rows, ...]` each.
+            num_threads: threads.
+            fields: what `self.fields` holds, `[rows, ...]`, after `reset` or `step`.
 
         Raises:
             ImportError: an older MuJoCo.
@@ -35,31 +42,40 @@ class _BatchPhysics:
         # Contact forces need an MjData per row, and sleep or plugins may keep state there. Otherwise rows share the
         # MjData of a thread, which leaves more of the caches to the policy.
         own = "cfrc_ext" in fields or model.opt.enableflags != 0 or model.nplugin > 0
+        count = len(starts["qpos"])
         self._batch = Batch(model, count, num_threads, persistent=own)
+        self._starts = {name: starts[name] for name in ("qpos", "qvel")}
+        for name in starts.keys() - self._starts.keys():
+            self._batch.expand(name)[:] = starts[name]
         self._skip_forward = mujoco.mjtStage.mjSTAGE_NONE.value
         self._ctrl = self._batch.bind("ctrl")
-        self.fields = {name: self._batch.bind(name) for name in fields if name != "cfrc_ext"}
+        self.fields = {name: self._batch.bind(name) for name in {*fields, *self._starts} - {"cfrc_ext"}}
         self._data = None
         if "cfrc_ext" in fields:
             self._model, self._data, self._post = model, mujoco.MjData(model), mujoco.mj_rnePostConstraint
             self._contact_forces = self._data.cfrc_ext
             self.fields["cfrc_ext"] = np.zeros((count, *self._contact_forces.shape))
 
-    def reset(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    def reset(self) -> None:
         """Do what MujocoEnv.reset does: mj_resetData, set_state."""
         self._batch.reset(stage=self._skip_forward)
-        self.fields["qpos"][:] = qpos
-        self.fields["qvel"][:] = qvel
+        for name, values in self._starts.items():
+            self.fields[name][:] = values
         self._batch.forward()
         if self._data is not None:
-            for row in range(len(qpos)):
+            for row in range(len(self._ctrl)):
                 self._batch.get_data(row, self._data)
                 self.fields["cfrc_ext"][row] = self._contact_forces
 
-    def step(self, rows: np.ndarray, actions: np.ndarray, frames: int) -> None:
+    def set_velocities(self, rows: np.ndarray, velocities: np.ndarray) -> None:
+        """Do what MujocoEnv.set_state does with the positions that there are."""
+        self.fields["qvel"][rows] = velocities
+        self._batch.forward(self._ids(rows))
+
+    def step(self, rows: np.ndarray, controls: np.ndarray, frames: int) -> None:
         """Do what MujocoEnv.do_simulation does."""
-        self._ctrl[row_index(rows, len(self._ctrl))] = actions
-        self._batch.step(None if len(rows) == len(self._ctrl) else rows, frames)
+        self._ctrl[row_index(rows, len(self._ctrl))] = controls
+        self._batch.step(self._ids(rows), frames)
         if self._data is None:
             return
         # mj_step leaves contact forces out, and a batch has no other function to call on its rows.
@@ -69,6 +85,9 @@ class _BatchPhysics:
             post(model, data)
             self.fields["cfrc_ext"][row] = self._contact_forces
 
+    def _ids(self, rows: np.ndarray) -> np.ndarray | None:
+        return None if len(rows) == len(self._ctrl) else rows
+
     def close(self) -> None:
         self._batch = None
 
@@ -76,13 +95,19 @@ class _BatchPhysics:
 class _ThreadedPhysics:
     """The same physics with older MuJoCos: `mj_step`, which releases the GIL, on Python threads."""
 
-    def __init__(self, model: Any, count: int, num_threads: int, fields: Sequence[str]) -> None:
+    def __init__(self, model: Any, starts: Mapping[str, np.ndarray], num_threads: int, fields: Sequence[str]) -> None:
         import mujoco
 
         self._mujoco, self._model = mujoco, model
+        self._starts = {name: starts[name] for name in ("qpos", "qvel")}
+        self._own = {name: starts[name] for name in starts.keys() - self._starts.keys()}
+        self._models = threading.local()
+        count = len(starts["qpos"])
         self._data = [mujoco.MjData(model) for _ in range(count)]
         self._ctrl = [data.ctrl for data in self._data]
-        self.fields = {name: np.zeros((count, *getattr(self._data[0], name).shape)) for name in fields}
+        self.fields = {
+            name: np.zeros((count, *getattr(self._data[0], name).shape)) for name in {*fields, *self._starts}
+        }
         self._views = [
             [(array[row], getattr(data, name)) for name, array in self.fields.items()]
             for row, data in enumerate(self._data)
@@ -90,23 +115,43 @@ class _ThreadedPhysics:
         self._contacts = "cfrc_ext" in fields
         self._threads = Threads(num_threads)
 
-    def reset(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    def _model_of(self, row: int) -> Any:
+        """Return a model with the fields of a row, which only this thread uses."""
+        if not self._own:
+            return self._model
+        if not hasattr(self._models, "model"):
+            self._models.model = model = copy.copy(self._model)
+            self._models.views = [(values, getattr(model, name)) for name, values in self._own.items()]
+        for values, view in self._models.views:
+            view[:] = values[row]
+        return self._models.model
+
+    def reset(self) -> None:
         def reset(row: int) -> None:
-            data = self._data[row]
-            self._mujoco.mj_resetData(self._model, data)
-            data.qpos[:], data.qvel[:] = qpos[row], qvel[row]
-            self._mujoco.mj_forward(self._model, data)
+            data, model = self._data[row], self._model_of(row)
+            self._mujoco.mj_resetData(model, data)
+            data.qpos[:], data.qvel[:] = self._starts["qpos"][row], self._starts["qvel"][row]
+            self._mujoco.mj_forward(model, data)
             self._read(row)
 
         self._threads(reset, np.arange(len(self._data)))
 
-    def step(self, rows: np.ndarray, actions: np.ndarray, frames: int) -> None:
-        action_of = dict(zip(rows.tolist(), actions, strict=True))
-        model, mj_step, post = self._model, self._mujoco.mj_step, self._mujoco.mj_rnePostConstraint
+    def set_velocities(self, rows: np.ndarray, velocities: np.ndarray) -> None:
+        velocities_of = dict(zip(rows.tolist(), velocities, strict=True))
+
+        def forward(row: int) -> None:
+            self._data[row].qvel[:] = velocities_of[row]
+            self._mujoco.mj_forward(self._model_of(row), self._data[row])
+
+        self._threads(forward, rows)
+
+    def step(self, rows: np.ndarray, controls: np.ndarray, frames: int) -> None:
+        controls_of = dict(zip(rows.tolist(), controls, strict=True))
+        mj_step, post = self._mujoco.mj_step, self._mujoco.mj_rnePostConstraint
 
         def step(row: int) -> None:
-            data = self._data[row]
-            self._ctrl[row][:] = action_of[row]
+            data, model = self._data[row], self._model_of(row)
+            self._ctrl[row][:] = controls_of[row]
             mj_step(model, data, frames)
             if self._contacts:
                 post(model, data)
@@ -130,18 +175,15 @@ class _Robot:
     """
 
     fields: tuple[str, ...] = ("qpos", "qvel")
+    changed: ClassVar[tuple[str, ...]] = ()
     place_size: ClassVar[int] = 1
     """How many components of qpos say where the robot is, which an observation leaves out unless it is told to."""
     dt: float
     frame_skip: int
-    init_qpos: np.ndarray
-    init_qvel: np.ndarray
 
-    def __init__(self, env: Any, version: int) -> None:
-        self.version = version
+    def __init__(self, env: Any, _: Sequence[str] | None) -> None:
+        self.version = int(type(env).__module__[-1])
         self.dt, self.frame_skip = env.dt, env.frame_skip
-        self.init_qpos, self.init_qvel = env.init_qpos, env.init_qvel
-        self.noise: float = env._reset_noise_scale
         self.skipped: int = self.place_size if env._exclude_current_positions_from_observation else 0
         self.forward_weight: float = self._forward_weight(env)
         self.control_weight: float = env._ctrl_cost_weight
@@ -151,16 +193,21 @@ class _Robot:
     def _forward_weight(self, env: Any) -> float:
         return env._forward_reward_weight
 
-    def initial(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return qpos and qvel after `reset(seed=seed)`."""
-        from gymnasium.utils.seeding import np_random
+    def remember(self) -> None:
+        """Keep nothing: a reset draws the physics alone."""
 
-        random, _ = np_random(seed)
-        qpos = self.init_qpos + random.uniform(low=-self.noise, high=self.noise, size=len(self.init_qpos))
-        return qpos, self.init_qvel + self._velocity_noise(random)
+    def act(self, physics: Any, rows: np.ndarray, actions: np.ndarray) -> None:
+        physics.step(rows, actions, self.frame_skip)
 
-    def _velocity_noise(self, random: np.random.Generator) -> np.ndarray:
-        return self.noise * random.standard_normal(len(self.init_qvel))
+    def reset(self, state: State) -> np.ndarray:
+        self._places = self.place(state)
+        return self.observe(state)
+
+    def results(self, state: State, rows: np.ndarray, actions: np.ndarray) -> Results:
+        places = self.place(state)
+        velocities = (places - self._places[rows]) / self.dt
+        self._places[rows] = places
+        return self.observe(state), *self.judge(state, velocities, actions), np.full(len(rows), np.nan)
 
     def place(self, state: State) -> np.ndarray:
         """Return a copy of the robot's position, `[n]`, from which its velocity is computed."""
@@ -183,8 +230,8 @@ class _Robot:
 class _Upright(_Robot):
     """A robot that is rewarded while it is healthy; by default its episode ends when it is not."""
 
-    def __init__(self, env: Any, version: int) -> None:
-        super().__init__(env, version)
+    def __init__(self, env: Any, parts: Sequence[str] | None) -> None:
+        super().__init__(env, parts)
         self.healthy_reward, self.terminate = env._healthy_reward, env._terminate_when_unhealthy
         self.z_range = env._healthy_z_range
 
@@ -200,17 +247,14 @@ class _Upright(_Robot):
 
 
 class _Walker2d(_Upright):
-    def __init__(self, env: Any, version: int) -> None:
-        super().__init__(env, version)
+    def __init__(self, env: Any, parts: Sequence[str] | None) -> None:
+        super().__init__(env, parts)
         # Bounds of the columns that `_judged` returns.
         self.low, self.high = np.array([self.z_range, env._healthy_angle_range]).T
 
-    def _velocity_noise(self, random: np.random.Generator) -> np.ndarray:
-        return random.uniform(low=-self.noise, high=self.noise, size=len(self.init_qvel))
-
     def observe(self, state: State) -> np.ndarray:
         observations = super().observe(state)
-        velocities = observations[:, -len(self.init_qvel) :]
+        velocities = observations[:, -state["qvel"].shape[1] :]
         np.minimum(np.maximum(velocities, -10, out=velocities), 10, out=velocities)
         return observations
 
@@ -223,11 +267,11 @@ class _Walker2d(_Upright):
 
 
 class _Hopper(_Walker2d):
-    def __init__(self, env: Any, version: int) -> None:
-        super().__init__(env, version)
+    def __init__(self, env: Any, parts: Sequence[str] | None) -> None:
+        super().__init__(env, parts)
         # All but x and z, also the angle, have their own bounds.
         low, high = env._healthy_state_range
-        rest = len(self.init_qpos) + len(self.init_qvel) - 3
+        rest = env.model.nq + env.model.nv - 3
         self.low = np.array([self.low[0], max(self.low[1], low), *[low] * rest])
         self.high = np.array([self.high[0], min(self.high[1], high), *[high] * rest])
 
@@ -238,9 +282,10 @@ class _Hopper(_Walker2d):
 class _Ant(_Upright):
     place_size = 2
 
-    def __init__(self, env: Any, version: int) -> None:
-        super().__init__(env, version)
+    def __init__(self, env: Any, parts: Sequence[str] | None) -> None:
+        super().__init__(env, parts)
         # In version 5 contact forces always have a cost, and observations may lack them.
+        version = self.version
         self.contacts_cost = version == 5 or env._use_contact_forces
         self.contacts_seen = env._include_cfrc_ext_in_observation if version == 5 else env._use_contact_forces
         self.first_seen = 1 if version == 5 else 0  # body 0 is the world
@@ -278,50 +323,55 @@ class _Ant(_Upright):
         return finite & (low <= z) & (z <= high)
 
 
-_ROBOTS = {
-    "hopper": ("HopperEnv", _Hopper),
-    "walker2d": ("Walker2dEnv", _Walker2d),
-    "half_cheetah": ("HalfCheetahEnv", _Robot),
-    "ant": ("AntEnv", _Ant),
+_TASKS: dict[str, Callable[[Any, Sequence[str] | None], Any]] = TASKS | {
+    f"gymnasium.envs.mujoco.{name}_v{version}:{entry}": robot
+    for version in (4, 5)
+    for name, entry, robot in (
+        ("hopper", "HopperEnv", _Hopper),
+        ("walker2d", "Walker2dEnv", _Walker2d),
+        ("half_cheetah", "HalfCheetahEnv", _Robot),
+        ("ant", "AntEnv", _Ant),
+    )
 }
 
 
 class NativeRows:
-    """Rows of one of the environments in `_ROBOTS`, stepped without Gymnasium; `native_rows` makes it."""
+    """Rows of one of the environments in `_TASKS`, stepped without Gymnasium; `native_rows` makes it."""
 
-    def __init__(
-        self, env: Any, robot: type[_Robot], version: int, time_limit: float, seeds: Sequence[int], num_threads: int
-    ) -> None:
+    def __init__(self, base: Any, task: Any, time_limit: float, seeds: Sequence[int], num_threads: int) -> None:
         self.num_threads: int = min(num_threads, len(seeds))
-        self._robot = robot(env, version)
-        self._physics = _physics(env.model, len(seeds), self.num_threads, self._robot.fields)
-        self._initial = [np.stack(values) for values in zip(*map(self._robot.initial, seeds), strict=True)]
-        self._time_limit = time_limit
+        self._task, self._time_limit = task, time_limit
+        self._physics = _physics(base.model, _starts(base, task, seeds), self.num_threads, task.fields)
         self._lengths = np.zeros(len(seeds), np.int64)
-        self._places = np.zeros(len(seeds))
 
     def reset(self) -> np.ndarray:
-        self._physics.reset(*self._initial)
+        self._physics.reset()
         self._lengths[:] = 0
-        self._places = self._robot.place(self._physics.fields)
-        return self._robot.observe(self._physics.fields)
+        return self._task.reset(self._physics.fields)
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> StepResult:
         """Step `rows`; `actions` are float32, like the environments' action spaces."""
-        robot, state = self._robot, self._physics.fields
-        self._physics.step(rows, actions, robot.frame_skip)
-        index = row_index(rows, len(self._lengths))
-        if index is rows:
+        state = self._physics.fields
+        self._task.act(self._physics, rows, actions)
+        if len(rows) < len(self._lengths):
             state = {name: values[rows] for name, values in state.items()}
-        places = robot.place(state)
-        velocities = (places - self._places[index]) / robot.dt
-        self._places[index] = places
-        rewards, terminated = robot.judge(state, velocities, actions)
-        self._lengths[index] += 1
-        return robot.observe(state), rewards, terminated, self._lengths[index] >= self._time_limit
+        observations, rewards, terminated, successes = self._task.results(state, rows, actions)
+        self._lengths[rows] += 1
+        return observations, rewards, terminated, self._lengths[rows] >= self._time_limit, successes
 
     def close(self) -> None:
         self._physics.close()
+
+
+def _starts(base: Any, task: Any, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+    """Reset the environment with each seed; return what `_BatchPhysics` starts from."""
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("qpos", "qvel", *task.changed)}
+    for seed in seeds:
+        base.reset(seed=seed)
+        task.remember()
+        for name, values in found.items():
+            values.append(getattr(base.model if name in task.changed else base.data, name).copy())
+    return {name: np.stack(values) for name, values in found.items()}
 
 
 def _physics(*arguments: Any) -> _BatchPhysics | _ThreadedPhysics:
@@ -331,19 +381,23 @@ def _physics(*arguments: Any) -> _BatchPhysics | _ThreadedPhysics:
         return _ThreadedPhysics(*arguments)
 
 
-def native_rows(env: Any, seeds: Sequence[int], num_threads: int) -> NativeRows | None:
+def native_rows(
+    env: Any, seeds: Sequence[int], num_threads: int, parts: Sequence[str] | None = None
+) -> NativeRows | None:
     """Make a row like `env` (from `gymnasium.make`) per reset seed; return None if only Gymnasium can step them.
 
-    The first row is compared with `env` over a few steps. If they differ, for example with a new release of Gymnasium
-    or MuJoCo, this function warns and returns None.
+    `parts` are the parts of a dictionary observation to keep, in their order; by default all, sorted. The first row is
+    compared with `env` over a few steps. If they differ, for example with a new release of Gymnasium or MuJoCo, this
+    function warns and returns None.
     """
     supported = _supported(env)
     if supported is None:
         return None
+    make, time_limit = supported
     rows = None
     try:
-        rows = NativeRows(env.unwrapped, *supported, seeds, num_threads)
-        difference = _difference(rows, env, seeds[0])
+        rows = NativeRows(env.unwrapped, make(env.unwrapped, parts), time_limit, seeds, num_threads)
+        difference = _difference(rows, env, seeds[0], parts)
     except AttributeError as error:  # Gymnasium's settings are private attributes
         difference = str(error)
     if difference is None:
@@ -357,16 +411,13 @@ def native_rows(env: Any, seeds: Sequence[int], num_threads: int) -> NativeRows 
     return None
 
 
-def _supported(env: Any) -> tuple[type[_Robot], int, float] | None:
-    """Find the robot, version and time limit of an environment made as Gymnasium registers it; else return None."""
+def _supported(env: Any) -> tuple[Callable[[Any, Sequence[str] | None], Any], float] | None:
+    """Find the task and time limit of an environment made as it is registered; else return None."""
     from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
     base = env.unwrapped
-    module = re.fullmatch(r"gymnasium\.envs\.mujoco\.(\w+)_v([45])", type(base).__module__)
-    if module is None or module[1] not in _ROBOTS:
-        return None
-    name, robot = _ROBOTS[module[1]]
-    if type(base).__qualname__ != name or base.render_mode is not None:
+    task = _TASKS.get(f"{type(base).__module__}:{type(base).__qualname__}")
+    if task is None or base.render_mode is not None:
         return None
     time_limit = math.inf
     while env is not base:
@@ -375,19 +426,28 @@ def _supported(env: Any) -> tuple[type[_Robot], int, float] | None:
         elif type(env) not in (OrderEnforcing, PassiveEnvChecker):
             return None
         env = env.env
-    return robot, int(module[2]), time_limit
+    return task, time_limit
 
 
-def _difference(rows: NativeRows, env: Any, seed: int) -> str | None:
+def _difference(rows: NativeRows, env: Any, seed: int, parts: Sequence[str] | None) -> str | None:
     """Say what differs between the first row and `env`, both reset with `seed`; return None if nothing does."""
+
+    def flat(observation: Any) -> np.ndarray:
+        if not isinstance(observation, dict):
+            return observation
+        return np.concatenate([observation[part] for part in (sorted(observation) if parts is None else parts)])
+
     observation, _ = env.reset(seed=seed)
-    if not np.array_equal(rows.reset()[:1], observation[None]):
+    if not np.array_equal(rows.reset()[0], flat(observation)):
         return "it starts elsewhere"
     random = np.random.default_rng(0)
+    names = ("observation", "reward", "termination", "time limit", "success")
     for step in range(1, _COMPARED_STEPS + 1):
         action = random.uniform(-1, 1, env.action_space.shape).astype(env.action_space.dtype)
-        ours, theirs = rows.step(np.arange(1), action[None]), env.step(action)[:4]
-        for name, own, its in zip(("observation", "reward", "termination", "time limit"), ours, theirs, strict=True):
+        ours = rows.step(np.arange(1), action[None])
+        observation, *judged, info = env.step(action)
+        theirs = flat(observation), *judged, float(info.get("success", np.nan))
+        for name, own, its in zip(names, ours, theirs, strict=True):
             if not np.array_equal(own[0], its, equal_nan=True):
                 return f"its {name} differs in step {step}"
         if ours[2][0] or ours[3][0]:

@@ -197,7 +197,7 @@ def other_physics(self, ctrl, n_frames):
         (HopperEnv, "_get_rew", changed_reward, "its reward differs in step 1"),
         (MujocoEnv, "do_simulation", other_physics, "its observation differs in step 1"),
         (HopperEnv, "is_healthy", property(lambda _: False), "its reward differs in step 1"),
-        (HopperEnv, "reset_model", lambda self: self._get_obs(), "it starts elsewhere"),
+        (HopperEnv, "reset_model", lambda self: self._get_obs() + 1, "it starts elsewhere"),
     ],
 )
 def test_a_gymnasium_that_differs_steps_itself_after_one_warning(owner, name, value, reason, monkeypatch):
