@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlrat.environments.success import success_of
 from rlrat.evaluation.gymnasium_rows import StepResult, Threads, row_index
 
 State = Mapping[str, np.ndarray]
@@ -318,7 +319,8 @@ class NativeRows:
         self._places[index] = places
         rewards, terminated = robot.judge(state, velocities, actions)
         self._lengths[index] += 1
-        return robot.observe(state), rewards, terminated, self._lengths[index] >= self._time_limit
+        successes = np.full(len(rows), np.nan)  # locomotion has no goal
+        return robot.observe(state), rewards, terminated, self._lengths[index] >= self._time_limit, successes
 
     def close(self) -> None:
         self._physics.close()
@@ -386,8 +388,9 @@ def _difference(rows: NativeRows, env: Any, seed: int) -> str | None:
     random = np.random.default_rng(0)
     for step in range(1, _COMPARED_STEPS + 1):
         action = random.uniform(-1, 1, env.action_space.shape).astype(env.action_space.dtype)
-        ours, theirs = rows.step(np.arange(1), action[None]), env.step(action)[:4]
-        for name, own, its in zip(("observation", "reward", "termination", "time limit"), ours, theirs, strict=True):
+        ours, (*theirs, info) = rows.step(np.arange(1), action[None]), env.step(action)
+        names = ("observation", "reward", "termination", "time limit", "success")
+        for name, own, its in zip(names, ours, (*theirs, success_of(info)), strict=True):
             if not np.array_equal(own[0], its, equal_nan=True):
                 return f"its {name} differs in step {step}"
         if ours[2][0] or ours[3][0]:
