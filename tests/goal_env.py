@@ -3,6 +3,8 @@
 import gymnasium
 import numpy as np
 
+import rlrat
+
 GOAL_ID = "toy-goal-singletask-v0"
 """Named as OGBench's single-task environments are."""
 LIMIT = 6
@@ -29,3 +31,19 @@ class GoalEnv(gymnasium.Env):
 
 
 SPEC = gymnasium.envs.registration.EnvSpec(GOAL_ID, entry_point=GoalEnv, max_episode_steps=LIMIT)
+
+
+def goal_dataset() -> rlrat.Dataset:
+    """Ten episodes of the environment's form."""
+    random = np.random.default_rng(0)
+    episodes = [
+        {
+            "observations": random.uniform(-1, 1, (LIMIT + 1, 2)),
+            "actions": random.uniform(-1, 1, (LIMIT, 1)),
+            "rewards": -np.ones(LIMIT),
+            "terminations": np.zeros(LIMIT, bool),
+            "truncations": np.arange(LIMIT) == LIMIT - 1,
+        }
+        for _ in range(10)
+    ]
+    return rlrat.Dataset.from_episodes(episodes, id="toy-goal", env_id=GOAL_ID)

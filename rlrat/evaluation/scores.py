@@ -24,6 +24,8 @@ from rlrat.environments.success import scored_by_success
 from rlrat.errors import InputError
 
 FAMILIES = get_args(ReferenceFamily)
+Measure = Literal["return", "success"]
+"""What scores are of: an episode's return, or the success rate whatever the returns."""
 
 # Gym name: (random, expert); the same for every level of an environment.
 _D4RL_RETURNS = {
@@ -51,8 +53,7 @@ class Reference:
     source: str
     date: str
     """ISO 8601: when they were measured or published."""
-    measure: Literal["return", "success"] = "return"
-    """What scores are of: an episode's return, or the success rate whatever the returns."""
+    measure: Measure = "return"
 
     def normalize(self, values: ArrayLike) -> np.ndarray:
         """Return the scores of returns, or success rates, 0 for random and 100 for expert; NaN stays NaN.
