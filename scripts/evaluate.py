@@ -55,24 +55,33 @@ from rlrat.evaluation.rendering import find_encoder
 from rlrat.runs.trained import TrainedRun, film
 
 
-def _table(with_targets: bool) -> Table:
+def _table(found: list[tuple[TrainedRun, float | None, Evaluation]]) -> Table:
+    """Make a line for each evaluation; leave out the columns of targets and of success where none has any."""
+    rows = [_row(*one) for one in found]
+    empty = {name for name in ("target", "success") if all(row[name] == "-" for row in rows)}
     table = Table()
-    table.add_column("run", overflow="fold")
-    for name in ("update", *(["target"] if with_targets else []), "episodes", "return", "length", "score"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("reference", no_wrap=True)
+    for name in rows[0]:
+        if name == "run":
+            table.add_column(name, overflow="fold")
+        elif name not in empty:
+            table.add_column(name, justify="left" if name == "reference" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(text for name, text in row.items() if name not in empty))
     return table
 
 
-def _row(run: TrainedRun, target: float | None, result: Evaluation, with_targets: bool) -> list[str]:
-    mean, spread = result.return_mean[0], result.return_std[0]
-    score = "-" if run.reference is None else f"{run.reference.normalize(mean):.1f}"
-    targets = ["-" if target is None else f"{target:g}"] if with_targets else []
-    return [
-        *(str(run.path), f"{run.update:,}", *targets, str(result.returns.shape[1])),
-        *(f"{mean:.1f} +- {spread:.1f}", f"{result.length_mean[0]:.1f}", score),
-        "-" if run.reference is None else run.reference.name,
-    ]
+def _row(run: TrainedRun, target: float | None, result: Evaluation) -> dict[str, str]:
+    return {
+        "run": str(run.path),
+        "update": f"{run.update:,}",
+        "target": "-" if target is None else f"{target:g}",
+        "episodes": str(result.returns.shape[1]),
+        "return": f"{result.return_mean[0]:.1f} +- {result.return_std[0]:.1f}",
+        "length": f"{result.length_mean[0]:.1f}",
+        "success": "-" if result.successes is None else f"{result.success_rate[0]:.2f}",
+        "score": "-" if run.reference is None else f"{result.scores(run.reference)[0]:.1f}",
+        "reference": "-" if run.reference is None else run.reference.name,
+    }
 
 
 def main(arguments: Arguments) -> None:
@@ -91,17 +100,15 @@ def main(arguments: Arguments) -> None:
     console = Console(width=None if sys.stdout.isatty() else 1000)
     settings = {k: v for k, v in vars(arguments).items() if k not in ("runs", "episodes", "video")}
     runs = [TrainedRun(path, **settings) for path in arguments.runs]
-    with_targets = any(run.targets != (None,) for run in runs)
-    table = _table(with_targets)
+    found: list[tuple[TrainedRun, float | None, Evaluation]] = []
     try:
         for run in runs:
             with console.status(Text(f"{run.path}: {arguments.episodes} episodes of {run.env_id}")):
                 results, actions = run.evaluate(arguments.episodes)
-            for target, result in results.items():
-                table.add_row(*_row(run, target, result, with_targets))
+            found += [(run, target, result) for target, result in results.items()]
     finally:  # show finished runs even if the next one fails
-        if table.rows:
-            console.print(table)
+        if found:
+            console.print(_table(found))
     if arguments.video is not None:
         with console.status(Text(f"filming {arguments.video}")):
             result = film(run, actions, arguments.video)

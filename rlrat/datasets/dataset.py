@@ -17,6 +17,7 @@ from rlrat.datasets.bounds import Bounds, some
 from rlrat.datasets.choices import ReferenceFamily
 from rlrat.datasets.episodes import join
 from rlrat.datasets.saving import write
+from rlrat.environments.success import scored_by_success
 from rlrat.errors import InputError, warn
 
 _HASHED = (
@@ -360,6 +361,8 @@ def assemble(
 
 def reference_of(env_id: str | None) -> ReferenceFamily | None:
     """Return the family of reference scores of an environment's id."""
+    if scored_by_success(env_id) is not None:
+        return "success"
     return "v5" if _MUJOCO_V5.fullmatch(env_id or "") else None
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from rlrat.environments.registry import MOST_EPISODES, find_spec, import_modules, nearest, typed
 from rlrat.errors import InputError, reason
 from rlrat.evaluation.gymnasium_rows import GymnasiumRows, row_index
+from rlrat.evaluation.scores import Reference
 from rlrat.evaluation.stepping import NativeRows, native_rows
 from rlrat.updates.machine import one_torch_thread, usable_cores
 
@@ -40,12 +41,16 @@ class Evaluation:
     lengths: int64 [S, E], steps.
     terminated: bool [S, E]; False where the time limit (or a non-finite action) ended the episode.
     reset_seeds: int64 [S, E], the seeds given to `reset(seed=...)`.
+    successes: float64 [S, E], the largest over the episode of what the environment says of its task: 0 or 1, in
+        FrankaKitchen the share of its tasks that were done. NaN where the return is NaN. None where the environment
+        says nothing.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     terminated: np.ndarray
     reset_seeds: np.ndarray
+    successes: np.ndarray | None = None
 
     @property
     def return_mean(self) -> np.ndarray:
@@ -62,10 +67,20 @@ class Evaluation:
         """Return the mean length over each seed's episodes, [S], in steps."""
         return self.lengths.mean(axis=1)
 
+    @property
+    def success_rate(self) -> np.ndarray:
+        """Return the mean of `successes` over each seed's episodes, [S]; NaN where there are none."""
+        return np.full(len(self.returns), np.nan) if self.successes is None else self.successes.mean(axis=1)
+
+    def scores(self, reference: Reference) -> np.ndarray:
+        """Return each seed's normalised score, [S], of its returns or its success rate, whichever `reference` is of."""
+        return reference.normalize(self.success_rate if reference.measure == "success" else self.return_mean)
+
     def split(self, repeats: int) -> list["Evaluation"]:
         """Split the results of an `Evaluator` with `repeats` repeats into one `Evaluation` per repeat."""
-        arrays = (self.returns, self.lengths, self.terminated, self.reset_seeds)
-        return [Evaluation(*parts) for parts in zip(*(np.split(a, repeats, axis=1) for a in arrays), strict=True)]
+        arrays = (self.returns, self.lengths, self.terminated, self.reset_seeds, self.successes)
+        parts = ([None] * repeats if array is None else np.split(array, repeats, axis=1) for array in arrays)
+        return [Evaluation(*part) for part in zip(*parts, strict=True)]
 
 
 def reset_seed(seed: int, episode: int) -> int:
@@ -216,6 +231,7 @@ class Evaluator:
         lengths = np.zeros(count, np.int64)
         terminated = np.zeros(count, bool)
         over = np.zeros(count, bool)
+        successes = np.full(count, np.nan)
         observe = getattr(policy, "observe", None)
 
         if hasattr(policy, "reset"):
@@ -234,7 +250,8 @@ class Evaluator:
             rewards = np.zeros(count)
             if len(rows):
                 index = row_index(rows, count)
-                observations[index], rewards[index], ended, truncated = self._rows.step(rows, actions)
+                observations[index], rewards[index], ended, truncated, said = self._rows.step(rows, actions)
+                successes[index] = np.fmax(successes[index], said)  # NaN only where both are
                 returns[index] += rewards[index]
                 lengths[index] += 1
                 terminated[index] = ended
@@ -245,9 +262,8 @@ class Evaluator:
             self.going_on = len(rows)
             if observe is not None:
                 observe(rewards.reshape(shape), over.reshape(shape).copy())
-        return Evaluation(
-            returns.reshape(shape), lengths.reshape(shape), terminated.reshape(shape), self.reset_seeds.copy()
-        )
+        found = (array.reshape(shape) for array in (returns, lengths, terminated))
+        return Evaluation(*found, self.reset_seeds.copy(), _over_episodes(successes, returns, shape))
 
     def _actions(self, actions: Any) -> np.ndarray:
         """Copy actions to `[S x E, act]` in the action space's dtype."""
@@ -316,6 +332,13 @@ def _interval(low: np.ndarray, high: np.ndarray) -> str:
     if np.ptp(low) == np.ptp(high) == 0:
         return f"[{low[0]:g}, {high[0]:g}]"
     return " x ".join(f"[{a:g}, {b:g}]" for a, b in zip(low, high, strict=True))
+
+
+def _over_episodes(successes: np.ndarray, returns: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return `successes` `[S x E]` in `shape`: 0 in rows that said nothing where others did; None where none did."""
+    if np.isnan(successes).all():
+        return None
+    return np.where(np.isnan(returns), np.nan, np.nan_to_num(successes)).reshape(shape)
 
 
 def _few_threads(policy: PolicyFunction) -> AbstractContextManager:

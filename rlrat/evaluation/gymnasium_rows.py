@@ -1,8 +1,8 @@
 """Step many environments of one kind, each made by Gymnasium, and check that they keep to its API.
 
 `GymnasiumRows` runs any environment; `stepping.NativeRows` runs some of them much faster. Both have
-`reset() -> observations` and `step(rows, actions) -> observations, rewards, terminated, truncated` of the given rows,
-which are sorted and at least one. A row depends neither on the others nor on the number of threads.
+`reset() -> observations` and `step(rows, actions) -> observations, rewards, terminated, truncated, successes` of the
+given rows, which are sorted and at least one. A row depends neither on the others nor on the number of threads.
 """
 
 import re
@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from rlrat.environments.success import success_of
 from rlrat.errors import InputError
 
-StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""Observations, rewards, terminations and truncations of some rows."""
+StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Observations, rewards, terminations, truncations and successes (in [0, 1], NaN where unsaid) of some rows."""
 
 _SCALAR_RESULTS = (("reward", float), ("termination", bool), ("truncation", bool))
 _NUMERIC_KINDS = "fiub"  # of NumPy's dtypes
@@ -69,6 +70,7 @@ class GymnasiumRows:
         self._rewards = np.zeros(len(envs))
         self._terminated = np.zeros(len(envs), bool)
         self._truncated = np.zeros(len(envs), bool)
+        self._successes = np.full(len(envs), np.nan)
 
     def reset(self) -> np.ndarray:
         """Reset all rows; return their first observations.
@@ -92,14 +94,15 @@ class GymnasiumRows:
         Raises:
             InputError: an environment that does not keep to Gymnasium's API.
         """
-        results = (self._observations, self._rewards, self._terminated, self._truncated)
+        results = (self._observations, self._rewards, self._terminated, self._truncated, self._successes)
         action_of = dict(zip(rows.tolist(), actions, strict=True))
 
         def step(row: int) -> None:
             found = self._step(row, action_of[row])
             self._observations[row] = self._observation(found[0], "step")
-            for array, (name, kind), value in zip(results[1:], _SCALAR_RESULTS, found[1:4], strict=True):
+            for array, (name, kind), value in zip(results[1:4], _SCALAR_RESULTS, found[1:4], strict=True):
                 array[row] = value if type(value) is kind else self._number(name, value)
+            self._successes[row] = success_of(found[4])
 
         self._threads(step, rows)
         return tuple(array[rows] for array in results)

@@ -1,7 +1,8 @@
 """Find reference returns, compute normalised scores 100 (return - random) / (expert - random) and heights of curves.
 
-The two families are never mixed. D4RL's references belong to its v2 datasets and their Gym environments, the v5 ones
-to Minari's MuJoCo datasets and Gymnasium's -v5 environments.
+The families are never mixed. D4RL's references belong to its v2 datasets and their Gym environments, the v5 ones to
+Minari's MuJoCo datasets and Gymnasium's -v5 environments. Those of success are no returns: AntMaze and OGBench's
+single-task environments are scored by 100 x the success rate, as in their papers.
 """
 
 import difflib
@@ -12,16 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rlrat.datasets.choices import ReferenceFamily
 from rlrat.datasets.names import D4RL_LEVELS, d4rl_name
+from rlrat.environments.success import scored_by_success
 from rlrat.errors import InputError
 
 FAMILIES = get_args(ReferenceFamily)
+Measure = Literal["return", "success"]
+"""What scores are of: an episode's return, or the success rate whatever the returns."""
 
 # Gym name: (random, expert); the same for every level of an environment.
 _D4RL_RETURNS = {
@@ -36,23 +40,28 @@ _D4RL_DATE = "2022-09-12"
 
 @dataclass(frozen=True)
 class Reference:
-    """The mean returns that a score of 0 and of 100 stand for."""
+    """The mean returns, or success rates, that a score of 0 and of 100 stand for."""
 
     name: str
-    """Family and version, such as v5-2026.11 or d4rl-v2."""
+    """Family and version, such as v5-2026.11 or d4rl-v2; of success rates, success."""
     env_id: str
-    """The environment, or D4RL's dataset, that the returns belong to."""
+    """The environment, or dataset, that they belong to."""
     random: float
-    """Mean return of a uniform-random policy."""
+    """Mean return of a uniform-random policy; success rate 0."""
     expert: float
-    """Mean return of the expert."""
+    """Mean return of the expert; success rate 1."""
     source: str
     date: str
-    """ISO 8601: when the returns were measured or published."""
+    """ISO 8601: when they were measured or published."""
+    measure: Measure = "return"
 
-    def normalize(self, returns: ArrayLike) -> np.ndarray:
-        """Return the scores of `returns`, 0 for random and 100 for expert, in their shape; NaN stays NaN."""
-        return normalize(returns, self.random, self.expert)
+    def normalize(self, values: ArrayLike) -> np.ndarray:
+        """Return the scores of returns, or success rates, 0 for random and 100 for expert; NaN stays NaN.
+
+        Args:
+            values: in the reference's `measure`, any shape, which is also the result's.
+        """
+        return normalize(values, self.random, self.expert)
 
 
 def normalize(returns: ArrayLike, random: float, expert: float) -> np.ndarray:
@@ -81,13 +90,19 @@ def normalized_score(env_id: str, returns: ArrayLike, reference: ReferenceFamily
 
     Args:
         env_id: an environment (Hopper-v5; with "d4rl" also Hopper-v4) or, with "d4rl", a dataset (hopper-medium-v2).
-        returns: any shape.
-        reference: "v5" or "d4rl".
+            With "success" AntMaze (AntMaze_UMaze-v5, antmaze-umaze-v2) or a single-task environment of OGBench.
+        returns: any shape; with "success" success rates in [0, 1], whose score is 100 x the rate.
+        reference: "v5", "d4rl" or "success".
 
     Raises:
         InputError: no such family, or no reference for `env_id` in it.
     """
     found = find_reference(env_id, reference)
+    if found is None and reference == "success":
+        raise InputError(
+            f"{env_id!r} is not scored by success rates: AntMaze (AntMaze_UMaze-v5, antmaze-umaze-v2) is, and so are "
+            "OGBench's single-task environments (cube-single-singletask-v0)"
+        )
     if found is None:
         known = references(reference)
         nearest = difflib.get_close_matches(env_id, known, n=1, cutoff=0)
@@ -102,24 +117,28 @@ def find_reference(
 ) -> Reference | None:
     """Find the reference of an environment or D4RL dataset; return None if there is none.
 
-    Every reference was measured in the environment as it is registered. With other settings (`env_kwargs`, for example
-    another `xml_file`) there is none.
+    Every return was measured in the environment as it is registered. With other settings (`env_kwargs`, for example
+    another `xml_file`) there is no reference, but for success rates, which need none.
 
     Raises:
         InputError: no such family.
     """
+    if reference == "success" and (paper := scored_by_success(env_id)) is not None:
+        return Reference("success", env_id, 0.0, 1.0, *paper, measure="success")
     return None if env_kwargs else references(reference).get(env_id)
 
 
 def references(reference: ReferenceFamily = "v5") -> dict[str, Reference]:
     """Return all references of a family by environment id or, for "d4rl", by dataset name.
 
+    There is no table of "success": `find_reference` makes them for the ids that `scored_by_success` knows.
+
     Raises:
         InputError: no such family.
     """
     if reference not in FAMILIES:
         raise InputError(f"unknown reference {reference!r}: choose one of {', '.join(FAMILIES)}")
-    return dict(_v5_references() if reference == "v5" else _d4rl_references())
+    return {"v5": _v5_references, "d4rl": _d4rl_references, "success": dict}[reference]().copy()
 
 
 @cache

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlrat.environments.success import success_of
 from rlrat.evaluation.gymnasium_rows import StepResult, Threads, row_index
 from rlrat.evaluation.stepping_robotics import TASKS, Results, State
 
@@ -446,7 +447,7 @@ def _difference(rows: NativeRows, env: Any, seed: int, parts: Sequence[str] | No
         action = random.uniform(-1, 1, env.action_space.shape).astype(env.action_space.dtype)
         ours = rows.step(np.arange(1), action[None])
         observation, *judged, info = env.step(action)
-        theirs = flat(observation), *judged, float(info.get("success", np.nan))
+        theirs = flat(observation), *judged, success_of(info)
         for name, own, its in zip(names, ours, theirs, strict=True):
             if not np.array_equal(own[0], its, equal_nan=True):
                 return f"its {name} differs in step {step}"

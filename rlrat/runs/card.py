@@ -135,6 +135,7 @@ def _front_matter(run: _Seed, policy: Any) -> str:
     measured = {
         "mean_reward": (run.number("final_return"), "mean return of the last evaluations"),
         "normalized_score": (run.number("final_score"), "normalized score of the last evaluations"),
+        "success_rate": (run.number("final_success_rate"), "success rate of the last evaluations"),
     }
     if env_id is None:
         value = run.number("final_value")
@@ -275,6 +276,8 @@ def _results(run: _Seed) -> Iterator[str]:
         )
     else:
         columns = {"return": "final_return", "score": "final_score"}
+        succeeds = any(seed.number("final_success_rate") is not None for seed in seeds)
+        columns |= {"success rate": "final_success_rate"} if succeeds else {}
         episodes = _count(_identity(run).get("eval_episodes"))
         yield (
             f"Measured in {_text(env_id)}: a return is the undiscounted sum of an episode's rewards, with "
@@ -282,9 +285,16 @@ def _results(run: _Seed) -> Iterator[str]:
             f"there are fewer, of {episodes} {'episode' if episodes == '1' else 'episodes'} each; none was chosen by "
             "its result."
         )
+        if succeeds:
+            yield (
+                "The success rate is the share of episodes in which the environment says at any step that the task is "
+                "done (in FrankaKitchen the mean share of its tasks)."
+            )
         reference = _mapping(run.config.get("reference"))
         random, expert = as_number(reference.get("random")), as_number(reference.get("expert"))
-        if random is not None and expert is not None:
+        if reference.get("measure") == "success":
+            yield "A score is 100 x the success rate, as in the papers that use this task."
+        elif random is not None and expert is not None:
             yield (
                 f"A score is 0 at {random:g}, the return of random actions, and 100 at {expert:g}, an expert's "
                 f"({_text(reference.get('name'))})."

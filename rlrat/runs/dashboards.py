@@ -22,6 +22,7 @@ LAYOUT: dict[str, dict[str, list[str | list[str]]]] = {
     "evaluation": {
         "normalised score": ["Multiline", ["eval/normalized_score"]],
         "return": ["Multiline", ["eval/return_mean"]],
+        "success rate": ["Multiline", ["eval/success_rate"]],
         "episode length": ["Multiline", ["eval/length_mean"]],
         "updates per second": ["Multiline", ["charts/updates_per_second"]],
     },
@@ -43,8 +44,9 @@ def finish_board(
 ) -> None:
     """Hand TensorBoard what only a finished run has: a row of its HParams tab.
 
-    The row has the final score and return, of how many evaluations they are and, as `area`, the mean height of either
-    curve over training, or the final value of a run without an environment; a diverged run has none of them.
+    The row has the final score, return and success rate, of how many evaluations they are and, as `area`, the mean
+    height of the curves of score and return over training, or the final value of a run without an environment; a
+    diverged run has none of them.
 
     Args:
         board: the run's open TensorBoard file.
@@ -55,6 +57,7 @@ def finish_board(
 
     updates = np.array([int(row["update"]) for row in rows])
     metrics: dict[str, float | None] = {"final/return": summary["final_return"], "final/score": summary["final_score"]}
+    metrics["final/success_rate"] = summary.get("final_success_rate")  # where the environment says it
     metrics["final/value"] = summary.get("final_value")  # of a run without an environment
     metrics["final/evaluations"] = None if summary["final_return"] is None else summary["final_evaluations"]
     for name, column in (("return", "return_mean"), ("score", "normalized_score")):

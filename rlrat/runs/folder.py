@@ -25,6 +25,7 @@ from rlrat.runs.schema import (
     EVALUATIONS,
     GROWING,
     JUDGEMENT,
+    LATER_COLUMNS,
     METRICS,
     OFFLINE,
     PREVIOUS_CHECKPOINT,
@@ -47,7 +48,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lines: dict[str, Lines] = {
-            name: Lines(path / name, columns, grows=name in GROWING) for name, columns in COLUMNS.items()
+            name: Lines(path / name, columns, grows=name in GROWING, later=LATER_COLUMNS.get(name, 0))
+            for name, columns in COLUMNS.items()
         }
         self._updates: dict[str, int] = {}  # of the checkpoints that load, by file name
         self._scalars: SummaryWriter | None = None

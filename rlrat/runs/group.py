@@ -366,7 +366,7 @@ class Group:
             lines.append(line)
             episodes += its_episodes
             prefix = "eval" if target == first else f"eval/target_{target}".removesuffix(".0")
-            names = ("return_mean", "length_mean", "normalized_score")
+            names = ("return_mean", "length_mean", "normalized_score", "success_rate")
             scalars = {f"{prefix}/{name}": line[name] for name in names if line[name] is not None}
             self.folders[index].add_scalars(scalars, snapshot.update)
         self.folders[index].append_evaluation(lines, episodes)
@@ -406,21 +406,24 @@ class Group:
         # All digits: a run's score is found by its target.
         text = None if target is None else repr(target).removesuffix(".0")
         at = {"update": snapshot.update, "target_return": text}
-        mean = result.return_mean[index]
+        score = None if self._reference is None else float(result.scores(self._reference)[index])
+        rate = float(result.success_rate[index])
         evaluation = {
             **_at(snapshot),
             **at,
             "episodes": result.returns.shape[1],
-            "return_mean": float(mean),
+            "return_mean": float(result.return_mean[index]),
             "return_std": float(result.return_std[index]),
             "length_mean": float(result.length_mean[index]),
-            "normalized_score": None if self._reference is None else float(self._reference.normalize(mean)),
+            "normalized_score": score if score is not None and np.isfinite(score) else None,
+            "success_rate": rate if np.isfinite(rate) else None,
         }
+        unsaid = [None] * result.returns.shape[1]
+        successes = unsaid if result.successes is None else result.successes[index].tolist()
+        columns = (result.reset_seeds[index], result.returns[index], result.lengths[index], successes)
         episodes = [
-            {**at, "episode": e, "reset_seed": int(seed), "return": float(r), "length": int(length)}
-            for e, (seed, r, length) in enumerate(
-                zip(result.reset_seeds[index], result.returns[index], result.lengths[index], strict=True)
-            )
+            {**at, "episode": e, "reset_seed": int(seed), "return": float(r), "length": int(length), "success": success}
+            for e, (seed, r, length, success) in enumerate(zip(*columns, strict=True))
         ]
         return evaluation, episodes
 

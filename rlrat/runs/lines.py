@@ -41,6 +41,8 @@ _FITS: dict[str, Callable[[str], bool]] = {
     **dict.fromkeys(("target_return", "normalized_score"), _is_number_or_empty),
     # Empty where there is no environment.
     **dict.fromkeys(("return_mean", "return_std", "length_mean"), _is_number_or_empty),
+    # Empty where the environment does not say.
+    **dict.fromkeys(("success_rate", "success"), _is_number_or_empty),
 }
 """What a column holds; the others may hold any text."""
 
@@ -75,12 +77,14 @@ class Lines:
         columns: `update` is the first.
         grows: whether lines may add columns, of numbers that need not be finite. A new column becomes the last of the
             file. It is empty in the lines before, whose checksums do not change.
+        later: how many of the columns, the last ones, a file of an older version may lack. They are empty in its lines,
+            whose checksums do not change.
     """
 
     path: Path
 
-    def __init__(self, path: Path, columns: Sequence[str], *, grows: bool = False) -> None:
-        self.path, self._columns, self._grows = path, tuple(columns), grows
+    def __init__(self, path: Path, columns: Sequence[str], *, grows: bool = False, later: int = 0) -> None:
+        self.path, self._columns, self._grows, self._later = path, tuple(columns), grows, later
         self.expected: dict[int, list[int]] = {}
         """Of each update with lines, their checksums; none where they were written by a version without."""
         self._last = -1  # the last update in the file
@@ -177,14 +181,16 @@ class Lines:
                 found.damaged += 1
                 continue
             update = int(row["update"])
-            if (checksums := self.expected.get(update)) and self._checksum(line) not in checksums:
+            row = {name: row.get(name, "") for name in self._columns}
+            text = line if names is self._columns else self._text(row)
+            checksum = self._checksum(text)
+            if (checksums := self.expected.get(update)) and checksum not in checksums:
                 found.damaged += 1
                 continue
-            row = {name: row.get(name, "") for name in self._columns}
-            found.texts.setdefault(update, []).append(line if names is self._columns else self._text(row))
+            found.texts.setdefault(update, []).append(text)
             found.rows.setdefault(update, []).append(row)
             if checksums:
-                order.setdefault(update, []).append(checksums.index(self._checksum(line)))
+                order.setdefault(update, []).append(checksums.index(checksum))
         for update, places in order.items():  # in the order of writing: the first target return gives the score
             for table in (found.texts, found.rows):
                 table[update] = [line for _, line in sorted(zip(places, table[update], strict=True), key=_place)]
@@ -237,6 +243,8 @@ class Lines:
         if self._grows:  # only of the cells with a value and their names, so that new empty columns change nothing
             cells = zip(self._columns, text.split(","), strict=False)
             text = ",".join(f"{name}={value}" for name, value in cells if value)
+        for _ in range(self._later):  # as it was before there were these columns
+            text = text.removesuffix(",")
         return zlib.crc32(text.encode())
 
 

@@ -407,11 +407,11 @@ class Run:
         results = dict(zip(self._targets, whole.split(len(self._targets)), strict=True))
         for index in np.flatnonzero(wanted):
             self._group.record(index, snapshot, results)
-        first = next(iter(results.values())).return_mean  # at the first target return, as scores are
+        first = next(iter(results.values()))  # at the first target return, as scores are
         if self.arguments.keep_best in ("return", "score"):
-            best = first if self.arguments.keep_best == "return" else self.reference.normalize(first)
+            best = first.return_mean if self.arguments.keep_best == "return" else first.scores(self.reference)
             self._keep_best(snapshot, np.flatnonzero(wanted), best)
-        text = "; ".join(self._describe(result.return_mean[wanted], target) for target, result in results.items())
+        text = "; ".join(self._describe(result, wanted, target) for target, result in results.items())
         self._bar.update(self._task, score=text)
         self.console.print(f"update {snapshot.update:,}: {text}", soft_wrap=True)
 
@@ -429,12 +429,15 @@ class Run:
         first = self._learner.guard.first_update.cpu().numpy()
         return (first >= 0) & (first <= update)
 
-    def _describe(self, returns: np.ndarray, target: float | None) -> str:
+    def _describe(self, result: Evaluation, wanted: np.ndarray, target: float | None) -> str:
+        returns = result.return_mean[wanted]
         text = f"return {returns.mean():.1f}"
         if len(returns) > 1:
             text += f" +- {returns.std():.1f} over {self._group.kind}"
+        if result.successes is not None:
+            text += f", success rate {result.success_rate[wanted].mean():.2f}"
         if self.reference is not None:
-            text += f", score {self.reference.normalize(returns).mean():.1f}"
+            text += f", score {result.scores(self.reference)[wanted].mean():.1f}"
         return text if target is None else f"{text} at target {target:g}"
 
     def _write_metrics(self) -> None:

@@ -22,9 +22,9 @@ TENSORBOARD = "events.out.tfevents."
 COLUMNS: dict[str, tuple[str, ...]] = {
     EVALUATIONS: (
         *("update", "train_seconds", "wall_seconds", "target_return", "episodes"),
-        *("return_mean", "return_std", "length_mean", "normalized_score"),
+        *("return_mean", "return_std", "length_mean", "normalized_score", "success_rate"),
     ),
-    EPISODES: ("update", "target_return", "episode", "reset_seed", "return", "length"),
+    EPISODES: ("update", "target_return", "episode", "reset_seed", "return", "length", "success"),
     ACTIVATIONS: (
         *("update", "layer", "part", "group", "version", "numerator", "denominator"),
         *("low", "high", "counts"),
@@ -33,6 +33,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     OFFLINE: ("update",),  # likewise: FQE_VALUE, DATA_VALUE, ACTION_ERROR, AGREEMENT and held-out losses
 }
 """The columns of a run's CSV files."""
+LATER_COLUMNS = {EVALUATIONS: 1, EPISODES: 1}
+"""How many columns at the end of a file its older lines lack; they count for nothing in a line where they are empty."""
 GROWING = frozenset((METRICS, OFFLINE))
 """Files whose lines may add columns, of numbers."""
 

@@ -32,6 +32,8 @@ def summarize(
         "updates_per_second": progress.update / seconds if seconds else None,
         "reference": None if reference is None else asdict(reference),
     }
+    if any(row.get("success_rate") for row in rows):
+        summary["final_success_rate"] = None if diverged else _mean(last, "success_rate")
     if diverged is not None:
         tensor, update = diverged
         summary |= {"status": DIVERGED, "final_return": None, "final_score": None, "final_evaluations": 0}
@@ -70,7 +72,9 @@ def final_values(summary: dict[str, Any]) -> str:
     score = "" if summary["final_score"] is None else f", score {summary['final_score']:.1f}"
     count = summary["final_evaluations"]
     over = "its only evaluation of a trained policy" if count == 1 else f"the mean of its last {count} evaluations"
-    return f": final return {summary['final_return']:.1f}{score}, {over}{kept}"
+    rate = summary.get("final_success_rate")
+    success = "" if rate is None else f", success rate {rate:.2f}"
+    return f": final return {summary['final_return']:.1f}{success}{score}, {over}{kept}"
 
 
 def _last(rows: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from rlrat.environments.settings import parse_env_kwargs, same_settings
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import rendering
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
-from rlrat.evaluation.scores import Reference
+from rlrat.evaluation.scores import Measure, Reference
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import Which, build_policy, read_checkpoint, set_target_returns
 from rlrat.runs.schema import CONFIG, DIVERGED, recalled
@@ -197,7 +197,8 @@ def _as_typed(kwargs: Any, pairs: Any) -> Any:
 def _reference(fields: Any, path: Path) -> Reference:
     try:
         reference = Reference(**fields)
-        if isinstance(reference.name, str) and math.isfinite(1 / (reference.expert - reference.random)):
+        known = isinstance(reference.name, str) and reference.measure in get_args(Measure)
+        if known and math.isfinite(1 / (reference.expert - reference.random)):
             return reference
     except (TypeError, ArithmeticError):
         pass

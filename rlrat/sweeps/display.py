@@ -225,15 +225,17 @@ def show_status(console: Console, jobs: Sequence[Process], folder: SweepFolder, 
 
 
 def show_summary(console: Console, cells: Sequence[Cell], run_dir: Path) -> None:
-    """Print the final scores and returns, estimated values of runs without an environment: mean and spread over seeds.
+    """Print the final scores, returns and success rates: mean and spread over seeds.
 
-    The spread is the population standard deviation.
+    Runs without an environment have estimated values. The spread is the population standard deviation.
     """
     shown = [
         (cell, [s for seed in cell.seeds if (s := read_summary(cell.run_folder(seed))) is not None])
         for cell in cells[:_SUMMARY_ROWS]
     ]
     measures = {"final_score": ("score", ".1f"), "final_return": ("return", ".1f")}
+    if any("final_success_rate" in summary for _, summaries in shown for summary in summaries):
+        measures["final_success_rate"] = ("success rate", ".2f")
     if any("final_value" in summary for _, summaries in shown for summary in summaries):
         measures["final_value"] = ("estimated value (FQE)", ".3g")
     names = (name for name, _ in measures.values())

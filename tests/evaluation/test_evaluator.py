@@ -12,6 +12,9 @@ from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 import rlrat
 from rlrat.errors import InputError
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces, evaluate, reset_seed
+from rlrat.evaluation.scores import find_reference
+from tests.goal_env import GOAL_ID, LIMIT
+from tests.goal_env import SPEC as GOAL_SPEC
 
 
 class RowPolicy:
@@ -183,6 +186,73 @@ def test_a_row_with_an_action_that_is_not_finite_ends_alone(hopper, value, tmp_p
     assert np.isnan(result.return_mean).tolist() == [False, True, False]
     assert capfd.readouterr() == ("", "")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def goal(monkeypatch):
+    monkeypatch.setitem(gymnasium.registry, GOAL_ID, GOAL_SPEC)
+
+
+def still(observations):
+    return np.zeros((*observations.shape[:2], 1))
+
+
+def reaches(seeds, episodes):
+    """Which of these episodes of `GoalEnv` reach its goal, by its own rule."""
+    draws = [[np.random.default_rng(reset_seed(s, e)).uniform() for e in range(episodes)] for s in seeds]
+    return np.array(draws) < 2 / 3
+
+
+def test_a_goal_that_is_reached_in_one_step_alone_is_a_success(goal):
+    expected = reaches([0, 3], 8)
+    assert 0 < expected.mean() < 1
+    for at in (1, 3, LIMIT):
+        result = evaluate(still, GOAL_ID, 8, [0, 3], {"at": at})
+        assert (result.lengths == LIMIT).all()
+        np.testing.assert_array_equal(result.successes, expected)
+        assert result.successes.dtype == np.float64
+        np.testing.assert_allclose(result.success_rate, expected.mean(axis=1))
+        # Whatever the returns are, which are negative here.
+        np.testing.assert_allclose(result.scores(find_reference(GOAL_ID, "success")), 100 * expected.mean(axis=1))
+    assert not evaluate(still, GOAL_ID, 8, [0, 3], {"at": LIMIT + 1}).successes.any()
+
+
+def test_what_an_environment_does_not_say_is_no_success(goal, hopper):
+    assert hopper.successes is None
+    assert np.isnan(hopper.success_rate).tolist() == [True] * 3
+    assert np.isnan(hopper.scores(find_reference(GOAL_ID, "success"))).all()
+    np.testing.assert_array_equal(
+        hopper.scores(find_reference("Hopper-v5")), find_reference("Hopper-v5").normalize(hopper.return_mean)
+    )
+    assert evaluate(still, GOAL_ID, 4, 0, {"says": lambda reached: {}}).successes is None
+    # Said only where it is reached: elsewhere it was not.
+    result = evaluate(still, GOAL_ID, 8, 0, {"says": lambda reached: {"is_success": np.float32(1)} if reached else {}})
+    np.testing.assert_array_equal(result.successes, reaches([0], 8))
+
+
+def test_a_share_of_tasks_is_the_largest_of_the_episode(goal):
+    def says(reached):
+        return {"episode_task_completions": ["kettle"] * reached, "tasks_to_complete": ["light", "kettle", "microwave"]}
+
+    result = evaluate(still, GOAL_ID, 8, 0, {"says": says})
+    np.testing.assert_allclose(result.successes, reaches([0], 8) / 3)
+
+
+def test_repeats_have_successes_of_their_own_and_a_row_without_a_return_has_none(goal):
+    def spoils(observations):
+        actions = still(observations)
+        actions[0, 5] = np.nan
+        return actions
+
+    with Evaluator(GOAL_ID, [0, 3], 4, repeats=2) as evaluator:
+        first, second = evaluator.run(spoils).split(2)
+    expected = reaches([0, 3], 4).astype(float)
+    np.testing.assert_array_equal(first.successes, expected)
+    expected[0, 1] = np.nan
+    np.testing.assert_array_equal(second.successes, expected)
+    np.testing.assert_array_equal(np.isnan(second.success_rate), [True, False])
+    with Evaluator("Pendulum-v1", 0, 1, repeats=2, max_episode_steps=2) as evaluator:
+        assert [part.successes for part in evaluator.run(still).split(2)] == [None, None]
 
 
 def test_tensors_are_actions_too(hopper):

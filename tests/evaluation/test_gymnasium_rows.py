@@ -7,6 +7,7 @@ import torch
 
 from rlrat.errors import InputError
 from rlrat.evaluation.evaluator import Evaluator, evaluate
+from rlrat.evaluation.gymnasium_rows import GymnasiumRows
 
 
 class Odd(gymnasium.Env):
@@ -123,3 +124,31 @@ def test_an_error_of_the_users_own_code_keeps_its_traceback(odd, monkeypatch):
     monkeypatch.setattr(Odd, "__init__", lambda self: {}["mine"])
     with pytest.raises(KeyError, match="mine"):
         Evaluator("Odd-v0", 0, 1)
+
+
+def test_a_maze_says_when_its_goal_is_reached():
+    gymnasium_robotics = pytest.importorskip("gymnasium_robotics")
+    gymnasium.register_envs(gymnasium_robotics)
+
+    def make():
+        return gymnasium.wrappers.FlattenObservation(gymnasium.make("PointMaze_Open-v3", max_episode_steps=120))
+
+    def towards_goal(observation):  # achieved_goal, desired_goal, observation: places, then its velocity
+        return np.clip(10 * (observation[2:4] - observation[:2]) - observation[6:8], -1, 1).astype(np.float32)
+
+    rows = GymnasiumRows([make(), make()], [0, 1], 1)
+    observations, both, said = rows.reset(), np.arange(2), []
+    for _ in range(120):
+        # The second row goes where nothing is.
+        actions = np.stack([towards_goal(observations[0]), np.zeros(2, np.float32)])
+        observations, *_, truncated, successes = rows.step(both, actions)
+        said.append(successes)
+    rows.close()
+    env, expected = make(), []
+    observation, _ = env.reset(seed=0)
+    for _ in range(120):
+        observation, *_, info = env.step(towards_goal(observation))
+        expected.append(float(info["success"]))
+    np.testing.assert_array_equal(np.array(said).T, [expected, [0.0] * 120])
+    assert 0 < sum(expected) < 120
+    assert truncated.all()

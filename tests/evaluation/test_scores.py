@@ -48,6 +48,20 @@ def test_a_changed_environment_has_no_reference():
     assert find_reference("Walker2d-v5", env_kwargs={}) is not None
 
 
+def test_success_rates_are_scores_of_their_own():
+    np.testing.assert_array_equal(
+        normalized_score("AntMaze_UMaze-v5", [[0, 0.5], [1, np.nan]], "success"), [[0, 50], [100, np.nan]]
+    )
+    found = find_reference("cube-single-singletask-v0", "success", {"any": "settings"})
+    assert (found.name, found.measure, found.random, found.expert) == ("success", "success", 0, 1)
+    assert {reference.measure for family in ("v5", "d4rl") for reference in references(family).values()} == {"return"}
+    assert references("success") == {}
+    assert find_reference("Hopper-v5", "success") is None
+    assert find_reference("AntMaze_UMaze-v5", "v5") is None
+    with pytest.raises(InputError, match=r"^'Hopper-v5' is not scored by success rates: AntMaze .* single-task"):
+        normalized_score("Hopper-v5", 0.5, "success")
+
+
 def test_unknown_names():
     assert find_reference("Swimmer-v5") is None
     with pytest.raises(InputError) as error:
@@ -55,7 +69,7 @@ def test_unknown_names():
     assert str(error.value) == (
         "no v5 reference for 'hopper-v5'; the nearest is Hopper-v5, known are HalfCheetah-v5, Hopper-v5, Walker2d-v5"
     )
-    with pytest.raises(InputError, match=r"unknown reference 'd4rl-v2': choose one of v5, d4rl"):
+    with pytest.raises(InputError, match=r"unknown reference 'd4rl-v2': choose one of v5, d4rl, success"):
         normalized_score("Hopper-v5", 1.0, reference="d4rl-v2")
 
 

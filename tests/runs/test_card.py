@@ -81,6 +81,20 @@ def test_it_has_the_data_the_units_and_the_results_of_all_seeds(run):
     assert "estimate" not in text
 
 
+def test_success_rates_stand_beside_returns_and_may_be_the_score(run):
+    config = json.loads((run / "config.json").read_text())
+    config["reference"] = {"name": "success", "random": 0.0, "expert": 1.0, "measure": "success"}
+    (run / "config.json").write_text(json.dumps(config))
+    finish(run, final_return=-30.5, final_score=62.5, final_success_rate=0.625)
+    text = card(run)
+    assert "| seed | status | return | score | success rate |" in text
+    assert "| `seed1`, this one | finished | -30.50 | 62.50 | 0.62 |" in text
+    assert "A score is 100 x the success rate" in text
+    assert "random actions" not in text
+    found = {result.metric_type: result.metric_value for result in ModelCard(text).data.eval_results}
+    assert found == {"mean_reward": -30.5, "normalized_score": 62.5, "success_rate": 0.625}
+
+
 def test_a_run_without_an_environment_has_no_return(offline):
     text = card(offline)
     data = ModelCard(text).data

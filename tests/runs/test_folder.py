@@ -126,9 +126,9 @@ def test_evaluations_survive_a_line_cut_short(folder):
     folder.append_evaluation(*_evaluation(100))
     assert [row["update"] for row in folder.evaluations()] == ["0", "100"]
     lines = (folder.path / "episodes.csv").read_text().splitlines()
-    assert lines[0] == "update,target_return,episode,reset_seed,return,length"
+    assert lines[0] == "update,target_return,episode,reset_seed,return,length,success"
     assert [line.split(",")[0] for line in lines[1:]] == ["0", "0", "100", "100"]
-    assert lines[2] == "0,,1,5,1.1,3"
+    assert lines[2] == "0,,1,5,1.1,3,"
 
 
 def test_a_folder_is_one_processs_at_a_time(folder):

@@ -234,12 +234,12 @@ def test_an_evaluation_is_a_line_a_target_and_one_for_each_episode(group, scalar
     assert first == {
         **{"update": "10", "train_seconds": "1.500", "wall_seconds": "2.250", "target_return": "3600"},
         **{"episodes": "2", "return_mean": "7.0", "return_std": "2.0", "length_mean": "12.5"},
-        "normalized_score": str(float(REFERENCE.normalize(7.0))),
+        **{"normalized_score": str(float(REFERENCE.normalize(7.0))), "success_rate": ""},
     }
     assert (second["target_return"], second["return_mean"]) == ("1800.5", "3.0")
     assert [row["return_mean"] for row in made.folders[0].curve()] == ["2.0"]
     episodes = (made.folders[1].path / "episodes.csv").read_text().splitlines()[1:]
-    assert episodes[:2] == ["10,3600,0,102,5.0,12", "10,3600,1,103,9.0,13"]
+    assert episodes[:2] == ["10,3600,0,102,5.0,12,", "10,3600,1,103,9.0,13,"]
     assert len(episodes) == 4
     points = scalars(made.folders[1].path)
     assert points["eval/return_mean"] == {10: 7.0}

@@ -109,7 +109,7 @@ def test_a_folder_knows_its_run_again(run_agent, tmp_path):
     run_agent(*settings, "--max-episode-steps", "5")
     (config,) = tmp_path.rglob("config.json")
     (episodes,) = tmp_path.rglob("episodes.csv")
-    assert all(line.endswith(",5") for line in episodes.read_text().splitlines()[1:])
+    assert all(line.endswith(",5,") for line in episodes.read_text().splitlines()[1:])
     content = json.loads(config.read_text())
     assert content["identity"]["env_kwargs"] == {"healthy_z_range": [0.7, 9.0], "reset_noise_scale": 0.01}
     # As it was written before: the module with the id.

@@ -25,9 +25,9 @@ def test_files_columns_and_statuses_are_the_contracts():
         >= {
             "evaluations.csv": (
                 "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean,"
-                "normalized_score"
+                "normalized_score,success_rate"
             ),
-            "episodes.csv": "update,target_return,episode,reset_seed,return,length",
+            "episodes.csv": "update,target_return,episode,reset_seed,return,length,success",
             "activations.csv": "update,layer,part,group,version,numerator,denominator,low,high,counts",
         }.items()
     )

@@ -28,6 +28,17 @@ def test_a_run_that_diverged_or_was_never_evaluated_has_no_final_value():
     assert final_values(diverged) == ""
 
 
+def test_a_success_rate_is_there_only_where_the_environment_says_it():
+    assert "final_success_rate" not in summarize(ROWS, TrainingProgress(20), None, None)
+    rows = [row | {"success_rate": rate} for row, rate in zip(ROWS, ("0.9", "0.25", "0.5"), strict=True)]
+    found = summarize(rows, TrainingProgress(20), None, None)
+    assert found["final_success_rate"] == 0.375
+    assert final_values(found) == ": final return 2.0, success rate 0.38, score 0.2, the mean of its last 2 evaluations"
+    assert summarize(rows, TrainingProgress(20), ("q", 15), None)["final_success_rate"] is None
+    rows[1]["success_rate"] = ""  # an older version's, before the run went on
+    assert summarize(rows, TrainingProgress(20), None, None)["final_success_rate"] is None
+
+
 def test_values_without_rollouts_are_the_last_five(tmp_path):
     folder = RunFolder(tmp_path)
     folder.lines["offline.csv"].append([{"update": at, "fqe_value": f"{at}.5"} for at in range(0, 70, 10)])

@@ -3,6 +3,7 @@
 import json
 import math
 
+import gymnasium
 import numpy as np
 import pandas
 import pytest
@@ -11,6 +12,7 @@ import rlrat
 from rlrat.datasets.bounds import typed_bounds
 from rlrat.errors import InputError
 from rlrat.runs.training import RunResult
+from tests.goal_env import GOAL_ID, SPEC, goal_dataset
 from tests.short_runs import ROOT
 
 SMALL = {
@@ -58,6 +60,36 @@ def test_arrays_become_a_policy_and_a_curve(log, tmp_path, capsys):
     other = result.load_policy(member=1)
     assert not np.array_equal(other(np.zeros(2)), result.policy(np.zeros(2)))
     assert result.path == result.paths[0]
+
+
+def test_a_task_with_a_goal_is_scored_by_how_often_it_is_reached(tmp_path, capsys, monkeypatch, scalars):
+    monkeypatch.setitem(gymnasium.registry, GOAL_ID, SPEC)
+    settings = {**SMALL, "run_dir": tmp_path, "num_seeds": 2, "eval_episodes": 4, "keep_best": "score"}
+    result = rlrat.train("bc", goal_dataset(), **settings)
+    curves, episodes = pandas.DataFrame(result.curves), pandas.DataFrame(result.episodes)
+    # Each seed has the same episodes at every evaluation, and whether the goal is reached is drawn at their reset.
+    rates = {seed: float(np.mean(group["success"])) for seed, group in episodes.groupby("seed")}
+    assert 0 < rates[0] != rates[1] < 1
+    assert set(episodes["success"]) == {0, 1}
+    np.testing.assert_allclose(curves["success_rate"], [rates[0]] * 3 + [rates[1]] * 3)
+    np.testing.assert_allclose(curves["normalized_score"], 100 * curves["success_rate"])
+    assert (curves["return_mean"] < -5).all()
+    for seed, (path, summary) in enumerate(zip(result.paths, result.summaries, strict=True)):
+        assert summary["final_success_rate"] == pytest.approx(rates[seed])
+        assert summary["final_score"] == summary["best"]["value"] == pytest.approx(100 * rates[seed])
+        assert summary["reference"]["measure"] == "success"
+        assert summary["final_return"] == pytest.approx(curves["return_mean"][3 * seed])
+        points = scalars(path)
+        assert points["eval/success_rate"] == pytest.approx(dict.fromkeys((0, 20, 40), rates[seed]))
+        assert list(points["final/success_rate"]) == [40]
+        header, *lines = (path / "evaluations.csv").read_text().splitlines()
+        assert header.endswith(",normalized_score,success_rate")
+        assert all(float(line.rpartition(",")[2]) == pytest.approx(rates[seed]) for line in lines)
+        assert (path / "episodes.csv").read_text().splitlines()[0].endswith(",length,success")
+    mean = np.mean(list(rates.values()))
+    said = capsys.readouterr().out
+    assert f"over 2 seeds, success rate {mean:.2f}, score {100 * mean:.1f}\n" in said
+    assert f"success rate {rates[1]:.2f}, score {100 * rates[1]:.1f}, the mean of its last 2 evaluations" in said
 
 
 def test_the_same_call_trains_once_and_other_content_is_refused(log, tmp_path, capsys):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import rlrat
 from rlrat.errors import InputError, one_line_errors
 from rlrat.evaluation import rendering
 from rlrat.runs.agents import load_agent
@@ -21,6 +22,7 @@ from rlrat.runs.arguments import parse
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.trained import TrainedRun, film
 from scripts import evaluate
+from tests.goal_env import GOAL_ID, SPEC, goal_dataset
 from tests.short_runs import ROOT, SHORT
 
 SCRIPT = ROOT / "scripts" / "evaluate.py"
@@ -96,6 +98,24 @@ def test_the_command_prints_one_line_per_run_and_target(folders):
     rows = cells(found.stdout)
     assert [row[0] for row in rows] == [str(folders[name]) for name in ("iql", *["decision_transformer"] * 2)]
     assert [row[2] for row in rows] == ["-", "3600", "1800"]
+
+
+def test_success_is_a_column_where_the_environment_says_it(main, tmp_path, monkeypatch):
+    monkeypatch.setitem(gymnasium.registry, GOAL_ID, SPEC)
+    small = {"hidden_dims": (8,), "total_updates": 2, "eval_every": 2, "num_threads": 1, "eval_episodes": 7}
+    result = rlrat.train("bc", goal_dataset(), run_dir=tmp_path, **small)
+    rate = result.summaries[0]["final_success_rate"]
+    code, output, _ = main(result.path, episodes=7)
+    assert code == 0
+    assert "success" in output.splitlines()[1]
+    ((*_, success, score, reference),) = cells(output)
+    assert (success, score, reference) == (f"{rate:.2f}", f"{100 * rate:.1f}", "success")
+    config = json.loads((result.path / "config.json").read_text())
+    for measure in ("length", ["success"]):
+        (result.path / "config.json").write_text(
+            json.dumps(config | {"reference": config["reference"] | {"measure": measure}})
+        )
+        assert "config.json is damaged: its reference is" in main(result.path, episodes=1)[2]
 
 
 def test_a_target_return_of_ones_own(folders, main):
