@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlrat.environments.observations import Flattener, Parts, described
 from rlrat.environments.registry import MOST_EPISODES, find_spec, import_modules, nearest, typed
 from rlrat.errors import InputError, reason
 from rlrat.evaluation.gymnasium_rows import GymnasiumRows, row_index
@@ -98,6 +99,7 @@ def evaluate(
     *,
     max_episode_steps: int | None = None,
     env_modules: Sequence[str] = (),
+    observation_parts: Sequence[str] | None = None,
 ) -> Evaluation:
     """Run `episodes` episodes of `env_id` for each seed; arguments and errors are those of `Evaluator`.
 
@@ -106,10 +108,13 @@ def evaluate(
     Args:
         env_id: a registered id such as Hopper-v5, or `module:id`; the module is then imported.
         env_modules: further modules that register environments; they are imported.
+        observation_parts: as for `Evaluator`; by default those of a policy of `rlrat.load_policy`.
     """
     import_modules(env_modules)
-    limit = {"max_episode_steps": max_episode_steps}
-    with Evaluator(typed(env_id), seed, episodes, env_kwargs, num_threads, **limit) as evaluator:
+    if observation_parts is None and (own := getattr(policy, "observation_parts", ())):
+        observation_parts = [name for name, _ in own]
+    settings = {"max_episode_steps": max_episode_steps, "observation_parts": observation_parts}
+    with Evaluator(typed(env_id), seed, episodes, env_kwargs, num_threads, **settings) as evaluator:
         return evaluator.run(policy)
 
 
@@ -127,14 +132,18 @@ class Evaluator:
         num_threads: threads that step MuJoCo environments; by default the cores that this process may use (at most 4
             where Gymnasium steps them).
         max_episode_steps: steps after which an episode is cut; by default as the environment is registered.
+        observation_parts: of dictionary observations, the names of the parts that policies see (`achieved_goal/kettle`),
+            in that order; by default all of them, sorted as `rlrat.environments.observations` says.
 
-    `envs` are Gymnasium's environments: the first row's, and those of all other rows if `stepping` needs them.
+    `observation_space` is that of what policies see, vectors; `observation_parts` are the names and widths that
+    dictionary observations become them by, () where they are vectors already. `envs` are Gymnasium's environments: the first row's, and those of all other rows if `stepping` needs them.
     `time_limit` is the number of steps after which every episode is cut, or None. `going_on` is the number of rows that
     the current evaluation still plays; other threads may read it.
 
     Raises:
         InputError: an unknown or uninstalled environment, settings that it refuses, discrete actions, observations that
-            are no vector, a negative seed, no episode, too many of them, no step or no thread.
+            are no vector and no dictionary of vectors, or lack a part, a negative seed, no episode, too many of them,
+            no step or no thread.
     """
 
     def __init__(
@@ -147,6 +156,7 @@ class Evaluator:
         repeats: int = 1,
         *,
         max_episode_steps: int | None = None,
+        observation_parts: Sequence[str] | None = None,
     ) -> None:
         self.env_id = env_id
         self.env_kwargs: dict[str, Any] = dict(env_kwargs or {})
@@ -172,9 +182,12 @@ class Evaluator:
         self.reset_seeds: np.ndarray = np.tile(reset_seeds, repeats)
         self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
-        self.envs, self._rows = _make_rows(env_id, self.env_kwargs, max_episode_steps, *rows)
-        first: Any = self.envs[0]  # its spaces are boxes, or it was refused
-        self.observation_space: Box = first.observation_space
+        self.envs, self._rows, flattener = _make_rows(
+            env_id, self.env_kwargs, max_episode_steps, *rows, observation_parts
+        )
+        first: Any = self.envs[0]  # its actions are a box, or it was refused
+        self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
+        self.observation_parts: Parts = () if flattener is None else flattener.parts
         self.action_space: Box = first.action_space
         self.num_threads: int = self._rows.num_threads
         self.time_limit: int | None = _time_limit(first)
@@ -293,7 +306,13 @@ class Evaluator:
 
 
 def check_spaces(
-    env: Any, observation_width: int, action_low: np.ndarray, action_high: np.ndarray, *, typed: bool = False
+    env: Any,
+    observation_width: int,
+    action_low: np.ndarray,
+    action_high: np.ndarray,
+    *,
+    typed: bool = False,
+    observation_parts: Parts = (),
 ) -> None:
     """Refuse data that does not fit an environment.
 
@@ -302,6 +321,7 @@ def check_spaces(
         observation_width: the length of the data's observations.
         action_low, action_high: [act], the bounds of the data's actions.
         typed: whether the user gave these bounds: then they may lie inside the environment's.
+        observation_parts: what the data's observations are made of; the evaluator was made with these names.
 
     Raises:
         InputError: other shapes, or bounds that differ by more than float32 rounding.
@@ -309,6 +329,14 @@ def check_spaces(
     name = getattr(env, "env_id", None) or env.spec.id
     advice = "choose the environment that the data was collected in"
     low, high = np.asarray(action_low), np.asarray(action_high)
+    parts = getattr(env, "observation_parts", ())
+    if bool(observation_parts) != bool(parts):
+        ours, theirs = described(observation_parts, observation_width), described(parts, *env.observation_space.shape)
+        raise InputError(f"the data's observations are {ours}, those of {name} {theirs}: {advice}")
+    for (part, ours), (_, theirs) in zip(observation_parts, parts, strict=True):
+        if ours != theirs:
+            widths = f"{ours} components, that of {name} {theirs}"
+            raise InputError(f"{reason(part)} in the data's observations has {widths}: {advice}")
     for kind, space, shapes in (
         ("observations", env.observation_space, [(observation_width,)]),
         ("actions", env.action_space, [low.shape, high.shape]),
@@ -354,8 +382,12 @@ def _make_rows(
     max_episode_steps: int | None,
     seeds: list[int],
     num_threads: int | None,
-) -> tuple[list[Any], NativeRows | GymnasiumRows]:
-    """Make a row for each reset seed, and their environments: only the first one if Gymnasium steps none."""
+    observation_parts: Sequence[str] | None,
+) -> tuple[list[Any], NativeRows | GymnasiumRows, Flattener | None]:
+    """Make a row for each reset seed, and their environments: only the first one if Gymnasium steps none.
+
+    The flattener is that of dictionary observations, None for vectors.
+    """
     # Made from the spec: if made by name, Gymnasium advises a newer version each time, but D4RL's data needs -v4.
     spec = find_spec(env_id)
     import gymnasium
@@ -378,18 +410,18 @@ def _make_rows(
                     f"{env_id} cannot be made here: {reason(error)}"
                     + (f"; did you mean {' or '.join(near)}?" if near else "")
                 ) from None
-            _check_evaluable(envs[0], env_id)
+            flattener = _check_evaluable(envs[0], env_id, observation_parts)
             with _refusals(env_id, env_kwargs):  # the first steps are made here
-                rows = native_rows(envs[0], seeds, num_threads or usable_cores())
+                rows = native_rows(envs[0], seeds, num_threads or usable_cores(), flattener)
             if rows is None:
                 envs.extend(make() for _ in seeds[1:])
                 # Almost half of a Hopper step is Python (130 of 300 us): more than a few threads only wait for the GIL.
-                rows = GymnasiumRows(envs, seeds, num_threads or min(usable_cores(), 4))
+                rows = GymnasiumRows(envs, seeds, num_threads or min(usable_cores(), 4), flattener)
     except BaseException:
         for env in envs:
             env.close()
         raise
-    return envs, rows
+    return envs, rows, flattener
 
 
 @contextmanager
@@ -424,15 +456,25 @@ def _time_limit(env: Any) -> int | None:
     return min(limits, default=None)
 
 
-def _check_evaluable(env: Any, env_id: str) -> None:
-    from gymnasium.spaces import Box
+def _check_evaluable(env: Any, env_id: str, observation_parts: Sequence[str] | None) -> Flattener | None:
+    """Refuse spaces that are not evaluated; return what flattens dictionary observations, None for vectors."""
+    from gymnasium.spaces import Box, Dict
 
     actions, observations = env.action_space, env.observation_space
     if not isinstance(actions, Box) or not np.issubdtype(actions.dtype, np.floating):
         raise InputError(f"{env_id} has the actions {actions}: continuous actions only (Box)")
-    for kind, space in (("actions", actions), ("observations", observations)):
+    flattener = None
+    if isinstance(observations, Dict):
+        flattener = Flattener(observations, env_id, observation_parts)
+    elif observation_parts:
+        raise InputError(
+            f"{env_id} has the observations {reason(observations)}, no dictionaries with {reason(observation_parts[0])}: "
+            "choose the environment that the data was collected in"
+        )
+    for kind, space in (("actions", actions), *([] if flattener else [("observations", observations)])):
         if not isinstance(space, Box) or len(space.shape) != 1:
             raise InputError(f"{env_id} has the {kind} {reason(space)}: only vectors work (Box of shape (n,))")
+    return flattener
 
 
 @contextmanager

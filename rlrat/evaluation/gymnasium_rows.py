@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlrat.environments.observations import NUMERIC_KINDS, Flattener
 from rlrat.environments.success import success_of
 from rlrat.errors import InputError
 
@@ -19,7 +20,6 @@ StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Observations, rewards, terminations, truncations and successes (in [0, 1], NaN where unsaid) of some rows."""
 
 _SCALAR_RESULTS = (("reward", float), ("termination", bool), ("truncation", bool))
-_NUMERIC_KINDS = "fiub"  # of NumPy's dtypes
 
 
 def row_index(rows: np.ndarray, count: int) -> np.ndarray | slice:
@@ -61,12 +61,17 @@ class Threads:
 class GymnasiumRows:
     """One Gymnasium environment per row; MuJoCo's are stepped on threads, as `mj_step` releases the GIL."""
 
-    def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
+    def __init__(
+        self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int, flattener: Flattener | None = None
+    ) -> None:
+        """Take over environments, one for each reset seed; `flattener` is of their dictionary observations."""
         self.num_threads: int = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
         self._envs, self._seeds = envs, seeds
         self._name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
         self._threads = Threads(self.num_threads)
-        self._observations = np.empty((len(envs), *envs[0].observation_space.shape))
+        self._flattener = flattener
+        shape = envs[0].observation_space.shape if flattener is None else (flattener.size,)
+        self._observations = np.empty((len(envs), *shape))
         self._rewards = np.zeros(len(envs))
         self._terminated = np.zeros(len(envs), bool)
         self._truncated = np.zeros(len(envs), bool)
@@ -83,7 +88,7 @@ class GymnasiumRows:
             found = self._envs[row].reset(seed=self._seeds[row])
             if not isinstance(found, tuple) or len(found) != 2:
                 raise InputError(f"{self._name} returned {_amount(found)} from reset, Gymnasium's API has 2")
-            self._observations[row] = self._observation(found[0], "reset")
+            self._read(row, found[0], "reset")
 
         self._threads(reset, np.arange(len(self._envs)))
         return self._observations.copy()
@@ -99,7 +104,7 @@ class GymnasiumRows:
 
         def step(row: int) -> None:
             found = self._step(row, action_of[row])
-            self._observations[row] = self._observation(found[0], "step")
+            self._read(row, found[0], "step")
             for array, (name, kind), value in zip(results[1:4], _SCALAR_RESULTS, found[1:4], strict=True):
                 array[row] = value if type(value) is kind else self._number(name, value)
             self._successes[row] = success_of(found[4])
@@ -118,15 +123,19 @@ class GymnasiumRows:
             raise InputError(f"{self._name} returned {_amount(found)} from step, Gymnasium's API has 5")
         return found
 
-    def _observation(self, value: Any, function: str) -> np.ndarray:
+    def _read(self, row: int, value: Any, function: str) -> None:
+        if self._flattener is not None:
+            if (wrong := self._flattener(value, self._observations[row])) is not None:
+                raise InputError(f"{self._name} returned an observation {wrong} from {function}")
+            return
         expected = self._observations.shape[1:]
-        array = value if type(value) is np.ndarray and value.dtype.kind in _NUMERIC_KINDS else _array(value)
+        array = value if type(value) is np.ndarray and value.dtype.kind in NUMERIC_KINDS else _array(value)
         if array is None or array.shape != expected:
             what = f"of shape {array.shape}" if array is not None else f"that is {_kind(value)}"
             raise InputError(
                 f"{self._name} returned an observation {what} from {function}, its observation space has {expected}"
             )
-        return array
+        self._observations[row] = array
 
     def _number(self, name: str, value: Any) -> Any:
         """Read a reward or a flag, which may be an array of one element."""
@@ -147,7 +156,7 @@ def _array(value: Any) -> np.ndarray | None:
         array = np.asarray(value)
     except Exception:  # ragged lists, tensors of a GPU
         return None
-    return array if array.dtype.kind in _NUMERIC_KINDS else None
+    return array if array.dtype.kind in NUMERIC_KINDS else None
 
 
 def _kind(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlrat.environments.observations import Flattener
 from rlrat.environments.success import success_of
 from rlrat.evaluation.gymnasium_rows import StepResult, Threads, row_index
 from rlrat.evaluation.stepping_robotics import TASKS, Results, State
@@ -182,7 +183,7 @@ class _Robot:
     dt: float
     frame_skip: int
 
-    def __init__(self, env: Any, _: Sequence[str] | None) -> None:
+    def __init__(self, env: Any, _: Sequence[str]) -> None:
         self.version = int(type(env).__module__[-1])
         self.dt, self.frame_skip = env.dt, env.frame_skip
         self.skipped: int = self.place_size if env._exclude_current_positions_from_observation else 0
@@ -231,7 +232,7 @@ class _Robot:
 class _Upright(_Robot):
     """A robot that is rewarded while it is healthy; by default its episode ends when it is not."""
 
-    def __init__(self, env: Any, parts: Sequence[str] | None) -> None:
+    def __init__(self, env: Any, parts: Sequence[str]) -> None:
         super().__init__(env, parts)
         self.healthy_reward, self.terminate = env._healthy_reward, env._terminate_when_unhealthy
         self.z_range = env._healthy_z_range
@@ -248,7 +249,7 @@ class _Upright(_Robot):
 
 
 class _Walker2d(_Upright):
-    def __init__(self, env: Any, parts: Sequence[str] | None) -> None:
+    def __init__(self, env: Any, parts: Sequence[str]) -> None:
         super().__init__(env, parts)
         # Bounds of the columns that `_judged` returns.
         self.low, self.high = np.array([self.z_range, env._healthy_angle_range]).T
@@ -268,7 +269,7 @@ class _Walker2d(_Upright):
 
 
 class _Hopper(_Walker2d):
-    def __init__(self, env: Any, parts: Sequence[str] | None) -> None:
+    def __init__(self, env: Any, parts: Sequence[str]) -> None:
         super().__init__(env, parts)
         # All but x and z, also the angle, have their own bounds.
         low, high = env._healthy_state_range
@@ -283,7 +284,7 @@ class _Hopper(_Walker2d):
 class _Ant(_Upright):
     place_size = 2
 
-    def __init__(self, env: Any, parts: Sequence[str] | None) -> None:
+    def __init__(self, env: Any, parts: Sequence[str]) -> None:
         super().__init__(env, parts)
         # In version 5 contact forces always have a cost, and observations may lack them.
         version = self.version
@@ -324,7 +325,7 @@ class _Ant(_Upright):
         return finite & (low <= z) & (z <= high)
 
 
-_TASKS: dict[str, Callable[[Any, Sequence[str] | None], Any]] = TASKS | {
+_TASKS: dict[str, Callable[[Any, Sequence[str]], Any]] = TASKS | {
     f"gymnasium.envs.mujoco.{name}_v{version}:{entry}": robot
     for version in (4, 5)
     for name, entry, robot in (
@@ -383,13 +384,12 @@ def _physics(*arguments: Any) -> _BatchPhysics | _ThreadedPhysics:
 
 
 def native_rows(
-    env: Any, seeds: Sequence[int], num_threads: int, parts: Sequence[str] | None = None
+    env: Any, seeds: Sequence[int], num_threads: int, flattener: Flattener | None = None
 ) -> NativeRows | None:
     """Make a row like `env` (from `gymnasium.make`) per reset seed; return None if only Gymnasium can step them.
 
-    `parts` are the parts of a dictionary observation to keep, in their order; by default all, sorted. The first row is
-    compared with `env` over a few steps. If they differ, for example with a new release of Gymnasium or MuJoCo, this
-    function warns and returns None.
+    `flattener` is of dictionary observations. The first row is compared with `env` over a few steps. If they differ,
+    for example with a new release of Gymnasium or MuJoCo, this function warns and returns None.
     """
     supported = _supported(env)
     if supported is None:
@@ -397,8 +397,9 @@ def native_rows(
     make, time_limit = supported
     rows = None
     try:
+        parts = [] if flattener is None else [name for name, _ in flattener.parts]
         rows = NativeRows(env.unwrapped, make(env.unwrapped, parts), time_limit, seeds, num_threads)
-        difference = _difference(rows, env, seeds[0], parts)
+        difference = _difference(rows, env, seeds[0], flattener)
     except AttributeError as error:  # Gymnasium's settings are private attributes
         difference = str(error)
     if difference is None:
@@ -412,7 +413,7 @@ def native_rows(
     return None
 
 
-def _supported(env: Any) -> tuple[Callable[[Any, Sequence[str] | None], Any], float] | None:
+def _supported(env: Any) -> tuple[Callable[[Any, Sequence[str]], Any], float] | None:
     """Find the task and time limit of an environment made as it is registered; else return None."""
     from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
@@ -430,13 +431,15 @@ def _supported(env: Any) -> tuple[Callable[[Any, Sequence[str] | None], Any], fl
     return task, time_limit
 
 
-def _difference(rows: NativeRows, env: Any, seed: int, parts: Sequence[str] | None) -> str | None:
+def _difference(rows: NativeRows, env: Any, seed: int, flattener: Flattener | None) -> str | None:
     """Say what differs between the first row and `env`, both reset with `seed`; return None if nothing does."""
 
     def flat(observation: Any) -> np.ndarray:
-        if not isinstance(observation, dict):
+        if flattener is None:
             return observation
-        return np.concatenate([observation[part] for part in (sorted(observation) if parts is None else parts)])
+        vector = np.full(flattener.size, np.nan)
+        flattener(observation, vector)
+        return vector
 
     observation, _ = env.reset(seed=seed)
     if not np.array_equal(rows.reset()[0], flat(observation)):

@@ -31,14 +31,14 @@ def _norms(vectors: np.ndarray) -> np.ndarray:
 class _Maze:
     """A maze with a point or an Ant, and its goals; versions 3 and before 4 of an Ant's maze differ in their order.
 
-    `base` is an unwrapped environment; `parts` are the parts of its observations to keep, in their order (None: all).
+    `base` is an unwrapped environment; `parts` are the parts of its observations to keep, in their order.
     """
 
     fields: tuple[str, ...] = ("qpos", "qvel")
     changed: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, base: Any, parts: Sequence[str] | None) -> None:
-        self._base, self._parts = base, sorted(base.observation_space) if parts is None else parts
+    def __init__(self, base: Any, parts: Sequence[str]) -> None:
+        self._base, self._parts = base, parts
         self._robot = self._robot_of(base)
         self.frame_skip: int = self._robot.frame_skip
         self._dense: bool = base.reward_type == "dense"
@@ -125,7 +125,7 @@ class _AntMaze(_Maze):
     first_seen = 0
     """The first body whose contact forces are seen; version 5 leaves out body 0, the world."""
 
-    def __init__(self, base: Any, parts: Sequence[str] | None) -> None:
+    def __init__(self, base: Any, parts: Sequence[str]) -> None:
         super().__init__(base, parts)
         self._range: tuple[float, float] | None = None
         if self._contacts_seen():
@@ -178,7 +178,7 @@ class _Adroit:
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "xpos", "site_xpos")
     changed: ClassVar[tuple[str, ...]] = ("body_pos",)
 
-    def __init__(self, base: Any, parts: Sequence[str] | None) -> None:
+    def __init__(self, base: Any, parts: Sequence[str]) -> None:
         self._base = base
         self.frame_skip: int = base.frame_skip
         self._sparse: bool = base.sparse_reward
@@ -233,7 +233,7 @@ class _Door(_Adroit):
 class _Hammer(_Adroit):
     fields = ("qpos", "qvel", "xpos", "xquat", "site_xpos", "sensordata")
 
-    def __init__(self, base: Any, parts: Sequence[str] | None) -> None:
+    def __init__(self, base: Any, parts: Sequence[str]) -> None:
         from gymnasium_robotics.utils.rotations import quat2euler
 
         super().__init__(base, parts)
@@ -274,7 +274,7 @@ class _Hammer(_Adroit):
 class _Pen(_Adroit):
     changed = ("body_quat",)
 
-    def __init__(self, base: Any, parts: Sequence[str] | None) -> None:
+    def __init__(self, base: Any, parts: Sequence[str]) -> None:
         super().__init__(base, parts)
         self._lengths: list[tuple[float, float]] = []
 
