@@ -12,6 +12,7 @@ import numpy as np
 from rlrat.datasets.steps import STEP_FIELDS
 from rlrat.errors import InputError, reason
 
+_DEEPEST = 8  # records in each other
 _OLDEST = (14, 0, 1)  # older versions unpickle a file's extension types
 
 
@@ -58,12 +59,17 @@ def read_episodes(id: str, data: Path, count: int, data_format: str) -> Iterator
         yield {name: array if name == "observations" else array[:-1] for name, array in arrays.items()}
 
 
-def _array(column: Any) -> np.ndarray:
-    """Return a column as an array `[steps]`, or `[steps, features]` if each row holds a vector."""
+def _array(column: Any, depth: int = 0) -> Any:
+    """Return a column as an array `[steps]`, `[steps, features]` if rows hold vectors, or a dictionary of arrays."""
     import pyarrow.types as types
 
     if column.null_count:
         raise ValueError("values are missing in it")
+    if types.is_struct(column.type):
+        if depth == _DEEPEST:
+            raise ValueError(f"its records are more than {_DEEPEST} deep in each other")
+        fields = [column.type.field(place) for place in range(column.type.num_fields)]
+        return {field.name: _array(column.field(place), depth + 1) for place, field in enumerate(fields)}
     if not (types.is_fixed_size_list(column.type) or types.is_list(column.type) or types.is_large_list(column.type)):
         return column.to_numpy(zero_copy_only=False)
     values, rows = column.flatten(), len(column)

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike
 
 from rlrat.datasets.bounds import Bounds, some
 from rlrat.datasets.choices import ReferenceFamily
-from rlrat.datasets.episodes import join
+from rlrat.datasets.episodes import join, kept_columns
 from rlrat.datasets.saving import write
+from rlrat.environments.observations import ACHIEVED, Parts, columns_of, without
 from rlrat.environments.success import scored_by_success
 from rlrat.errors import InputError, warn
 
@@ -36,6 +37,8 @@ _MUJOCO_V5 = re.compile(
 _ROUNDING = 1e-6  # error of a sum of float32 numbers / sum of their absolute values: each is rounded by up to 6e-8
 _CHUNK = 65536  # rows that are widened to float64 at a time
 
+NEVER = 1e30
+"""Standard deviation of what never changes: large enough that float32 numbers divided by it are 0, and finite."""
 NO_EPISODES = "has no complete episodes, only transitions or what a file breaks off"
 
 
@@ -87,6 +90,8 @@ class Dataset:
     """SHA-256 of the transitions' names, shapes, types and bytes: equal for equal content on any machine."""
     log_probs: np.ndarray | None = None
     """`[N]` float32: the logarithm of the density with which the policy behind the data chose each action, if known."""
+    observation_parts: Parts = ()
+    """Names and widths of what `observations` are made of, in their order; () if the source has no dictionaries."""
     training: "Dataset | None" = None
     """The training set that this one was held out from: it has its units, see `split`."""
 
@@ -108,6 +113,8 @@ class Dataset:
             f"actions   from {some(self.action_low)} to {some(self.action_high)}",
             f"env_id    {self.env_id}",
         ]
+        if self.observation_parts:
+            lines.insert(1, f"parts     {', '.join(f'{name} {width}' for name, width in self.observation_parts)}")
         held = [] if self.training is None else [f"held out  from {len(self.training):,} transitions to train on"]
         return "\n  ".join([*lines, *held])
 
@@ -148,14 +155,20 @@ class Dataset:
     def observation_statistics(self, floor: float = 1e-6) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and population standard deviation (at least `floor`) of `observations`, each `[obs]` float64.
 
-        Sums are taken in float64: in float32, sums of a million rows lose digits.
+        Sums are taken in float64: in float32, sums of a million rows lose digits. A component of dictionaries that
+        never changes, such as the goal of data with one goal, has the deviation `NEVER`: divided by it, whatever an
+        evaluation shows there is 0, as it was in training. Divided by `floor`, another goal would be some hundred
+        thousand, and nothing else would count.
         """
         if self.training is not None:
             return self.training.observation_statistics(floor)
         chunks = [self.observations[start : start + _CHUNK] for start in range(0, len(self), _CHUNK)]
         mean = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in chunks) / len(self)
         variance = sum(np.square(chunk - mean).sum(axis=0) for chunk in chunks) / len(self)
-        return mean, np.maximum(np.sqrt(variance), floor)
+        std = np.maximum(np.sqrt(variance), floor)
+        if self.observation_parts:
+            std[np.all([(chunk == chunks[0][0]).all(axis=0) for chunk in chunks], axis=0)] = NEVER
+        return mean, std
 
     def timesteps(self) -> np.ndarray:
         """Return the number of steps from the episode's start to each transition, `[N]` int64."""
@@ -220,6 +233,20 @@ class Dataset:
             return self
         actions, notes = bounds.clip(self.id, self.actions, self.episode_starts, low, high)
         return self._changed(action_low=low, action_high=high, actions=actions, notes=(*self.notes, *notes))
+
+    def without_achieved_goal(self) -> "Dataset":
+        """Leave `achieved_goal` out of the observations, unless that is done already.
+
+        Raises:
+            InputError: it does not stand in `observation`, or observations are no dictionaries.
+        """
+        if self.observation_parts and not len(columns_of(self.observation_parts, ACHIEVED)):
+            return self
+        arrays, parts = {}, self.observation_parts
+        for name in ("observations", "next_observations"):
+            array = getattr(self, name)
+            arrays[name] = array[:, kept_columns(self.id, array, parts, drop=True)]
+        return self._changed(**arrays, observation_parts=without(parts, ACHIEVED))
 
     def _episodes(self, chosen: np.ndarray) -> "Dataset":
         """Return the dataset of the episodes with the numbers `chosen`, in that order."""
@@ -290,25 +317,31 @@ class Dataset:
         env_recorded: Mapping[str, Any] | None = None,
         action_low: ArrayLike = -1.0,
         action_high: ArrayLike = 1.0,
+        drop_achieved_goal: bool | None = None,
     ) -> "Dataset":
         """Make a dataset from your own arrays, in Minari's episode layout.
 
         Args:
             episodes: each a mapping, or an object such as `minari.EpisodeData`, with `observations` `[T + 1, obs]`,
                 `actions` `[T, act]`, `rewards` `[T]`, `terminations` `[T]` and `truncations` `[T]`, T >= 1. An episode
-                that stops without either flag counts as truncated. `log_probs` `[T]` may be there, too.
+                that stops without either flag counts as truncated. `log_probs` `[T]` may be there, too. Observations
+                may be dictionaries of arrays `[T + 1]` or `[T + 1, features]`, also in each other; the guide to data
+                has their order.
             id: a name for the data.
             env_id: the Gymnasium environment to evaluate in.
             env_kwargs: its settings.
             env_recorded: what else was recorded of the environment, see the field.
             action_low: least action, one number or `[act]`.
             action_high: greatest action, one number or `[act]`.
+            drop_achieved_goal: of dictionaries, whether to leave `achieved_goal` out, which must stand in `observation`
+                then; by default it is left out where it stands there.
 
         Raises:
             InputError: no agent could learn from the data; the message names the array, episode and step.
         """
         bounds = Bounds(action_low, action_high)
-        dataset = of_episodes(episodes, bounds, id, env_id=env_id, env_kwargs=env_kwargs, env_recorded=env_recorded)
+        about = {"env_id": env_id, "env_kwargs": env_kwargs, "env_recorded": env_recorded}
+        dataset = of_episodes(episodes, bounds, id, **about, drop_achieved_goal=drop_achieved_goal)
         for note in dataset.notes:
             warn(note)
         return dataset
@@ -326,13 +359,15 @@ def of_episodes(
     env_id: str | None,
     env_kwargs: Mapping[str, Any] | None = None,
     env_recorded: Mapping[str, Any] | None = None,
+    drop_achieved_goal: bool | None = None,
 ) -> Dataset:
     """Make the dataset of some episodes; arguments and errors are those of `Dataset.from_episodes`.
 
     Without bounds they are the least and greatest action. The label names the source in messages, by default the id.
     """
     about = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}), "env_recorded": env_recorded}
-    return assemble(id, **join(episodes, bounds, label or id), **about, reference=reference_of(env_id))
+    fields = join(episodes, bounds, label or id, drop_achieved_goal)
+    return assemble(id, **fields, **about, reference=reference_of(env_id))
 
 
 def assemble(

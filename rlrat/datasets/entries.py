@@ -21,6 +21,7 @@ import numpy as np
 from rlrat.datasets.choices import ReferenceFamily
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.sharing import close_file, is_trusted
+from rlrat.environments.observations import are_parts, as_parts
 from rlrat.json_files import load_json
 
 # NumPy reads a header with ast.literal_eval. In CPython 3.11 it may raise SystemError if two threads run it at once.
@@ -44,6 +45,8 @@ VALUES: dict[str, Callable[[Any], bool]] = {
     "reference": lambda value: value in (None, *get_args(ReferenceFamily)),
     "fingerprint": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None,
 }
+OPTIONAL_VALUES: dict[str, Callable[[Any], bool]] = {"observation_parts": are_parts}
+"""Those that are left out where there are none: entries and files of before lack them."""
 
 
 class _Damaged(Exception):
@@ -60,6 +63,7 @@ def write(entry: Path, dataset: Dataset, sources: tuple[Path, ...]) -> None:
         OSError: no room, or a folder that cannot be written.
     """
     values = {name: getattr(dataset, name) for name in VALUES}
+    values |= {name: value for name in OPTIONAL_VALUES if (value := getattr(dataset, name))}
     arrays = {name: getattr(dataset, name) for name in (*_ARRAYS, *_OPTIONAL)}
     seconds = int(time.time()) // 2 * 2  # every file system and archive keeps even seconds
     files = {}
@@ -117,7 +121,10 @@ def _read(entry: Path, id: str) -> Dataset:
     if values["id"] != id:
         raise _Damaged("it belongs to another dataset")
     _check_arrays(arrays)
-    return Dataset(**{**values, "notes": tuple(values["notes"])}, **arrays)
+    parts = as_parts(values.pop("observation_parts", []))
+    if parts and sum(width for _, width in parts) != arrays["observations"].shape[1]:
+        raise _Damaged("its observations have other parts")
+    return Dataset(**{**values, "notes": tuple(values["notes"])}, **arrays, observation_parts=parts)
 
 
 def damage(entry: Path) -> str | None:
@@ -145,10 +152,10 @@ def _manifest(entry: Path) -> dict[str, Any]:
     if manifest.pop("checksum") != _checksum(manifest):
         raise _Damaged(f"{path.name} has another content")
     values, arrays = manifest["values"], manifest["arrays"]
-    if set(values) != set(VALUES) or set(arrays) - set(_OPTIONAL) != set(_ARRAYS):
+    if set(values) - set(OPTIONAL_VALUES) != set(VALUES) or set(arrays) - set(_OPTIONAL) != set(_ARRAYS):
         raise _Damaged(f"{path.name} has other fields than a dataset")
-    for name, is_right in VALUES.items():
-        if not is_right(values[name]):
+    for name, is_right in {**VALUES, **OPTIONAL_VALUES}.items():
+        if name in values and not is_right(values[name]):
             raise _Damaged(f"{path.name} has a wrong {name}")
     for name, (dtype, ndim) in {**_ARRAYS, **_OPTIONAL}.items():
         if name in arrays and (arrays[name][1] != np.dtype(dtype).str or len(arrays[name][0]) != ndim):

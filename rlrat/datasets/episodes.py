@@ -7,10 +7,23 @@ import numpy as np
 
 from rlrat.datasets.bounds import Bounds, bounds_or_datas
 from rlrat.datasets.steps import STEP_FIELDS, check_finite, step_array, step_flags, to_float32
+from rlrat.environments.observations import (
+    ACHIEVED,
+    Parts,
+    columns_of,
+    constant,
+    described,
+    joined,
+    leaves,
+    unlike,
+    without,
+)
 from rlrat.errors import InputError
 
 
-def join(episodes: Iterable[Any], bounds: Bounds | None, id: str) -> dict[str, Any]:
+def join(
+    episodes: Iterable[Any], bounds: Bounds | None, id: str, drop_achieved_goal: bool | None = None
+) -> dict[str, Any]:
     """Check some episodes and join their arrays; return fields of a `Dataset` by name.
 
     Arguments and errors are those of `Dataset.from_episodes`.
@@ -18,6 +31,12 @@ def join(episodes: Iterable[Any], bounds: Bounds | None, id: str) -> dict[str, A
     checked = [_check_episode(id, index, episode) for index, episode in enumerate(episodes)]
     if not checked:
         raise InputError(f"{id} has no episodes: at least one is needed")
+    parts = checked[0]["parts"]
+    if other := next((i for i, each in enumerate(checked) if each["parts"] != parts), None):
+        found, first = (
+            described(each["parts"], each["observations"].shape[1]) for each in (checked[other], checked[0])
+        )
+        raise InputError(f"{id}: episode {other} has as observations {found}, episode 0 {first}: one kind is needed")
     for name in ("observations", "actions"):
         widths = [each[name].shape[1] for each in checked]
         if other := next((i for i, width in enumerate(widths) if width != widths[0]), None):
@@ -37,6 +56,13 @@ def join(episodes: Iterable[Any], bounds: Bounds | None, id: str) -> dict[str, A
     low, high = bounds.of(id, flat["actions"].shape[1])
     actions, clipped = bounds.clip(id, flat["actions"], starts, low, high)
     observations = flat.pop("observations")
+    if drop_achieved_goal is not False and (columns := kept_columns(id, observations, parts, drop_achieved_goal)):
+        observations, parts = observations[:, columns], without(parts, ACHIEVED)
+    if never := constant(observations, parts):
+        said += (
+            f"{id}: {', '.join(never)} {'is' if len(never) == 1 else 'are'} the same in every step: nothing can be "
+            "learned from it, and normalised observations have 0 there, whatever an evaluation shows",
+        )
     return {
         "observations": np.delete(observations, first + lengths, axis=0),
         "actions": actions,
@@ -51,7 +77,33 @@ def join(episodes: Iterable[Any], bounds: Bounds | None, id: str) -> dict[str, A
         "action_high": high,
         "notes": (*said, *clipped),
         "log_probs": log_probs,
+        "observation_parts": parts,
     }
+
+
+def kept_columns(id: str, observations: np.ndarray, parts: Parts, drop: bool | None) -> list[int]:
+    """Return the columns without `achieved_goal` if all of it stands in `observation` in every row; else none.
+
+    Args:
+        observations: `[N, obs]`.
+        drop: whether the user asked for it.
+
+    Raises:
+        InputError: the user asked for it, and there is none or it does not stand there.
+    """
+    goal = columns_of(parts, ACHIEVED)
+    if not len(goal):
+        if drop:
+            raise InputError(f"{id} has no achieved_goal in its observations: leave out --drop-achieved-goal")
+        return []
+    if (alone := unlike(observations, parts)) is None:
+        return sorted({*range(observations.shape[1])} - {*goal.tolist()})
+    if drop:
+        raise InputError(
+            f"{id}: component {alone} of achieved_goal does not stand in observation, so that it would be lost: "
+            "leave out --drop-achieved-goal"
+        )
+    return []
 
 
 def _join_log_probs(id: str, checked: list[dict[str, Any]], starts: np.ndarray) -> np.ndarray | None:
@@ -74,8 +126,9 @@ def _check_episode(id: str, index: int, episode: Any) -> dict[str, Any]:
     log_probs = values.pop("log_probs")
     if missing := [name for name, value in values.items() if value is None]:
         raise InputError(f"{label} lacks {', '.join(missing)}: an episode has {', '.join(STEP_FIELDS)}")
+    observations, parts = _observations(label, values["observations"])
     arrays = {
-        "observations": step_array(label, "observations", values["observations"], "fiu", ndim=2),
+        "observations": observations,
         "actions": step_array(label, "actions", values["actions"], "f", ndim=2),
         "rewards": step_array(label, "rewards", values["rewards"], "fiu", ndim=1),
         "terminations": step_flags(label, "terminations", values["terminations"]),
@@ -96,4 +149,16 @@ def _check_episode(id: str, index: int, episode: Any) -> dict[str, Any]:
             raise InputError(f"{label}: {name} set at step {step} of {steps}: only an episode's last step can end it")
     checked = {name: array if array.dtype == bool else to_float32(array) for name, array in arrays.items()}
     with np.errstate(invalid="ignore"):  # numbers that are not finite are refused
-        return {"return": arrays["rewards"].sum(dtype=np.float64), **checked}
+        return {"return": arrays["rewards"].sum(dtype=np.float64), "parts": parts, **checked}
+
+
+def _observations(label: str, value: Any) -> tuple[np.ndarray, Parts]:
+    """Return an episode's observations `[T + 1, obs]` and what they are made of, if they are dictionaries."""
+    if not isinstance(value, Mapping):
+        return step_array(label, "observations", value, "fiu", ndim=2), ()
+    what = f"{label}: observations"
+    arrays = {
+        name: step_array(label, f"observations/{name}", part, "fiu", ndim=1 if getattr(part, "ndim", 2) == 1 else 2)
+        for name, (_, part) in leaves(value, what).items()
+    }
+    return joined(arrays, what)

@@ -21,8 +21,9 @@ import numpy as np
 
 from rlrat.datasets.bounds import Bounds, bounds_or_datas
 from rlrat.datasets.dataset import Dataset, assemble
-from rlrat.datasets.entries import VALUES
+from rlrat.datasets.entries import OPTIONAL_VALUES, VALUES
 from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
+from rlrat.environments.observations import as_parts
 from rlrat.errors import InputError, reason
 from rlrat.json_files import parse_json
 
@@ -32,7 +33,7 @@ EPISODES = ("episode_starts", "episode_lengths", "episode_returns", "episode_com
 RECORDED_BOUNDS = ("action_low", "action_high")
 SAVED = (*EPISODES, *RECORDED_BOUNDS)
 """What `Dataset.save` writes beside the steps."""
-ABOUT = ("env_id", "env_kwargs", "env_recorded", "notes", "reference")
+ABOUT = ("env_id", "env_kwargs", "env_recorded", "notes", "reference", "observation_parts")
 """What it writes as one text, JSON, by the name `ABOUT_NAME`."""
 ABOUT_NAME = "about"
 _VALUES = ("observations", "actions", "rewards", "next_observations", "log_probs")
@@ -228,7 +229,9 @@ def of_saved(
         bounds = Bounds(*(found[name] for name in RECORDED_BOUNDS), "that it records", "give --action-bounds LOW HIGH")
     bounds = bounds or otherwise
     told = _read_about(label, about)
-    notes = list(told.pop("notes"))
+    notes, parts = list(told.pop("notes")), as_parts(told.pop("observation_parts"))
+    if parts and sum(width for _, width in parts) != (width := arrays["observations"].shape[1]):
+        raise InputError(f"{label}: {ABOUT_NAME} has other observation_parts than the {width} components there are")
     actions, low, high = _check_values(label, arrays, starts, bounds, notes)
     return assemble(
         id,
@@ -241,18 +244,20 @@ def of_saved(
         action_low=low,
         action_high=high,
         notes=notes,
+        observation_parts=parts,
         **told,
     )
 
 
 def _read_about(label: str, text: str | None) -> dict[str, Any]:
     told = {"env_id": None, "env_kwargs": {}, "env_recorded": {}, "notes": [], "reference": None}
+    told |= {"observation_parts": []}
     if text is None:
         return told
     try:
         content = parse_json(text)
         told |= {name: content[name] for name in ABOUT if name in content}
-        wrong = next((name for name in ABOUT if not VALUES[name](told[name])), None)
+        wrong = next((name for name in ABOUT if not {**VALUES, **OPTIONAL_VALUES}[name](told[name])), None)
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(
             f"{label}: {ABOUT_NAME} cannot be read ({reason(error)}): JSON as Dataset.save writes it is needed"

@@ -19,6 +19,7 @@ from rlrat.updates.machine import available_memory
 _GroupID = Any  # h5g.GroupID: h5py has no types of what it compiles
 _MOST_PER_BYTE = 2000  # gzip, HDF5's own compression, packs at most 1032 bytes into one
 ANY_FILE = 2**22  # bytes that an array may have in any file: an array that was never written takes no room there
+_MOST_IN_A_TREE = 500  # groups and arrays
 _MOST_LINKS = 16  # soft links on the way to one array
 _MOST_TYPES = 8  # that are remembered
 _NUMBERS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM)  # h5py's bools are an enumeration
@@ -106,17 +107,60 @@ def read(group: _GroupID, name: str) -> np.ndarray | None:
         raise _one_line(group, name, error) from None
 
 
+def read_tree(group: _GroupID, name: str, reader: Callable[[_GroupID, str], np.ndarray | None] = read) -> Any:
+    """Read a whole array, or a group of arrays as a dictionary of them, also in each other; None if there is neither.
+
+    Args:
+        reader: reads an array, as `read` does.
+
+    Raises:
+        InputError: where `read` does, or for too many groups and arrays.
+    """
+    left = [_MOST_IN_A_TREE]
+
+    def walk(parent: _GroupID, name: str) -> Any:
+        left[0] -= 1
+        if not left[0]:  # groups may hold each other
+            raise InputError(f"{_where(group, name)} has more than {_MOST_IN_A_TREE:,} groups and arrays in it")
+        inner = open_group(parent, name)
+        if inner is None:
+            return reader(parent, name)
+        return {child: walk(inner, child) for child in _names(inner, name)}
+
+    return walk(group, name)
+
+
+def _names(group: _GroupID, name: str) -> list[str]:
+    try:
+        return [child.decode(errors="replace") for child in group]
+    except Exception as error:
+        raise _one_line(group, name, error) from None
+
+
 def read_text(file: h5py.File, name: str) -> str | None:
     """Read a text that the whole file has as an attribute; return None if there is none of that name.
 
     Raises:
         InputError: it is no text, or it is damaged.
     """
+    text = read_attribute(file, name)
+    if not isinstance(text, str | None):
+        raise InputError(f"{_where(file.id, name)} is no text")
+    return text
+
+
+def read_attribute(file: h5py.File, name: str) -> str | float | None:
+    """Read a text or a number that the whole file has as an attribute; return None if there is none of that name.
+
+    Raises:
+        InputError: it is neither, or it is damaged.
+    """
     try:
-        text = file.attrs.get(name)
-        if not isinstance(text, str | None):
-            raise InputError(f"{_where(file.id, name)} is no text")
-        return text
+        value = file.attrs.get(name)
+        value = value.item() if isinstance(value, np.number | np.bool_) else value
+        if not isinstance(value, str | int | float | None):
+            raise InputError(f"{_where(file.id, name)} is neither a text nor a number")
+        return value
     except Exception as error:
         raise _one_line(file.id, name, error) from None
 

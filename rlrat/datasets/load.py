@@ -16,6 +16,7 @@ def load_dataset(
     env_id: str | None = None,
     env_modules: Sequence[str] = (),
     action_bounds: Sequence[tuple[float, float]] | None = None,
+    drop_achieved_goal: bool | None = None,
 ) -> Dataset:
     """Load the dataset of an id; from the second time on it is a memory-mapped cache.
 
@@ -29,6 +30,8 @@ def load_dataset(
             limit apply if the data does not record them itself.
         env_modules: your modules that register environments; they are imported. Modules that data names are not.
         action_bounds: least and greatest action, one pair or one for each component; they replace recorded bounds.
+        drop_achieved_goal: of dictionary observations, whether to leave `achieved_goal` out, which must stand in
+            `observation` then; by default it is left out where it stands there.
 
     Each load warns of what was changed or assumed in the data, see `Dataset.notes`.
 
@@ -43,9 +46,11 @@ def load_dataset(
         source = sources.find(id)
         if source is None:
             raise sources.unknown(id)
-        dataset = source.load(id, env_id, bounds)
+        dataset = source.load(id, env_id, bounds, *([False] if drop_achieved_goal is False else []))
     except OSError as error:  # a file or a folder that may not be read, a name that is too long
         raise InputError(f"cannot read dataset {id}: {reason(error)}") from None
+    if drop_achieved_goal:
+        dataset = dataset.without_achieved_goal()
     for note in dataset.notes:
         warn(note)
     return dataset

@@ -1,10 +1,17 @@
-"""Read Minari's metadata.json. Anybody may have written it: nothing that it names is made or imported."""
+"""Read Minari's metadata. Anybody may have written it: nothing that it names is made or imported.
+
+Before version 0.5, Minari wrote it into the attributes of the HDF5 file; today it is metadata.json.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlrat.datasets.bounds import Bounds
+from rlrat.datasets.hdf5 import open_hdf5, read_attribute
+from rlrat.datasets.names import MAIN_FILE, METADATA_FILE
+from rlrat.datasets.saving import PARTS_NAME
+from rlrat.environments.observations import leaves
 from rlrat.errors import InputError, reason
 from rlrat.json_files import load_json, parse_json
 
@@ -25,17 +32,24 @@ class Metadata:
     env_kwargs: dict[str, Any]
     env_recorded: dict[str, Any]
     """`env_spec` and `eval_env_spec`, as far as they are there, whole."""
+    is_saved: bool
+    """Whether `Dataset.save` wrote it with parts of observations: none is left out again."""
 
 
-def read_metadata(id: str, path: Path) -> Metadata:
-    """Read the metadata of the dataset `id`.
+def read_metadata(id: str, data: Path) -> Metadata:
+    """Read the metadata of the dataset `id` in its folder `data`.
 
     Raises:
-        InputError: the file is no such metadata, or the spaces are no flat vectors.
+        InputError: the file is no such metadata, or the spaces are no vectors and no dictionaries of vectors.
         OSError: the file cannot be read.
     """
+    path = data / METADATA_FILE
     try:
-        content = load_json(path)
+        if path.exists() or not (data / MAIN_FILE).exists():
+            content = load_json(path)
+        else:
+            path = data / MAIN_FILE
+            content = _attributes(path)
         spaces = {name: _recorded(content, name) for name in ("observation_space", "action_space")}
         specs = {name: _recorded(content, name) for name in ("env_spec", "eval_env_spec")}
         env_recorded = {name: spec for name, spec in specs.items() if spec is not None}
@@ -51,13 +65,25 @@ def read_metadata(id: str, path: Path) -> Metadata:
             env_id=env_id or None,
             env_kwargs=_mapping("kwargs of env_spec", {} if kwargs is None else kwargs),
             env_recorded=env_recorded,
+            is_saved=PARTS_NAME in content,
         )
-        _check_box(id, "observation_space", spaces["observation_space"])
+        _check_observations(id, spaces["observation_space"])
         return found
     except ValueError as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is damaged ({reason(error)}): metadata as Minari writes it is needed") from None
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Read what Minari before 0.5 recorded in its one file."""
+    names = ("observation_space", "action_space", "env_spec", "eval_env_spec", "total_episodes", "total_steps")
+    with open_hdf5(path) as file:
+        if "total_episodes" not in file.attrs:
+            raise InputError(
+                f"{path} has no {METADATA_FILE} beside it, nor the attributes of Minari before 0.5: a part is missing"
+            )
+        return {name: read_attribute(file, name) for name in names}
 
 
 def _recorded(content: dict[str, Any], name: str) -> dict[str, Any] | None:
@@ -101,7 +127,24 @@ def _bounds(id: str, space: dict[str, Any] | None) -> Bounds | None:
     return Bounds(space["low"], space["high"], advice=_ADVICE)
 
 
-def _check_box(id: str, name: str, space: dict[str, Any] | None) -> None:
+def _check_observations(id: str, space: dict[str, Any] | None) -> None:
+    if space is None or space.get("type") != "Dict":
+        _check_box(id, "observation_space", space)
+        return
+    for name, (_, (part,)) in leaves(_subspaces(space), f"{id}: observations").items():
+        _check_box(id, f"observation_space/{reason(name)}", part, axes=(0, 1))
+
+
+def _subspaces(space: dict[str, Any]) -> dict[str, Any]:
+    """Return nested dictionaries of what a recorded `Dict` space is made of, a leaf as a tuple of it."""
+    found = {}
+    for name, inner in _mapping("subspaces of observation_space", space.get("subspaces")).items():
+        inner = _mapping(f"{name} of observation_space", inner)
+        found[name] = _subspaces(inner) if inner.get("type") == "Dict" else (inner,)
+    return found
+
+
+def _check_box(id: str, name: str, space: dict[str, Any] | None, axes: tuple[int, ...] = (1,)) -> None:
     if space is None:
         return
     kind, dtype, shape = (space.get(key) for key in ("type", "dtype", "shape"))
@@ -116,9 +159,9 @@ def _check_box(id: str, name: str, space: dict[str, Any] | None) -> None:
     if name == "action_space" and not (box and dtype.startswith("float")):
         wanted = "continuous actions only (a Box of floats); d3rlpy learns from discrete ones"
         raise InputError(f"{id} has the action space {found}: {wanted}")
-    if not box or len(shape) != 1:
-        name = name.replace("_", " ")
-        wanted = "only flat vectors (a Box of one axis) can be read; d3rlpy learns from images"
+    if not box or len(shape) not in axes:
+        name = name.replace("observation_space", "observation space").replace("action_space", "action space")
+        wanted = "only vectors (a Box of one axis) and dictionaries of them can be read; d3rlpy learns from images"
         raise InputError(f"{id} has the {name} {found}: {wanted}")
 
 

@@ -19,6 +19,8 @@ MINARI_MUJOCO = tuple(
 """Minari's datasets that rlrat's agents are trained on; there are more."""
 HDF5_SUFFIXES = (".hdf5", ".h5")
 TABLE_SUFFIXES = (".csv", ".parquet")
+METADATA_FILE, MAIN_FILE = "metadata.json", "main_data.hdf5"
+"""Of a dataset of Minari's, in its folder `data`."""
 FILE_SUFFIXES = (*HDF5_SUFFIXES, ".npz", *TABLE_SUFFIXES)
 """What the name of a file loses to become the name of its dataset."""
 _D4RL_AGENTS = ("halfcheetah", "hopper", "walker2d", "ant")
@@ -59,18 +61,25 @@ def d4rl_agent(id: str) -> str | None:
 def local_ids() -> list[str]:
     """List the ids of the datasets under Minari's folder."""
     root = minari_root()
-    return sorted(path.parent.parent.relative_to(root).as_posix() for path in root.glob("**/data/metadata.json"))
+    return sorted(path.parent.parent.relative_to(root).as_posix() for path in root.glob(f"**/data/{METADATA_FILE}"))
 
 
 def is_local(id: str) -> bool:
-    """Return whether a whole dataset lies under Minari's folder."""
-    return is_id(id) and is_minari_folder(minari_root() / id)
+    """Return whether a whole dataset lies under Minari's folder.
+
+    An interrupted download may leave the metadata without the data, or the data without the metadata. The latter is
+    what Minari itself wrote before version 0.5, whose ids had no namespaces yet.
+    """
+    folder = minari_root() / id
+    return is_id(id) and is_minari_folder(folder) and ("/" not in id or (folder / "data" / METADATA_FILE).is_file())
 
 
 def is_minari_folder(path: Path) -> bool:
-    """Return whether a whole dataset lies in a folder; an interrupted download leaves the metadata without the data."""
+    """Return whether a dataset of Minari's layout lies in a folder, of today's or of that before version 0.5."""
     data = path / "data"
-    return (data / "metadata.json").is_file() and len(list(data.iterdir())) > 1
+    if (data / METADATA_FILE).is_file():
+        return len(list(data.iterdir())) > 1
+    return (data / MAIN_FILE).is_file()
 
 
 def is_id(text: str) -> bool:

@@ -20,6 +20,8 @@ _STEPS = {
 }
 """D4RL's names of the arrays of steps, and ours."""
 _EPISODES = ("episode_starts", "episode_lengths", "episode_returns", "episode_complete", "action_low", "action_high")
+PARTS_NAME = "rlrat_observation_parts"
+"""In a metadata.json: that these are all parts of the observations, none of which is to be left out."""
 _ABOUT = ("env_id", "env_kwargs", "env_recorded", "notes", "reference")
 
 
@@ -54,7 +56,8 @@ def _arrays(fields: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _about(fields: Mapping[str, Any]) -> str:
-    return json.dumps({name: fields[name] for name in _ABOUT})
+    found = {name: fields[name] for name in _ABOUT}
+    return json.dumps(found | ({"observation_parts": parts} if (parts := fields["observation_parts"]) else {}))
 
 
 def _write_npz(path: Path, fields: Mapping[str, Any]) -> None:
@@ -89,7 +92,12 @@ def _write_minari(path: Path, fields: Mapping[str, Any]) -> None:
         for index, (start, end) in enumerate(counted(zip(starts, ends, strict=True), len(starts))):
             group = file.create_group(f"episode_{index}")
             group.attrs.update({"id": index, "total_steps": end - start})
-            group["observations"] = np.append(observations[start:end], following[end - 1 : end], axis=0)
+            whole, left = np.append(observations[start:end], following[end - 1 : end], axis=0), 0
+            for name, width in fields["observation_parts"]:
+                group[f"observations/{name}"] = whole[:, left : left + width]
+                left += width
+            if not left:
+                group["observations"] = whole
             for name in ("actions", "rewards", "terminations", "truncations", "log_probs"):
                 if fields[name] is not None:
                     group[name] = fields[name][start:end]
@@ -98,14 +106,13 @@ def _write_minari(path: Path, fields: Mapping[str, Any]) -> None:
 
 def _metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return what Minari records; it reads spaces and specs as JSON within JSON."""
-    width = fields["observations"].shape[1]
     low, high = (fields[name].tolist() for name in ("action_low", "action_high"))
     box = {"type": "Box", "dtype": "float32"}
     specs = dict(fields["env_recorded"])
     if fields["env_id"] is not None and "env_spec" not in specs:
         specs["env_spec"] = {"id": fields["env_id"], "kwargs": fields["env_kwargs"]}
     spaces = {
-        "observation_space": {**box, "shape": [width], "low": [-np.inf] * width, "high": [np.inf] * width},
+        "observation_space": _observation_space(fields),
         "action_space": {**box, "shape": [len(low)], "low": low, "high": high},
     }
     return {
@@ -115,4 +122,22 @@ def _metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
         "total_steps": len(fields["observations"]),
         "data_format": "hdf5",
         "minari_version": "0.5.3",
+        **({PARTS_NAME: fields["observation_parts"]} if fields["observation_parts"] else {}),
     }
+
+
+def _observation_space(fields: Mapping[str, Any]) -> dict[str, Any]:
+    def box(width: int) -> dict[str, Any]:
+        bounds = {"low": [-np.inf] * width, "high": [np.inf] * width}
+        return {"type": "Box", "dtype": "float32", "shape": [width], **bounds}
+
+    if not fields["observation_parts"]:
+        return box(fields["observations"].shape[1])
+    space: dict[str, Any] = {"type": "Dict", "subspaces": {}}
+    for name, width in fields["observation_parts"]:
+        *above, last = name.split("/")
+        inner = space
+        for key in above:
+            inner = inner["subspaces"].setdefault(key, {"type": "Dict", "subspaces": {}})
+        inner["subspaces"][last] = box(width)
+    return space

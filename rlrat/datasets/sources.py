@@ -40,8 +40,13 @@ class Source(Protocol):
     def is_present(self, text: str) -> bool:
         """Return whether the dataset can be loaded without a network."""
 
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
-        """Load the dataset; the arguments and errors are those of `load_dataset`."""
+    def load(
+        self, text: str, env_id: str | None, bounds: "Bounds | None", drop_achieved_goal: bool | None = None
+    ) -> "Dataset":
+        """Load the dataset; the arguments and errors are those of `load_dataset`.
+
+        `drop_achieved_goal` is given where it is False, and matters where observations are dictionaries.
+        """
 
     def known_ids(self) -> Iterable[str]:
         """Return the ids that a mistyped one is compared with."""
@@ -67,7 +72,7 @@ class _Given:
     def is_present(self, text: str) -> bool:
         return True
 
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None", _: bool | None = None) -> "Dataset":
         dataset = next(dataset for dataset in reversed(self.datasets) if dataset.id == text)
         return dataset if bounds is None else dataset.with_bounds(bounds)
 
@@ -88,7 +93,7 @@ class _Packaged:
     def is_present(self, text: str) -> bool:
         return True
 
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None", _: bool | None = None) -> "Dataset":
         from rlrat.datasets import minari
 
         return minari.load_packaged(self.key(text), env_id, bounds)
@@ -113,7 +118,9 @@ class _Minari:
     def is_present(self, text: str) -> bool:
         return names.is_local(self.key(text))
 
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+    def load(
+        self, text: str, env_id: str | None, bounds: "Bounds | None", drop_achieved_goal: bool | None = None
+    ) -> "Dataset":
         from rlrat.datasets import minari
 
         if not self.is_present(text):
@@ -121,7 +128,7 @@ class _Minari:
                 minari.download(self.key(text))
             except InputError as error:
                 raise InputError(f"{error}{hint(text)}") from error
-        return minari.load_local(self.key(text), env_id, bounds)
+        return minari.load_folder(self.key(text), self.place(text), env_id, bounds, drop_achieved_goal)
 
     def known_ids(self) -> list[str]:
         return [*MINARI_MUJOCO, *names.local_ids()]
@@ -140,7 +147,7 @@ class _D4RL:
     def is_present(self, text: str) -> bool:
         return self.place(text).exists()
 
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None", _: bool | None = None) -> "Dataset":
         from rlrat.datasets import d4rl
 
         return d4rl.load_name(self.key(text), env_id, bounds)
@@ -161,8 +168,8 @@ class _AtPath:
     def is_present(self, text: str) -> bool:
         return True  # or it is nowhere
 
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
-        return self._load(dataset_path(text), self.key(text), env_id, bounds)
+    def load(self, text: str, *arguments: Any) -> "Dataset":
+        return self._load(dataset_path(text), self.key(text), *arguments)
 
     def known_ids(self) -> tuple[str, ...]:
         return ()
@@ -195,28 +202,28 @@ def _may_be_folder(text: str) -> bool:
     return bool(text) and (id is None or "/" not in id)
 
 
-def _load_npz(path: Path, *arguments: Any) -> "Dataset":
+def _load_npz(path: Path, id: str, env_id: str | None, bounds: "Bounds | None", *_: Any) -> "Dataset":
     from rlrat.datasets import npz
 
-    return npz.load_file(path, *arguments)
+    return npz.load_file(path, id, env_id, bounds)
 
 
-def _load_npz_folder(path: Path, *arguments: Any) -> "Dataset":
+def _load_npz_folder(path: Path, id: str, env_id: str | None, bounds: "Bounds | None", *_: Any) -> "Dataset":
     from rlrat.datasets import npz
 
-    return npz.load_folder(path, *arguments)
+    return npz.load_folder(path, id, env_id, bounds)
 
 
-def _load_table(path: Path, *arguments: Any) -> "Dataset":
+def _load_table(path: Path, id: str, env_id: str | None, bounds: "Bounds | None", *_: Any) -> "Dataset":
     from rlrat.datasets import tables
 
-    return tables.load_file(path, *arguments)
+    return tables.load_file(path, id, env_id, bounds)
 
 
-def _load_hdf5(path: Path, _id: str, *arguments: Any) -> "Dataset":
+def _load_hdf5(path: Path, _id: str, env_id: str | None, bounds: "Bounds | None", *_: Any) -> "Dataset":
     from rlrat.datasets import d4rl
 
-    return d4rl.load_file(path, *arguments)
+    return d4rl.load_file(path, env_id, bounds)
 
 
 def _load_minari_folder(path: Path, id: str, *arguments: Any) -> "Dataset":

@@ -20,7 +20,7 @@ def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.n
         InputError: `value` has another shape or type.
     """
     if isinstance(value, Mapping):
-        raise InputError(f"{label}: {name} are a dict: only flat vectors (Box spaces of one axis) can be read")
+        raise InputError(f"{label}: {name} are a dict: flat vectors are needed")
     try:
         array = np.asarray(value)
     except ValueError:
@@ -35,7 +35,7 @@ def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.n
         advice = ""
         if array.ndim == 1 and ndim == 2:
             advice = ": reshape(-1, 1) makes a single component of them"
-        elif array.ndim > 2 and name in ("observations", "next_observations"):
+        elif array.ndim > 2 and name.split("/")[0] in ("observations", "next_observations"):
             advice = ": flat vectors only; d3rlpy learns from images"
         raise InputError(f"{label}: {name} have shape {list(array.shape)}, not {wanted}{advice}")
     return array

@@ -1,11 +1,12 @@
 """Bring dictionary observations into one order, the same in data and in evaluation.
 
 The order is that of the keys, sorted by us, dictionary by dictionary: Gymnasium sorts some spaces and keeps others as
-they were written, and an environment returns its keys in any order. A part is named by its keys, `achieved_goal/kettle`;
-the parts stand side by side in one vector. The order depends on the names alone.
+they were written, and an environment returns its keys in any order. A part is named by its keys, such as
+`achieved_goal/kettle`; the parts stand side by side in one vector. The order depends on the names alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ _MOST_PARTS = 1000
 _MOST_NAMED = 12  # parts in a message
 
 
-def leaves(tree: Mapping[str, Any], what: str) -> dict[tuple[str, ...], Any]:
-    """List what nested dictionaries hold by its keys, in the documented order.
+def leaves(tree: Mapping[str, Any], what: str) -> dict[str, tuple[tuple[str, ...], Any]]:
+    """List the keys and the values of what nested dictionaries hold, by its name, in the documented order.
 
     Args:
         tree: a dictionary observation, an episode's arrays, or a space of Gymnasium's, which is a mapping, too.
@@ -34,14 +35,13 @@ def leaves(tree: Mapping[str, Any], what: str) -> dict[tuple[str, ...], Any]:
     Raises:
         InputError: a key that cannot be a name, two parts of one name, none, too many, or a nesting too deep.
     """
-    found = list(_walk(tree, (), what))
-    found.sort(key=lambda item: _name(item[0]).split("/"))  # a key with a slash reads as two, as HDF5 has it
-    names = [_name(keys) for keys, _ in found]
+    found = [("/".join(keys), (keys, value)) for keys, value in _walk(tree, (), what)]
+    found.sort(key=lambda item: item[0].split("/"))  # a key with a slash reads as two, as HDF5 has it
     if not found:
         raise InputError(f"{what} are an empty dictionary: there is nothing to learn from")
     if len(found) > _MOST_PARTS:
         raise InputError(f"{what} have more than {_MOST_PARTS:,} parts")
-    if twice := next((name for name, other in zip(names, names[1:], strict=False) if name == other), None):
+    if twice := next((one[0] for one, other in pairwise(found) if one[0] == other[0]), None):
         raise InputError(f"{what} have two parts of the name {reason(twice)}: rename one of them")
     return dict(found)
 
@@ -58,17 +58,16 @@ def _walk(node: Mapping[str, Any], above: tuple[str, ...], what: str) -> Iterato
             yield (*above, key), value
 
 
-def _name(keys: Sequence[str]) -> str:
-    return "/".join(keys)
+def joined(arrays: Mapping[str, np.ndarray], what: str) -> tuple[np.ndarray, Parts]:
+    """Join arrays `[steps]` or `[steps, features]` in their order to `[steps, obs]`; return their parts, too.
 
-
-def joined(tree: Mapping[str, Any], what: str) -> tuple[np.ndarray, Parts]:
-    """Join the arrays of an episode, `[steps]` or `[steps, features]` each, to `[steps, obs]`; return its parts, too.
+    Args:
+        arrays: by name, in the order of `leaves`.
+        what: as for `leaves`.
 
     Raises:
-        InputError: what `leaves` refuses, or arrays of several lengths.
+        InputError: arrays of several lengths.
     """
-    arrays = {_name(keys): array for keys, array in leaves(tree, what).items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{length} of {name}" for name, length in lengths.items())
@@ -84,6 +83,36 @@ def described(parts: Parts, width: int) -> str:
         return f"vectors of {width}"
     few = ", ".join(f"{name} {size}" for name, size in parts[:_MOST_NAMED])
     return f"dictionaries ({few}{', ...' * (len(parts) > _MOST_NAMED)})"
+
+
+def are_parts(value: Any) -> bool:
+    """Tell whether a value, as JSON or a checkpoint has it, is names and widths."""
+    pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+    return pairs and all(isinstance(name, str) and type(width) is int and width > 0 for name, width in value)
+
+
+def as_parts(value: Any) -> Parts:
+    """Return the names and widths that `are_parts`."""
+    return tuple((name, width) for name, width in value)
+
+
+def flattened(observation: Mapping[str, Any], parts: Parts, what: str) -> np.ndarray:
+    """Return one dictionary observation as the vector `[obs]` of its `parts`.
+
+    Raises:
+        InputError: a part is missing or of another width, or there are none to look for.
+    """
+    found = leaves(observation, what)
+    vectors = []
+    for name, width in parts:
+        if name not in found:
+            raise InputError(f"{what} lack {name}: they have {reason(', '.join(found))}")
+        vectors.append(np.ravel(found[name][1]))
+        if vectors[-1].size != width:
+            raise InputError(f"{what} have {vectors[-1].size} numbers in {name}: {width} are needed")
+    if not vectors:
+        raise InputError(f"{what} are a dictionary: vectors are needed")
+    return np.concatenate(vectors)
 
 
 def columns_of(parts: Parts, key: str) -> np.ndarray:
@@ -114,10 +143,10 @@ def without(parts: Parts, key: str) -> Parts:
 
 def constant(observations: np.ndarray, parts: Parts) -> list[str]:
     """Name the parts that are the same in all rows `[N, obs]`; a dictionary all of whose parts are, by its key."""
-    never = (observations == observations[:1]).all(axis=0)
     found, start = [], 0
     for name, width in parts:
-        if never[start : start + width].all():
+        columns = observations[:, start : start + width]
+        if (columns == columns[:1]).all():
             found.append(name)
         start += width
     for key in dict.fromkeys(name.split("/")[0] for name, _ in parts):
@@ -145,7 +174,7 @@ class Flattener:
 
     def __init__(self, space: Mapping[str, Any], env_id: str, names: Sequence[str] | None = None) -> None:
         what = f"{env_id}: observations"
-        found = {_name(keys): (keys, box) for keys, box in leaves(space, what).items()}
+        found = leaves(space, what)
         for name, (_, box) in found.items():
             _check_box(box, f"{env_id} has in its observations, as {reason(name)}, {reason(repr(box))}")
         if lacking := [name for name in names or () if name not in found]:
@@ -176,12 +205,12 @@ class Flattener:
             try:
                 for key in keys:
                     value = value[key]
-            except (KeyError, TypeError, IndexError):
+                if type(value) is not np.ndarray:
+                    value = np.asarray(value)
+            except Exception:  # a key that is missing, something else than a dictionary, ragged lists
                 return f"without {name}, which its observation space has,"
-            if type(value) is not np.ndarray:
-                value = np.asarray(value)
             if value.shape != shape or value.dtype.kind not in NUMERIC_KINDS:
-                return f"whose {name} has the shape {value.shape} and the type {value.dtype}, not the shape {shape} of numbers"
+                return f"whose {name} is {value.dtype} of shape {value.shape}, not numbers of shape {shape},"
             row[place] = value
         return None
 

@@ -132,13 +132,14 @@ class Evaluator:
         num_threads: threads that step MuJoCo environments; by default the cores that this process may use (at most 4
             where Gymnasium steps them).
         max_episode_steps: steps after which an episode is cut; by default as the environment is registered.
-        observation_parts: of dictionary observations, the names of the parts that policies see (`achieved_goal/kettle`),
-            in that order; by default all of them, sorted as `rlrat.environments.observations` says.
+        observation_parts: of dictionary observations, the names of the parts that policies see, in that order, such as
+            `achieved_goal/kettle`; by default all of them, sorted as `rlrat.environments.observations` says.
 
     `observation_space` is that of what policies see, vectors; `observation_parts` are the names and widths that
-    dictionary observations become them by, () where they are vectors already. `envs` are Gymnasium's environments: the first row's, and those of all other rows if `stepping` needs them.
-    `time_limit` is the number of steps after which every episode is cut, or None. `going_on` is the number of rows that
-    the current evaluation still plays; other threads may read it.
+    dictionary observations become them by, () where they are vectors already. `envs` are Gymnasium's environments: the
+    first row's, and those of all other rows if `stepping` needs them. `time_limit` is the number of steps after which
+    every episode is cut, or None. `going_on` is the number of rows that the current evaluation still plays; other
+    threads may read it.
 
     Raises:
         InputError: an unknown or uninstalled environment, settings that it refuses, discrete actions, observations that
@@ -468,7 +469,7 @@ def _check_evaluable(env: Any, env_id: str, observation_parts: Sequence[str] | N
         flattener = Flattener(observations, env_id, observation_parts)
     elif observation_parts:
         raise InputError(
-            f"{env_id} has the observations {reason(observations)}, no dictionaries with {reason(observation_parts[0])}: "
+            f"{env_id} has the observations {reason(observations)}, and the data's are dictionaries: "
             "choose the environment that the data was collected in"
         )
     for kind, space in (("actions", actions), *([] if flattener else [("observations", observations)])):

@@ -1,13 +1,14 @@
 """Define policies: networks with all that they need to act in an environment."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlrat.environments.observations import Parts, flattened
 from rlrat.networks.layers import MLP
 from rlrat.rational import launching
 
@@ -26,6 +27,8 @@ class ActingPolicy(nn.Module):
     def __init__(self, observation_size: int, action_size: int, num_seeds: int) -> None:
         super().__init__()
         self.batch_shape: tuple[int, ...] = (num_seeds,)
+        self.observation_parts: Parts = ()
+        """Of a policy from a checkpoint: names and widths of what the vectors are made of that it was trained on."""
         self.has_units: bool = False
         """Whether `set_units` was called; a policy from a checkpoint has its units from there."""
         self.register_buffer("observation_mean", torch.zeros(num_seeds, observation_size))
@@ -53,6 +56,12 @@ class ActingPolicy(nn.Module):
                 )
             state_dict[scale], state_dict[offset] = before, torch.zeros_like(before)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+    def __call__(self, observations: "np.ndarray | Tensor | Mapping[str, Any]") -> "np.ndarray | Tensor":
+        """Act as `forward` does; a policy of dictionary observations takes one as its environment gives it, too."""
+        if isinstance(observations, Mapping):
+            observations = flattened(observations, self.observation_parts, "observations")
+        return super().__call__(observations)
 
     def read(self, observations: np.ndarray | Tensor) -> Tensor:
         """Normalise raw observations `[S, E, obs]`, or with one seed `[..., obs]`, to `[S, E, obs]`.

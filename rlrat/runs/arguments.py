@@ -93,6 +93,8 @@ class RunArguments:
     """Steps after which an episode of an evaluation is cut; by default as the environment is registered."""
     action_bounds: tuple[tuple[float, float], ...] | None = None
     """Least and greatest action, LOW HIGH, or a pair for each component; by default the data's or the environment's."""
+    drop_achieved_goal: Annotated[bool | None, conf.arg(constructor=bool)] = None
+    """Leave achieved_goal out of dictionary observations; by default where all of it stands in observation, too."""
     seed: Annotated[int, Range(0)] = 0
     """First seed."""
     num_seeds: Count = 1

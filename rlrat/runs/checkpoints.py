@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrat.environments.observations import are_parts
 from rlrat.errors import InputError, reason
 from rlrat.runs.lines import is_metric
 from rlrat.runs.schema import is_update
@@ -146,6 +147,7 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "state": _is_state,
     "guard_names": _list_of(_is_text),
     "policy": lambda value: type(value) is dict and all(map(_is_text, value)),
+    "observation_parts": are_parts,
     "pending": _list_of(_is_pending),
     "failed": _list_of(is_update),
     "evaluated": _list_of(is_update),

@@ -158,6 +158,7 @@ class Group:
                 "return_worst": dataset.worst_return,
                 "return_best": dataset.best_return,
             },
+            "observation_parts": [list(part) for part in dataset.observation_parts],
             "reference": None if self._reference is None else asdict(self._reference),
             "versions": _versions(),
             "device": str(self._device),
@@ -337,6 +338,7 @@ class Group:
                     "state": _member(state, index),
                     "guard_names": list(learner.guard.names),
                     "policy": learner.policy.settings,
+                    **self._parts,
                     "pending": [
                         {
                             "update": snapshot.update,
@@ -357,6 +359,12 @@ class Group:
                 }
             )
             folder.flush_scalars()
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What a checkpoint has of dictionary observations, nothing where there are none."""
+        parts = self._dataset.observation_parts
+        return {"observation_parts": [list(part) for part in parts]} if parts else {}
 
     def record(self, index: int, snapshot: Snapshot, results: dict[float | None, Evaluation]) -> None:
         """Write one member's lines of an evaluation; `results` has one for each target return, or one under None."""
@@ -394,6 +402,7 @@ class Group:
                 "train_seconds": snapshot.train_seconds,
                 "wall_seconds": snapshot.wall_seconds,
                 "policy": self._policy_settings,
+                **self._parts,
                 "state": {f"policy.{name}": value for name, value in _member(snapshot.state, index).items()},
                 "chosen": {"by": by, "value": float(value), "update": snapshot.update},
             }

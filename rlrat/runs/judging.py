@@ -164,13 +164,14 @@ def _find_data(run: _Judged, given: Any, loaded: dict[Any, Dataset]) -> Dataset:
         arguments, identity = (_mapping(run.config.get(name)) for name in ("arguments", "identity"))
         name = given if given is not None else arguments.get("dataset", identity.get("dataset"))
         env_id, bounds = identity.get("env_id"), arguments.get("action_bounds")
+        drop = arguments.get("drop_achieved_goal")
         if not isinstance(name, str | os.PathLike):
             raise InputError(f"{run.folder.path / CONFIG} names no dataset: give --dataset")
-        key = (os.fspath(name), env_id, repr(bounds))
+        key = (os.fspath(name), env_id, repr(bounds), drop)
         if key not in loaded:
             env_id = bare(env_id) if isinstance(env_id, str) else None
             try:
-                loaded[key] = load_dataset(name, env_id=env_id, action_bounds=bounds)
+                loaded[key] = load_dataset(name, env_id=env_id, action_bounds=bounds, drop_achieved_goal=drop)
             except InputError as error:
                 if given is not None:
                     raise

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rlrat import networks
+from rlrat.environments.observations import as_parts
 from rlrat.errors import InputError, reason
 from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
@@ -44,6 +45,9 @@ def load_policy(
         while not over:
             observation, reward, terminated, truncated, _ = env.step(policy(observation))
             over = terminated or truncated
+
+    A policy that was trained on dictionary observations takes a single one as the environment gives it, or vectors of
+    its `observation_parts`, in that order.
 
     A Decision Transformer looks back: call its `reset()` before each episode and, after each step, its
     `observe(rewards, dones)`, each `[1, E]`. `rlrat.evaluate(policy, "Hopper-v5", episodes=100, seed=0)` does so.
@@ -134,6 +138,7 @@ def build_policy(
             f"the checkpoint in {run} does not fit this version of rlrat ({reason(error)}): "
             f"use the version in the run's {CONFIG}, or train again with --overwrite"
         ) from None
+    policy.observation_parts = as_parts(checkpoint.get("observation_parts", ()))
     return policy.to(find_device(device)).eval().requires_grad_(False)
 
 

@@ -103,7 +103,8 @@ class Run:
         if arguments.num_threads is not None:
             torch.set_num_threads(arguments.num_threads)
         import_modules(arguments.env_modules)
-        self.dataset = load_dataset(arguments.dataset, env_id=arguments.env_id, action_bounds=arguments.action_bounds)
+        choices = {name: getattr(arguments, name) for name in ("env_id", "action_bounds", "drop_achieved_goal")}
+        self.dataset = load_dataset(arguments.dataset, **choices)
         given = parse_env_kwargs(arguments.env_kwargs)
         self.env_id, self.env_kwargs = of_data(self.dataset, arguments.env_id, given)
         self.reference: Reference | None = None if self.env_id is None else self._find_reference()
@@ -121,7 +122,11 @@ class Run:
             with self._evaluator([arguments.seed], 1) as probe:
                 width = self.dataset.observations.shape[1]
                 bounds = (self.dataset.action_low, self.dataset.action_high)
-                check_spaces(probe, width, *bounds, typed=arguments.action_bounds is not None)
+                about = {
+                    "typed": arguments.action_bounds is not None,
+                    "observation_parts": self.dataset.observation_parts,
+                }
+                check_spaces(probe, width, *bounds, **about)
                 probe.probe()
         if not arguments.overwrite:
             for line in self._group.leave_out_finished():
@@ -491,7 +496,8 @@ class Run:
     def _evaluator(self, seeds: Sequence[int], episodes: int, repeats: int = 1) -> Evaluator:
         settings = (self.env_kwargs, self.arguments.num_threads, repeats)
         limit = self.arguments.max_episode_steps
-        return Evaluator(self.env_id, seeds, episodes, *settings, max_episode_steps=limit)
+        parts = [name for name, _ in self.dataset.observation_parts] or None
+        return Evaluator(self.env_id, seeds, episodes, *settings, max_episode_steps=limit, observation_parts=parts)
 
     def _environments(self) -> Evaluator:
         seeds = [member.seed for member in self._group.members]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
+from rlrat.environments.observations import described
 from rlrat.environments.registry import import_modules, recorded, recorded_kwargs, typed
 from rlrat.environments.settings import parse_env_kwargs, same_settings
 from rlrat.errors import InputError, reason, warn
@@ -147,6 +148,7 @@ class TrainedRun:
     def evaluator(self, episodes: int, env_kwargs: dict[str, Any], **settings: Any) -> Evaluator:
         """Make the environments, with the run's own time limit or the one that is given."""
         limit = self.max_episode_steps
+        settings["observation_parts"] = [name for name, _ in self.policy.observation_parts] or None
         return Evaluator(self.env_id, self.seed, episodes, env_kwargs, max_episode_steps=limit, **settings)
 
     def evaluate(self, episodes: int) -> tuple[dict[float | None, Evaluation], np.ndarray]:
@@ -166,7 +168,14 @@ class TrainedRun:
             ) as evaluator,
         ):
             torch.set_num_threads(self.num_threads)
-            settings = self.policy.settings
+            settings, parts = self.policy.settings, self.policy.observation_parts
+            if parts != evaluator.observation_parts:
+                ours = described(parts, settings["observation_size"])
+                theirs = described(evaluator.observation_parts, *evaluator.observation_space.shape)
+                raise InputError(
+                    f"the policy in {self.path} takes as observations {ours}, and {self.env_id} gives {theirs}: "
+                    "choose an environment like the one it was trained for"
+                )
             for kind, space in (("observation", evaluator.observation_space), ("action", evaluator.action_space)):
                 size = settings[f"{kind}_size"]
                 if space.shape != (size,):

@@ -20,7 +20,10 @@ from rlrat.updates.seeds import SEED_LIMIT
 
 _NAMED = 5  # mistakes that are named, the rest is counted
 _COMPLETED = ("dataset", "env_id", "env_kwargs", "holdout")  # a run's folder has them as the dataset completes them
-_COMPLETED_BY = ("dataset", "env_id", "env_kwargs", "action_bounds", "holdout", "keep_best", "max_episode_steps")
+_COMPLETED_BY = (
+    *("dataset", "env_id", "env_kwargs", "action_bounds", "drop_achieved_goal"),
+    *("holdout", "keep_best", "max_episode_steps"),
+)
 _MEND = "give another --run-dir, or move these away"
 _TOGETHER = ("total_updates", "eval_at")  # whether one is right depends on the other
 
@@ -175,8 +178,9 @@ def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str,
     from rlrat.datasets import load_dataset
     from rlrat.runs.offline import check_kept
 
-    bounds = {"env_id": arguments.env_id, "action_bounds": arguments.action_bounds}
-    dataset = load_dataset(arguments.dataset, env_modules=env_modules, **bounds)
+    names = ("env_id", "action_bounds", "drop_achieved_goal")
+    choices = {name: getattr(arguments, name) for name in names}
+    dataset = load_dataset(arguments.dataset, env_modules=env_modules, **choices)
     env_id, kwargs = of_data(dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs))
     if env_id is None:
         check_kept(arguments, None, None)

@@ -50,7 +50,7 @@ def test_every_field_of_a_dataset_is_checked(dataset):
     arrays = {name for name, value in vars(dataset).items() if isinstance(value, np.ndarray)}
     assert arrays == set(entries._ARRAYS)
     fields = {field.name for field in dataclasses.fields(Dataset)}
-    assert fields == {*arrays, *entries.VALUES, *entries._OPTIONAL, "training"}
+    assert fields == {*arrays, *entries.VALUES, *entries.OPTIONAL_VALUES, *entries._OPTIONAL, "training"}
 
 
 def test_what_was_written_is_read(entry, dataset):

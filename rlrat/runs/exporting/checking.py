@@ -77,7 +77,9 @@ def _load(config: Mapping[str, Any] | None, dataset: str | None) -> tuple[Any, s
         return None, f"dataset {name} is not on this machine"
     try:
         bounds = given.get("action_bounds")
-        return load_dataset(name, action_bounds=bounds and [tuple(pair) for pair in bounds]), ""
+        drop = given.get("drop_achieved_goal")
+        bounds = bounds and [tuple(pair) for pair in bounds]
+        return load_dataset(name, action_bounds=bounds, drop_achieved_goal=drop), ""
     except (InputError, TypeError) as error:
         return None, reason(error)
 
