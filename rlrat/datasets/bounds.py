@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlrat.datasets.steps import where
-from rlrat.environments.registry import code_of, find_spec, recorded, recorded_kwargs, typed
+from rlrat.environments.making import Wrapper, make
+from rlrat.environments.recorded import code_of, recorded_id, recorded_kwargs, recorded_wrappers
+from rlrat.environments.registry import typed
 from rlrat.environments.settings import bare
 from rlrat.errors import InputError, reason
 
@@ -139,7 +141,7 @@ def bounds_or_datas(label: str, bounds: Bounds | None, actions: np.ndarray) -> t
 def environment_bounds(
     label: str,
     env_id: str | None,
-    recorded_id: str | None,
+    recorded: str | None,
     kwargs: Mapping[str, Any] | None = None,
     env_recorded: Mapping[str, Any] | None = None,
 ) -> Bounds:
@@ -150,39 +152,43 @@ def environment_bounds(
     Args:
         label: whose data it is, for messages.
         env_id: what the user typed; its module is imported.
-        recorded_id: what the data names.
-        kwargs: the settings that the data records of `recorded_id`.
-        env_recorded: what else the data records of that environment, for the message.
+        recorded: what the data names.
+        kwargs: the settings that the data records of that environment.
+        env_recorded: what else the data records: the wrappers in `env_spec` belong to the environment.
 
     Raises:
         InputError: neither is named, it is not registered or cannot be made, or its actions are no bounded vector.
     """
     wanted = f"{label} has no action bounds"
     try:
-        if env_id is None and recorded_id is None:
+        if env_id is None and recorded is None:
             raise InputError("it names no environment: give --env-id with the one it belongs to")
-        where = f"dataset {label}"
-        name = recorded(recorded_id, where, code_of(env_recorded or {})) if env_id is None else typed(env_id)
-        if recorded_id is None or bare(recorded_id) != name:
-            kwargs = {}
-        low, high = _made(name, recorded_kwargs(name, kwargs or {}, {}, where))
+        where, spec = f"dataset {label}", (env_recorded or {}).get("env_spec")
+        name = recorded_id(recorded, where, code_of(spec)) if env_id is None else typed(env_id)
+        its_own = recorded is not None and bare(recorded) == name
+        settings = recorded_kwargs(name, kwargs or {}, {}, where) if its_own else {}
+        wrappers = ()  # without those that cannot be made again: actions outside the bounds are seen
+        if its_own and isinstance(spec, Mapping):
+            wrappers, _ = recorded_wrappers(name, spec.get("additional_wrappers"), where)
+        low, high = _made(name, settings, wrappers)
     except InputError as error:
         raise InputError(f"{wanted}, and {error}; or give --action-bounds LOW HIGH") from None
     return Bounds(low, high, f"of {name}", "choose the environment that the data was collected in, or --action-bounds")
 
 
-def _made(name: str, kwargs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    import gymnasium
+def _made(name: str, kwargs: dict[str, Any], wrappers: Sequence[Wrapper]) -> tuple[np.ndarray, np.ndarray]:
+    from gymnasium.spaces import Box
 
     try:
-        env = gymnasium.make(find_spec(name), disable_env_checker=True, **kwargs)
+        env = make(name, kwargs, None, wrappers)
+    except InputError:
+        raise
     except Exception as error:  # an environment may raise anything
-        settings = f" with the settings {reason(kwargs)}" if kwargs else ""
-        raise InputError(f"{name} cannot be made here{settings}: {reason(error)}") from None
+        raise InputError(f"{name} cannot be made here: {reason(error)}") from None
     try:
         space = env.action_space
     finally:
         env.close()
-    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+    if not isinstance(space, Box) or len(space.shape) != 1:
         raise InputError(f"{name} has the actions {reason(space)}: only vectors work (Box of shape (n,))")
     return space.low, space.high

@@ -4,7 +4,6 @@ Rewards, terminations and time limits are Gymnasium's. `stepping` steps the usua
 at once, with the same results bit for bit; all others are stepped as `gymnasium.make` made them.
 """
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlrat.environments.making import NO_LIMIT, Wrapper, import_mujoco, make, refusals
 from rlrat.environments.observations import Flattener, Parts, described
-from rlrat.environments.registry import MOST_EPISODES, find_spec, import_modules, nearest, typed
+from rlrat.environments.registry import MOST_EPISODES, import_modules, typed
 from rlrat.errors import InputError, reason
 from rlrat.evaluation.gymnasium_rows import GymnasiumRows, row_index
 from rlrat.evaluation.scores import Reference
@@ -98,6 +98,7 @@ def evaluate(
     num_threads: int | None = None,
     *,
     max_episode_steps: int | None = None,
+    wrappers: Sequence[Wrapper] = (),
     env_modules: Sequence[str] = (),
     observation_parts: Sequence[str] | None = None,
 ) -> Evaluation:
@@ -113,8 +114,8 @@ def evaluate(
     import_modules(env_modules)
     if observation_parts is None and (own := getattr(policy, "observation_parts", ())):
         observation_parts = [name for name, _ in own]
-    settings = {"max_episode_steps": max_episode_steps, "observation_parts": observation_parts}
-    with Evaluator(typed(env_id), seed, episodes, env_kwargs, num_threads, **settings) as evaluator:
+    about = {"max_episode_steps": max_episode_steps, "wrappers": wrappers, "observation_parts": observation_parts}
+    with Evaluator(typed(env_id), seed, episodes, env_kwargs, num_threads, **about) as evaluator:
         return evaluator.run(policy)
 
 
@@ -131,7 +132,9 @@ class Evaluator:
             differently in each repeat.
         num_threads: threads that step MuJoCo environments; by default the cores that this process may use (at most 4
             where Gymnasium steps them).
-        max_episode_steps: steps after which an episode is cut; by default as the environment is registered.
+        max_episode_steps: steps after which an episode is cut, -1 for never; by default as the environment is
+            registered.
+        wrappers: of Gymnasium, around the environment and its time limit, the innermost first.
         observation_parts: of dictionary observations, the names of the parts that policies see, in that order, such as
             `achieved_goal/kettle`; by default all of them, sorted as `rlrat.environments.observations` says.
 
@@ -142,9 +145,9 @@ class Evaluator:
     threads may read it.
 
     Raises:
-        InputError: an unknown or uninstalled environment, settings that it refuses, discrete actions, observations that
-            are no vector and no dictionary of vectors, or lack a part, a negative seed, no episode, too many of them,
-            no step or no thread.
+        InputError: an unknown or uninstalled environment, settings that it or a wrapper refuses, discrete actions,
+            observations that are no vector and no dictionary of vectors, or lack a part, a negative seed, no episode,
+            too many of them, no step or no thread.
     """
 
     def __init__(
@@ -157,9 +160,11 @@ class Evaluator:
         repeats: int = 1,
         *,
         max_episode_steps: int | None = None,
+        wrappers: Sequence[Wrapper] = (),
         observation_parts: Sequence[str] | None = None,
     ) -> None:
         self.env_id = env_id
+        self.wrappers: tuple[Wrapper, ...] = tuple(wrappers)
         self.env_kwargs: dict[str, Any] = dict(env_kwargs or {})
         self.seeds: tuple[int, ...] = tuple(int(seed) for seed in np.atleast_1d(seeds))
         self.episodes = episodes
@@ -173,18 +178,17 @@ class Evaluator:
             seeds = f" for each of {len(self.seeds):,} seeds" if len(self.seeds) > 1 else ""
             raise InputError(f"cannot play {episodes:,} episodes{seeds} at once: give at most {MOST_EPISODES:,} in all")
         if max_episode_steps is not None:
-            if max_episode_steps < 1:
+            if max_episode_steps < 1 and max_episode_steps != NO_LIMIT:
                 raise InputError(f"cannot cut episodes after {max_episode_steps} steps: give at least 1")
             if "max_episode_steps" in self.env_kwargs:
                 raise InputError("max_episode_steps is given twice: leave it out of the environment's settings")
-            max_episode_steps = int(max_episode_steps)  # Gymnasium accepts no NumPy integer
 
         reset_seeds = np.array([[reset_seed(seed, e) for e in range(episodes)] for seed in self.seeds])
         self.reset_seeds: np.ndarray = np.tile(reset_seeds, repeats)
         self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
         self.envs, self._rows, flattener = _make_rows(
-            env_id, self.env_kwargs, max_episode_steps, *rows, observation_parts
+            env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
         )
         first: Any = self.envs[0]  # its actions are a box, or it was refused
         self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
@@ -207,14 +211,14 @@ class Evaluator:
         bounded = np.isfinite(space.low) & np.isfinite(space.high)
         action = np.where(bounded, space.low + (space.high - space.low) / 2, 0.0).astype(space.dtype)
         try:
-            with _refusals(self.env_id, self.env_kwargs):
+            with refusals(self.env_id, self.env_kwargs, self.wrappers):
                 self._rows.reset()
                 rows = np.arange(self.reset_seeds.size)
                 self._rows.step(rows, np.broadcast_to(action, (len(rows), *action.shape)))
         except InputError:
             raise
         except Exception:
-            if self.env_kwargs:
+            if self.env_kwargs or self.wrappers:
                 raise
 
     def run(self, policy: PolicyFunction) -> Evaluation:
@@ -381,6 +385,7 @@ def _make_rows(
     env_id: str,
     env_kwargs: dict[str, Any],
     max_episode_steps: int | None,
+    wrappers: Sequence[Wrapper],
     seeds: list[int],
     num_threads: int | None,
     observation_parts: Sequence[str] | None,
@@ -389,33 +394,15 @@ def _make_rows(
 
     The flattener is that of dictionary observations, None for vectors.
     """
-    # Made from the spec: if made by name, Gymnasium advises a newer version each time, but D4RL's data needs -v4.
-    spec = find_spec(env_id)
-    import gymnasium
-
-    limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-
-    def make() -> Any:
-        # The checker only warns; it changes nothing that an environment returns.
-        return gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
-
     envs: list[Any] = []
     try:
         with _model_warnings_once():
-            try:
-                with _refusals(env_id, env_kwargs):
-                    envs.append(make())
-            except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-                near = nearest(env_id, cutoff=0.8)
-                raise InputError(
-                    f"{env_id} cannot be made here: {reason(error)}"
-                    + (f"; did you mean {' or '.join(near)}?" if near else "")
-                ) from None
+            envs.append(make(env_id, env_kwargs, max_episode_steps, wrappers))
             flattener = _check_evaluable(envs[0], env_id, observation_parts)
-            with _refusals(env_id, env_kwargs):  # the first steps are made here
+            with refusals(env_id, env_kwargs, wrappers):  # the first steps are made here
                 rows = native_rows(envs[0], seeds, num_threads or usable_cores(), flattener)
             if rows is None:
-                envs.extend(make() for _ in seeds[1:])
+                envs.extend(make(env_id, env_kwargs, max_episode_steps, wrappers) for _ in seeds[1:])
                 # Almost half of a Hopper step is Python (130 of 300 us): more than a few threads only wait for the GIL.
                 rows = GymnasiumRows(envs, seeds, num_threads or min(usable_cores(), 4), flattener)
     except BaseException:
@@ -423,25 +410,6 @@ def _make_rows(
             env.close()
         raise
     return envs, rows, flattener
-
-
-@contextmanager
-def _refusals(env_id: str, env_kwargs: Mapping[str, Any]) -> Iterator[None]:
-    """Turn any error of an environment into an `InputError` about the settings that it was given.
-
-    Without settings the error is a mistake in the environment's code, and keeps its traceback.
-    """
-    import gymnasium
-
-    try:
-        yield
-    except (InputError, ImportError, gymnasium.error.DependencyNotInstalled):
-        raise
-    except Exception as error:
-        if not env_kwargs:
-            raise
-        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-        raise InputError(f"{env_id} refuses the settings {reason(repr(env_kwargs))}: {kind}{reason(error)}") from None
 
 
 def _time_limit(env: Any) -> int | None:
@@ -485,14 +453,10 @@ def _model_warnings_once() -> Iterator[None]:
     MuJoCo's own handler writes to stderr and to MUJOCO_LOG.TXT in the working directory. Deprecated attributes, which
     MuJoCo 4 finds in Gymnasium's half_cheetah.xml, concern the model's author: DeprecationWarning, hidden by default.
     """
-    try:
-        import mujoco
-    except ModuleNotFoundError:
+    mujoco = import_mujoco()
+    if mujoco is None:
         yield
         return
-    except (RuntimeError, AttributeError, ImportError) as error:  # MuJoCo imports the OpenGL that MUJOCO_GL names
-        gl = os.environ.get("MUJOCO_GL", "")
-        raise InputError(f"MuJoCo cannot be imported with MUJOCO_GL={gl}: {reason(error)}; unset it") from None
     seen: dict[str, None] = {}
     previous = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: seen.setdefault(message))

@@ -9,10 +9,11 @@ from rlrat.reports.read import RunRecord, as_text
 from rlrat.runs.schema import recalled
 
 _PROTOCOL = {  # how runs are judged, not how they learn
-    *("env_id", "env_kwargs", "max_episode_steps", "total_updates", "eval_every", "eval_at", "eval_episodes"),
+    *("env_id", "env_kwargs", "max_episode_steps", "wrappers", "ignore_wrappers"),
+    *("total_updates", "eval_every", "eval_at", "eval_episodes"),
     *("dataset_fingerprint", "reference scores", "holdout", "fqe_updates"),
 }
-_NEWER = {"max_episode_steps": None, "action_bounds": None, "holdout": None}
+_NEWER = {"max_episode_steps": None, "action_bounds": None, "holdout": None, "wrappers": [], "ignore_wrappers": False}
 """Settings that older runs do not know, as they were."""
 # Settings that the seconds of an update depend on. A run may be resumed with others, except for the precision.
 _SPEED = ("num_threads", "compile", "precision")

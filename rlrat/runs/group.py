@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from rlrat.datasets import Dataset
+from rlrat.environments.recorded import Environment
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.background import Snapshot
 from rlrat.evaluation.evaluator import Evaluation
 from rlrat.evaluation.scores import Reference
-from rlrat.runs.arguments import Member, RunArguments, identity, run_folder, settings
+from rlrat.runs.arguments import Member, RunArguments, environment_identity, identity, run_folder, settings
 from rlrat.runs.dashboards import finish_board
 from rlrat.runs.folder import RunFolder, starts
 from rlrat.runs.progress import TrainingProgress
@@ -43,7 +44,7 @@ class Group:
         members: the members that are trained.
         device: where they are trained.
         dataset: what they are trained on.
-        env_id, env_kwargs: the environment that they are evaluated in, None where there is none.
+        environment: in which they are evaluated, None where there is none.
         reference: the returns that their scores are relative to, None where there are none.
         holdout: the share of the episodes that is held out, None where there is none.
     """
@@ -58,14 +59,13 @@ class Group:
         members: Sequence[Member],
         device: torch.device,
         dataset: Dataset,
-        env_id: str | None,
-        env_kwargs: dict[str, Any],
+        environment: Environment | None,
         reference: Reference | None,
         holdout: float | None = None,
     ) -> None:
         self._holdout = holdout
         self._agent, self._arguments, self._dataset = agent, arguments, dataset
-        self._env_id, self._env_kwargs, self._reference, self._device = env_id, env_kwargs, reference, device
+        self._environment, self._reference, self._device = environment, reference, device
         self.members = list(members)
         self.folders = [RunFolder(run_folder(member.arguments, agent, member.seed)) for member in members]
         self.left_out: set[int] = set()
@@ -136,8 +136,7 @@ class Group:
             **identity(member.arguments),
             "dataset": dataset.id,  # not the argument: a path can be spelled in many ways
             "agent": self._agent,
-            "env_id": self._env_id,
-            "env_kwargs": self._env_kwargs,
+            **environment_identity(self._environment, member.arguments.max_episode_steps),
             "holdout": self._holdout,
             "dataset_fingerprint": dataset.fingerprint,
         }
@@ -148,6 +147,7 @@ class Group:
             "members": len(self.members),
             "group": self._labels,
             "identity": shared,
+            "environment": None if self._environment is None else self._environment.settings(),
             "arguments": arguments,
             "dataset": {
                 "id": dataset.id,
@@ -214,7 +214,7 @@ class Group:
             with self._fitting():
                 for index, checkpoints in found.items():
                     own = (self.folders[index], self.members[index].label, checkpoints)
-                    about = (self._arguments, targets, _member(initial, index), self._env_id is None)
+                    about = (self._arguments, targets, _member(initial, index), self._environment is None)
                     recovered[index] = recover(*own, start, *about)
                 progress = self._load(learner, {i: checkpoints[start] for i, checkpoints in found.items()}, recovered)
         progress.failed, progress.missing = [one.failed for one in recovered], [one.missing for one in recovered]
@@ -382,7 +382,7 @@ class Group:
     def record_offline(self, index: int, snapshot: Snapshot, values: dict[str, np.ndarray]) -> None:
         """Write what was found without rollouts of one member, and the line of its evaluation where it has no other."""
         self.folders[index].append_offline(snapshot.update, {name: float(of[index]) for name, of in values.items()})
-        if self._env_id is None:
+        if self._environment is None:
             line = {**_at(snapshot), "episodes": 0}
             self.folders[index].append_evaluation([line], [])
 
@@ -448,7 +448,7 @@ class Group:
             never = {name: set() if name == METRICS else progress.failed[index] for name in folder.lines}
             lost = {name: folder.lost(name) - updates for name, updates in never.items()}
             summary = summarize(rows, progress, reports[index], self._reference)
-            summary |= summarize_offline(folder, summary["status"], self._env_id is None)
+            summary |= summarize_offline(folder, summary["status"], self._environment is None)
             if self._arguments.keep_best is not None and (best := folder.best()) is not None:
                 summary["best"] = {**best["chosen"], "file": BEST_CHECKPOINT}
             summary["failed_evaluations"] = sorted(progress.failed[index])

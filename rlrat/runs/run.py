@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from torch import Tensor
 
 from rlrat.console import Console
 from rlrat.datasets import Dataset, load_dataset
-from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
+from rlrat.environments.recorded import Environment, of_data
+from rlrat.environments.registry import import_modules
 from rlrat.environments.settings import same_settings
 from rlrat.errors import printable, warn
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator, Snapshot
@@ -75,8 +75,8 @@ class Run:
 
     dataset: Dataset
     """What is trained on: without the episodes that are held out."""
-    env_id: str | None
-    env_kwargs: dict[str, Any]
+    environment: Environment | None
+    """In which policies are evaluated, None where there is none."""
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
         """Load the dataset, and compare it with the environment and the run folders.
@@ -105,16 +105,19 @@ class Run:
         import_modules(arguments.env_modules)
         choices = {name: getattr(arguments, name) for name in ("env_id", "action_bounds", "drop_achieved_goal")}
         self.dataset = load_dataset(arguments.dataset, **choices)
-        given = parse_env_kwargs(arguments.env_kwargs)
-        self.env_id, self.env_kwargs = of_data(self.dataset, arguments.env_id, given)
-        self.reference: Reference | None = None if self.env_id is None else self._find_reference()
+        self.environment = of_data(
+            *(self.dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs), arguments.max_episode_steps),
+            ignore_wrappers=arguments.ignore_wrappers,
+        )
+        self.env_id: str | None = None if self.environment is None else self.environment.env_id
+        self.reference: Reference | None = None if self.environment is None else self._find_reference()
         check_kept(arguments, self.env_id, self.reference)
         self._whole, self._held_out = self.dataset, None
         holdout = held_out_share(arguments, self.env_id, len(self._whole.episode_starts))
         if holdout is not None:
             self.dataset, self._held_out = self._whole.split(holdout, _SPLIT_SEED)
 
-        judged = (self._whole, self.env_id, self.env_kwargs, self.reference, holdout)
+        judged = (self._whole, self.environment, self.reference, holdout)
         self._group = Group(agent, arguments, members(arguments), self.device, *judged)
         if (folders := made.get()) is not None:
             folders += [folder.path for folder in self._group.folders]
@@ -230,7 +233,9 @@ class Run:
         for text, names in gated.items():
             self.console.print(f"gated: {', '.join(names)}: {text}", soft_wrap=True)
         if self.reference is None and self.env_id is not None:
-            self.console.print(f"no reference scores for {self.env_id} with this data: returns are raw", soft_wrap=True)
+            self.console.print(
+                f"no reference scores for {self.environment} with this data: returns are raw", soft_wrap=True
+            )
         self._progress, self._evaluated = self._group.restore(learner, len(self._targets))
         self._start, self._sums = self._progress.update, self._progress.sums
         if self._start:
@@ -476,15 +481,15 @@ class Run:
 
     def _find_reference(self) -> Reference | None:
         """Find the returns that scores are relative to: None where the evaluation differs from their measurement."""
-        family, kwargs, limit = self.dataset.reference, self.env_kwargs, self.arguments.max_episode_steps
-        unlike = not_followed(self.dataset, self.env_id, kwargs, limit)
-        for line in unlike:
+        environment, family = self.environment, self.dataset.reference
+        for line in (*environment.unlike, *environment.notes):
             warn(f"dataset {self.dataset.id} {line}")
-        if unlike or limit not in (None, find_spec(self.env_id).max_episode_steps):
+        if family is None or environment.unlike or environment.wrappers or environment.limit is not None:
             return None
-        if family == "d4rl" and same_settings(kwargs, self.dataset.env_kwargs):
+        kwargs = environment.other_kwargs
+        if family == "d4rl" and same_settings(environment.env_kwargs, self.dataset.env_kwargs):
             kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
-        return None if family is None else find_reference(self.env_id, family, kwargs)
+        return find_reference(self.env_id, family, kwargs)
 
     def _choose_threads(self) -> None:
         """Use fewer CPU threads than there are, where more would only wait for each other."""
@@ -494,10 +499,10 @@ class Run:
             self.console.print(f"{useful} of {there} CPU threads: updates are small (--num-threads)", soft_wrap=True)
 
     def _evaluator(self, seeds: Sequence[int], episodes: int, repeats: int = 1) -> Evaluator:
-        settings = (self.env_kwargs, self.arguments.num_threads, repeats)
-        limit = self.arguments.max_episode_steps
+        environment, settings = self.environment, (self.environment.env_kwargs, self.arguments.num_threads, repeats)
+        around = {"max_episode_steps": environment.limit, "wrappers": environment.wrappers}
         parts = [name for name, _ in self.dataset.observation_parts] or None
-        return Evaluator(self.env_id, seeds, episodes, *settings, max_episode_steps=limit, observation_parts=parts)
+        return Evaluator(environment.env_id, seeds, episodes, *settings, **around, observation_parts=parts)
 
     def _environments(self) -> Evaluator:
         seeds = [member.seed for member in self._group.members]

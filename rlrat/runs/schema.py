@@ -72,7 +72,7 @@ OUTSIDE_IDENTITY = frozenset(
 """Settings that do not change a run's result, but for rounding, or are compared on their own (the seed names the
 folder)."""
 OUTSIDE_NAME = OUTSIDE_IDENTITY | {
-    *("dataset", "env_id", "env_kwargs", "max_episode_steps", "action_bounds"),
+    *("dataset", "env_id", "env_kwargs", "max_episode_steps", "ignore_wrappers", "action_bounds"),
     *("activation", "total_updates", "eval_every", "eval_at", "eval_episodes", "fqe_updates"),
 }
 """Settings that a run's name leaves out: the folder's path has them already, or they only say how long a run is and how

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import torch
 
+from rlrat.environments.making import NO_LIMIT, Wrapper
 from rlrat.environments.observations import described
-from rlrat.environments.registry import import_modules, recorded, recorded_kwargs, typed
-from rlrat.environments.settings import parse_env_kwargs, same_settings
+from rlrat.environments.recorded import recorded_id, recorded_kwargs, saved_wrappers
+from rlrat.environments.registry import import_modules, typed
+from rlrat.environments.settings import bare, parse_env_kwargs, same_settings
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import rendering
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
@@ -120,22 +122,25 @@ class TrainedRun:
         Raises:
             InputError: what `rlrat.environments.registry` does not find here or refuses, or a damaged file.
         """
-        identity = recalled(_mapping(config.get("identity")))
-        own_id, own_kwargs, own_limit = (identity.get(name) for name in ("env_id", "env_kwargs", "max_episode_steps"))
+        own = _environment(config)
+        named, own_kwargs, own_limit = (own.get(name) for name in ("env_id", "env_kwargs", "max_episode_steps"))
+        own_id = bare(named) if isinstance(named, str) else named
         if env_id is not None:
             self.env_id = typed(env_id)
-        elif identity.get("env_id", "") is None:
+        elif "env_id" in own and named is None:
             raise InputError(f"{path.parent} was trained without an environment: give --env-id with one to play in")
         else:
             given = _mapping(config.get("arguments"))
             modules = [str(given.get("env_id")).rpartition(":")[0]]  # as this command would have to name them again
             modules += given["env_modules"] if isinstance(given.get("env_modules"), list) else []
-            self.env_id = recorded(_mapping(config["identity"]).get("env_id"), str(path), modules)
+            self.env_id = recorded_id(named, str(path), modules)
         self.env_kwargs = parse_env_kwargs(env_kwargs)
+        self.wrappers: tuple[Wrapper, ...] = ()
         if self.env_id == own_id:
             as_typed = _as_typed(own_kwargs, _mapping(config.get("arguments")).get("env_kwargs"))
             self.env_kwargs = recorded_kwargs(self.env_id, as_typed, self.env_kwargs, str(path))
-        if not (own_limit is None or (isinstance(own_limit, int) and own_limit >= 1)):
+            self.wrappers = saved_wrappers(own.get("wrappers", []), str(path))
+        if not (own_limit is None or (isinstance(own_limit, int) and (own_limit >= 1 or own_limit == NO_LIMIT))):
             raise InputError(f"{path} is damaged: max_episode_steps is {reason(repr(own_limit))}")
         self.max_episode_steps = max_episode_steps
         if self.max_episode_steps is None and self.env_id == own_id:
@@ -147,9 +152,9 @@ class TrainedRun:
 
     def evaluator(self, episodes: int, env_kwargs: dict[str, Any], **settings: Any) -> Evaluator:
         """Make the environments, with the run's own time limit or the one that is given."""
-        limit = self.max_episode_steps
         settings["observation_parts"] = [name for name, _ in self.policy.observation_parts] or None
-        return Evaluator(self.env_id, self.seed, episodes, env_kwargs, max_episode_steps=limit, **settings)
+        around = {"max_episode_steps": self.max_episode_steps, "wrappers": self.wrappers}
+        return Evaluator(self.env_id, self.seed, episodes, env_kwargs, **around, **settings)
 
     def evaluate(self, episodes: int) -> tuple[dict[float | None, Evaluation], np.ndarray]:
         """Play episodes; return the evaluations by target return, or None, and the actions of the first column.
@@ -191,6 +196,15 @@ class TrainedRun:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _environment(config: dict[str, Any]) -> dict[str, Any]:
+    """Return where a run was evaluated: older folders say it in the run's identity alone."""
+    own, identity = config.get("environment"), _mapping(config.get("identity"))
+    if not isinstance(own, dict):
+        return {**recalled(identity), **{name: value for name, value in identity.items() if name == "env_id"}}
+    limit = own.get("max_episode_steps")
+    return {**own, "max_episode_steps": NO_LIMIT if limit is None else limit}
 
 
 def _as_typed(kwargs: Any, pairs: Any) -> Any:

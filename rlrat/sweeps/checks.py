@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.datasets.sources import is_to_be_fetched
-from rlrat.environments.registry import of_data
+from rlrat.environments.recorded import of_data
 from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError
-from rlrat.runs.arguments import RunArguments, held_out_share, identity, validate
+from rlrat.runs.arguments import RunArguments, environment_identity, held_out_share, identity, validate
 from rlrat.runs.schema import CHECKPOINT, CONFIG, DONE, SUMMARY
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import clash, seed_status
@@ -19,10 +19,11 @@ from rlrat.sweeps.grid import Cell, Job
 from rlrat.updates.seeds import SEED_LIMIT
 
 _NAMED = 5  # mistakes that are named, the rest is counted
-_COMPLETED = ("dataset", "env_id", "env_kwargs", "holdout")  # a run's folder has them as the dataset completes them
+# A run's folder has them as the dataset completes them.
+_COMPLETED = ("dataset", "env_id", "env_kwargs", "max_episode_steps", "holdout")
 _COMPLETED_BY = (
-    *("dataset", "env_id", "env_kwargs", "action_bounds", "drop_achieved_goal"),
-    *("holdout", "keep_best", "max_episode_steps"),
+    *("dataset", "env_id", "env_kwargs", "max_episode_steps", "ignore_wrappers", "action_bounds"),
+    *("drop_achieved_goal", "holdout", "keep_best"),
 )
 _MEND = "give another --run-dir, or move these away"
 _TOGETHER = ("total_updates", "eval_at")  # whether one is right depends on the other
@@ -181,11 +182,15 @@ def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str,
     names = ("env_id", "action_bounds", "drop_achieved_goal")
     choices = {name: getattr(arguments, name) for name in names}
     dataset = load_dataset(arguments.dataset, env_modules=env_modules, **choices)
-    env_id, kwargs = of_data(dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs))
+    environment = of_data(
+        *(dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs), arguments.max_episode_steps),
+        ignore_wrappers=arguments.ignore_wrappers,
+    )
+    env_id = None if environment is None else environment.env_id
     if env_id is None:
         check_kept(arguments, None, None)
     holdout = held_out_share(arguments, env_id, len(dataset.episode_starts))
-    found = {"env_id": env_id, "env_kwargs": kwargs, "holdout": holdout}
+    found = {**environment_identity(environment, arguments.max_episode_steps), "holdout": holdout}
     return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))
 
 

@@ -22,6 +22,7 @@ ELSEWHERE = {
     "env_id": "where policies are evaluated",
     "env_kwargs": "where policies are evaluated",
     "max_episode_steps": "where policies are evaluated",
+    "ignore_wrappers": "where policies are evaluated",
     "action_bounds": "the learner is given a dataset that has them",
     "total_updates": "how long; what schedules make of it is tested in test_every_agent.py",
     "eval_every": "when policies are evaluated",

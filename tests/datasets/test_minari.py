@@ -127,7 +127,7 @@ def test_recorded_settings_shape_the_bounds_and_may_name_no_file(make_minari, ma
     edit_metadata(folder, **NO_SPACES, env_spec=json.dumps(spec | {"kwargs": {"g": 5.0, "render_mode": "human"}}))
     assert load_dataset(ID).action_high.tolist() == [2]  # drawn nowhere
     edit_metadata(folder, env_spec=json.dumps(spec | {"kwargs": {"nothing": 5.0}}))
-    with pytest.raises(InputError, match=r"Pendulum-v1 cannot be made here with the settings .*nothing.*--action"):
+    with pytest.raises(InputError, match=r"Pendulum-v1 refuses the settings .*nothing.*--action"):
         load_dataset(ID)
     edit_metadata(folder, env_spec=json.dumps(spec | {"kwargs": {"xml_file": "/etc/passwd"}}))
     with pytest.raises(InputError, match="data may name no files"):

@@ -42,19 +42,48 @@ def test_the_packaged_data_keep_their_reference(tmp_path):
         assert run.reference.name == "v5-2026.11"
 
 
-def test_what_is_not_evaluated_as_recorded_has_no_reference_and_that_is_said_once(begin):
-    recorded = {"env_spec": {**SPEC, "max_episode_steps": 500}}
-    run, said = begin({"env_recorded": recorded})
-    assert run.reference is None
-    assert said.count("dataset test/hopper records a time limit of 500 steps, not 1000 steps") == said.count("\n") == 1
-    run, said = begin({"env_recorded": recorded}, max_episode_steps=500)  # followed, but not what references are of
-    assert (run.reference, said) == (None, "")
-    assert run._evaluator([0], 1).time_limit == 500
-    run, said = begin({"env_recorded": {"env_spec": {**SPEC, "additional_wrappers": [{"name": "ScaleReward"}]}}})
-    assert run.reference is None
-    assert "records wrappers that are not applied: ScaleReward" in said
+CLIP = {
+    "name": "ClipReward", "entry_point": "gymnasium.wrappers.transform_reward:ClipReward",
+    "kwargs": {"min_reward": -1.0, "max_reward": 0.2},
+}  # fmt: skip
+NORMALIZE = {
+    "name": "NormalizeObservation", "entry_point": "gymnasium.wrappers.stateful_observation:NormalizeObservation",
+    "kwargs": {"epsilon": 1e-8},
+}  # fmt: skip
+
+
+def recorded(**changes):
+    return {"env_recorded": {"env_spec": {**SPEC, **changes}}}
+
+
+def test_what_references_were_not_measured_in_has_none(begin):
+    for changes, limit in (({"max_episode_steps": 15}, 15), ({"additional_wrappers": [CLIP]}, 1000)):
+        run, said = begin(recorded(**changes))
+        assert (run.reference, said) == (None, "")
+        with run._evaluator([0], 1) as evaluator:
+            assert evaluator.time_limit == limit
     run, said = begin({}, max_episode_steps=500)
     assert (run.reference, said) == (None, "")
+    run, said = begin(recorded(kwargs={"healthy_reward": 2.0}) | {"env_kwargs": {"healthy_reward": 2.0}})
+    assert (run.reference, said) == (None, "")
+    run, said = begin(recorded(max_episode_steps=None))
+    assert run.reference is None
+    assert "records no time limit of Hopper-v5, which is registered with 1000 steps" in said
+    with run._evaluator([0], 1) as evaluator:
+        assert evaluator.time_limit is None
+
+
+def test_what_is_not_evaluated_as_recorded_has_no_reference_and_that_is_said_once(begin):
+    run, said = begin(recorded(max_episode_steps=500), max_episode_steps=1000)
+    assert run.reference is None
+    assert said.count("dataset test/hopper records a time limit of 500 steps, not 1000 steps") == said.count("\n") == 1
+    with pytest.raises(InputError, match=r"cannot be made again: NormalizeObservation \(.*give --ignore-wrappers"):
+        begin(recorded(additional_wrappers=[NORMALIZE]))
+    run, said = begin(recorded(additional_wrappers=[NORMALIZE, CLIP]), ignore_wrappers=True)
+    assert run.reference is None
+    assert said.count("records wrappers that are left out (--ignore-wrappers): NormalizeObservation") == 1
+    assert said.count("\n") == 1
+    assert [wrapper.name for wrapper in run.environment.wrappers] == ["ClipReward"]
 
 
 def test_d4rls_own_settings_keep_their_reference(begin):
@@ -82,7 +111,8 @@ def test_training_imports_what_the_command_names_and_not_what_the_data_names(beg
     try:
         for given in ({"env_modules": ("own_hoppers",)}, {"env_id": "own_hoppers:OwnHopper-v0"}):
             run, _ = begin(data, **given)
-            assert (run.env_id, run.env_kwargs) == ("OwnHopper-v0", {"healthy_reward": 2.0})
+            environment = run.environment
+            assert (environment.env_id, environment.env_kwargs) == ("OwnHopper-v0", {"healthy_reward": 2.0})
     finally:
         del gymnasium.registry["OwnHopper-v0"], sys.modules["own_hoppers"]
     assert (tmp_path / "own_hoppers.imported").exists()

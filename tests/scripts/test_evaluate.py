@@ -136,6 +136,7 @@ def rewrite(run, arguments=(), **identity):
     """A run's config.json with another identity."""
     config = json.loads((run / "config.json").read_text())
     config["identity"] |= identity
+    config["environment"] |= {name: value for name, value in identity.items() if name in config["environment"]}
     config["arguments"] |= dict(arguments)
     (run / "config.json").write_text(json.dumps(config))
 
@@ -151,7 +152,7 @@ gymnasium.register("MyHopper-v0", "gymnasium.envs.mujoco.hopper_v5:HopperEnv", m
 def test_a_module_that_a_run_names_is_imported_only_if_this_command_names_it(run, main, tmp_path, monkeypatch):
     (tmp_path / "my_hoppers.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    rewrite(run, env_id="my_hoppers:MyHopper-v0")
+    rewrite(run, env_id="my_hoppers:MyHopper-v0", max_episode_steps=3)
     code, _, errors = main(run, episodes=1)
     assert (code, errors.count("\n")) == (2, 1)
     assert "config.json names the environment 'my_hoppers:MyHopper-v0', which is not registered here" in errors
@@ -197,6 +198,7 @@ def test_a_time_limit_is_the_runs_own_or_the_given_one(run, main):
     # As older runs have it: among the settings, and a Decision Transformer's time steps under its name.
     config = json.loads((run / "config.json").read_text())
     del config["identity"]["action_bounds"]
+    del config["environment"]
     config["identity"] |= {"max_episode_steps": 500, "env_kwargs": {"max_episode_steps": 2, "render_mode": "human"}}
     (run / "config.json").write_text(json.dumps(config))
     assert length_and_reference() == (2, "v5-2026.11")
@@ -224,7 +226,8 @@ def test_a_config_of_other_types_is_borne_or_one_line(run, main, value):
     original = (run / "config.json").read_text()
     places = [("identity",), ("arguments",), ("seed",), ("reference",), ("reference", "expert"), ("reference", "name")]
     places += [("identity", name) for name in ("env_id", "env_kwargs", "max_episode_steps", "action_bounds")]
-    places += [("arguments", name) for name in ("env_kwargs", "num_threads")]
+    places += [("arguments", name) for name in ("env_kwargs", "num_threads")] + [("environment",)]
+    places += [("environment", name) for name in ("env_id", "env_kwargs", "max_episode_steps", "wrappers")]
     for place in places:
         config = json.loads(original)
         inner = config
@@ -267,7 +270,7 @@ def test_mistakes_are_one_line(run, main, tmp_path):
 
 def test_what_is_evaluated_is_shown_though_the_next_run_fails(folders, run, main):
     config = json.loads((run / "config.json").read_text())
-    config["identity"]["env_id"] = "Walker2d-v5"
+    config["environment"]["env_id"] = "Walker2d-v5"
     (run / "config.json").write_text(json.dumps(config))
     code, output, errors = main(folders["iql"], run, episodes=1)
     assert code == 2
