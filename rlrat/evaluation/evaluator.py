@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlrat.environments.global_random import lent
 from rlrat.environments.registry import MOST_EPISODES, find_spec, import_modules, nearest, typed
 from rlrat.errors import InputError, reason
 from rlrat.evaluation.gymnasium_rows import GymnasiumRows, row_index
@@ -341,7 +342,8 @@ def _make_rows(
 
     def make() -> Any:
         # The checker only warns; it changes nothing that an environment returns.
-        return gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
+        with lent():
+            return gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
 
     envs: list[Any] = []
     try:

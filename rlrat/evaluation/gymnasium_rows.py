@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlrat.environments.global_random import Generators
 from rlrat.errors import InputError
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -58,13 +59,18 @@ class Threads:
 
 
 class GymnasiumRows:
-    """One Gymnasium environment per row; MuJoCo's are stepped on threads, as `mj_step` releases the GIL."""
+    """One Gymnasium environment per row; MuJoCo's are stepped on threads, as `mj_step` releases the GIL.
+
+    Every row is reset, and steps for the first time, with a global generator of NumPy's of its own. If one draws from
+    it then, all further steps are made one at a time in the same way.
+    """
 
     def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
         self.num_threads: int = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
         self._envs, self._seeds = envs, seeds
         self._name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
         self._threads = Threads(self.num_threads)
+        self._generators, self._at_start = Generators(seeds), True
         self._observations = np.empty((len(envs), *envs[0].observation_space.shape))
         self._rewards = np.zeros(len(envs))
         self._terminated = np.zeros(len(envs), bool)
@@ -83,7 +89,8 @@ class GymnasiumRows:
                 raise InputError(f"{self._name} returned {_amount(found)} from reset, Gymnasium's API has 2")
             self._observations[row] = self._observation(found[0], "reset")
 
-        self._threads(reset, np.arange(len(self._envs)))
+        self._generators.each(reset, np.arange(len(self._envs)), anew=True)
+        self._at_start = True
         return self._observations.copy()
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> StepResult:
@@ -101,7 +108,11 @@ class GymnasiumRows:
             for array, (name, kind), value in zip(results[1:], _SCALAR_RESULTS, found[1:4], strict=True):
                 array[row] = value if type(value) is kind else self._number(name, value)
 
-        self._threads(step, rows)
+        if self._at_start or self._generators.are_used:
+            self._generators.each(step, rows)
+            self._at_start = False
+        else:
+            self._threads(step, rows)
         return tuple(array[rows] for array in results)
 
     def _step(self, row: int, action: np.ndarray) -> tuple:
