@@ -49,6 +49,7 @@ def download(
     hosts: Collection[str] = (),
     largest: int = LARGEST_BYTES,
     sha256: str | None = None,
+    folder_variable: str = "D4RL_DATASET_DIR",
 ) -> None:
     """Download `url` to `target`; continue from `<target>.part` if an earlier transfer broke.
 
@@ -60,6 +61,7 @@ def download(
         hosts: the hosts to which the URL's own host may redirect.
         largest: the most bytes that the file may have.
         sha256: the published checksum of the file, in hexadecimal.
+        folder_variable: the environment variable that names another folder.
 
     Raises:
         InputError: no network, no such file, no room, a folder that cannot be written, or a refused file.
@@ -82,9 +84,8 @@ def download(
     except OSError as error:
         if error.errno in NO_ROOM:
             raise InputError(f"no room for {target}: free some and run again, what came is kept") from None
-        raise InputError(
-            f"cannot write {target} ({reason(error.strerror or error)}): name a writable folder in D4RL_DATASET_DIR"
-        ) from None
+        said = reason(error.strerror or error)
+        raise InputError(f"cannot write {target} ({said}): name a writable folder in {folder_variable}") from None
 
 
 def _check_sum(path: Path, sha256: str | None) -> None:

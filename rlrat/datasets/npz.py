@@ -7,7 +7,7 @@ episodes under `episode_0/observations`, `episode_1/observations`, ... Anything 
 import io
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from rlrat.datasets.bounds import Bounds
 from rlrat.datasets.dataset import Dataset, of_episodes
 from rlrat.datasets.flat import ABOUT_NAME, SAVED, STEPS, check_steps, of_saved, of_steps
+from rlrat.datasets.ogbench_names import refuse_file
 from rlrat.datasets.own import Words, load, note_unused
 from rlrat.datasets.progress import counted
 from rlrat.errors import InputError, reason
@@ -57,6 +58,8 @@ def _convert(id: str, label: str, paths: Sequence[Path], words: Words) -> Datase
     fields = {
         match[2] if (match := _EPISODE.fullmatch(name)) else name for arrays in pieces.values() for name in arrays
     }
+    for path, arrays in pieces.items():
+        refuse_file(path, arrays)
     unused = fields - {*STEPS, *SAVED, ABOUT_NAME, *_NAMES}
     return note_unused(_made(id, label, pieces, words), label, unused, f"a log has {', '.join(STEPS)}")
 
@@ -107,23 +110,28 @@ def _joined(paths: Sequence[Path], pieces: Sequence[dict[str, np.ndarray | None]
     return {name: None if first[name] is None else np.concatenate([piece[name] for piece in pieces]) for name in first}
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of a file; nothing is unpickled.
+def read(path: Path, wanted: Container[str] | None = None, copies: int = 1) -> dict[str, np.ndarray]:
+    """Read the arrays of a file; nothing is unpickled.
 
     `numpy.load` takes three times as long where there are many small arrays: it parses every header as Python.
+
+    Args:
+        wanted: their names; all by default.
+        copies: how often memory must hold them.
 
     Raises:
         InputError: it is no .npz, damaged, holds Python objects, or needs more memory than there is.
     """
     with _one_line(path), zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        needed = sum(member.file_size for member in members)
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        members = {name: member for name, member in members.items() if wanted is None or name in wanted}
+        needed = copies * sum(member.file_size for member in members.values())
         there = available_memory() if needed > _SMALL else None
         if there is not None and needed > there:
             raise InputError(f"{path} needs {needed / 1e9:,.1f} GB of memory, and {there / 1e9:,.1f} GB are free")
         return {
-            member.filename.removesuffix(".npy"): _array(path, member.filename, archive.read(member))
-            for member in counted(members, len(members))
+            name: _array(path, member.filename, archive.read(member))
+            for name, member in counted(members.items(), len(members))
         }
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rlrat.datasets import names
+from rlrat.datasets import names, ogbench_names
 from rlrat.datasets.names import D4RL_FILES, HDF5_SUFFIXES, MINARI_MUJOCO, PACKAGED, TABLE_SUFFIXES, as_id, dataset_path
 from rlrat.errors import InputError
 
@@ -156,6 +156,29 @@ class _D4RL:
         return D4RL_FILES
 
 
+class _OGBench:
+    form, is_path = "a single task of OGBench's (antmaze-medium-navigate-singletask-v0)", False
+    key = staticmethod(names.dataset_id)
+
+    def knows(self, text: str) -> bool:
+        id = as_id(text)
+        return id is not None and ogbench_names.is_name(id)
+
+    def place(self, text: str) -> Path:
+        return ogbench_names.file_of(self.key(text))
+
+    def is_present(self, text: str) -> bool:
+        return self.place(text).exists()
+
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+        from rlrat.datasets import ogbench
+
+        return ogbench.load_name(self.key(text), bounds)
+
+    def known_ids(self) -> list[str]:
+        return [f"{name}-singletask-v0" for name in ogbench_names.SETS]
+
+
 class _AtPath:
     """Files or folders of one form."""
 
@@ -240,6 +263,7 @@ SOURCES: tuple[Source, ...] = (
     _AtPath("a .csv or .parquet file", _has_suffix(*TABLE_SUFFIXES), _load_table),
     _AtPath("an .hdf5 file of D4RL's layout", _is_hdf5, _load_hdf5),
     _D4RL(),
+    _OGBench(),
     _Minari(),
     _AtPath("a folder of Minari's", _is_minari_folder, _load_minari_folder),
     _AtPath("a folder of .npz files", _is_npz_folder, _load_npz_folder),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlrat.environments.global_random import Generators
 from rlrat.environments.observations import NUMERIC_KINDS, Flattener
 from rlrat.environments.success import success_of
 from rlrat.errors import InputError
@@ -59,7 +60,11 @@ class Threads:
 
 
 class GymnasiumRows:
-    """One Gymnasium environment per row; MuJoCo's are stepped on threads, as `mj_step` releases the GIL."""
+    """One Gymnasium environment per row; MuJoCo's are stepped on threads, as `mj_step` releases the GIL.
+
+    Every row is reset, and steps for the first time, with a global generator of NumPy's of its own. If one draws from
+    it then, all further steps are made one at a time in the same way.
+    """
 
     def __init__(
         self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int, flattener: Flattener | None = None
@@ -69,6 +74,7 @@ class GymnasiumRows:
         self._envs, self._seeds = envs, seeds
         self._name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
         self._threads = Threads(self.num_threads)
+        self._generators, self._at_start = Generators(seeds), True
         self._flattener = flattener
         shape = envs[0].observation_space.shape if flattener is None else (flattener.size,)
         self._observations = np.empty((len(envs), *shape))
@@ -90,7 +96,8 @@ class GymnasiumRows:
                 raise InputError(f"{self._name} returned {_amount(found)} from reset, Gymnasium's API has 2")
             self._read(row, found[0], "reset")
 
-        self._threads(reset, np.arange(len(self._envs)))
+        self._generators.each(reset, np.arange(len(self._envs)), anew=True)
+        self._at_start = True
         return self._observations.copy()
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> StepResult:
@@ -109,7 +116,11 @@ class GymnasiumRows:
                 array[row] = value if type(value) is kind else self._number(name, value)
             self._successes[row] = success_of(found[4])
 
-        self._threads(step, rows)
+        if self._at_start or self._generators.are_used:
+            self._generators.each(step, rows)
+            self._at_start = False
+        else:
+            self._threads(step, rows)
         return tuple(array[rows] for array in results)
 
     def _step(self, row: int, action: np.ndarray) -> tuple:

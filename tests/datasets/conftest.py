@@ -10,7 +10,12 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):
-    found = {"XDG_CACHE_HOME": "cache", "MINARI_DATASETS_PATH": "minari", "D4RL_DATASET_DIR": "d4rl"}
+    found = {
+        "XDG_CACHE_HOME": "cache",
+        "MINARI_DATASETS_PATH": "minari",
+        "D4RL_DATASET_DIR": "d4rl",
+        "OGBENCH_DATASET_DIR": "ogbench",
+    }
     for variable, name in found.items():
         monkeypatch.setenv(variable, str(tmp_path / name))
     monkeypatch.setattr(os, "fsync", lambda _: None)  # fifty milliseconds a conversion

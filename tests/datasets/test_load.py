@@ -14,6 +14,10 @@ PACKAGED = {
     "rlrat/hopper/mixed-v0": (547, 96655, 488.6, 295.9, 80.3, 1238.1),
     "rlrat/hopper/medium-v0": (304, 100220, 1104.6, 172.8, 29.4, 1445.5),
 }
+FORMS = (
+    "a D4RL name (hopper-medium-v2), a single task of OGBench's (antmaze-medium-navigate-singletask-v0), "
+    "a Minari id (mujoco/hopper/medium-v0) or a path to an .npz file"
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +30,7 @@ PACKAGED = {
         ("walker2d_medium_replay-v2", "walker2d-medium-replay-v2"),
         ("HalfCheetah-medium-expert-v2", "halfcheetah-medium-expert-v2"),
         ("own/thing", "own/thing-v0"),
+        ("antmaze-medium-navigate-singletsk-v0", "antmaze-medium-navigate-singletask-v0"),
         ("../../etc/passwd-v0", None),
         ("", None),
         ("?", None),
@@ -38,7 +43,7 @@ def test_an_unknown_id_names_the_nearest_and_the_forms(id, nearest, make_minari,
     message = str(caught.value)
     assert message.startswith(f"unknown dataset {id!r}")
     assert (f"the nearest known: {nearest}" in message) if nearest else ("nearest" not in message)
-    assert "a D4RL name (hopper-medium-v2), a Minari id (mujoco/hopper/medium-v0) or a path to an .npz file" in message
+    assert FORMS in message
     assert "\n" not in message
 
 
