@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rlrat.environments import d4rl
 from rlrat.environments.settings import TAKEN, bare, same_settings
 from rlrat.errors import InputError, reason
 from rlrat.json_files import is_deep
@@ -177,6 +178,7 @@ def find_spec(name: str) -> "EnvSpec":
     from gymnasium.envs.registration import registry
 
     broken = ""
+    d4rl.register(name)
     if name not in registry:
         for module, package in KNOWN_PACKAGES.items():
             if module not in sys.modules and _is_installed(package):
