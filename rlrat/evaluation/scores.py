@@ -1,7 +1,7 @@
 """Find reference returns, compute normalised scores 100 (return - random) / (expert - random) and heights of curves.
 
-The two families are never mixed. D4RL's references belong to its v2 datasets and their Gym environments, the v5 ones
-to Minari's MuJoCo datasets and Gymnasium's -v5 environments.
+The two families are never mixed. D4RL's references belong to its datasets and their environments, the v5 ones to
+Minari's MuJoCo datasets and Gymnasium's -v5 environments.
 """
 
 import difflib
@@ -9,7 +9,7 @@ import importlib.util
 import json
 import runpy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -18,20 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlrat.datasets.choices import ReferenceFamily
-from rlrat.datasets.names import D4RL_LEVELS, d4rl_name
+from rlrat.datasets.d4rl_names import DATE, NAMES
 from rlrat.errors import InputError
 
 FAMILIES = get_args(ReferenceFamily)
-
-# Gym name: (random, expert); the same for every level of an environment.
-_D4RL_RETURNS = {
-    "Ant": (-325.6, 3879.7),
-    "HalfCheetah": (-280.178953, 12135.0),
-    "Hopper": (-20.272305, 3234.3),
-    "Walker2d": (1.629008, 4592.3),
-}
-_D4RL_SOURCE = "d4rl 1.1, d4rl/infos.py (REF_MIN_SCORE, REF_MAX_SCORE); Fu et al., arXiv 2004.07219"
-_D4RL_DATE = "2022-09-12"
 
 
 @dataclass(frozen=True)
@@ -49,6 +39,8 @@ class Reference:
     source: str
     date: str
     """ISO 8601: when the returns were measured or published."""
+    measured_with: str = ""
+    """Packages that made the environment where the returns were measured, if it is known."""
 
     def normalize(self, returns: ArrayLike) -> np.ndarray:
         """Return the scores of `returns`, 0 for random and 100 for expert, in their shape; NaN stays NaN."""
@@ -142,11 +134,13 @@ def _v5_references() -> dict[str, Reference]:
 @cache
 def _d4rl_references() -> dict[str, Reference]:
     found = {}
-    for env, (random, expert) in _D4RL_RETURNS.items():
-        datasets = [d4rl_name(env, level) for level in D4RL_LEVELS]
-        # The data is from -v2 environments. The nearest that installs, -v4, takes their references.
-        for key in (*datasets, f"{env}-v2", f"{env}-v4"):
-            found[key] = Reference("d4rl-v2", key, random, expert, _D4RL_SOURCE, _D4RL_DATE)
+    for name, entry in NAMES.items():
+        values = (entry.random, entry.expert, entry.source, DATE)
+        found[name] = Reference(f"d4rl-{name[-2:]}", name, *values, measured_with=entry.measured_with)
+        if entry.family == "locomotion" and name.endswith("-v2"):
+            # The data is from -v2 environments. The nearest that installs, -v4, takes their references.
+            for key in (entry.env_id, entry.env_id.replace("-v4", "-v2")):
+                found[key] = replace(found[name], env_id=key)
     return found
 
 
