@@ -27,7 +27,7 @@ from rlrat.datasets.sharing import close_file, is_trusted, make_like, make_priva
 from rlrat.errors import InputError, reason
 from rlrat.json_files import load_json
 
-FORMAT_VERSION = 3  # raise it when the converted content or its layout changes
+FORMAT_VERSION = 4  # raise it when the converted content or its layout changes
 _TEMPORARY = ".tmp-"
 _ABANDONED_SECONDS = 3600  # a temporary folder older than this belongs to no living process
 _MOST_SIGHTS = 16  # machines and mounts from which a stamp has seen its source

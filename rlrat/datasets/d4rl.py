@@ -1,6 +1,6 @@
-"""Read D4RL's v2 locomotion datasets and any HDF5 file of D4RL's layout, without d4rl, gym or mujoco_py.
+"""Read D4RL's datasets and any HDF5 file of D4RL's layout, without d4rl, gym or mujoco_py.
 
-Such a file is one flat sequence of steps. The transitions of D4RL's own sets (`D4RL_FILES`) are those of d4rl's
+Such a file is one flat sequence of steps. The transitions of D4RL's own sets (`NAMES`) are those of d4rl's
 `qlearning_dataset`: the next observation of step i is that of step i + 1, and
 
 - a step whose `timeouts` flag is set is left out: the observation after it is the next episode's first one;
@@ -18,6 +18,7 @@ Steps after the last terminal or timeout flag are an episode that the file break
 d4rl, but its return is not an episode's return and counts neither for the best nor for the worst return.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +26,30 @@ import h5py
 
 from rlrat.datasets import cache
 from rlrat.datasets.bounds import Bounds
+from rlrat.datasets.d4rl_names import AGENTS, LOCOMOTION_LIMIT, NAMES, D4RLName, agent_of
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.download import download
 from rlrat.datasets.flat import ABOUT_NAME, NEEDED, SAVED, STEPS, Limit, check_steps, of_saved, of_steps
 from rlrat.datasets.hdf5 import open_hdf5, read, read_text
-from rlrat.datasets.names import D4RL_FILES, FILE_SUFFIXES, HDF5_SUFFIXES, d4rl_agent, d4rl_folder, dataset_id
+from rlrat.datasets.names import FILE_SUFFIXES, HDF5_SUFFIXES, d4rl_folder, dataset_id
 from rlrat.datasets.own import Words
+from rlrat.environments import d4rl
 from rlrat.errors import InputError
 
-BASE_URL = "https://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
+BASE_URL = d4rl.ROOT
 HOSTS = ("rail.eecs.berkeley.edu",)  # a download may be redirected to these
-TIME_LIMIT = 1000  # of all locomotion environments
-# -v4 is the nearest to D4RL's -v2 that installs. Its Ant leaves out the contact forces, which the data has (as zeros).
-_ENVIRONMENTS = {
-    "halfcheetah": ("HalfCheetah-v4", {}),
-    "hopper": ("Hopper-v4", {}),
-    "walker2d": ("Walker2d-v4", {}),
-    "ant": ("Ant-v4", {"use_contact_forces": True}),
-}
 _NEEDED = (*NEEDED, "terminals")
 
 
 def load_name(name: str, env_id: str | None = None, bounds: Bounds | None = None) -> Dataset:
-    """Load a dataset of `D4RL_FILES` as `load_file` does; download it first if it is not in `d4rl_folder()`.
+    """Load a dataset of `NAMES` as `load_file` does; download it first if it is not in `d4rl_folder()`.
 
     Raises:
         InputError: it cannot be downloaded, or its file is unusable.
     """
-    path = d4rl_folder() / D4RL_FILES[name]
+    path = d4rl_folder() / NAMES[name].file
     if not path.exists():
-        download(f"{BASE_URL}/{D4RL_FILES[name]}", path, check=_check_opens, hosts=HOSTS)
+        download(f"{BASE_URL}/{NAMES[name].path}", path, check=_check_opens, hosts=HOSTS)
     return load_file(path, env_id, bounds)
 
 
@@ -74,22 +69,24 @@ def load_file(path: Path, env_id: str | None = None, bounds: Bounds | None = Non
     if path.suffix.lower() not in HDF5_SUFFIXES and not h5py.is_hdf5(path):
         raise InputError(f"{path} is no HDF5 file, and its name ends in none of {', '.join(FILE_SUFFIXES)}: save it so")
     id = dataset_id(str(path))
-    known = d4rl_agent(id)
-    own_id, env_kwargs = _ENVIRONMENTS[known] if known else (None, {})
+    published, agent = NAMES.get(id), AGENTS.get(agent_of(id) or "")
+    known = published or agent
     given = bounds
     words = Words.of(str(path), env_id if known is None else None, bounds)
-    if known:
-        limit = Limit(TIME_LIMIT, own_id)
-        bounds = bounds or Bounds(-1.0, 1.0, f"of {own_id}", "give --action-bounds LOW HIGH if it has others")
+    if known is not None:
+        limit = Limit(published.time_limit if published else LOCOMOTION_LIMIT, known.env_id)
+        bounds = bounds or Bounds(-1.0, 1.0, f"of {known.env_id}", "give --action-bounds LOW HIGH if it has others")
     elif env_id is not None:
         limit, bounds = words.limit, words.bounds
     else:
-        limit = Limit(TIME_LIMIT, None)
+        limit = Limit(LOCOMOTION_LIMIT, None)
         advice = "give --env-id with the environment they are of, or --action-bounds LOW HIGH"
         bounds = bounds or Bounds(-1.0, 1.0, "that are assumed of it", advice)
-    about = {"env_id": own_id, "env_kwargs": env_kwargs, "reference": "d4rl" if id in D4RL_FILES else None}
+    about: dict[str, Any] = {}
+    if known is not None:
+        about = {"env_id": known.env_id, "env_kwargs": dict(known.env_kwargs)}
     source = cache.Source(id, (path,), cache.beside_file(path), words.settings())
-    return cache.load(source, lambda: _convert(path, id, given, bounds, limit, **about))
+    return cache.load(source, lambda: _convert(path, id, published, given, bounds, limit, **about))
 
 
 def _check_opens(path: Path) -> None:
@@ -97,9 +94,10 @@ def _check_opens(path: Path) -> None:
         file.keys()
 
 
-def _convert(path: Path, id: str, given: Bounds | None, bounds: Bounds, limit: Limit, **about: Any) -> Dataset:
-    published = id in D4RL_FILES
-    names = [name for name in STEPS if not published or name != "next_observations"]
+def _convert(
+    path: Path, id: str, published: D4RLName | None, given: Bounds | None, bounds: Bounds, limit: Limit, **about: Any
+) -> Dataset:
+    names = [name for name in STEPS if published is None or name != "next_observations"]
     with open_hdf5(path) as file:
         episodes = {name: read(file.id, name) for name in SAVED}
         is_saved = episodes["episode_starts"] is not None
@@ -108,4 +106,14 @@ def _convert(path: Path, id: str, given: Bounds | None, bounds: Bounds, limit: L
     arrays = check_steps(str(path), arrays, _NEEDED, "a D4RL file")
     if is_saved:
         return of_saved(id, str(path), arrays, episodes, given, bounds, told)
-    return of_steps(id, str(path), arrays, bounds, limit, published=published, **about)
+    if published is None:
+        return of_steps(id, str(path), arrays, bounds, limit, **about)
+    for name, width in zip(("observations", "actions"), published.widths, strict=True):
+        if (there := arrays[name].shape[1]) != width:
+            raise InputError(
+                f"{path} has {there} {name} a step, D4RL's {id} has {width}: give the file another name if it is not "
+                "D4RL's"
+            )
+    about["reference"] = "success" if published.is_scored_by_success else "d4rl"
+    dataset = of_steps(id, str(path), arrays, bounds, limit, published=True, **about)
+    return replace(dataset, notes=(f"{id}: {published.note}", *dataset.notes)) if published.note else dataset

@@ -7,10 +7,10 @@ import os
 import re
 from pathlib import Path
 
+from rlrat.datasets.d4rl_names import d4rl_name_of
+
 PACKAGED = ("rlrat/hopper/mixed-v0", "rlrat/hopper/medium-v0")
 """Datasets that ship inside the package, the default one first."""
-D4RL_LEVELS = ("random", "medium", "expert", "medium-replay", "full-replay", "medium-expert")
-"""How well the policies behind D4RL's locomotion datasets acted."""
 MINARI_MUJOCO = tuple(
     f"mujoco/{agent}/{level}-v0"
     for agent in ("halfcheetah", "hopper", "walker2d")
@@ -23,8 +23,6 @@ METADATA_FILE, MAIN_FILE = "metadata.json", "main_data.hdf5"
 """Of a dataset of Minari's, in its folder `data`."""
 FILE_SUFFIXES = (*HDF5_SUFFIXES, ".npz", *TABLE_SUFFIXES)
 """What the name of a file loses to become the name of its dataset."""
-_D4RL_AGENTS = ("halfcheetah", "hopper", "walker2d", "ant")
-_D4RL_STEM = re.compile(rf"({'|'.join(_D4RL_AGENTS)})-({'|'.join(D4RL_LEVELS)})(-v[012])?")
 _ID = re.compile(r"[-\w]+(/[-\w]+)*-v\d+")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -34,28 +32,9 @@ def minari_root() -> Path:
     return Path(os.environ.get("MINARI_DATASETS_PATH") or os.path.expanduser("~/.minari/datasets"))
 
 
-def d4rl_name(environment: str, level: str) -> str:
-    """Return D4RL's name of its v2 dataset of an environment, for example hopper-medium-v2 for Hopper."""
-    return f"{environment.lower()}-{level}-v2"
-
-
-D4RL_FILES = {
-    d4rl_name(agent, level): f"{agent}_{level.replace('-', '_')}-v2.hdf5"
-    for agent in _D4RL_AGENTS
-    for level in D4RL_LEVELS
-}
-"""File name of every dataset that D4RL published."""
-
-
 def d4rl_folder() -> Path:
     """Return the folder of d4rl's files: `D4RL_DATASET_DIR` or `~/.d4rl/datasets`."""
     return Path(os.environ.get("D4RL_DATASET_DIR") or os.path.expanduser("~/.d4rl/datasets"))
-
-
-def d4rl_agent(id: str) -> str | None:
-    """Return the D4RL agent, such as hopper, that a dataset's id names; None if it is not named as D4RL's are."""
-    known = _D4RL_STEM.fullmatch(id)
-    return known and known[1]
 
 
 def local_ids() -> list[str]:
@@ -102,14 +81,14 @@ def dataset_id(text: str) -> str:
     """Return the id that `text` spells: the same for every spelling of an id or a path, whatever is there.
 
     A path below Minari's folder has the id that it has there. Any other path is named by its last part: a file without
-    its suffix, and a file that is named as D4RL's are with dashes, as D4RL's names have.
+    its suffix. A file that D4RL published has the dataset's name, which often is another (hammer-v0_demos_clipped.hdf5
+    is hammer-human-v0), and so has one that is named after the dataset, with dashes or underlines.
     """
     if (id := as_id(text)) is not None:
         return id
     path = Path(os.path.abspath(dataset_path(text)))
     if (suffix := path.suffix.lower()) in FILE_SUFFIXES:
-        dashed = path.stem.replace("_", "-")
-        return dashed if suffix in HDF5_SUFFIXES and d4rl_agent(dashed) else safe(path.stem)
+        return (suffix in HDF5_SUFFIXES and d4rl_name_of(path.stem)) or safe(path.stem)
     root = Path(os.path.abspath(minari_root()))
     if path.is_relative_to(root) and is_id(id := path.relative_to(root).as_posix()):
         return id

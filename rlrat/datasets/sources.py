@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlrat.datasets import names, ogbench_names
-from rlrat.datasets.names import D4RL_FILES, HDF5_SUFFIXES, MINARI_MUJOCO, PACKAGED, TABLE_SUFFIXES, as_id, dataset_path
+from rlrat.datasets.d4rl_names import NAMES
+from rlrat.datasets.names import HDF5_SUFFIXES, MINARI_MUJOCO, PACKAGED, TABLE_SUFFIXES, as_id, dataset_path
 from rlrat.errors import InputError
 
 if TYPE_CHECKING:
@@ -139,10 +140,10 @@ class _D4RL:
     key = staticmethod(names.dataset_id)
 
     def knows(self, text: str) -> bool:
-        return as_id(text) in D4RL_FILES
+        return as_id(text) in NAMES
 
     def place(self, text: str) -> Path:
-        return names.d4rl_folder() / D4RL_FILES[self.key(text)]
+        return names.d4rl_folder() / NAMES[self.key(text)].file
 
     def is_present(self, text: str) -> bool:
         return self.place(text).exists()
@@ -153,7 +154,7 @@ class _D4RL:
         return d4rl.load_name(self.key(text), env_id, bounds)
 
     def known_ids(self) -> Iterable[str]:
-        return D4RL_FILES
+        return NAMES
 
 
 class _OGBench:

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
+from rlrat.environments import d4rl
 from rlrat.errors import InputError, reason
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def find_spec(name: str) -> "EnvSpec":
     from gymnasium.envs.registration import registry
 
     broken = ""
+    d4rl.register(name)
     if name not in registry:
         for module, package in KNOWN_PACKAGES.items():
             if module not in sys.modules and _is_installed(package):

@@ -1,8 +1,8 @@
 """Find reference returns, compute normalised scores 100 (return - random) / (expert - random) and heights of curves.
 
-The families are never mixed. D4RL's references belong to its v2 datasets and their Gym environments, the v5 ones to
-Minari's MuJoCo datasets and Gymnasium's -v5 environments. Those of success are no returns: AntMaze and OGBench's
-single-task environments are scored by 100 x the success rate, as in their papers.
+The families are never mixed. D4RL's references belong to its datasets and their environments, the v5 ones to Minari's
+MuJoCo datasets and Gymnasium's -v5 environments. Those of success are no returns: AntMaze and OGBench's single-task
+environments are scored by 100 x the success rate, as in their papers.
 """
 
 import difflib
@@ -10,7 +10,7 @@ import importlib.util
 import json
 import runpy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,23 +19,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlrat.datasets.choices import ReferenceFamily
-from rlrat.datasets.names import D4RL_LEVELS, d4rl_name
+from rlrat.datasets.d4rl_names import DATE, NAMES
 from rlrat.environments.success import scored_by_success
 from rlrat.errors import InputError
 
 FAMILIES = get_args(ReferenceFamily)
 Measure = Literal["return", "success"]
 """What scores are of: an episode's return, or the success rate whatever the returns."""
-
-# Gym name: (random, expert); the same for every level of an environment.
-_D4RL_RETURNS = {
-    "Ant": (-325.6, 3879.7),
-    "HalfCheetah": (-280.178953, 12135.0),
-    "Hopper": (-20.272305, 3234.3),
-    "Walker2d": (1.629008, 4592.3),
-}
-_D4RL_SOURCE = "d4rl 1.1, d4rl/infos.py (REF_MIN_SCORE, REF_MAX_SCORE); Fu et al., arXiv 2004.07219"
-_D4RL_DATE = "2022-09-12"
 
 
 @dataclass(frozen=True)
@@ -54,6 +44,8 @@ class Reference:
     date: str
     """ISO 8601: when they were measured or published."""
     measure: Measure = "return"
+    measured_with: str = ""
+    """Packages that made the environment where the returns were measured, if it is known."""
 
     def normalize(self, values: ArrayLike) -> np.ndarray:
         """Return the scores of returns, or success rates, 0 for random and 100 for expert; NaN stays NaN.
@@ -161,11 +153,13 @@ def _v5_references() -> dict[str, Reference]:
 @cache
 def _d4rl_references() -> dict[str, Reference]:
     found = {}
-    for env, (random, expert) in _D4RL_RETURNS.items():
-        datasets = [d4rl_name(env, level) for level in D4RL_LEVELS]
-        # The data is from -v2 environments. The nearest that installs, -v4, takes their references.
-        for key in (*datasets, f"{env}-v2", f"{env}-v4"):
-            found[key] = Reference("d4rl-v2", key, random, expert, _D4RL_SOURCE, _D4RL_DATE)
+    for name, entry in NAMES.items():
+        values = (entry.random, entry.expert, entry.source, DATE)
+        found[name] = Reference(f"d4rl-{name[-2:]}", name, *values, measured_with=entry.measured_with)
+        if entry.family == "locomotion" and name.endswith("-v2"):
+            # The data is from -v2 environments. The nearest that installs, -v4, takes their references.
+            for key in (entry.env_id, entry.env_id.replace("-v4", "-v2")):
+                found[key] = replace(found[name], env_id=key)
     return found
 
 
