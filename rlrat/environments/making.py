@@ -116,7 +116,7 @@ def mujoco_damage(error: BaseException) -> str | None:
     the new `mujoco-core`, which then lacks those of the same names.
     """
     while error is not None:
-        if isinstance(error, ImportError) and re.match(r"mujoco\b", error.name or ""):
+        if isinstance(error, ImportError) and (error.name or "").startswith("mujoco."):
             break
         if isinstance(error, ImportError) and "mujoco-core" in str(error):  # it lacks files, or is of another version
             break
