@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,7 +81,8 @@ def make(
         try:
             if kind is None:
                 raise InputError(f"Gymnasium {gymnasium.__version__} has no wrapper {reason(wrapper.name)}")
-            with refusals(env_id, {}, [wrapper]):
+            with refusals(env_id, {}, [wrapper]), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*precision lowered")  # a recorded float has 64 bits
                 env = kind(env, **wrapper.kwargs)
         except BaseException:
             env.close()

@@ -26,7 +26,7 @@ def refused(*args) -> str:
 def test_wrappers_come_around_the_time_limit():
     wrappers = [Wrapper("RescaleAction", {"min_action": -2.0, "max_action": 2.0}), Wrapper("ClipAction")]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Gymnasium's, about float32
+        warnings.simplefilter("error")
         env = make("Hopper-v5", {"frame_skip": 2}, 7, wrappers)
     found = []
     while isinstance(env, gymnasium.Wrapper):

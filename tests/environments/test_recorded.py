@@ -182,6 +182,7 @@ def test_what_the_user_chose_goes_over_the_record():
     recorded = data({**SPEC, "max_episode_steps": 15, "kwargs": {"frame_skip": 2}})
     found = of_data(recorded, "Hopper-v5", {"frame_skip": 3}, 20)
     assert (found.env_kwargs, found.limit) == ({"frame_skip": 3}, 20)
+    assert str(found) == "Hopper-v5 (frame_skip=3, at most 20 steps)"
     assert found.unlike == ("records a time limit of 15 steps, not 20 steps (--max-episode-steps)",)
     assert of_data(recorded, None, {"reset_noise_scale": 0}).env_kwargs == {"frame_skip": 2, "reset_noise_scale": 0}
     assert of_data(recorded, max_episode_steps=15).unlike == ()
