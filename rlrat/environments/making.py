@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,7 +83,8 @@ def make(
         try:
             if kind is None:
                 raise InputError(f"Gymnasium {gymnasium.__version__} has no wrapper {reason(wrapper.name)}")
-            with refusals(env_id, {}, [wrapper]):
+            with refusals(env_id, {}, [wrapper]), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*precision lowered")  # a recorded float has 64 bits
                 env = kind(env, **wrapper.kwargs)
         except BaseException:
             env.close()
@@ -118,7 +120,7 @@ def mujoco_damage(error: BaseException) -> str | None:
     the new `mujoco-core`, which then lacks those of the same names.
     """
     while error is not None:
-        if isinstance(error, ImportError) and re.match(r"mujoco\b", error.name or ""):
+        if isinstance(error, ImportError) and (error.name or "").startswith("mujoco."):
             break
         if isinstance(error, ImportError) and "mujoco-core" in str(error):  # it lacks files, or is of another version
             break

@@ -55,9 +55,9 @@ class Environment:
     """What else is to be said, likewise."""
 
     def __str__(self) -> str:
-        """Return its id, and in brackets the time limit and the wrappers that it is not registered with."""
+        """Return its id, and in brackets the settings, time limit and wrappers that it is not registered with."""
         limit = {None: [], NO_LIMIT: ["no time limit"]}.get(self.limit, [f"at most {self.limit} steps"])
-        about = [*limit, *map(str, self.wrappers)]
+        about = [*(f"{name}={value!r}" for name, value in self.other_kwargs.items()), *limit, *map(str, self.wrappers)]
         return self.env_id + (f" ({reason(', '.join(about))})" if about else "")
 
     @property

@@ -23,7 +23,6 @@ from tyro import conf
 
 from rlrat.datasets.names import PACKAGED
 from rlrat.datasets.sources import folder_name
-from rlrat.environments.recorded import Environment
 from rlrat.environments.registry import MOST_EPISODES
 from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
@@ -389,20 +388,6 @@ def settings(arguments: RunArguments) -> dict[str, Any]:
 def identity(arguments: RunArguments) -> dict[str, Any]:
     """Collect the settings that change a run's result."""
     return {name: value for name, value in settings(arguments).items() if name not in OUTSIDE_IDENTITY}
-
-
-def environment_identity(environment: Environment | None, typed_limit: int | None) -> dict[str, Any]:
-    """Return the part of a run's identity that says where it is evaluated; wrappers only where there are any.
-
-    Args:
-        environment: None where there is none.
-        typed_limit: `--max-episode-steps`, which is kept as it was typed.
-    """
-    if environment is None:
-        return {"env_id": None, "env_kwargs": {}}
-    limit = environment.limit if typed_limit is None else typed_limit
-    found = {**environment.settings(), "max_episode_steps": limit}
-    return {name: value for name, value in found.items() if name != "wrappers" or value}
 
 
 def held_out_share(arguments: RunArguments, env_id: str | None, episodes: int) -> float | None:

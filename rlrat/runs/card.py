@@ -121,6 +121,16 @@ def _env_id(run: _Seed) -> str | None:
     return env_id if isinstance(env_id, str) else None
 
 
+def _around(run: _Seed) -> str:
+    """Say how long the episodes of an evaluation are at most, and in which wrappers the environment is."""
+    environment = _mapping(run.config.get("environment"))
+    limit, wrappers = environment.get("max_episode_steps"), environment.get("wrappers")
+    said = [f"episodes of at most {_count(limit)} steps"] if isinstance(limit, int) else []
+    if isinstance(wrappers, list) and wrappers:
+        said.append(f"in the wrappers {', '.join(_text(_mapping(one).get('name')) for one in wrappers)}")
+    return f" ({', '.join(said)})" if said else ""
+
+
 def _name(run: _Seed) -> str:
     identity = _identity(run)
     return "-".join(str(identity.get(name)) for name in ("agent", "activation")) + f"-{run.path.resolve().name}"
@@ -280,10 +290,10 @@ def _results(run: _Seed) -> Iterator[str]:
         columns |= {"success rate": "final_success_rate"} if succeeds else {}
         episodes = _count(_identity(run).get("eval_episodes"))
         yield (
-            f"Measured in {_text(env_id)}: a return is the undiscounted sum of an episode's rewards, with "
-            "deterministic actions. The number of a seed is the mean of its last five evaluations, or of all where "
-            f"there are fewer, of {episodes} {'episode' if episodes == '1' else 'episodes'} each; none was chosen by "
-            "its result."
+            f"Measured in {_text(env_id)}{_around(run)}: a return is the undiscounted sum of an episode's rewards, "
+            "with deterministic actions. The number of a seed is the mean of its last five evaluations, or of all "
+            f"where there are fewer, of {episodes} {'episode' if episodes == '1' else 'episodes'} each; none was "
+            "chosen by its result."
         )
         if succeeds:
             yield (

@@ -18,8 +18,9 @@ from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.background import Snapshot
 from rlrat.evaluation.evaluator import Evaluation
 from rlrat.evaluation.scores import Reference
-from rlrat.runs.arguments import Member, RunArguments, environment_identity, identity, run_folder, settings
+from rlrat.runs.arguments import Member, RunArguments, identity, run_folder, settings
 from rlrat.runs.dashboards import finish_board
+from rlrat.runs.environments import environment_identity
 from rlrat.runs.folder import RunFolder, starts
 from rlrat.runs.progress import TrainingProgress
 from rlrat.runs.recovery import Recovered, recover
@@ -136,7 +137,7 @@ class Group:
             **identity(member.arguments),
             "dataset": dataset.id,  # not the argument: a path can be spelled in many ways
             "agent": self._agent,
-            **environment_identity(self._environment, member.arguments.max_episode_steps),
+            **environment_identity(self._environment, member.arguments),
             "holdout": self._holdout,
             "dataset_fingerprint": dataset.fingerprint,
         }

@@ -19,18 +19,18 @@ from torch import Tensor
 
 from rlrat.console import Console
 from rlrat.datasets import Dataset, load_dataset
-from rlrat.environments.recorded import Environment, of_data
+from rlrat.environments.recorded import Environment
 from rlrat.environments.registry import import_modules
-from rlrat.environments.settings import same_settings
 from rlrat.errors import printable, warn
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.fqe import Stopped
-from rlrat.evaluation.scores import Reference, find_reference
+from rlrat.evaluation.scores import Reference
 from rlrat.networks.activations import check_activation
 from rlrat.rational.launching import is_gpu
-from rlrat.runs.arguments import RunArguments, held_out_share, identity, members, parse_env_kwargs, side_by_side
+from rlrat.runs.arguments import RunArguments, held_out_share, identity, members, side_by_side
 from rlrat.runs.dashboards import LAYOUT, check_tracking, tracked
+from rlrat.runs.environments import find_environment, make_evaluator, reference_of
 from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
@@ -77,6 +77,8 @@ class Run:
     """What is trained on: without the episodes that are held out."""
     environment: Environment | None
     """In which policies are evaluated, None where there is none."""
+    env_id: str | None
+    reference: Reference | None
 
     def __init__(self, agent: str, arguments: RunArguments) -> None:
         """Load the dataset, and compare it with the environment and the run folders.
@@ -105,12 +107,12 @@ class Run:
         import_modules(arguments.env_modules)
         choices = {name: getattr(arguments, name) for name in ("env_id", "action_bounds", "drop_achieved_goal")}
         self.dataset = load_dataset(arguments.dataset, **choices)
-        self.environment = of_data(
-            *(self.dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs), arguments.max_episode_steps),
-            ignore_wrappers=arguments.ignore_wrappers,
-        )
-        self.env_id: str | None = None if self.environment is None else self.environment.env_id
-        self.reference: Reference | None = None if self.environment is None else self._find_reference()
+        self.environment, self.env_id, self.reference = find_environment(self.dataset, arguments), None, None
+        if self.environment is not None:
+            for line in (*self.environment.unlike, *self.environment.notes):
+                warn(f"dataset {self.dataset.id} {line}")
+            self.env_id = self.environment.env_id
+            self.reference = reference_of(self.dataset, self.environment)
         check_kept(arguments, self.env_id, self.reference)
         self._whole, self._held_out = self.dataset, None
         holdout = held_out_share(arguments, self.env_id, len(self._whole.episode_starts))
@@ -121,7 +123,7 @@ class Run:
         self._group = Group(agent, arguments, members(arguments), self.device, *judged)
         if (folders := made.get()) is not None:
             folders += [folder.path for folder in self._group.folders]
-        if self.env_id is not None:
+        if self.environment is not None:
             with self._evaluator([arguments.seed], 1) as probe:
                 width = self.dataset.observations.shape[1]
                 bounds = (self.dataset.action_low, self.dataset.action_high)
@@ -479,18 +481,6 @@ class Run:
         self._progress.pending = self._pending()
         self._group.save(self._learner, self._progress)
 
-    def _find_reference(self) -> Reference | None:
-        """Find the returns that scores are relative to: None where the evaluation differs from their measurement."""
-        environment, family = self.environment, self.dataset.reference
-        for line in (*environment.unlike, *environment.notes):
-            warn(f"dataset {self.dataset.id} {line}")
-        if family is None or environment.unlike or environment.wrappers or environment.limit is not None:
-            return None
-        kwargs = environment.other_kwargs
-        if family == "d4rl" and same_settings(environment.env_kwargs, self.dataset.env_kwargs):
-            kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
-        return find_reference(self.env_id, family, kwargs)
-
     def _choose_threads(self) -> None:
         """Use fewer CPU threads than there are, where more would only wait for each other."""
         there, useful = torch.get_num_threads(), useful_threads(self._learner, self._batch[0])
@@ -499,14 +489,12 @@ class Run:
             self.console.print(f"{useful} of {there} CPU threads: updates are small (--num-threads)", soft_wrap=True)
 
     def _evaluator(self, seeds: Sequence[int], episodes: int, repeats: int = 1) -> Evaluator:
-        environment, settings = self.environment, (self.environment.env_kwargs, self.arguments.num_threads, repeats)
-        around = {"max_episode_steps": environment.limit, "wrappers": environment.wrappers}
-        parts = [name for name, _ in self.dataset.observation_parts] or None
-        return Evaluator(environment.env_id, seeds, episodes, *settings, **around, observation_parts=parts)
+        parts, threads = self.dataset.observation_parts, self.arguments.num_threads
+        return make_evaluator(self.environment, parts, seeds, episodes, threads, repeats)
 
     def _environments(self) -> Evaluator:
-        seeds = [member.seed for member in self._group.members]
-        return self._evaluator(seeds, self.arguments.eval_episodes, len(self._targets))
+        seeds, episodes = [member.seed for member in self._group.members], self.arguments.eval_episodes
+        return self._evaluator(seeds, episodes, len(self._targets))
 
     def _on_signal(self, number: int, _frame) -> None:
         self._signal = number

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrat.datasets.sources import is_to_be_fetched
-from rlrat.environments.recorded import of_data
-from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError
-from rlrat.runs.arguments import RunArguments, environment_identity, held_out_share, identity, validate
+from rlrat.runs.arguments import RunArguments, held_out_share, identity, validate
 from rlrat.runs.schema import CHECKPOINT, CONFIG, DONE, SUMMARY
 from rlrat.sweeps.agents import Agent
 from rlrat.sweeps.folder import clash, seed_status
@@ -177,20 +175,18 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[
 def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str, Any]:
     """Return the part of a run's identity that its dataset completes."""
     from rlrat.datasets import load_dataset
+    from rlrat.runs.environments import environment_identity, find_environment
     from rlrat.runs.offline import check_kept
 
     names = ("env_id", "action_bounds", "drop_achieved_goal")
     choices = {name: getattr(arguments, name) for name in names}
     dataset = load_dataset(arguments.dataset, env_modules=env_modules, **choices)
-    environment = of_data(
-        *(dataset, arguments.env_id, parse_env_kwargs(arguments.env_kwargs), arguments.max_episode_steps),
-        ignore_wrappers=arguments.ignore_wrappers,
-    )
+    environment = find_environment(dataset, arguments)
     env_id = None if environment is None else environment.env_id
     if env_id is None:
         check_kept(arguments, None, None)
     holdout = held_out_share(arguments, env_id, len(dataset.episode_starts))
-    found = {**environment_identity(environment, arguments.max_episode_steps), "holdout": holdout}
+    found = {**environment_identity(environment, arguments), "holdout": holdout}
     return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))
 
 

@@ -5,11 +5,10 @@ import json
 import types
 
 import gymnasium
-import numpy as np
 import pytest
 
 from rlrat.environments.making import Wrapper
-from rlrat.environments.recorded import of_data, recorded_id, recorded_kwargs, recorded_wrappers, saved_wrappers
+from rlrat.environments.recorded import of_data, recorded_id, recorded_kwargs, saved_wrappers
 from rlrat.environments.registry import import_modules
 from rlrat.errors import InputError
 
@@ -26,6 +25,11 @@ def toy_data(small_dataset):
     return dataclasses.replace(
         small_dataset, env_id=spec["id"], env_kwargs=spec["kwargs"], env_recorded={"env_spec": spec}, reference=None
     )
+
+
+def chosen(*args):
+    environment = of_data(*args)
+    return environment.env_id, environment.env_kwargs
 
 
 def test_an_environment_that_data_names_is_looked_up_and_never_imported(toys, toy_data):
@@ -48,30 +52,30 @@ def test_an_environment_that_data_names_is_looked_up_and_never_imported(toys, to
     assert toys() == set()
     import_modules(["toy_module"])
     assert toys() == {"imported"}
-    assert of_data(toy_data) == ("Toy-v0", {"reward": 9.0})
-    assert of_data(toy_data, None, {"reward": 2.0}) == ("Toy-v0", {"reward": 2.0})
+    assert chosen(toy_data) == ("Toy-v0", {"reward": 9.0})
+    assert chosen(toy_data, None, {"reward": 2.0}) == ("Toy-v0", {"reward": 2.0})
     assert toys() == {"imported"}
 
 
 @pytest.mark.parametrize("name", ["toy_module:Toy-v0", "toy_module"])
 def test_a_module_that_the_user_names_is_found_in_the_working_directory(toys, toy_data, name):
     if ":" in name:
-        assert of_data(toy_data, name) == ("Toy-v0", {"reward": 9.0})  # the recorded settings are its own
+        assert chosen(toy_data, name) == ("Toy-v0", {"reward": 9.0})  # the recorded settings are its own
     else:
         import_modules(name)
-        assert of_data(toy_data, "Toy-v0") == ("Toy-v0", {"reward": 9.0})
+        assert chosen(toy_data, "Toy-v0") == ("Toy-v0", {"reward": 9.0})
     assert toys() == {"imported"}
 
 
 def test_settings_of_another_environment_are_not_taken_over(toys, toy_data):
-    assert of_data(toy_data, "Hopper-v5", {"frame_skip": 2}) == ("Hopper-v5", {"frame_skip": 2})
+    assert chosen(toy_data, "Hopper-v5", {"frame_skip": 2}) == ("Hopper-v5", {"frame_skip": 2})
     assert toys() == set()
 
 
 def test_without_an_environment_there_are_no_settings(toys, toy_data):
     unnamed = dataclasses.replace(toy_data, env_id=None)
     for dataset, given in ((unnamed, None), (unnamed, "none"), (toy_data, "none")):
-        assert of_data(dataset, given) == (None, {})
+        assert of_data(dataset, given) is None
         with pytest.raises(InputError, match="sets reward, but there is no environment: give its --env-id"):
             of_data(dataset, given, {"reward": 2.0})
     assert toys() == set()
@@ -122,67 +126,257 @@ SPEC = {
 }  # fmt: skip
 
 
-def unlike(spec, judged=None, env_id="Hopper-v5", kwargs=None, limit=None):
-    recorded = {"env_spec": spec} | ({} if judged is None else {"eval_env_spec": judged})
-    return not_followed(types.SimpleNamespace(env_recorded=recorded), env_id, kwargs or {}, limit)
+def data(spec, judged=None):
+    """A dataset that records these specs, of an environment or as JSON has them."""
+    specs = {"env_spec": spec} | ({} if judged is None else {"eval_env_spec": judged})
+    specs = {k: v if isinstance(v, dict) else json.loads(v.spec.to_json()) for k, v in specs.items()}
+    own = specs["env_spec"]
+    return types.SimpleNamespace(id="own", env_id=own.get("id"), env_kwargs=own.get("kwargs", {}), env_recorded=specs)
 
 
-def test_a_standard_record_is_followed():
-    assert unlike(SPEC) == []
-    assert unlike(SPEC, limit=1000) == []
-    assert unlike({"id": "Hopper-v5"}) == unlike({}) == unlike(None) == []
-    assert unlike({**SPEC, "kwargs": {"frame_skip": 2}}, kwargs={"frame_skip": 3}) == []  # the user's own choice
-    assert unlike({**SPEC, "max_episode_steps": 5}, env_id="Walker2d-v5") == []
-    made = gymnasium.make("Hopper-v5")
-    watched = gymnasium.wrappers.RecordEpisodeStatistics(made)
-    for env in (made, watched):
-        assert unlike(json.loads(env.spec.to_json())) == []
-    made.close()
+def hopper(*wrappers, **settings):
+    """Hopper in wrappers: (class, arguments)."""
+    env = gymnasium.make("Hopper-v5", **settings)
+    for kind, *arguments in wrappers:
+        env = kind(env, *arguments)
+    return env
 
 
-def test_what_is_recorded_and_not_followed_is_said():
-    def only(*args, **kwargs):
-        (line,) = unlike(*args, **kwargs)
-        return line
-
-    other = {**SPEC, "max_episode_steps": 500}
-    assert only(other) == "records a time limit of 500 steps, not 1000 steps (--max-episode-steps)"
-    assert unlike(other, limit=500) == []
-    assert "records no time limit, not 1000 steps" in only({**SPEC, "max_episode_steps": None})
-    assert "of 1000 steps, not 500 steps" in only(SPEC, limit=500)
-    wrapped = gymnasium.wrappers.RescaleAction(gymnasium.make("Hopper-v5"), np.float32(-2), np.float32(2))
-    names = [wrapper.name for wrapper in wrapped.spec.additional_wrappers]
-    wrappers = [{"name": name, "entry_point": "x:y", "kwargs": None} for name in names]
-    assert only({**SPEC, "additional_wrappers": wrappers}) == "records wrappers that are not applied: RescaleAction"
-    wrapped.close()
-    for_evaluation = {**SPEC, "kwargs": {"frame_skip": 2, "render_mode": "human"}, "max_episode_steps": 7}
-    assert unlike(SPEC, SPEC) == unlike({**SPEC, "max_episode_steps": 7}, SPEC) == []
-    assert unlike(SPEC, for_evaluation, kwargs={"frame_skip": 2}, limit=7) == []
-    assert len(unlike(SPEC, for_evaluation)) == 2
-    assert only(SPEC, for_evaluation, limit=7).startswith("records the settings {'frame_skip': 2} to evaluate with")
-    another = {**SPEC, "id": "AntMaze-v5"}
-    assert only(SPEC, another) == "records the environment 'AntMaze-v5' to evaluate in, not Hopper-v5"
-    assert unlike(SPEC, another, env_id="Walker2d-v5") == []
+def test_a_standard_record_is_as_it_is_registered():
+    watched = hopper((gymnasium.wrappers.RecordEpisodeStatistics,), (gymnasium.wrappers.Autoreset,))
+    for spec in (SPEC, {"id": "Hopper-v5"}, hopper(), watched):
+        found = of_data(data(spec))
+        assert (found.limit, found.wrappers, found.unlike, found.notes) == (None, (), (), ())
+        assert str(found) == "Hopper-v5"
+        assert found.settings() == {
+            "env_id": "Hopper-v5", "env_kwargs": {}, "max_episode_steps": 1000, "wrappers": []
+        }  # fmt: skip
 
 
-def test_a_registered_wrapper_is_applied(monkeypatch):
-    wrapper = gymnasium.envs.registration.WrapperSpec("Rescale", "x:y", {"low": -1})
-    spec = dataclasses.replace(gymnasium.spec("Hopper-v5"), id="Wrapped-v0", additional_wrappers=(wrapper,))
-    monkeypatch.setitem(gymnasium.registry, "Wrapped-v0", spec)
-    record = {
-        "id": "Wrapped-v0",
-        "additional_wrappers": [{"name": "Rescale", "entry_point": "x:y", "kwargs": {"low": -1}}],
-    }
-    assert unlike(record, env_id="Wrapped-v0") == []
-    record["additional_wrappers"][0]["kwargs"] = {"low": -2}
-    assert unlike(record, env_id="Wrapped-v0") == ["records wrappers that are not applied: Rescale"]
+@pytest.mark.filterwarnings("ignore:.*precision lowered")
+def test_a_record_is_followed():
+    w = gymnasium.wrappers
+    cases = [
+        (hopper(max_episode_steps=15), 15, ()),
+        (hopper(max_episode_steps=-1), -1, ()),
+        (hopper((w.TimeLimit, 15)), 15, ()),
+        (hopper((w.ClipReward, -1.0, 0.2)), None, (Wrapper("ClipReward", {"min_reward": -1.0, "max_reward": 0.2}),)),
+        (hopper((w.RepeatAction, 4)), None, (Wrapper("RepeatAction", {"num_repeats": 4}),)),
+        (
+            hopper((w.RescaleAction, -2.0, 2.0), (w.ClipAction,)),
+            None,
+            (Wrapper("RescaleAction", {"min_action": -2.0, "max_action": 2.0}), Wrapper("ClipAction")),
+        ),
+    ]
+    for env, limit, wrappers in cases:
+        found = of_data(data(env))
+        assert (found.limit, found.wrappers) == (limit, wrappers)
+        assert found.unlike == ()
+    assert str(of_data(data(cases[0][0]))) == "Hopper-v5 (at most 15 steps)"
+    assert str(of_data(data(cases[1][0]))) == "Hopper-v5 (no time limit)"
+    assert str(of_data(data(cases[3][0]))) == "Hopper-v5 (ClipReward(min_reward=-1.0, max_reward=0.2))"
+    assert of_data(data(cases[1][0])).settings()["max_episode_steps"] is None
+
+
+def test_what_the_user_chose_goes_over_the_record():
+    recorded = data({**SPEC, "max_episode_steps": 15, "kwargs": {"frame_skip": 2}})
+    found = of_data(recorded, "Hopper-v5", {"frame_skip": 3}, 20)
+    assert (found.env_kwargs, found.limit) == ({"frame_skip": 3}, 20)
+    assert str(found) == "Hopper-v5 (frame_skip=3, at most 20 steps)"
+    assert found.unlike == ("records a time limit of 15 steps, not 20 steps (--max-episode-steps)",)
+    assert of_data(recorded, None, {"reset_noise_scale": 0}).env_kwargs == {"frame_skip": 2, "reset_noise_scale": 0}
+    assert of_data(recorded, max_episode_steps=15).unlike == ()
+    other = of_data(recorded, "Walker2d-v5")
+    assert (other.env_kwargs, other.limit, other.unlike) == ({}, None, ())
+    forever = data({**SPEC, "max_episode_steps": None})
+    assert of_data(forever, max_episode_steps=9).unlike == ("records no time limit, not 9 steps (--max-episode-steps)",)
+    assert of_data(forever, max_episode_steps=9).notes == ()
+    (note,) = of_data(forever).notes
+    assert note.startswith("records no time limit of Hopper-v5, which is registered with 1000 steps")
+
+
+def test_the_environment_for_evaluation_counts():
+    judged = {**SPEC, "kwargs": {"frame_skip": 2, "render_mode": "human"}, "max_episode_steps": 7}
+    found = of_data(data({**SPEC, "max_episode_steps": 1_000_000}, judged))
+    assert (found.env_id, found.env_kwargs, found.limit, found.unlike) == ("Hopper-v5", {"frame_skip": 2}, 7, ())
+    another = data({**SPEC, "max_episode_steps": 15}, {**judged, "id": "Walker2d-v5"})
+    assert of_data(another).env_id == "Walker2d-v5"
+    assert (of_data(another).env_kwargs, of_data(another).limit) == ({"frame_skip": 2}, 7)
+    collected = of_data(another, "Hopper-v5")  # the user's choice
+    assert (collected.env_kwargs, collected.limit) == ({}, 15)
+    assert collected.unlike == ("records the environment 'Walker2d-v5' to evaluate in, not Hopper-v5",)
+    assert of_data(another, "Walker2d-v5").limit == 7
+    assert of_data(another, "Ant-v5").unlike == ()
+    assert of_data(another, "none") is None
+
+
+def test_settings_that_are_registered_are_no_others():
+    maze = gymnasium.envs.registration.EnvSpec("Maze-v0", entry_point="x:y", kwargs={"reward": "sparse", "map": (1, 2)})
+    gymnasium.registry["Maze-v0"] = maze
+    try:
+        found = of_data(data({"id": "Maze-v0", "kwargs": {"reward": "sparse", "map": [1, 2], "more": None}}))
+        assert found.other_kwargs == {"more": None}
+    finally:
+        del gymnasium.registry["Maze-v0"]
+
+
+class Own(gymnasium.Wrapper):
+    """A wrapper of a user's own."""
+
+
+def test_wrappers_that_cannot_be_made_again_are_named():
+    w = gymnasium.wrappers
+    # A function cannot be in JSON; Gymnasium itself records no settings of wrappers that keep none.
+    doubled = json.loads(hopper((w.ClipReward, 0, 1)).spec.to_json())
+    doubled["additional_wrappers"][0] |= {"name": "TransformReward", "kwargs": None}
+    doubled["additional_wrappers"][0]["entry_point"] = "gymnasium.wrappers.transform_reward:TransformReward"
+    masked = json.loads(hopper((w.ClipReward, 0, 1)).spec.to_json())
+    masked["additional_wrappers"][0]["entry_point"] = "toy_module:ClipReward"
+    cases = [
+        (hopper((w.NormalizeObservation,)), "NormalizeObservation (what it had seen is not recorded)"),
+        (hopper((w.NormalizeReward,)), "NormalizeReward (what it had seen is not recorded)"),
+        (hopper((Own,)), "Own (not one of Gymnasium's)"),
+        (doubled, "TransformReward (its settings are not recorded)"),
+        (masked, "ClipReward (not one of Gymnasium's)"),
+        ({**SPEC, "additional_wrappers": [{"name": "vector"}]}, "vector (not one of Gymnasium's)"),
+        ({**SPEC, "additional_wrappers": [{"name": "Wrapper", "kwargs": {}}]}, "Wrapper (not one of Gymnasium's)"),
+    ]
+    for env, said in cases:
+        recorded = data(env)
+        with pytest.raises(InputError) as caught:
+            of_data(recorded)
+        assert str(caught.value) == (
+            f"dataset own records wrappers of Hopper-v5 that cannot be made again: {said}; give --ignore-wrappers to "
+            "evaluate without them, or --env-id none"
+        )
+        found = of_data(recorded, ignore_wrappers=True)
+        assert (found.wrappers, found.unlike) == (
+            (), (f"records wrappers that are left out (--ignore-wrappers): {said}",)
+        )  # fmt: skip
+    both = data(hopper((w.NormalizeObservation,), (w.ClipReward, 0, 1), (Own,)))
+    assert [one.name for one in of_data(both, ignore_wrappers=True).wrappers] == ["ClipReward"]
+    with pytest.raises(InputError, match=r"NormalizeObservation \(.*\), Own \("):
+        of_data(both)
+
+
+def test_wrappers_name_no_files():
+    named = {"name": "FilterObservation", "entry_point": "gymnasium.wrappers:FilterObservation"}
+    recorded = data({**SPEC, "additional_wrappers": [{**named, "kwargs": {"filter_keys": ["/etc/passwd"]}}]})
+    with pytest.raises(InputError, match=r"records filter_keys=.* of the wrapper FilterObservation, and data may name"):
+        of_data(recorded)
+    with pytest.raises(InputError, match=r"it records filter_keys=.* data may name no files"):
+        saved_wrappers([{"name": "FilterObservation", "kwargs": {"filter_keys": ["a.xml"]}}], "it")
+
+
+def test_wrappers_of_the_registration_are_not_applied_again(monkeypatch):
+    clip = gymnasium.wrappers.ClipReward.wrapper_spec(min_reward=0, max_reward=1)
+    spec = gymnasium.spec("Hopper-v5")
+    registered = dataclasses.replace(spec, id="Wrapped-v0", additional_wrappers=(clip,))
+    monkeypatch.setitem(gymnasium.registry, "Wrapped-v0", registered)
+    with gymnasium.make("Wrapped-v0") as env:
+        assert of_data(data(env)).wrappers == ()
+        twice = gymnasium.wrappers.ClipReward(env, 0, 1)
+        assert [one.name for one in of_data(data(twice)).wrappers] == ["ClipReward"]
+    record = json.loads(env.spec.to_json())
+    record["additional_wrappers"][0]["kwargs"] = {"min_reward": 0, "max_reward": 2}
+    assert of_data(data(record)).wrappers == (Wrapper("ClipReward", {"min_reward": 0, "max_reward": 2}),)
+
+
+def test_wrappers_of_an_entry_point_are_not_applied_again(monkeypatch):
+    def make(**settings):
+        return Own(gymnasium.make("Hopper-v5", **settings).unwrapped)
+
+    monkeypatch.setitem(
+        gymnasium.registry, "Inside-v0", gymnasium.envs.registration.EnvSpec("Inside-v0", entry_point=make)
+    )
+    with gymnasium.make("Inside-v0") as env:
+        record = {"id": "Inside-v0", "additional_wrappers": [vars(one) for one in env.spec.additional_wrappers]}
+    assert [one["name"] for one in record["additional_wrappers"]] == ["Own"]
+    assert of_data(data(record)).wrappers == ()
+
+
+def test_saved_wrappers_are_read_again():
+    found = of_data(data(hopper((gymnasium.wrappers.ClipReward, 0, 1), (gymnasium.wrappers.ClipAction,))))
+    saved = json.loads(json.dumps(found.settings()))["wrappers"]
+    assert saved_wrappers(saved, "it") == found.wrappers
+    for damaged in (None, 3, "x", {}, [3], [{}], [{"name": 3}], [{"name": "ClipReward", "kwargs": None}], [deep(50)]):
+        with pytest.raises(InputError, match=r"it (is damaged|has the wrapper)"):
+            saved_wrappers(damaged, "it")
+    with pytest.raises(InputError, match="it has the wrapper 'Own', which is not one of this Gymnasium's"):
+        saved_wrappers([{"name": "Own", "kwargs": {}}], "it")
+
+
+def test_versions_that_are_not_registered_are_named_with_those_that_are(monkeypatch):
+    for name in ("Reach-v1", "Reach-v4"):
+        monkeypatch.setitem(
+            gymnasium.registry, name, gymnasium.envs.registration.EnvSpec(name, entry_point="reach:Env")
+        )
+    for name in ("Reach-v2", "Reach-v9"):  # Gymnasium calls the first one deprecated
+        with pytest.raises(InputError) as caught:
+            of_data(data({"id": name, "entry_point": "reach_old:Env"}))
+        assert str(caught.value) == (
+            f"dataset own names the environment '{name}', which is not registered here, but Reach-v4 is: give --env-id "
+            "Reach-v4 if you want to evaluate there, which may be another task, or --env-id none, to train without "
+            "evaluating in it"
+        )
+    assert of_data(data({"id": "Reach-v2", "kwargs": {"x": 1}}), "Reach-v4").env_kwargs == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "entry_point", "package", "extra"),
+    [
+        ("PointMaze_UMaze-v3", None, "gymnasium-robotics", "robotics"),
+        ("FrankaKitchen-v1", "gymnasium_robotics.envs.franka_kitchen:KitchenEnv", "gymnasium-robotics", "kitchen"),
+        ("FetchReach-v4", None, "gymnasium-robotics", "kitchen"),
+        ("Another-v0", "gymnasium_robotics.envs.another:Env", "gymnasium-robotics", "robotics"),
+        ("antmaze-large-singletask-v0", None, "ogbench", "ogbench"),
+    ],
+)
+def test_what_is_not_installed_is_named(monkeypatch, name, entry_point, package, extra):
+    monkeypatch.setattr("rlrat.environments.registry._is_installed", lambda package: False)
+    registry = {key: spec for key, spec in gymnasium.registry.items() if key != name}
+    monkeypatch.setattr("gymnasium.envs.registration.registry", registry)
+    with pytest.raises(InputError) as caught:
+        of_data(data({"id": name, "entry_point": entry_point}))
+    assert str(caught.value) == (
+        f"dataset own names the environment '{name}', which is not registered here: it is of {package}, which is not "
+        f"installed: pip install 'rlrat[{extra}]', or give --env-id none, to train without evaluating in it"
+    )
+    assert of_data(data({"id": name}), "none") is None
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", [], [1], {"a": 1}, True, 1e400, [[]], deep(40), deep(5000)])
 def test_any_json_in_the_record_is_borne(value):
-    for record in ({}, {"env_spec": value}, {"eval_env_spec": value}, {"env_spec": SPEC, "eval_env_spec": value}):
-        assert isinstance(not_followed(types.SimpleNamespace(env_recorded=record), "Hopper-v5", {}), list)
+    def find(recorded):
+        own = types.SimpleNamespace(id="own", env_id="Hopper-v5", env_kwargs={}, env_recorded=recorded)
+        try:
+            found = of_data(own)
+        except InputError as error:
+            said = [str(error)]
+        else:
+            assert found.env_id == "Hopper-v5"
+            said = [*found.unlike, *found.notes]
+        assert all("\n" not in line and len(line) < 1000 for line in said)
+
+    for record in (
+        {},
+        {"env_spec": value},
+        {"eval_env_spec": value},
+        {"env_spec": SPEC, "eval_env_spec": value},
+        value,
+    ):
+        find(record)
     for name in SPEC:
         for record in ({"env_spec": {**SPEC, name: value}}, {"eval_env_spec": {**SPEC, name: value}}):
-            lines = not_followed(types.SimpleNamespace(env_recorded=record), "Hopper-v5", {})
-            assert all("\n" not in line and len(line) < 1000 for line in lines)
+            find(record)
+    for name in ("name", "entry_point", "kwargs"):
+        wrapper = {"name": "ClipReward", "entry_point": "gymnasium.wrappers:ClipReward", "kwargs": {}, name: value}
+        find({"env_spec": {**SPEC, "additional_wrappers": [wrapper]}})
+
+
+def test_a_time_limit_that_is_none_is_one_line():
+    for limit in (0, -1, 2.5, "x", True, [3]):
+        recorded = data({**SPEC, "max_episode_steps": limit})
+        with pytest.raises(InputError, match=r"records max_episode_steps=.* of Hopper-v5, which is no number of steps"):
+            of_data(recorded)
+        assert of_data(recorded, max_episode_steps=5).limit == 5

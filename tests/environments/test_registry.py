@@ -1,6 +1,4 @@
-"""What the user names is imported from where the user stands; ids are looked up, and unknown ones say what would be right."""
-
-import sys
+"""What the user names is imported; ids are looked up, and an unknown one says what would be right."""
 
 import gymnasium
 import numpy as np

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from agents.iql import Arguments
+from rlrat.environments.recorded import of_data
 from rlrat.evaluation.background import Snapshot
 from rlrat.evaluation.evaluator import Evaluation
 from rlrat.evaluation.scores import find_reference
@@ -183,7 +184,7 @@ def group(small_dataset, tmp_path):
 
     def build(**settings) -> Group:
         arguments = RunArguments(run_dir=tmp_path, **settings)
-        where = (torch.device("cpu"), small_dataset, "Hopper-v5", {}, REFERENCE)
+        where = (torch.device("cpu"), small_dataset, of_data(small_dataset), REFERENCE)
         made = Group("iql", arguments, members(arguments), *where)
         groups.append(made)
         for index, folder in enumerate(made.folders):
@@ -219,7 +220,7 @@ class _Learner:
 def test_members_are_called_seeds_where_only_these_differ(group):
     assert group(num_seeds=3).kind == "3 seeds"
     arguments = Arguments(num_seeds=2, expectile=(0.7, 0.9))
-    varied = Group("iql", arguments, members(arguments), torch.device("cpu"), None, "Hopper-v5", {}, None)
+    varied = Group("iql", arguments, members(arguments), torch.device("cpu"), None, None, None)
     assert varied.kind == "4 members"
     assert [folder.path.parent.name for folder in varied.folders] == ["relu", "relu+expectile=0.9"] * 2
 

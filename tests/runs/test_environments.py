@@ -5,12 +5,15 @@ import json
 import sys
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
 from agents.iql import Arguments
 from rlrat.errors import InputError
+from rlrat.runs.environments import make_evaluator
 from rlrat.runs.run import Run
+from rlrat.runs.trained import TrainedRun
 
 SPEC = {"id": "Hopper-v5", "max_episode_steps": 1000, "additional_wrappers": [], "kwargs": {}}
 
@@ -60,7 +63,7 @@ def test_what_references_were_not_measured_in_has_none(begin):
     for changes, limit in (({"max_episode_steps": 15}, 15), ({"additional_wrappers": [CLIP]}, 1000)):
         run, said = begin(recorded(**changes))
         assert (run.reference, said) == (None, "")
-        with run._evaluator([0], 1) as evaluator:
+        with make_evaluator(run.environment, [0], 1, 1) as evaluator:
             assert evaluator.time_limit == limit
     run, said = begin({}, max_episode_steps=500)
     assert (run.reference, said) == (None, "")
@@ -69,7 +72,7 @@ def test_what_references_were_not_measured_in_has_none(begin):
     run, said = begin(recorded(max_episode_steps=None))
     assert run.reference is None
     assert "records no time limit of Hopper-v5, which is registered with 1000 steps" in said
-    with run._evaluator([0], 1) as evaluator:
+    with make_evaluator(run.environment, [0], 1, 1) as evaluator:
         assert evaluator.time_limit is None
 
 
@@ -149,3 +152,100 @@ def test_a_folder_knows_its_run_again(run_agent, tmp_path):
     other = run_agent(*settings, check=False)
     assert other.returncode == 2
     assert "max_episode_steps is 5 there and None here" in other.stderr
+
+
+RESCALE = {
+    "name": "RescaleAction", "entry_point": "gymnasium.wrappers.transform_action:RescaleAction",
+    "kwargs": {"min_action": -2.0, "max_action": 2.0},
+}  # fmt: skip
+REPEAT = {
+    "name": "RepeatAction", "entry_point": "gymnasium.wrappers.stateful_action:RepeatAction",
+    "kwargs": {"num_repeats": 4},
+}  # fmt: skip
+
+
+@pytest.fixture
+def train(run_agent, small_dataset, tmp_path, monkeypatch):
+    """`train(fields of the dataset, *options)`: the folder of a short run, and what was said."""
+
+    def call(fields, *options, **settings):
+        dataset = dataclasses.replace(small_dataset, **fields)
+        monkeypatch.setattr("rlrat.runs.run.load_dataset", lambda *_, **__: dataset)
+        done = run_agent(*options, **settings)
+        (config,) = tmp_path.rglob("config.json")
+        return config.parent, done
+
+    return call
+
+
+def played(folder, updates=(0, 40)):
+    """Returns and lengths in a run's episodes.csv."""
+    rows = [line.split(",") for line in (folder / "episodes.csv").read_text().splitlines()[1:]]
+    assert {int(row[0]) for row in rows} >= set(updates)
+    return np.array([[float(cell) for cell in row[4:6]] for row in rows]).T
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "check"),
+    [
+        ({"max_episode_steps": 15}, 15, lambda returns, lengths: lengths.max() == 15),
+        # Each reward is at most 0.2: 10 steps are worth at most 2.
+        (
+            {"max_episode_steps": 10, "additional_wrappers": [CLIP]},
+            10,
+            lambda returns, lengths: returns.max() <= 2 + 1e-9,
+        ),
+        # An untrained policy falls within 10 to 60 steps, each with 4 steps' rewards.
+        ({"additional_wrappers": [REPEAT]}, 1000, lambda returns, lengths: (returns > 2 * lengths).all()),
+    ],
+)
+def test_data_is_trained_on_and_evaluated_as_it_was_recorded(train, changes, limit, check):
+    folder, done = train(recorded(**changes))
+    assert check(*played(folder))
+    assert done.stdout.count("no reference scores for Hopper-v5 (") == 1
+    wrappers = [{name: one[name] for name in ("name", "kwargs")} for one in changes.get("additional_wrappers", [])]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["environment"] == {
+        "env_id": "Hopper-v5", "env_kwargs": {}, "max_episode_steps": limit, "wrappers": wrappers
+    }  # fmt: skip
+    again, _ = TrainedRun(folder).evaluate(2)
+    returns, lengths = played(folder)
+    assert again[None].returns[0].tolist() == returns[-2:].tolist()
+    assert again[None].lengths[0].tolist() == lengths[-2:].tolist()
+    assert "is finished: nothing to do" in train(recorded(**changes))[1].stdout
+    _, other = train(recorded(), check=False)  # the same options on other data would be another run
+    assert other.returncode == 2
+    assert ("wrappers is" in other.stderr) == bool(wrappers)
+    assert ("max_episode_steps is" in other.stderr) == (limit != 1000)
+
+
+def test_actions_that_were_rescaled_are_those_of_the_environment(train):
+    wide = {"action_low": np.full(3, -2, np.float32), "action_high": np.full(3, 2, np.float32)}
+    folder, done = train(recorded(additional_wrappers=[RESCALE]) | wide)
+    assert "warning" not in done.stderr
+    trained = TrainedRun(folder)
+    with trained.evaluator(1, {}) as evaluator:
+        assert evaluator.action_space.high.tolist() == [2, 2, 2]
+    assert TrainedRun(folder, env_id="Walker2d-v5").wrappers == ()
+    assert TrainedRun(folder, env_id="Hopper-v5").wrappers == trained.wrappers != ()
+
+
+def test_a_folder_of_before_is_evaluated_as_it_was(train):
+    folder, _ = train(recorded())
+    content = json.loads((folder / "config.json").read_text())
+    del content["environment"], content["identity"]["ignore_wrappers"], content["arguments"]["ignore_wrappers"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert TrainedRun(folder).reference is not None
+    assert "is finished: nothing to do" in train(recorded())[1].stdout
+    _, other = train(recorded(additional_wrappers=[CLIP]), check=False)  # which it was evaluated without
+    assert other.returncode == 2
+    assert "wrappers is None there and [{'name': 'ClipReward'" in other.stderr
+
+
+def test_an_environment_that_is_not_installed_is_trained_without(begin, monkeypatch):
+    monkeypatch.setattr("rlrat.environments.registry._is_installed", lambda package: False)
+    monkeypatch.setattr("gymnasium.envs.registration.registry", {})
+    maze = {"env_id": "PointMaze_UMaze-v3", "reference": None}
+    with pytest.raises(InputError, match=r"pip install 'rlrat\[robotics\]', or give --env-id none, to train without"):
+        begin(maze)
+    assert begin(maze, env_id="none")[0].environment is None

@@ -1,0 +1,66 @@
+"""Find where a run is evaluated, what of it is part of the run's identity, and the scores that belong to it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlrat.datasets import Dataset
+from rlrat.environments.observations import Parts
+from rlrat.environments.recorded import Environment, of_data
+from rlrat.environments.settings import parse_env_kwargs, same_settings
+from rlrat.evaluation.evaluator import Evaluator
+from rlrat.evaluation.scores import Reference, find_reference
+from rlrat.runs.arguments import RunArguments
+
+
+def find_environment(dataset: Dataset, arguments: RunArguments) -> Environment | None:
+    """Find the environment of a run on `dataset`; return None where there is none.
+
+    Raises:
+        InputError: what `of_data` refuses.
+    """
+    return of_data(
+        dataset,
+        arguments.env_id,
+        parse_env_kwargs(arguments.env_kwargs),
+        arguments.max_episode_steps,
+        ignore_wrappers=arguments.ignore_wrappers,
+    )
+
+
+def environment_identity(environment: Environment | None, arguments: RunArguments) -> dict[str, Any]:
+    """Return the part of a run's identity that says where it is evaluated.
+
+    A time limit that was typed is kept as it was typed, else it is there where it is not the registered one. Wrappers
+    are there only where there are any, as older runs have none.
+    """
+    if environment is None:
+        return {"env_id": None, "env_kwargs": {}}
+    typed = arguments.max_episode_steps
+    found = {**environment.settings(), "max_episode_steps": environment.limit if typed is None else typed}
+    return {name: value for name, value in found.items() if name != "wrappers" or value}
+
+
+def reference_of(dataset: Dataset, environment: Environment) -> Reference | None:
+    """Find the returns that scores are relative to; return None where the evaluation differs from their measurement."""
+    family = dataset.reference
+    if family is None or environment.unlike or environment.wrappers or environment.limit is not None:
+        return None
+    kwargs = environment.other_kwargs
+    if family == "d4rl" and same_settings(environment.env_kwargs, dataset.env_kwargs):
+        kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
+    return find_reference(environment.env_id, family, kwargs)
+
+
+def make_evaluator(
+    environment: Environment,
+    parts: Parts,
+    seeds: Sequence[int],
+    episodes: int,
+    num_threads: int | None,
+    repeats: int = 1,
+) -> Evaluator:
+    """Make the environments of an evaluation that shows the `parts` of observations; the rest is as for `Evaluator`."""
+    settings = (environment.env_kwargs, num_threads, repeats)
+    around = {"max_episode_steps": environment.limit, "wrappers": environment.wrappers}
+    names = [name for name, _ in parts] or None
+    return Evaluator(environment.env_id, seeds, episodes, *settings, **around, observation_parts=names)
