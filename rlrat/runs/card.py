@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlrat.datasets.names import safe
+from rlrat.environments.observations import listed
 from rlrat.errors import InputError, reason
 from rlrat.json_files import as_number, read_json
 from rlrat.runs.folder import RunFolder
@@ -225,6 +226,8 @@ def _units(policy: Any) -> Iterator[str]:
         f"vectors of {settings['action_size']}, in the data's units. The policy holds both units: it subtracts means "
         "and divides by standard deviations, and scales tanh to the bounds of the actions."
     )
+    if policy.observation_parts:
+        yield f"\nIn an observation stand, in this order: {_text(listed(policy.observation_parts))}."
     mean, std, scale, offset = (
         getattr(policy, name)[0].cpu().numpy()
         for name in ("observation_mean", "observation_std", "action_scale", "action_offset")

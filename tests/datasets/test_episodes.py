@@ -77,7 +77,10 @@ MISTAKES = {
     "below bounds": (edited("actions", poke(-1.01, 2, 0)), "actions hold -1.01 at episode 1, step 2"),
     "discrete": (edited("actions", lambda a: np.zeros(6, np.int64)), "continuous actions only"),
     "integers": (edited("actions", lambda a: np.zeros((6, 2), np.int64)), "continuous actions only"),
-    "dict": (edited("observations", lambda a: {"position": a}), "observations are a dict"),
+    "dict": (
+        edited("observations", lambda a: {"position": a}),
+        r"episode 1 has as observations dictionaries \(position 4\), episode 0 vectors of 4",
+    ),
     "image": (edited("observations", lambda a: np.zeros((7, 8, 8, 3), np.uint8)), r"shape \[7, 8, 8, 3\]"),
     "text": (edited("rewards", lambda a: np.array(["a"] * 6)), "rewards are <U1"),
     "ragged": (edited("observations", lambda a: [[1.0]] * 6 + [[1.0, 2.0]]), "ragged"),
