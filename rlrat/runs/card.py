@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from rlrat.datasets.names import safe
-from rlrat.environments.observations import listed
 from rlrat.errors import InputError, reason
 from rlrat.json_files import as_number, read_json
 from rlrat.runs.folder import RunFolder
@@ -227,7 +226,8 @@ def _units(policy: Any) -> Iterator[str]:
         "and divides by standard deviations, and scales tanh to the bounds of the actions."
     )
     if policy.observation_parts:
-        yield f"\nIn an observation stand, in this order: {_text(listed(policy.observation_parts))}."
+        parts = ", ".join(_text(f"{name} {width}") for name, width in policy.observation_parts)
+        yield f"\nAn observation is made of, in this order, with their widths: {parts}."
     mean, std, scale, offset = (
         getattr(policy, name)[0].cpu().numpy()
         for name in ("observation_mean", "observation_std", "action_scale", "action_offset")

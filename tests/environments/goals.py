@@ -38,8 +38,8 @@ class Reach(gymnasium.Env):
 
     def _observation(self):
         seen = np.concatenate([self.velocity, self.point]) if self.places else self.velocity
-        goal = {"place": self.goal, "height": np.float64(self.point[0])}
-        return {"achieved_goal": self.point, "observation": seen, "desired_goal": goal}
+        goal = {"place": self.goal.copy(), "height": np.array(self.point[0])}
+        return {"achieved_goal": self.point.copy(), "observation": seen.copy(), "desired_goal": goal}
 
 
 def stacked(observations):
