@@ -9,6 +9,7 @@ import torch
 
 import rlrat
 from rlrat.errors import InputError
+from rlrat.runs import export
 from rlrat.runs.card import write_card
 from rlrat.runs.judging import judge
 from rlrat.runs.trained import TrainedRun
@@ -73,7 +74,7 @@ def test_a_run_knows_its_parts_and_is_evaluated_again_by_them(train, tmp_path):
     assert np.isfinite(judgement.value)
     text = write_card(folder).read_text()
     assert "with their widths: `desired_goal/height 1`, `desired_goal/place 2`, `observation 4`." in text
-    done = rlrat.export(folder, format="numpy")
+    done = export(folder, format="numpy")
     assert done.difference < 1e-5
     text = done.files[0].read_text()
     assert "# observation 0 to 0: desired_goal/height\n# observation 1 to 2: desired_goal/place\n# obs" in text
