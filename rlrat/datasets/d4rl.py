@@ -30,7 +30,7 @@ from rlrat.datasets.d4rl_names import AGENTS, LOCOMOTION_LIMIT, NAMES, D4RLName,
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.download import download
 from rlrat.datasets.flat import ABOUT_NAME, NEEDED, SAVED, STEPS, Limit, check_steps, of_saved, of_steps
-from rlrat.datasets.hdf5 import open_hdf5, read, read_text
+from rlrat.datasets.hdf5 import open_group, open_hdf5, read, read_text
 from rlrat.datasets.names import FILE_SUFFIXES, HDF5_SUFFIXES, d4rl_folder, dataset_id
 from rlrat.datasets.own import Words
 from rlrat.environments import d4rl
@@ -103,6 +103,8 @@ def _convert(
         is_saved = episodes["episode_starts"] is not None
         arrays = {name: read(file.id, name) for name in (STEPS if is_saved else names)}
         told = read_text(file, ABOUT_NAME) if is_saved else None
+        if arrays["observations"] is None and open_group(file.id, "episode_0") is not None:
+            raise InputError(f"{path} is a part of a dataset of Minari's: give its folder, which has it in data")
     arrays = check_steps(str(path), arrays, _NEEDED, "a D4RL file")
     if is_saved:
         return of_saved(id, str(path), arrays, episodes, given, bounds, told)

@@ -17,7 +17,7 @@ from rlrat.datasets.bounds import Bounds, some
 from rlrat.datasets.choices import ReferenceFamily
 from rlrat.datasets.episodes import join, kept_columns
 from rlrat.datasets.saving import write
-from rlrat.environments.observations import ACHIEVED, Parts, columns_of, without
+from rlrat.environments.observations import ACHIEVED, Parts, columns_of, listed, without
 from rlrat.environments.success import scored_by_success
 from rlrat.errors import InputError, warn
 
@@ -114,7 +114,7 @@ class Dataset:
             f"env_id    {self.env_id}",
         ]
         if self.observation_parts:
-            lines.insert(1, f"parts     {', '.join(f'{name} {width}' for name, width in self.observation_parts)}")
+            lines.insert(1, f"parts     {listed(self.observation_parts)}")
         held = [] if self.training is None else [f"held out  from {len(self.training):,} transitions to train on"]
         return "\n  ".join([*lines, *held])
 

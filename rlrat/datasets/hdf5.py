@@ -20,6 +20,7 @@ _GroupID = Any  # h5g.GroupID: h5py has no types of what it compiles
 _MOST_PER_BYTE = 2000  # gzip, HDF5's own compression, packs at most 1032 bytes into one
 ANY_FILE = 2**22  # bytes that an array may have in any file: an array that was never written takes no room there
 _MOST_IN_A_TREE = 500  # groups and arrays
+_DEEPEST = 8  # groups in each other
 _MOST_LINKS = 16  # soft links on the way to one array
 _MOST_TYPES = 8  # that are remembered
 _NUMBERS = (h5t.INTEGER, h5t.FLOAT, h5t.ENUM)  # h5py's bools are an enumeration
@@ -118,16 +119,17 @@ def read_tree(group: _GroupID, name: str, reader: Callable[[_GroupID, str], np.n
     """
     left = [_MOST_IN_A_TREE]
 
-    def walk(parent: _GroupID, name: str) -> Any:
+    def walk(parent: _GroupID, child: str, depth: int) -> Any:
         left[0] -= 1
-        if not left[0]:  # groups may hold each other
-            raise InputError(f"{_where(group, name)} has more than {_MOST_IN_A_TREE:,} groups and arrays in it")
-        inner = open_group(parent, name)
+        if not left[0] or depth > _DEEPEST:  # groups may hold each other
+            most = f"{_MOST_IN_A_TREE} groups and arrays, or groups more than {_DEEPEST} deep"
+            raise InputError(f"{_where(group, name)} has more than {most}, in it: it is damaged")
+        inner = open_group(parent, child)
         if inner is None:
-            return reader(parent, name)
-        return {child: walk(inner, child) for child in _names(inner, name)}
+            return reader(parent, child)
+        return {name: walk(inner, name, depth + 1) for name in _names(inner, child)}
 
-    return walk(group, name)
+    return walk(group, name, 0)
 
 
 def _names(group: _GroupID, name: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlrat.datasets.bounds import Bounds
 from rlrat.datasets.hdf5 import open_hdf5, read_attribute
-from rlrat.datasets.names import MAIN_FILE, METADATA_FILE
+from rlrat.datasets.names import HDF5_SUFFIXES, METADATA_FILE
 from rlrat.datasets.saving import PARTS_NAME
 from rlrat.environments.observations import leaves
 from rlrat.errors import InputError, reason
@@ -32,24 +32,21 @@ class Metadata:
     env_kwargs: dict[str, Any]
     env_recorded: dict[str, Any]
     """`env_spec` and `eval_env_spec`, as far as they are there, whole."""
+    dictionaries: bool
+    """Whether observations are recorded as dictionaries."""
     is_saved: bool
     """Whether `Dataset.save` wrote it with parts of observations: none is left out again."""
 
 
-def read_metadata(id: str, data: Path) -> Metadata:
-    """Read the metadata of the dataset `id` in its folder `data`.
+def read_metadata(id: str, path: Path) -> Metadata:
+    """Read the metadata of the dataset `id`: a metadata.json, or an HDF5 file of before.
 
     Raises:
         InputError: the file is no such metadata, or the spaces are no vectors and no dictionaries of vectors.
         OSError: the file cannot be read.
     """
-    path = data / METADATA_FILE
     try:
-        if path.exists() or not (data / MAIN_FILE).exists():
-            content = load_json(path)
-        else:
-            path = data / MAIN_FILE
-            content = _attributes(path)
+        content = _attributes(path) if path.suffix in HDF5_SUFFIXES else load_json(path)
         spaces = {name: _recorded(content, name) for name in ("observation_space", "action_space")}
         specs = {name: _recorded(content, name) for name in ("env_spec", "eval_env_spec")}
         env_recorded = {name: spec for name, spec in specs.items() if spec is not None}
@@ -65,6 +62,7 @@ def read_metadata(id: str, data: Path) -> Metadata:
             env_id=env_id or None,
             env_kwargs=_mapping("kwargs of env_spec", {} if kwargs is None else kwargs),
             env_recorded=env_recorded,
+            dictionaries=(spaces["observation_space"] or {}).get("type") == "Dict",
             is_saved=PARTS_NAME in content,
         )
         _check_observations(id, spaces["observation_space"])
@@ -160,9 +158,10 @@ def _check_box(id: str, name: str, space: dict[str, Any] | None, axes: tuple[int
         wanted = "continuous actions only (a Box of floats); d3rlpy learns from discrete ones"
         raise InputError(f"{id} has the action space {found}: {wanted}")
     if not box or len(shape) not in axes:
-        name = name.replace("observation_space", "observation space").replace("action_space", "action space")
-        wanted = "only vectors (a Box of one axis) and dictionaries of them can be read; d3rlpy learns from images"
-        raise InputError(f"{id} has the {name} {found}: {wanted}")
+        kind, _, part = name.partition("_space")
+        more = "" if kind == "action" else " and dictionaries of them"
+        wanted = f"only flat vectors (a Box of one axis){more} can be read; d3rlpy learns from images"
+        raise InputError(f"{id} has the {kind} space{part} {found}: {wanted}")
 
 
 def _are_numbers(value: Any) -> bool:

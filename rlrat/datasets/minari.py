@@ -12,9 +12,10 @@ from rlrat.datasets.dataset import Dataset, of_episodes
 from rlrat.datasets.hdf5 import open_group, read_tree
 from rlrat.datasets.hdf5_bytes import open_small_arrays
 from rlrat.datasets.metadata import Metadata, read_metadata
-from rlrat.datasets.names import MAIN_FILE, is_local, minari_root
+from rlrat.datasets.names import MAIN_FILE, METADATA_FILE, is_local, minari_root
 from rlrat.datasets.progress import counted
 from rlrat.datasets.steps import STEP_FIELDS
+from rlrat.environments.observations import described
 from rlrat.errors import InputError, reason
 
 PACKAGED_ROOT = Path(__file__).with_name("packaged")
@@ -46,7 +47,8 @@ def load_folder(
         InputError: the dataset is unusable, or it records no bounds and the environment is not available.
     """
     data = folder / "data"
-    metadata = read_metadata(id, data)
+    recorded = data / METADATA_FILE
+    metadata = read_metadata(id, recorded if recorded.exists() or not (data / MAIN_FILE).exists() else data / MAIN_FILE)
     found = bounds or metadata.action_bounds
     settings = ""
     if found is None:
@@ -96,6 +98,11 @@ def _convert(id: str, data: Path, metadata: Metadata, bounds: Bounds, keep_achie
     about = {name: getattr(metadata, name) for name in ("env_id", "env_kwargs", "env_recorded")}
     drop = False if keep_achieved_goal else None
     dataset = of_episodes(counted(episodes, metadata.episodes), bounds, id, **about, drop_achieved_goal=drop)
+    if metadata.dictionaries and not dataset.observation_parts:
+        raise InputError(
+            f"{id} records dictionaries as observations and has {described((), dataset.observations.shape[1])}: in "
+            "which order they became these is not known"
+        )
     if metadata.steps not in (None, len(dataset)):
         note = f"{id} should have {metadata.steps} steps by its metadata, and has {len(dataset)}: a part may be missing"
         dataset = dataclasses.replace(dataset, notes=(*dataset.notes, note))

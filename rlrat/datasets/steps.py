@@ -20,7 +20,7 @@ def step_array(label: str, name: str, value: Any, kinds: str, ndim: int) -> np.n
         InputError: `value` has another shape or type.
     """
     if isinstance(value, Mapping):
-        raise InputError(f"{label}: {name} are a dict: flat vectors are needed")
+        raise InputError(f"{label}: {name} are a dict: only flat vectors (Box spaces of one axis) can be read")
     try:
         array = np.asarray(value)
     except ValueError:

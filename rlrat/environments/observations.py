@@ -77,12 +77,17 @@ def joined(arrays: Mapping[str, np.ndarray], what: str) -> tuple[np.ndarray, Par
     return np.concatenate(list(columns.values()), axis=1), parts
 
 
+def listed(parts: Parts) -> str:
+    """Name all parts with their widths."""
+    return ", ".join(f"{name} {width}" for name, width in parts)
+
+
 def described(parts: Parts, width: int) -> str:
     """Say in a few words what observations of `width` numbers are made of."""
     if not parts:
         return f"vectors of {width}"
-    few = ", ".join(f"{name} {size}" for name, size in parts[:_MOST_NAMED])
-    return f"dictionaries ({few}{', ...' * (len(parts) > _MOST_NAMED)})"
+    more = ", ..." * (len(parts) > _MOST_NAMED)
+    return f"dictionaries ({reason(listed(parts[:_MOST_NAMED]))}{more})"
 
 
 def are_parts(value: Any) -> bool:

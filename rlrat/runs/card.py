@@ -236,6 +236,9 @@ def _units(policy: Any) -> Iterator[str]:
         f"vectors of {settings['action_size']}, in the data's units. The policy holds both units: it subtracts means "
         "and divides by standard deviations, and scales tanh to the bounds of the actions."
     )
+    if policy.observation_parts:
+        parts = ", ".join(_text(f"{name} {width}") for name, width in policy.observation_parts)
+        yield f"\nAn observation is made of, in this order, with their widths: {parts}."
     mean, std, scale, offset = (
         getattr(policy, name)[0].cpu().numpy()
         for name in ("observation_mean", "observation_std", "action_scale", "action_offset")

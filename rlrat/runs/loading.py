@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rlrat import networks
-from rlrat.environments.observations import as_parts
+from rlrat.environments.observations import as_parts, listed
 from rlrat.errors import InputError, reason
 from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
@@ -126,6 +126,9 @@ def build_policy(
             raise InputError(f"its policy is of the kind {kind!r}, known are {', '.join(KINDS)}")
         _check_settings(settings, checkpoint["state"])
         policy = getattr(networks, KINDS[kind])(num_seeds=1, **settings)
+        policy.observation_parts = as_parts(checkpoint.get("observation_parts", ()))
+        if (parts := policy.observation_parts) and sum(width for _, width in parts) != settings["observation_size"]:
+            raise ValueError(f"observation_parts are {listed(parts)}")
         policy.load_state_dict(
             {
                 name.removeprefix("policy."): value.unsqueeze(0)
@@ -138,7 +141,6 @@ def build_policy(
             f"the checkpoint in {run} does not fit this version of rlrat ({reason(error)}): "
             f"use the version in the run's {CONFIG}, or train again with --overwrite"
         ) from None
-    policy.observation_parts = as_parts(checkpoint.get("observation_parts", ()))
     return policy.to(find_device(device)).eval().requires_grad_(False)
 
 

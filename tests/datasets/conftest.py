@@ -44,6 +44,22 @@ def episodes(make_episode):
 
 
 @pytest.fixture
+def make_goals(make_episode):
+    """`make_goals(stands=True)`: episodes of nested dictionaries; achieved_goal stands in observation, or does not."""
+
+    def make(stands: bool = True, lengths: tuple[int, ...] = (5, 3, 1)) -> list[dict]:
+        episodes = [make_episode(steps, seed=seed) for seed, steps in enumerate(lengths)]
+        for episode in episodes:
+            whole = episode["observations"]
+            goal = whole[:, 2:][:, ::-1].copy() if stands else whole[:, 2:] + 1.0
+            desired = {"place": whole[::-1, :2] * 3, "height": whole[:, 0] * 5}
+            episode["observations"] = {"observation": whole, "desired_goal": desired, "achieved_goal": goal}
+        return episodes
+
+    return make
+
+
+@pytest.fixture
 def d4rl_arrays():
     """Arrays of D4RL's layout: episodes that end by a terminal state, by a timeout, by both, and one broken off."""
 
@@ -94,8 +110,14 @@ def make_minari(tmp_path):
             for index, e in enumerate(episodes)
         ]
         first = episodes[0]
+
+        def space_of(arrays):
+            if isinstance(arrays, dict):
+                return gymnasium.spaces.Dict({key: space_of(array) for key, array in arrays.items()})
+            return Box(-np.inf, np.inf, np.shape(arrays)[1:], np.float64)
+
         spaces = {
-            "observation_space": Box(-np.inf, np.inf, np.shape(first["observations"])[1:], np.float64),
+            "observation_space": space_of(first["observations"]),
             "action_space": Box(-1, 1, np.shape(first["actions"])[1:], np.float32),
             **spaces,
         }

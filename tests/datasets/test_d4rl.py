@@ -430,3 +430,9 @@ def test_a_file_of_another_form(tmp_path):
     path.write_bytes(b"no log")
     with pytest.raises(InputError, match=r"log\.pkl is no HDF5 file, and its name ends in none of \.hdf5, \.h5, \.npz"):
         load_dataset(path)
+
+
+def test_a_file_of_minaris_is_one_line(make_minari, episodes):
+    folder = make_minari("own/set-v0", episodes)
+    with pytest.raises(InputError, match=r"main_data.hdf5 is a part of a dataset of Minari's: give its folder"):
+        load_dataset(folder / "data" / "main_data.hdf5")

@@ -264,3 +264,43 @@ def test_a_dataset_says_in_a_few_lines_what_it_is(make_episode):
         "  actions   from [-2, -2] to [2, 3]",
         "  env_id    Hopper-v5",
     ]
+
+
+def test_what_dictionaries_are_made_of_is_shown_and_kept(make_goals):
+    dataset = Dataset.from_episodes(make_goals())
+    parts = (("desired_goal/height", 1), ("desired_goal/place", 2), ("observation", 4))
+    assert repr(dataset).splitlines()[1] == "  parts     desired_goal/height 1, desired_goal/place 2, observation 4"
+    rest, held = dataset.split(0.4, seed=0)
+    assert rest.observation_parts == held.observation_parts == dataset.observation_parts == parts
+    assert dataset.without_achieved_goal() is dataset
+
+
+def test_a_component_that_never_changes_is_normalised_to_nothing(make_goals, make_episode):
+    """Another goal than the data's one would be some hundred thousand, divided by the least deviation."""
+    episodes = make_goals()
+    for episode in episodes:
+        goal = episode["observations"]["desired_goal"]
+        goal["place"] = goal["place"] * [1.0, 0.0] + [0.0, 0.3]
+    dataset = Dataset.from_episodes(episodes)
+    units = Units.of(dataset, True, 1e-6, "none")
+    assert (units.observation_std == 1e30).tolist() == [False, False, True, False, False, False, False]
+    shown = dataset.observations[0].copy()
+    shown[2] = 5.0
+    assert np.float32((shown - units.observation_mean) / units.observation_std)[2] == pytest.approx(0, abs=1e-20)
+    np.testing.assert_allclose(units.observation_std[3:], dataset.observations[:, 3:].std(axis=0), rtol=1e-5)
+    # Flat vectors have the floor, as published results do.
+    flat = make_episode(4)
+    flat["observations"][:, 1] = 0.3
+    assert Units.of(Dataset.from_episodes([flat]), True, 1e-6, "none").observation_std[1] == 1e-6
+
+
+def test_what_varies_only_in_held_out_episodes_is_not_read_in_training(make_goals):
+    episodes = make_goals()
+    for number, episode in enumerate(episodes):
+        episode["observations"]["desired_goal"]["height"] = np.full(len(episode["rewards"]) + 1, float(number == 0))
+    dataset = Dataset.from_episodes(episodes)
+    assert dataset.observation_statistics()[1][0] < 1
+    for rest, held in (dataset.split(0.3, seed=seed) for seed in range(5)):
+        constant = np.ptp(rest.observations[:, 0]) == 0
+        assert (rest.observation_statistics()[1][0] == 1e30) == constant
+        np.testing.assert_array_equal(held.observation_statistics()[1], rest.observation_statistics()[1])

@@ -195,3 +195,19 @@ def test_whose_time_cannot_be_set_back_is_read_nonetheless(entry, monkeypatch):
 
     monkeypatch.setattr(os, "utime", refuse)
     assert entries.read(entry, "some/set-v0") is not None
+
+
+def test_dictionary_observations_are_kept_and_checked(make_goals, tmp_path):
+    dataset = Dataset.from_episodes(make_goals(), id="some/set-v0")
+    entries.write(tmp_path, dataset, ())
+    assert entries.read(tmp_path, "some/set-v0").observation_parts == dataset.observation_parts != ()
+    assert entries.damage(tmp_path) is None
+    for wrong in ([["a", 1]], [["a", 0], ["b", 7]], "abcdefg", None, [["a", 7.0]], 7):
+        forge(tmp_path, lambda manifest, wrong=wrong: manifest["values"].update(observation_parts=wrong))
+        assert entries.read(tmp_path, "some/set-v0") is None
+    forge(tmp_path, lambda manifest: manifest["values"].update(observation_parts=[["a", 7]]))
+    assert entries.read(tmp_path, "some/set-v0").observation_parts == (("a", 7),)
+
+
+def test_an_entry_of_flat_observations_is_as_before_there_were_parts(entry):
+    assert "observation_parts" not in json.loads((entry / "manifest.json").read_text())["values"]

@@ -10,7 +10,7 @@ import pytest
 
 from rlrat import load_dataset
 from rlrat.datasets import hdf5
-from rlrat.datasets.hdf5 import open_group, open_hdf5, read
+from rlrat.datasets.hdf5 import open_group, open_hdf5, read, read_attribute, read_text, read_tree
 from rlrat.errors import InputError
 
 
@@ -274,3 +274,36 @@ def test_a_path_of_any_bytes_is_named(tmp_path):
         file["rewards"] = np.array([b"a"])
     with open_hdf5(path) as file, pytest.raises(InputError, match="rewards holds texts"):
         read(file.id, "rewards")
+
+
+def test_groups_are_read_as_dictionaries(path):
+    with h5py.File(path, "w") as file:
+        file["a/b/c"], file["a/d"], file["e"] = [1.0, 2.0], [[3.0]], [4]
+        file["f"] = h5py.SoftLink("/a/b")
+    with open_hdf5(path) as file:
+        found = read_tree(file.id, "a")
+        assert found.keys() == {"b", "d"}
+        np.testing.assert_array_equal(found["b"]["c"], [1.0, 2.0])
+        np.testing.assert_array_equal(read_tree(file.id, "e"), [4])
+        assert read_tree(file.id, "f").keys() == {"c"}
+        assert read_tree(file.id, "g") is None
+
+
+def test_groups_that_hold_each_other_are_one_line(path):
+    with h5py.File(path, "w") as file:
+        group = file.create_group("a")
+        group["b"], group["c"] = group, group
+    with open_hdf5(path) as file, pytest.raises(InputError, match="a has more than 500 groups and arrays, or groups "):
+        read_tree(file.id, "a")
+
+
+def test_an_attribute_is_a_text_or_a_number(path):
+    with h5py.File(path, "w") as file:
+        file.attrs.update(text="a", count=np.int64(3), share=np.float32(0.5), array=np.zeros(2), raw=np.void(b"x"))
+    with open_hdf5(path) as file:
+        assert [read_attribute(file, name) for name in ("text", "count", "share", "none")] == ["a", 3, 0.5, None]
+        for name in ("array", "raw"):
+            with pytest.raises(InputError, match=f"{name} is neither a text nor a number"):
+                read_attribute(file, name)
+        with pytest.raises(InputError, match="count is no text"):
+            read_text(file, "count")

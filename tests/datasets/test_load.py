@@ -6,7 +6,7 @@ import pytest
 
 import rlrat
 from rlrat import load_dataset
-from rlrat.datasets import Dataset, d4rl, minari, names
+from rlrat.datasets import Dataset, d4rl, minari, names, sources
 from rlrat.errors import InputError
 
 # what the float64 sources of the packaged datasets hold
@@ -110,3 +110,17 @@ def test_every_published_name_leads_to_d4rl(monkeypatch):
     for name in names.D4RL_FILES:
         load_dataset(name)
     assert asked == list(names.D4RL_FILES)
+
+
+def test_only_what_has_dictionaries_is_asked_to_keep_achieved_goal(make_goals, d4rl_arrays, write_hdf5, tmp_path):
+    with sources.given(Dataset.from_episodes(make_goals(), id="mine", drop_achieved_goal=False)):
+        assert load_dataset("mine").observations.shape[1] == 9
+        assert load_dataset("mine", drop_achieved_goal=True).observations.shape[1] == 7
+    flat = write_hdf5("log.hdf5", d4rl_arrays())
+    np.savez(tmp_path / "log.npz", **d4rl_arrays())
+    for id in ("rlrat/hopper/medium-v0", flat, tmp_path / "log.npz"):
+        load_dataset(id, drop_achieved_goal=False, action_bounds=[(-1, 1)])
+        with pytest.raises(
+            InputError, match="has no achieved_goal in its observations: leave out --drop-achieved-goal"
+        ):
+            load_dataset(id, drop_achieved_goal=True, action_bounds=[(-1, 1)])

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 from rlrat import load_dataset
 from rlrat.datasets import minari
@@ -17,7 +17,19 @@ from tests.datasets.minari_sets import ID
         ({"action_space": Discrete(3)}, "action space Discrete: continuous actions only"),
         ({"action_space": Box(0, 5, (2,), np.int64)}, r"action space Box, int64, shape \[2\]: continuous"),
         ({"action_space": Box(-1, 1, (2, 2), np.float32)}, "action space Box, .*: only flat vectors"),
-        ({"observation_space": Dict(a=Box(-1, 1, (4,)))}, "observation space Dict: only flat vectors"),
+        ({"action_space": Dict(a=Box(-1, 1, (4,)))}, "action space Dict: continuous actions only"),
+        ({"observation_space": Tuple([Box(-1, 1, (4,))])}, "observation space Tuple: only flat vectors"),
+        (
+            {"observation_space": Dict(b=Dict(a=Tuple([Box(-1, 1, (4,))])))},
+            "observation space/b/a Tuple: only flat vec",
+        ),
+        ({"observation_space": Dict(a=Discrete(4))}, "observation space/a Discrete: only flat vectors"),
+        (
+            {"observation_space": Dict(a=Box(0, 1, (8, 8, 3)))},
+            r"space/a Box, float32, shape \[8, 8, 3\]: only flat vec",
+        ),
+        ({"observation_space": Dict({})}, "observations are an empty dictionary"),
+        ({"observation_space": Dict(a=Box(-1, 1, (4,)))}, "records dictionaries as observations and has vectors of 4"),
         ({"observation_space": Box(0, 255, (8, 8, 3), np.uint8)}, r"observation space Box, uint8, shape \[8, 8, 3\]"),
         ({"action_space": Box(-np.inf, np.inf, (2,), np.float32)}, "action bounds are .*: finite low < high"),
         ({"action_space": Box(-0.1, 0.1, (2,), np.float32)}, r"actions hold .* outside their bounds \[-0.1, 0.1\]"),
@@ -79,6 +91,11 @@ def test_what_is_used_of_it(write):
         ),
         ({"observation_space": json.dumps(BOX | {"dtype": 32})}, "observation_space has the dtype 32, not a text"),
         ({"observation_space": json.dumps({"type": None})}, "observation_space has the type None, not a text"),
+        ({"observation_space": json.dumps({"type": "Dict"})}, "subspaces of observation_space is None, not a mapping"),
+        (
+            {"observation_space": json.dumps({"type": "Dict", "subspaces": {"a": 5}})},
+            "a of observation_space is 5, not a mapping",
+        ),
         ({"env_spec": json.dumps({"id": 5})}, "env_spec has the id 5, not a text"),
         ({"env_spec": json.dumps({"kwargs": [1]})}, r"kwargs of env_spec is \[1\], not a mapping"),
     ],

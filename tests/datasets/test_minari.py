@@ -14,7 +14,8 @@ from minari import MinariDataset
 from rlrat import load_dataset
 from rlrat.datasets import Dataset, minari
 from rlrat.errors import InputError
-from tests.datasets.minari_sets import ID, edit_metadata
+from tests.datasets.minari_sets import ID, edit_metadata, in_the_old_layout, raw_parts
+from tests.environments.goals import play
 
 
 @pytest.mark.parametrize("infos", [False, True])
@@ -279,3 +280,132 @@ def test_the_default_folder_is_minaris(monkeypatch):
     monkeypatch.delenv("MINARI_DATASETS_PATH")
     monkeypatch.setenv("HOME", "/home/someone")
     assert str(minari.minari_root()) == "/home/someone/.minari/datasets"
+
+
+def test_nested_dictionaries_are_read_as_minari_reads_them(make_minari, make_goals):
+    make_minari(ID, make_goals(stands=False), infos=True)
+    dataset = load_dataset(ID)
+    expected = Dataset.from_episodes(make_goals(stands=False))
+    assert (dataset.fingerprint, dataset.observation_parts) == (expected.fingerprint, expected.observation_parts)
+    from minari import load_dataset as theirs
+
+    assert Dataset.from_episodes(theirs(ID).iterate_episodes()).fingerprint == dataset.fingerprint
+
+
+def test_what_is_kept_is_another_entry_of_the_cache(make_minari, make_goals):
+    make_minari(ID, make_goals())
+    widths = {drop: [] for drop in (None, False, True)}
+    for drop in (None, False, True, None, False, True):
+        widths[drop].append(load_dataset(ID, drop_achieved_goal=drop).observations.shape[1])
+    assert widths == {None: [7, 7], False: [9, 9], True: [7, 7]}
+
+
+@pytest.mark.parametrize("spoil", ["kind", "key", "flat", "empty"])
+def test_mixed_episodes_of_a_file_are_one_line(make_minari, make_goals, spoil):
+    folder = make_minari(ID, make_goals())
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:
+        group = file["episode_1"]
+        if spoil == "key":
+            group["observations/more"] = np.zeros((4, 1))
+        elif spoil == "empty":
+            for name in ("actions", "rewards", "terminations", "truncations"):
+                group[name].resize(0, axis=0)
+            for name in ("observation", "achieved_goal", "desired_goal/place", "desired_goal/height"):
+                group[f"observations/{name}"].resize(1, axis=0)
+        else:
+            flat = np.zeros((4, 4))
+            del group["observations"]
+            group["observations"] = flat
+            if spoil == "flat":  # the first episode says what is looked for
+                file["episode_9"] = file["episode_0"]
+                del file["episode_0"]
+                file["episode_0"] = file["episode_1"]
+                del file["episode_1"]
+                file["episode_1"] = file["episode_9"]
+    said = {
+        "kind": "episode 1 has as observations vectors of 4, episode 0 dictionaries",
+        "key": "episode 1 has as observations dictionaries .*, more 1, .*, episode 0 dictionaries",
+        "flat": "episode_1/observations is no array",
+        "empty": "episode 1 is empty: at least one step is needed",
+    }
+    with pytest.raises(InputError, match=said[spoil]) as caught:
+        load_dataset(ID)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["flat", "goals"])
+def test_the_layout_before_0_5_is_read_by_id_and_by_path(make_minari, make_goals, episodes, kind, tmp_path):
+    episodes = episodes if kind == "flat" else make_goals()
+    folder = make_minari("old-set-v0", episodes)
+    today = load_dataset("old-set-v0")
+    shutil.rmtree(folder / ".rlrat-cache")
+    in_the_old_layout(folder)
+    for name in ("old-set-v0", str(folder), f"{folder}/"):
+        found = load_dataset(name)
+        assert (found.id, found.fingerprint, found.env_id) == ("old-set-v0", today.fingerprint, "Hopper-v5")
+        assert (found.observation_parts, found.env_recorded) == (today.observation_parts, today.env_recorded)
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    assert load_dataset(elsewhere).fingerprint == today.fingerprint
+
+
+def test_data_without_any_metadata_is_one_line(make_minari, episodes, tmp_path):
+    folder = make_minari(ID, episodes)
+    (folder / "data" / "metadata.json").unlink()
+    with pytest.raises(
+        InputError, match=r"main_data.hdf5 has no metadata.json beside it, nor the attributes"
+    ) as caught:
+        load_dataset(folder)
+    assert "\n" not in str(caught.value)
+    in_the_old_layout(make_minari("own/other-v0", episodes))
+    path = minari.minari_root() / "own/other-v0"
+    with h5py.File(path / "data" / "main_data.hdf5", "r+") as file:
+        file.attrs["total_episodes"] = "many"
+    with pytest.raises(InputError, match=r"main_data.hdf5 is damaged .total_episodes is 'many', not a count"):
+        load_dataset(path)
+
+
+REAL = {
+    "PointMaze_UMaze-v3": ("desired_goal 2, observation 4", True),
+    "AntMaze_UMaze-v5": ("achieved_goal 2, desired_goal 2, observation 105", False),
+    "AdroitHandPen-v1": ("", None),
+    "AdroitHandDoor-v1": ("", None),
+    "AdroitHandHammer-v1": ("", None),
+    "AdroitHandRelocate-v1": ("", None),
+}
+
+
+@pytest.mark.parametrize("env_id", REAL)
+def test_sets_of_real_environments_hold_what_was_recorded(make_minari, env_id):
+    pytest.importorskip("gymnasium_robotics")
+    from rlrat.environments.registry import find_spec
+    from rlrat.evaluation.evaluator import Evaluator, check_spaces
+
+    parts, stands = REAL[env_id]
+    env = gymnasium.make(find_spec(env_id), disable_env_checker=True, max_episode_steps=3)
+    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+    folder = make_minari(ID, [play(env, 3, seed) for seed in range(2)], env_id=env_id, **spaces)
+    env.close()
+    dataset = load_dataset(ID)
+    assert ", ".join(f"{name} {width}" for name, width in dataset.observation_parts) == parts
+    names = [name for name, _ in dataset.observation_parts]
+    if names:
+        raw = raw_parts(folder, names)
+    else:
+        with h5py.File(folder / "data" / "main_data.hdf5") as file:
+            raw = [file[f"episode_{number}/observations"][()].astype(np.float32) for number in range(2)]
+    np.testing.assert_array_equal(dataset.observations, np.concatenate([one[:-1] for one in raw]))
+    np.testing.assert_array_equal(dataset.next_observations, np.concatenate([one[1:] for one in raw]))
+    if stands:
+        assert load_dataset(ID, drop_achieved_goal=False).observation_parts[0] == ("achieved_goal", 2)
+    elif stands is False:
+        with pytest.raises(InputError, match="component 0 of achieved_goal does not stand in observation"):
+            load_dataset(ID, drop_achieved_goal=True)
+    bounds = (dataset.action_low, dataset.action_high)
+    with Evaluator(env_id, 0, 1, num_threads=1, observation_parts=names or None) as evaluator:
+        check_spaces(evaluator, len(raw[0][0]), *bounds, observation_parts=dataset.observation_parts)
+        seen = []
+        evaluator.reset_seeds[:] = 0
+        evaluator._rows._seeds = [0]
+        seen = evaluator._rows.reset()
+    np.testing.assert_array_equal(seen[0].astype(np.float32), raw[0][0])

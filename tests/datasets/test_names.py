@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from rlrat.datasets.names import as_id, dataset_id, safe
+from rlrat.datasets.names import as_id, dataset_id, is_local, is_minari_folder, safe
 
 
 def test_an_id_is_spelled_with_single_slashes():
@@ -25,3 +25,18 @@ def test_names_need_neither_numpy_nor_torch():
     code = "import sys, rlrat.datasets.sources; print({'numpy', 'torch', 'h5py'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_folder_of_minaris_may_be_of_before_its_metadata_was_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for id in ("door-human-v0", "D4RL/door/human-v0"):
+        data = tmp_path / id / "data"
+        data.mkdir(parents=True)
+        assert not is_minari_folder(data.parent)
+        (data / "main_data.hdf5").touch()
+        assert is_minari_folder(data.parent)
+        assert is_local(id) == ("/" not in id)  # with a namespace it is today's, whose download broke off
+        (data / "metadata.json").touch()
+        assert is_local(id)
+        (data / "main_data.hdf5").unlink()
+        assert not is_local(id)

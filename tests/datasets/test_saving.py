@@ -150,3 +150,38 @@ def test_writing_many_episodes_is_said(episodes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(saving, "_metadata", lambda fields: time.sleep(0.2) or {})
     Dataset.from_episodes(episodes).save(tmp_path / "log")
     assert capsys.readouterr().err == f"writing {tmp_path}/log: this takes a while\n"
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.hdf5", "folder"])
+@pytest.mark.parametrize("drop", [None, False])
+def test_the_parts_of_dictionaries_survive(make_goals, tmp_path, name, drop):
+    dataset = Dataset.from_episodes(make_goals(), drop_achieved_goal=drop)
+    assert ("achieved_goal", 2) in dataset.observation_parts or drop is None
+    dataset.save(tmp_path / name)
+    again = load_dataset(tmp_path / name)
+    assert (again.fingerprint, again.observation_parts) == (dataset.fingerprint, dataset.observation_parts)
+    assert load_dataset(tmp_path / name, drop_achieved_goal=False).fingerprint == dataset.fingerprint
+    dropped = load_dataset(tmp_path / name, drop_achieved_goal=True)
+    assert dropped.fingerprint == Dataset.from_episodes(make_goals()).fingerprint
+
+
+def test_minari_reads_dictionaries_too(make_goals, tmp_path):
+    episodes = make_goals(stands=False)
+    Dataset.from_episodes(episodes).save(tmp_path / "minari" / "own" / "set-v0")
+    theirs = minari.load_dataset("own/set-v0")
+    assert theirs.observation_space["desired_goal"]["height"].shape == (1,)
+    found = [episode.observations for episode in theirs.iterate_episodes()]
+    for ours, its in zip(episodes, found, strict=True):
+        np.testing.assert_array_equal(its["observation"], ours["observations"]["observation"].astype(np.float32))
+        place = ours["observations"]["desired_goal"]["place"].astype(np.float32)
+        np.testing.assert_array_equal(its["desired_goal"]["place"], place)
+
+
+@pytest.mark.parametrize("parts", [[["a", 3]], [["a", 4], ["a"]], "four"])
+def test_parts_that_do_not_fit_are_one_line(episodes, tmp_path, parts):
+    Dataset.from_episodes(episodes).save(tmp_path / "a.hdf5")
+    with h5py.File(tmp_path / "a.hdf5", "r+") as file:
+        file.attrs["about"] = json.dumps(json.loads(file.attrs["about"]) | {"observation_parts": parts})
+    with pytest.raises(InputError, match=r"about has (a wrong|other) observation_parts") as caught:
+        load_dataset(tmp_path / "a.hdf5")
+    assert "\n" not in str(caught.value)

@@ -13,6 +13,7 @@ import rlrat
 from rlrat.errors import InputError
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces, evaluate, reset_seed
 from rlrat.evaluation.scores import find_reference
+from tests.environments.goals import Reach
 from tests.goal_env import GOAL_ID, LIMIT
 from tests.goal_env import SPEC as GOAL_SPEC
 
@@ -475,3 +476,74 @@ def test_check_spaces():
 
 def test_public_name():
     assert rlrat.evaluate is evaluate
+
+
+@pytest.fixture
+def reach(monkeypatch):
+    """Registers `Reach-v0`, whose observations are dictionaries."""
+    spec = gymnasium.envs.registration.EnvSpec("Reach-v0", entry_point=Reach, max_episode_steps=4)
+    monkeypatch.setitem(gymnasium.registry, "Reach-v0", spec)
+    return "Reach-v0"
+
+
+@pytest.mark.parametrize("names", [None, ["observation", "desired_goal/height"]])
+def test_dictionaries_are_played_as_a_plain_loop_flattens_them(reach, names):
+    seen = []
+
+    def policy(observations):
+        seen.append(observations)
+        return np.full((1, 2, 2), 0.25)
+
+    with Evaluator(reach, 7, 2, observation_parts=names) as evaluator:
+        result = evaluator.run(policy)
+        width = sum(width for _, width in evaluator.observation_parts)
+        assert evaluator.observation_space.shape == (width,)
+        if names:
+            assert evaluator.observation_parts == (("observation", 4), ("desired_goal/height", 1))
+    for episode in range(2):
+        env = gymnasium.make(reach)
+        observation, _ = env.reset(seed=reset_seed(7, episode))
+        total = 0.0
+        for step in range(4):
+            goal = observation["desired_goal"]
+            parts = {"desired_goal/height": [goal["height"]], "observation": observation["observation"]}
+            parts |= {"achieved_goal": observation["achieved_goal"], "desired_goal/place": goal["place"]}
+            expected = np.concatenate([parts[name] for name in names or sorted(parts)])
+            np.testing.assert_array_equal(seen[step][0, episode], expected)
+            observation, reward, *_ = env.step(np.full(2, 0.25, np.float32))
+            total += reward
+        assert result.returns[0, episode] == total
+
+
+def test_a_policys_own_parts_are_what_it_sees(reach):
+    class Sees:
+        observation_parts = (("observation", 4),)
+
+        def __call__(self, observations):
+            assert observations.shape == (1, 1, 4)
+            return np.zeros((1, 1, 2))
+
+    assert evaluate(Sees(), reach, 1, 0).lengths[0, 0] == 4
+
+
+def test_dictionaries_that_do_not_fit_are_one_line(reach):
+    low, high = -np.ones(2), np.ones(2)
+    parts = (("achieved_goal", 2), ("desired_goal/height", 1), ("desired_goal/place", 2), ("observation", 4))
+    with Evaluator(reach, 0, 1) as evaluator:
+        check_spaces(evaluator, 9, low, high, observation_parts=parts)
+        with pytest.raises(
+            InputError, match=r"observations are vectors of 9, those of Reach-v0 dictionaries \(achieved_"
+        ):
+            check_spaces(evaluator, 9, low, high)
+        other = (*parts[:2], ("desired_goal/place", 3), parts[3])
+        message = "desired_goal/place in the data's observations has 3 components, that of Reach-v0 2: choose the env"
+        with pytest.raises(InputError, match=message):
+            check_spaces(evaluator, 10, low, high, observation_parts=other)
+    with pytest.raises(InputError, match=r"are dictionaries \(a 11\), those of Hopper-v5 vectors of 11: choose"):
+        check_spaces(gymnasium.make("Hopper-v5"), 11, -np.ones(3), np.ones(3), observation_parts=(("a", 11),))
+    with pytest.raises(
+        InputError, match=r"Hopper-v5 has the observations Box.*and the data's are dictionaries: choose"
+    ):
+        Evaluator("Hopper-v5", 0, 1, observation_parts=["a"])
+    with pytest.raises(InputError, match="Reach-v0 has no kettle in its observations, which are achieved_goal, "):
+        Evaluator(reach, 0, 1, observation_parts=["observation", "kettle"])

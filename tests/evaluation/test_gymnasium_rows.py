@@ -152,3 +152,41 @@ def test_a_maze_says_when_its_goal_is_reached():
     np.testing.assert_array_equal(np.array(said).T, [expected, [0.0] * 120])
     assert 0 < sum(expected) < 120
     assert truncated.all()
+
+
+GOALS = {"observation": gymnasium.spaces.Box(-1.0, 1.0, (2,)), "goal": gymnasium.spaces.Box(-1.0, 1.0, (1,))}
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (
+            {"observation": np.zeros(2)},
+            "Odd-v0 returned an observation without goal, which its observation space has, fr",
+        ),
+        (np.zeros(3), "Odd-v0 returned an observation without goal"),
+        (
+            {"observation": np.zeros(3), "goal": np.zeros(1)},
+            r"whose observation is float64 of shape \(3,\), not numbers",
+        ),
+    ],
+)
+@pytest.mark.parametrize("where", ["reset", "step"])
+def test_dictionaries_that_are_not_of_their_space_are_one_line(odd, monkeypatch, observation, message, where):
+    monkeypatch.setattr(Odd, "observation_space", gymnasium.spaces.Dict(GOALS))
+    right = {"goal": np.array([3.0]), "observation": [1.0, 2]}
+    odd(first=((right if where == "step" else observation, {}),), observation=observation)
+    with pytest.raises(InputError, match=message) as caught:
+        play()
+    assert "\n" not in str(caught.value)
+    assert f"from {where}" in str(caught.value)
+
+
+def test_a_policy_sees_vectors_of_dictionaries_in_any_order(odd, monkeypatch):
+    monkeypatch.setattr(Odd, "observation_space", gymnasium.spaces.Dict(GOALS))
+    odd(first=(({"goal": [3.0], "observation": np.ones(2)}, {}),), observation={"observation": [1.0, 2], "goal": [4]})
+    seen = []
+    evaluate(lambda o: seen.append(o) or np.zeros((1, 2, 1)), "Odd-v0", 2, 0, max_episode_steps=2)
+    np.testing.assert_array_equal(seen[0], [[[3, 1, 1]] * 2])
+    if len(seen) > 1:
+        np.testing.assert_array_equal(seen[1], [[[4, 1, 2]] * 2])

@@ -151,6 +151,10 @@ def describe(checkpoint: dict[str, Any], policy: Any, config: dict[str, Any] | N
         "update": checkpoint["update"],
         "rlrat": version("rlrat"),
     }
+    start = 0
+    for name, width in policy.observation_parts:
+        about[f"observation {start} to {start + width - 1}"] = name
+        start += width
     if isinstance(policy, SequencePolicy):
         about |= {"context_length": policy.context_length, "target_return": policy.target_returns[0]}
     return {name: str(value) for name, value in about.items() if value is not None}
