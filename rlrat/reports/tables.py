@@ -111,8 +111,9 @@ def results(report: Report) -> Table:
     groups = [(task, group) for task in report.tasks for group in task.groups]
     rows = tuple(_result(report, *pair) for pair in groups)
     if not all(np.isnan(group.final_success) for _, group in groups):
-        columns += (MEASURES[SUCCESS],)
-        rows = tuple((*row, number(group.final_success, 3)) for row, (_, group) in zip(rows, groups, strict=True))
+        columns = (*columns[:-1], MEASURES[SUCCESS], columns[-1])
+        rates = (number(group.final_success, 3) for _, group in groups)
+        rows = tuple((*row[:-1], rate, row[-1]) for row, rate in zip(rows, rates, strict=True))
     return Table("Results", columns, rows)
 
 
