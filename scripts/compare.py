@@ -4,7 +4,7 @@ import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -28,6 +28,9 @@ class Arguments:
     until: int | None = None
     """Judge every run as if it had ended at this update; by default where most finished runs of every label have
     come."""
+    measure: Literal["score", "return", "success"] | None = None
+    """What runs are compared by; scores where all have them against one reference, else returns. success: how often
+    the task was done, where environments say it."""
     metric: tuple[str, ...] = ()
     """Metrics of metrics.csv to draw beside scores: losses/q, or patterns such as 'losses/*'."""
     output: Path | None = None
@@ -62,7 +65,7 @@ def main(arguments: Arguments) -> None:
         records = read_runs(arguments.runs) if arguments.runs else []
         records += with_scores(import_runs(arguments.imports), records)
         records = with_metrics(filter_runs(records, arguments.filter), arguments.metric)
-    report = build_report(records, arguments.by, arguments.reference, arguments.until)
+    report = build_report(records, arguments.by, arguments.reference, arguments.until, arguments.measure)
     report = replace(report, notes=(*report.notes, *shortened(said)))
     print(summary(report))
     if arguments.output is not None:

@@ -27,12 +27,16 @@ class Best:
     """return, score, fqe or heldout."""
     update: int
     optimism: float
-    """How much higher its mean return is, for having been chosen by it, than that of new episodes: an estimate; NaN
-    where its episodes do not say, or it was not chosen by returns."""
+    """How much higher its mean return, or its success rate where scores are of these, is for having been chosen by it,
+    than that of new episodes: an estimate; NaN where its episodes do not say, or it was not chosen by them."""
 
 
-def read_best(folder: Path, said: Any) -> Best | None:
-    """Read what `summary.json` says of the best checkpoint; None where it says nothing that can be read."""
+def read_best(folder: Path, said: Any, scored_by_success: bool = False) -> Best | None:
+    """Read what `summary.json` says of the best checkpoint; None where it says nothing that can be read.
+
+    Args:
+        scored_by_success: whether the run's scores are of success rates.
+    """
     if said is None:
         return None
     by, update = (said.get("by"), said.get("update")) if isinstance(said, dict) else (None, None)
@@ -40,8 +44,9 @@ def read_best(folder: Path, said: Any) -> Best | None:
         warn(f"{folder} has a summary whose best names no choice and no update: it is left out")
         return None
     optimism = np.nan
-    if by in BY_RETURNS and (returns := _read_returns(folder / EPISODES)) is not None:
-        optimism = selection_optimism(returns)
+    column = "success" if by == "score" and scored_by_success else "return"
+    if by in BY_RETURNS and (found := _read_episodes(folder / EPISODES, column)) is not None:
+        optimism = selection_optimism(found)
     return Best(printable(by), update, optimism)
 
 
@@ -70,8 +75,8 @@ def selection_optimism(returns: np.ndarray, seed: int = 0) -> float:
     return float(np.mean(differences))
 
 
-def _read_returns(path: Path) -> np.ndarray | None:
-    """Read the returns of a run's evaluations of trained policies, at the first target return, `[T, E]`.
+def _read_episodes(path: Path, column: str) -> np.ndarray | None:
+    """Read the returns or successes of a run's evaluations of trained policies, at the first target return, `[T, E]`.
 
     Evaluations with another number of episodes than most are left out. None without any.
     """
@@ -80,9 +85,9 @@ def _read_returns(path: Path) -> np.ndarray | None:
     try:
         with open_text(path) as file:
             header = file.readline().rstrip("\r\n").split(",")
-            if not {"update", "episode", "return"} <= set(header):
+            if not {"update", "episode", column} <= set(header):
                 return None
-            places = [header.index(name) for name in ("update", "episode", "return")]
+            places = [header.index(name) for name in ("update", "episode", column)]
             wanted = header.index("target_return") if "target_return" in header else None
             for number, line in enumerate(file, start=2):
                 try:

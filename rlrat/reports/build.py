@@ -14,8 +14,10 @@ from rlrat.reports.curves import common_updates, interquartile_curve, mean_curve
 from rlrat.reports.differences import find_differences, reference_key, seconds_differ
 from rlrat.reports.explanations import explanations
 from rlrat.reports.notes import find_notes
-from rlrat.reports.read import RunRecord, as_text, setting_texts
+from rlrat.reports.read import RunRecord, as_text, is_of_success, setting_texts
 from rlrat.reports.report import (
+    MEASURES,
+    SUCCESS,
     VALUE,
     BestEvaluations,
     Curve,
@@ -42,7 +44,7 @@ from rlrat.reports.verdicts import compare_all
 from rlrat.runs.schema import DATA_VALUE, DIVERGED, FINAL_EVALUATIONS, FINISHED, IMPORTED, NO_FINAL, final_evaluations
 
 _SAMPLES = 2000
-_FIELDS = {"score": "scores", "return": "returns", VALUE: "values"}
+_FIELDS = {"score": "scores", "return": "returns", SUCCESS: "successes", VALUE: "values"}
 _THRESHOLDS = 101
 _ENDED = (FINISHED, IMPORTED)
 _LATE_SHARE = 0.1  # of the horizon: a run may begin this late and move the start of all areas, or end this long before
@@ -53,6 +55,7 @@ def build_report(
     by: Sequence[str] = (),
     reference: str | None = None,
     until: int | None = None,
+    measure: str | None = None,
 ) -> Report:
     """Compare runs by label.
 
@@ -62,10 +65,12 @@ def build_report(
             in run folders) where the runs of an agent on a dataset have more than one name.
         reference: the label that the speed of the others is measured against; by default relu, or else the first.
         until: judge every run as if it had ended at this update.
+        measure: what runs with an environment are compared by: "score", "return" or "success"; by default scores where
+            all runs of a task have them against the same reference, else returns.
 
     Raises:
-        InputError: no run has one of these settings, no run has this label, or some runs of a task have only scores and
-            others only returns.
+        InputError: no run has one of these settings, no run has this label, some runs of a task have only scores and
+            others only returns, or not all have the `measure`.
     """
     by = tuple(by) or _default_by(records)
     texts = [setting_texts(records, name) for name in by]
@@ -80,7 +85,8 @@ def build_report(
         if record.values is not None:  # never beside returns
             name += " (FQE)"
         by_task.setdefault(name, {}).setdefault(label, []).append(record)
-    tasks = tuple(_task(name, groups, by, reference, until) for name, groups in sorted(by_task.items()))
+    about = (by, reference, until, measure)
+    tasks = tuple(_task(name, groups, *about) for name, groups in sorted(by_task.items()))
     aggregate_tasks, together = _aggregated(tasks, labels)
     scores = {label: [task.group(label).finals for task in aggregate_tasks] for label in together}
     sizes = {len(group.finals) for task in tasks for group in task.groups} - {0, 1}
@@ -122,9 +128,16 @@ def _order(labels: set[str], reference: str | None) -> tuple[tuple[str, ...], st
     return tuple(order), reference
 
 
-def _task(name: str, runs: dict[str, list[RunRecord]], by: Sequence[str], reference: str, until: int | None) -> Task:
+def _task(
+    name: str,
+    runs: dict[str, list[RunRecord]],
+    by: Sequence[str],
+    reference: str,
+    until: int | None,
+    measure: str | None,
+) -> Task:
     every = [run for group in runs.values() for run in group]
-    measure = _measure(name, every)
+    measure = _measure(name, every, measure)
     field = _FIELDS[measure]
     horizon = _horizon(runs) if until is None else until
     judged = {
@@ -216,8 +229,15 @@ def _at(run: RunRecord, updates: np.ndarray | None) -> RunRecord:
     if updates is None:
         return run
     there = np.isin(run.updates, updates)
-    arrays = ("updates", "returns", "scores", "train_seconds", "wall_seconds", *(["values"] * (run.values is not None)))
-    return replace(run, **{name: getattr(run, name)[there] for name in arrays})
+    arrays = ("updates", "train_seconds", "wall_seconds", *_FIELDS.values())
+    known = {name: array for name in arrays if (array := getattr(run, name)) is not None}
+    return replace(run, **{name: array[there] for name, array in known.items()})
+
+
+def _has(run: RunRecord, measure: str) -> bool:
+    """Return whether a run's whole curve is known in a measure."""
+    values = getattr(run, _FIELDS[measure])
+    return values is not None and bool(np.isfinite(values).all())
 
 
 def _start(firsts: Sequence[int], horizon: int | None) -> int | None:
@@ -260,16 +280,22 @@ def _group(
             ]
         ),
         curves={
-            kind: mean_curve(drawn, _FIELDS[kind])
-            for kind in kinds
-            if drawn and all(np.isfinite(getattr(run, _FIELDS[kind])).all() for run in drawn)
+            kind: mean_curve(drawn, _FIELDS[kind]) for kind in kinds if drawn and all(_has(run, kind) for run in drawn)
         },
+        final_success=_final_success(compared, horizon),
         best=tuple(_best(runs, measure, final_of)),
         metrics={
             name: mean_curve([run.metrics[name] for run in runs if name in run.metrics], "values")
             for name in dict.fromkeys(name for run in runs for name in run.metrics)
         },
     )
+
+
+def _final_success(runs: Sequence[RunRecord], horizon: int | None) -> float:
+    if not runs or not all(_has(run, SUCCESS) for run in runs):
+        return np.nan
+    ends = [(_until(run, horizon, "updates"), _until(run, horizon, _FIELDS[SUCCESS])) for run in runs]
+    return float(np.mean([final_value(*end) for end in ends]))
 
 
 def _best(runs: Sequence[RunRecord], measure: str, finals: dict[int, float]) -> Iterator[BestEvaluations]:
@@ -280,7 +306,7 @@ def _best(runs: Sequence[RunRecord], measure: str, finals: dict[int, float]) -> 
             at = np.searchsorted(run.updates, run.best.update)
             kept.setdefault(run.best.by, []).append((run, float(getattr(run, _FIELDS[measure])[at])))
     for by, found in sorted(kept.items()):
-        optimism = [_in_measure(run.best.optimism, run, measure) for run, _ in found]
+        optimism = [_optimism(run, measure) for run, _ in found]
         known = [value for value in optimism if np.isfinite(value)]
         judged = [finals[id(run)] for run, _ in found if id(run) in finals]
         yield BestEvaluations(
@@ -293,25 +319,38 @@ def _best(runs: Sequence[RunRecord], measure: str, finals: dict[int, float]) -> 
         )
 
 
-def _in_measure(difference: float, run: RunRecord, measure: str) -> float:
-    """Return a difference of returns in the measure of a task."""
+def _optimism(run: RunRecord, measure: str) -> float:
+    """Return how much too high a run's best evaluation is, in the measure of a task; NaN where this was no choice."""
+    by_success = is_of_success(run.reference)
+    chosen = SUCCESS if by_success and run.best.by == "score" else "return"
     if measure != "score" or run.reference is None:
-        return difference
-    return 100.0 * difference / (run.reference["expert"] - run.reference["random"])
+        return run.best.optimism if measure in (chosen, "score") else np.nan
+    if by_success != (chosen == SUCCESS):
+        return np.nan
+    return 100.0 * run.best.optimism / (run.reference["expert"] - run.reference["random"])
 
 
-def _measure(name: str, runs: Sequence[RunRecord]) -> str:
+def _measure(name: str, runs: Sequence[RunRecord], chosen: str | None) -> str:
     """Return "score" where every run has scores against the same references, else "return" for raw returns.
 
-    Of runs without an environment, which are a task of their own, it is "value".
+    Of runs without an environment, which are a task of their own, it is "value". Of others it is what is `chosen`.
     """
     if runs[0].values is not None:
         return VALUE
     references = {reference_key(run) for run in runs if not run.imported}
-    if len(references) <= 1 and all(np.isfinite(run.scores).all() for run in runs):
-        return "score"
-    if all(np.isfinite(run.returns).all() for run in runs):
-        return "return"
+    known = [measure for measure in ("score", "return", SUCCESS) if all(_has(run, measure) for run in runs)]
+    if len(references) > 1 and "score" in known:
+        known.remove("score")
+    if chosen is None and known and known[0] != SUCCESS:
+        return known[0]
+    if chosen in known:
+        return chosen
+    if chosen is not None:
+        raise InputError(
+            f"not all runs of {name} have a {MEASURES[chosen]} at every evaluation"
+            + (" against one reference" if chosen == "score" else "")
+            + ": give another --measure, or --filter to leave some out"
+        )
     raise InputError(
         f"some runs of {name} have only scores and others none to compare them with: give --filter to leave some out"
     )
@@ -389,7 +428,8 @@ def _aggregated(tasks: Sequence[Task], labels: Sequence[str]) -> tuple[tuple[Tas
     def comparable(some: Sequence[Task]) -> bool:
         runs = [run for task in some for group in task.groups for run in group.judged if run.reference]
         families = {as_text(run.reference.get("name")) for run in runs}
-        return len(some) == 1 or (len(families) <= 1 and all(task.measure == "score" for task in some))
+        measures = {task.measure for task in some}
+        return len(some) == 1 or measures == {SUCCESS} or (len(families) <= 1 and measures == {"score"})
 
     whole = tuple(task for task in tasks if all(judged(task, label) for label in labels))
     everywhere = tuple(label for label in labels if all(judged(task, label) for task in tasks))
@@ -411,8 +451,9 @@ def _aggregate_curves(tasks: Sequence[Task], labels: Sequence[str]) -> dict[str,
     if len(tasks) < 2:
         return {}
     horizon = min(task.horizon for task in tasks)
+    field = _FIELDS[tasks[0].measure]
     curves = {
-        label: interquartile_curve([task.group(label).judged for task in tasks], "scores", horizon) for label in labels
+        label: interquartile_curve([task.group(label).judged for task in tasks], field, horizon) for label in labels
     }
     return {label: curve for label, curve in curves.items() if curve is not None}
 

@@ -34,7 +34,7 @@ def aligned(runs: Sequence[RunRecord | MetricLine], field: str, updates: np.ndar
 
 
 def mean_curve(runs: Sequence[RunRecord | MetricLine], field: str) -> Curve:
-    """Average `returns`, `scores` or a metric's `values` over seeds; the band is a bootstrap interval over seeds."""
+    """Average an array of records, or a metric's `values`, over seeds; the band is a bootstrap interval over seeds."""
     updates = thinned(common_updates(runs), POINTS)
     values = aligned(runs, field, updates)
     there = np.isfinite(values)

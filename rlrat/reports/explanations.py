@@ -1,12 +1,16 @@
 """Explain how each number of a report was computed, in words that stand beside it."""
 
-from rlrat.reports.report import MEASURES, VALUE, Report
+from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Report
 
 _VALUE = (
     "Of a run without an environment: what fitted Q evaluation on the data gives as the discounted value of its policy "
     "at initial states, in the environment's rewards. It is an estimate, and wrong where a policy does what the data "
     "does not show. It is on another scale than what rollouts give, and never beside it. The dotted line, and "
     "data_value in the table, is the data's own: what its episodes give, discounted alike."
+)
+_SUCCESS = (
+    "Share of an evaluation's episodes in which the environment says at any step that the task is done; in "
+    "FrankaKitchen the mean share of its tasks that are."
 )
 _BEST = (
     "The evaluation that a run kept as its best has the highest mean of its episodes, in part by luck. Four fifths of "
@@ -19,16 +23,21 @@ _BEST = (
 def explanations(report: Report) -> dict[str, str]:
     """Return the explanations, by the name that tables and axes give a number."""
     reference, measures = report.reference, {task.measure for task in report.tasks}
+    groups = [group for task in report.tasks for group in task.groups]
     starts = sorted({task.start for task in report.tasks if task.start is not None})
     start = f"update {' or '.join(f'{start:,}' for start in starts) or 0}"
     found = {
         **(
-            {"score": "100 (return - random) / (expert - random), with the references named in each run's config.json."}
+            {
+                "score": "100 (return - random) / (expert - random), with the references named in each run's "
+                "config.json; where the reference is success, 100 x the success rate."
+            }
             if measures != {VALUE}
             else {}
         ),
+        **({MEASURES[SUCCESS]: _SUCCESS} if any(SUCCESS in group.curves for group in groups) else {}),
         **({MEASURES[VALUE]: _VALUE} if VALUE in measures else {}),
-        **({"too high by": _BEST} if any(group.best for task in report.tasks for group in task.groups) else {}),
+        **({"too high by": _BEST} if any(group.best for group in groups) else {}),
         "final": (
             "Mean of a run's last five evaluations at or before the update at which its task is judged (where runs "
             "were not all evaluated at the same updates, of those that all have). That of the untrained policy, at "

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlrat.errors import InputError
 from rlrat.reports.page_data import page_data
-from rlrat.reports.report import MEASURES, VALUE, Comparison, Report
+from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Comparison, Report
 from rlrat.reports.tables import Table, TableCell, make_tables
 
 _SVG_DASHES = {"solid": "", "dash": "9 5", "dashdot": "9 4 2 4", "longdashdot": "12 3 2 3 2 3", "dot": "2 3"}
@@ -92,6 +92,9 @@ def _heights(report: Report) -> str:
     """Return a choice for each measure that tasks can have, and each metric; the first is chosen."""
     measures = {task.measure for task in report.tasks}
     names = {"score": "normalised score", "return": "raw return"} if measures != {VALUE} else {}
+    if any(SUCCESS in group.curves for task in report.tasks for group in task.groups):
+        said = {SUCCESS: MEASURES[SUCCESS]}
+        names = said | names if SUCCESS in measures else names | said  # first what was asked for
     names |= {VALUE: MEASURES[VALUE]} if VALUE in measures else {}
     names |= {f"metric:{name}": name for name in report.metrics}
     boxes = [

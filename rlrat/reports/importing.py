@@ -15,11 +15,12 @@ from rlrat.json_files import EXACT_INTEGERS, find_json
 from rlrat.reports.cells import guarded, unguarded
 from rlrat.reports.differences import reference_key
 from rlrat.reports.files import open_text, plain
-from rlrat.reports.read import RunRecord, as_text, cannot_list, normalized
+from rlrat.reports.read import RunRecord, as_text, cannot_list, is_of_success, normalized
 from rlrat.runs.schema import DIVERGED, IMPORTED, NO_FINAL, UNFINISHED
 
 _COLUMNS = ("agent", "dataset", "activation", "seed", "update", "score")
 _AGENTS = {"td3_plus_bc": "td3_bc"}  # where d3rlpy's name is not ours
+_RATE = "success_rate"  # a column that need not be there
 _STATUSES = (*NO_FINAL, UNFINISHED)  # that a table's lines may say
 _LOG = "environment.csv"  # what d3rlpy's own examples call an EnvironmentEvaluator
 
@@ -60,15 +61,17 @@ def read_table(path: Path) -> list[RunRecord]:
     """Read curves from a CSV file with the columns agent, dataset, activation, seed, update, score.
 
     An optional column status may say `diverged`, `failed` or `unfinished` in the lines of a run. A line with one of the
-    first two may have no score, so that a run without any evaluation is counted, too. Other columns are ignored.
+    first two may have no score, so that a run without any evaluation is counted, too. An optional column success_rate
+    has numbers in [0, 1], or nothing. Other columns are ignored.
 
     Raises:
         InputError: the file cannot be read, a column is missing, or a line is no evaluation.
     """
     statuses: dict[tuple, str] = {}
+    rates: dict[tuple, float] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            curves = _read_curves(path, csv.DictReader(file), statuses)
+            curves = _read_curves(path, csv.DictReader(file), statuses, rates)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except csv.Error as error:
@@ -79,7 +82,9 @@ def read_table(path: Path) -> list[RunRecord]:
     for key, curve in curves.items():
         *names, seed = key
         run = _record(path, *names, path.stem, seed, sorted(curve), scores=[curve[update] for update in sorted(curve)])
-        found.append(replace(run, status=statuses.get(key, run.status)))
+        own = np.array([rates.get((*key, update), np.nan) for update in sorted(curve)])
+        known = None if np.isnan(own).all() else own
+        found.append(replace(run, status=statuses.get(key, run.status), successes=known))
     return found
 
 
@@ -91,24 +96,32 @@ def write_table(records: Iterable[RunRecord], path: Path) -> None:
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*_COLUMNS, "status"))
+        records = list(records)
+        with_rates = any(run.successes is not None for run in records)
+        writer.writerow((*_COLUMNS, "status", *([_RATE] if with_rates else [])))
         seen: Counter[tuple] = Counter()
         for run in records:
             known = np.isfinite(run.scores)
             key = (run.agent, run.dataset, run.variant, run.seed)
             seen[key] += 1  # for example of several lengths or settings
             variant = run.variant + (f" ({seen[key]})" if seen[key] > 1 else "")
-            for update, score in zip(run.updates[known].tolist(), run.scores[known].tolist(), strict=True):
-                cells = (run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status)
+            rates = np.full(len(known), np.nan) if run.successes is None else run.successes
+            for update, score, rate in zip(*(a[known].tolist() for a in (run.updates, run.scores, rates)), strict=True):
+                own = ["" if np.isnan(rate) else f"{rate:.6g}"] if with_rates else []
+                cells = (run.agent, run.dataset, variant, run.seed, update, f"{score:.6g}", run.status, *own)
                 writer.writerow(map(guarded, cells))
             if not len(run.updates):
-                writer.writerow(map(guarded, (run.agent, run.dataset, variant, run.seed, 0, "", run.status)))
+                own = [""] if with_rates else []
+                writer.writerow(map(guarded, (run.agent, run.dataset, variant, run.seed, 0, "", run.status, *own)))
 
 
 def _read_curves(
-    path: Path, reader: csv.DictReader, statuses: dict[tuple, str]
+    path: Path, reader: csv.DictReader, statuses: dict[tuple, str], rates: dict[tuple, float]
 ) -> dict[tuple[str, str, str, int], dict[int, float]]:
-    """Read scores by update for each agent, dataset, activation and seed; `statuses` gets runs that did not finish."""
+    """Read scores by update for each agent, dataset, activation and seed.
+
+    `statuses` gets runs that did not finish, `rates` the success rates by run and update.
+    """
     missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}: it takes {', '.join(_COLUMNS)}")
@@ -126,6 +139,10 @@ def _read_curves(
                 continue
             if not np.isfinite(float(score)):
                 raise ValueError
+            if text := (row.get(_RATE) or "").strip():
+                rates[*run, int(update)] = float(text)
+                if not 0 <= float(text) <= 1:
+                    raise ValueError
             if curves.setdefault(run, {}).setdefault(int(update), float(score)) != float(score):
                 raise InputError(f"line {reader.line_num} of {path} has another score of a seed and update than before")
         except InputError:
@@ -133,8 +150,8 @@ def _read_curves(
         except (ValueError, TypeError, AttributeError):
             raise InputError(
                 f"line {reader.line_num} of {path} is no evaluation: it takes names in {', '.join(_COLUMNS[:3])}, "
-                "whole numbers below 2**53 in seed and update, the update from 0, and a number in score (or the status "
-                "diverged)"
+                "whole numbers below 2**53 in seed and update, the update from 0, a number in score (or the status "
+                f"diverged), and in {_RATE}, if it is there, nothing or a number from 0 to 1"
             ) from None
     return curves
 
@@ -211,7 +228,7 @@ def with_scores(imported: Sequence[RunRecord], ours: Sequence[RunRecord]) -> lis
         played = [run for run in ours if run.dataset == record.dataset and run.values is None]
         there = {reference_key(run): run.reference for run in played}
         reference = next(iter(there.values())) if len(there) == 1 else None
-        if reference is not None and np.isnan(record.scores).all():
+        if reference is not None and not is_of_success(reference) and np.isnan(record.scores).all():
             record = replace(record, scores=normalized(record.returns, reference))
         found.append(record)
     return found

@@ -1,11 +1,12 @@
 """Write what a reader must know before any number: what is left out, mixed or missing, a sentence each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from rlrat.reports.best import BY_RETURNS
-from rlrat.reports.read import as_text
+from rlrat.reports.differences import reference_key
+from rlrat.reports.read import RunRecord, as_text
 from rlrat.reports.report import MEASURES, VALUE, BestEvaluations, Report, RunGroup, Task, named_seeds
 from rlrat.reports.significance import FEWEST_SEEDS
 from rlrat.runs.schema import FQE_VALUE, NO_FINAL, OFFLINE
@@ -77,7 +78,7 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
         yield f"{task.name}: {values.pop()}, and no test is made"
     yield from _area_notes(task)
     yield from _speed_notes(task, report)
-    if task.measure == "return" and any(run.reference for run in runs):
+    if task.measure == "return" and any(run.reference for run in runs) and _are_mixed(runs):
         yield (
             f"{task.name}: compared by raw returns, since normalised scores would mix references: some runs have "
             "others, or none"
@@ -88,6 +89,12 @@ def _task_notes(task: Task, report: Report, until: int | None) -> Iterator[str]:
             yield f"{task.name}: {group.label} has imported runs among others, as if they were of one kind"
     if any(run.imported for run in runs):
         yield f"{task.name}: some runs are imported: how they were evaluated, and against what reference, is not known"
+
+
+def _are_mixed(runs: Sequence[RunRecord]) -> bool:
+    """Return whether scores of these runs are against several references, or not all known."""
+    references = {reference_key(run) for run in runs if not run.imported}
+    return len(references) > 1 or not all(np.isfinite(run.scores).all() for run in runs)
 
 
 def _run_notes(task: Task) -> Iterator[str]:

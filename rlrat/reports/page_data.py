@@ -8,8 +8,8 @@ import numpy as np
 from rlrat.reports.curves import thinned
 from rlrat.reports.learned import Layer, join_seeds, learned_groups, read_learned, seeds_shown
 from rlrat.reports.plots import COLOURS
-from rlrat.reports.read import RunRecord
-from rlrat.reports.report import VALUE, Curve, Report, RunGroup, Task
+from rlrat.reports.read import RunRecord, is_of_success
+from rlrat.reports.report import SUCCESS, VALUE, Curve, Report, RunGroup, Task
 
 DASHES = ("solid", "dash", "dashdot", "longdashdot", "dot")
 """In the order in which the figures use them."""
@@ -51,7 +51,10 @@ def curve_data(report: Report) -> dict[str, Any]:
         at = drawn_points(run.updates, known_heights(run), updates, most)
         data = {"seed": run.seed, "status": run.status, "updates": pooled(run.updates[at])}
         data["seconds"] = _numbers(run.train_seconds[at])
-        for name, values in (("score", run.scores), ("return", run.returns), (VALUE, run.values)):
+        for name, values in (
+            *(("score", run.scores), ("return", run.returns)),
+            *((SUCCESS, run.successes), (VALUE, run.values)),
+        ):
             if values is not None and np.isfinite(values).any():
                 data[name] = _numbers(values[at])
         return data
@@ -103,13 +106,14 @@ def curve_data(report: Report) -> dict[str, Any]:
             }
         )
     if report.aggregate_curves:
+        measure = report.aggregate_measure
         groups = [
             {
                 "label": report.labels.index(label),
                 "agents": [],
                 "datasets": [],
                 "runs": [],
-                "curves": {"score": curve(value)},
+                "curves": {measure: curve(value)},
                 "metrics": {},
             }
             for label, value in report.aggregate_curves.items()
@@ -203,9 +207,10 @@ def _data_levels(task: Task) -> dict[str, float | None]:
     if task.measure == VALUE:
         return {VALUE: task.data_value}
     runs = [run for group in task.groups for run in group.runs]
+    of_success = any(is_of_success(run.reference) for run in runs)
     references = {(r["random"], r["expert"]) if (r := run.reference) else None for run in runs}
     level, score = task.data_return, None
-    if level is not None and len(references) == 1 and (reference := references.pop()) is not None:
+    if level is not None and len(references) == 1 and (reference := references.pop()) is not None and not of_success:
         random, expert = reference
         score = 100.0 * (level - random) / (expert - random)
     return {"return": level, "score": score}

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from rlrat.reports.learned import as_drawn, file_name, grid_of, learned_figures
-from rlrat.reports.read import normalized
-from rlrat.reports.report import MEASURES, VALUE, Curve, Report, Task
+from rlrat.reports.read import is_of_success, normalized
+from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Curve, Report, Task
 
 FORMATS = ("svg", "pdf", "png")
 # Okabe & Ito 2008, without their yellow, which vanishes on white paper.
@@ -28,7 +28,8 @@ _STYLE = {
 _MOST_PAIRS = 30  # nobody reads more lines of a forest plot
 _MOST_BANDS = 8
 _AXES = {
-    **{"score": "normalised score", "return": "return", VALUE: MEASURES[VALUE]},
+    **MEASURES,
+    "score": "normalised score",
     **{"updates": "updates", "seconds": "training seconds"},
 }
 
@@ -41,6 +42,8 @@ def make_figures(report: Report) -> dict[str, Figure]:
             figures["curves_updates"] = learning_curves(report, "updates")
         if any(timed(task) for task in report.tasks):
             figures["curves_seconds"] = learning_curves(report, "seconds")
+        if any(task.measure != SUCCESS for task in drawn_tasks(report, SUCCESS)):
+            figures["curves_success"] = learning_curves(report, "updates", SUCCESS)
         if report.aggregate_curves:
             figures["aggregate_curve"] = aggregate_curve(report)
         if report.profiles:
@@ -64,9 +67,9 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
     return paths
 
 
-def drawn_tasks(report: Report) -> list[Task]:
-    """Return the tasks that have a curve in their measure: of runs without an estimated value there is none."""
-    return [task for task in report.tasks if any(task.measure in group.curves for group in task.groups)]
+def drawn_tasks(report: Report, measure: str | None = None) -> list[Task]:
+    """Return the tasks that have a curve in a measure, by default their own (of estimated values some have none)."""
+    return [task for task in report.tasks if any((measure or task.measure) in group.curves for group in task.groups)]
 
 
 def timed(task: Task) -> bool:
@@ -78,21 +81,26 @@ def timed(task: Task) -> bool:
     )
 
 
-def learning_curves(report: Report, clock: str) -> Figure:
-    """Draw a panel for each task: mean over seeds with band against `updates` or `seconds`; dotted, the data's mean."""
-    tasks = [task for task in drawn_tasks(report) if clock == "updates" or timed(task)]
+def learning_curves(report: Report, clock: str, measure: str | None = None) -> Figure:
+    """Draw a panel for each task: mean over seeds with band against `updates` or `seconds`; dotted, the data's mean.
+
+    Args:
+        measure: what is drawn; by default each task's own.
+    """
+    tasks = [task for task in drawn_tasks(report, measure) if clock == "updates" or timed(task)]
+    levels = {task.name: data_level(task) if measure in (None, task.measure) else None for task in tasks}
 
     def draw(axes: Axes, task: Task) -> None:
         for group in task.groups:
-            curve = group.curves.get(task.measure)
+            curve = group.curves.get(measure or task.measure)
             if curve is not None and np.isfinite(getattr(curve, clock)).all():
                 _draw_curve(axes, curve, clock, line_style(report, group.label), banded(report))
-        level = data_level(task)
+        level = levels[task.name]
         if level is not None:
             axes.axhline(level, color="0.35", linewidth=1, linestyle=(0, (1, 2)))
-        axes.set(xlabel=_AXES[clock], ylabel=_AXES[task.measure])
+        axes.set(xlabel=_AXES[clock], ylabel=_AXES[measure or task.measure])
 
-    known = {task.measure == VALUE for task in tasks if data_level(task) is not None}
+    known = {task.measure == VALUE for task in tasks if levels[task.name] is not None}
     word = " or ".join(word for word, is_there in (("mean", False in known), ("value", True in known)) if is_there)
     extra = [Line2D([], [], color="0.35", linewidth=1, linestyle=(0, (1, 2)), label=f"{word} of the data")]
     return _panels(report, {task.name: task for task in tasks}, draw, extra if known else [])
@@ -117,7 +125,7 @@ def aggregate_curve(report: Report) -> Figure:
     def draw(axes: Axes, _: None) -> None:
         for label, curve in report.aggregate_curves.items():
             _draw_curve(axes, curve, "updates", line_style(report, label), banded(report))
-        axes.set(xlabel="updates", ylabel="normalised score")
+        axes.set(xlabel="updates", ylabel=_AXES[report.aggregate_measure])
 
     return _panels(report, {f"IQM over {len(report.aggregate_tasks)} tasks": None}, draw)
 
@@ -131,8 +139,11 @@ def profiles(report: Report) -> Figure:
             if banded(report):
                 axes.fill_between(profile.thresholds, profile.low, profile.high, color=style["color"], alpha=0.15, lw=0)
             axes.plot(profile.thresholds, profile.share, markevery=max(1, len(profile.thresholds) // 8), **style)
-        measure = next(task.measure for task in report.tasks if task.name in report.aggregate_tasks)
-        axes.set(xlabel=f"final {_AXES[measure]}, x", ylabel="share of runs that end above x", ylim=(-0.02, 1.02))
+        axes.set(
+            xlabel=f"final {_AXES[report.aggregate_measure]}, x",
+            ylabel="share of runs that end above x",
+            ylim=(-0.02, 1.02),
+        )
 
     return _panels(report, {"": None}, draw)
 
@@ -171,7 +182,7 @@ def data_level(task: Task) -> float | None:
     if task.data_return is None or task.measure == "return":
         return task.data_return
     runs = [run for group in task.groups for run in group.runs if run.reference]
-    if not runs:
+    if not runs or task.measure == SUCCESS or is_of_success(runs[0].reference):
         return None
     return normalized(task.data_return, runs[0].reference)
 

@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from rlrat.errors import InputError, printable, reason, warn
-from rlrat.evaluation.scores import normalize
+from rlrat.evaluation.scores import Measure, normalize
 from rlrat.json_files import EXACT_INTEGERS, as_number, find_json
 from rlrat.reports.best import Best, read_best
 from rlrat.reports.files import listed, open_text, plain
@@ -36,6 +36,7 @@ _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
     "wall_seconds": "wall_seconds",
     "returns": "return_mean",
     "scores": "normalized_score",
+    "successes": "success_rate",
 }
 
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
@@ -86,6 +87,8 @@ class RunRecord:
     values: np.ndarray | None = None
     """Of a run without an environment, which has no returns: the estimated discounted value of its policy (fitted Q
     evaluation), all NaN where there is no estimate. None for every other run."""
+    successes: np.ndarray | None = None
+    """Success rate of an evaluation, in [0, 1], NaN where it is not known; None where the environment never says it."""
     offline: dict[str, float] = field(default_factory=dict)
     """What the last evaluation of a run without an environment found, by the columns of `offline.csv`."""
     best: Best | None = None
@@ -113,7 +116,7 @@ class RunRecord:
 
     @property
     def reference(self) -> dict[str, Any] | None:
-        """Return what scores of 0 and 100 stand for: name, env_id, random, expert, source, date."""
+        """Return what scores of 0 and 100 stand for: name, env_id, random, expert, source, date, measure."""
         return self.config.get("reference")
 
     @property
@@ -203,9 +206,14 @@ def as_text(value: Any) -> str:
     return printable(text)
 
 
-def normalized(returns: np.ndarray | float, reference: dict[str, Any]) -> np.ndarray | float:
-    """Return the scores of returns against a run's reference."""
-    return normalize(returns, reference["random"], reference["expert"])
+def normalized(values: np.ndarray | float, reference: dict[str, Any]) -> np.ndarray | float:
+    """Return the scores of returns, or of success rates, against a run's reference: see `is_of_success`."""
+    return normalize(values, reference["random"], reference["expert"])
+
+
+def is_of_success(reference: dict[str, Any] | None) -> bool:
+    """Return whether a run's scores are of its success rates, whatever its returns."""
+    return reference is not None and reference.get("measure") == "success"
 
 
 def _run_folders(paths: Iterable[Path]) -> Iterator[Path]:
@@ -237,7 +245,7 @@ def _read_run(folder: Path) -> RunRecord | None:
     identity, dataset_id = config["identity"], config["dataset"].get("id")
     *_, dataset, agent, variant, last = ("", "", "", "", *folder.resolve().parts)
     activation, _, name = variant.partition("+")
-    status, missing, best = _read_summary(folder)
+    status, missing, best = _read_summary(folder, config["reference"])
     without_environment = "env_id" in identity and identity["env_id"] is None
     curve, offline = _read_curve(folder / EVALUATIONS, without_environment), {}
     if without_environment:
@@ -247,7 +255,10 @@ def _read_run(folder: Path) -> RunRecord | None:
             curve, values = {name: array[known] for name, array in curve.items()}, values[known]
         curve["values"] = values
     if (reference := config["reference"]) is not None and (unknown := np.isnan(curve["scores"])).any():
-        curve["scores"] = np.where(unknown, normalized(curve["returns"], reference), curve["scores"])
+        scored = curve["successes" if is_of_success(reference) else "returns"]
+        curve["scores"] = np.where(unknown, normalized(scored, reference), curve["scores"])
+    if np.isnan(curve["successes"]).all():
+        curve["successes"] = None
     return RunRecord(
         path=folder,
         agent=as_text(config.get("agent", agent)),
@@ -298,6 +309,9 @@ def _reference(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
     if abs(expert - random) < _LEAST_RANGE:
         warn(f"{folder} has a reference whose random and expert return are the same: it is left out")
         return None
+    if content.get("measure", "return") not in get_args(Measure):
+        warn(f"{folder} has a reference of neither returns nor success rates: it is left out")
+        return None
     return {**content, "random": random, "expert": expert}
 
 
@@ -310,7 +324,7 @@ def _seed(folder: Path, value: Any) -> int:
     return -1
 
 
-def _read_summary(folder: Path) -> tuple[str, tuple[int, ...], Best | None]:
+def _read_summary(folder: Path, reference: dict[str, Any] | None) -> tuple[str, tuple[int, ...], Best | None]:
     """Read the status, the updates whose evaluations were lost or failed, and the best checkpoint."""
     path = folder / SUMMARY
     if not os.path.lexists(path):
@@ -327,7 +341,7 @@ def _read_summary(folder: Path) -> tuple[str, tuple[int, ...], Best | None]:
         if not isinstance(said, list) or len(whole) < len(said):
             warn(f"{path} has {name} that are no list of updates: what is none is left out")
         missing.update(whole)
-    return status, tuple(sorted(missing)), read_best(folder, summary.get("best"))
+    return status, tuple(sorted(missing)), read_best(folder, summary.get("best"), is_of_success(reference))
 
 
 def _read_curve(path: Path, without_environment: bool) -> dict[str, np.ndarray]:
@@ -376,6 +390,8 @@ def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[in
             if not 0 <= update < EXACT_INTEGERS or played == without_environment:
                 raise ValueError
             if played and not math.isfinite(values["returns"]):
+                raise ValueError
+            if not (math.isnan(rate := values.get("successes", math.nan)) or 0 <= rate <= 1):
                 raise ValueError
             wanted = "" if target is None else row[target]
             first_target = wanted if first_target is None else first_target

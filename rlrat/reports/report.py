@@ -13,7 +13,9 @@ from rlrat.runs.schema import DIVERGED, FAILED, FINAL_EVALUATIONS, NO_FINAL
 
 VALUE = "value"
 """The measure of runs without an environment."""
-MEASURES = {"score": "score", "return": "return", VALUE: "estimated value (FQE)"}
+SUCCESS = "success"
+"""The measure of how often a task was done, in [0, 1]."""
+MEASURES = {"score": "score", "return": "return", SUCCESS: "success rate", VALUE: "estimated value (FQE)"}
 """What tables call each measure."""
 
 
@@ -86,10 +88,12 @@ class RunGroup:
     areas: np.ndarray
     """Mean height of a run's curve between the task's start and horizon, NaN for one that begins later, `[S]`."""
     curves: dict[str, Curve]
-    """By "score" and "return", as far as every run has them; without an environment by "value", of the runs that have
-    estimates."""
+    """By "score", "return" and "success", as far as every run has them; without an environment by "value", of the runs
+    that have estimates."""
     metrics: dict[str, Curve] = field(default_factory=dict)
     """By name, of the runs that have them."""
+    final_success: float = np.nan
+    """Success rate as `finals` are, mean over the judged runs; NaN where one does not know it."""
     reach: tuple[Reach, ...] = ()
     best: tuple[BestEvaluations, ...] = ()
     """What its runs kept as their best, unless this was chosen by the very estimates that they are judged by."""
@@ -168,8 +172,8 @@ class Task:
 
     name: str
     measure: str
-    """What its statistics are of: "score" (normalised), "return" where scores cannot be compared, or without an
-    environment "value": discounted, estimated by fitted Q evaluation."""
+    """What its statistics are of: "score" (normalised), "return" where scores cannot be compared, "success" where that
+    is asked for, or without an environment "value": discounted, estimated by fitted Q evaluation."""
     groups: tuple[RunGroup, ...]
     horizon: int | None
     """The update at which its runs are judged: where most finished runs of every label have come; None without any."""
@@ -189,6 +193,8 @@ class Task:
     @property
     def digits(self) -> int:
         """Return how many digits after the point its numbers have: estimates may be of rewards of 0 and 1."""
+        if self.measure == SUCCESS:
+            return 3
         finals = np.concatenate([group.finals for group in self.groups])
         size = float(np.abs(finals).max(initial=0.0))
         if self.measure != VALUE or not 0 < size < 100:
@@ -262,6 +268,11 @@ class Report:
     """What a reader must know before any number: what is left out, mixed or missing."""
     explanations: dict[str, str]
     """How each number was computed, by the name that tables and axes give it."""
+
+    @property
+    def aggregate_measure(self) -> str:
+        """Return the measure of the tasks that are aggregated."""
+        return next(task.measure for task in self.tasks if task.name in self.aggregate_tasks)
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from rlrat.reports.best import BY_RETURNS
 from rlrat.reports.cells import guarded
 from rlrat.reports.convergence import SHARES, paper_statistic
 from rlrat.reports.read import as_text
-from rlrat.reports.report import MEASURES, VALUE, Reach, Report, RunGroup, Task
+from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Reach, Report, RunGroup, Task
 from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied
 from rlrat.runs.schema import DATA_VALUE, FQE_VALUE, NO_FINAL
@@ -108,7 +108,12 @@ def make_tables(report: Report) -> dict[str, Table]:
 def results(report: Report) -> Table:
     """Make a line for each label of each task: final value with its bootstrap interval, and area."""
     columns = ("task", "label", "seeds", "measure", "final", "sd", "low", "high", "area", "area sd", "evaluations")
-    rows = tuple(_result(report, task, group) for task in report.tasks for group in task.groups)
+    groups = [(task, group) for task in report.tasks for group in task.groups]
+    rows = tuple(_result(report, *pair) for pair in groups)
+    if not all(np.isnan(group.final_success) for _, group in groups):
+        columns = (*columns[:-1], MEASURES[SUCCESS], columns[-1])
+        rates = (number(group.final_success, 3) for _, group in groups)
+        rows = tuple((*row[:-1], rate, row[-1]) for row, rate in zip(rows, rates, strict=True))
     return Table("Results", columns, rows)
 
 
@@ -251,8 +256,10 @@ def overview(report: Report, quantity: str) -> Table:
 def aggregates(report: Report) -> Table:
     """Make a line for each label: aggregates over tasks, without marks, since no test stands behind them."""
     names = list(next(iter(report.aggregates.values())))
+    digits = next(task.digits for task in report.tasks if task.name in report.aggregate_tasks)
     rows = [
-        (TableCell(label), *(_estimate(values[name]) for name in names)) for label, values in report.aggregates.items()
+        (TableCell(label), *(_estimate(values[name], digits) for name in names))
+        for label, values in report.aggregates.items()
     ]
     title = f"Aggregates over {len(report.aggregate_tasks)} task{'s' * (len(report.aggregate_tasks) > 1)}"
     return Table(title, ("label", *(name.replace("_", " ").replace("iqm", "IQM") for name in names)), tuple(rows))
@@ -353,10 +360,10 @@ def number(value: float, digits: int = 1, mark: str = "") -> TableCell:
     return TableCell("-" if np.isnan(value) else f"{value:,.{digits}f}", float(value), mark)
 
 
-def _estimate(estimate: Estimate) -> TableCell:
-    ends = "" if np.isnan(estimate.low) else f" ({estimate.low:.1f} to {estimate.high:.1f})"
+def _estimate(estimate: Estimate, digits: int) -> TableCell:
+    ends = "" if np.isnan(estimate.low) else f" ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
     details = {"low": estimate.low, "high": estimate.high}
-    return TableCell(f"{estimate.value:.1f}{ends}", estimate.value, details=details)
+    return TableCell(f"{estimate.value:.{digits}f}{ends}", estimate.value, details=details)
 
 
 def _marks(report: Report, task: Task, quantity: str) -> dict[str, str]:

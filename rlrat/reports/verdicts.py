@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rlrat.reports.report import VALUE, Comparison, RunGroup, Task
+from rlrat.reports.report import SUCCESS, VALUE, Comparison, RunGroup, Task
 from rlrat.reports.significance import FEWEST_SEEDS, compare_means, corrected
 from rlrat.reports.statistics import LEVEL
 
@@ -89,7 +89,7 @@ def _verdict(
     made: int,
     winner: str | None,
 ) -> str:
-    of_what = " in estimated value" if task.measure == VALUE else ""
+    of_what = {VALUE: " in estimated value", SUCCESS: " in success rate"}.get(task.measure, "")
     higher, where = (words.format(of_what) for words in _WORDS[quantity])
     digits = task.digits
     _, low, high, p = test

@@ -62,7 +62,7 @@ def write_runs(root: Path, arguments: Arguments) -> None:
         height, rate = random.normal(60, 5), random.lognormal(1.6, 0.2)
         scores = height * (1 - np.exp(-rate * time)) + random.normal(0, 3, len(time))
         lines = [
-            f"{1000 * n},{5.0 * n:.3f},{7.0 * n:.3f},,10,{20 + 40.8 * score},1.0,500.0,{score}"
+            f"{1000 * n},{5.0 * n:.3f},{7.0 * n:.3f},,10,{20 + 40.8 * score},1.0,500.0,{score},"
             for n, score in enumerate(scores)
         ]
         (folder / EVALUATIONS).write_text("\n".join([",".join(COLUMNS[EVALUATIONS]), *lines]) + "\n")

@@ -10,6 +10,13 @@ import numpy as np
 HEADER = (
     "update,train_seconds,wall_seconds,target_return,episodes,return_mean,return_std,length_mean,normalized_score\n"
 )
+SUCCESS_REFERENCE = {
+    "name": "success",
+    "env_id": "AntMaze_UMaze-v5",
+    "random": 0.0,
+    "expert": 1.0,
+    "measure": "success",
+}
 REFERENCE = {"name": "v5-test", "env_id": "Hopper-v5", "random": 0.0, "expert": 2000.0, "source": "", "date": ""}
 RISING = np.array([0.0, 10, 20, 30, 40, 50, 50, 50, 50, 50])
 
@@ -31,10 +38,12 @@ def write_run(
     status: str | None = "finished",
     reference: dict[str, Any] | None = REFERENCE,
     config: dict[str, Any] | None = None,
+    successes: Sequence[float | str] | None = None,
     **identity: Any,
 ) -> Path:
     """A run whose scores are `values` and whose returns are twenty times them, evaluated each `every` updates.
 
+    With `successes` it has a column of success rates, which older runs do not have.
     `identity` goes into the configuration's identity, `config` into its top level.
     """
     variant = activation.replace(":", "-") + (f"+{name}" if name else "")
@@ -53,10 +62,27 @@ def write_run(
     }
     (folder / "config.json").write_text(json.dumps(content))
     lines = [line(place * every, 20 * value, "" if reference is None else value) for place, value in enumerate(values)]
-    (folder / "evaluations.csv").write_text(HEADER + "".join(lines))
+    header = HEADER
+    if successes is not None:
+        added = ["success_rate", *successes]
+        header, *lines = (f"{line.rstrip()},{cell}\n" for line, cell in zip([HEADER, *lines], added, strict=True))
+    (folder / "evaluations.csv").write_text(header + "".join(lines))
     if status is not None:
         (folder / "summary.json").write_text(json.dumps({"status": status}))
     return folder
+
+
+def write_goal_seeds(root: Path, rates: np.ndarray, seeds: int = 5, scatter: float = 0.01, **settings) -> None:
+    """Runs of one label that reach a goal in `rates` of their episodes, give or take; returns of -100 (1 - rate)."""
+    for seed in range(seeds):
+        own = (rates + scatter * (seed - (seeds - 1) / 2)).clip(0, 1).round(6)
+        about = {"reference": None, **settings, "successes": own.tolist()}
+        folder = write_run(root, (5 * (own - 1)).tolist(), seed, **about)
+        if about["reference"] is not None:  # as a run writes it
+            _, *lines = (folder / "evaluations.csv").read_text().splitlines()
+            cells = [line.split(",") for line in lines]
+            rows = [",".join([*line[:-2], f"{100 * float(line[-1]):.6g}", line[-1]]) for line in cells]
+            (folder / "evaluations.csv").write_text("\n".join([f"{HEADER.rstrip()},success_rate", *rows, ""]))
 
 
 def write_metrics(folder: Path, every: int, **columns: Sequence[float | str]) -> Path:

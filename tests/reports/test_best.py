@@ -9,7 +9,7 @@ from rlrat.reports.best import read_best, selection_optimism
 from rlrat.reports.build import build_report
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
-from tests.reports.run_folders import HEADER, line, write_episodes, write_offline, write_run
+from tests.reports.run_folders import HEADER, SUCCESS_REFERENCE, line, write_episodes, write_offline, write_run
 
 
 @pytest.mark.parametrize(("evaluations", "episodes", "spread"), [(30, 20, 0.0), (10, 10, 0.5), (30, 3, 0.2)])
@@ -118,3 +118,34 @@ def test_damaged_lines_and_other_targets_are_left_out(tmp_path, capfd):
 def test_a_best_of_the_wrong_shape_is_left_out(tmp_path, capfd, said):
     assert read_best(tmp_path, said) is None
     assert f"{tmp_path} has a summary whose best names no choice and no update" in capfd.readouterr().err
+
+
+def test_a_checkpoint_that_was_chosen_by_success_is_too_high_in_success(tmp_path):
+    generator = np.random.default_rng(3)
+    expected = []
+    for seed in range(3):
+        successes = (generator.uniform(size=(6, 10)) < 0.5).astype(float)
+        rates = successes.mean(1)
+        update = 10 * int(rates[1:].argmax() + 1)
+        settings = {"reference": SUCCESS_REFERENCE, "successes": rates.tolist()}
+        folder = write_run(tmp_path, (100 * rates).tolist(), seed, **settings)
+        write_run_episodes = [
+            f"{10 * place},,{episode},{episode},-5.0,100,{value}\n"
+            for place, evaluation in enumerate(successes)
+            for episode, value in enumerate(evaluation)
+        ]
+        header = "update,target_return,episode,reset_seed,return,length,success\n"
+        (folder / "episodes.csv").write_text(header + "".join(write_run_episodes))
+        kept(folder, by="score", value=100 * rates.max(), update=update)
+        expected.append(selection_optimism(successes[1:]))
+    records = read_runs([tmp_path])
+    for measure, factor in (("score", 100), ("success", 1), ("return", np.nan)):
+        (best,) = build_report(records, measure=measure).tasks[0].groups[0].best
+        assert best.optimism == pytest.approx(factor * np.mean(expected), nan_ok=True)
+        assert best.valued == (3 if np.isfinite(factor) else 0)
+    for run in tmp_path.rglob("summary.json"):
+        run.write_text(run.read_text().replace('"score"', '"return"'))  # all of them -5
+    (best,) = build_report(read_runs([tmp_path]), measure="return").tasks[0].groups[0].best
+    assert best.optimism == 0
+    (best,) = build_report(read_runs([tmp_path]), measure="score").tasks[0].groups[0].best
+    assert np.isnan(best.optimism)

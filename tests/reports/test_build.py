@@ -7,7 +7,15 @@ from rlrat.errors import InputError
 from rlrat.reports.build import build_report
 from rlrat.reports.importing import import_runs
 from rlrat.reports.read import filter_runs, read_runs
-from tests.reports.run_folders import REFERENCE, RISING, line, write_run, write_seeds
+from tests.reports.run_folders import (
+    REFERENCE,
+    RISING,
+    SUCCESS_REFERENCE,
+    line,
+    write_goal_seeds,
+    write_run,
+    write_seeds,
+)
 
 
 def test_final_values_areas_and_times_by_hand(tmp_path):
@@ -321,3 +329,71 @@ def test_mistakes_are_one_line(tmp_path):
         build_report(runs, reference="gelu")
     with pytest.raises(InputError, match="no run has a setting 'activatoin'; the nearest is activation"):
         build_report(runs, by=["activatoin"])
+
+
+GOAL = np.array([0.0, 0.1, 0.2, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6])
+
+
+def test_runs_are_compared_by_success_where_that_is_asked_for(tmp_path):
+    for dataset in ("a", "b"):
+        write_goal_seeds(tmp_path, GOAL, dataset=dataset)
+        write_goal_seeds(tmp_path, GOAL + 0.2, dataset=dataset, activation="silu")
+    records = read_runs([tmp_path])
+    report = build_report(records)
+    (task, _) = report.tasks
+    assert task.measure == "return"
+    assert report.aggregate_tasks == ()  # raw returns of two tasks
+    relu = task.group("relu")
+    assert list(relu.curves) == ["return", "success"]
+    np.testing.assert_allclose(relu.curves["success"].mean, [0.006, *GOAL[1:]], atol=1e-9)
+    assert relu.final_success == pytest.approx(0.6)
+
+    report = build_report(records, measure="success")
+    (task, _) = report.tasks
+    assert task.measure == "success"
+    np.testing.assert_allclose(task.group("silu").finals.mean(), 0.8)
+    assert task.group("silu").reach[-1].threshold == pytest.approx(0.95 * 0.6)
+    assert report.aggregate_tasks == tuple(task.name for task in report.tasks)
+    assert report.aggregates["silu"]["iqm"].value == pytest.approx(0.8, abs=0.01)
+    assert "optimality_gap" not in report.aggregates["silu"]
+    assert report.aggregate_curves["silu"].mean[-1] == pytest.approx(0.8, abs=0.01)
+    verdict = next(comparison.verdict for comparison in report.comparisons)
+    assert verdict.startswith("silu ends higher in success rate than relu: 0.800 against 0.600, by 0.1")
+    assert "success rate" in report.explanations
+
+
+def test_scores_of_success_are_scores(tmp_path):
+    write_goal_seeds(tmp_path, GOAL, reference=SUCCESS_REFERENCE)
+    report = build_report(read_runs([tmp_path]))
+    (task,) = report.tasks
+    assert task.measure == "score"
+    np.testing.assert_allclose(task.groups[0].finals.mean(), 60)
+    assert task.groups[0].final_success == pytest.approx(0.6)
+
+
+def test_a_measure_that_not_all_runs_have_is_refused(tmp_path):
+    write_goal_seeds(tmp_path, GOAL)
+    write_run(tmp_path, RISING, activation="silu")
+    records = read_runs([tmp_path])
+    with pytest.raises(
+        InputError, match=r"^not all runs of iql on .* have a success rate at every evaluation: give another"
+    ):
+        build_report(records, measure="success")
+    with pytest.raises(
+        InputError, match=r"have a score at every evaluation against one reference: give another --measure"
+    ):
+        build_report(records, measure="score")
+    (task,) = build_report(records, measure="return").tasks
+    assert task.measure == "return"
+    assert "success" not in task.group("silu").curves
+    assert np.isnan(task.group("silu").final_success)
+
+
+def test_returns_that_were_asked_for_are_not_said_to_avoid_mixed_references(tmp_path):
+    write_seeds(tmp_path)
+    records = read_runs([tmp_path])
+    report = build_report(records, measure="return")
+    np.testing.assert_allclose(report.tasks[0].groups[0].finals.mean(), 1000)
+    assert not any("raw returns" in note for note in report.notes)
+    write_seeds(tmp_path, activation="silu", reference=REFERENCE | {"expert": 3000.0})
+    assert any("raw returns" in note for note in build_report(read_runs([tmp_path])).notes)

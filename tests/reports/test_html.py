@@ -16,6 +16,7 @@ from rlrat.reports.html import render, write_report
 from rlrat.reports.page_data import drawn_points, known_heights, page_data
 from rlrat.reports.read import RunRecord, read_runs
 from tests.reports.page_runs import make_report, make_run
+from tests.reports.run_folders import write_goal_seeds
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\"'"
 
@@ -160,3 +161,13 @@ def test_a_page_replaces_the_one_before_it(tmp_path):
     write_report(make_report(tmp_path, ("relu",), seeds=1), path)
     assert path.read_text().startswith("<!DOCTYPE html>")
     assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_success_is_a_choice_of_the_page_where_runs_have_it(tmp_path):
+    write_goal_seeds(tmp_path, np.array([0.0, 0.25, 0.5]))
+    records = read_runs([tmp_path])
+    for measure, values in ((None, ["score", "return", "success"]), ("success", ["success", "score", "return"])):
+        text = render(build_report(records, measure=measure))
+        choices = re.findall(r'name="y" value="([^"]*)"( checked)?', text)
+        assert choices == [(values[0], " checked"), *((value, "") for value in values[1:])]
+        assert "<span>success rate</span>" in text

@@ -10,7 +10,7 @@ from rlrat.reports.importing import import_runs, with_scores, write_table
 from rlrat.reports.page_data import curve_data
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
-from tests.reports.run_folders import write_offline, write_run
+from tests.reports.run_folders import SUCCESS_REFERENCE, write_offline, write_run
 
 HEADER = "agent,dataset,activation,seed,update,score\n"
 
@@ -84,6 +84,32 @@ def test_curves_that_are_written_are_read_again(tmp_path):
     assert (run.agent, run.dataset, run.activation, run.seed) == ("iql", own.dataset, "rational:gelu+own", 3)
     np.testing.assert_array_equal(run.updates, own.updates)
     np.testing.assert_allclose(run.scores, own.scores, rtol=1e-5)
+
+
+def test_success_rates_are_written_and_read_again(tmp_path):
+    write_run(tmp_path / "runs", [1.0, 2.0, 3.0], successes=[0.25, "", 1])
+    write_run(tmp_path / "runs", [1.0], 1)
+    ours = read_runs([tmp_path / "runs"])
+    write_table(ours, tmp_path / "curves.csv")
+    text = (tmp_path / "curves.csv").read_text()
+    assert text.splitlines()[0] == "agent,dataset,activation,seed,update,score,status,success_rate"
+    said, silent = import_runs([str(tmp_path / "curves.csv")])
+    np.testing.assert_array_equal(said.successes, [0.25, np.nan, 1])
+    assert silent.successes is None
+    for wrong in ("1.01", "-0.1", "nan", "yes"):
+        (tmp_path / "curves.csv").write_text(text.replace(",0.25\n", f",{wrong}\n"))
+        with pytest.raises(
+            InputError, match=r"line 2 of .* in success_rate, if it is there, nothing or a number from 0"
+        ):
+            import_runs([str(tmp_path / "curves.csv")])
+
+
+def test_returns_are_not_normalised_as_success_rates(tmp_path):
+    write_run(tmp_path / "runs", [25.0], dataset="maze", reference=SUCCESS_REFERENCE, successes=[0.25])
+    write_log(tmp_path / "logs", "first", [-40.0])
+    ours, imported = read_runs([tmp_path / "runs"]), import_runs([f"maze={tmp_path / 'logs'}"])
+    (theirs,) = with_scores(imported, ours)
+    assert np.isnan(theirs.scores).all()
 
 
 def test_a_run_that_diverged_is_imported_as_such(tmp_path):

@@ -17,7 +17,7 @@ from rlrat.reports.metrics import with_metrics
 from rlrat.reports.read import read_runs
 from tests import browser as browsers
 from tests.reports.page_runs import LAYERS, make_run
-from tests.reports.run_folders import RISING, write_metrics, write_offline
+from tests.reports.run_folders import RISING, write_goal_seeds, write_metrics, write_offline
 
 pytestmark = [pytest.mark.slow, browsers.NEEDED]
 
@@ -357,6 +357,23 @@ def test_paper_has_a_legend_and_no_controls(browser, path):
     browser.wait(lambda: browser.js(chart))
     # What no screen has shown yet is on paper, too.
     browser.wait(lambda: browser.js("return !!document.querySelector('#learned-panels .panel:last-child .main-svg')"))
+
+
+def test_success_rates_are_a_choice_where_runs_have_them(browser, tmp_path):
+    rates = np.array([0.0, 0.2, 0.4, 0.6, 0.6, 0.6])
+    for label, more in (("relu", 0.0), ("silu", 0.2)):
+        write_goal_seeds(tmp_path / "runs", rates + more, activation=label)
+    page = tmp_path / "report.html"
+    write_report(build_report(read_runs([tmp_path / "runs"])), page)
+    browser.open(page)
+    assert browser.js("return document.querySelector('input[name=y][value=score]').disabled")
+    assert browser.axis_titles(0)[1] == "return"
+    browser.find("input[name=y][value=success]").click()
+    assert browser.axis_titles(0)[1] == "success rate"
+    np.testing.assert_allclose(browser.lines(0)["silu"], rates + 0.2, atol=0.01)
+    assert "seed 4: 0.82" in browser.point_at(0, "silu", 5)
+    assert browser.find("#panels .caption").text == ""  # of the data only returns are known
+    assert browser.logs() == ([], [page.as_uri()])
 
 
 def test_names_with_html_in_them_are_read_as_they_are(browser, tmp_path):

@@ -1,8 +1,11 @@
 import numpy as np
 
+from rlrat.reports.build import build_report
 from rlrat.reports.learned import read_learned
 from rlrat.reports.page_data import page_data
+from rlrat.reports.read import read_runs
 from tests.reports.page_runs import LAYERS, make_report
+from tests.reports.run_folders import SUCCESS_REFERENCE, write_goal_seeds
 
 
 def test_curves_are_the_reports(tmp_path):
@@ -32,3 +35,18 @@ def test_learned_functions_are_the_runs(tmp_path):
     np.testing.assert_allclose(layer["numerator"][-1][3], recorded.numerator[-1, 0, 1, 0], rtol=1e-3)
     assert entry["updates"] == recorded.updates.tolist()
     np.testing.assert_allclose(np.sum(layer["histogram"], axis=1), 1.0, rtol=1e-2)
+
+
+def test_success_rates_are_drawn_where_there_are_some(tmp_path):
+    rates = np.array([0.0, 0.2, 0.4, 0.5, 0.5, 0.5])
+    for dataset in ("a", "b"):
+        write_goal_seeds(tmp_path, rates, dataset=dataset, reference=SUCCESS_REFERENCE)
+    records = read_runs([tmp_path])
+    together, task, _ = page_data(build_report(records))["tasks"]
+    (group,) = task["groups"]
+    np.testing.assert_allclose(group["curves"]["success"]["mean"], np.array(group["curves"]["score"]["mean"]) / 100)
+    np.testing.assert_allclose(group["runs"][2]["success"], rates)
+    assert task["data"] == {"return": 500.0, "score": None}
+    assert list(together["groups"][0]["curves"]) == ["score"]
+    together, *_ = page_data(build_report(records, measure="success"))["tasks"]
+    np.testing.assert_allclose(together["groups"][0]["curves"]["success"]["mean"][-1], 0.5)

@@ -12,7 +12,7 @@ from rlrat.reports.build import build_report
 from rlrat.reports.plots import _STYLE, FORMATS, data_level, line_style, make_figures, write_figures
 from rlrat.reports.read import filter_runs, read_runs
 from tests.reports.page_runs import activations_text
-from tests.reports.run_folders import REFERENCE, write_run
+from tests.reports.run_folders import REFERENCE, SUCCESS_REFERENCE, write_goal_seeds, write_run
 
 RISING = np.array([0.0, 10, 20, 30, 40, 50])
 
@@ -159,3 +159,26 @@ def test_many_labels_with_odd_names_are_told_apart_and_drawn(tmp_path):
 def test_nothing_judged_draws_curves_alone(tmp_path):
     write_run(tmp_path, RISING, status=None)
     assert set(make_figures(build_report(read_runs([tmp_path])))) == {"curves_updates", "curves_seconds"}
+
+
+def test_success_rates_have_a_figure_of_their_own_beside_returns(tmp_path):
+    write_goal_seeds(tmp_path, RISING / 100, seeds=3)
+    records = read_runs([tmp_path])
+    figures = make_figures(build_report(records))
+    (axes,) = figures["curves_success"].axes
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), (RISING / 100).clip(0.01 / 3), atol=1e-3)
+    assert axes.get_ylabel() == "success rate"
+    assert [text.get_text() for text in figures["curves_success"].legends[0].get_texts()] == ["relu"]
+    assert figures["curves_updates"].axes[0].get_ylabel() == "return"
+    report = build_report(records, measure="success")
+    figures = make_figures(report)
+    assert "curves_success" not in figures
+    assert figures["curves_updates"].axes[0].get_ylabel() == "success rate"
+    assert figures["profiles"].axes[0].get_xlabel() == "final success rate, x"
+    assert data_level(report.tasks[0]) is None  # the data's success rate is not known
+
+
+def test_scores_of_success_have_no_level_of_the_datas_returns(tmp_path):
+    write_goal_seeds(tmp_path, RISING / 100, seeds=3, reference=SUCCESS_REFERENCE)
+    (task,) = build_report(read_runs([tmp_path])).tasks
+    assert (task.measure, data_level(task)) == ("score", None)

@@ -10,7 +10,7 @@ from rlrat.reports import read
 from rlrat.reports.build import build_report
 from rlrat.reports.read import filter_runs, read_runs, setting_texts
 from rlrat.reports.tables import make_tables
-from tests.reports.run_folders import HEADER, REFERENCE, line, write_run
+from tests.reports.run_folders import HEADER, REFERENCE, SUCCESS_REFERENCE, line, write_run
 
 
 def test_a_run_is_read_with_what_its_folder_says(tmp_path):
@@ -271,3 +271,27 @@ def refusing(refused):
         return open_text(path)
 
     return call
+
+
+def test_success_rates_are_read_where_there_are_some(tmp_path, capfd):
+    write_run(tmp_path, [1.0, 2.0, 3.0], successes=[0, "", 0.75])
+    write_run(tmp_path, [1.0, 2.0], 1, successes=["", ""])  # an environment that does not say
+    write_run(tmp_path, [1.0, 2.0], 2)  # an older folder
+    damaged = write_run(tmp_path, [1.0, 2.0, 3.0, 4.0], 3, successes=[0.5, "1.5", "-1", "x"])
+    said, silent, older, changed = read_runs([tmp_path])
+    np.testing.assert_array_equal(said.successes, [0, np.nan, 0.75])
+    assert silent.successes is older.successes is None
+    np.testing.assert_array_equal(older.scores, [1, 2])
+    np.testing.assert_array_equal(changed.successes, [0.5])
+    assert f"{damaged / 'evaluations.csv'}: left out as damaged: line 3, 4, 5" in capfd.readouterr().err
+
+
+def test_a_score_of_success_that_is_not_there_is_that_of_the_success_rate(tmp_path, capfd):
+    folder = write_run(tmp_path, [7.0, 8.0], successes=[0.25, 0.5], reference=SUCCESS_REFERENCE)
+    text = (folder / "evaluations.csv").read_text()
+    (folder / "evaluations.csv").write_text(text.replace(",7.0,", ",,").replace(",8.0,", ",,"))
+    write_run(tmp_path, [1.0], 1, reference=SUCCESS_REFERENCE | {"measure": "length"})
+    run, wrong = read_runs([tmp_path])
+    np.testing.assert_allclose(run.scores, [25, 50])
+    assert wrong.reference is None
+    assert "has a reference of neither returns nor success rates: it is left out" in capfd.readouterr().err

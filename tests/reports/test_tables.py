@@ -7,7 +7,7 @@ import pytest
 from rlrat.reports.build import build_report
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import Table, TableCell, as_markdown, make_tables
-from tests.reports.run_folders import write_run
+from tests.reports.run_folders import write_goal_seeds, write_run
 
 NASTY = r"<script>alert('x')</script> | a_b*c & 50% \ $x$ `d`"
 
@@ -129,3 +129,15 @@ def test_what_nobody_reached_and_who_has_no_runs(tmp_path):
     assert [silu[f"50% of relu{detail}"] for detail in ("", " low", " reached", " seeds")] == ["inf", "nan", "0", "1"]
     assert [b[f"50% of relu{detail}"] for detail in ("", " low", " reached", " seeds")] == ["nan", "", "", ""]
     assert all(table.markdown() and table.csv() and table.latex() for table in tables.values())
+
+
+def test_final_success_rates_are_a_column_where_there_are_some(tmp_path):
+    write_goal_seeds(tmp_path / "goal", np.array([0.0, 0.25, 0.5, 0.5, 0.5, 0.5]), dataset="a")
+    write_run(tmp_path / "none", [10.0, 10, 10], dataset="b")
+    tables = make_tables(build_report(read_runs([tmp_path])))
+    assert [cell.text for cell in column(tables["results"], "success rate")] == ["0.450", "-"]
+    assert "success rate" not in make_tables(build_report(read_runs([tmp_path / "none"])))["results"].columns
+    tables = make_tables(build_report(read_runs([tmp_path / "goal"]), measure="success"))
+    assert column(tables["results"], "measure")[0].text == "success rate"
+    assert column(tables["results"], "final")[0].text == "0.450"
+    assert tables["aggregates"].rows[0][1].text.startswith("0.450 (0.4")

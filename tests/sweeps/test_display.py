@@ -88,3 +88,18 @@ def test_the_end_has_estimates_in_a_column_of_their_own(sweeper):
     assert sweeper("--grid.env-id", "none", "--seeds", 2, "--grid.total-updates", 5) == 0  # nothing is left to do
     assert sweeper("--seeds", 2, "--grid.total-updates", 7, "--activations", "tanh") == 0
     assert "FQE" not in sweeper.said
+
+
+def test_the_end_has_success_rates_where_runs_have_them(sweeper):
+    import json
+
+    run = ("--seeds", 2, "--grid.total-updates", 5)
+    assert sweeper(*run) == 0
+    assert "success rate" not in sweeper.said
+    for seed, rate in enumerate((0.25, 0.75)):
+        path = sweeper.folder(seed=seed) / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"final_success_rate": rate}))
+    assert sweeper(*run) == 0
+    head, row = (line.split("  ") for line in sweeper.said.splitlines() if "seeds" in line or "2/2" in line)
+    assert "success rate" in [cell.strip() for cell in head]
+    assert [cell.strip() for cell in row if cell.strip()][-1] == "0.50 ± 0.25"

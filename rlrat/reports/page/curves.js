@@ -36,7 +36,7 @@
 
   const xOf = (curve, now) => (now.x === "seconds" ? curve.seconds : data.updates[curve.updates]);
   const xTitles = { updates: "updates", seconds: "training seconds" };
-  const yTitles = { score: "normalised score", return: "return", value: "estimated value (FQE)" };
+  const yTitles = { score: "normalised score", return: "return", success: "success rate", value: "estimated value (FQE)" };
   const yTitle = (now) => metric(now) ?? yTitles[now.y];
 
   // What each seed has at every update of the mean, as lines of a hover text.
