@@ -158,7 +158,8 @@ class Evaluator:
         self.reset_seeds: np.ndarray = np.tile(reset_seeds, repeats)
         self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
-        self.envs, self._rows = _make_rows(env_id, self.env_kwargs, max_episode_steps, *rows)
+        with lent():  # some are reset when they are made
+            self.envs, self._rows = _make_rows(env_id, self.env_kwargs, max_episode_steps, *rows)
         first: Any = self.envs[0]  # its spaces are boxes, or it was refused
         self.observation_space: Box = first.observation_space
         self.action_space: Box = first.action_space
@@ -342,8 +343,7 @@ def _make_rows(
 
     def make() -> Any:
         # The checker only warns; it changes nothing that an environment returns.
-        with lent():
-            return gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
+        return gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
 
     envs: list[Any] = []
     try:
