@@ -2,6 +2,7 @@
 
 import threading
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -69,6 +70,26 @@ def test_it_is_noticed_that_one_draws(draw, used):
     assert generators.are_used is used
     generators.each(lambda _: None, np.arange(2))
     assert generators.are_used is used
+
+
+def test_a_space_that_nobody_seeded_is_seeded_at_a_reset():
+    seen = [[], []]
+
+    def sample(row):
+        spaces = [gymnasium.spaces.Box(-1.0, 1.0, (3,)) for _ in range(2)]
+        given = gymnasium.spaces.Box(-1.0, 1.0, (3,), seed=4)
+        seen[row].append([space.sample().tolist() for space in (*spaces, given)])
+
+    generators = Generators([3, 4])
+    for _ in range(2):
+        generators.each(sample, np.arange(2), anew=True)
+    assert not generators.are_used
+    assert seen[0][0] == seen[0][1] != seen[1][0] == seen[1][1]
+    first, second, given = seen[0][0]
+    assert first != second
+    assert given == seen[1][0][2] == gymnasium.spaces.Box(-1.0, 1.0, (3,), seed=4).sample().tolist()
+    generators.each(sample, np.arange(2))  # not between resets
+    assert seen[0][2] != seen[0][1]
 
 
 def test_threads_that_lend_it_do_not_meet():
