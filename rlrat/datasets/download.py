@@ -136,6 +136,8 @@ class _Transfer:
     largest: int
     deadline: float
     """By `time.monotonic`."""
+    size: int | None = None
+    """Of the whole file, as the server said it."""
 
     @property
     def validator(self) -> Path:
@@ -200,12 +202,13 @@ class _Transfer:
         with response:
             start, total = _extent(response)
             version = _version(response)
-            if start and known is not None and version not in (None, known):
+            if start and ((known is not None and version not in (None, known)) or self.size not in (None, total)):
                 self.forget()
                 raise _Broken("the server's file has changed")
             if start not in (0, have):
                 raise _Broken(f"asked for bytes from {have} on, the server sends those from {start} on")
             self._check_size(total)
+            self.size = total
             with open(self.part, "ab" if start else "wb") as file:  # a server that ignores the range sends everything
                 if not start:
                     self._note(version)

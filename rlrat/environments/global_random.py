@@ -1,12 +1,13 @@
-"""Lend NumPy's global generator to environments, each of which then has one of its own.
+"""Make a reset a function of its seed where an environment draws from generators that `reset(seed=...)` does not seed.
 
-Some environments draw from `np.random`, whatever seed they are reset with: OGBench's mazes draw where an episode
-starts, and in a maze with teleports also where one leads to.
+Some draw from `np.random`: OGBench's mazes draw where an episode starts, and in a maze with teleports also where one
+leads to. Others sample from spaces that nobody seeded: in a reset OGBench's robot arms make a few steps, with actions
+from a space that is made for the purpose, and these leave a trace of about 1e-17 in the simulator.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
@@ -28,6 +29,23 @@ def lent() -> Iterator[None]:
             np.random.set_state(state)
 
 
+@contextmanager
+def _spaces_seeded_with(seed: int) -> Iterator[None]:
+    """Seed the spaces that are first drawn from in the block, which else ask the operating system for a seed."""
+    from gymnasium.utils import seeding
+
+    unseeded, sequence = seeding.np_random, np.random.SeedSequence(seed)
+
+    def seeded(given: int | None = None) -> tuple[np.random.Generator, int]:
+        return unseeded(int(sequence.spawn(1)[0].generate_state(1)[0]) if given is None else given)
+
+    seeding.np_random = seeded
+    try:
+        yield
+    finally:
+        seeding.np_random = unseeded
+
+
 class Generators:
     """A global generator for each of some rows, which a reset begins anew with the row's seed.
 
@@ -43,11 +61,13 @@ class Generators:
         """Call `function(row)` for one row after the other, its generator being the global one."""
         with lent():
             for row in rows.tolist():
+                seed = self._seeds[row]
                 np.random.set_bit_generator(self._generators[row])
                 if anew:
-                    np.random.seed(self._seeds[row])
+                    np.random.seed(seed)
                 before = None if self.are_used else _state()
-                function(row)
+                with _spaces_seeded_with(seed) if anew else nullcontext():
+                    function(row)
                 self.are_used = self.are_used or _state() != before
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlrat.environments.global_random import lent
 from rlrat.environments.registry import find_spec, nearest, other_versions
 from rlrat.errors import InputError, reason
 
@@ -66,9 +65,8 @@ def make(
     limit = {} if max_episode_steps is None else {"max_episode_steps": int(max_episode_steps)}
     with refusals(env_id, env_kwargs):
         try:
-            with lent():
-                # The checker only warns; it changes nothing that an environment returns.
-                env = gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
+            # The checker only warns; it changes nothing that an environment returns.
+            env = gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise InputError(f"{env_id} cannot be made here: {_missing(env_id, error)}") from None
         except AssertionError as error:

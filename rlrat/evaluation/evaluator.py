@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlrat.environments.global_random import lent
 from rlrat.environments.making import NO_LIMIT, Wrapper, import_mujoco, make, refusals
 from rlrat.environments.observations import Flattener, Parts, described
 from rlrat.environments.registry import MOST_EPISODES, import_modules, typed
@@ -187,9 +188,10 @@ class Evaluator:
         self.reset_seeds: np.ndarray = np.tile(reset_seeds, repeats)
         self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
-        self.envs, self._rows, flattener = _make_rows(
-            env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
-        )
+        with lent():  # some are reset when they are made
+            self.envs, self._rows, flattener = _make_rows(
+                env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
+            )
         first: Any = self.envs[0]  # its actions are a box, or it was refused
         self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
         self.observation_parts: Parts = () if flattener is None else flattener.parts

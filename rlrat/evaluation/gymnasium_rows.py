@@ -91,6 +91,7 @@ class GymnasiumRows:
         """
 
         def reset(row: int) -> None:
+            self._envs[row].unwrapped.action_space.seed(self._seeds[row])  # a reset may draw from it
             found = self._envs[row].reset(seed=self._seeds[row])
             if not isinstance(found, tuple) or len(found) != 2:
                 raise InputError(f"{self._name} returned {_amount(found)} from reset, Gymnasium's API has 2")

@@ -1,5 +1,6 @@
 """Write small files of OGBench's, with its own environments."""
 
+from functools import cache
 from pathlib import Path
 
 import gymnasium
@@ -13,7 +14,17 @@ LENGTHS = (12, 2, 20)  # rows of the trajectories
 
 
 def write(name: str) -> Path:
-    """Write the file of a dataset as OGBench's scripts do: rows before each step, of actions that are drawn.
+    """Write the files of a dataset, to train with and to validate with, which are the same."""
+    path = file_of(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for each in (path, path.with_name(path.name.replace("-v0", "-v0-val"))):
+        np.savez_compressed(each, **_arrays(name))
+    return path
+
+
+@cache
+def _arrays(name: str) -> dict[str, np.ndarray]:
+    """Make the arrays of a file as OGBench's scripts do: rows before each step, of actions that are drawn.
 
     In some rows the state of the task's objects is its goal: of the first one in row 4 and from row 14 on, of all of
     them from row 6 to row 8, in row 12 and in the last row.
@@ -41,11 +52,7 @@ def write(name: str) -> Path:
     for index, (key, columns, values) in enumerate(goals):
         solved = [6, 7, 8, 12, sum(LENGTHS) - 1, *([4, *range(14, sum(LENGTHS))] if index == 0 else [])]
         arrays[key][np.ix_(solved, columns)] = values
-    path = file_of(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for each in (path, path.with_name(path.name.replace("-v0", "-v0-val"))):
-        np.savez_compressed(each, **arrays)
-    return path
+    return arrays
 
 
 def _goals(env) -> list[tuple[str, list[int], np.ndarray]]:

@@ -4,6 +4,7 @@ import io
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -28,6 +29,9 @@ class Server(ThreadingHTTPServer):
     words = None  # what it calls its status
     to = None  # where it sends on to
     drips = None  # an event till which it keeps what follows the first bytes
+    silent = None  # an event till which it keeps its answer
+    grows = b""  # what a file has more from the second request on
+    file = FILE
 
     def __init__(self, body):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -35,17 +39,24 @@ class Server(ThreadingHTTPServer):
         self.requests = []
         self.left = threading.Event()
 
+    def handle_error(self, *_):  # it left before the end
+        pass
+
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         asked = self.headers.get("Range")
         server.requests.append(asked)
-        if server.to is not None and self.path == f"/{FILE}":
+        if server.silent is not None:
+            server.silent.wait(10)
+        if len(server.requests) > 1:
+            server.body, server.grows = server.body + server.grows, b""
+        if server.to is not None and self.path == f"/{server.file}":
             self.send_response(302)
             self.send_header("Location", server.to)
             return self.end_headers()
-        if server.status != 200 or self.path not in (f"/{FILE}", "/elsewhere"):
+        if server.status != 200 or self.path not in (f"/{server.file}", "/elsewhere"):
             return self.send_error(server.status if server.status != 200 else 404, server.words)
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
         size, known = len(server.body), self.headers.get("If-Range")
@@ -205,6 +216,42 @@ def test_a_full_disk(server, folder, monkeypatch):
     with pytest.raises(InputError, match=f"no room for .*{FILE}: free some and run again"):
         load_dataset(NAME)
     assert not (folder / FILE).exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it has no disk that is always full")
+def test_a_disk_that_fills_up(server, folder):
+    folder.mkdir()
+    (folder / f"{FILE}.part").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=f"no room for .*{FILE}: free some and run again"):
+        load_dataset(NAME)
+    assert not (folder / FILE).exists()
+    assert server.requests == [None]
+
+
+def test_a_server_that_never_answers(server, folder, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.05)
+    server.silent = threading.Event()
+    with pytest.raises(InputError, match=r"cannot download .*timed out.*check the network and run again, or put"):
+        load_dataset(NAME)
+    server.silent.set()
+    assert not (folder / FILE).exists()
+
+
+def test_a_server_that_never_ends(server, folder, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.drips = threading.Event()
+    with pytest.raises(InputError, match=r"timed out.*100 bytes that came are kept"):
+        load_dataset(NAME)
+    server.drips.set()
+
+
+@pytest.mark.parametrize("headers", [(), (("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT"),)])
+def test_a_file_that_has_another_size_than_before_is_begun_anew(server, folder, body, headers):
+    server.headers, server.body, server.cuts, server.grows = headers, body[:-9], (5000,), body[-9:]
+    load_dataset(NAME)
+    assert_whole(folder, body)
+    assert server.requests == [None, "bytes=5000-", None]
 
 
 def test_processes_that_want_the_same_file_fetch_it_once(server, folder, body):
