@@ -11,6 +11,7 @@ import pytest
 
 from rlrat import load_dataset
 from rlrat.datasets import d4rl, download
+from rlrat.datasets.d4rl_names import NAMES
 from rlrat.errors import InputError
 
 NAME, FILE = "hopper-medium-v2", "hopper_medium-v2.hdf5"
@@ -41,11 +42,11 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         asked = self.headers.get("Range")
         server.requests.append(asked)
-        if server.to is not None and self.path == f"/{FILE}":
+        if server.to is not None and self.path == f"/{NAMES[NAME].path}":
             self.send_response(302)
             self.send_header("Location", server.to)
             return self.end_headers()
-        if server.status != 200 or self.path not in (f"/{FILE}", "/elsewhere"):
+        if server.status != 200 or self.path not in (f"/{NAMES[NAME].path}", "/elsewhere"):
             return self.send_error(server.status if server.status != 200 else 404, server.words)
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and server.ranges else 0
         size, known = len(server.body), self.headers.get("If-Range")
@@ -218,7 +219,7 @@ def test_processes_that_want_the_same_file_fetch_it_once(server, folder, body):
     assert len(set(loaded)) == 1
     assert server.requests == [None]
     assert_whole(folder, body)
-    np.testing.assert_array_equal(load_dataset(NAME).actions.shape[1:], (2,))
+    np.testing.assert_array_equal(load_dataset(NAME).actions.shape[1:], (3,))
 
 
 ETAG, DATE = ("ETag", '"abc-1"'), ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
@@ -336,7 +337,7 @@ def test_hosts(url, allowed):
 @pytest.mark.parametrize("length", [True, False], ids=["said", "unsaid"])
 def test_a_file_that_is_too_large(server, folder, body, length):
     server.length = length
-    url = f"{d4rl.BASE_URL}/{FILE}"
+    url = f"{d4rl.BASE_URL}/{NAMES[NAME].path}"
     with pytest.raises(InputError, match=r"sends [\d,]+ bytes or more: at most 10,000 are taken"):
         download.download(url, folder / FILE, lambda _: None, largest=10_000)
     assert list(folder.glob("*.part*")) == []
@@ -357,7 +358,7 @@ def test_a_server_that_drips_is_left(server, monkeypatch):
 @pytest.mark.parametrize("right", [True, False])
 def test_a_published_checksum(server, folder, body, right):
     sha256 = hashlib.sha256(body if right else b"").hexdigest()
-    url = f"{d4rl.BASE_URL}/{FILE}"
+    url = f"{d4rl.BASE_URL}/{NAMES[NAME].path}"
     if right:
         download.download(url, folder / FILE, lambda _: None, sha256=sha256.upper())
         assert_whole(folder, body)
