@@ -103,15 +103,33 @@ def find_reference(
     return None if env_kwargs else references(reference).get(env_id)
 
 
+def recorded_reference(env_id: str, env_recorded: Mapping[str, Any]) -> Reference | None:
+    """Return the reference that the author of a dataset recorded with it; None if the numbers are none.
+
+    Args:
+        env_id: the environment that the dataset was recorded in.
+        env_recorded: of the dataset; it may be any JSON.
+    """
+    try:
+        random, expert = (float(env_recorded[name]) for name in ("ref_min_score", "ref_max_score"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not random < expert:  # nor for NaN
+        return None
+    return Reference("recorded", env_id, random, expert, "recorded with the dataset", "")
+
+
 def references(reference: ReferenceFamily = "v5") -> dict[str, Reference]:
     """Return all references of a family by environment id or, for "d4rl", by dataset name.
+
+    Those of "recorded" are the datasets' own: `recorded_reference` has them.
 
     Raises:
         InputError: no such family.
     """
     if reference not in FAMILIES:
         raise InputError(f"unknown reference {reference!r}: choose one of {', '.join(FAMILIES)}")
-    return dict(_v5_references() if reference == "v5" else _d4rl_references())
+    return {"v5": _v5_references, "d4rl": _d4rl_references, "recorded": dict}[reference]().copy()
 
 
 @cache

@@ -22,12 +22,12 @@ from rlrat.console import Console
 from rlrat.datasets import Dataset, load_dataset
 from rlrat.datasets.batches import reward_units
 from rlrat.environments.registry import find_spec, import_modules, not_followed, of_data
-from rlrat.environments.settings import same_settings
+from rlrat.environments.settings import bare, same_settings
 from rlrat.errors import printable, warn
 from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvaluator, Snapshot
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.fqe import Stopped
-from rlrat.evaluation.scores import Reference, find_reference
+from rlrat.evaluation.scores import Reference, find_reference, recorded_reference
 from rlrat.networks.activations import check_activation
 from rlrat.rational.launching import is_gpu
 from rlrat.runs.arguments import RunArguments, held_out_share, identity, members, parse_env_kwargs, side_by_side
@@ -481,6 +481,9 @@ class Run:
             return None
         if family == "d4rl" and same_settings(kwargs, self.dataset.env_kwargs):
             kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
+        if family == "recorded":
+            as_recorded = self.env_id == bare(self.dataset.env_id) and same_settings(kwargs, self.dataset.env_kwargs)
+            return recorded_reference(self.env_id, self.dataset.env_recorded) if as_recorded else None
         return None if family is None else find_reference(self.env_id, family, kwargs)
 
     def _choose_threads(self) -> None:
