@@ -6,7 +6,7 @@ from typing import Annotated
 
 from rlrat.datasets import RewardScaling
 from rlrat.networks import Initialization
-from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, Share, beside, parse
+from rlrat.runs.arguments import Axis, Count, NotNegative, Number, Positive, Range, RunArguments, Share, beside, parse
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Arguments(RunArguments):
     """Of that loss's logsumexp over actions."""
     importance_sampling: bool = True
     """Divide the sampled actions by their density in the logsumexp; without it, the data's action is among them."""
-    gap_low: Annotated[float, Range(-1e6, 1e6)] | None = None
+    gap_low: Number | None = None
     """Clips the gap, the logsumexp less the Q of the data's action, from below; not by default."""
-    gap_high: Annotated[float, Range(-1e6, 1e6)] | None = None
+    gap_high: Number | None = None
     """Clips the gap from above."""
     lagrange: bool = False
     """Learn a multiplier of the conservative loss that holds the mean gap at --target-action-gap."""
@@ -56,7 +56,9 @@ class Arguments(RunArguments):
     observation_floor: Positive = 1e-3
     """Least standard deviation to divide by."""
     reward_scaling: RewardScaling = "iql"
-    """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""
+    """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst) on locomotion, 1 on D4RL's others."""
+    reward_shift: Number | None = None
+    """Added to rewards before that; None: -1 to AntMaze's 0 and 1, as IQL's authors do, else nothing."""
 
 
 if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
@@ -146,7 +148,8 @@ class CQL(nn.Module):
         if not args.lagrange and torch.as_tensor(args.target_action_gap).ne(Arguments.target_action_gap).any():
             raise InputError("--target-action-gap is for --lagrange: give both or neither")
         self.args, num_seeds = args, len(seeds)
-        units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+        rewards = args.reward_scaling, args.reward_shift
+        units = Units.of(dataset, args.normalize_observations, args.observation_floor, *rewards)
         self.batches = Batches(dataset, seeds, args.batch_size, device, units)
         observation_size, self.action_size = len(units.observation_mean), units.action_size
         critic, actor = args.network("critic"), {"log_std_offset": args.log_std_offset, **args.network("actor")}

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from rlrat.datasets import RewardScaling
 from rlrat.networks import Initialization, PolicyHead
-from rlrat.runs.arguments import Axis, NotNegative, Positive, Range, RunArguments, Share, parse
+from rlrat.runs.arguments import Axis, NotNegative, Number, Positive, Range, RunArguments, Share, parse
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Arguments(RunArguments):
     observation_floor: Positive = 1e-6
     """Least standard deviation to divide by."""
     reward_scaling: RewardScaling = "iql"
-    """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""
+    """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst) on locomotion, 1 on D4RL's others."""
+    reward_shift: Number | None = None
+    """Added to rewards before that; None: -1 to AntMaze's 0 and 1, as IQL's authors do, else nothing."""
 
 
 if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
@@ -73,7 +75,8 @@ class IQL(nn.Module):
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
         self.args, num_seeds = args, len(seeds)
-        units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+        rewards = args.reward_scaling, args.reward_shift
+        units = Units.of(dataset, args.normalize_observations, args.observation_floor, *rewards)
         self.batches = Batches(dataset, seeds, args.batch_size, device, units)
         observation_size, action_size = len(units.observation_mean), units.action_size
         critic, actor = args.network("critic"), args.network("actor")

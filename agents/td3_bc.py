@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rlrat.datasets import RewardScaling
 from rlrat.networks import Initialization
-from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, RunArguments, Share, beside, parse
+from rlrat.runs.arguments import Axis, Count, NotNegative, Number, Positive, RunArguments, Share, beside, parse
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Arguments(RunArguments):
     observation_floor: Positive = 1e-6
     """Least standard deviation to divide by."""
     reward_scaling: RewardScaling = "none"
-    """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst)."""
+    """Rewards times 1, 1/(best - worst episode return), or 1000/(best - worst) on locomotion, 1 on D4RL's others."""
+    reward_shift: Number | None = None
+    """Added to rewards before that; None: -1 to AntMaze's 0 and 1, as IQL's authors do, else nothing."""
 
 
 if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once
@@ -65,7 +67,8 @@ class TD3BC(nn.Module):
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
         self.args, num_seeds = args, len(seeds)
-        units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+        rewards = args.reward_scaling, args.reward_shift
+        units = Units.of(dataset, args.normalize_observations, args.observation_floor, *rewards)
         self.batches = Batches(dataset, seeds, args.batch_size, device, units)
         observation_size, action_size = len(units.observation_mean), units.action_size
         critic, actor = args.network("critic"), args.network("actor")

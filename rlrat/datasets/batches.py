@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlrat.datasets.choices import RewardScaling
+from rlrat.datasets.d4rl_names import family_of
 from rlrat.datasets.dataset import NO_EPISODES, Dataset
 from rlrat.datasets.rows import Rows
 from rlrat.errors import InputError
@@ -27,9 +28,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Units:
-    """The units that an agent learns in: (o - mean) / std, actions (a - offset) / scale in [-1, 1], rewards r * scale.
+    """The units that an agent learns in.
 
-    Each component of the actions has a scale, half of its range, and an offset, the middle: `[act]` float32.
+    They are (o - mean) / std, actions (a - offset) / scale in [-1, 1], and rewards (r + shift) * scale. Each component
+    of the actions has a scale, half of its range, and an offset, the middle: `[act]` float32.
     """
 
     observation_mean: np.ndarray
@@ -38,40 +40,79 @@ class Units:
     action_scale: np.ndarray
     action_offset: np.ndarray
     reward_scale: float
+    reward_shift: float = 0.0
 
     @classmethod
     def of(
-        cls, dataset: Dataset, normalize_observations: bool, observation_floor: float, reward_scaling: RewardScaling
+        cls,
+        dataset: Dataset,
+        normalize_observations: bool,
+        observation_floor: float,
+        reward_scaling: RewardScaling,
+        reward_shift: float | None = 0.0,
     ) -> "Units":
-        """Return the paper's units of a dataset: actions by their bounds, rewards as `reward_scaling` says.
-
-        `none` keeps rewards, `paper` divides them by best - worst episode return, `iql` multiplies that by 1000.
+        """Return the paper's units of a dataset: actions by their bounds, rewards as `reward_units` says.
 
         Raises:
-            InputError: there is nothing to divide by: no episode is complete, or all episodes have the same return
-                up to rounding.
+            InputError: there is nothing to divide rewards by: no episode is complete, or all episodes have the same
+                return up to rounding.
         """
         mean, std = dataset.observation_statistics(observation_floor)
         if not normalize_observations:
             mean, std = np.zeros_like(mean), np.ones_like(std)
-        reward_scale = 1.0
-        if reward_scaling != "none":
-            if not dataset.returns_differ:
-                equal = "where all are equal, but for rounding"
-                raise InputError(
-                    f"--reward-scaling {reward_scaling} divides by best - worst episode return of {dataset.id}, "
-                    f"{equal if dataset.episode_complete.any() else f'which {NO_EPISODES}'}: give --reward-scaling none"
-                )
-            spread = dataset.best_return - dataset.worst_return
-            reward_scale = {"paper": 1.0, "iql": 1000.0}[reward_scaling] / spread
+        shift, reward_scale, _ = reward_units(dataset, reward_scaling, reward_shift)
         scale, offset = _action_units(dataset.action_low, dataset.action_high)
-        return cls(mean, std, len(scale), scale, offset, reward_scale)
+        return cls(mean, std, len(scale), scale, offset, reward_scale, shift)
+
+    def rewards(self, rewards: np.ndarray) -> np.ndarray:
+        """Convert the environment's rewards, of any shape, to these units."""
+        return (rewards + self.reward_shift if self.reward_shift else rewards) * self.reward_scale
 
     def actions(self, actions: np.ndarray) -> np.ndarray:
         """Convert the environment's actions `[..., act]` float32 to these units, all within [-1, 1]."""
         if not self.action_offset.any():  # with bounds such as -1 and 1 nothing is rounded
             return actions / self.action_scale
         return ((actions - self.action_offset) / self.action_scale).clip(-1.0, 1.0)
+
+
+def reward_units(
+    dataset: Dataset, reward_scaling: RewardScaling, reward_shift: float | None
+) -> tuple[float, float, str | None]:
+    """Return what is added to rewards and what they are multiplied by then, and in words what the data decided of it.
+
+    `none` keeps rewards, `paper` divides them by best - worst episode return, and `iql` multiplies that by 1000, as
+    IQL's authors do on locomotion: they leave the rewards of D4RL's other families as they are, and so does it. Without
+    a shift AntMaze's rewards of 0 and 1 become -1 and 0, which is theirs, too (train_offline.py of
+    ikostrikov/implicit_q_learning).
+
+    Raises:
+        InputError: there is nothing to divide by: no episode is complete, or all episodes have the same return up to
+            rounding.
+    """
+    whole = dataset.training or dataset
+    family, said = family_of(dataset.id, dataset.env_id), []
+    if reward_shift is None:
+        reward_shift = -1.0 if family == "antmaze" and np.isin(whole.rewards, (0.0, 1.0)).all() else 0.0
+        if reward_shift:
+            said.append("1 is subtracted (--reward-shift)")
+    scale = 1.0
+    if reward_scaling == "iql" and family not in (None, "locomotion"):
+        said.append("they are not scaled (--reward-scaling)")
+    elif reward_scaling != "none":
+        if reward_shift:
+            returns = (whole.episode_returns + reward_shift * whole.episode_lengths)[whole.episode_complete]
+            spread = float(np.ptp(returns)) if len(returns) else 0.0
+        else:
+            spread = dataset.best_return - dataset.worst_return if dataset.returns_differ else 0.0
+        if not spread:
+            equal = "where all are equal, but for rounding"
+            raise InputError(
+                f"--reward-scaling {reward_scaling} divides by best - worst episode return of {dataset.id}, "
+                f"{equal if dataset.episode_complete.any() else f'which {NO_EPISODES}'}: give --reward-scaling none"
+            )
+        scale = {"paper": 1.0, "iql": 1000.0}[reward_scaling] / spread
+    text = f"rewards of {family}, as IQL's authors have them: {', and '.join(said)}" if said else None
+    return reward_shift, scale, text
 
 
 def _action_units(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +149,7 @@ class Batches:
             columns = (
                 (dataset.observations[index] - mean) / std,
                 units.actions(dataset.actions[index]),
-                dataset.rewards[index, None] * units.reward_scale,
+                units.rewards(dataset.rewards[index, None]),
                 (dataset.next_observations[index] - mean) / std,
                 dataset.terminations[index, None],
             )

@@ -4,5 +4,5 @@ from typing import Literal
 
 RewardScaling = Literal["none", "paper", "iql"]
 """See `rlrat.datasets.batches.Units.of`."""
-ReferenceFamily = Literal["v5", "d4rl", "success"]
+ReferenceFamily = Literal["v5", "d4rl", "success", "recorded"]
 """See `rlrat.evaluation.scores`."""

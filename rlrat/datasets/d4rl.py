@@ -33,10 +33,10 @@ from rlrat.datasets.flat import ABOUT_NAME, NEEDED, SAVED, STEPS, Limit, check_s
 from rlrat.datasets.hdf5 import open_group, open_hdf5, read, read_text
 from rlrat.datasets.names import FILE_SUFFIXES, HDF5_SUFFIXES, d4rl_folder, dataset_id
 from rlrat.datasets.own import Words
-from rlrat.environments import d4rl
+from rlrat.environments.d4rl import ROOT
 from rlrat.errors import InputError
 
-BASE_URL = d4rl.ROOT
+BASE_URL = ROOT
 HOSTS = ("rail.eecs.berkeley.edu",)  # a download may be redirected to these
 _NEEDED = (*NEEDED, "terminals")
 

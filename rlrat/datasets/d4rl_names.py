@@ -196,3 +196,23 @@ def d4rl_name_of(stem: str) -> str | None:
     """Return the id of a file whose name, without its suffix, is as D4RL's are; None for any other name."""
     dashed = stem.replace("_", "-")
     return _NAME_OF_STEM.get(stem) or (dashed if dashed in NAMES or agent_of(dashed) else None)
+
+
+_ENVIRONMENTS = {
+    "AntMaze_": "antmaze",
+    "PointMaze_": "maze2d",
+    "AdroitHand": "adroit",
+    "FrankaKitchen-": "kitchen",
+}
+
+
+def family_of(id: str, env_id: str | None) -> Family | None:
+    """Return the family of D4RL's that a dataset is of by its name, or by the environment that it is of.
+
+    Minari's sets of the same robots are of these families, too: `D4RL/antmaze/umaze-v1` is of `AntMaze_UMaze-v4`.
+    """
+    if id in NAMES:
+        return NAMES[id].family
+    if agent_of(id) is not None:
+        return "locomotion"
+    return next((family for start, family in _ENVIRONMENTS.items() if (env_id or "").startswith(start)), None)

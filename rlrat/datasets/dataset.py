@@ -81,7 +81,8 @@ class Dataset:
     env_kwargs: dict[str, Any]
     """Its settings, as recorded."""
     env_recorded: dict[str, Any]
-    """What else was recorded of it, as JSON: `env_spec` (all of it) and `eval_env_spec`, where there are any."""
+    """What else was recorded of it, as JSON: `env_spec` (all of it), `eval_env_spec`, and the mean returns of a random
+    policy and an expert, `ref_min_score` and `ref_max_score`, where there are any."""
     notes: tuple[str, ...]
     """What was changed or assumed when the data was read, a line each: warned of at every load."""
     reference: ReferenceFamily | None
@@ -367,7 +368,8 @@ def of_episodes(
     """
     about = {"env_id": env_id, "env_kwargs": dict(env_kwargs or {}), "env_recorded": env_recorded}
     fields = join(episodes, bounds, label or id, drop_achieved_goal)
-    return assemble(id, **fields, **about, reference=reference_of(env_id))
+    reference = reference_of(env_id) or ("recorded" if "ref_max_score" in (env_recorded or {}) else None)
+    return assemble(id, **fields, **about, reference=reference)
 
 
 def assemble(

@@ -3,6 +3,7 @@
 Before version 0.5, Minari wrote it into the attributes of the HDF5 file; today it is metadata.json.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Metadata:
     env_id: str | None
     env_kwargs: dict[str, Any]
     env_recorded: dict[str, Any]
-    """`env_spec` and `eval_env_spec`, as far as they are there, whole."""
+    """`env_spec` and `eval_env_spec`, whole, and `ref_min_score` and `ref_max_score`, as far as they are there."""
     dictionaries: bool
     """Whether observations are recorded as dictionaries."""
     is_saved: bool
@@ -49,7 +50,7 @@ def read_metadata(id: str, path: Path) -> Metadata:
         content = _attributes(path) if path.suffix in HDF5_SUFFIXES else load_json(path)
         spaces = {name: _recorded(content, name) for name in ("observation_space", "action_space")}
         specs = {name: _recorded(content, name) for name in ("env_spec", "eval_env_spec")}
-        env_recorded = {name: spec for name, spec in specs.items() if spec is not None}
+        env_recorded = {name: spec for name, spec in specs.items() if spec is not None} | _references(content)
         spec = env_recorded.get("env_spec", {})
         env_id, kwargs = spec.get("id"), spec.get("kwargs")
         if not isinstance(env_id, str | None):
@@ -94,6 +95,17 @@ def _recorded(content: dict[str, Any], name: str) -> dict[str, Any] | None:
     except ValueError as error:
         raise ValueError(f"{name} cannot be read: {error}") from None
     return None if value is None else _mapping(name, value)
+
+
+def _references(content: dict[str, Any]) -> dict[str, float]:
+    """Read the mean returns of a random policy and an expert, which Minari's `create_dataset` may be given."""
+    found = {name: content.get(name) for name in ("ref_min_score", "ref_max_score")}
+    if None in found.values():
+        return {}
+    for name, value in found.items():
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"{name} is {_short(value)}, not a number")
+    return {name: float(value) for name, value in found.items()}
 
 
 def _mapping(what: str, value: Any) -> dict[str, Any]:

@@ -120,17 +120,35 @@ def find_reference(
     return None if env_kwargs else references(reference).get(env_id)
 
 
+def recorded_reference(env_id: str, env_recorded: Mapping[str, Any]) -> Reference | None:
+    """Return the reference that the author of a dataset recorded with it; None if the numbers are none.
+
+    Args:
+        env_id: the environment that the dataset was recorded in.
+        env_recorded: of the dataset; it may be any JSON.
+    """
+    try:
+        random, expert = (float(env_recorded[name]) for name in ("ref_min_score", "ref_max_score"))
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not random < expert:  # nor for NaN
+        return None
+    return Reference("recorded", env_id, random, expert, "recorded with the dataset", "")
+
+
 def references(reference: ReferenceFamily = "v5") -> dict[str, Reference]:
     """Return all references of a family by environment id or, for "d4rl", by dataset name.
 
-    There is no table of "success": `find_reference` makes them for the ids that `scored_by_success` knows.
+    There is no table of "success": `find_reference` makes them for the ids that `scored_by_success` knows. Those of
+    "recorded" are the datasets' own: `recorded_reference` has them.
 
     Raises:
         InputError: no such family.
     """
     if reference not in FAMILIES:
         raise InputError(f"unknown reference {reference!r}: choose one of {', '.join(FAMILIES)}")
-    return {"v5": _v5_references, "d4rl": _d4rl_references, "success": dict}[reference]().copy()
+    tables = {"v5": _v5_references, "d4rl": _d4rl_references, "success": dict, "recorded": dict}
+    return tables[reference]().copy()
 
 
 @cache

@@ -56,6 +56,7 @@ Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0.0, open_low=True, open_high=True)]
 NotNegative = Annotated[float, Range(0.0, open_high=True)]
 Share = Annotated[float, Range(0.0, 1.0)]
+Number = Annotated[float, Range(-1e6, 1e6)]
 
 Kind = TypeVar("Kind")
 Axis = Kind | tuple[Kind, ...]

@@ -6,9 +6,9 @@ from typing import Any
 from rlrat.datasets import Dataset
 from rlrat.environments.observations import Parts
 from rlrat.environments.recorded import Environment, of_data
-from rlrat.environments.settings import parse_env_kwargs, same_settings
+from rlrat.environments.settings import bare, parse_env_kwargs, same_settings
 from rlrat.evaluation.evaluator import Evaluator
-from rlrat.evaluation.scores import Reference, find_reference
+from rlrat.evaluation.scores import Reference, find_reference, recorded_reference
 from rlrat.runs.arguments import RunArguments
 
 
@@ -42,10 +42,16 @@ def environment_identity(environment: Environment | None, arguments: RunArgument
 
 def reference_of(dataset: Dataset, environment: Environment) -> Reference | None:
     """Find the returns that scores are relative to; return None where the evaluation differs from their measurement."""
-    family = dataset.reference
-    if family is None or environment.unlike or environment.wrappers or environment.limit is not None:
+    family, kwargs = dataset.reference, environment.other_kwargs
+    if family is None or environment.unlike:
         return None
-    kwargs = environment.other_kwargs
+    if family == "recorded":
+        as_recorded = environment.env_id == bare(dataset.env_id) and same_settings(
+            environment.env_kwargs, dataset.env_kwargs
+        )
+        return recorded_reference(environment.env_id, dataset.env_recorded) if as_recorded else None
+    if family != "success" and (environment.wrappers or environment.limit is not None):
+        return None
     if family == "d4rl" and same_settings(environment.env_kwargs, dataset.env_kwargs):
         kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces
     return find_reference(environment.env_id, family, kwargs)

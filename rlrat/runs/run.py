@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rlrat.console import Console
 from rlrat.datasets import Dataset, load_dataset
+from rlrat.datasets.batches import reward_units
 from rlrat.environments.recorded import Environment
 from rlrat.environments.registry import import_modules
 from rlrat.errors import printable, warn
@@ -179,6 +180,10 @@ class Run:
             text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"
             self.console.print(text, soft_wrap=True)
         made = first(len(group))
+        if hasattr(self.arguments, "reward_shift"):
+            *_, said = reward_units(self.dataset, self.arguments.reward_scaling, self.arguments.reward_shift)
+            if said is not None:
+                self.console.print(said, soft_wrap=True)
         if self.env_id is None:
             remembers = hasattr(made.policy, "observe")
             said = how_judged(self.arguments, self._whole, self._held_out, remembers)

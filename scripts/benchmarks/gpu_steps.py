@@ -175,7 +175,8 @@ def _asked(peer: Peer, *words: object) -> Callable[[int], float]:
 def write_iql(file: Path, dataset: Dataset, learners: dict[str, nn.Module]) -> None:
     """Write what peer_jax.py reads: the dataset in the agent's units, and each learner's parameters by activation."""
     args = next(iter(learners.values())).args
-    units = Units.of(dataset, args.normalize_observations, args.observation_floor, args.reward_scaling)
+    rewards = args.reward_scaling, args.reward_shift
+    units = Units.of(dataset, args.normalize_observations, args.observation_floor, *rewards)
 
     def normalized(observations: np.ndarray) -> np.ndarray:
         return ((observations - units.observation_mean) / units.observation_std).astype(np.float32)
@@ -184,7 +185,7 @@ def write_iql(file: Path, dataset: Dataset, learners: dict[str, nn.Module]) -> N
         file,
         observations=normalized(dataset.observations),
         actions=units.actions(dataset.actions),
-        rewards=(dataset.rewards * units.reward_scale).astype(np.float32),
+        rewards=units.rewards(dataset.rewards).astype(np.float32),
         next_observations=normalized(dataset.next_observations),
         terminations=dataset.terminations.astype(np.float32),
         **{

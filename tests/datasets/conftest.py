@@ -63,14 +63,16 @@ def make_goals(make_episode):
 def d4rl_arrays():
     """Arrays of D4RL's layout: episodes that end by a terminal state, by a timeout, by both, and one broken off."""
 
-    def make(ends: str = "t.o.b.t.", steps: int = 5, seed: int = 0, actions: int = 2) -> dict[str, np.ndarray]:
+    def make(
+        ends: str = "t.o.b.t.", steps: int = 5, seed: int = 0, actions: int = 3, observations: int = 11
+    ) -> dict[str, np.ndarray]:
         # one letter an episode: t terminal, o timeout, b both, . nothing (the next episode goes on in it)
         rng = np.random.default_rng(seed)
         count = steps * len(ends)
         last = np.arange(count) % steps == steps - 1
         letter = np.repeat(list(ends), steps)
         return {
-            "observations": rng.standard_normal((count, 3)).astype(np.float32),
+            "observations": rng.standard_normal((count, observations)).astype(np.float32),
             "actions": rng.uniform(-1, 1, (count, actions)).astype(np.float32),
             "rewards": rng.standard_normal(count).astype(np.float32),
             "terminals": last & np.isin(letter, ["t", "b"]),

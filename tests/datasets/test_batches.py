@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rlrat.datasets.batches import Batches, Units, Windows
+from rlrat.datasets.batches import Batches, Units, Windows, reward_units
 from rlrat.errors import InputError
 
 
@@ -62,6 +62,62 @@ def test_equal_returns_cannot_scale_rewards(small_dataset):
     flat = dataclasses.replace(small_dataset, episode_returns=np.ones(5))
     with pytest.raises(InputError, match="give --reward-scaling none"):
         Units.of(flat, True, 1e-6, "iql")
+
+
+def sparse(dataset, **changes):
+    """The dataset with AntMaze's rewards: 1 at the end of an episode that gets there, else 0."""
+    rewards = np.zeros(len(dataset), np.float32)
+    rewards[dataset.episode_starts[1:] - 1] = 1.0
+    whole = {"episode_returns": np.add.reduceat(rewards, dataset.episode_starts).astype(float)}
+    return dataclasses.replace(dataset, rewards=rewards, **whole, **changes)
+
+
+def test_rewards_of_antmaze_are_those_of_iqls_authors(small_dataset):
+    for about in ({"id": "antmaze-umaze-v2"}, {"env_id": "AntMaze_UMaze-v4"}):
+        data = sparse(small_dataset, **about)
+        for scaling in ("iql", "none"):
+            units = Units.of(data, True, 1e-6, scaling, None)
+            assert (units.reward_shift, units.reward_scale) == (-1.0, 1.0)
+            rewards = Batches(data, [0], 500, "cpu", units).at(0).rewards
+            assert set(rewards.flatten().tolist()) == {-1.0, 0.0}
+        assert reward_units(data, "iql", None)[2] == (
+            "rewards of antmaze, as IQL's authors have them: 1 is subtracted (--reward-shift), and they are not "
+            "scaled (--reward-scaling)"
+        )
+        assert Units.of(data, True, 1e-6, "none").reward_shift == 0.0  # as FQE and judging have it
+        assert reward_units(data, "iql", 0.0)[:2] == (0.0, 1.0)
+        assert reward_units(data, "none", 0.5) == (0.5, 1.0, None)
+
+
+def test_rewards_of_other_data_are_not_shifted(small_dataset):
+    for about in ({}, {"id": "hopper-medium-v2"}, {"id": "antmaze-large-navigate-singletask-task1-v0"}):
+        shift, scale, said = reward_units(dataclasses.replace(small_dataset, **about), "iql", None)
+        assert (shift, said) == (0.0, None)
+        assert scale == Units.of(small_dataset, True, 1e-6, "iql").reward_scale
+    dense = dataclasses.replace(small_dataset, id="antmaze-umaze-v2")  # rewards that are not 0 and 1
+    assert reward_units(dense, "none", None) == (0.0, 1.0, None)
+    hands = dataclasses.replace(small_dataset, id="pen-human-v1")
+    said = "rewards of adroit, as IQL's authors have them: they are not scaled (--reward-scaling)"
+    assert reward_units(hands, "iql", None) == (0.0, 1.0, said)
+    assert reward_units(hands, "paper", None)[1] != 1.0
+
+
+def test_rewards_are_shifted_before_they_are_scaled(small_dataset):
+    units = Units.of(small_dataset, True, 1e-6, "paper", -2.0)
+    returns = small_dataset.episode_returns - 2.0 * small_dataset.episode_lengths
+    assert units.reward_scale == pytest.approx(1 / np.ptp(returns))
+    assert units.rewards(np.float32([3.0]))[0] == pytest.approx(units.reward_scale)
+    plain = Units.of(small_dataset, True, 1e-6, "iql")
+    np.testing.assert_array_equal(
+        plain.rewards(small_dataset.rewards), small_dataset.rewards * plain.reward_scale
+    )  # bit by bit
+    same = dataclasses.replace(
+        small_dataset,
+        episode_returns=-1.0 * small_dataset.episode_lengths,
+        episode_lengths=small_dataset.episode_lengths,
+    )
+    with pytest.raises(InputError, match="give --reward-scaling none"):
+        Units.of(same, True, 1e-6, "iql", 1.0)
 
 
 def test_windows_are_the_steps_of_one_episode(small_dataset):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -5,8 +7,8 @@ import pytest
 from rlrat import load_dataset
 from rlrat.datasets import d4rl, names
 from rlrat.datasets.batches import Units
+from rlrat.datasets.d4rl_names import NAMES
 from rlrat.errors import InputError
-from rlrat.evaluation.scores import d4rl_tables
 
 PUBLISHED = "hopper_medium-v2.hdf5"  # a name of D4RL's, whose rules hold for it
 
@@ -32,6 +34,10 @@ def qlearning_rules(data, time_limit, restart=0):
         "next_observations": data["observations"][rows + 1].astype(np.float32),
         "terminations": data["terminals"][rows].astype(bool),
     }
+
+
+def limit(monkeypatch, steps):
+    monkeypatch.setitem(NAMES, "hopper-medium-v2", replace(NAMES["hopper-medium-v2"], time_limit=steps))
 
 
 def assert_equal(dataset, expected):
@@ -156,7 +162,7 @@ def test_next_observations_say_where_an_episode_without_timeouts_ends(write_hdf5
 
 @pytest.mark.parametrize("ends", ["t", "o", "....", "..tt...t", "...t...."])
 def test_without_timeouts_episodes_end_at_the_time_limit(monkeypatch, write_hdf5, d4rl_arrays, ends):
-    monkeypatch.setattr(d4rl, "TIME_LIMIT", 7)
+    limit(monkeypatch, 7)
     data = d4rl_arrays(ends)
     del data["timeouts"]
     dataset = load_dataset(write_hdf5(PUBLISHED, data))
@@ -165,7 +171,7 @@ def test_without_timeouts_episodes_end_at_the_time_limit(monkeypatch, write_hdf5
 
 
 def test_without_timeouts_a_terminal_state_does_not_shorten_the_next_episode(monkeypatch, write_hdf5, d4rl_arrays):
-    monkeypatch.setattr(d4rl, "TIME_LIMIT", 5)
+    limit(monkeypatch, 5)
     data = d4rl_arrays("t.t")  # a terminal step at 4, the time limit at 9, a terminal step at 14
     data["terminals"][4], data["terminals"][2] = False, True  # and so: terminal at 2, limits at 7 and 12
     del data["timeouts"]
@@ -225,7 +231,7 @@ def test_bounds_of_a_file_that_d4rl_has_not(write_hdf5, d4rl_arrays):
     with pytest.raises(InputError, match="unknown environment 'Nothing-v0'"):
         load_dataset(path, env_id="Nothing-v0")
     known = load_dataset(write_hdf5(PUBLISHED, d4rl_arrays("to")), env_id="Pendulum-v1")
-    assert bounds(known) == ([-1, -1], [1, 1])
+    assert bounds(known) == ([-1] * 3, [1] * 3)
 
 
 def test_returns_are_of_whole_episodes(write_hdf5, d4rl_arrays):
@@ -313,16 +319,20 @@ def test_columns_and_numbers_as_flags(write_hdf5, d4rl_arrays):
         ("hopper_medium-v2.hdf5", "hopper-medium-v2", "Hopper-v4", {}, "d4rl"),
         ("walker2d-medium-replay-v2.h5", "walker2d-medium-replay-v2", "Walker2d-v4", {}, "d4rl"),
         ("ant_full_replay-v2.hdf5", "ant-full-replay-v2", "Ant-v4", {"use_contact_forces": True}, "d4rl"),
-        ("halfcheetah_expert-v1.hdf5", "halfcheetah-expert-v1", "HalfCheetah-v4", {}, None),
+        ("halfcheetah_expert-v1.hdf5", "halfcheetah-expert-v1", "HalfCheetah-v4", {}, "d4rl"),
+        ("walker_mixed.hdf5", "walker2d-medium-replay-v0", "Walker2d-v4", {}, "d4rl"),
+        ("hopper-medium.hdf5", "hopper-medium", "Hopper-v4", {}, None),
         ("my_hopper_medium-v2.hdf5", "my_hopper_medium-v2", None, {}, None),
     ],
 )
 def test_the_file_name_decides_about_environment_and_reference(
     write_hdf5, d4rl_arrays, name, id, env_id, env_kwargs, reference
 ):
-    dataset = load_dataset(write_hdf5(name, d4rl_arrays("to")))
+    observations, actions = NAMES[id].widths if id in NAMES else (11, 3)
+    dataset = load_dataset(write_hdf5(name, d4rl_arrays("to", observations=observations, actions=actions)))
     assert (dataset.id, dataset.env_id, dataset.env_kwargs, dataset.reference) == (id, env_id, env_kwargs, reference)
-    assert (dataset.action_low.tolist(), dataset.action_high.tolist()) == ([-1, -1], [1, 1])
+    assert dataset.action_low.tolist() == [-1] * actions
+    assert dataset.action_high.tolist() == [1] * actions
 
 
 def test_a_name_is_looked_for_in_d4rls_folder_first(monkeypatch, write_hdf5, d4rl_arrays):
@@ -335,21 +345,6 @@ def test_the_default_folder_is_d4rls(monkeypatch):
     monkeypatch.delenv("D4RL_DATASET_DIR")
     monkeypatch.setenv("HOME", "/home/someone")
     assert str(names.d4rl_folder()) == "/home/someone/.d4rl/datasets"
-
-
-def test_names_and_files():
-    assert len(names.D4RL_FILES) == 24
-    assert names.D4RL_FILES["walker2d-medium-expert-v2"] == "walker2d_medium_expert-v2.hdf5"
-
-
-def test_urls_are_d4rls():
-    tables = d4rl_tables()
-    if tables is None:
-        pytest.skip("the extra d4rl is not installed")
-    published = {
-        name: url.replace("http://", "https://") for name, url in tables.urls.items() if "/gym_mujoco_v2/" in url
-    }
-    assert {name: f"{d4rl.BASE_URL}/{file}" for name, file in names.D4RL_FILES.items()} == published
 
 
 def drop(*names):
@@ -384,9 +379,9 @@ def poke(name, index, value):
         (lambda data: data.update(timeouts=np.ones(15, bool), terminals=np.zeros(15, bool)), "no transition"),
         (lambda data: data.update({name: array[:0] for name, array in data.items()}), "is empty"),
         (lambda data: data.update({name: array[:1] for name, array in data.items()}), "no transition"),
-        (put("next_observations", np.zeros((15, 2))), r"observations \[15, 3\] and next_observations \[15, 2\]"),
-        (put("next_observations", np.zeros((14, 3))), "14 next_observations: all must be"),
-        (put("next_observations", np.full((15, 3), np.nan)), r"next_observations hold nan at episode 0, step 0"),
+        (put("next_observations", np.zeros((15, 2))), r"observations \[15, 11\] and next_observations \[15, 2\]"),
+        (put("next_observations", np.zeros((14, 11))), "14 next_observations: all must be"),
+        (put("next_observations", np.full((15, 11), np.nan)), r"next_observations hold nan at episode 0, step 0"),
     ],
 )
 def test_mistakes_are_named_in_one_line(write_hdf5, d4rl_arrays, mistake, message):

@@ -12,6 +12,7 @@ import pytest
 
 from rlrat import load_dataset
 from rlrat.datasets import d4rl, download
+from rlrat.datasets.d4rl_names import NAMES
 from rlrat.errors import InputError
 
 NAME, FILE = "hopper-medium-v2", "hopper_medium-v2.hdf5"
@@ -31,7 +32,7 @@ class Server(ThreadingHTTPServer):
     drips = None  # an event till which it keeps what follows the first bytes
     silent = None  # an event till which it keeps its answer
     grows = b""  # what a file has more from the second request on
-    file = FILE
+    file = NAMES[NAME].path
 
     def __init__(self, body):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -265,7 +266,7 @@ def test_processes_that_want_the_same_file_fetch_it_once(server, folder, body):
     assert len(set(loaded)) == 1
     assert server.requests == [None]
     assert_whole(folder, body)
-    np.testing.assert_array_equal(load_dataset(NAME).actions.shape[1:], (2,))
+    np.testing.assert_array_equal(load_dataset(NAME).actions.shape[1:], (3,))
 
 
 ETAG, DATE = ("ETag", '"abc-1"'), ("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
@@ -383,7 +384,7 @@ def test_hosts(url, allowed):
 @pytest.mark.parametrize("length", [True, False], ids=["said", "unsaid"])
 def test_a_file_that_is_too_large(server, folder, body, length):
     server.length = length
-    url = f"{d4rl.BASE_URL}/{FILE}"
+    url = f"{d4rl.BASE_URL}/{NAMES[NAME].path}"
     with pytest.raises(InputError, match=r"sends [\d,]+ bytes or more: at most 10,000 are taken"):
         download.download(url, folder / FILE, lambda _: None, largest=10_000)
     assert list(folder.glob("*.part*")) == []
@@ -404,7 +405,7 @@ def test_a_server_that_drips_is_left(server, monkeypatch):
 @pytest.mark.parametrize("right", [True, False])
 def test_a_published_checksum(server, folder, body, right):
     sha256 = hashlib.sha256(body if right else b"").hexdigest()
-    url = f"{d4rl.BASE_URL}/{FILE}"
+    url = f"{d4rl.BASE_URL}/{NAMES[NAME].path}"
     if right:
         download.download(url, folder / FILE, lambda _: None, sha256=sha256.upper())
         assert_whole(folder, body)

@@ -7,6 +7,7 @@ import pytest
 import rlrat
 from rlrat import load_dataset
 from rlrat.datasets import Dataset, d4rl, minari, names, sources
+from rlrat.datasets.d4rl_names import NAMES
 from rlrat.errors import InputError
 
 # what the float64 sources of the packaged datasets hold
@@ -24,7 +25,7 @@ FORMS = (
     ("id", "nearest"),
     [
         ("hoper-medium-v2", "hopper-medium-v2"),
-        ("hopper-medium-v0", "hopper-medium-v2"),
+        ("hopper-medium-v3", "hopper-medium-v2"),
         ("rlrat/hopper/mixed", "rlrat/hopper/mixed-v0"),
         ("rlrat/hopper/mixd-v0", "rlrat/hopper/mixed-v0"),  # at once, without the network
         ("walker2d_medium_replay-v2", "walker2d-medium-replay-v2"),
@@ -107,9 +108,9 @@ def test_names_from_the_package():
 def test_every_published_name_leads_to_d4rl(monkeypatch):
     asked, packaged = [], load_dataset("rlrat/hopper/medium-v0")
     monkeypatch.setattr(d4rl, "load_name", lambda name, *_: asked.append(name) or packaged)
-    for name in names.D4RL_FILES:
+    for name in NAMES:
         load_dataset(name)
-    assert asked == list(names.D4RL_FILES)
+    assert asked == list(NAMES)
 
 
 def test_only_what_has_dictionaries_is_asked_to_keep_achieved_goal(make_goals, d4rl_arrays, write_hdf5, tmp_path):

@@ -160,10 +160,10 @@ def test_mistakes_are_one_line(d4rl_arrays, tmp_path, change, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (replaced(observations=np.zeros((30, 4))), "b.npz has observations of 4 components, a.npz of 3"),
+        (replaced(observations=np.zeros((30, 4))), "b.npz has observations of 4 components, a.npz of 11"),
         (replaced(timeouts=None, terminals=None), "b.npz lacks terminals, which a.npz has"),
         (replaced(log_probs=np.zeros(30)), "a.npz lacks log_probs, which b.npz has"),
-        (replaced(observations=np.zeros((31, 3))), "b.npz has whole episodes .*, and a.npz a flat sequence of steps"),
+        (replaced(observations=np.zeros((31, 11))), "b.npz has whole episodes .*, and a.npz a flat sequence of steps"),
         (replaced(rewards=None), "b.npz lacks rewards"),
     ],
 )
