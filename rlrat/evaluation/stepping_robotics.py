@@ -102,11 +102,13 @@ class _Maze:
     def _move_goals(self, reached: np.ndarray, places: np.ndarray, rows: np.ndarray) -> None:
         """Let the environment draw other goals where they are reached, with the generators of the rows' episodes."""
         base = self._base
+        kept = base.goal, base.np_random
         for index in np.flatnonzero(reached).tolist():
             row = rows[index]
             base.goal, base.np_random = self._goals[row].copy(), self._generators[row]
             self._move_goal(places[index])
             self._goals[row] = base.goal
+        base.goal, base.np_random = kept
 
     def _move_goal(self, place: np.ndarray) -> None:
         self._base.update_goal(place)
