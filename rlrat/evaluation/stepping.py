@@ -452,7 +452,7 @@ def _difference(rows: NativeRows, env: Any, seed: int, flattener: Flattener | No
         observation, *judged, info = env.step(action)
         theirs = flat(observation), *judged, success_of(info)
         for name, own, its in zip(names, ours, theirs, strict=True):
-            if not np.array_equal(own[0], its, equal_nan=True):
+            if not np.array_equal(own[0], np.asarray(its, np.float64), equal_nan=True):
                 return f"its {name} differs in step {step}"
         if ours[2][0] or ours[3][0]:
             break

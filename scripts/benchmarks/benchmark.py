@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 from agent_speed import run_agents
+from evaluate_speed import run_evaluate
 from growth import run_growth
 from rational_speed import run_rational
 from rlrat import load_dataset
@@ -121,54 +122,6 @@ def run_startup(settings: Startup) -> dict:
     rows = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in rows.items():
         Console().print(f"{name}: {1000 * value:,.0f} ms")
-    return rows
-
-
-def run_evaluate(settings: Evaluate) -> dict:
-    import gymnasium
-
-    from rlrat.evaluation.evaluator import Evaluator
-    from rlrat.networks.policies import Policy
-
-    torch.set_num_threads(settings.threads)
-    count, steps = settings.environments, settings.steps
-    kwargs = {"max_episode_steps": steps}
-    with gymnasium.make(settings.env_id) as env:
-        if hasattr(env.unwrapped, "_terminate_when_unhealthy"):
-            kwargs["terminate_when_unhealthy"] = False
-    vector = gymnasium.make_vec(settings.env_id, num_envs=count, vectorization_mode="sync", **kwargs)
-    evaluator = Evaluator(settings.env_id, 0, count, kwargs, settings.threads)
-    actions = np.zeros((1, *vector.action_space.shape), np.float32)
-    sizes = evaluator.observation_space.shape[0], evaluator.action_space.shape[0]
-    policies = {
-        "constant actions": lambda _: actions,
-        "a policy": Policy(*sizes, num_seeds=1, head="deterministic", hidden_dims=(256, 256)),
-    }
-
-    def gymnasium_turn(policy: Callable) -> None:
-        observations, _ = vector.reset(seed=0)
-        for _ in range(steps):
-            observations, *_ = vector.step(policy(observations[None])[0])
-
-    speeds: dict[tuple[str, str], list[float]] = {}
-    for _ in range(settings.rounds):
-        for name, policy in policies.items():
-            for stack, turn in (("SyncVectorEnv", gymnasium_turn), ("rlrat", evaluator.run)):
-                started = time.perf_counter()
-                turn(policy)
-                speeds.setdefault((name, stack), []).append(count * steps / (time.perf_counter() - started))
-    vector.close()
-    evaluator.close()
-    rows = {}
-    for name in policies:
-        theirs, ours = (speeds[name, stack] for stack in ("SyncVectorEnv", "rlrat"))
-        ratio = statistics.median(own / its for own, its in zip(ours, theirs, strict=True))
-        rows[name] = {"SyncVectorEnv": statistics.median(theirs), "rlrat": statistics.median(ours), "ratio": ratio}
-        Console().print(
-            f"{count} {settings.env_id}, {name}: SyncVectorEnv {rows[name]['SyncVectorEnv']:,.0f}, "
-            f"rlrat on {settings.threads} threads {rows[name]['rlrat']:,.0f} environment steps/s, {ratio:.2f} times",
-            soft_wrap=True,
-        )
     return rows
 
 
