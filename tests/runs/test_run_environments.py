@@ -11,6 +11,8 @@ from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from agents.iql import Arguments
 from rlrat.errors import InputError
 from rlrat.runs.run import Run
+from tests.goal_env import GOAL_ID, goal_dataset
+from tests.goal_env import SPEC as SPEC_OF_GOAL
 
 SPEC = {"id": "Hopper-v5", "max_episode_steps": 1000, "additional_wrappers": [], "kwargs": {}}
 
@@ -61,6 +63,17 @@ def test_d4rls_own_settings_keep_their_reference(begin):
     ant = {"env_id": "Hopper-v4", "reference": "d4rl", "env_kwargs": {"healthy_reward": 1.0}}
     assert begin(ant)[0].reference.name == "d4rl-v2"
     assert begin(ant, env_kwargs=("healthy_reward=2",))[0].reference is None
+
+
+def test_success_is_the_score_of_a_task_with_any_settings(begin, monkeypatch):
+    monkeypatch.setitem(gymnasium.registry, GOAL_ID, SPEC_OF_GOAL)
+    dataset = goal_dataset()
+    goal = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
+    for settings in ((), ("at=2",)):
+        run, said = begin(goal, env_kwargs=settings)
+        assert (run.reference.measure, said) == ("success", "")
+    run, _ = begin(goal, max_episode_steps=2)  # too few to compare with anybody
+    assert run.reference is None
 
 
 MODULE = """
