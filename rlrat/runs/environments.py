@@ -40,8 +40,12 @@ def environment_identity(environment: Environment | None, arguments: RunArgument
     return {name: value for name, value in found.items() if name != "wrappers" or value}
 
 
-def reference_of(dataset: Dataset, environment: Environment) -> Reference | None:
-    """Find the returns that scores are relative to; return None where the evaluation differs from their measurement."""
+def reference_of(dataset: Dataset, environment: Environment, typed_limit: int | None) -> Reference | None:
+    """Find what scores are relative to; return None where the evaluation differs from its measurement.
+
+    Returns are those of the registered environment. A success rate is one under any settings that the data records, and
+    under those that the user gave, but for a time limit.
+    """
     family, kwargs = dataset.reference, environment.other_kwargs
     if family is None or environment.unlike:
         return None
@@ -50,7 +54,9 @@ def reference_of(dataset: Dataset, environment: Environment) -> Reference | None
             environment.env_kwargs, dataset.env_kwargs
         )
         return recorded_reference(environment.env_id, dataset.env_recorded) if as_recorded else None
-    if family != "success" and (environment.wrappers or environment.limit is not None):
+    if environment.limit is not None and not (family == "success" and typed_limit is None):
+        return None
+    if environment.wrappers and family != "success":
         return None
     if family == "d4rl" and same_settings(environment.env_kwargs, dataset.env_kwargs):
         kwargs = {}  # D4RL's references are for its data's own settings, such as Ant's contact forces

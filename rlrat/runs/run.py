@@ -113,7 +113,7 @@ class Run:
             for line in (*self.environment.unlike, *self.environment.notes):
                 warn(f"dataset {self.dataset.id} {line}")
             self.env_id = self.environment.env_id
-            self.reference = reference_of(self.dataset, self.environment)
+            self.reference = reference_of(self.dataset, self.environment, arguments.max_episode_steps)
         check_kept(arguments, self.env_id, self.reference)
         self._whole, self._held_out = self.dataset, None
         holdout = held_out_share(arguments, self.env_id, len(self._whole.episode_starts))

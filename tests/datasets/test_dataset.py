@@ -70,8 +70,14 @@ def test_own_bounds_and_environment(make_episode):
     np.testing.assert_array_equal(dataset.action_high, np.float32([2, 2]))
 
 
-@pytest.mark.parametrize(("env_id", "reference"), [("Walker2d-v5", "v5"), ("Hopper-v4", None), ("My-v5", None)])
-def test_reference_belongs_to_mujoco_v5(make_episode, env_id, reference):
+@pytest.mark.parametrize(
+    ("env_id", "reference"),
+    [
+        *[("Walker2d-v5", "v5"), ("Hopper-v4", None), ("My-v5", None), (None, None), ("PointMaze_UMaze-v3", None)],
+        *[("AntMaze_UMaze-v5", "success"), ("scene-singletask-task2-v0", "success"), ("scene-v0", None)],
+    ],
+)
+def test_reference_belongs_to_an_environment(make_episode, env_id, reference):
     assert Dataset.from_episodes([make_episode(2)], env_id=env_id).reference == reference
 
 

@@ -14,6 +14,8 @@ from rlrat.errors import InputError
 from rlrat.runs.environments import make_evaluator
 from rlrat.runs.run import Run
 from rlrat.runs.trained import TrainedRun
+from tests.goal_env import GOAL_ID, goal_dataset
+from tests.goal_env import SPEC as SPEC_OF_GOAL
 
 SPEC = {"id": "Hopper-v5", "max_episode_steps": 1000, "additional_wrappers": [], "kwargs": {}}
 
@@ -63,7 +65,7 @@ def test_what_references_were_not_measured_in_has_none(begin):
     for changes, limit in (({"max_episode_steps": 15}, 15), ({"additional_wrappers": [CLIP]}, 1000)):
         run, said = begin(recorded(**changes))
         assert (run.reference, said) == (None, "")
-        with make_evaluator(run.environment, [0], 1, 1) as evaluator:
+        with make_evaluator(run.environment, (), [0], 1, 1) as evaluator:
             assert evaluator.time_limit == limit
     run, said = begin({}, max_episode_steps=500)
     assert (run.reference, said) == (None, "")
@@ -72,7 +74,7 @@ def test_what_references_were_not_measured_in_has_none(begin):
     run, said = begin(recorded(max_episode_steps=None))
     assert run.reference is None
     assert "records no time limit of Hopper-v5, which is registered with 1000 steps" in said
-    with make_evaluator(run.environment, [0], 1, 1) as evaluator:
+    with make_evaluator(run.environment, (), [0], 1, 1) as evaluator:
         assert evaluator.time_limit is None
 
 
@@ -93,6 +95,19 @@ def test_d4rls_own_settings_keep_their_reference(begin):
     ant = {"env_id": "Hopper-v4", "reference": "d4rl", "env_kwargs": {"healthy_reward": 1.0}}
     assert begin(ant)[0].reference.name == "d4rl-v2"
     assert begin(ant, env_kwargs=("healthy_reward=2",))[0].reference is None
+
+
+def test_success_is_the_score_of_a_task_with_any_settings(begin, monkeypatch):
+    monkeypatch.setitem(gymnasium.registry, GOAL_ID, SPEC_OF_GOAL)
+    dataset = goal_dataset()
+    goal = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)}
+    for settings in ((), ("at=2",)):
+        run, said = begin(goal, env_kwargs=settings)
+        assert (run.reference.measure, said) == ("success", "")
+    run, _ = begin(goal, max_episode_steps=2)  # too few to compare with anybody
+    assert run.reference is None
+    recorded = {"env_recorded": {"env_spec": {"id": GOAL_ID, "max_episode_steps": 2}}}
+    assert begin(goal | recorded)[0].reference.measure == "success"
 
 
 MODULE = """

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import rlrat
+from rlrat.runs.folder import RunFolder
 from tests.short_runs import ROOT, read_metrics
 
 BEFORE = ROOT / "tests" / "fixtures" / "before_the_wings"
@@ -63,10 +64,19 @@ def test_a_policy_acts_as_it_did(name):
     np.testing.assert_allclose(np.ravel(actions), ACTIONS[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_killed_run_goes_on(before, run):
-    """Two seeds that were killed at update 50 of 60, with a checkpoint of update 40."""
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_killed_run_goes_on(before, run, killed):
+    """Two seeds that were killed at update 50 of 60, with a checkpoint of update 40.
+
+    If it is `killed` again as it goes on, the files are of this version, and the checkpoint still of the older one.
+    """
     seeds = sorted((before / "trained").glob("*/iql/*/seed*"))
     lines = [(seed / "evaluations.csv").read_text() for seed in seeds]
+    for folder in map(RunFolder, seeds if killed else ()):
+        for name, checksums in folder.checkpoints()[40]["lines"].items():
+            folder.lines[name].expected = checksums
+        folder.go_back(40, {0, 20, 40})
+        assert "success_rate" in (folder.path / "evaluations.csv").read_text()
     words = ("--total-updates", "60", "--activation", "rational", "--num-seeds", "2", "--run-dir", "trained")
     assert "going on from update 40" in run("agents/iql.py", *SETTINGS, *words)
     for seed, text in zip(seeds, lines, strict=True):

@@ -1,4 +1,5 @@
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -91,8 +92,6 @@ def test_the_end_has_estimates_in_a_column_of_their_own(sweeper):
 
 
 def test_the_end_has_success_rates_where_runs_have_them(sweeper):
-    import json
-
     run = ("--seeds", 2, "--grid.total-updates", 5)
     assert sweeper(*run) == 0
     assert "success rate" not in sweeper.said
