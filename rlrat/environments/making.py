@@ -34,10 +34,13 @@ class Wrapper:
 
 
 def wrapper_class(name: str) -> type | None:
-    """Return the class of `gymnasium.wrappers` that has this name, None where there is none."""
+    """Return the class of `gymnasium.wrappers` that has this name, None where there is none, or it needs a package."""
     import gymnasium
 
-    found = getattr(gymnasium.wrappers, name, None) if name in gymnasium.wrappers.__all__ else None
+    try:
+        found = getattr(gymnasium.wrappers, name, None) if name in gymnasium.wrappers.__all__ else None
+    except (ImportError, gymnasium.error.DependencyNotInstalled):  # JaxToNumpy
+        return None
     return found if isinstance(found, type) and issubclass(found, gymnasium.Wrapper) else None
 
 
@@ -84,6 +87,9 @@ def make(
             with refusals(env_id, {}, [wrapper]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*precision lowered")  # a recorded float has 64 bits
                 env = kind(env, **wrapper.kwargs)
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            env.close()
+            raise InputError(f"{env_id} cannot be put into the wrapper {wrapper.name} here: {reason(error)}") from None
         except BaseException:
             env.close()
             raise

@@ -39,7 +39,7 @@ def environment_identity(environment: Environment | None, arguments: RunArgument
     return {name: value for name, value in found.items() if name != "wrappers" or value}
 
 
-def reference_of(dataset: Dataset, environment: Environment) -> Reference | None:
+def applicable_reference(dataset: Dataset, environment: Environment) -> Reference | None:
     """Find the returns that scores are relative to; return None where the evaluation differs from their measurement."""
     family = dataset.reference
     if family is None or environment.unlike or environment.wrappers or environment.limit is not None:

@@ -50,6 +50,19 @@ def test_only_gymnasiums_wrappers_are_found():
         assert wrapper_class(name) is None
 
 
+def test_wrappers_that_need_a_package_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.delitem(sys.modules, "gymnasium.wrappers.jax_to_numpy", raising=False)
+    assert wrapper_class("JaxToNumpy") is None
+
+    def needs(*_, **__):
+        raise gymnasium.error.DependencyNotInstalled("opencv-python is not installed")
+
+    monkeypatch.setattr(gymnasium.wrappers.ResizeObservation, "__init__", needs)
+    message = "Hopper-v5 cannot be put into the wrapper ResizeObservation here: opencv-python is not installed"
+    assert refused("Hopper-v5", {}, None, [Wrapper("ResizeObservation", {"shape": [2, 2]})]) == message
+
+
 def test_wrappers_that_refuse_are_one_line():
     message = "Hopper-v5 refuses the wrappers ClipReward(max_reward=1, more=2): "
     assert refused("Hopper-v5", {}, None, [Wrapper("ClipReward", {"max_reward": 1, "more": 2})]).startswith(message)
