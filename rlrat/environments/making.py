@@ -33,6 +33,10 @@ class Wrapper:
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})"
 
 
+class NotMadeError(InputError):
+    """A registered environment lacks something that is to be installed."""
+
+
 def wrapper_class(name: str) -> type | None:
     """Return the class of `gymnasium.wrappers` that has this name, None where there is none, or it needs a package."""
     import gymnasium
@@ -59,7 +63,8 @@ def make(
         wrappers: they come around the time limit, the first is the innermost.
 
     Raises:
-        InputError: it is unknown, or cannot be made here, or it or a wrapper refuses its settings.
+        InputError: it is unknown, or it or a wrapper refuses its settings.
+        NotMadeError: something that it needs is not installed.
     """
     # Made from the spec: if made by name, Gymnasium advises a newer version each time, but D4RL's data needs -v4.
     spec = find_spec(env_id)
@@ -71,11 +76,11 @@ def make(
             # The checker only warns; it changes nothing that an environment returns.
             env = gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            raise InputError(f"{env_id} cannot be made here: {_missing(env_id, error)}") from None
+            raise NotMadeError(f"{env_id} cannot be made here: {_missing(env_id, error)}") from None
         except AssertionError as error:
             if str(error) or not (version := _too_new_for_kitchen(spec)):
                 raise
-            raise InputError(
+            raise NotMadeError(
                 f"{env_id} cannot be made here: this gymnasium-robotics does not know MuJoCo {version}'s types of "
                 f"joints; MuJoCo below {'.'.join(map(str, _KITCHEN_BELOW))} works: {_KITCHEN}"
             ) from None
@@ -166,7 +171,8 @@ def _missing(env_id: str, error: Exception) -> str:
     if (damage := mujoco_damage(error)) is not None:
         return damage
     near = other_versions(env_id)[:2] or nearest(env_id, cutoff=0.8)
-    return reason(error) + (f"; did you mean {' or '.join(near)}?" if near else "")
+    what = "it needs mujoco_py, which no longer installs" if "mujoco_py" in str(error) else reason(error)
+    return what + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def _too_new_for_kitchen(spec: Any) -> str | None:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlrat.datasets import Dataset
+from rlrat.environments.making import NotMadeError
 from rlrat.environments.recorded import Environment, of_data
 from rlrat.environments.settings import parse_env_kwargs, same_settings
+from rlrat.errors import InputError
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.evaluation.scores import Reference, find_reference
 from rlrat.runs.arguments import RunArguments
@@ -53,7 +55,13 @@ def applicable_reference(dataset: Dataset, environment: Environment) -> Referenc
 def make_evaluator(
     environment: Environment, seeds: Sequence[int], episodes: int, num_threads: int | None, repeats: int = 1
 ) -> Evaluator:
-    """Make the environments of an evaluation; arguments and errors are those of `Evaluator`."""
+    """Make the environments of an evaluation; arguments and errors are those of `Evaluator`.
+
+    Where something is not installed, the error says that training needs no environment.
+    """
     settings = (environment.env_kwargs, num_threads, repeats)
     around = {"max_episode_steps": environment.limit, "wrappers": environment.wrappers}
-    return Evaluator(environment.env_id, seeds, episodes, *settings, **around)
+    try:
+        return Evaluator(environment.env_id, seeds, episodes, *settings, **around)
+    except NotMadeError as error:
+        raise InputError(f"{error}; --env-id none trains without evaluating in it") from None
