@@ -6,10 +6,5 @@ Data brings no code. Nothing here needs torch.
 from rlrat import lazy
 
 __getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        **dict.fromkeys(("find_spec", "import_modules"), "registry"),
-        "parse_env_kwargs": "settings",
-        "Wrapper": "making",
-    },
+    __name__, {**dict.fromkeys(("find_spec", "import_modules"), "registry"), "parse_env_kwargs": "settings"}
 )

@@ -33,11 +33,18 @@ class Wrapper:
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})"
 
 
+class NotMadeError(InputError):
+    """A registered environment lacks something that is to be installed."""
+
+
 def wrapper_class(name: str) -> type | None:
-    """Return the class of `gymnasium.wrappers` that has this name, None where there is none."""
+    """Return the class of `gymnasium.wrappers` that has this name, None where there is none, or it needs a package."""
     import gymnasium
 
-    found = getattr(gymnasium.wrappers, name, None) if name in gymnasium.wrappers.__all__ else None
+    try:
+        found = getattr(gymnasium.wrappers, name, None) if name in gymnasium.wrappers.__all__ else None
+    except (ImportError, gymnasium.error.DependencyNotInstalled):  # JaxToNumpy
+        return None
     return found if isinstance(found, type) and issubclass(found, gymnasium.Wrapper) else None
 
 
@@ -56,7 +63,8 @@ def make(
         wrappers: they come around the time limit, the first is the innermost.
 
     Raises:
-        InputError: it is unknown, or cannot be made here, or it or a wrapper refuses its settings.
+        InputError: it is unknown, or it or a wrapper refuses its settings.
+        NotMadeError: something that it needs is not installed.
     """
     # Made from the spec: if made by name, Gymnasium advises a newer version each time, but D4RL's data needs -v4.
     spec = find_spec(env_id)
@@ -68,11 +76,11 @@ def make(
             # The checker only warns; it changes nothing that an environment returns.
             env = gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-            raise InputError(f"{env_id} cannot be made here: {_missing(env_id, error)}") from None
+            raise NotMadeError(f"{env_id} cannot be made here: {_missing(env_id, error)}") from None
         except AssertionError as error:
             if str(error) or not (version := _too_new_for_kitchen(spec)):
                 raise
-            raise InputError(
+            raise NotMadeError(
                 f"{env_id} cannot be made here: this gymnasium-robotics does not know MuJoCo {version}'s types of "
                 f"joints; MuJoCo below {'.'.join(map(str, _KITCHEN_BELOW))} works: {_KITCHEN}"
             ) from None
@@ -84,6 +92,9 @@ def make(
             with refusals(env_id, {}, [wrapper]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*precision lowered")  # a recorded float has 64 bits
                 env = kind(env, **wrapper.kwargs)
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+            env.close()
+            raise InputError(f"{env_id} cannot be put into the wrapper {wrapper.name} here: {reason(error)}") from None
         except BaseException:
             env.close()
             raise
@@ -160,7 +171,8 @@ def _missing(env_id: str, error: Exception) -> str:
     if (damage := mujoco_damage(error)) is not None:
         return damage
     near = other_versions(env_id)[:2] or nearest(env_id, cutoff=0.8)
-    return reason(error) + (f"; did you mean {' or '.join(near)}?" if near else "")
+    what = "it needs mujoco_py, which no longer installs" if "mujoco_py" in str(error) else reason(error)
+    return what + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
 def _too_new_for_kitchen(spec: Any) -> str | None:

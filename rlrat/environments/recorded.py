@@ -311,7 +311,7 @@ def _problem(wrapper: Mapping[str, Any]) -> str | None:
     """Say why a recorded wrapper cannot be made again; return None if it can."""
     name, kwargs, entry_point = wrapper["name"], wrapper.get("kwargs"), wrapper.get("entry_point")
     if wrapper_class(name) is None or not re.fullmatch(rf"gymnasium\.wrappers[.\w]*:{name}", str(entry_point)):
-        return "not one of Gymnasium's"
+        return "not one of Gymnasium's here"
     if name in _STATEFUL_WRAPPERS:
         return "what it had seen is not recorded"
     return None if _are_settings(kwargs) else "its settings are not recorded"

@@ -156,8 +156,19 @@ def other_versions(name: str) -> list[str]:
     from gymnasium.envs.registration import registry
 
     stem = re.sub(r"-v\d+$", "", name)
-    found = [(spec.version or 0, key) for key, spec in registry.items() if re.sub(r"-v\d+$", "", key) == stem != name]
-    return [key for _, key in sorted(found, reverse=True) if key != name]
+    found = [
+        (spec.version or 0, key)
+        for key, spec in registry.items()
+        if re.sub(r"-v\d+$", "", key) == stem and key != name and not _needs_mujoco_py(spec)
+    ]
+    return [key for _, key in sorted(found, reverse=True)]
+
+
+def _needs_mujoco_py(spec: "EnvSpec") -> bool:
+    """Tell whether an environment needs mujoco_py, the bindings of before, which no longer install."""
+    entry_point = str(spec.entry_point)
+    own = entry_point.startswith("gymnasium.envs.mujoco") and (spec.version or 0) < 4
+    return own or ":MujocoPy" in entry_point
 
 
 def _is_installed(package: str) -> bool:
@@ -175,8 +186,7 @@ def _mujoco_ids() -> dict[str, str]:
     return {
         key.lower(): key
         for key, spec in registry.items()
-        # Older versions need mujoco_py.
-        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and (spec.version or 0) >= 4
+        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and not _needs_mujoco_py(spec)
     }
 
 

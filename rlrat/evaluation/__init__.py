@@ -6,7 +6,7 @@ from rlrat import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        **dict.fromkeys(("Evaluation", "Evaluator", "evaluate"), "evaluator"),
+        **dict.fromkeys(("Evaluation", "Evaluator", "Wrapper", "evaluate"), "evaluator"),
         **dict.fromkeys(("FQESettings", "FittedQ", "data_value", "fit_q"), "fqe"),
         "normalized_score": "scores",
     },

@@ -1,5 +1,6 @@
 from .evaluator import Evaluation as Evaluation
 from .evaluator import Evaluator as Evaluator
+from .evaluator import Wrapper as Wrapper
 from .evaluator import evaluate as evaluate
 from .fqe import FittedQ as FittedQ
 from .fqe import FQESettings as FQESettings

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlrat.datasets import Dataset
+from rlrat.environments.making import NotMadeError
 from rlrat.environments.observations import Parts
 from rlrat.environments.recorded import Environment, of_data
 from rlrat.environments.settings import bare, parse_env_kwargs, same_settings
+from rlrat.errors import InputError
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.evaluation.scores import Reference, find_reference, recorded_reference
 from rlrat.runs.arguments import RunArguments
@@ -40,7 +42,7 @@ def environment_identity(environment: Environment | None, arguments: RunArgument
     return {name: value for name, value in found.items() if name != "wrappers" or value}
 
 
-def reference_of(dataset: Dataset, environment: Environment, typed_limit: int | None) -> Reference | None:
+def applicable_reference(dataset: Dataset, environment: Environment, typed_limit: int | None) -> Reference | None:
     """Find what scores are relative to; return None where the evaluation differs from its measurement.
 
     Returns are those of the registered environment. A success rate is one under any settings that the data records, and
@@ -71,8 +73,14 @@ def make_evaluator(
     num_threads: int | None,
     repeats: int = 1,
 ) -> Evaluator:
-    """Make the environments of an evaluation that shows the `parts` of observations; the rest is as for `Evaluator`."""
+    """Make the environments of an evaluation that shows the `parts` of observations; the rest is as for `Evaluator`.
+
+    Where something is not installed, the error says that training needs no environment.
+    """
     settings = (environment.env_kwargs, num_threads, repeats)
     around = {"max_episode_steps": environment.limit, "wrappers": environment.wrappers}
     names = [name for name, _ in parts] or None
-    return Evaluator(environment.env_id, seeds, episodes, *settings, **around, observation_parts=names)
+    try:
+        return Evaluator(environment.env_id, seeds, episodes, *settings, **around, observation_parts=names)
+    except NotMadeError as error:
+        raise InputError(f"{error}; --env-id none trains without evaluating in it") from None

@@ -31,7 +31,7 @@ from rlrat.networks.activations import check_activation
 from rlrat.rational.launching import is_gpu
 from rlrat.runs.arguments import RunArguments, held_out_share, identity, members, side_by_side
 from rlrat.runs.dashboards import LAYOUT, check_tracking, tracked
-from rlrat.runs.environments import find_environment, make_evaluator, reference_of
+from rlrat.runs.environments import applicable_reference, find_environment, make_evaluator
 from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
@@ -113,7 +113,7 @@ class Run:
             for line in (*self.environment.unlike, *self.environment.notes):
                 warn(f"dataset {self.dataset.id} {line}")
             self.env_id = self.environment.env_id
-            self.reference = reference_of(self.dataset, self.environment, arguments.max_episode_steps)
+            self.reference = applicable_reference(self.dataset, self.environment, arguments.max_episode_steps)
         check_kept(arguments, self.env_id, self.reference)
         self._whole, self._held_out = self.dataset, None
         holdout = held_out_share(arguments, self.env_id, len(self._whole.episode_starts))

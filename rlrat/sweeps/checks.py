@@ -187,6 +187,7 @@ def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str,
         check_kept(arguments, None, None)
     holdout = held_out_share(arguments, env_id, len(dataset.episode_starts))
     found = {**environment_identity(environment, arguments), "holdout": holdout}
+    found["action_bounds"] = arguments.action_bounds  # by which an identity of today is known
     return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))
 
 

@@ -50,6 +50,19 @@ def test_only_gymnasiums_wrappers_are_found():
         assert wrapper_class(name) is None
 
 
+def test_wrappers_that_need_a_package_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.delitem(sys.modules, "gymnasium.wrappers.jax_to_numpy", raising=False)
+    assert wrapper_class("JaxToNumpy") is None
+
+    def needs(*_, **__):
+        raise gymnasium.error.DependencyNotInstalled("opencv-python is not installed")
+
+    monkeypatch.setattr(gymnasium.wrappers.ResizeObservation, "__init__", needs)
+    message = "Hopper-v5 cannot be put into the wrapper ResizeObservation here: opencv-python is not installed"
+    assert refused("Hopper-v5", {}, None, [Wrapper("ResizeObservation", {"shape": [2, 2]})]) == message
+
+
 def test_wrappers_that_refuse_are_one_line():
     message = "Hopper-v5 refuses the wrappers ClipReward(max_reward=1, more=2): "
     assert refused("Hopper-v5", {}, None, [Wrapper("ClipReward", {"max_reward": 1, "more": 2})]).startswith(message)
@@ -60,9 +73,11 @@ def test_wrappers_that_refuse_are_one_line():
 
 
 def test_what_an_older_version_needs_is_said():
-    said = refused("Hopper-v2", {})
-    assert said.startswith("Hopper-v2 cannot be made here: ")
-    assert said.endswith("; did you mean Hopper-v5 or Hopper-v4?")
+    because = "cannot be made here: it needs mujoco_py, which no longer installs"
+    assert refused("Hopper-v2", {}) == f"Hopper-v2 {because}; did you mean Hopper-v5 or Hopper-v4?"
+    pytest.importorskip("gymnasium_robotics")
+    assert refused("FetchReach-v1", {}) == f"FetchReach-v1 {because}; did you mean FetchReach-v4?"
+    assert refused("FetchReach-v2", {}) == "unknown environment 'FetchReach-v2': did you mean FetchReach-v4?"
 
 
 class Robot(gymnasium.Env):

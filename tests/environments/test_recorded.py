@@ -235,11 +235,11 @@ def test_wrappers_that_cannot_be_made_again_are_named():
     cases = [
         (hopper((w.NormalizeObservation,)), "NormalizeObservation (what it had seen is not recorded)"),
         (hopper((w.NormalizeReward,)), "NormalizeReward (what it had seen is not recorded)"),
-        (hopper((Own,)), "Own (not one of Gymnasium's)"),
+        (hopper((Own,)), "Own (not one of Gymnasium's here)"),
         (doubled, "TransformReward (its settings are not recorded)"),
-        (masked, "ClipReward (not one of Gymnasium's)"),
-        ({**SPEC, "additional_wrappers": [{"name": "vector"}]}, "vector (not one of Gymnasium's)"),
-        ({**SPEC, "additional_wrappers": [{"name": "Wrapper", "kwargs": {}}]}, "Wrapper (not one of Gymnasium's)"),
+        (masked, "ClipReward (not one of Gymnasium's here)"),
+        ({**SPEC, "additional_wrappers": [{"name": "vector"}]}, "vector (not one of Gymnasium's here)"),
+        ({**SPEC, "additional_wrappers": [{"name": "Wrapper", "kwargs": {}}]}, "Wrapper (not one of Gymnasium's here)"),
     ]
     for env, said in cases:
         recorded = data(env)

@@ -10,6 +10,7 @@ import torch
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
 import rlrat
+from rlrat.environments.making import NO_LIMIT, Wrapper
 from rlrat.errors import InputError
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces, evaluate, reset_seed
 from rlrat.evaluation.scores import find_reference
@@ -89,6 +90,49 @@ def test_equals_gymnasium_bit_for_bit(env_id, env_kwargs, seeds, episodes):
             assert policy.dones[step - 1][s, e]
             assert (result.returns[s, e], result.lengths[s, e]) == (total, step)
             assert result.terminated[s, e] == terminated
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("RepeatAction", {"num_repeats": 4}),
+        ("ClipReward", {"min_reward": -1.0, "max_reward": 0.5}),
+        ("StickyAction", {"repeat_action_probability": 0.5}),  # which draws from the environment's generator
+        ("DelayObservation", {"delay": 2}),
+    ],
+)
+def test_wrappers_equal_gymnasium_bit_for_bit(name, kwargs):
+    policy = Recorder("Hopper-v5")
+    wrappers = [Wrapper("TimeLimit", {"max_episode_steps": 30}), Wrapper(name, kwargs)]
+    result = evaluate(policy, "Hopper-v5", 3, [0, 4], num_threads=3, wrappers=wrappers)
+    again = evaluate(policy, "Hopper-v5", 2, 4, num_threads=1, wrappers=wrappers)
+    np.testing.assert_array_equal(again.returns[0], result.returns[1, :2])
+    env = getattr(gymnasium.wrappers, name)(gymnasium.make("Hopper-v5", max_episode_steps=30), **kwargs)
+    policy.reset()
+    for e in range(3):
+        observation, _ = env.reset(seed=reset_seed(4, e))
+        total, step, terminated, truncated = 0.0, 0, False, False
+        while not (terminated or truncated):
+            action = policy(observation[None, None])[0, 0]
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total += reward
+            step += 1
+        assert (result.returns[1, e], result.lengths[1, e]) == (total, step)
+        assert result.terminated[1, e] == terminated
+    env.close()
+
+
+def test_wrappers_that_are_refused():
+    said = refused("Hopper-v5", 0, 1, wrappers=[Wrapper("ClipReward", {"min": 0})])
+    assert said.startswith("Hopper-v5 refuses the wrappers ClipReward(min=0): ")
+    said = refused("Hopper-v5", 0, 1, wrappers=[Wrapper("FrameStackObservation", {"stack_size": 2})])
+    assert "only vectors work" in said
+    assert "has no wrapper Mine" in refused("Hopper-v5", 0, 1, wrappers=[Wrapper("Mine")])
+    with (
+        Evaluator("Hopper-v5", 0, 1, wrappers=[Wrapper("ClipReward", {"max_reward": "x"})]) as evaluator,
+        pytest.raises(InputError, match=r"Hopper-v5 refuses the wrappers ClipReward\(max_reward='x'\): "),
+    ):
+        evaluator.probe()
 
 
 def test_a_seed_does_not_depend_on_its_neighbours_nor_on_threads(hopper):
@@ -355,7 +399,10 @@ def test_numbers_that_make_no_sense():
 
 @pytest.mark.parametrize(
     ("settings", "limit"),
-    [({}, 1000), ({"max_episode_steps": np.int64(7)}, 7), ({"env_kwargs": {"max_episode_steps": -1}}, None)],
+    [
+        *(({}, 1000), ({"max_episode_steps": np.int64(7)}, 7), ({"max_episode_steps": NO_LIMIT}, None)),
+        ({"env_kwargs": {"max_episode_steps": -1}}, None),
+    ],
 )
 def test_the_time_limit_is_known(settings, limit):
     with Evaluator("Hopper-v5", 0, 1, **settings) as evaluator:

@@ -95,6 +95,16 @@ def test_success_rates_stand_beside_returns_and_may_be_the_score(run):
     assert found == {"mean_reward": -30.5, "normalized_score": 62.5, "success_rate": 0.625}
 
 
+def test_it_says_how_episodes_were_cut_and_what_was_around_the_environment(run):
+    assert "Measured in `Hopper-v5`: a return" in card(run)  # a folder of before
+    config = json.loads((run / "config.json").read_text())
+    wrappers = [{"name": "ClipReward", "kwargs": {}}, {"name": "a`b"}, 3]
+    config["environment"] = {"env_id": "Hopper-v5", "max_episode_steps": 15, "wrappers": wrappers}
+    (run / "config.json").write_text(json.dumps(config))
+    around = "episodes of at most 15 steps, in the wrappers `ClipReward`, `a'b`, `None`"
+    assert f"Measured in `Hopper-v5` ({around}): a return" in card(run)
+
+
 def test_a_run_without_an_environment_has_no_return(offline):
     text = card(offline)
     data = ModelCard(text).data

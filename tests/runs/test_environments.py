@@ -264,3 +264,10 @@ def test_an_environment_that_is_not_installed_is_trained_without(begin, monkeypa
     with pytest.raises(InputError, match=r"pip install 'rlrat\[robotics\]', or give --env-id none, to train without"):
         begin(maze)
     assert begin(maze, env_id="none")[0].environment is None
+
+
+def test_an_environment_that_cannot_be_made_is_trained_without(begin):
+    old = {"env_id": "Hopper-v2", "reference": None}
+    with pytest.raises(InputError, match=r"did you mean Hopper-v5 or Hopper-v4\?; --env-id none trains without"):
+        begin(old)
+    assert begin(old, env_id="none")[0].environment is None

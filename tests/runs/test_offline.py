@@ -276,7 +276,7 @@ def test_a_run_without_a_kept_policy_says_so(run_agent, tmp_path):
 
 def test_a_score_needs_references(small_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("rlrat.runs.run.load_dataset", lambda *_, **__: small_dataset)
-    monkeypatch.setattr(Run, "_find_reference", lambda _: None)
+    monkeypatch.setattr("rlrat.runs.run.applicable_reference", lambda *_: None)
     with pytest.raises(InputError, match="--keep-best is score, but Hopper-v5 has no reference scores with this data"):
         Run("iql", iql.Arguments(keep_best="score", run_dir=tmp_path, **SMALL))
 

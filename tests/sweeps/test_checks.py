@@ -102,6 +102,7 @@ def test_a_run_in_another_environment_or_on_other_data_clashes(tmp_path):
         ({"env_kwargs": {}}, r"env_kwargs is {} there and {'healthy_reward': 2} here"),
         ({"env_id": "Hopper-v4"}, "env_id is 'Hopper-v4' there"),
         ({"dataset_fingerprint": "other"}, "dataset_fingerprint is 'other' there"),
+        ({"max_episode_steps": 15, "action_bounds": None}, "max_episode_steps is 15 there and None here"),
     ):
         write(**changes)
         with pytest.raises(InputError, match=rf"seed0 holds a run with other settings \({message}"):
