@@ -170,7 +170,7 @@ def part(change):
         ),
         (
             part(lambda o: o["observation"].__setitem__((1, 2), np.nan)),
-            r"ns/observation hold nan at episode 1, step 1 \(component 2",
+            r"observation hold nan at episode 1, step 1 .c",
         ),
         (
             part(lambda o: o.update(observation=np.zeros((4, 8, 8, 3)))),
