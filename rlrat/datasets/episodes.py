@@ -15,6 +15,7 @@ from rlrat.environments.observations import (
     described,
     joined,
     leaves,
+    places,
     unlike,
     without,
 )
@@ -50,8 +51,10 @@ def join(
     flat = {name: np.concatenate([each.pop(name) for each in checked]) for name in STEP_FIELDS}
     log_probs = _join_log_probs(id, checked, starts)
     first = starts + np.arange(len(starts))  # an episode has one observation more than it has steps
-    for name in ("observations", "actions", "rewards"):
-        check_finite(id, name, flat[name], first if name == "observations" else starts)
+    for name, place in places(parts) if parts else [("", slice(None))]:
+        check_finite(id, f"observations{name and '/'}{name}", flat["observations"][:, place], first)
+    for name in ("actions", "rewards"):
+        check_finite(id, name, flat[name], starts)
     bounds, said = bounds_or_datas(id, bounds, flat["actions"])
     low, high = bounds.of(id, flat["actions"].shape[1])
     actions, clipped = bounds.clip(id, flat["actions"], starts, low, high)

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlrat.datasets.names import HDF5_SUFFIXES
 from rlrat.datasets.progress import counted, told_if_slow
+from rlrat.environments.observations import places
 from rlrat.errors import InputError, reason
 
 _STEPS = {
@@ -92,11 +93,10 @@ def _write_minari(path: Path, fields: Mapping[str, Any]) -> None:
         for index, (start, end) in enumerate(counted(zip(starts, ends, strict=True), len(starts))):
             group = file.create_group(f"episode_{index}")
             group.attrs.update({"id": index, "total_steps": end - start})
-            whole, left = np.append(observations[start:end], following[end - 1 : end], axis=0), 0
-            for name, width in fields["observation_parts"]:
-                group[f"observations/{name}"] = whole[:, left : left + width]
-                left += width
-            if not left:
+            whole = np.append(observations[start:end], following[end - 1 : end], axis=0)
+            for name, place in places(fields["observation_parts"]):
+                group[f"observations/{name}"] = whole[:, place]
+            if not fields["observation_parts"]:
                 group["observations"] = whole
             for name in ("actions", "rewards", "terminations", "truncations", "log_probs"):
                 if fields[name] is not None:

@@ -120,6 +120,14 @@ def flattened(observation: Mapping[str, Any], parts: Parts, what: str) -> np.nda
     return np.concatenate(vectors)
 
 
+def places(parts: Parts) -> Iterator[tuple[str, slice]]:
+    """Yield the name and the columns of each part."""
+    start = 0
+    for name, width in parts:
+        yield name, slice(start, start + width)
+        start += width
+
+
 def columns_of(parts: Parts, key: str) -> np.ndarray:
     """Return the columns, `[n]` int64, of what lies under a key of the outermost dictionary."""
     flags = [np.full(width, name.split("/")[0] == key) for name, width in parts]
@@ -148,12 +156,7 @@ def without(parts: Parts, key: str) -> Parts:
 
 def constant(observations: np.ndarray, parts: Parts) -> list[str]:
     """Name the parts that are the same in all rows `[N, obs]`; a dictionary all of whose parts are, by its key."""
-    found, start = [], 0
-    for name, width in parts:
-        columns = observations[:, start : start + width]
-        if (columns == columns[:1]).all():
-            found.append(name)
-        start += width
+    found = [name for name, place in places(parts) if (observations[:, place] == observations[:1, place]).all()]
     for key in dict.fromkeys(name.split("/")[0] for name, _ in parts):
         inner = [name for name, _ in parts if name.startswith(f"{key}/")]
         if inner and set(inner) <= set(found):

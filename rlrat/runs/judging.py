@@ -164,7 +164,7 @@ def _find_data(run: _Judged, given: Any, loaded: dict[Any, Dataset]) -> Dataset:
         arguments, identity = (_mapping(run.config.get(name)) for name in ("arguments", "identity"))
         name = given if given is not None else arguments.get("dataset", identity.get("dataset"))
         env_id, bounds = identity.get("env_id"), arguments.get("action_bounds")
-        drop = arguments.get("drop_achieved_goal")
+        drop = drop if isinstance(drop := arguments.get("drop_achieved_goal"), bool) else None
         if not isinstance(name, str | os.PathLike):
             raise InputError(f"{run.folder.path / CONFIG} names no dataset: give --dataset")
         key = (os.fspath(name), env_id, repr(bounds), drop)

@@ -46,19 +46,35 @@ def write_flat(path: Path, **settings) -> None:
             file.create_dataset(name, data=array, track_times=False, **settings)
 
 
-def write_minari(folder: Path) -> None:
-    """A Minari dataset of two episodes, with all of the metadata that is looked at."""
+def write_minari(folder: Path, goals: bool) -> None:
+    """A Minari dataset of two episodes, with all of the metadata that is looked at; with `goals` of dictionaries."""
     data = folder / ID / "data"
     data.mkdir(parents=True)
     rng = np.random.default_rng(0)
     with h5py.File(data / "main_data.hdf5", "w") as file:
         for index in range(2):
             group = file.create_group(f"episode_{index}")
-            group["observations"] = rng.standard_normal((6, 11))
+            whole = rng.standard_normal((6, 11))
+            if goals:
+                for name, columns in (
+                    ("achieved_goal", whole[:, :2]),
+                    ("desired_goal/a b", whole[:, 2]),
+                    ("seen", whole),
+                ):
+                    group[f"observations/{name}"] = columns
+            else:
+                group["observations"] = whole
             group["actions"] = rng.uniform(-1, 1, (5, 3)).astype(np.float32)
             group["rewards"] = rng.standard_normal(5)
             group["terminations"], group["truncations"] = np.arange(5) == 4, np.zeros(5, bool)
     box = {"type": "Box", "dtype": "float32", "shape": [3], "low": [-1.0] * 3, "high": [1.0] * 3}
+    seen = box | {"shape": [11], "low": [-1e9] * 11, "high": [1e9] * 11}
+    if goals:
+        goal = {"type": "Dict", "subspaces": {"a b": box | {"shape": []}}}
+        seen = {
+            "type": "Dict",
+            "subspaces": {"seen": seen, "achieved_goal": box | {"shape": [2]}, "desired_goal": goal},
+        }
     spec = {"id": "Hopper-v5", "entry_point": "a:B", "kwargs": {"g": 1}, "additional_wrappers": [], "vector": None}
     metadata = {
         "total_episodes": 2,
@@ -66,7 +82,7 @@ def write_minari(folder: Path) -> None:
         "data_format": "hdf5",
         "dataset_id": ID,
         "minari_version": "0.5.4",
-        "observation_space": json.dumps(box | {"shape": [11], "low": [-1e9] * 11, "high": [1e9] * 11}),
+        "observation_space": json.dumps(seen),
         "action_space": json.dumps(box),
         "env_spec": json.dumps(spec),
         "eval_env_spec": json.dumps(spec | {"kwargs": {}}),
@@ -141,6 +157,9 @@ def change_hdf5(path: Path, rng: random.Random) -> None:
         names = [name for name in ("observations", "actions", "rewards", "terminals", "timeouts") if name in file]
         group = file if names else file[rng.choice(sorted(file))]
         name = rng.choice(names or sorted(group))
+        while isinstance(group[name], h5py.Group):
+            group = group[name]
+            name = rng.choice(sorted(group))
         array = group[name][()]
         del group[name]
         _REPLACEMENTS[rng.randrange(len(_REPLACEMENTS))](group, name, array, rng)
@@ -273,10 +292,11 @@ def load_minari(folder: Path, given: Bounds | None = None) -> Dataset:
     return minari.load_folder(ID, folder / ID, None, given)
 
 
-def hdf5_case(folder: Path, number: int) -> str:
+def hdf5_case(folder: Path, number: int, goals: bool = False) -> str:
     """Input `number` of the HDF5 files: structure, bytes with checksums in the file, bytes without."""
     rng, kind = random.Random(number), ("structure", "checksums", "structure", "bytes")[number % 4]
-    if kind == "structure" and number % 8 == 0:
+    kind = "bytes" if goals and kind == "checksums" else kind
+    if goals or (kind == "structure" and number % 8 == 0):
         path, make = folder / ID / "data" / "main_data.hdf5", lambda: load_minari(folder)
         whole = path.read_bytes()
     else:
@@ -291,10 +311,15 @@ def hdf5_case(folder: Path, number: int) -> str:
         path.write_bytes(whole)
 
 
-def prepare(folder: Path) -> None:
+def goals_case(folder: Path, number: int) -> str:
+    """Input `number` of dictionary observations: the metadata, or the HDF5 file."""
+    return hdf5_case(folder, number, goals=True) if number % 3 else metadata_case(folder, number)
+
+
+def prepare(folder: Path, goals: bool) -> None:
     """The whole sources, and no cache."""
     cache.load = lambda source, convert: convert()
-    write_minari(folder)
+    write_minari(folder, goals)
     write_flat(folder / "plain.hdf5")
     write_flat(folder / "checked.hdf5", libver="latest", chunks=True, fletcher32=True)
     EXPECTED["minari"] = load_minari(folder).fingerprint
@@ -302,8 +327,8 @@ def prepare(folder: Path) -> None:
 
 
 def main(kind: str, folder: str, first: str, count: str) -> None:
-    prepare(Path(folder))
-    case = {"metadata": metadata_case, "hdf5": hdf5_case}[kind]
+    prepare(Path(folder), goals=kind == "goals")
+    case = {"metadata": metadata_case, "hdf5": hdf5_case, "goals": goals_case}[kind]
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MOST_MEMORY, resource.RLIM_INFINITY))
     for number in range(int(first), int(first) + int(count)):

@@ -44,12 +44,12 @@ def fuzz(kind: str, folder: Path, count: int) -> list:
     return wrong
 
 
-@pytest.mark.parametrize("kind", ["metadata", "hdf5"])
-def test_some_damaged_inputs(kind, tmp_path):
-    assert fuzz(kind, tmp_path, 150) == []
+@pytest.mark.parametrize(("kind", "count"), [("metadata", 150), ("hdf5", 150), ("goals", 60)])
+def test_some_damaged_inputs(kind, count, tmp_path):
+    assert fuzz(kind, tmp_path, count) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["metadata", "hdf5"])
+@pytest.mark.parametrize("kind", ["metadata", "hdf5", "goals"])
 def test_damaged_inputs(kind, tmp_path):
     assert fuzz(kind, tmp_path, 2000) == []

@@ -66,10 +66,11 @@ def make_trial(policy: Policy | SequencePolicy, config: Mapping[str, Any] | None
 
 def _load(config: Mapping[str, Any] | None, dataset: str | None) -> tuple[Any, str]:
     """Load a dataset that is here, or say in words why there is none."""
-    if dataset is not None:
-        return load_dataset(dataset), ""
     given = (config or {}).get("arguments")
     given = given if isinstance(given, dict) else {}
+    drop = drop if isinstance(drop := given.get("drop_achieved_goal"), bool) else None
+    if dataset is not None:
+        return load_dataset(dataset, drop_achieved_goal=drop), ""
     name = given.get("dataset")
     if not isinstance(name, str):
         return None, "the run names no dataset"
@@ -77,7 +78,6 @@ def _load(config: Mapping[str, Any] | None, dataset: str | None) -> tuple[Any, s
         return None, f"dataset {name} is not on this machine"
     try:
         bounds = given.get("action_bounds")
-        drop = given.get("drop_achieved_goal")
         bounds = bounds and [tuple(pair) for pair in bounds]
         return load_dataset(name, action_bounds=bounds, drop_achieved_goal=drop), ""
     except (InputError, TypeError) as error:

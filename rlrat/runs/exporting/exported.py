@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rlrat.environments.observations import places
 from rlrat.errors import InputError, reason, warn
 from rlrat.networks.transformer import SequencePolicy
 from rlrat.runs.exporting import c_source, graphs, numpy_source
@@ -151,10 +152,7 @@ def describe(checkpoint: dict[str, Any], policy: Any, config: dict[str, Any] | N
         "update": checkpoint["update"],
         "rlrat": version("rlrat"),
     }
-    start = 0
-    for name, width in policy.observation_parts:
-        about[f"observation {start} to {start + width - 1}"] = name
-        start += width
+    about |= {f"observation {at.start} to {at.stop - 1}": name for name, at in places(policy.observation_parts)}
     if isinstance(policy, SequencePolicy):
         about |= {"context_length": policy.context_length, "target_return": policy.target_returns[0]}
     return {name: str(value) for name, value in about.items() if value is not None}
