@@ -152,7 +152,7 @@ def test_buttons_are_needed():
 
 def test_a_file_that_needs_more_memory_than_there_is(maze, monkeypatch):
     monkeypatch.setattr("rlrat.datasets.npz._SMALL", 0)
-    needed = 3 * sum(array.nbytes + 128 for name, array in np.load(maze).items() if name != "qvel")
+    needed = 2.25 * sum(array.nbytes + 128 for name, array in np.load(maze).items() if name != "qvel")
     for free, enough in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr("rlrat.datasets.npz.available_memory", lambda free=free: free)
         if enough:
