@@ -158,8 +158,7 @@ class Evaluator:
         self.reset_seeds: np.ndarray = np.tile(reset_seeds, repeats)
         self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
-        with lent():  # some are reset when they are made
-            self.envs, self._rows = _make_rows(env_id, self.env_kwargs, max_episode_steps, *rows)
+        self.envs, self._rows = _make_rows(env_id, self.env_kwargs, max_episode_steps, *rows)
         first: Any = self.envs[0]  # its spaces are boxes, or it was refused
         self.observation_space: Box = first.observation_space
         self.action_space: Box = first.action_space
@@ -327,6 +326,7 @@ def _few_threads(policy: PolicyFunction) -> AbstractContextManager:
     return one_torch_thread()
 
 
+@lent()  # some environments are reset when they are made
 def _make_rows(
     env_id: str,
     env_kwargs: dict[str, Any],

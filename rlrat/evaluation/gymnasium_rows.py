@@ -68,9 +68,9 @@ class GymnasiumRows:
     def __init__(self, envs: Sequence[Any], seeds: Sequence[int], num_threads: int) -> None:
         self.num_threads: int = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
         self._envs, self._seeds = envs, seeds
+        self._generators, self._at_start = Generators(seeds), True
         self._name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
         self._threads = Threads(self.num_threads)
-        self._generators, self._at_start = Generators(seeds), True
         self._observations = np.empty((len(envs), *envs[0].observation_space.shape))
         self._rewards = np.zeros(len(envs))
         self._terminated = np.zeros(len(envs), bool)

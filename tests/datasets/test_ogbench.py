@@ -1,7 +1,6 @@
 """OGBench's files become what OGBench makes of them, in episodes that end where the task is solved."""
 
 import importlib.metadata
-import json
 import threading
 
 import numpy as np
@@ -188,8 +187,6 @@ def test_it_trains_and_is_evaluated_in_its_task(maze, tmp_path):
     result = rlrat.train("iql", MAZE, run_dir=tmp_path / "runs", **settings, **limit)
     folder = result.path
     assert folder.parts[-4] == MAZE
-    config = json.loads((folder / "config.json").read_text())
-    assert config["env_id"] == "pointmaze-medium-singletask-task2-v0"
     rows = (folder / "evaluations.csv").read_text().splitlines()
     assert [row.split(",")[5] for row in rows[1:]] == ["-30.0"] * 2  # the goal is farther away
 
