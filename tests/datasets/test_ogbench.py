@@ -1,6 +1,7 @@
 """OGBench's files become what OGBench makes of them, in episodes that end where the task is solved."""
 
 import importlib.metadata
+import sys
 import threading
 
 import numpy as np
@@ -205,6 +206,12 @@ def test_what_solves_the_task_ends_it():
     assert found.terminated.all()
     assert (found.returns == 1 - found.lengths).all()
     assert (found.lengths > 30).all()
+
+
+def test_a_package_that_cannot_be_imported(maze, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ogbench.relabel_utils", None)
+    with pytest.raises(InputError, match="OGBench cannot be imported: ModuleNotFoundError"):
+        load_dataset(MAZE)
 
 
 @pytest.fixture
