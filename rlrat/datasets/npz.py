@@ -110,14 +110,14 @@ def _joined(paths: Sequence[Path], pieces: Sequence[dict[str, np.ndarray | None]
     return {name: None if first[name] is None else np.concatenate([piece[name] for piece in pieces]) for name in first}
 
 
-def read(path: Path, wanted: Container[str] | None = None, copies: int = 1) -> dict[str, np.ndarray]:
+def read(path: Path, wanted: Container[str] | None = None, copies: float = 1) -> dict[str, np.ndarray]:
     """Read the arrays of a file; nothing is unpickled.
 
     `numpy.load` takes three times as long where there are many small arrays: it parses every header as Python.
 
     Args:
         wanted: their names; all by default.
-        copies: how often memory must hold them.
+        copies: how much memory the caller needs, in all, for each byte of them.
 
     Raises:
         InputError: it is no .npz, damaged, holds Python objects, or needs more memory than there is.

@@ -13,6 +13,7 @@ complete episode; one that begins with a trajectory is, whether it ends in a sol
 
 import importlib.metadata
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ from rlrat.datasets.ogbench_names import FOLDER_VARIABLE, file_of, task_of
 from rlrat.datasets.steps import check_finite, step_array, step_flags, to_float32
 from rlrat.environments.global_random import lent
 from rlrat.environments.registry import find_spec
-from rlrat.errors import InputError
+from rlrat.errors import InputError, reason
 
 BASE_URL = "https://rail.eecs.berkeley.edu/datasets/ogbench"
 HOSTS = ("rail.eecs.berkeley.edu",)  # a download may be redirected to these
 _STEPS = ("observations", "actions", "terminals", "qpos")
 _READ = (*_STEPS, "button_states", "valids", "next_observations")
-_COPIES = 3  # rows, and of these the observations and the next ones
+_COPIES = 2.25  # what a conversion takes at its peak: 0.98 GB for a million steps of Humanoid, of 0.47 GB
 
 
 def load_name(name: str, bounds: Bounds | None = None) -> Dataset:
@@ -139,11 +140,14 @@ def _relabelled(
     """Let OGBench compute the rewards `[N]` and terminations `[N]` of states; return them and its bounds of actions."""
     import gymnasium
 
-    with lent():  # its `reset` draws from there
+    try:
+        from ogbench.relabel_utils import relabel_dataset
+    except Exception as error:  # its dependencies may raise anything
+        raise InputError(f"{label}: OGBench cannot be imported: {type(error).__name__}: {reason(error)}") from None
+    with lent(), warnings.catch_warnings():  # its `reset` draws from there
+        warnings.simplefilter("ignore")  # of a missing display, and of spaces that are rounded
         env: Any = gymnasium.make(find_spec(env_id), disable_env_checker=True)
         try:
-            from ogbench.relabel_utils import relabel_dataset
-
             space, unwrapped = env.action_space, env.unwrapped
             expected = {
                 "observations": env.observation_space.shape[0],

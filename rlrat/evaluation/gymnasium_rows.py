@@ -72,9 +72,9 @@ class GymnasiumRows:
         """Take over environments, one for each reset seed; `flattener` is of their dictionary observations."""
         self.num_threads: int = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
         self._envs, self._seeds = envs, seeds
+        self._generators, self._at_start = Generators(seeds), True
         self._name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
         self._threads = Threads(self.num_threads)
-        self._generators, self._at_start = Generators(seeds), True
         self._flattener = flattener
         shape = envs[0].observation_space.shape if flattener is None else (flattener.size,)
         self._observations = np.empty((len(envs), *shape))

@@ -1,14 +1,17 @@
 """OGBench's files become what OGBench makes of them, in episodes that end where the task is solved."""
 
 import importlib.metadata
+import sys
 import threading
 
 import numpy as np
 import pytest
 
+import rlrat
 from rlrat import load_dataset
 from rlrat.datasets import cache, ogbench
 from rlrat.errors import InputError
+from rlrat.evaluation.evaluator import Evaluator
 from tests.datasets.ogbench_sets import LENGTHS, write
 from tests.datasets.test_download import Server
 
@@ -152,7 +155,7 @@ def test_buttons_are_needed():
 
 def test_a_file_that_needs_more_memory_than_there_is(maze, monkeypatch):
     monkeypatch.setattr("rlrat.datasets.npz._SMALL", 0)
-    needed = 3 * sum(array.nbytes + 128 for name, array in np.load(maze).items() if name != "qvel")
+    needed = 2.25 * sum(array.nbytes + 128 for name, array in np.load(maze).items() if name != "qvel")
     for free, enough in ((needed, True), (needed - 1, False)):
         monkeypatch.setattr("rlrat.datasets.npz.available_memory", lambda free=free: free)
         if enough:
@@ -176,6 +179,38 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", missing)
     monkeypatch.setattr(ogbench, "download", lambda *_, **__: pytest.fail("nothing is downloaded in vain"))
     with pytest.raises(InputError, match=r"pip install 'rlrat\[ogbench\]'$"):
+        load_dataset(MAZE)
+
+
+def test_it_trains_and_is_evaluated_in_its_task(maze, tmp_path):
+    settings = {"total_updates": 20, "batch_size": 8, "hidden_dims": (8,), "num_threads": 1, "eval_every": 20}
+    limit = {"eval_episodes": 2, "max_episode_steps": 30}
+    result = rlrat.train("iql", MAZE, run_dir=tmp_path / "runs", **settings, **limit)
+    folder = result.path
+    assert folder.parts[-4] == MAZE
+    rows = (folder / "evaluations.csv").read_text().splitlines()
+    assert [row.split(",")[5] for row in rows[1:]] == ["-30.0"] * 2  # the goal is farther away
+
+
+def test_what_solves_the_task_ends_it():
+    """The reward of the last step, which begins in the goal, is 0, as in the data."""
+    with Evaluator("pointmaze-medium-singletask-task5-v0", 0, 3, max_episode_steps=300) as evaluator:
+        maze = evaluator.envs[0].unwrapped
+
+        def to_the_goal(observations):
+            places = observations.reshape(-1, 2)
+            steps = [maze.get_oracle_subgoal(place, maze.cur_goal_xy)[0] - place for place in places]
+            return np.clip(steps, -1, 1).reshape(observations.shape)
+
+        found = evaluator.run(to_the_goal)
+    assert found.terminated.all()
+    assert (found.returns == 1 - found.lengths).all()
+    assert (found.lengths > 30).all()
+
+
+def test_a_package_that_cannot_be_imported(maze, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ogbench.relabel_utils", None)
+    with pytest.raises(InputError, match="OGBench cannot be imported: ModuleNotFoundError"):
         load_dataset(MAZE)
 
 

@@ -1,5 +1,6 @@
-"""NumPy's global generator is lent, and comes back as it was, whatever its kind and whatever happens."""
+"""NumPy's global generator comes back as it was, and episodes are those of their seeds, whatever they draw from."""
 
+import functools
 import threading
 
 import gymnasium
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlrat.environments.global_random import Generators, lent
+from rlrat.evaluation.evaluator import Evaluator
 
 
 @pytest.fixture(params=["MT19937", "PCG64"])
@@ -113,3 +115,165 @@ def test_threads_that_lend_it_do_not_meet():
     assert len(found) == 4
     for seed, rows in found:
         assert rows == [np.random.RandomState(seed).uniform(size=20).tolist()] * 3
+
+
+class Dice(gymnasium.Env):
+    """An environment that draws from NumPy's global generator: at a reset and at even steps, or at these alone."""
+
+    def __init__(self, at_reset=True):
+        self.at_reset, self.action_space = at_reset, gymnasium.spaces.Box(-1.0, 1.0, (2,))
+        np.random.uniform()
+
+    @functools.cached_property
+    def observation_space(self):
+        np.random.uniform()  # OGBench's are reset, and draw a task, when they are asked for it
+        return gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.array([np.random.uniform() if self.at_reset else 0.0, self.np_random.uniform()]), {}
+
+    def step(self, action):
+        luck = np.random.uniform() if self.steps % 2 == 0 else 0.5
+        self.steps += 1
+        return np.array([luck, self.steps], float), luck + float(action.sum()), luck > 0.8, False, {}
+
+
+def walk(observations, action=None):
+    """Act by what a row sees, or always in the same way."""
+    if action is None:
+        return np.sin(3.0 * observations[..., :1]) * np.array([1.0, -1.0, 0.5, 0.2, 0.7, -0.4, 0.1, 0.9])
+    return np.broadcast_to(action, (*observations.shape[:-1], len(action)))
+
+
+def played(evaluator, action=None):
+    """Return returns, lengths and what was seen, of all rows."""
+    seen, width = [], evaluator.action_space.shape[0]
+
+    def policy(observations):
+        seen.append(observations)
+        return walk(observations, action)[..., :width]
+
+    found = evaluator.run(policy)
+    rows = np.stack(seen).reshape(len(seen), found.lengths.size, -1)
+    lengths = found.lengths.ravel().tolist()
+    return found.returns.ravel().tolist(), lengths, [rows[:length, row].tolist() for row, length in enumerate(lengths)]
+
+
+def played_alone(evaluator, action=None):
+    """Return the same of a plain loop: the global generator and the environment have the seed of the reset."""
+    returns, lengths, seen = [], [], []
+    with lent():
+        env = gymnasium.make(evaluator.envs[0].spec, disable_env_checker=True)
+        for seed in evaluator.reset_seeds.ravel().tolist():
+            np.random.seed(seed)
+            observation, _ = env.reset(seed=seed)
+            rewards, rows, done = [], [], False
+            while not done:
+                rows.append(observation.tolist())
+                chosen = walk(observation, action)[: env.action_space.shape[0]].astype(env.action_space.dtype)
+                observation, reward, terminated, truncated, _ = env.step(chosen)
+                rewards.append(reward)
+                done = terminated or truncated
+            returns.append(sum(rewards))
+            lengths.append(len(rewards))
+            seen.append(rows)
+        env.close()
+    return returns, lengths, seen
+
+
+def assert_episodes_are_their_seeds(env_id, env_kwargs=None, limit=20, action=None):
+    """Each episode is that of a plain loop, in any number of threads, and leaves the caller's generator alone."""
+    np.random.seed(2)
+    np.random.normal()
+    state, found = np.random.get_state(), []
+    is_arm = env_id.startswith(("cube", "puzzle"))  # a quarter of a second to make each
+    several, episodes = ((1, 4), 1) if is_arm else ((1, 2, 4), 2)
+    for threads in several:
+        with Evaluator(env_id, [0, 7], episodes, env_kwargs, threads, max_episode_steps=limit) as evaluator:
+            evaluator.probe()
+            found += [played(evaluator, action) for _ in range(2)]
+            if threads == 1:
+                expected = played_alone(evaluator, action)
+        np.testing.assert_equal(np.random.get_state(), state)
+        np.random.uniform(size=threads)  # others draw, too
+        state = np.random.get_state()
+    if is_arm:  # their resets leave a trace of spaces that the plain loop does not seed
+        assert expected[:2] == found[0][:2]
+        np.testing.assert_allclose(expected[2], found[0][2], rtol=0, atol=1e-12)
+        expected = found[0]
+    assert found == [expected] * 2 * len(several)
+    with Evaluator(env_id, 7, 1, env_kwargs, max_episode_steps=limit) as evaluator:
+        assert played(evaluator, action) == tuple(column[episodes : episodes + 1] for column in expected)
+    return expected
+
+
+@pytest.mark.parametrize("at_reset", [True, False], ids=["at resets", "at steps"])
+def test_an_environment_that_draws_from_the_global_generator(monkeypatch, at_reset):
+    spec = gymnasium.envs.registration.EnvSpec("Dice-v0", entry_point=Dice)
+    monkeypatch.setitem(gymnasium.registry, "Dice-v0", spec)
+    returns, lengths, seen = assert_episodes_are_their_seeds("Dice-v0", {"at_reset": at_reset})
+    assert len(set(returns)) == 4
+    assert len(set(lengths)) > 1
+    assert len({rows[0][0] for rows in seen}) == (4 if at_reset else 1)
+
+
+class Samples(Dice):
+    """An environment that draws from spaces: from its actions', or as OGBench's arms from one made anew."""
+
+    def reset(self, *, seed=None, options=None):
+        first, _ = super().reset(seed=seed)
+        return first + self.action_space.sample() + gymnasium.spaces.Box(-1.0, 1.0, (2,)).sample(), {}
+
+
+def test_an_environment_that_samples_from_its_spaces(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Samples-v0", entry_point=Samples)
+    monkeypatch.setitem(gymnasium.registry, "Samples-v0", spec)
+    found = []
+    for seeds in ([0, 7], [7, 0], [7]):
+        with Evaluator("Samples-v0", seeds, 1, max_episode_steps=5) as evaluator:
+            for _ in range(2):
+                found.append(dict(zip(seeds, zip(*played(evaluator), strict=True), strict=True)))
+    assert all(each[7] == found[0][7] for each in found)
+    assert all(each[0] == found[0][0] for each in found[:4])
+    assert found[0][0] != found[0][7]
+    assert (
+        gymnasium.spaces.Box(-1.0, 1.0, (9,)).sample().tolist()
+        != gymnasium.spaces.Box(-1.0, 1.0, (9,)).sample().tolist()
+    )
+
+
+def test_threads_step_what_does_not_draw():
+    with Evaluator("Swimmer-v5", 0, 4, num_threads=2) as evaluator:
+        chunks = []
+        threads = evaluator._rows._threads
+        evaluator._rows._threads = lambda step, rows: (chunks.append(len(rows)), threads(step, rows))
+        evaluator.run(lambda observations: np.zeros((1, 4, 2)) if len(chunks) < 3 else np.full((1, 4, 2), np.nan))
+        evaluator._rows._threads = threads
+    assert chunks == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    [
+        "pointmaze-medium-singletask-v0",
+        "antmaze-medium-singletask-task2-v0",
+        *(
+            pytest.param(env_id, marks=pytest.mark.slow)
+            for env_id in ("cube-single-singletask-v0", "puzzle-3x3-singletask-v0", "antsoccer-arena-singletask-v0")
+        ),
+        pytest.param("pointmaze-large-v0", marks=pytest.mark.slow),  # draws a task, too
+    ],
+)
+def test_ogbenchs_episodes_are_their_seeds(env_id):
+    pytest.importorskip("ogbench", exc_type=ImportError)
+    _, _, seen = assert_episodes_are_their_seeds(env_id, limit=8)
+    assert len({tuple(rows[0]) for rows in seen}) == len(seen) > 1
+
+
+def test_a_teleport_leads_where_the_seed_says():
+    """OGBench's environment draws it in a step: of three places, none of them near the other two."""
+    pytest.importorskip("ogbench", exc_type=ImportError)
+    _, _, seen = assert_episodes_are_their_seeds("pointmaze-teleport-singletask-task3-v0", limit=40, action=(0.0, -1.0))
+    assert len({tuple(np.round(np.array(rows[-1]) / 16).tolist()) for rows in seen}) > 1
