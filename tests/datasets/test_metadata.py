@@ -61,10 +61,21 @@ def test_what_is_used_of_it(write):
     assert (bare.env_kwargs, bare.env_recorded) == ({}, {})
 
 
+def test_reference_returns_are_read_where_both_are_there(write):
+    both = {"ref_min_score": -3, "ref_max_score": 12.5}
+    spec = {"id": "Pendulum-v1"}
+    found = read_metadata(ID, write(total_episodes=3, env_spec=json.dumps(spec), **both))
+    assert found.env_recorded == {"env_spec": spec, "ref_min_score": -3.0, "ref_max_score": 12.5}
+    for name in both:
+        assert read_metadata(ID, write(total_episodes=3, **(both | {name: None}))).env_recorded == {}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({}, "total_episodes is None, not a count"),
+        ({"ref_min_score": "low", "ref_max_score": 1}, "ref_min_score is 'low', not a number"),
+        ({"ref_min_score": 0, "ref_max_score": True}, "ref_max_score is True, not a number"),
         ({"total_episodes": True}, "total_episodes is True, not a count"),
         ({"total_episodes": -1}, "total_episodes is -1"),
         ({"total_steps": 1.5}, r"total_steps is 1\.5"),
