@@ -5,16 +5,11 @@ import json
 import sys
 
 import gymnasium
-import h5py
-import numpy as np
 import pytest
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 
-import rlrat
 from agents.iql import Arguments
-from rlrat.datasets.d4rl_names import NAMES
 from rlrat.errors import InputError
-from rlrat.reports import build_report, read_runs
 from rlrat.runs.run import Run
 
 SPEC = {"id": "Hopper-v5", "max_episode_steps": 1000, "additional_wrappers": [], "kwargs": {}}
@@ -124,40 +119,3 @@ def test_a_folder_knows_its_run_again(run_agent, tmp_path):
     other = run_agent(*settings, check=False)
     assert other.returncode == 2
     assert "max_episode_steps is 5 there and None here" in other.stderr
-
-
-def test_references_that_the_data_records_are_for_the_recorded_environment(begin):
-    fields = {
-        "reference": "recorded",
-        "env_recorded": {"env_spec": SPEC, "ref_min_score": 10.0, "ref_max_score": 510.0},
-    }
-    run, said = begin(fields)
-    assert (run.reference.name, run.reference.normalize(260.0), said) == ("recorded", 50.0, "")
-    assert begin(fields, env_kwargs=("healthy_reward=2",))[0].reference is None
-    assert begin(fields, env_id="Hopper-v4")[0].reference is None
-    assert begin({**fields, "env_recorded": {"env_spec": SPEC}})[0].reference is None
-
-
-@pytest.mark.parametrize("name", ["pen-human-v1", "maze2d-open-dense-v0"])
-def test_a_set_of_d4rls_goes_through_load_train_evaluate_and_report(name, tmp_path, capsys):
-    pytest.importorskip("gymnasium_robotics")
-    entry, random = NAMES[name], np.random.default_rng(0)
-    steps = entry.time_limit + 1
-    with h5py.File(tmp_path / entry.file, "w") as file:
-        for array, width in zip(("observations", "actions"), entry.widths, strict=True):
-            file[array] = random.uniform(-1, 1, (steps, width)).astype(np.float32)
-        file["rewards"] = random.uniform(size=steps)
-        file["terminals"], file["timeouts"] = np.zeros(steps, bool), np.arange(steps) == entry.time_limit - 1
-    settings = {"total_updates": 2, "eval_every": 2, "eval_episodes": 2, "batch_size": 4, "hidden_dims": (4,)}
-    result = rlrat.train("iql", str(tmp_path / entry.file), run_dir=tmp_path / "runs", device="cpu", **settings)
-    said = capsys.readouterr().out
-    assert f"rewards of {entry.family}, as IQL's authors have them: they are not scaled (--reward-scaling)" in said
-    (summary,) = result.summaries
-    assert (summary["status"], summary["reference"]["name"]) == ("finished", f"d4rl-{name[-2:]}")
-    assert summary["reference"]["measured_with"] == "d4rl 1.1, gym and mujoco_py"
-    score = 100 * (summary["final_return"] - entry.random) / (entry.expert - entry.random)
-    assert summary["final_score"] == pytest.approx(score)
-    assert max(result.episodes["length"]) <= entry.time_limit
-    assert result.path.is_relative_to(tmp_path / "runs" / name)
-    (task,) = build_report(read_runs([tmp_path / "runs"])).tasks
-    assert (task.measure, name in task.name) == ("score", True)
