@@ -1,13 +1,16 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 
+from agents.iql import Arguments
 from rlrat import load_dataset
 from rlrat.datasets import minari
 from rlrat.datasets.metadata import read_metadata
 from rlrat.errors import InputError
+from rlrat.runs.run import Run
 from tests.datasets.minari_sets import ID
 
 
@@ -68,6 +71,21 @@ def test_reference_returns_are_read_where_both_are_there(write):
     assert found.env_recorded == {"env_spec": spec, "ref_min_score": -3.0, "ref_max_score": 12.5}
     for name in both:
         assert read_metadata(ID, write(total_episodes=3, **(both | {name: None}))).env_recorded == {}
+
+
+def test_references_that_the_data_records_are_for_the_recorded_environment(small_dataset, tmp_path, monkeypatch):
+    spec = {"id": "Hopper-v5", "max_episode_steps": 1000, "additional_wrappers": [], "kwargs": {}}
+
+    def begin(recorded, **arguments):
+        dataset = dataclasses.replace(small_dataset, reference="recorded", env_recorded=recorded)
+        monkeypatch.setattr("rlrat.runs.run.load_dataset", lambda *_, **__: dataset)
+        return Run("iql", Arguments(run_dir=tmp_path / "runs", device="cpu", **arguments)).reference
+
+    recorded = {"env_spec": spec, "ref_min_score": 10.0, "ref_max_score": 510.0}
+    found = begin(recorded)
+    assert (found.name, found.env_id, found.normalize(260.0)) == ("recorded", "Hopper-v5", 50.0)
+    assert begin(recorded, env_kwargs=("healthy_reward=2",)) is begin(recorded, env_id="Hopper-v4") is None
+    assert begin({"env_spec": spec}) is None
 
 
 @pytest.mark.parametrize(
