@@ -50,6 +50,7 @@ class AntMaze(gymnasium.Env):
     """Let an ant walk from a maze's first cell to a goal (Fu et al. 2020); the reward is 1 there, and 0 before."""
 
     metadata: ClassVar = _METADATA
+    is_mujoco: ClassVar = True  # steps of several may run at once
     _CELL = 4.0  # width
 
     def __init__(self, maze: str, goal: Sequence[int], render_mode: str | None = None) -> None:
@@ -106,6 +107,7 @@ class Maze2D(gymnasium.Env):
     """
 
     metadata: ClassVar = _METADATA
+    is_mujoco: ClassVar = True  # steps of several may run at once
 
     def __init__(self, maze: str, goal: Sequence[int], dense: bool, render_mode: str | None = None) -> None:
         rows = MAZES[maze]
@@ -159,6 +161,7 @@ class Adroit(gymnasium.Env):
     """
 
     metadata: ClassVar = _METADATA
+    is_mujoco: ClassVar = True  # steps of several may run at once
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
         self._hand = _robot(f"AdroitHand{task.capitalize()}-v1", render_mode=render_mode)
@@ -216,6 +219,7 @@ class Kitchen(gymnasium.Env):
     """Do four tasks in a kitchen with a Franka arm (Gupta et al. 2019): the reward is the number that a step does."""
 
     metadata: ClassVar = _METADATA
+    is_mujoco: ClassVar = True  # steps of several may run at once
     _NOISE = 0.1
     # Of the objects' joints, as d4rl's franka_config.xml has them from the tenth on.
     _AMPLITUDES: ClassVar = np.repeat([0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [2, 6, 3, 3, 3, 3, 1])
