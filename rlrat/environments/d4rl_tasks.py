@@ -49,7 +49,8 @@ def _actions(size: int) -> Box:
 class AntMaze(gymnasium.Env):
     """Let an ant walk from a maze's first cell to a goal (Fu et al. 2020); the reward is 1 there, and 0 before."""
 
-    metadata: ClassVar = _METADATA
+    metadata: ClassVar = {**_METADATA, "render_fps": 10}
+    is_mujoco: ClassVar = True  # steps of several may run at once
     _CELL = 4.0  # width
 
     def __init__(self, maze: str, goal: Sequence[int], render_mode: str | None = None) -> None:
@@ -105,7 +106,8 @@ class Maze2D(gymnasium.Env):
     The reward is 1 within 0.5 of the goal, else 0; `dense`, exp(-distance).
     """
 
-    metadata: ClassVar = _METADATA
+    metadata: ClassVar = {**_METADATA, "render_fps": 100}
+    is_mujoco: ClassVar = True  # steps of several may run at once
 
     def __init__(self, maze: str, goal: Sequence[int], dense: bool, render_mode: str | None = None) -> None:
         rows = MAZES[maze]
@@ -158,7 +160,8 @@ class Adroit(gymnasium.Env):
     Model, observations and starts are those of Gymnasium-Robotics, bit by bit; rewards and ends are D4RL's.
     """
 
-    metadata: ClassVar = _METADATA
+    metadata: ClassVar = {**_METADATA, "render_fps": 100}
+    is_mujoco: ClassVar = True  # steps of several may run at once
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
         self._hand = _robot(f"AdroitHand{task.capitalize()}-v1", render_mode=render_mode)
@@ -215,7 +218,8 @@ class Adroit(gymnasium.Env):
 class Kitchen(gymnasium.Env):
     """Do four tasks in a kitchen with a Franka arm (Gupta et al. 2019): the reward is the number that a step does."""
 
-    metadata: ClassVar = _METADATA
+    metadata: ClassVar = {**_METADATA, "render_fps": 12}
+    is_mujoco: ClassVar = True  # steps of several may run at once
     _NOISE = 0.1
     # Of the objects' joints, as d4rl's franka_config.xml has them from the tenth on.
     _AMPLITUDES: ClassVar = np.repeat([0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [2, 6, 3, 3, 3, 3, 1])

@@ -196,9 +196,9 @@ def _unpacked_in_vain(error: Exception) -> str | None:
 
 
 def _is_mujoco(env: Any) -> bool:
-    """Return whether Gymnasium's MuJoCo base class steps `env`; then steps of several may run at once."""
+    """Return whether MuJoCo steps `env`, by Gymnasium's base class or a task of ours; then several may step at once."""
     try:
         from gymnasium.envs.mujoco import MujocoEnv
     except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
         return False
-    return isinstance(env.unwrapped, MujocoEnv)
+    return isinstance(env.unwrapped, MujocoEnv) or getattr(env.unwrapped, "is_mujoco", False) is True

@@ -1,13 +1,17 @@
 """The table of D4RL's names, and a tiny file of every family in D4RL's layout."""
 
+import h5py
+import numpy as np
 import pytest
 
+import rlrat
 from rlrat import load_dataset
 from rlrat.datasets import d4rl, names
 from rlrat.datasets.d4rl_names import AGENTS, NAMES, agent_of, d4rl_name_of
 from rlrat.environments.d4rl import TASKS
 from rlrat.errors import InputError
 from rlrat.evaluation.scores import d4rl_tables, find_reference
+from rlrat.reports import build_report, read_runs
 
 
 def test_how_many_names_each_family_has():
@@ -112,3 +116,28 @@ def test_urls_and_scores_are_d4rls():
         if name in tables.random:
             assert (tables.random[name], tables.expert[name]) == (entry.random, entry.expert)
     assert len(set(tables.urls) & set(NAMES)) > 100
+
+
+@pytest.mark.parametrize("name", ["pen-human-v1", "maze2d-open-dense-v0"])
+def test_a_set_of_d4rls_goes_through_load_train_evaluate_and_report(name, tmp_path, capsys):
+    pytest.importorskip("gymnasium_robotics")
+    entry, random = NAMES[name], np.random.default_rng(0)
+    steps = entry.time_limit + 1
+    with h5py.File(tmp_path / entry.file, "w") as file:
+        for array, width in zip(("observations", "actions"), entry.widths, strict=True):
+            file[array] = random.uniform(-1, 1, (steps, width)).astype(np.float32)
+        file["rewards"] = random.uniform(size=steps)
+        file["terminals"], file["timeouts"] = np.zeros(steps, bool), np.arange(steps) == entry.time_limit - 1
+    settings = {"total_updates": 2, "eval_every": 2, "eval_episodes": 2, "batch_size": 4, "hidden_dims": (4,)}
+    result = rlrat.train("iql", str(tmp_path / entry.file), run_dir=tmp_path / "runs", device="cpu", **settings)
+    said = capsys.readouterr().out
+    assert f"rewards of {entry.family}, as IQL's authors have them: they are not scaled (--reward-scaling)" in said
+    (summary,) = result.summaries
+    assert (summary["status"], summary["reference"]["name"]) == ("finished", f"d4rl-{name[-2:]}")
+    assert summary["reference"]["measured_with"] == "d4rl 1.1, gym and mujoco_py"
+    score = 100 * (summary["final_return"] - entry.random) / (entry.expert - entry.random)
+    assert summary["final_score"] == pytest.approx(score)
+    assert max(result.episodes["length"]) <= entry.time_limit
+    assert result.path.is_relative_to(tmp_path / "runs" / name)
+    (task,) = build_report(read_runs([tmp_path / "runs"])).tasks
+    assert (task.measure, name in task.name) == ("score", True)

@@ -1,13 +1,16 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
+from agents.iql import Arguments
 from rlrat import load_dataset
 from rlrat.datasets import minari
 from rlrat.datasets.metadata import read_metadata
 from rlrat.errors import InputError
+from rlrat.runs.run import Run
 from tests.datasets.minari_sets import ID
 
 
@@ -73,10 +76,36 @@ def test_what_is_used_of_it(write):
     assert (bare.env_kwargs, bare.env_recorded) == ({}, {})
 
 
+def test_reference_returns_are_read_where_both_are_there(write):
+    both = {"ref_min_score": -3, "ref_max_score": 12.5}
+    spec = {"id": "Pendulum-v1"}
+    found = read_metadata(ID, write(total_episodes=3, env_spec=json.dumps(spec), **both))
+    assert found.env_recorded == {"env_spec": spec, "ref_min_score": -3.0, "ref_max_score": 12.5}
+    for name in both:
+        assert read_metadata(ID, write(total_episodes=3, **(both | {name: None}))).env_recorded == {}
+
+
+def test_references_that_the_data_records_are_for_the_recorded_environment(small_dataset, tmp_path, monkeypatch):
+    spec = {"id": "Hopper-v5", "max_episode_steps": 1000, "additional_wrappers": [], "kwargs": {}}
+
+    def begin(recorded, **arguments):
+        dataset = dataclasses.replace(small_dataset, reference="recorded", env_recorded=recorded)
+        monkeypatch.setattr("rlrat.runs.run.load_dataset", lambda *_, **__: dataset)
+        return Run("iql", Arguments(run_dir=tmp_path / "runs", device="cpu", **arguments)).reference
+
+    recorded = {"env_spec": spec, "ref_min_score": 10.0, "ref_max_score": 510.0}
+    found = begin(recorded)
+    assert (found.name, found.env_id, found.normalize(260.0)) == ("recorded", "Hopper-v5", 50.0)
+    assert begin(recorded, env_kwargs=("healthy_reward=2",)) is begin(recorded, env_id="Hopper-v4") is None
+    assert begin({"env_spec": spec}) is None
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({}, "total_episodes is None, not a count"),
+        ({"ref_min_score": "low", "ref_max_score": 1}, "ref_min_score is 'low', not a number"),
+        ({"ref_min_score": 0, "ref_max_score": True}, "ref_max_score is True, not a number"),
         ({"total_episodes": True}, "total_episodes is True, not a count"),
         ({"total_episodes": -1}, "total_episodes is -1"),
         ({"total_steps": 1.5}, r"total_steps is 1\.5"),

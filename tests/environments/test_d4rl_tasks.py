@@ -9,6 +9,7 @@ mujoco = pytest.importorskip("mujoco")
 
 from rlrat.environments import find_spec  # noqa: E402
 from rlrat.environments.d4rl import MAZES, TASKS  # noqa: E402
+from rlrat.evaluation import Evaluator  # noqa: E402
 
 NEW = tuple(map(int, mujoco.__version__.split(".")[:2])) >= (3, 12)
 ONE_OF_EACH = (
@@ -43,6 +44,18 @@ def test_the_seed_of_a_reset_decides_an_episode(name):
     assert env.action_space.shape == (task.widths[1],)
     assert env.observation_space.contains(env.reset(seed=0)[0])
     env.close()
+
+
+@pytest.mark.parametrize("name", ["pen-human-v1", "antmaze-umaze-v2"])
+def test_episodes_are_the_same_in_any_number_of_threads(name):
+    found = []
+    for threads in (1, 2):
+        with Evaluator(name, [0, 1], 2, num_threads=threads, max_episode_steps=40) as evaluator:
+            assert evaluator._rows.num_threads == threads
+            width = TASKS[name].widths[1]
+            found.append(evaluator.run(lambda seen, width=width: np.sin(np.arange(width) + seen[..., :1])))
+    np.testing.assert_array_equal(found[0].returns, found[1].returns)
+    np.testing.assert_array_equal(found[0].lengths, found[1].lengths)
 
 
 def cells(rows, sign):

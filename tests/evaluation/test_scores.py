@@ -7,7 +7,14 @@ import pytest
 import rlrat
 from rlrat.datasets.d4rl_names import LEVELS, NAMES
 from rlrat.errors import InputError
-from rlrat.evaluation.scores import d4rl_tables, find_reference, mean_height, normalized_score, references
+from rlrat.evaluation.scores import (
+    d4rl_tables,
+    find_reference,
+    mean_height,
+    normalized_score,
+    recorded_reference,
+    references,
+)
 
 
 @pytest.mark.parametrize("family", ["v5", "d4rl"])
@@ -71,6 +78,24 @@ def test_unknown_names():
     )
     with pytest.raises(InputError, match=r"unknown reference 'd4rl-v2': choose one of v5, d4rl, success"):
         normalized_score("Hopper-v5", 1.0, reference="d4rl-v2")
+
+
+def test_references_that_a_dataset_records():
+    found = recorded_reference("Pendulum-v1", {"env_spec": {}, "ref_min_score": -1200.0, "ref_max_score": -200.0})
+    assert (found.name, found.env_id, found.source) == ("recorded", "Pendulum-v1", "recorded with the dataset")
+    assert found.normalize(-700).item() == 50
+    for wrong in ({}, {"ref_min_score": 1, "ref_max_score": 1}, {"ref_min_score": "a", "ref_max_score": 1}):
+        assert recorded_reference("Pendulum-v1", wrong) is None
+    assert references("recorded") == {}
+
+
+def test_references_of_d4rls_other_families():
+    assert normalized_score("door-cloned-v0", [-56.512833, 2880.5693087298737], "d4rl").tolist() == [0, 100]
+    assert normalized_score("kitchen-mixed-v0", 1.0, "d4rl") == 25
+    assert normalized_score("maze2d-umaze-v1", (23.85 + 161.86) / 2, "d4rl") == pytest.approx(50)
+    assert "pointmaze/__init__.py" in find_reference("maze2d-umaze-v0", "d4rl").source
+    assert find_reference("antmaze-umaze-v2", "d4rl").name == "d4rl-v2"
+    assert find_reference("hopper-medium-v0", "d4rl").name == "d4rl-v0"
 
 
 def test_references_cannot_be_changed_by_a_caller():
