@@ -184,9 +184,10 @@ def _unpacked_in_vain(error: Exception) -> str | None:
 
 
 def _is_mujoco(env: Any) -> bool:
-    """Return whether Gymnasium's MuJoCo base class steps `env`; then steps of several may run at once."""
+    """Return whether Gymnasium's MuJoCo base class or gymnasium-robotics steps `env`: several may then do so at once."""
     try:
         from gymnasium.envs.mujoco import MujocoEnv
     except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
         return False
-    return isinstance(env.unwrapped, MujocoEnv)
+    base = env.unwrapped  # in gymnasium-robotics it may hold a MujocoEnv instead of being one
+    return isinstance(base, MujocoEnv) or type(base).__module__.startswith("gymnasium_robotics.envs.")
