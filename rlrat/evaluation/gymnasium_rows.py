@@ -184,7 +184,7 @@ def _unpacked_in_vain(error: Exception) -> str | None:
 
 
 def _is_mujoco(env: Any) -> bool:
-    """Return whether Gymnasium's MuJoCo base class or gymnasium-robotics steps `env`: several may then do so at once."""
+    """Return whether Gymnasium's MuJoCo base class or gymnasium-robotics steps `env`: then several may step at once."""
     try:
         from gymnasium.envs.mujoco import MujocoEnv
     except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
