@@ -196,9 +196,14 @@ def _unpacked_in_vain(error: Exception) -> str | None:
 
 
 def _is_mujoco(env: Any) -> bool:
-    """Return whether MuJoCo steps `env`, by Gymnasium's base class or a task of ours; then several may step at once."""
+    """Return whether MuJoCo steps `env`, by Gymnasium's base class, gymnasium-robotics or a task of D4RL's made anew.
+
+    Then several may step at once.
+    """
     try:
         from gymnasium.envs.mujoco import MujocoEnv
     except Exception:  # Gymnasium raises its own error where MuJoCo is missing: then no environment uses it.
         return False
-    return isinstance(env.unwrapped, MujocoEnv) or getattr(env.unwrapped, "is_mujoco", False) is True
+    base = env.unwrapped  # in gymnasium-robotics and tasks of D4RL's it may hold a MujocoEnv instead of being one
+    of_robotics = type(base).__module__.startswith("gymnasium_robotics.envs.")
+    return isinstance(base, MujocoEnv) or of_robotics or getattr(base, "is_mujoco", False) is True

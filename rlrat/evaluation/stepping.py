@@ -11,7 +11,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -170,11 +170,7 @@ class _ThreadedPhysics:
 
 
 class _Robot:
-    """Observations, rewards and terminations from the physics, with the settings of one unwrapped `env`.
-
-    This class is HalfCheetah; the classes of other robots change what differs. A `state` has the `fields` of n rows,
-    `[n, ...]`.
-    """
+    """The task of HalfCheetah; the classes of other robots change what differs."""
 
     fields: tuple[str, ...] = ("qpos", "qvel")
     changed: ClassVar[tuple[str, ...]] = ()
@@ -196,7 +192,7 @@ class _Robot:
         return env._forward_reward_weight
 
     def remember(self) -> None:
-        """Keep nothing: a reset draws the physics alone."""
+        pass
 
     def act(self, physics: Any, rows: np.ndarray, actions: np.ndarray) -> None:
         physics.step(rows, actions, self.frame_skip)
@@ -325,7 +321,33 @@ class _Ant(_Upright):
         return finite & (low <= z) & (z <= high)
 
 
-_TASKS: dict[str, Callable[[Any, Sequence[str]], Any]] = TASKS | {
+class Task(Protocol):
+    """What an environment computes around the physics: made from an unwrapped one and the parts of its observations.
+
+    A `state` has the `fields` of MjData of n rows, `[n, ...]`, views of what the next step overwrites.
+    """
+
+    @property
+    def fields(self) -> Sequence[str]: ...
+
+    @property
+    def changed(self) -> Sequence[str]:
+        """Fields of the model that a reset changes."""
+
+    def remember(self) -> None:
+        """Keep what a reset of the environment has just drawn for the next row, physics aside."""
+
+    def reset(self, state: State) -> np.ndarray:
+        """Begin an episode in all rows; return a copy of the observations, `[n, obs]`."""
+
+    def act(self, physics: Any, rows: np.ndarray, actions: np.ndarray) -> None:
+        """Step the physics of the sorted `rows`."""
+
+    def results(self, state: State, rows: np.ndarray, actions: np.ndarray) -> Results:
+        """Return what a step of these rows leads to; `state` has them alone."""
+
+
+_TASKS: dict[str, Callable[[Any, Sequence[str]], Task]] = TASKS | {
     f"gymnasium.envs.mujoco.{name}_v{version}:{entry}": robot
     for version in (4, 5)
     for name, entry, robot in (
@@ -340,7 +362,7 @@ _TASKS: dict[str, Callable[[Any, Sequence[str]], Any]] = TASKS | {
 class NativeRows:
     """Rows of one of the environments in `_TASKS`, stepped without Gymnasium; `native_rows` makes it."""
 
-    def __init__(self, base: Any, task: Any, time_limit: float, seeds: Sequence[int], num_threads: int) -> None:
+    def __init__(self, base: Any, task: Task, time_limit: float, seeds: Sequence[int], num_threads: int) -> None:
         self.num_threads: int = min(num_threads, len(seeds))
         self._task, self._time_limit = task, time_limit
         self._physics = _physics(base.model, _starts(base, task, seeds), self.num_threads, task.fields)
@@ -365,7 +387,7 @@ class NativeRows:
         self._physics.close()
 
 
-def _starts(base: Any, task: Any, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+def _starts(base: Any, task: Task, seeds: Sequence[int]) -> dict[str, np.ndarray]:
     """Reset the environment with each seed; return what `_BatchPhysics` starts from."""
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("qpos", "qvel", *task.changed)}
     for seed in seeds:
@@ -413,7 +435,7 @@ def native_rows(
     return None
 
 
-def _supported(env: Any) -> tuple[Callable[[Any, Sequence[str]], Any], float] | None:
+def _supported(env: Any) -> tuple[Callable[[Any, Sequence[str]], Task], float] | None:
     """Find the task and time limit of an environment made as it is registered; else return None."""
     from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 

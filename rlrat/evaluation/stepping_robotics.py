@@ -1,6 +1,6 @@
 """Compute what gymnasium-robotics' mazes and Adroit hands return, for many rows at once.
 
-The classes of `TASKS` are tasks of `stepping.NativeRows`: observations, rewards, terminations and successes from the
+The classes of `TASKS` are each a `stepping.Task`: observations, rewards, terminations and successes from the
 physics, with the order and precision of operations of gymnasium-robotics, so that every number is the same bit for bit.
 """
 
@@ -40,10 +40,7 @@ def _norms(vectors: np.ndarray) -> np.ndarray:
 
 
 class _Maze:
-    """A maze with a point or an Ant, and its goals; versions 3 and before 4 of an Ant's maze differ in their order.
-
-    `base` is an unwrapped environment; `parts` are the parts of its observations to keep, in their order.
-    """
+    """A maze with a point or an Ant, and its goals."""
 
     fields: tuple[str, ...] = ("qpos", "qvel")
     changed: ClassVar[tuple[str, ...]] = ()
@@ -69,7 +66,6 @@ class _Maze:
         return np.concatenate((state["qpos"], state["qvel"]), axis=1)
 
     def remember(self) -> None:
-        """Keep what a reset of the environment has just drawn for the next row, physics aside."""
         self._first_goals.append(self._base.goal.copy())
         if self._moves_goals:
             self._first_generators.append(copy.deepcopy(self._base.np_random))
@@ -186,7 +182,7 @@ class _AntMazeV5(_AntMaze):
 
 
 class _Adroit:
-    """A hand with a task: what the hands have in common. A reset changes `changed`, fields of the model."""
+    """What the hands have in common; the classes of the four change what differs."""
 
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "xpos", "site_xpos")
     changed: ClassVar[tuple[str, ...]] = ("body_pos",)
@@ -197,7 +193,7 @@ class _Adroit:
         self._sparse: bool = base.sparse_reward
 
     def remember(self) -> None:
-        """Keep what a reset of the environment has just drawn for the next row, physics aside."""
+        pass
 
     def act(self, physics: Any, rows: np.ndarray, actions: np.ndarray) -> None:
         controls = self._base.act_mean + np.clip(actions, -1.0, 1.0) * self._base.act_rng

@@ -1,8 +1,8 @@
 """The `evaluate` subcommand of `benchmark.py`: environment steps per second, beside Gymnasium's SyncVectorEnv."""
 
-import statistics
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from unittest import mock
 
 import gymnasium
@@ -16,11 +16,12 @@ from rlrat.environments.registry import find_spec
 from rlrat.environments.success import success_of
 from rlrat.errors import InputError
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
+from rlrat.evaluation.stepping import NativeRows
 from rlrat.networks.policies import Policy
 from rlrat.updates.machine import one_torch_thread
 
-STACKS = ("SyncVectorEnv", "Gymnasium's rows", "rlrat")
-_EQUAL = ("returns", "lengths", "successes")
+STACKS = ("SyncVectorEnv", "threads", "rlrat")
+"""The second is how rlrat steps other environments: Gymnasium's, on threads."""
 
 
 class _Replay:
@@ -67,59 +68,59 @@ def _sync_turn(vector: gymnasium.vector.VectorEnv, seeds: list[int], steps: int)
 
 
 def _measure(env_id: str, settings: Evaluate) -> dict[str, dict]:
-    spec = find_spec(env_id)
-    count, steps = settings.environments, settings.steps
-    with gymnasium.make(spec) as env:
+    """Return figures of each policy's turns with one kind of environments."""
+    spec, count, steps = find_spec(env_id), settings.environments, settings.steps
+    with ExitStack() as stack:
+        env = stack.enter_context(gymnasium.make(spec))
         steps = min(steps, env.spec.max_episode_steps or steps)
         kwargs = {"terminate_when_unhealthy": False} if hasattr(env.unwrapped, "_terminate_when_unhealthy") else {}
-    made = {"max_episode_steps": steps, **kwargs}
-    with mock.patch("rlrat.evaluation.evaluator.native_rows", return_value=None):
-        threaded = Evaluator(env_id, 0, count, kwargs, settings.threads, max_episode_steps=steps)
-    native = Evaluator(env_id, 0, count, kwargs, settings.threads, max_episode_steps=steps)
-    if len(native.envs) > 1 and count > 1:
-        raise InputError(f"{env_id} is not stepped natively here")
-    vector = gymnasium.make_vec(spec, num_envs=count, vectorization_mode="sync", **made)
-    seeds = native.reset_seeds[0].tolist()
-    act = native.action_space.shape[0]
-    policies: dict[str, Callable] = {
-        "random": _Replay(np.random.default_rng(0).uniform(-1, 1, (steps, count, act)).astype(np.float32))
-    }
-    if settings.network:
-        sizes = native.observation_space.shape[0], act
-        policies["network"] = Policy(*sizes, num_seeds=1, head="deterministic", hidden_dims=(256, 256))
+        limited = {**kwargs, "max_episode_steps": steps}
 
-    turns = dict(zip(STACKS, (_sync_turn(vector, seeds, steps), threaded.run, native.run), strict=True))
-    speeds: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for _ in range(settings.rounds):
-        for name, policy in policies.items():
-            for stack, turn in turns.items():
-                if isinstance(policy, _Replay):
-                    policy.reset()
-                started, worked = time.perf_counter(), time.process_time()
-                turn(policy)
-                found = time.perf_counter() - started, time.process_time() - worked
-                speeds.setdefault((name, stack), []).append(tuple(count * steps / seconds for seconds in found))
+        def evaluator() -> Evaluator:
+            made = Evaluator(env_id, 0, count, kwargs, settings.threads, max_episode_steps=steps)
+            return stack.enter_context(made)
 
-    replay = policies["random"]
-    with gymnasium.make(spec, **made) as env:
-        expected = _plain_loop(env, seeds, replay.actions)
-    for evaluator in (threaded, native):
-        found = evaluator.run(replay)
-        for name in _EQUAL:
-            own = getattr(found, name)
-            own = np.full((1, count), np.nan) if own is None else own
-            np.testing.assert_array_equal(own, getattr(expected, name), f"{env_id}: {name} differ from a plain loop's")
-        evaluator.close()
-    vector.close()
+        native = evaluator()
+        if type(native._rows) is not NativeRows:
+            raise InputError(f"{env_id} is not stepped natively: there is nothing to compare")
+        with mock.patch("rlrat.evaluation.evaluator.native_rows", return_value=None):
+            threaded = evaluator()
+        vector = gymnasium.make_vec(spec, num_envs=count, vectorization_mode="sync", **limited)
+        stack.callback(vector.close)
+        seeds, act = native.reset_seeds[0].tolist(), native.action_space.shape[0]
+        replay = _Replay(np.random.default_rng(0).uniform(-1, 1, (steps, count, act)).astype(np.float32))
+        policies: dict[str, Callable] = {"random": replay}
+        if settings.network:
+            sizes = native.observation_space.shape[0], act
+            policies["network"] = Policy(*sizes, num_seeds=1, head="deterministic", hidden_dims=(256, 256))
+
+        expected = _plain_loop(stack.enter_context(gymnasium.make(spec, **limited)), seeds, replay.actions)
+        for own in (threaded, native):
+            found = own.run(replay)
+            for name in ("returns", "lengths", "successes"):
+                values = getattr(found, name)
+                values = np.full((1, count), np.nan) if values is None else values
+                message = f"{env_id}: {name} are not those of a plain loop"
+                np.testing.assert_array_equal(values, getattr(expected, name), message)
+
+        turns = dict(zip(STACKS, (_sync_turn(vector, seeds, steps), threaded.run, native.run), strict=True))
+        speeds: dict[tuple[str, str], list[list[float]]] = {}
+        for _ in range(settings.rounds):
+            for name, policy in policies.items():
+                for stack_name, turn in turns.items():
+                    replay.reset()
+                    started, worked = time.perf_counter(), time.process_time()
+                    turn(policy)
+                    seconds = time.perf_counter() - started, time.process_time() - worked
+                    speeds.setdefault((name, stack_name), []).append([count * steps / each for each in seconds])
 
     rows = {}
     for name in policies:
-        by_stack = {stack: np.array(speeds[name, stack]) for stack in STACKS}
-        ratios = {stack: np.median(found / by_stack["SyncVectorEnv"], axis=0) for stack, found in by_stack.items()}
+        walls, works = (np.array([speeds[name, each] for each in STACKS])[..., clock] for clock in (0, 1))
         rows[name] = {
-            **{stack: statistics.median(found[:, 0]) for stack, found in by_stack.items()},
-            **{f"{stack}, ratio": float(ratios[stack][0]) for stack in STACKS[1:]},
-            **{f"{stack}, ratio of CPU time": float(ratios[stack][1]) for stack in STACKS[1:]},
+            **dict(zip(STACKS, np.median(walls, axis=1).tolist(), strict=True)),
+            "ratio": float(np.median(walls[2] / walls[0])),
+            "ratio of CPU time": float(np.median(works[2] / works[0])),
         }
     return rows
 
@@ -127,18 +128,19 @@ def _measure(env_id: str, settings: Evaluate) -> dict[str, dict]:
 def run_evaluate(settings: Evaluate) -> dict:
     torch.set_num_threads(settings.threads)
     rows = {env_id: _measure(env_id, settings) for env_id in settings.env_ids}
-    table = Table("actions", *STACKS, "times", "per CPU time")
+    table = Table("", *STACKS, "times", "CPU time")
     table.columns[0].no_wrap = True
     for env_id, policies in rows.items():
         for name, row in policies.items():
-            numbers = (f"{row[stack]:,.0f}" for stack in STACKS)
-            ratios = (f"{row[f'rlrat, ratio{of}']:.2f}" for of in ("", " of CPU time"))
-            table.add_row(f"{env_id}, {name}", *numbers, *ratios)
+            numbers = (f"{row[each]:,.0f}" for each in STACKS)
+            label = env_id + ", network" * (name == "network")
+            table.add_row(label, *numbers, f"{row['ratio']:.2f}", f"{row['ratio of CPU time']:.2f}")
     console = Console()
     console.print(table)
     console.print(
-        f"Environment steps/s of {settings.environments} episodes on {settings.threads} threads; "
-        "returns, lengths and successes equal those of a plain loop bit for bit.",
+        f"Environment steps/s of {settings.environments} episodes, on {settings.threads} threads; how many times "
+        "SyncVectorEnv's, and per second of CPU time. "
+        "Returns, lengths and successes equal those of a plain loop bit for bit.",
         soft_wrap=True,
     )
     return rows

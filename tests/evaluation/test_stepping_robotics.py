@@ -8,7 +8,7 @@ import pytest
 from rlrat.environments.observations import Flattener
 from rlrat.environments.success import success_of
 from rlrat.errors import InputError
-from rlrat.evaluation import stepping
+from rlrat.evaluation import stepping, stepping_robotics
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.evaluation.gymnasium_rows import GymnasiumRows
 from rlrat.evaluation.stepping import NativeRows, native_rows
@@ -188,6 +188,15 @@ def test_hands_that_are_done(task, start, kind):
     assert 0 < said.mean() < 1
 
 
+def test_dot_products_are_rounded_as_those_of_single_vectors():
+    for width in (2, 3, 33):
+        vectors, others = np.random.default_rng(0).standard_normal((2, 500, width))
+        own = np.array([vector.copy().dot(other.copy()) for vector, other in zip(vectors, others, strict=True)])
+        np.testing.assert_array_equal(stepping_robotics._dots(vectors, others), own)
+        lengths = [np.linalg.norm(vector.copy()) for vector in vectors]
+        np.testing.assert_array_equal(stepping_robotics._norms(vectors), lengths)
+
+
 def made_point(**kwargs):
     return make("PointMaze_UMaze-v3", maze_map=ROOM, reset_target=True, **kwargs)
 
@@ -215,6 +224,7 @@ def play(env_id, seeds, episodes, policy, native=True, **settings):
         evaluator = Evaluator(env_id, seeds, episodes, **settings)
     with evaluator:
         assert len(evaluator.envs) == (1 if native else len(seeds) * episodes)
+        assert evaluator.num_threads == settings["num_threads"]
         return evaluator.run(policy), evaluator.run(policy)
 
 
@@ -231,7 +241,7 @@ def test_evaluations_equal_those_through_gymnasium(parts, place, goal):
         return 2 * (observations[..., goal] - observations[..., place])
 
     kwargs = {"maze_map": ROOM, "continuing_task": False}
-    settings = {"env_kwargs": kwargs, "max_episode_steps": 25, "observation_parts": parts}
+    settings = {"env_kwargs": kwargs, "max_episode_steps": 25, "observation_parts": parts, "num_threads": 2}
     native, again = play("PointMaze_UMaze-v3", [0, 1], 3, policy, **settings)
     expected, _ = play("PointMaze_UMaze-v3", [0, 1], 3, policy, native=False, **settings)
     for name in ("returns", "lengths", "terminated", "successes", "reset_seeds"):

@@ -52,12 +52,3 @@ def test_commands_are_timed_in_turns(monkeypatch, capsys):
     assert {f"agents/{path.name} --help" for path in (ROOT / "agents").glob("[a-z]*.py")} <= set(rows)
     assert {f"scripts/{path.name} --help" for path in (ROOT / "scripts").glob("[a-z]*.py")} <= set(rows)
     exec(commands["import torch, and every public name of rlrat"][1])  # the names are there
-
-
-def test_environment_steps_beside_gymnasiums():
-    threads = torch.get_num_threads()
-    rows = benchmark.run_evaluate(benchmark.Evaluate(environments=2, steps=3, rounds=1, threads=1))
-    torch.set_num_threads(threads)
-    assert list(rows) == ["constant actions", "a policy"]
-    for row in rows.values():
-        assert row["ratio"] == pytest.approx(row["rlrat"] / row["SyncVectorEnv"])
