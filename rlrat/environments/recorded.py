@@ -155,10 +155,8 @@ def _time_limit(
         raise InputError(f"{wrong}: give --max-episode-steps")
     if limit is not None or registered is None:
         return limit, [], []
-    note = (
-        f"records no time limit of {_id(spec)}, which is registered with {registered} steps: an episode may never end"
-    )
-    return None, [], [f"{note} (--max-episode-steps)"]
+    note = f"records no time limit of {_id(spec)}, which is registered with {registered} steps"
+    return None, [], [f"{note}: an episode may never end (--max-episode-steps)"]
 
 
 def _specs(dataset: Recorded) -> tuple[list[Mapping[str, Any]], list[str]]:
