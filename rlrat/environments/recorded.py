@@ -128,22 +128,8 @@ def of_data(
     if spec is not specs[0]:
         unlike.append(f"records the environment {reason(repr(specs[0]['id']))} to evaluate in, not {env_id}")
     kwargs = recorded_kwargs(env_id, spec.get("kwargs", {}), given, where)
-    limit, notes = spec.get("max_episode_steps", registered), []
-    if max_episode_steps is not None:
-        if "max_episode_steps" in spec and limit != max_episode_steps:
-            its = "no time limit" if limit is None else f"a time limit of {reason(limit)} steps"
-            unlike.append(f"records {its}, not {max_episode_steps} steps (--max-episode-steps)")
-        limit = max_episode_steps
-    elif limit is not None and (type(limit) is not int or limit < 1):
-        raise InputError(
-            f"{where} records max_episode_steps={reason(repr(limit))} of {env_id}, which is no number of steps: give "
-            "--max-episode-steps"
-        )
-    elif limit is None and registered is not None:
-        notes.append(
-            f"records no time limit of {env_id}, which is registered with {registered} steps: an episode may never "
-            "end (--max-episode-steps)"
-        )
+    limit, other, notes = _time_limit(spec, registered, max_episode_steps, f"{where} records")
+    unlike += other
     wrappers, left_out = recorded_wrappers(env_id, spec.get("additional_wrappers"), where, kwargs)
     if left_out:
         if not ignore_wrappers:
@@ -153,6 +139,24 @@ def of_data(
             )
         unlike.append(f"records wrappers that are left out (--ignore-wrappers): {left_out}")
     return Environment(env_id, kwargs, limit, wrappers, tuple(unlike), tuple(notes))
+
+
+def _time_limit(
+    spec: Mapping[str, Any], registered: int | None, given: int | None, begin: str
+) -> tuple[int | None, list[str], list[str]]:
+    """Return the steps after which an episode is cut, and what is to be said of it, as `Environment` has them."""
+    limit = spec.get("max_episode_steps", registered)
+    if given is not None:
+        its = "no time limit" if limit is None else f"a time limit of {reason(limit)} steps"
+        differs = "max_episode_steps" in spec and limit != given
+        return given, [f"records {its}, not {given} steps (--max-episode-steps)"] if differs else [], []
+    if limit is not None and (type(limit) is not int or limit < 1):
+        wrong = f"{begin} max_episode_steps={reason(repr(limit))} of {_id(spec)}, which is no number of steps"
+        raise InputError(f"{wrong}: give --max-episode-steps")
+    if limit is not None or registered is None:
+        return limit, [], []
+    note = f"records no time limit of {_id(spec)}, which is registered with {registered} steps"
+    return None, [], [f"{note}: an episode may never end (--max-episode-steps)"]
 
 
 def _specs(dataset: Recorded) -> tuple[list[Mapping[str, Any]], list[str]]:

@@ -163,7 +163,8 @@ def _find_data(run: _Judged, given: Any, loaded: dict[Any, Dataset]) -> Dataset:
     else:
         arguments, identity = (_mapping(run.config.get(name)) for name in ("arguments", "identity"))
         name = given if given is not None else arguments.get("dataset", identity.get("dataset"))
-        env_id, bounds = identity.get("env_id"), arguments.get("action_bounds")
+        # As it was typed: that of the evaluations may be another than the data was collected in.
+        env_id, bounds = arguments.get("env_id", identity.get("env_id")), arguments.get("action_bounds")
         drop = drop if isinstance(drop := arguments.get("drop_achieved_goal"), bool) else None
         if not isinstance(name, str | os.PathLike):
             raise InputError(f"{run.folder.path / CONFIG} names no dataset: give --dataset")

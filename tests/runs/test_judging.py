@@ -12,6 +12,7 @@ import rlrat
 from rlrat.errors import InputError
 from rlrat.evaluation.fqe import FQESettings, discounted_returns, initial_rows
 from rlrat.networks.policies import Policy
+from rlrat.runs import judging
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.judging import _doubts, judge, outside_shares, t_interval
 from rlrat.runs.judging import _importance as importance_of
@@ -65,6 +66,18 @@ def test_other_data_is_used_where_it_is_given_and_said_to_differ(run, capsys):
     assert "was trained on other data than rlrat/hopper/medium-v0 is now" in capsys.readouterr().err
     assert json.loads((run / JUDGEMENT).read_text())["dataset"]["id"] == "rlrat/hopper/medium-v0"
     assert found.data_value > 200.0
+
+
+def test_data_is_read_as_for_training_and_not_as_of_the_environment_of_the_evaluations(run, monkeypatch):
+    config = json.loads((run / "config.json").read_text())
+    config["identity"]["env_id"] = "Walker2d-v5"  # as an eval_env_spec may have it
+    asked, load = [], judging.load_dataset
+    monkeypatch.setattr(judging, "load_dataset", lambda name, env_id, **_: asked.append(env_id) or load(name))
+    for typed in (None, "my_envs:Toy-v0"):
+        config["arguments"]["env_id"] = typed
+        (run / "config.json").write_text(json.dumps(config))
+        judge([run], FEW, refits=0)
+    assert asked == [None, "Toy-v0"]
 
 
 def test_a_diverged_run_is_not_to_be_trusted(run):
