@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.errors import InputError, reason
+from rlrat.errors import InputError, printable, reason
 
 Parts = tuple[tuple[str, int], ...]
 """Names and widths of what a vector is made of, in its order; () for observations that were no dictionaries."""
@@ -50,12 +50,16 @@ def _walk(node: Mapping[str, Any], above: tuple[str, ...], what: str) -> Iterato
     if len(above) >= _DEEPEST:
         raise InputError(f"{what} are dictionaries more than {_DEEPEST} deep in each other")
     for key, value in node.items():
-        if not isinstance(key, str) or "\0" in key or {"", ".", ".."} & set(key.split("/")):
+        if not _is_name(key):
             raise InputError(f"{what} have the key {reason(repr(key))}, which is no name: give texts as keys")
         if isinstance(value, Mapping):
             yield from _walk(value, (*above, key), what)
         else:
             yield (*above, key), value
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and printable(key) == key and not {"", ".", ".."} & set(key.split("/"))
 
 
 def joined(arrays: Mapping[str, np.ndarray], what: str) -> tuple[np.ndarray, Parts]:
@@ -93,7 +97,7 @@ def described(parts: Parts, width: int) -> str:
 def are_parts(value: Any) -> bool:
     """Tell whether a value, as JSON or a checkpoint has it, is names and widths."""
     pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
-    return pairs and all(isinstance(name, str) and type(width) is int and width > 0 for name, width in value)
+    return pairs and all(_is_name(name) and type(width) is int and width > 0 for name, width in value)
 
 
 def as_parts(value: Any) -> Parts:

@@ -91,6 +91,7 @@ def test_a_dictionary_comes_before_longer_keys_and_a_slash_reads_as_two_keys():
         ({"a": {"": 0}}, "x have the key '', which is no name"),
         ({"..": 0}, "which is no name"),
         ({"a\0b": 0}, "which is no name"),
+        ({"a\x1b[31m\n": 0}, r"x have the key 'a\\x1b\[31m\\n', which is no name"),
         ({"a": {"b": 0}, "a/b": 1}, "x have two parts of the name a/b"),
         ({str(number): 0 for number in range(1001)}, "x have more than 1,000 parts"),
     ],
@@ -175,7 +176,7 @@ def test_columns_and_words():
     many = tuple((f"part{number}", 1) for number in range(20))
     assert described(many, 20).endswith("part11 1, ...)")
     assert are_parts([["a", 1]])
-    for wrong in ([["a", 0]], [["a", True]], [["a"]], [[1, 1]], "ab", [("a", 1)], {"a": 1}):
+    for wrong in ([["", 1]], [["a\n", 1]], [["a", 0]], [["a", True]], [["a"]], [[1, 1]], "ab", [("a", 1)], {"a": 1}):
         assert not are_parts(wrong)
 
 
