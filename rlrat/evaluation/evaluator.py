@@ -188,9 +188,10 @@ class Evaluator:
         self.reset_seeds: np.ndarray = np.tile(reset_seeds, repeats)
         self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
-        self.envs, self._rows, flattener = _make_rows(
-            env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
-        )
+        with lent():  # some environments are reset when they are made
+            self.envs, self._rows, flattener = _make_rows(
+                env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
+            )
         first: Any = self.envs[0]  # its actions are a box, or it was refused
         self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
         self.observation_parts: Parts = () if flattener is None else flattener.parts
@@ -382,7 +383,6 @@ def _few_threads(policy: PolicyFunction) -> AbstractContextManager:
     return one_torch_thread()
 
 
-@lent()  # some environments are reset when they are made
 def _make_rows(
     env_id: str,
     env_kwargs: dict[str, Any],
