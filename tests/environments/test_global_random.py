@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rlrat.environments.global_random import Generators, lent
+from rlrat.environments.global_random import Generators, lent, take_back
 from rlrat.evaluation.evaluator import Evaluator
 
 
@@ -115,6 +115,40 @@ def test_threads_that_lend_it_do_not_meet():
     assert len(found) == 4
     for seed, rows in found:
         assert rows == [np.random.RandomState(seed).uniform(size=20).tolist()] * 3
+
+
+def test_it_is_taken_back_from_a_thread_that_does_not_return(lender):
+    state = np.random.get_state(legacy=False)
+    arrived, free, found = threading.Event(), threading.Event(), []
+
+    def hang(row):
+        found.append(np.random.uniform())
+        arrived.set()
+        assert free.wait(10)
+
+    def play():
+        with pytest.raises(RuntimeError, match="this evaluation was given up"):
+            Generators([1, 2]).each(hang, np.arange(2), anew=True)
+
+    stuck = threading.Thread(target=play)
+    stuck.start()
+    assert arrived.wait(10)
+    waiting = threading.Thread(target=lambda: Generators([3]).each(lambda _: found.append("went on"), np.arange(1)))
+    waiting.start()
+    take_back(threading.get_ident())  # another one's
+    assert np.random.get_bit_generator() is not lender
+    take_back(stuck.ident)
+    waiting.join(10)
+    np.testing.assert_equal(np.random.get_state(legacy=False), state)
+    free.set()
+    stuck.join(10)
+    assert np.random.get_bit_generator() is lender
+    np.testing.assert_equal(np.random.get_state(legacy=False), state)
+    assert found == [np.random.RandomState(1).uniform(), "went on"]
+    assert (
+        gymnasium.spaces.Box(-1.0, 1.0, (9,)).sample().tolist()
+        != gymnasium.spaces.Box(-1.0, 1.0, (9,)).sample().tolist()
+    )
 
 
 class Dice(gymnasium.Env):
