@@ -278,6 +278,28 @@ def test_an_environment_that_samples_from_its_spaces(monkeypatch):
     )
 
 
+class Whim(Dice):
+    """An environment that asks the operating system where to start."""
+
+    def reset(self, *, seed=None, options=None):
+        return np.random.default_rng().uniform(size=2), super().reset(seed=seed)[1]
+
+
+@pytest.mark.parametrize(("kind", "warnings"), [(Whim, 1), (Dice, 0), (Samples, 0)])
+def test_a_start_that_no_seed_decides_is_said_once(monkeypatch, capsys, kind, warnings):
+    spec = gymnasium.envs.registration.EnvSpec("Whim-v0", entry_point=kind)
+    monkeypatch.setitem(gymnasium.registry, "Whim-v0", spec)
+    with Evaluator("Whim-v0", 0, 2, max_episode_steps=5) as evaluator:
+        evaluator.probe()
+        assert capsys.readouterr().err == ""
+        for _ in range(3):
+            played(evaluator)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: Whim-v0 starts elsewhere whenever it is reset") for line in said] == [
+        True
+    ] * warnings
+
+
 def test_threads_step_what_does_not_draw():
     with Evaluator("Swimmer-v5", 0, 4, num_threads=2) as evaluator:
         chunks = []
