@@ -326,7 +326,6 @@ def _few_threads(policy: PolicyFunction) -> AbstractContextManager:
     return one_torch_thread()
 
 
-@lent()  # some environments are reset when they are made
 def _make_rows(
     env_id: str,
     env_kwargs: dict[str, Any],
@@ -347,7 +346,7 @@ def _make_rows(
 
     envs: list[Any] = []
     try:
-        with _model_warnings_once():
+        with lent(), _model_warnings_once():  # some environments are reset when they are made
             try:
                 with _refusals(env_id, env_kwargs):
                     envs.append(make())
