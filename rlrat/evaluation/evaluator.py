@@ -188,10 +188,9 @@ class Evaluator:
         self.reset_seeds: np.ndarray = np.tile(reset_seeds, repeats)
         self.envs: list[Env[Any, Any]]
         rows = (self.reset_seeds.ravel().tolist(), num_threads)
-        with lent():  # some environments are reset when they are made
-            self.envs, self._rows, flattener = _make_rows(
-                env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
-            )
+        self.envs, self._rows, flattener = _make_rows(
+            env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
+        )
         first: Any = self.envs[0]  # its actions are a box, or it was refused
         self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
         self.observation_parts: Parts = () if flattener is None else flattener.parts
@@ -398,7 +397,7 @@ def _make_rows(
     """
     envs: list[Any] = []
     try:
-        with _model_warnings_once():
+        with lent(), _model_warnings_once():  # some environments are reset when they are made
             envs.append(make(env_id, env_kwargs, max_episode_steps, wrappers))
             flattener = _check_evaluable(envs[0], env_id, observation_parts)
             with refusals(env_id, env_kwargs, wrappers):  # the first steps are made here
