@@ -159,7 +159,7 @@ def test_a_set_of_d4rls_goes_through_load_train_evaluate_and_report(name, tmp_pa
 def test_antmaze_is_learned_from_shifted_rewards_and_scored_by_success(tmp_path, capsys):
     pytest.importorskip("gymnasium_robotics")
     path = write_set("antmaze-umaze-v2", tmp_path)
-    settings = {**SETTINGS, "run_dir": tmp_path / "runs", "max_episode_steps": 20}
+    settings = {**SETTINGS, "run_dir": tmp_path / "runs", "eval_episodes": 1}
     (summary,) = rlrat.train("iql", path, **settings).summaries
     assert (
         "rewards of antmaze, as IQL's authors have them: 1 is subtracted (--reward-shift), and they are not scaled"
