@@ -33,8 +33,8 @@ class Metadata:
     env_kwargs: dict[str, Any]
     env_recorded: dict[str, Any]
     """`env_spec` and `eval_env_spec`, whole, and `ref_min_score` and `ref_max_score`, as far as they are there."""
-    dictionaries: bool
-    """Whether observations are recorded as dictionaries."""
+    dictionaries: bool | None
+    """Whether observations are dictionaries; None where no space of them is recorded."""
     is_saved: bool
     """Whether `Dataset.save` wrote it with parts of observations: none is left out again."""
 
@@ -63,7 +63,7 @@ def read_metadata(id: str, path: Path) -> Metadata:
             env_id=env_id or None,
             env_kwargs=_mapping("kwargs of env_spec", {} if kwargs is None else kwargs),
             env_recorded=env_recorded,
-            dictionaries=(spaces["observation_space"] or {}).get("type") == "Dict",
+            dictionaries=(space := spaces["observation_space"]) and space.get("type") == "Dict",
             is_saved=PARTS_NAME in content,
         )
         _check_observations(id, spaces["observation_space"])

@@ -56,7 +56,7 @@ def load_folder(
     if found is not metadata.action_bounds:
         settings = found.settings()
     keep = drop_achieved_goal is False or metadata.is_saved
-    if drop_achieved_goal is False and not metadata.is_saved:
+    if drop_achieved_goal is False and metadata.dictionaries is not False and not metadata.is_saved:
         settings += "achieved_goal is kept"
     files = tuple(sorted(path for path in data.rglob("*") if path.is_file()))
     source = cache.Source(id, files, cache.beside_folder(folder) if beside else None, settings)

@@ -23,8 +23,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from rlrat.environments.d4rl import MAZES
-from rlrat.environments.registry import find_spec
-from rlrat.errors import InputError
+from rlrat.environments.making import make
 
 _METADATA = {"render_modes": ["human", "rgb_array", "depth_array"]}
 _GOAL_RADIUS = 0.5
@@ -35,7 +34,7 @@ _Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 
 def _robot(env_id: str, **kwargs: Any) -> Any:
     """Make an environment of Gymnasium-Robotics without its time limit."""
-    return gymnasium.make(find_spec(env_id), disable_env_checker=True, **kwargs).unwrapped
+    return make(env_id, kwargs).unwrapped
 
 
 def _observations(size: int) -> Box:
@@ -234,15 +233,7 @@ class Kitchen(gymnasium.Env):
 
     def __init__(self, tasks: Sequence[str], render_mode: str | None = None) -> None:
         settings = {"robot_noise_ratio": self._NOISE, "render_mode": render_mode}
-        try:
-            self._kitchen = _robot("FrankaKitchen-v1", tasks_to_complete=list(tasks), **settings)
-        except AssertionError as error:
-            if str(error):
-                raise
-            raise InputError(
-                f"this gymnasium-robotics cannot make a kitchen with MuJoCo {mujoco.__version__}; MuJoCo below 3.12 "
-                "works: pip install 'rlrat[kitchen]'; or train without an environment: --env-id none"
-            ) from None
+        self._kitchen = _robot("FrankaKitchen-v1", tasks_to_complete=list(tasks), **settings)
         self.render_mode = render_mode
         self.observation_space, self.action_space = _observations(60), _actions(9)
         self._arm = self._kitchen.robot_env

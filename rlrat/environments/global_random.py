@@ -7,43 +7,75 @@ from a space that is made for the purpose, and these leave a trace of about 1e-1
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numpy as np
 
-_LOCK = threading.RLock()
+_RETRY_SECONDS = 0.5  # a lock that was taken from its holder is another one by then
+
+
+class _Loan:
+    """NumPy's global generator and the seeding of Gymnasium's spaces, as they were when a thread borrowed them."""
+
+    def __init__(self) -> None:
+        from gymnasium.utils import seeding
+
+        self.thread, self.is_over = threading.get_ident(), False
+        self._generator, self._state = np.random.get_bit_generator(), np.random.get_state(legacy=False)
+        self._seeding, self._unseeded = seeding, seeding.np_random
+
+    def begin(self, generator: np.random.BitGenerator) -> None:
+        if self.is_over:
+            raise RuntimeError("NumPy's global generator was taken back: this evaluation was given up")
+        np.random.set_bit_generator(generator)
+
+    def seed_spaces(self, seed: int) -> None:
+        """Seed the spaces that are drawn from for the first time; else they ask the operating system for a seed."""
+        unseeded, sequence = self._unseeded, np.random.SeedSequence(seed)
+
+        def seeded(given: int | None = None) -> tuple[np.random.Generator, int]:
+            return unseeded(int(sequence.spawn(1)[0].generate_state(1)[0]) if given is None else given)
+
+        self._seeding.np_random = seeded
+
+    def end(self) -> None:
+        self.is_over = True
+        np.random.set_bit_generator(self._generator)
+        np.random.set_state(self._state)
+        self._seeding.np_random = self._unseeded
+
+
+_lock = threading.Lock()
+_loan: _Loan | None = None
 
 
 @contextmanager
-def lent() -> Iterator[None]:
-    """Lend the global generator to the block, and then give it back as it was; other threads that lend it wait.
+def lent() -> Iterator[_Loan]:
+    """Lend the global generator to the block, and then give it back as it was; other threads that borrow it wait.
 
-    A thread that draws from it without lending it draws what the block left.
+    A thread that draws from it without borrowing it draws what the block left. The block borrows nothing more.
     """
-    with _LOCK:
-        lender, state = np.random.get_bit_generator(), np.random.get_state(legacy=False)
-        try:
-            yield
-        finally:
-            np.random.set_bit_generator(lender)
-            np.random.set_state(state)
-
-
-@contextmanager
-def _spaces_seeded_with(seed: int) -> Iterator[None]:
-    """Seed the spaces that are first drawn from in the block, which else ask the operating system for a seed."""
-    from gymnasium.utils import seeding
-
-    unseeded, sequence = seeding.np_random, np.random.SeedSequence(seed)
-
-    def seeded(given: int | None = None) -> tuple[np.random.Generator, int]:
-        return unseeded(int(sequence.spawn(1)[0].generate_state(1)[0]) if given is None else given)
-
-    seeding.np_random = seeded
+    global _loan
+    while not (lock := _lock).acquire(timeout=_RETRY_SECONDS):
+        pass
     try:
-        yield
+        _loan = loan = _Loan()
+        try:
+            yield loan
+        finally:
+            if not loan.is_over:
+                loan.end()
+                _loan = None
     finally:
-        seeding.np_random = unseeded
+        lock.release()
+
+
+def take_back(thread: int | None) -> None:
+    """Take the global generator back from a thread, by its `ident`, that may never return it."""
+    global _lock, _loan
+    if (loan := _loan) is not None and loan.thread == thread:
+        loan.end()
+        _lock, _loan = threading.Lock(), None
 
 
 class Generators:
@@ -58,16 +90,19 @@ class Generators:
         self.are_used = False
 
     def each(self, function: Callable[[int], None], rows: np.ndarray, *, anew: bool = False) -> None:
-        """Call `function(row)` for one row after the other, its generator being the global one."""
-        with lent():
+        """Call `function(row)` for one row after the other, its generator being the global one.
+
+        Args:
+            anew: whether these are resets.
+        """
+        with lent() as loan:
             for row in rows.tolist():
-                seed = self._seeds[row]
-                np.random.set_bit_generator(self._generators[row])
+                loan.begin(self._generators[row])
                 if anew:
-                    np.random.seed(seed)
+                    np.random.seed(self._seeds[row])
+                    loan.seed_spaces(self._seeds[row])
                 before = None if self.are_used else _state()
-                with _spaces_seeded_with(seed) if anew else nullcontext():
-                    function(row)
+                function(row)
                 self.are_used = self.are_used or _state() != before
 
 

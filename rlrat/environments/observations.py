@@ -16,7 +16,7 @@ from rlrat.errors import InputError, printable, reason
 Parts = tuple[tuple[str, int], ...]
 """Names and widths of what a vector is made of, in its order; () for observations that were no dictionaries."""
 
-ACHIEVED, DESIRED, OBSERVATION = "achieved_goal", "desired_goal", "observation"
+ACHIEVED, OBSERVATION = "achieved_goal", "observation"
 """Keys of Gymnasium-Robotics' goal environments."""
 NUMERIC_KINDS = "fiub"
 """Of NumPy's dtypes, those of numbers and flags."""
@@ -134,8 +134,8 @@ def places(parts: Parts) -> Iterator[tuple[str, slice]]:
 
 def columns_of(parts: Parts, key: str) -> np.ndarray:
     """Return the columns, `[n]` int64, of what lies under a key of the outermost dictionary."""
-    flags = [np.full(width, name.split("/")[0] == key) for name, width in parts]
-    return np.flatnonzero(np.concatenate(flags)) if flags else np.empty(0, np.int64)
+    inner = [np.arange(place.start, place.stop) for name, place in places(parts) if name.split("/")[0] == key]
+    return np.concatenate([np.empty(0, np.int64), *inner])
 
 
 def unlike(observations: np.ndarray, parts: Parts) -> int | None:
@@ -185,10 +185,7 @@ class Flattener:
     """
 
     def __init__(self, space: Mapping[str, Any], env_id: str, names: Sequence[str] | None = None) -> None:
-        what = f"{env_id}: observations"
-        found = leaves(space, what)
-        for name, (_, box) in found.items():
-            _check_box(box, f"{env_id} has in its observations, as {reason(name)}, {reason(repr(box))}")
+        found = leaves(space, f"{env_id}: observations")
         if lacking := [name for name in names or () if name not in found]:
             raise InputError(
                 f"{env_id} has no {reason(', '.join(lacking))} in its observations, which are "
@@ -197,8 +194,9 @@ class Flattener:
         self.parts: Parts = ()
         self.size = 0
         self._places: list[tuple[str, tuple[str, ...], tuple[int, ...], slice]] = []
-        for name in found if names is None else names:
+        for name in names or found:
             keys, box = found[name]
+            _check_box(box, f"{env_id} has in its observations, as {reason(name)}, {reason(repr(box))}")
             width = int(np.prod(box.shape))
             self.parts += ((name, width),)
             self._places.append((name, keys, box.shape, slice(self.size, self.size + width)))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlrat.environments.global_random import take_back
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
 from rlrat.rational.launching import is_gpu
@@ -191,6 +192,7 @@ class BackgroundEvaluator:
                 if thread.by_policy:
                     raise thread.error
                 thread.cancelled = True  # in case it ever moves again
+                take_back(thread.ident)
                 self._evaluator, self._policy = None, self._copy()
                 self._tried, self.failure = self._tried + 1, failure
                 where = f"the evaluation at update {self._pending[0].update:,} failed ({failure})"
@@ -242,6 +244,7 @@ class BackgroundEvaluator:
             self._thread.cancelled = True
             self._thread.join(min(self._timeout, 10.0))  # a step of a usual environment takes milliseconds
             self._evaluator = None if self._thread.is_alive() else self._thread.evaluator
+            take_back(self._thread.ident)
             self._thread = None
         if self._evaluator is not None:
             self._evaluator.close()

@@ -382,7 +382,6 @@ def _few_threads(policy: PolicyFunction) -> AbstractContextManager:
     return one_torch_thread()
 
 
-@lent()  # some environments are reset when they are made
 def _make_rows(
     env_id: str,
     env_kwargs: dict[str, Any],
@@ -398,7 +397,7 @@ def _make_rows(
     """
     envs: list[Any] = []
     try:
-        with _model_warnings_once():
+        with lent(), _model_warnings_once():  # some environments are reset when they are made
             envs.append(make(env_id, env_kwargs, max_episode_steps, wrappers))
             flattener = _check_evaluable(envs[0], env_id, observation_parts)
             with refusals(env_id, env_kwargs, wrappers):  # the first steps are made here

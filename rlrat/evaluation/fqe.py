@@ -72,7 +72,10 @@ class FittedQ:
         )
         """`[S, E, act]`: what the policies do there."""
         self.initial_weights: np.ndarray = weights
-        """`[S, E]`: how often each entry of the seed axis drew the episode; all 1 without `resample`."""
+        """`[S, E]`: how often each entry of the seed axis drew the episode, or 1 without `resample`.
+
+        It is 0 for an episode that is not complete, where others are: it may begin in the middle of a trajectory.
+        """
         self.checks: list[tuple[int, np.ndarray]] = []
         """The values `[S]` while the fit went on: after how many updates, and what they were."""
 
@@ -121,7 +124,8 @@ def fit_q(
     draws = episode_draws(dataset, seeds) if resample else None
     fit = _Fit(dataset, seeds, settings, torch.device(device))
     weights = np.ones((len(seeds), len(initial_rows(dataset)))) if draws is None else draws
-    fitted = FittedQ(fit, dataset, policy, weights)
+    whole = weights * dataset.episode_complete[_with_transitions(dataset)]
+    fitted = FittedQ(fit, dataset, policy, np.where(whole.any(1, keepdims=True), whole, weights))
     next_actions = policy_actions(policy, dataset.next_observations, len(seeds), dataset.actions.shape[1])
     for update in fit.train(dataset, next_actions, draws):
         if stopped is not None and update % _BETWEEN_QUESTIONS == 0 and stopped():

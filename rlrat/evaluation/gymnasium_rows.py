@@ -15,7 +15,7 @@ import numpy as np
 from rlrat.environments.global_random import Generators
 from rlrat.environments.observations import NUMERIC_KINDS, Flattener
 from rlrat.environments.success import success_of
-from rlrat.errors import InputError
+from rlrat.errors import InputError, warn
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Observations, rewards, terminations, truncations and successes (in [0, 1], NaN where unsaid) of some rows."""
@@ -73,6 +73,7 @@ class GymnasiumRows:
         self.num_threads: int = min(num_threads, len(envs)) if _is_mujoco(envs[0]) else 1
         self._envs, self._seeds = envs, seeds
         self._generators, self._at_start = Generators(seeds), True
+        self._starts: np.ndarray | None = None
         self._name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
         self._threads = Threads(self.num_threads)
         self._flattener = flattener
@@ -99,7 +100,19 @@ class GymnasiumRows:
 
         self._generators.each(reset, np.arange(len(self._envs)), anew=True)
         self._at_start = True
+        self._compare_starts()
         return self._observations.copy()
+
+    def _compare_starts(self) -> None:
+        """Warn once if rows start elsewhere than at an earlier reset."""
+        if self._starts is None:
+            self._starts = self._observations.copy()
+        elif len(self._starts) and not np.array_equal(self._starts, self._observations, equal_nan=True):
+            self._starts = self._starts[:0]
+            warn(
+                f"{self._name} starts elsewhere whenever it is reset with the same seed: no two evaluations have the "
+                "same episodes, and policies are not compared in the same ones"
+            )
 
     def step(self, rows: np.ndarray, actions: np.ndarray) -> StepResult:
         """Step `rows`, each with its action.

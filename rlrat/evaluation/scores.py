@@ -163,6 +163,7 @@ def _v5_references() -> dict[str, Reference]:
             expert=entry["expert"]["return_mean"],
             source=f"random: {table['random_source']}; expert: {entry['expert']['source']}",
             date=table["date"],
+            measured_with=", ".join(f"{name} {table['versions'][name]}" for name in ("gymnasium", "mujoco")),
         )
         for env_id, entry in table["environments"].items()
     }

@@ -13,7 +13,10 @@ _PROTOCOL = {  # how runs are judged, not how they learn
     *("total_updates", "eval_every", "eval_at", "eval_episodes"),
     *("dataset_fingerprint", "reference scores", "holdout", "fqe_updates"),
 }
-_NEWER = {"max_episode_steps": None, "action_bounds": None, "holdout": None, "wrappers": [], "ignore_wrappers": False}
+_NEWER = {
+    **{"max_episode_steps": None, "action_bounds": None, "holdout": None, "reward_shift": None},
+    **{"wrappers": [], "ignore_wrappers": False},
+}
 """Settings that older runs do not know, as they were."""
 # Settings that the seconds of an update depend on. A run may be resumed with others, except for the precision.
 _SPEED = ("num_threads", "compile", "precision")

@@ -118,18 +118,31 @@ def test_urls_and_scores_are_d4rls():
     assert len(set(tables.urls) & set(NAMES)) > 100
 
 
+def write_set(name, folder):
+    """Write two random episodes, the second broken off, in the file that D4RL has under a name; return its path."""
+    entry, random = NAMES[name], np.random.default_rng(0)
+    steps = entry.time_limit + 1
+    with h5py.File(folder / entry.file, "w") as file:
+        for array, width in zip(("observations", "actions"), entry.widths, strict=True):
+            file[array] = random.uniform(-1, 1, (steps, width)).astype(np.float32)
+        sparse = entry.family == "antmaze"
+        file["rewards"] = (np.arange(steps) % 50 == 49).astype(float) if sparse else random.uniform(size=steps)
+        file["terminals"] = np.arange(steps) % 50 == 49 if sparse else np.zeros(steps, bool)
+        file["timeouts"] = np.arange(steps) == entry.time_limit - 1
+    return str(folder / entry.file)
+
+
+SETTINGS = {
+    **{"total_updates": 2, "eval_every": 2, "eval_episodes": 2, "batch_size": 4, "hidden_dims": (4,)},
+    "device": "cpu",
+}
+
+
 @pytest.mark.parametrize("name", ["pen-human-v1", "maze2d-open-dense-v0"])
 def test_a_set_of_d4rls_goes_through_load_train_evaluate_and_report(name, tmp_path, capsys):
     pytest.importorskip("gymnasium_robotics")
-    entry, random = NAMES[name], np.random.default_rng(0)
-    steps = entry.time_limit + 1
-    with h5py.File(tmp_path / entry.file, "w") as file:
-        for array, width in zip(("observations", "actions"), entry.widths, strict=True):
-            file[array] = random.uniform(-1, 1, (steps, width)).astype(np.float32)
-        file["rewards"] = random.uniform(size=steps)
-        file["terminals"], file["timeouts"] = np.zeros(steps, bool), np.arange(steps) == entry.time_limit - 1
-    settings = {"total_updates": 2, "eval_every": 2, "eval_episodes": 2, "batch_size": 4, "hidden_dims": (4,)}
-    result = rlrat.train("iql", str(tmp_path / entry.file), run_dir=tmp_path / "runs", device="cpu", **settings)
+    entry = NAMES[name]
+    result = rlrat.train("iql", write_set(name, tmp_path), run_dir=tmp_path / "runs", **SETTINGS)
     said = capsys.readouterr().out
     assert f"rewards of {entry.family}, as IQL's authors have them: they are not scaled (--reward-scaling)" in said
     (summary,) = result.summaries
@@ -141,3 +154,15 @@ def test_a_set_of_d4rls_goes_through_load_train_evaluate_and_report(name, tmp_pa
     assert result.path.is_relative_to(tmp_path / "runs" / name)
     (task,) = build_report(read_runs([tmp_path / "runs"])).tasks
     assert (task.measure, name in task.name) == ("score", True)
+
+
+def test_antmaze_is_learned_from_shifted_rewards_and_scored_by_success(tmp_path, capsys):
+    pytest.importorskip("gymnasium_robotics")
+    path = write_set("antmaze-umaze-v2", tmp_path)
+    settings = {**SETTINGS, "run_dir": tmp_path / "runs", "eval_episodes": 1}
+    (summary,) = rlrat.train("iql", path, **settings).summaries
+    assert (
+        "rewards of antmaze, as IQL's authors have them: 1 is subtracted (--reward-shift), and they are not scaled"
+    ) in capsys.readouterr().out
+    assert (summary["status"], summary["reference"]["measure"]) == ("finished", "success")
+    assert summary["final_score"] == 100 * summary["final_success_rate"]

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rlrat.environments.global_random import Generators, lent
+from rlrat.environments.global_random import Generators, lent, take_back
 from rlrat.evaluation.evaluator import Evaluator
 
 
@@ -115,6 +115,40 @@ def test_threads_that_lend_it_do_not_meet():
     assert len(found) == 4
     for seed, rows in found:
         assert rows == [np.random.RandomState(seed).uniform(size=20).tolist()] * 3
+
+
+def test_it_is_taken_back_from_a_thread_that_does_not_return(lender):
+    state = np.random.get_state(legacy=False)
+    arrived, free, found = threading.Event(), threading.Event(), []
+
+    def hang(row):
+        found.append(np.random.uniform())
+        arrived.set()
+        assert free.wait(10)
+
+    def play():
+        with pytest.raises(RuntimeError, match="this evaluation was given up"):
+            Generators([1, 2]).each(hang, np.arange(2), anew=True)
+
+    stuck = threading.Thread(target=play)
+    stuck.start()
+    assert arrived.wait(10)
+    waiting = threading.Thread(target=lambda: Generators([3]).each(lambda _: found.append("went on"), np.arange(1)))
+    waiting.start()
+    take_back(threading.get_ident())  # another one's
+    assert np.random.get_bit_generator() is not lender
+    take_back(stuck.ident)
+    waiting.join(10)
+    np.testing.assert_equal(np.random.get_state(legacy=False), state)
+    free.set()
+    stuck.join(10)
+    assert np.random.get_bit_generator() is lender
+    np.testing.assert_equal(np.random.get_state(legacy=False), state)
+    assert found == [np.random.RandomState(1).uniform(), "went on"]
+    assert (
+        gymnasium.spaces.Box(-1.0, 1.0, (9,)).sample().tolist()
+        != gymnasium.spaces.Box(-1.0, 1.0, (9,)).sample().tolist()
+    )
 
 
 class Dice(gymnasium.Env):
@@ -242,6 +276,28 @@ def test_an_environment_that_samples_from_its_spaces(monkeypatch):
         gymnasium.spaces.Box(-1.0, 1.0, (9,)).sample().tolist()
         != gymnasium.spaces.Box(-1.0, 1.0, (9,)).sample().tolist()
     )
+
+
+class Whim(Dice):
+    """An environment that asks the operating system where to start."""
+
+    def reset(self, *, seed=None, options=None):
+        return np.random.default_rng().uniform(size=2), super().reset(seed=seed)[1]
+
+
+@pytest.mark.parametrize(("kind", "warnings"), [(Whim, 1), (Dice, 0), (Samples, 0)])
+def test_a_start_that_no_seed_decides_is_said_once(monkeypatch, capsys, kind, warnings):
+    spec = gymnasium.envs.registration.EnvSpec("Whim-v0", entry_point=kind)
+    monkeypatch.setitem(gymnasium.registry, "Whim-v0", spec)
+    with Evaluator("Whim-v0", 0, 2, max_episode_steps=5) as evaluator:
+        evaluator.probe()
+        assert capsys.readouterr().err == ""
+        for _ in range(3):
+            played(evaluator)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: Whim-v0 starts elsewhere whenever it is reset") for line in said] == [
+        True
+    ] * warnings
 
 
 def test_threads_step_what_does_not_draw():

@@ -117,6 +117,8 @@ def test_a_part_that_is_no_vector_is_one_line(space):
     with pytest.raises(InputError, match=r"^Own-v0 has in its observations, as a/b, .*: only vectors") as caught:
         Flattener(Dict({"a": Dict({"b": space})}), "Own-v0")
     assert "\n" not in str(caught.value)
+    # What the data does not have may be anything.
+    assert Flattener(Dict({"a": space, "b": Box(-1, 1, (2,))}), "Own-v0", ["b"]).size == 2
 
 
 def test_a_name_that_is_not_there_is_one_line():

@@ -3,13 +3,14 @@
 import threading
 import time
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from rlrat.errors import InputError
 from rlrat.evaluation.background import BackgroundEvaluator, Snapshot
-from rlrat.evaluation.evaluator import Evaluation
+from rlrat.evaluation.evaluator import Evaluation, Evaluator
 from rlrat.networks.policies import Policy
 from rlrat.updates.flat import flatten
 
@@ -132,6 +133,35 @@ def test_an_environment_that_dies_or_hangs_is_tried_once_more(fault, reason, tim
     assert len(said) == times
     assert times == 1 or said[1].endswith(f"failed ({reason}) again: it is left out")
     assert environments.made == 1 + times
+
+
+class Hangs(gymnasium.Env):
+    """An environment whose first reset never returns."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,)), gymnasium.spaces.Box(-1.0, 1.0, (1,))
+    free, tried = threading.Event(), 0
+
+    def reset(self, *, seed=None, options=None):
+        Hangs.tried += 1
+        if Hangs.tried == 1:
+            assert Hangs.free.wait(10)
+        return np.random.uniform(size=2), {}
+
+    def step(self, action):
+        return np.zeros(2), 1.0, True, False, {}
+
+
+def test_a_reset_that_hangs_keeps_no_one_from_the_global_generator(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Hangs-v0", entry_point=Hangs)
+    monkeypatch.setitem(gymnasium.registry, "Hangs-v0", spec)
+    policy, before = _policy(), np.random.get_state()
+    with BackgroundEvaluator(policy, lambda: Evaluator("Hangs-v0", [0, 1], 1, max_episode_steps=5), 0.3) as background:
+        background.submit(_snapshot(1, policy))
+        ((_, result),) = _collect(background, 1)
+    np.testing.assert_equal(np.random.get_state(), before)
+    assert result.returns.tolist() == [[1.0], [1.0]]
+    assert Hangs.tried == 3
+    Hangs.free.set()
 
 
 def test_an_environment_without_end_is_given_up_at_once(monkeypatch, capsys):

@@ -118,6 +118,17 @@ def test_a_resample_leaves_out_the_episodes_that_it_did_not_draw():
     np.testing.assert_allclose(fitted.values(), expected)
 
 
+def test_an_episode_that_may_begin_anywhere_has_no_initial_state():
+    few = FQESettings(updates=2, batch_size=8, hidden_dims=(8,))
+    data = dataclasses.replace(two_states(episodes=3, steps=5), episode_complete=np.array([True, False, True]))
+    for resample in (False, True):
+        weights = fit_q(data, always(1.0, 1.0), [0, 1], few, resample=resample).initial_weights
+        assert weights[:, 1].max() == 0
+        assert weights[:, [0, 2]].sum(1).min() > 0
+    none = dataclasses.replace(data, episode_complete=np.zeros(3, bool))
+    np.testing.assert_array_equal(fit_q(none, always(1.0), [0], few).initial_weights, np.ones((1, 3)))
+
+
 @pytest.mark.slow  # the kernels run in an interpreter
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles where there is a GPU")
 def test_on_a_gpu_an_update_is_captured_and_computes_the_same():

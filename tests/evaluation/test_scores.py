@@ -42,6 +42,11 @@ def test_every_level_and_environment_of_d4rl():
     assert {name for name in references("d4rl") if name.islower()} == set(NAMES)
 
 
+def test_references_say_what_they_were_measured_with():
+    assert find_reference("Hopper-v5").measured_with == "gymnasium 1.4.0, mujoco 4.0.0"
+    assert find_reference("pen-human-v1", "d4rl").measured_with == "d4rl 1.1, gym and mujoco_py"
+
+
 def test_families_are_never_mixed():
     assert set(references("v5")) == {"HalfCheetah-v5", "Hopper-v5", "Walker2d-v5"}
     assert find_reference("Hopper-v5", "d4rl") is None
