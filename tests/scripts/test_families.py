@@ -19,7 +19,7 @@ from tests.families import LIMIT, write
 
 pytest.importorskip("gymnasium_robotics")
 
-EPISODES = 3
+EPISODES = 2
 TASKS = ("bottom burner", "hinge cabinet", "kettle", "light switch", "microwave", "slide cabinet", "top burner")
 KITCHEN = [*(f"{goal}_goal/{task}" for goal in ("achieved", "desired") for task in TASKS), "observation"]
 MINARI = {  # what policies see, the measure of a score
