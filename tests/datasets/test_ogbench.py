@@ -62,24 +62,27 @@ def test_it_is_what_ogbench_makes_of_it(name):
     assert 0 < np.count_nonzero(dataset.terminations) < len(dataset) == sum(LENGTHS) - len(LENGTHS)
 
 
-@pytest.mark.parametrize(
-    ("name", "returns"),
-    [
-        (MAZE, [-6, 0, 0, -2, 0, -19]),
-        # One of two cubes is there in row 4, and from row 14 on.
-        pytest.param(CUBES, [-11, 0, 0, -4, 0, -19], marks=pytest.mark.slow),
-    ],
-)
-def test_an_episode_ends_where_the_task_is_solved(name, returns):
-    write(name)  # solved from row 6 to row 8, in row 12 and in the last one
-    dataset = load_dataset(name)
+def test_an_episode_ends_where_the_task_is_solved(maze):
+    dataset = load_dataset(MAZE)  # solved in row 4, from row 6 to row 8, in row 12, and from row 14 on
+    assert dataset.episode_lengths.tolist() == [5, 2, 1, 1, 2, 1, *[1] * 19]
+    assert dataset.episode_complete.tolist() == [True, *[False] * 4, True, True, *[False] * 18]
+    assert dataset.episode_returns.tolist() == [-4, -1, 0, 0, -2, 0, *[0] * 19]
+    assert np.flatnonzero(dataset.terminations).tolist() == [4, 6, 7, 8, *range(11, 31)]
+    assert np.flatnonzero(dataset.truncations).tolist() == [10]
+    assert (dataset.best_return, dataset.worst_return, dataset.longest_episode) == (0, -4, 5)
+    np.testing.assert_array_equal(dataset.observations[5], dataset.next_observations[4])
+
+
+@pytest.mark.slow
+def test_an_episode_ends_where_all_sub_goals_are_solved():
+    write(CUBES)  # solved from row 6 to row 8, in row 12 and in the last one; there is one cube more from row 14 on
+    dataset = load_dataset(CUBES)
     assert dataset.episode_lengths.tolist() == [7, 1, 1, 2, 1, 19]
     assert dataset.episode_complete.tolist() == [True, False, False, False, True, True]
-    assert dataset.episode_returns.tolist() == returns
+    # One of two cubes is there in row 4, and from row 14 on.
+    assert dataset.episode_returns.tolist() == [-11, 0, 0, -4, 0, -19]
     assert np.flatnonzero(dataset.terminations).tolist() == [6, 7, 8, 11]
     assert np.flatnonzero(dataset.truncations).tolist() == [10, 30]
-    assert (dataset.best_return, dataset.worst_return, dataset.longest_episode) == (0, -19, 19)
-    np.testing.assert_array_equal(dataset.observations[7], dataset.next_observations[6])
 
 
 def test_the_tasks_of_a_file_have_caches_of_their_own(maze, monkeypatch):
