@@ -124,7 +124,8 @@ def refusals(env_id: str, env_kwargs: Mapping[str, Any], wrappers: Sequence[Wrap
         kind = f"{type(error).__name__}: " if str(error) and not isinstance(error, ValueError | TypeError) else ""
         given = [f"the settings {reason(repr(dict(env_kwargs)))}"] if env_kwargs else []
         given += [f"the wrappers {reason(', '.join(map(str, wrappers)))}"] if wrappers else []
-        raise RefusedError(f"{env_id} refuses {' and '.join(given)}: {kind}{reason(error)}") from None
+        said = reason(error).partition(" was raised from the environment creator for ")[0]  # and all settings again
+        raise RefusedError(f"{env_id} refuses {' and '.join(given)}: {kind}{said}") from None
 
 
 def mujoco_damage(error: BaseException) -> str | None:

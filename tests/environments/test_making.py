@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from rlrat.environments import making
-from rlrat.environments.making import NO_LIMIT, Wrapper, import_mujoco, make, mujoco_damage, wrapper_class
+from rlrat.environments.making import (
+    NO_LIMIT,
+    RefusedError,
+    Wrapper,
+    import_mujoco,
+    make,
+    mujoco_damage,
+    refusals,
+    wrapper_class,
+)
 from rlrat.environments.registry import find_spec
 from rlrat.errors import InputError
 from tests.kitchen import needs_older_mujoco
@@ -48,6 +57,34 @@ def test_only_gymnasiums_wrappers_are_found():
     assert wrapper_class("ClipReward") is gymnasium.wrappers.ClipReward
     for name in ("Wrapper", "vector", "gymnasium", "Own", "", "utils", "__name__"):
         assert wrapper_class(name) is None
+
+
+class Rounded(gymnasium.Env):
+    """Makes its space whenever it is looked at, with bounds of 64 bits, as OGBench's do."""
+
+    @property
+    def action_space(self):
+        return gymnasium.spaces.Box(np.full(2, -1.0), np.full(2, 1.0), dtype=np.float32)
+
+
+def test_nobody_hears_of_rounded_spaces(monkeypatch, recwarn):
+    spec = gymnasium.envs.registration.EnvSpec("Rounded-v0", entry_point=Rounded)
+    monkeypatch.setitem(gymnasium.registry, "Rounded-v0", spec)
+    assert Rounded().action_space.shape == (2,)
+    assert {"precision lowered" in str(recwarn.pop().message) for _ in recwarn.list[:]} == {True}
+    env = make("Rounded-v0", {})
+    filters = warnings.filters[:]
+    assert make("Rounded-v0", {}).action_space.shape == env.action_space.shape
+    assert warnings.filters == filters
+    warnings.warn("something else", stacklevel=1)
+    assert [str(one.message) for one in recwarn] == ["something else"]
+
+
+def test_refused_settings_are_said_once():
+    said = "Hopper-v5 refuses the settings {'new': 3}: MujocoEnv.__init__() got an unexpected keyword argument 'new'"
+    assert refused("Hopper-v5", {"new": 3}) == said
+    with pytest.raises(RefusedError, match=r"{'new': 3}: AssertionError$"), refusals("Hopper-v5", {"new": 3}):
+        raise AssertionError
 
 
 def test_wrappers_that_need_a_package_are_one_line(monkeypatch):

@@ -271,3 +271,6 @@ def test_an_environment_that_cannot_be_made_is_trained_without(begin):
     with pytest.raises(InputError, match=r"did you mean Hopper-v5 or Hopper-v4\?; --env-id none trains without"):
         begin(old)
     assert begin(old, env_id="none")[0].environment is None
+    newer = {"env_id": "Hopper-v5", "reference": None, "env_kwargs": {"new": 3}}
+    with pytest.raises(InputError, match="argument 'new'; --env-id none trains without"):
+        begin(newer)
