@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlrat.environments.registry import find_spec, nearest, other_versions
+from rlrat.environments.global_random import lent
+from rlrat.environments.registry import find_spec, nearest, needs_mujoco_py, other_versions
 from rlrat.errors import InputError, reason
 
 NO_LIMIT = -1
@@ -48,6 +49,18 @@ def wrapper_class(name: str) -> type | None:
     return found if isinstance(found, type) and issubclass(found, gymnasium.Wrapper) else None
 
 
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Leave out what Gymnasium says to the authors of environments, such as that a space's bounds are rounded."""
+    from gymnasium import logger
+
+    before, logger.min_level = logger.min_level, logger.ERROR
+    try:
+        yield
+    finally:
+        logger.min_level = before
+
+
 def make(
     env_id: str,
     env_kwargs: Mapping[str, Any],
@@ -55,6 +68,8 @@ def make(
     wrappers: Sequence[Wrapper] = (),
 ) -> Any:
     """Make an environment as it is registered, but for what is given, and put it into the wrappers.
+
+    Whatever it draws from NumPy's global generator, that is as it was afterwards.
 
     Args:
         env_id: its registered id.
@@ -71,10 +86,15 @@ def make(
     import gymnasium
 
     limit = {} if max_episode_steps is None else {"max_episode_steps": int(max_episode_steps)}
-    with refusals(env_id, env_kwargs):
+    with lent(), quietly(), refusals(env_id, env_kwargs), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*DISPLAY environment variable is missing"
+        )  # dm_control looks for it
         try:
             # The checker only warns; it changes nothing that an environment returns.
             env = gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
+        except NotMadeError as error:  # of another environment, of which this one is made
+            raise NotMadeError(f"{env_id}: {error}") from None
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise NotMadeError(f"{env_id} cannot be made here: {_missing(env_id, error)}") from None
         except AssertionError as error:
@@ -89,8 +109,7 @@ def make(
         try:
             if kind is None:
                 raise InputError(f"Gymnasium {gymnasium.__version__} has no wrapper {reason(wrapper.name)}")
-            with refusals(env_id, {}, [wrapper]), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*precision lowered")  # a recorded float has 64 bits
+            with quietly(), refusals(env_id, {}, [wrapper]):  # a recorded float has 64 bits, which are rounded
                 env = kind(env, **wrapper.kwargs)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             env.close()
@@ -171,7 +190,8 @@ def _missing(env_id: str, error: Exception) -> str:
     if (damage := mujoco_damage(error)) is not None:
         return damage
     near = other_versions(env_id)[:2] or nearest(env_id, cutoff=0.8)
-    what = "it needs mujoco_py, which no longer installs" if "mujoco_py" in str(error) else reason(error)
+    is_older = "mujoco_py" in str(error) or needs_mujoco_py(find_spec(env_id))
+    what = "it needs mujoco_py, which no longer installs" if is_older else reason(error)
     return what + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 
