@@ -87,9 +87,7 @@ def make(
 
     limit = {} if max_episode_steps is None else {"max_episode_steps": int(max_episode_steps)}
     with lent(), quietly(), refusals(env_id, env_kwargs), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*DISPLAY environment variable is missing"
-        )  # dm_control looks for it
+        warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")  # to dm_control
         try:
             # The checker only warns; it changes nothing that an environment returns.
             env = gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)

@@ -64,8 +64,8 @@ def hopper() -> Evaluation:
     ("env_id", "env_kwargs", "seeds", "episodes"),
     [
         ("Hopper-v5", {}, [0, 1], 8),
-        ("Hopper-v5", {"terminate_when_unhealthy": False}, [4], 2),
-        ("HalfCheetah-v5", {}, [5], 2),
+        ("Hopper-v5", {"terminate_when_unhealthy": False}, [4], 1),
+        ("HalfCheetah-v5", {}, [5], 1),
         ("Walker2d-v4", {"max_episode_steps": 600, "terminate_when_unhealthy": False}, [0, 1], 1),
         ("Pendulum-v1", {}, [0, 1], 3),
     ],
@@ -75,7 +75,7 @@ def test_equals_gymnasium_bit_for_bit(env_id, env_kwargs, seeds, episodes):
     limit = {"max_episode_steps": env_kwargs.get("max_episode_steps")}
     own = {name: value for name, value in env_kwargs.items() if name not in limit}
     result = evaluate(policy, env_id, episodes, seeds, own, num_threads=3, **limit)
-    assert result.lengths.sum() > 1000
+    assert result.lengths.sum() >= 1000 or env_id == "Pendulum-v1"
     env = gymnasium.make(env_id, **env_kwargs)
     for s, seed in enumerate(seeds):
         for e in range(episodes):
