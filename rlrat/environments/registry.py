@@ -191,6 +191,9 @@ def _mujoco_ids() -> dict[str, str]:
 
 
 def nearest(name: str, cutoff: float) -> list[str]:
-    """Return the ids of Gymnasium's MuJoCo environments that are similar to `name`."""
-    known = _mujoco_ids()
+    """Return the ids that are similar to `name`: of Gymnasium's MuJoCo, of D4RL, of `KNOWN_PACKAGES` where imported."""
+    from gymnasium.envs.registration import registry
+
+    of_packages = [key for key, spec in registry.items() if str(spec.entry_point).startswith((*KNOWN_PACKAGES,))]
+    known = _mujoco_ids() | {key.lower(): key for key in (*d4rl.TASKS, *of_packages)}
     return [known[key] for key in difflib.get_close_matches(name.lower(), known, n=2, cutoff=cutoff)]
