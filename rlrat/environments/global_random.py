@@ -93,8 +93,13 @@ def take_back(thread: int | None) -> None:
         _lock, _loan = threading.RLock(), None
 
 
-def state() -> bytes:
-    """Return where the global generator stands, whichever it is, to be compared."""
+def settled_state() -> bytes | None:
+    """Return where the global generator stands, to be compared; None while it is lent to a thread."""
+    found = None if _loan is not None else _state()
+    return found if _loan is None else None  # it was lent meanwhile
+
+
+def _state() -> bytes:
     generator = np.random.get_bit_generator()
     if type(generator) is np.random.MT19937:  # its `state` takes 100 us, as it is copied number by number
         return ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
@@ -121,6 +126,6 @@ class Generators:
         with lent() as loan:
             for row in rows.tolist():
                 loan.begin(self._generators[row], self._seeds[row] if anew else None)
-                before = None if self.are_used else state()
+                before = None if self.are_used else _state()
                 function(row)
-                self.are_used = self.are_used or state() != before
+                self.are_used = self.are_used or _state() != before

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.environments.global_random import Generators, state
+from rlrat.environments.global_random import Generators, settled_state
 from rlrat.environments.making import quietly
 from rlrat.environments.observations import NUMERIC_KINDS, Flattener
 from rlrat.environments.success import success_of
@@ -137,9 +137,9 @@ class GymnasiumRows:
             self._generators.each(step, rows)
             self._at_start = False
         else:
-            before = state()
+            before = settled_state()
             self._threads(step, rows)
-            if state() != before:
+            if None not in (before, after := settled_state()) and after != before:
                 self._generators.are_used = True
                 warn(
                     f"while {self._name} made a step that is not its first one, somebody drew from NumPy's global "

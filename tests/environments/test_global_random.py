@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from rlrat.environments.global_random import Generators, lent, take_back
+from rlrat.environments.global_random import Generators, lent, settled_state, take_back
 from rlrat.evaluation.evaluator import Evaluator
 
 
@@ -92,6 +92,15 @@ def test_a_space_that_nobody_seeded_is_seeded_at_a_reset():
     assert given == seen[1][0][2] == gymnasium.spaces.Box(-1.0, 1.0, (3,), seed=4).sample().tolist()
     generators.each(sample, np.arange(2))  # not between resets
     assert seen[0][2] != seen[0][1]
+
+
+def test_it_stands_elsewhere_once_one_has_drawn_and_nowhere_while_it_is_lent(lender):
+    before = settled_state()
+    with lent():
+        assert settled_state() is None
+    assert settled_state() == before is not None
+    np.random.uniform()
+    assert settled_state() != before
 
 
 def test_a_block_that_borrowed_it_borrows_it_again(lender):
