@@ -51,7 +51,10 @@ def wrapper_class(name: str) -> type | None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Leave out what Gymnasium says to the authors of environments, such as that a space's bounds are rounded."""
+    """Leave out what Gymnasium says to the authors of environments, such as that a space's bounds are rounded.
+
+    To be used where the global generator is `lent`, which one thread has at a time: this is a setting of the process.
+    """
     from gymnasium import logger
 
     before, logger.min_level = logger.min_level, logger.ERROR
@@ -107,7 +110,7 @@ def make(
         try:
             if kind is None:
                 raise InputError(f"Gymnasium {gymnasium.__version__} has no wrapper {reason(wrapper.name)}")
-            with quietly(), refusals(env_id, {}, [wrapper]):  # a recorded float has 64 bits, which are rounded
+            with lent(), quietly(), refusals(env_id, {}, [wrapper]):  # a recorded float has 64 bits, which are rounded
                 env = kind(env, **wrapper.kwargs)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             env.close()

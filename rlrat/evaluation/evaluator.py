@@ -192,7 +192,7 @@ class Evaluator:
             env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
         )
         first: Any = self.envs[0]  # its actions are a box, or it was refused
-        with quietly():
+        with lent(), quietly():
             self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
             self.action_space: Box = first.action_space
         self.observation_parts: Parts = () if flattener is None else flattener.parts
