@@ -36,7 +36,9 @@ MOST_EPISODES = 100_000
 _EXTRAS = {
     r"FrankaKitchen|Fetch|Hand(Reach|Manipulate)": ("gymnasium_robotics", "kitchen"),
     r"PointMaze|AntMaze|AdroitHand": ("gymnasium_robotics", "robotics"),
-    r"(visual-)?(pointmaze|antmaze|humanoidmaze|antsoccer|cube|scene|puzzle)-": ("ogbench", "ogbench"),
+    # Not D4RL's antmaze-umaze-v2, antmaze-medium-play-v2, ...
+    r"(?!antmaze-(umaze|\w+-(play|diverse))-)(visual-)?"
+    r"(pointmaze|antmaze|humanoidmaze|antsoccer|cube|scene|puzzle)-": ("ogbench", "ogbench"),
 }
 """Beginnings of ids of `KNOWN_PACKAGES`, and our extra that installs a version with which they run."""
 

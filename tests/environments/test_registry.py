@@ -46,10 +46,12 @@ def test_ids_without_a_version_hinder_no_others(monkeypatch):
         typed("hopper-v5")
 
 
-def test_similar_names_of_d4rl_and_of_known_packages_are_told():
+def test_similar_names_of_d4rl_and_of_known_packages_are_told(monkeypatch):
     pytest.importorskip("gymnasium_robotics")
+    monkeypatch.setitem(environments.KNOWN_PACKAGES, "ogbench", "no-such-package-anywhere")  # whose mazes are others
     for name, meant in {
         "antmaze-umaze-v3": "antmaze-umaze-v[012]",
+        "antmaze-large-play-v3": "antmaze-large-play-v[012]",
         "pen-humans-v1": "pen-human-v1",
         "AntMaze_Umaze-v5": "AntMaze_UMaze-v5",
     }.items():
