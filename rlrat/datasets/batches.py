@@ -1,7 +1,7 @@
 """Draw batches of transitions for each seed separately, and gather them on the device."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +51,9 @@ class Units:
         reward_scaling: RewardScaling,
         reward_shift: float | None = 0.0,
     ) -> "Units":
-        """Return the paper's units of a dataset: actions by their bounds, rewards as `reward_units` says.
+        """Return the paper's units of a dataset: actions by their bounds, rewards by `reward_rule`.
+
+        `none` keeps rewards, `paper` divides them by best - worst episode return, `iql` multiplies that by 1000.
 
         Raises:
             InputError: there is nothing to divide rewards by: no episode is complete, or all episodes have the same
@@ -60,7 +62,8 @@ class Units:
         mean, std = dataset.observation_statistics(observation_floor)
         if not normalize_observations:
             mean, std = np.zeros_like(mean), np.ones_like(std)
-        shift, reward_scale, _ = reward_units(dataset, reward_scaling, reward_shift)
+        scaling, shift = reward_rule(dataset, reward_scaling, reward_shift)
+        reward_scale = _reward_scale(dataset, scaling, shift)
         scale, offset = _action_units(dataset.action_low, dataset.action_high)
         return cls(mean, std, len(scale), scale, offset, reward_scale, shift)
 
@@ -75,44 +78,37 @@ class Units:
         return ((actions - self.action_offset) / self.action_scale).clip(-1.0, 1.0)
 
 
-def reward_units(
+def reward_rule(
     dataset: Dataset, reward_scaling: RewardScaling, reward_shift: float | None
-) -> tuple[float, float, str | None]:
-    """Return what is added to rewards and what they are multiplied by then, and in words what the data decided of it.
+) -> tuple[RewardScaling, float]:
+    """Return how rewards are scaled and what is added to them before, as the data decides it where it may.
 
-    `none` keeps rewards, `paper` divides them by best - worst episode return, and `iql` multiplies that by 1000, as
-    IQL's authors do on locomotion: they leave the rewards of D4RL's other families as they are, and so does it. Without
-    a shift AntMaze's rewards of 0 and 1 become -1 and 0, which is theirs, too (train_offline.py of
+    `iql` scales as IQL's authors do: they leave the rewards of D4RL's families other than locomotion as they are
+    (`none`). Without a shift AntMaze's rewards of 0 and 1 become -1 and 0, which is theirs, too (train_offline.py of
     ikostrikov/implicit_q_learning).
-
-    Raises:
-        InputError: there is nothing to divide by: no episode is complete, or all episodes have the same return up to
-            rounding.
     """
     whole = dataset.training or dataset
-    family, said = family_of(dataset.id, dataset.env_id), []
+    family = family_of(dataset.id, dataset.env_id)
     if reward_shift is None:
         reward_shift = -1.0 if family == "antmaze" and np.isin(whole.rewards, (0.0, 1.0)).all() else 0.0
-        if reward_shift:
-            said.append("1 is subtracted (--reward-shift)")
-    scale = 1.0
-    if reward_scaling == "iql" and family not in (None, "locomotion"):
-        said.append("they are not scaled (--reward-scaling)")
-    elif reward_scaling != "none":
-        if reward_shift:
-            returns = (whole.episode_returns + reward_shift * whole.episode_lengths)[whole.episode_complete]
-            spread = float(np.ptp(returns)) if len(returns) else 0.0
-        else:
-            spread = dataset.best_return - dataset.worst_return if dataset.returns_differ else 0.0
-        if not spread:
-            equal = "where all are equal, but for rounding"
-            raise InputError(
-                f"--reward-scaling {reward_scaling} divides by best - worst episode return of {dataset.id}, "
-                f"{equal if dataset.episode_complete.any() else f'which {NO_EPISODES}'}: give --reward-scaling none"
-            )
-        scale = {"paper": 1.0, "iql": 1000.0}[reward_scaling] / spread
-    text = f"rewards of {family}, as IQL's authors have them: {', and '.join(said)}" if said else None
-    return reward_shift, scale, text
+    return ("none" if reward_scaling == "iql" and family not in (None, "locomotion") else reward_scaling), reward_shift
+
+
+def _reward_scale(dataset: Dataset, reward_scaling: RewardScaling, reward_shift: float) -> float:
+    if reward_scaling == "none":
+        return 1.0
+    whole = dataset.training or dataset
+    if reward_shift:
+        returns = whole.episode_returns + reward_shift * whole.episode_lengths
+        size = np.abs(whole.rewards) + abs(reward_shift)  # of what is summed up, and rounded
+        whole = replace(whole, rewards=size, episode_returns=returns)
+    if not whole.returns_differ:
+        equal = "where all are equal, but for rounding"
+        raise InputError(
+            f"--reward-scaling {reward_scaling} divides by best - worst episode return of {dataset.id}, "
+            f"{equal if dataset.episode_complete.any() else f'which {NO_EPISODES}'}: give --reward-scaling none"
+        )
+    return {"paper": 1.0, "iql": 1000.0}[reward_scaling] / (whole.best_return - whole.worst_return)
 
 
 def _action_units(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

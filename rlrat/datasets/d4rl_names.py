@@ -76,6 +76,7 @@ AGENTS = {
 }
 """D4RL's -v2 environments, and the nearest that install, -v4."""
 LOCOMOTION_LIMIT = 1000
+_V0_FOLDER = "gym_mujoco/"
 
 
 def _locomotion() -> Iterator[D4RLName]:
@@ -90,12 +91,12 @@ def _locomotion() -> Iterator[D4RLName]:
                     continue
                 else:
                     stem = stem.replace("medium_replay", "mixed").replace("walker2d_mixed", "walker_mixed")
-                    path = f"gym_mujoco/{stem}.hdf5"
+                    path = f"{_V0_FOLDER}{stem}.hdf5"
                     note = _HOPPER_V0 if name == "hopper-medium-expert-v0" else _V0
                 yield D4RLName(name, "locomotion", path, *rest, note=note)
     ant = AGENTS["ant"]
     rest = (LOCOMOTION_LIMIT, ant.widths, ant.random, ant.expert, ant.env_id, ant.env_kwargs)
-    yield D4RLName("ant-random-expert-v0", "locomotion", "gym_mujoco/ant_random_expert.hdf5", *rest, note=_V0)
+    yield D4RLName("ant-random-expert-v0", "locomotion", f"{_V0_FOLDER}ant_random_expert.hdf5", *rest, note=_V0)
 
 
 _V0 = "D4RL's v0 has no timeouts and was replaced by v2: scores on it are not those of v2"
@@ -192,10 +193,17 @@ def agent_of(id: str) -> str | None:
     return agent if agent in AGENTS and level in LEVELS else None
 
 
-def d4rl_name_of(stem: str) -> str | None:
-    """Return the id of a file whose name, without its suffix, is as D4RL's are; None for any other name."""
-    dashed = stem.replace("_", "-")
-    return _NAME_OF_STEM.get(stem) or (dashed if dashed in NAMES or agent_of(dashed) else None)
+def d4rl_name_of(stem: str, is_d4rls: bool) -> str | None:
+    """Return the id of a file whose name, without its suffix, is as D4RL's are; None for any other name.
+
+    Args:
+        is_d4rls: whether it lies in the folder of D4RL's files. Elsewhere anybody may have named a file as those of
+            locomotion's v0 are, such as hopper_medium: it is not taken for D4RL's.
+    """
+    name, dashed = _NAME_OF_STEM.get(stem), stem.replace("_", "-")
+    if name is not None and (is_d4rls or not NAMES[name].path.startswith(_V0_FOLDER)):
+        return name
+    return dashed if dashed in NAMES or agent_of(dashed) else None
 
 
 _ENVIRONMENTS = {

@@ -82,13 +82,15 @@ def dataset_id(text: str) -> str:
 
     A path below Minari's folder has the id that it has there. Any other path is named by its last part: a file without
     its suffix. A file that D4RL published has the dataset's name, which often is another (hammer-v0_demos_clipped.hdf5
-    is hammer-human-v0), and so has one that is named after the dataset, with dashes or underlines.
+    is hammer-human-v0), and so has one that is named after the dataset, with dashes or underlines. A file of
+    locomotion's v0 (hopper_medium.hdf5) is D4RL's in its folder alone.
     """
     if (id := as_id(text)) is not None:
         return id
     path = Path(os.path.abspath(dataset_path(text)))
     if (suffix := path.suffix.lower()) in FILE_SUFFIXES:
-        return (suffix in HDF5_SUFFIXES and d4rl_name_of(path.stem)) or safe(path.stem)
+        is_d4rls = path.parent == Path(os.path.abspath(d4rl_folder()))
+        return (suffix in HDF5_SUFFIXES and d4rl_name_of(path.stem, is_d4rls)) or safe(path.stem)
     root = Path(os.path.abspath(minari_root()))
     if path.is_relative_to(root) and is_id(id := path.relative_to(root).as_posix()):
         return id

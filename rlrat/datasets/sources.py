@@ -171,7 +171,7 @@ class _OGBench:
     def is_present(self, text: str) -> bool:
         return self.place(text).exists()
 
-    def load(self, text: str, env_id: str | None, bounds: "Bounds | None") -> "Dataset":
+    def load(self, text: str, env_id: str | None, bounds: "Bounds | None", _: bool | None = None) -> "Dataset":
         from rlrat.datasets import ogbench
 
         return ogbench.load_name(self.key(text), bounds)

@@ -161,12 +161,12 @@ def other_versions(name: str) -> list[str]:
     found = [
         (spec.version or 0, key)
         for key, spec in registry.items()
-        if re.sub(r"-v\d+$", "", key) == stem and key != name and not needs_mujoco_py(spec)
+        if re.sub(r"-v\d+$", "", key) == stem and key != name and not _needs_mujoco_py(spec)
     ]
     return [key for _, key in sorted(found, reverse=True)]
 
 
-def needs_mujoco_py(spec: "EnvSpec") -> bool:
+def _needs_mujoco_py(spec: "EnvSpec") -> bool:
     """Tell whether an environment needs mujoco_py, the bindings of before, which no longer install."""
     entry_point = str(spec.entry_point)
     own = entry_point.startswith("gymnasium.envs.mujoco") and (spec.version or 0) < 4
@@ -188,7 +188,7 @@ def _mujoco_ids() -> dict[str, str]:
     return {
         key.lower(): key
         for key, spec in registry.items()
-        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and not needs_mujoco_py(spec)
+        if str(spec.entry_point).startswith("gymnasium.envs.mujoco") and not _needs_mujoco_py(spec)
     }
 
 

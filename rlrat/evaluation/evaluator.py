@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlrat.environments.global_random import lent
-from rlrat.environments.making import NO_LIMIT, Wrapper, import_mujoco, make, quietly, refusals
+from rlrat.environments.making import NO_LIMIT, Wrapper, import_mujoco, make, refusals
 from rlrat.environments.observations import Flattener, Parts, described
 from rlrat.environments.registry import MOST_EPISODES, find_spec, import_modules, typed
 from rlrat.errors import InputError, reason
@@ -192,7 +192,7 @@ class Evaluator:
             env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
         )
         first: Any = self.envs[0]  # its actions are a box, or it was refused
-        with lent(), quietly():
+        with lent():
             self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
             self.action_space: Box = first.action_space
         self.observation_parts: Parts = () if flattener is None else flattener.parts
@@ -400,7 +400,7 @@ def _make_rows(
     envs: list[Any] = []
     try:
         # Some environments are reset when they are made, or when they are asked for their spaces.
-        with lent() as loan, quietly(), _model_warnings_once():
+        with lent() as loan, _model_warnings_once():
             loan.begin(np.random.MT19937(), seeds[0])
             envs.append(make(env_id, env_kwargs, max_episode_steps, wrappers))
             flattener = _check_evaluable(envs[0], env_id, observation_parts)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from rlrat.environments.global_random import Generators, settled_state
-from rlrat.environments.making import quietly
 from rlrat.environments.observations import NUMERIC_KINDS, Flattener
 from rlrat.environments.success import success_of
 from rlrat.errors import InputError, warn
@@ -94,9 +93,8 @@ class GymnasiumRows:
         """
 
         def reset(row: int) -> None:
-            with quietly():  # spaces may be made anew whenever one asks for them
-                self._envs[row].unwrapped.action_space.seed(self._seeds[row])  # a reset may draw from it
-                found = self._envs[row].reset(seed=self._seeds[row])
+            self._envs[row].unwrapped.action_space.seed(self._seeds[row])  # a reset may draw from it
+            found = self._envs[row].reset(seed=self._seeds[row])
             if not isinstance(found, tuple) or len(found) != 2:
                 raise InputError(f"{self._name} returned {_amount(found)} from reset, Gymnasium's API has 2")
             self._read(row, found[0], "reset")

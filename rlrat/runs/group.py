@@ -21,9 +21,11 @@ from rlrat.evaluation.scores import Reference
 from rlrat.runs.arguments import Member, RunArguments, identity, run_folder, settings
 from rlrat.runs.dashboards import finish_board
 from rlrat.runs.environments import environment_identity
+from rlrat.runs.evaluations import evaluation_rows, when
 from rlrat.runs.folder import RunFolder, starts
 from rlrat.runs.progress import TrainingProgress
 from rlrat.runs.recovery import Recovered, recover
+from rlrat.runs.rewards import reward_identity
 from rlrat.runs.schema import (
     BEST_CHECKPOINT,
     CONFIG,
@@ -138,6 +140,7 @@ class Group:
             "dataset": dataset.id,  # not the argument: a path can be spelled in many ways
             "agent": self._agent,
             **environment_identity(self._environment, member.arguments),
+            **reward_identity(dataset, member.arguments),
             "holdout": self._holdout,
             "dataset_fingerprint": dataset.fingerprint,
         }
@@ -371,7 +374,7 @@ class Group:
         """Write one member's lines of an evaluation; `results` has one for each target return, or one under None."""
         lines, episodes, first = [], [], next(iter(results))
         for target, result in results.items():
-            line, its_episodes = self._rows(index, snapshot, target, result)
+            line, its_episodes = evaluation_rows(index, snapshot, target, result, self._reference)
             lines.append(line)
             episodes += its_episodes
             prefix = "eval" if target == first else f"eval/target_{target}".removesuffix(".0")
@@ -384,7 +387,7 @@ class Group:
         """Write what was found without rollouts of one member, and the line of its evaluation where it has no other."""
         self.folders[index].append_offline(snapshot.update, {name: float(of[index]) for name, of in values.items()})
         if self._environment is None:
-            line = {**_at(snapshot), "episodes": 0}
+            line = {**when(snapshot), "episodes": 0}
             self.folders[index].append_evaluation([line], [])
 
     def keep_best(self, index: int, snapshot: Snapshot, value: float, larger_is_better: bool) -> None:
@@ -408,34 +411,6 @@ class Group:
                 "chosen": {"by": by, "value": float(value), "update": snapshot.update},
             }
         )
-
-    def _rows(
-        self, index: int, snapshot: Snapshot, target: float | None, result: Evaluation
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Make one line of `evaluations.csv` and those of `episodes.csv` behind it."""
-        # All digits: a run's score is found by its target.
-        text = None if target is None else repr(target).removesuffix(".0")
-        at = {"update": snapshot.update, "target_return": text}
-        score = None if self._reference is None else float(result.scores(self._reference)[index])
-        rate = float(result.success_rate[index])
-        evaluation = {
-            **_at(snapshot),
-            **at,
-            "episodes": result.returns.shape[1],
-            "return_mean": float(result.return_mean[index]),
-            "return_std": float(result.return_std[index]),
-            "length_mean": float(result.length_mean[index]),
-            "normalized_score": score if score is not None and np.isfinite(score) else None,
-            "success_rate": rate if np.isfinite(rate) else None,
-        }
-        unsaid = [None] * result.returns.shape[1]
-        successes = unsaid if result.successes is None else result.successes[index].tolist()
-        columns = (result.reset_seeds[index], result.returns[index], result.lengths[index], successes)
-        episodes = [
-            {**at, "episode": e, "reset_seed": int(seed), "return": float(r), "length": int(length), "success": success}
-            for e, (seed, r, length, success) in enumerate(zip(*columns, strict=True))
-        ]
-        return evaluation, episodes
 
     def finish(self, learner: Learner, progress: TrainingProgress) -> tuple[list[str], str | None]:
         """Write each member's `summary.json` and its last values for TensorBoard.
@@ -468,15 +443,6 @@ class Group:
         why = f" ({reason(progress.failure)})" if progress.failure else ""
         names = f"{failed[0]} and {len(failed) - 1} more have" if len(failed) > 1 else f"{failed[0]} has"
         return said, f"{names} no evaluation of a trained policy{why}: the same command tries to evaluate it again"
-
-
-def _at(snapshot: Snapshot) -> dict[str, Any]:
-    """The columns of `evaluations.csv` that say when."""
-    return {
-        "update": snapshot.update,
-        "train_seconds": f"{snapshot.train_seconds:.3f}",
-        "wall_seconds": f"{snapshot.wall_seconds:.3f}",
-    }
 
 
 def _stack(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:

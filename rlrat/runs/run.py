@@ -19,7 +19,6 @@ from torch import Tensor
 
 from rlrat.console import Console
 from rlrat.datasets import Dataset, load_dataset
-from rlrat.datasets.batches import reward_units
 from rlrat.environments.recorded import Environment
 from rlrat.environments.registry import import_modules
 from rlrat.errors import printable, warn
@@ -33,6 +32,7 @@ from rlrat.runs.arguments import RunArguments, held_out_share, identity, members
 from rlrat.runs.dashboards import LAYOUT, check_tracking, tracked
 from rlrat.runs.environments import applicable_reference, find_environment, make_evaluator
 from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
+from rlrat.runs.evaluations import describe_evaluation
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
 from rlrat.runs.inspection import activation_rows, rational_scalars
@@ -40,6 +40,7 @@ from rlrat.runs.metrics import MetricSums, add_metrics, mean_metrics
 from rlrat.runs.offline import KEPT, OfflineEvaluator, check_kept, describe, how_judged
 from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
+from rlrat.runs.rewards import describe_rewards
 from rlrat.runs.schema import TRACE
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
@@ -128,11 +129,8 @@ class Run:
             with self._evaluator([arguments.seed], 1) as probe:
                 width = self.dataset.observations.shape[1]
                 bounds = (self.dataset.action_low, self.dataset.action_high)
-                about = {
-                    "typed": arguments.action_bounds is not None,
-                    "observation_parts": self.dataset.observation_parts,
-                }
-                check_spaces(probe, width, *bounds, **about)
+                typed, parts = arguments.action_bounds is not None, self.dataset.observation_parts
+                check_spaces(probe, width, *bounds, typed=typed, observation_parts=parts)
                 probe.probe()
         if not arguments.overwrite:
             for line in self._group.leave_out_finished():
@@ -180,10 +178,8 @@ class Run:
             text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"
             self.console.print(text, soft_wrap=True)
         made = first(len(group))
-        if hasattr(self.arguments, "reward_shift"):
-            *_, said = reward_units(self.dataset, self.arguments.reward_scaling, self.arguments.reward_shift)
-            if said is not None:
-                self.console.print(said, soft_wrap=True)
+        if (said := describe_rewards(self._whole, self.arguments)) is not None:
+            self.console.print(said, soft_wrap=True)
         if self.env_id is None:
             remembers = hasattr(made.policy, "observe")
             said = how_judged(self.arguments, self._whole, self._held_out, remembers)
@@ -428,7 +424,8 @@ class Run:
         if self.arguments.keep_best in ("return", "score"):
             best = first.return_mean if self.arguments.keep_best == "return" else first.scores(self.reference)
             self._keep_best(snapshot, np.flatnonzero(wanted), best)
-        text = "; ".join(self._describe(result, wanted, target) for target, result in results.items())
+        about = (wanted, self.reference, self._group.kind)
+        text = "; ".join(describe_evaluation(result, target, *about) for target, result in results.items())
         self._bar.update(self._task, score=text)
         self.console.print(f"update {snapshot.update:,}: {text}", soft_wrap=True)
 
@@ -445,17 +442,6 @@ class Run:
     def _frozen_before(self, update: int) -> np.ndarray:
         first = self._learner.guard.first_update.cpu().numpy()
         return (first >= 0) & (first <= update)
-
-    def _describe(self, result: Evaluation, wanted: np.ndarray, target: float | None) -> str:
-        returns = result.return_mean[wanted]
-        text = f"return {returns.mean():.1f}"
-        if len(returns) > 1:
-            text += f" +- {returns.std():.1f} over {self._group.kind}"
-        if result.successes is not None:
-            text += f", success rate {result.success_rate[wanted].mean():.2f}"
-        if self.reference is not None:
-            text += f", score {result.scores(self.reference)[wanted].mean():.1f}"
-        return text if target is None else f"{text} at target {target:g}"
 
     def _write_metrics(self) -> None:
         if not self._sums:

@@ -18,10 +18,10 @@ from rlrat.updates.seeds import SEED_LIMIT
 
 _NAMED = 5  # mistakes that are named, the rest is counted
 # A run's folder has them as the dataset completes them.
-_COMPLETED = ("dataset", "env_id", "env_kwargs", "max_episode_steps", "holdout")
+_COMPLETED = ("dataset", "env_id", "env_kwargs", "max_episode_steps", "holdout", "reward_scaling", "reward_shift")
 _COMPLETED_BY = (
     *("dataset", "env_id", "env_kwargs", "max_episode_steps", "ignore_wrappers", "action_bounds"),
-    *("drop_achieved_goal", "holdout", "keep_best"),
+    *("drop_achieved_goal", "holdout", "keep_best", "reward_scaling", "reward_shift"),
 )
 _MEND = "give another --run-dir, or move these away"
 _TOGETHER = ("total_updates", "eval_at")  # whether one is right depends on the other
@@ -156,7 +156,7 @@ def check_datasets(cells: Sequence[Cell], *, fetch: bool, env_modules: Sequence[
         if not fetch and is_to_be_fetched(arguments.dataset):
             missing[arguments.dataset] = None
             continue
-        key = tuple(getattr(arguments, name) for name in _COMPLETED_BY)
+        key = tuple(getattr(arguments, name, None) for name in _COMPLETED_BY)
         if key not in known:
             try:
                 known[key] = _completed(arguments, env_modules)
@@ -177,6 +177,7 @@ def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str,
     from rlrat.datasets import load_dataset
     from rlrat.runs.environments import environment_identity, find_environment
     from rlrat.runs.offline import check_kept
+    from rlrat.runs.rewards import reward_identity
 
     names = ("env_id", "action_bounds", "drop_achieved_goal")
     choices = {name: getattr(arguments, name) for name in names}
@@ -186,7 +187,11 @@ def _completed(arguments: RunArguments, env_modules: Sequence[str]) -> dict[str,
     if env_id is None:
         check_kept(arguments, None, None)
     holdout = held_out_share(arguments, env_id, len(dataset.episode_starts))
-    found = {**environment_identity(environment, arguments), "holdout": holdout}
+    rewards = {
+        name: getattr(arguments, name) for name in ("reward_scaling", "reward_shift") if hasattr(arguments, name)
+    }
+    found = {**environment_identity(environment, arguments), **rewards, **reward_identity(dataset, arguments)}
+    found["holdout"] = holdout
     found["action_bounds"] = arguments.action_bounds  # by which an identity of today is known
     return json.loads(json.dumps({**found, "dataset": dataset.id, "dataset_fingerprint": dataset.fingerprint}))
 

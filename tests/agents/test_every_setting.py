@@ -24,6 +24,7 @@ ELSEWHERE = {
     "max_episode_steps": "where policies are evaluated",
     "ignore_wrappers": "where policies are evaluated",
     "action_bounds": "the learner is given a dataset that has them",
+    "drop_achieved_goal": "the learner is given a dataset with or without it",
     "total_updates": "how long; what schedules make of it is tested in test_every_agent.py",
     "eval_every": "when policies are evaluated",
     "eval_at": "when policies are evaluated",

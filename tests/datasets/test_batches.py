@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rlrat.datasets.batches import Batches, Units, Windows, reward_units
+from rlrat.datasets.batches import Batches, Units, Windows, reward_rule
 from rlrat.errors import InputError
 
 
@@ -80,26 +80,21 @@ def test_rewards_of_antmaze_are_those_of_iqls_authors(small_dataset):
             assert (units.reward_shift, units.reward_scale) == (-1.0, 1.0)
             rewards = Batches(data, [0], 500, "cpu", units).at(0).rewards
             assert set(rewards.flatten().tolist()) == {-1.0, 0.0}
-        assert reward_units(data, "iql", None)[2] == (
-            "rewards of antmaze, as IQL's authors have them: 1 is subtracted (--reward-shift), and they are not "
-            "scaled (--reward-scaling)"
-        )
         assert Units.of(data, True, 1e-6, "none").reward_shift == 0.0  # as FQE and judging have it
-        assert reward_units(data, "iql", 0.0)[:2] == (0.0, 1.0)
-        assert reward_units(data, "none", 0.5) == (0.5, 1.0, None)
+        assert reward_rule(data, "iql", 0.0) == ("none", 0.0)
+        assert reward_rule(data, "paper", 0.5) == ("paper", 0.5)
 
 
 def test_rewards_of_other_data_are_not_shifted(small_dataset):
     for about in ({}, {"id": "hopper-medium-v2"}, {"id": "antmaze-large-navigate-singletask-task1-v0"}):
-        shift, scale, said = reward_units(dataclasses.replace(small_dataset, **about), "iql", None)
-        assert (shift, said) == (0.0, None)
-        assert scale == Units.of(small_dataset, True, 1e-6, "iql").reward_scale
+        data = dataclasses.replace(small_dataset, **about)
+        assert reward_rule(data, "iql", None) == ("iql", 0.0)
+        assert Units.of(data, True, 1e-6, "iql", None).reward_scale == Units.of(data, True, 1e-6, "iql").reward_scale
     dense = dataclasses.replace(small_dataset, id="antmaze-umaze-v2")  # rewards that are not 0 and 1
-    assert reward_units(dense, "none", None) == (0.0, 1.0, None)
+    assert reward_rule(dense, "none", None) == ("none", 0.0)
     hands = dataclasses.replace(small_dataset, id="pen-human-v1")
-    said = "rewards of adroit, as IQL's authors have them: they are not scaled (--reward-scaling)"
-    assert reward_units(hands, "iql", None) == (0.0, 1.0, said)
-    assert reward_units(hands, "paper", None)[1] != 1.0
+    assert reward_rule(hands, "iql", None) == ("none", 0.0)
+    assert reward_rule(hands, "paper", None) == ("paper", 0.0)
 
 
 def test_rewards_are_shifted_before_they_are_scaled(small_dataset):
@@ -111,13 +106,12 @@ def test_rewards_are_shifted_before_they_are_scaled(small_dataset):
     np.testing.assert_array_equal(
         plain.rewards(small_dataset.rewards), small_dataset.rewards * plain.reward_scale
     )  # bit by bit
-    same = dataclasses.replace(
-        small_dataset,
-        episode_returns=-1.0 * small_dataset.episode_lengths,
-        episode_lengths=small_dataset.episode_lengths,
-    )
-    with pytest.raises(InputError, match="give --reward-scaling none"):
-        Units.of(same, True, 1e-6, "iql", 1.0)
+    same = dataclasses.replace(small_dataset, rewards=np.full(len(small_dataset), -1.0, np.float32))
+    sums = -1.0 * small_dataset.episode_lengths
+    for rounding in (0.0, 1e-9):
+        returns = sums + rounding * np.arange(len(sums))
+        with pytest.raises(InputError, match="but for rounding: give --reward-scaling none"):
+            Units.of(dataclasses.replace(same, episode_returns=returns), True, 1e-6, "iql", 1.0)
 
 
 def test_windows_are_the_steps_of_one_episode(small_dataset):

@@ -320,7 +320,6 @@ def test_columns_and_numbers_as_flags(write_hdf5, d4rl_arrays):
         ("walker2d-medium-replay-v2.h5", "walker2d-medium-replay-v2", "Walker2d-v4", {}, "d4rl"),
         ("ant_full_replay-v2.hdf5", "ant-full-replay-v2", "Ant-v4", {"use_contact_forces": True}, "d4rl"),
         ("halfcheetah_expert-v1.hdf5", "halfcheetah-expert-v1", "HalfCheetah-v4", {}, "d4rl"),
-        ("walker_mixed.hdf5", "walker2d-medium-replay-v0", "Walker2d-v4", {}, "d4rl"),
         ("hopper-medium.hdf5", "hopper-medium", "Hopper-v4", {}, None),
         ("my_hopper_medium-v2.hdf5", "my_hopper_medium-v2", None, {}, None),
     ],

@@ -41,7 +41,7 @@ def test_a_file_of_every_family(family, write_hdf5, d4rl_arrays, capsys):
     observations, actions = NAMES[id].widths
     data = d4rl_arrays("." * 3, steps=limit, observations=observations, actions=actions)
     del data["timeouts"]
-    dataset = load_dataset(write_hdf5(f"{stem}.hdf5", data))
+    dataset = load_dataset(write_hdf5(f"d4rl/{stem}.hdf5", data))
     assert (dataset.id, dataset.env_id, dataset.reference) == (id, env_id, reference)
     # cut at the time limit: the last step of each episode has no next observation
     assert (dataset.episode_lengths.tolist(), len(dataset)) == ([limit] * 3, 3 * limit - 3)
@@ -92,7 +92,8 @@ def test_a_name_is_downloaded_from_where_d4rl_has_it(name, monkeypatch, tmp_path
 def test_every_file_has_one_name():
     assert len({entry.file for entry in NAMES.values()}) == len(NAMES)
     for name, entry in NAMES.items():
-        assert d4rl_name_of(entry.file.removesuffix(".hdf5")) == d4rl_name_of(name) == name
+        assert d4rl_name_of(entry.file.removesuffix(".hdf5"), is_d4rls=True) == name
+        assert d4rl_name_of(name, is_d4rls=False) == name
         assert entry.env_id in (name, *(agent.env_id for agent in AGENTS.values()))
         assert entry.random < entry.expert
     assert {name for name, entry in NAMES.items() if entry.family != "locomotion"} == set(TASKS)
@@ -101,9 +102,28 @@ def test_every_file_has_one_name():
 def test_names_that_are_nearly_d4rls():
     assert agent_of("hopper-medium") == agent_of("hopper-medium-v1") == agent_of("hopper-full-replay-v0") == "hopper"
     assert agent_of("hopper-medium-v3") is agent_of("pen-human-v1") is agent_of("hopper") is None
-    assert d4rl_name_of("walker2d_medium_expert-v2") == "walker2d-medium-expert-v2"
-    assert d4rl_name_of("walker_mixed") == "walker2d-medium-replay-v0"
-    assert d4rl_name_of("antmaze-umaze") is d4rl_name_of("pen") is None
+    assert d4rl_name_of("walker2d_medium_expert-v2", is_d4rls=False) == "walker2d-medium-expert-v2"
+    assert d4rl_name_of("antmaze-umaze", is_d4rls=True) is d4rl_name_of("pen", is_d4rls=True) is None
+
+
+@pytest.mark.parametrize(
+    ("stem", "theirs", "own"),
+    [
+        ("hopper_medium", "hopper-medium-v0", "hopper-medium"),
+        ("walker_mixed", "walker2d-medium-replay-v0", "walker_mixed"),
+    ],
+)
+def test_locomotions_v0_is_d4rls_in_its_folder_alone(stem, theirs, own, write_hdf5, d4rl_arrays, capsys):
+    """Elsewhere it is a log like any other: with its own next observations, and no reference returns."""
+    observations, actions = NAMES[theirs].widths
+    data = d4rl_arrays("to", observations=observations, actions=actions)
+    data["next_observations"] = np.roll(data["observations"], -1, axis=0)
+    data["next_observations"][[4, 9]] += 1.0
+    dataset = load_dataset(write_hdf5(f"{stem}.hdf5", data))
+    assert (dataset.id, dataset.reference, len(dataset)) == (own, None, 10)
+    assert "D4RL's v0" not in capsys.readouterr().err
+    dataset = load_dataset(write_hdf5(f"d4rl/{stem}.hdf5", data))
+    assert (dataset.id, dataset.reference, len(dataset)) == (theirs, "d4rl", 9)
 
 
 def test_urls_and_scores_are_d4rls():

@@ -1,5 +1,6 @@
 """One name for a dataset, however it is spelled, and never a way out of the folder of runs."""
 
+import inspect
 import os
 from pathlib import Path
 
@@ -131,6 +132,8 @@ def test_a_folder_of_files_is_known_by_them(here, make_episode):
 def test_every_source_has_all_that_a_source_has():
     members = {name for name in vars(sources.Source) if not name.startswith("_")} | set(sources.Source.__annotations__)
     assert all(hasattr(source, name) for source in sources.SOURCES for name in members)
+    for source in sources.SOURCES:
+        inspect.signature(source.load).bind("id", None, None, False)
 
 
 def test_a_folder_that_is_named_as_an_id_is_hinted_at(here, make_episode, monkeypatch):

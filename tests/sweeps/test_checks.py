@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 
@@ -103,10 +104,22 @@ def test_a_run_in_another_environment_or_on_other_data_clashes(tmp_path):
         ({"env_id": "Hopper-v4"}, "env_id is 'Hopper-v4' there"),
         ({"dataset_fingerprint": "other"}, "dataset_fingerprint is 'other' there"),
         ({"max_episode_steps": 15, "action_bounds": None}, "max_episode_steps is 15 there and None here"),
+        ({"reward_scaling": "paper"}, "reward_scaling is 'paper' there and 'iql' here"),
     ):
         write(**changes)
         with pytest.raises(InputError, match=rf"seed0 holds a run with other settings \({message}"):
             check_datasets([cell], fetch=False)
+
+
+def test_a_run_whose_rewards_the_data_decided_about_is_the_cells(tmp_path, monkeypatch):
+    (cell,) = cells(tmp_path, Block(("iql",)))
+    dataset = dataclasses.replace(load_dataset("rlrat/hopper/mixed-v0"), id="pen-human-v1")
+    monkeypatch.setattr("rlrat.datasets.load_dataset", lambda *_, **__: dataset)
+    cell.run_folder(0).mkdir(parents=True)
+    identity = {"agent": "iql", "dataset": dataset.id, "reward_scaling": "none", "reward_shift": None}
+    (cell.run_folder(0) / "config.json").write_text(json.dumps({"identity": identity, "versions": {}}))
+    check_folders([cell])
+    assert check_datasets([cell], fetch=False) == DataCheck()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to be somebody else")
