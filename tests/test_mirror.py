@@ -19,6 +19,7 @@ SEVERAL = {
     *("docs/test_own_data.py", "docs/test_pages.py", "docs/test_site.py"),
     "datasets/test_reader_fuzz.py",
     *("emulator/test_emulator.py", "emulator/test_rational_runs.py", "emulator/test_whole_runs.py"),
+    "evaluation/test_goals.py",
     *("rational/test_dispatcher.py", "rational/test_imports.py", "rational/test_init.py", "rational/test_main.py"),
     "rational/test_op_transforms.py",
     *("reports/test_page.py", "reports/test_report_fuzz.py"),

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlrat.environments.global_random import lent
 from rlrat.environments.registry import find_spec, nearest, other_versions
 from rlrat.errors import InputError, reason
 
@@ -61,6 +62,8 @@ def make(
 ) -> Any:
     """Make an environment as it is registered, but for what is given, and put it into the wrappers.
 
+    Whatever it draws from NumPy's global generator, that is as it was afterwards.
+
     Args:
         env_id: its registered id.
         env_kwargs: its settings.
@@ -77,10 +80,12 @@ def make(
 
     limit = {} if max_episode_steps is None else {"max_episode_steps": int(max_episode_steps)}
     _ignore_noise()
-    with refusals(env_id, env_kwargs):
+    with lent(), refusals(env_id, env_kwargs):
         try:
             # The checker only warns; it changes nothing that an environment returns.
             env = gymnasium.make(spec, disable_env_checker=True, **limit, **env_kwargs)
+        except NotMadeError as error:  # of another environment, of which this one is made
+            raise NotMadeError(f"{env_id}: {error}") from None
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise NotMadeError(f"{env_id} cannot be made here: {_missing(env_id, error)}") from None
         except AssertionError as error:
@@ -95,7 +100,7 @@ def make(
         try:
             if kind is None:
                 raise InputError(f"Gymnasium {gymnasium.__version__} has no wrapper {reason(wrapper.name)}")
-            with refusals(env_id, {}, [wrapper]):
+            with lent(), refusals(env_id, {}, [wrapper]):
                 env = kind(env, **wrapper.kwargs)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             env.close()

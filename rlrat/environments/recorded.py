@@ -23,6 +23,8 @@ _WATCHING_WRAPPERS = {
     *("PassiveEnvChecker", "OrderEnforcing", "RecordEpisodeStatistics", "RecordVideo", "HumanRendering"),
     *("RenderCollection", "DataCollector", "Monitor", "Autoreset"),
 }
+_WRONG_SIGN = r"AdroitHand(Door|Hammer|Relocate)-v1"
+"""Environments of Gymnasium-Robotics whose dense reward grows with the hand's distance, since its 1.2.1."""
 _STATEFUL_WRAPPERS = {"NormalizeObservation", "NormalizeReward"}
 """What they have seen is a part of them, and of no record."""
 
@@ -52,7 +54,7 @@ class Environment:
     unlike: tuple[str, ...] = ()
     """What the data records and this does otherwise, as clauses "records ..."."""
     notes: tuple[str, ...] = ()
-    """What else is to be said, likewise."""
+    """What else is to be said of the evaluation of the data, as clauses "is ..." or "records ..."."""
 
     def __str__(self) -> str:
         """Return its id, and in brackets the settings, time limit and wrappers that it is not registered with."""
@@ -124,7 +126,8 @@ def of_data(
         spec = next((spec for spec in specs if _id(spec) == env_id), None)
     registered = find_spec(env_id).max_episode_steps
     if spec is None:
-        return Environment(env_id, given, registered if max_episode_steps is None else max_episode_steps)
+        limit = registered if max_episode_steps is None else max_episode_steps
+        return Environment(env_id, given, limit, notes=tuple(_known_faults(env_id, given)))
     if spec is not specs[0]:
         unlike.append(f"records the environment {reason(repr(specs[0]['id']))} to evaluate in, not {env_id}")
     kwargs = recorded_kwargs(env_id, spec.get("kwargs", {}), given, where)
@@ -138,7 +141,18 @@ def of_data(
                 "to evaluate without them, or --env-id none"
             )
         unlike.append(f"records wrappers that are left out (--ignore-wrappers): {left_out}")
+    notes += _known_faults(env_id, kwargs)
     return Environment(env_id, kwargs, limit, wrappers, tuple(unlike), tuple(notes))
+
+
+def _known_faults(env_id: str, kwargs: Mapping[str, Any]) -> list[str]:
+    """Say what is known to be wrong with an environment, as `Environment.notes` are."""
+    if not re.fullmatch(_WRONG_SIGN, env_id) or kwargs.get("reward_type", "dense") != "dense":
+        return []
+    return [
+        f"is evaluated in {env_id}, whose reward has 0.1 x the hand's distance with the wrong sign since "
+        "gymnasium-robotics 1.2.1: returns are not those of D4RL's task or of versions before"
+    ]
 
 
 def _time_limit(

@@ -36,7 +36,9 @@ MOST_EPISODES = 100_000
 _EXTRAS = {
     r"FrankaKitchen|Fetch|Hand(Reach|Manipulate)": ("gymnasium_robotics", "kitchen"),
     r"PointMaze|AntMaze|AdroitHand": ("gymnasium_robotics", "robotics"),
-    r"(visual-)?(pointmaze|antmaze|humanoidmaze|antsoccer|cube|scene|puzzle)-": ("ogbench", "ogbench"),
+    # Not D4RL's antmaze-umaze-v2, antmaze-medium-play-v2, ...
+    r"(?!antmaze-(umaze|\w+-(play|diverse))-)(visual-)?"
+    r"(pointmaze|antmaze|humanoidmaze|antsoccer|cube|scene|puzzle)-": ("ogbench", "ogbench"),
 }
 """Beginnings of ids of `KNOWN_PACKAGES`, and our extra that installs a version with which they run."""
 
@@ -168,7 +170,7 @@ def _needs_mujoco_py(spec: "EnvSpec") -> bool:
     """Tell whether an environment needs mujoco_py, the bindings of before, which no longer install."""
     entry_point = str(spec.entry_point)
     own = entry_point.startswith("gymnasium.envs.mujoco") and (spec.version or 0) < 4
-    return own or ":MujocoPy" in entry_point
+    return own or ":MujocoPy" in entry_point or "mujoco_py" in entry_point
 
 
 def _is_installed(package: str) -> bool:
@@ -191,6 +193,9 @@ def _mujoco_ids() -> dict[str, str]:
 
 
 def nearest(name: str, cutoff: float) -> list[str]:
-    """Return the ids of Gymnasium's MuJoCo environments that are similar to `name`."""
-    known = _mujoco_ids()
+    """Return the ids that are similar to `name`: of Gymnasium's MuJoCo, of D4RL, of `KNOWN_PACKAGES` where imported."""
+    from gymnasium.envs.registration import registry
+
+    of_packages = [key for key, spec in registry.items() if str(spec.entry_point).startswith((*KNOWN_PACKAGES,))]
+    known = _mujoco_ids() | {key.lower(): key for key in (*d4rl.TASKS, *of_packages)}
     return [known[key] for key in difflib.get_close_matches(name.lower(), known, n=2, cutoff=cutoff)]

@@ -243,8 +243,10 @@ class BackgroundEvaluator:
         if self._thread is not None:
             self._thread.cancelled = True
             self._thread.join(min(self._timeout, 10.0))  # a step of a usual environment takes milliseconds
-            self._evaluator = None if self._thread.is_alive() else self._thread.evaluator
-            take_back(self._thread.ident)
+            self._evaluator = self._thread.evaluator
+            if self._thread.is_alive():
+                self._evaluator = None
+                take_back(self._thread.ident)
             self._thread = None
         if self._evaluator is not None:
             self._evaluator.close()

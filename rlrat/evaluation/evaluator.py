@@ -16,7 +16,7 @@ import numpy as np
 from rlrat.environments.global_random import lent
 from rlrat.environments.making import NO_LIMIT, Wrapper, import_mujoco, make, refusals
 from rlrat.environments.observations import Flattener, Parts, described
-from rlrat.environments.registry import MOST_EPISODES, import_modules, typed
+from rlrat.environments.registry import MOST_EPISODES, find_spec, import_modules, typed
 from rlrat.errors import InputError, reason
 from rlrat.evaluation.gymnasium_rows import GymnasiumRows, row_index
 from rlrat.evaluation.scores import Reference
@@ -192,9 +192,10 @@ class Evaluator:
             env_id, self.env_kwargs, max_episode_steps, self.wrappers, *rows, observation_parts
         )
         first: Any = self.envs[0]  # its actions are a box, or it was refused
-        self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
+        with lent():
+            self.observation_space: Box = first.observation_space if flattener is None else flattener.box()
+            self.action_space: Box = first.action_space
         self.observation_parts: Parts = () if flattener is None else flattener.parts
-        self.action_space: Box = first.action_space
         self.num_threads: int = self._rows.num_threads
         self.time_limit: int | None = _time_limit(first)
         self.going_on: int = self.reset_seeds.size
@@ -395,15 +396,20 @@ def _make_rows(
 
     The flattener is that of dictionary observations, None for vectors.
     """
+    find_spec(env_id)  # or one line, also where Gymnasium is missing
     envs: list[Any] = []
     try:
-        with lent(), _model_warnings_once():  # some environments are reset when they are made
+        # Some environments are reset when they are made, or when they are asked for their spaces.
+        with lent() as loan, _model_warnings_once():
+            loan.begin(np.random.MT19937(), seeds[0])
             envs.append(make(env_id, env_kwargs, max_episode_steps, wrappers))
             flattener = _check_evaluable(envs[0], env_id, observation_parts)
             with refusals(env_id, env_kwargs, wrappers):  # the first steps are made here
                 rows = native_rows(envs[0], seeds, num_threads or usable_cores(), flattener)
             if rows is None:
-                envs.extend(make(env_id, env_kwargs, max_episode_steps, wrappers) for _ in seeds[1:])
+                for seed in seeds[1:]:
+                    loan.begin(np.random.MT19937(), seed)
+                    envs.append(make(env_id, env_kwargs, max_episode_steps, wrappers))
                 # Almost half of a Hopper step is Python (130 of 300 us): more than a few threads only wait for the GIL.
                 rows = GymnasiumRows(envs, seeds, num_threads or min(usable_cores(), 4), flattener)
     except BaseException:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrat.environments.global_random import Generators
+from rlrat.environments.global_random import Generators, settled_state
 from rlrat.environments.observations import NUMERIC_KINDS, Flattener
 from rlrat.environments.success import success_of
 from rlrat.errors import InputError, warn
@@ -63,7 +63,8 @@ class GymnasiumRows:
     """One Gymnasium environment per row; MuJoCo's are stepped on threads, as `mj_step` releases the GIL.
 
     Every row is reset, and steps for the first time, with a global generator of NumPy's of its own. If one draws from
-    it then, all further steps are made one at a time in the same way.
+    it then, all further steps are made one at a time in the same way. One that draws later is noticed, too, but that
+    evaluation's episodes then depend on what else draws there.
     """
 
     def __init__(
@@ -134,7 +135,15 @@ class GymnasiumRows:
             self._generators.each(step, rows)
             self._at_start = False
         else:
+            before = settled_state()
             self._threads(step, rows)
+            if None not in (before, after := settled_state()) and after != before:
+                self._generators.are_used = True
+                warn(
+                    f"while {self._name} made a step that is not its first one, somebody drew from NumPy's global "
+                    "generator: if it was the environment, this evaluation is not decided by its seeds; the next ones "
+                    "are, as each row has such a generator of its own from now on"
+                )
         return tuple(array[rows] for array in results)
 
     def _step(self, row: int, action: np.ndarray) -> tuple:

@@ -84,7 +84,7 @@ def normalized_score(env_id: str, returns: ArrayLike, reference: ReferenceFamily
         env_id: an environment (Hopper-v5; with "d4rl" also Hopper-v4) or, with "d4rl", a dataset (hopper-medium-v2).
             With "success" AntMaze (AntMaze_UMaze-v5, antmaze-umaze-v2) or a single-task environment of OGBench.
         returns: any shape; with "success" success rates in [0, 1], whose score is 100 x the rate.
-        reference: "v5", "d4rl" or "success".
+        reference: "v5", "d4rl" or "success"; "recorded" scores belong to a dataset and are not known here.
 
     Raises:
         InputError: no such family, or no reference for `env_id` in it.
@@ -94,6 +94,11 @@ def normalized_score(env_id: str, returns: ArrayLike, reference: ReferenceFamily
         raise InputError(
             f"{env_id!r} is not scored by success rates: AntMaze (AntMaze_UMaze-v5, antmaze-umaze-v2) is, and so are "
             "OGBench's single-task environments (cube-single-singletask-v0)"
+        )
+    if found is None and reference == "recorded":
+        raise InputError(
+            f"recorded references belong to a dataset, not to {env_id!r}: give recorded_reference(env_id, "
+            "dataset.env_recorded).normalize(returns)"
         )
     if found is None:
         known = references(reference)

@@ -22,6 +22,7 @@ from rlrat.environments.making import (
 )
 from rlrat.environments.registry import find_spec
 from rlrat.errors import InputError
+from rlrat.evaluation.evaluator import Evaluator
 from tests.kitchen import needs_older_mujoco
 
 
@@ -244,3 +245,38 @@ def test_what_packages_print_when_they_are_imported_is_not_shown():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("PointMaze_UMaze-v3\n", "")
     assert find_spec("PointMaze_UMaze-v3").max_episode_steps == 300
+
+
+def test_what_concerns_the_authors_of_environments_is_not_shown(monkeypatch):
+    """OGBench's arms make their spaces anew whenever one asks for them, from bounds of 64 bits."""
+
+    class Loud(gymnasium.Env):
+        @property
+        def action_space(self):
+            return gymnasium.spaces.Box(-np.ones(2), np.ones(2), dtype=np.float32)
+
+        observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+        def __init__(self):
+            warnings.warn("(65550) b'X11: The DISPLAY environment variable is missing'", RuntimeWarning, stacklevel=1)
+
+        def reset(self, *, seed=None, options=None):
+            return self.action_space.sample(), {}
+
+        def step(self, action):
+            return np.zeros(2), 0.0, False, False, {}
+
+    spec = gymnasium.envs.registration.EnvSpec("Loud-v0", entry_point=Loud)
+    monkeypatch.setitem(gymnasium.registry, "Loud-v0", spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Evaluator("Loud-v0", 0, 2, max_episode_steps=3) as evaluator:
+            evaluator.probe()
+            evaluator.run(lambda observations: np.zeros((1, 2, 2)))
+
+
+def test_an_environment_that_is_made_of_another_is_named_with_it(robots, monkeypatch):
+    robots("4.0.0")
+    spec = gymnasium.envs.registration.EnvSpec("Outer-v0", entry_point=lambda: make("Robot-v0", {}))
+    monkeypatch.setitem(gymnasium.registry, "Outer-v0", spec)
+    assert refused("Outer-v0", {}).startswith("Outer-v0: Robot-v0 cannot be made here: this gymnasium-robotics does ")

@@ -5,9 +5,10 @@ import json
 import types
 
 import gymnasium
+import numpy as np
 import pytest
 
-from rlrat.environments.making import Wrapper
+from rlrat.environments.making import Wrapper, make
 from rlrat.environments.recorded import of_data, recorded_id, recorded_kwargs, saved_wrappers
 from rlrat.environments.registry import import_modules
 from rlrat.errors import InputError
@@ -380,3 +381,26 @@ def test_a_time_limit_that_is_none_is_one_line():
         with pytest.raises(InputError, match=r"records max_episode_steps=.* of Hopper-v5, which is no number of steps"):
             of_data(recorded)
         assert of_data(recorded, max_episode_steps=5).limit == 5
+
+
+def test_a_reward_that_is_known_to_be_wrong_is_said():
+    pytest.importorskip("gymnasium_robotics")
+    said = "is evaluated in AdroitHandDoor-v1, whose reward has 0.1 x the hand's distance with the wrong sign since"
+    for found in (of_data(data({"id": "AdroitHandDoor-v1"})), of_data(data(SPEC), "AdroitHandDoor-v1")):
+        (note,) = found.notes
+        assert note.startswith(said)
+    for right in ("AdroitHandPen-v1", "AdroitHandDoorSparse-v1", "door-human-v1"):
+        assert of_data(data({"id": right})).notes == ()
+    assert of_data(data({"id": "AdroitHandDoor-v1", "kwargs": {"reward_type": "sparse"}})).notes == ()
+
+
+def test_the_reward_that_is_known_to_be_wrong_still_is():
+    """If this fails, Gymnasium-Robotics was mended: the note is to go."""
+    pytest.importorskip("gymnasium_robotics")
+    with make("AdroitHandDoor-v1", {}) as env:
+        base = env.unwrapped
+        env.reset(seed=0)
+        observation, reward, *_ = env.step(np.zeros(28, np.float32))
+        angle, rest = observation[28], -1e-5 * np.square(base.data.qvel).sum()
+        others = -0.1 * (angle - 1.57) ** 2 + rest
+        assert reward - others == pytest.approx(0.1 * np.linalg.norm(observation[35:38]), abs=1e-9)

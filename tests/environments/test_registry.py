@@ -46,6 +46,19 @@ def test_ids_without_a_version_hinder_no_others(monkeypatch):
         typed("hopper-v5")
 
 
+def test_similar_names_of_d4rl_and_of_known_packages_are_told(monkeypatch):
+    pytest.importorskip("gymnasium_robotics")
+    monkeypatch.setitem(environments.KNOWN_PACKAGES, "ogbench", "no-such-package-anywhere")  # whose mazes are others
+    for name, meant in {
+        "antmaze-umaze-v3": "antmaze-umaze-v[012]",
+        "antmaze-large-play-v3": "antmaze-large-play-v[012]",
+        "pen-humans-v1": "pen-human-v1",
+        "AntMaze_Umaze-v5": "AntMaze_UMaze-v5",
+    }.items():
+        with pytest.raises(InputError, match=f"unknown environment '{name}': did you mean .*{meant}"):
+            typed(name)
+
+
 def test_known_packages_are_imported_where_they_are_installed(toys, monkeypatch):
     monkeypatch.setattr(environments, "KNOWN_PACKAGES", {"toy_module": "no-such-package-anywhere"})
     with pytest.raises(InputError, match="unknown environment 'Toy-v0'"):

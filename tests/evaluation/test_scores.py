@@ -92,6 +92,8 @@ def test_references_that_a_dataset_records():
     for wrong in ({}, {"ref_min_score": 1, "ref_max_score": 1}, {"ref_min_score": "a", "ref_max_score": 1}):
         assert recorded_reference("Pendulum-v1", wrong) is None
     assert references("recorded") == {}
+    with pytest.raises(InputError, match="recorded references belong to a dataset, not to 'Hopper-v5': give rec"):
+        normalized_score("Hopper-v5", 1.0, "recorded")
 
 
 def test_references_of_d4rls_other_families():

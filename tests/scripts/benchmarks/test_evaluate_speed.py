@@ -1,9 +1,13 @@
+import dataclasses
+
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 import evaluate_speed
 from evaluate_speed import STACKS, Evaluate, run_evaluate
+from rlrat.environments import find_spec
 from rlrat.errors import InputError
 
 
@@ -23,12 +27,14 @@ def test_environment_steps_beside_gymnasiums(capsys):
     assert "equal those of a plain loop" in capsys.readouterr().out
 
 
-def test_dictionary_observations_are_flattened_for_a_policy():
+def test_dictionary_observations_are_flattened_for_a_policy(monkeypatch):
     pytest.importorskip("gymnasium_robotics")
-    settings = {"env_ids": ("PointMaze_UMaze-v3",), "environments": 2, "rounds": 1, "threads": 1}
+    short = dataclasses.replace(find_spec("PointMaze_UMaze-v3"), id="Short-v0", max_episode_steps=4)
+    monkeypatch.setitem(gymnasium.registry, "Short-v0", short)
+    settings = {"env_ids": ("Short-v0",), "environments": 2, "rounds": 1, "threads": 1}
     (rows,) = run_evaluate(Evaluate(**settings, steps=3)).values()
     assert rows["network"]["rlrat"] > 0
-    (rows,) = run_evaluate(Evaluate(**settings, steps=1000, network=False)).values()  # its time limit is 300
+    (rows,) = run_evaluate(Evaluate(**settings, steps=1000, network=False)).values()  # beyond its time limit
     assert list(rows) == ["random"]
 
 
