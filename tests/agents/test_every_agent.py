@@ -396,9 +396,7 @@ def test_a_killed_run_equals_an_undisturbed_one(agent, start_agent, run_agent, t
     arguments = ("--num-seeds", 2, "--total-updates", 300, "--eval-every", 75, "--checkpoint-every", 25)
     arguments += ("--max-episode-steps", 40)
     if agent == "decision_transformer":
-        arguments += ("--embedding-size", 8, "--context-length", 2, "--num-layers", 1)
-    if agent == "cql":
-        arguments += ("--num-actions", 2)
+        arguments += ("--embedding-size", 16, "--context-length", 4, "--num-layers", 1)
     run_agent(*arguments, "--run-name", "whole")
     arguments += ("--run-name", "killed")
     process = start_agent(*arguments)
