@@ -23,6 +23,7 @@ from rlrat.errors import one_line_errors
 from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import parse
 from tests.forked import Forked
+from tests.kitchen import needs_older_mujoco
 from tests.short_runs import ROOT, SHORT
 
 if not torch.cuda.is_available():
@@ -37,6 +38,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
     atexit.register(gc.unfreeze)  # mujoco's bindings report what is left at the end
+
+
+def pytest_runtest_setup(item) -> None:
+    if item.get_closest_marker("kitchen") and needs_older_mujoco():
+        pytest.skip("needs MuJoCo below 3.12")
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ SEVERAL = {
     *("runs/test_damaged_folders.py", "runs/test_dictionary_observations.py"),
     *("runs/test_finishing.py", "runs/test_kill_storm.py"),
     "runs/test_older_folders.py",
+    "scripts/test_families.py",
     *("sweeps/test_chaos.py", "sweeps/test_fuzz_folder.py"),
     *("test_import_graph.py", "test_layers.py", "test_mirror.py", "test_packaging.py"),
 }

@@ -63,8 +63,8 @@ def join(
         observations, parts = observations[:, columns], without(parts, ACHIEVED)
     if never := constant(observations, parts):
         said += (
-            f"{id}: {', '.join(never)} {'is' if len(never) == 1 else 'are'} the same in every step: nothing can be "
-            "learned from it, and normalised observations have 0 there, whatever an evaluation shows",
+            f"{id}: {', '.join(never)} {'is' if len(never) == 1 else 'are'} the same in every step: policies "
+            "learn for this alone, and normalised observations have 0 there, whatever an evaluation shows",
         )
     return {
         "observations": np.delete(observations, first + lengths, axis=0),

@@ -18,6 +18,7 @@ from rlrat.errors import InputError, reason
 NO_LIMIT = -1
 """What `gymnasium.make` and we take as `max_episode_steps` where episodes are never cut."""
 
+_NOISE = (".*precision lowered by casting to float32", ".*X11: The DISPLAY environment variable is missing")
 _KITCHEN = "pip install 'rlrat[kitchen]'"
 _KITCHEN_BELOW = (3, 12)  # of MuJoCo, whose enumerations compare unequal to integers from there on
 
@@ -35,6 +36,10 @@ class Wrapper:
 
 class NotMadeError(InputError):
     """A registered environment lacks something that is to be installed."""
+
+
+class RefusedError(InputError):
+    """An environment refuses its settings or wrappers."""
 
 
 def wrapper_class(name: str) -> type | None:
@@ -71,6 +76,7 @@ def make(
     import gymnasium
 
     limit = {} if max_episode_steps is None else {"max_episode_steps": int(max_episode_steps)}
+    _ignore_noise()
     with refusals(env_id, env_kwargs):
         try:
             # The checker only warns; it changes nothing that an environment returns.
@@ -89,8 +95,7 @@ def make(
         try:
             if kind is None:
                 raise InputError(f"Gymnasium {gymnasium.__version__} has no wrapper {reason(wrapper.name)}")
-            with refusals(env_id, {}, [wrapper]), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*precision lowered")  # a recorded float has 64 bits
+            with refusals(env_id, {}, [wrapper]):
                 env = kind(env, **wrapper.kwargs)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             env.close()
@@ -103,7 +108,7 @@ def make(
 
 @contextlib.contextmanager
 def refusals(env_id: str, env_kwargs: Mapping[str, Any], wrappers: Sequence[Wrapper] = ()) -> Iterator[None]:
-    """Turn any error of an environment into an `InputError` about the settings or wrappers that it was given.
+    """Turn any error of an environment into a `RefusedError` about the settings or wrappers that it was given.
 
     Without any the error is a mistake in the environment's code, and keeps its traceback.
     """
@@ -116,10 +121,10 @@ def refusals(env_id: str, env_kwargs: Mapping[str, Any], wrappers: Sequence[Wrap
     except Exception as error:
         if not (env_kwargs or wrappers):
             raise
-        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        kind = f"{type(error).__name__}: " if str(error) and not isinstance(error, ValueError | TypeError) else ""
         given = [f"the settings {reason(repr(dict(env_kwargs)))}"] if env_kwargs else []
         given += [f"the wrappers {reason(', '.join(map(str, wrappers)))}"] if wrappers else []
-        raise InputError(f"{env_id} refuses {' and '.join(given)}: {kind}{reason(error)}") from None
+        raise RefusedError(f"{env_id} refuses {' and '.join(given)}: {kind}{reason(error)}") from None
 
 
 def mujoco_damage(error: BaseException) -> str | None:
@@ -166,12 +171,28 @@ def import_mujoco() -> Any:
     return mujoco
 
 
+def _ignore_noise() -> None:
+    """Ignore, in this process, what tells nobody anything.
+
+    Gymnasium warns that bounds are rounded to float32, as those of OGBench are, which makes its spaces anew whenever
+    they are looked at; GLFW, which OGBench imports, that there is no display.
+    """
+    there = {getattr(text, "pattern", None) for _, text, *_ in warnings.filters}
+    for text in _NOISE:
+        if text not in there:  # each change lets warnings that were shown be shown again
+            warnings.filterwarnings("ignore", message=text)
+
+
 def _missing(env_id: str, error: Exception) -> str:
     """Say what is not installed that an environment needs, and what can be done."""
     if (damage := mujoco_damage(error)) is not None:
         return damage
     near = other_versions(env_id)[:2] or nearest(env_id, cutoff=0.8)
-    what = "it needs mujoco_py, which no longer installs" if "mujoco_py" in str(error) else reason(error)
+    what = (
+        "it needs mujoco_py, which no longer installs"
+        if re.search("mujoco_py|mujoco v2", str(error))
+        else reason(error)
+    )
     return what + (f"; did you mean {' or '.join(near)}?" if near else "")
 
 

@@ -204,7 +204,7 @@ def recorded_id(env_id: Any, where: str, modules: Any = ()) -> str:
             ) from None
         option = f"--env-modules {found[0]}" if found else "--env-modules with the module that registers it"
         raise InputError(
-            f"{told}: give {option} if you trust that code, or another --env-id"
+            f"{told}: give {option} if you trust that code, or another --env-id, or {alone}"
             + (f" ({error.hint})" if error.hint else "")
         ) from None
     return name

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlrat.datasets import Dataset
-from rlrat.environments.making import NotMadeError
+from rlrat.environments.making import NotMadeError, RefusedError
 from rlrat.environments.observations import Parts
 from rlrat.environments.recorded import Environment, of_data
 from rlrat.environments.settings import bare, parse_env_kwargs, same_settings
@@ -75,12 +75,12 @@ def make_evaluator(
 ) -> Evaluator:
     """Make the environments of an evaluation that shows the `parts` of observations; the rest is as for `Evaluator`.
 
-    Where something is not installed, the error says that training needs no environment.
+    Where something is not installed or settings are refused, the error says that training needs no environment.
     """
     settings = (environment.env_kwargs, num_threads, repeats)
     around = {"max_episode_steps": environment.limit, "wrappers": environment.wrappers}
     names = [name for name, _ in parts] or None
     try:
         return Evaluator(environment.env_id, seeds, episodes, *settings, **around, observation_parts=names)
-    except NotMadeError as error:
+    except (NotMadeError, RefusedError) as error:
         raise InputError(f"{error}; --env-id none trains without evaluating in it") from None

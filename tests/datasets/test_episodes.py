@@ -142,9 +142,7 @@ def test_a_goal_that_never_changes_is_said_once(make_goals, capsys):
         goal["place"], goal["height"] = np.full_like(goal["place"], 0.3), np.full_like(goal["height"], 2.0)
     dataset = Dataset.from_episodes(episodes, id="own")
     (note,) = dataset.notes
-    assert note.startswith(
-        "own: desired_goal is the same in every step: nothing can be learned from it, and normalised"
-    )
+    assert note.startswith("own: desired_goal is the same in every step: policies learn for this alone, and normalised")
     assert capsys.readouterr().err == f"warning: {note}\n"
 
 

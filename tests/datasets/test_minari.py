@@ -380,17 +380,17 @@ REAL = {
 }
 
 
-@pytest.mark.parametrize("env_id", REAL)
+@pytest.mark.parametrize(
+    "env_id",
+    [pytest.param(env_id, marks=[pytest.mark.kitchen] * env_id.startswith(("Fetch", "Franka"))) for env_id in REAL],
+)
 def test_sets_of_real_environments_hold_what_was_recorded(make_minari, env_id):
     pytest.importorskip("gymnasium_robotics")
     from rlrat.environments.registry import find_spec
     from rlrat.evaluation.evaluator import Evaluator, check_spaces, reset_seed
 
     parts, stands = REAL[env_id]
-    try:
-        env = gymnasium.make(find_spec(env_id), disable_env_checker=True, max_episode_steps=3)
-    except AssertionError:  # of Gymnasium-Robotics
-        pytest.skip(f"{env_id} needs MuJoCo below 3.12")
+    env = gymnasium.make(find_spec(env_id), disable_env_checker=True, max_episode_steps=3)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     episodes = [play(env, 3, reset_seed(0, number)) for number in range(2)]
     folder = make_minari(ID, episodes, env_id=env_id, **spaces)

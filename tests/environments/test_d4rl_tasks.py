@@ -11,11 +11,10 @@ from rlrat.environments import find_spec  # noqa: E402
 from rlrat.environments.d4rl import MAZES, TASKS  # noqa: E402
 from rlrat.evaluation import Evaluator  # noqa: E402
 
-NEW = tuple(map(int, mujoco.__version__.split(".")[:2])) >= (3, 12)
 ONE_OF_EACH = (
     *("antmaze-umaze-v2", "maze2d-umaze-v1", "maze2d-open-dense-v0"),
     *(f"{task}-human-v1" for task in ("pen", "door", "hammer", "relocate")),
-    pytest.param("kitchen-complete-v0", marks=pytest.mark.skipif(NEW, reason="needs MuJoCo below 3.12")),
+    pytest.param("kitchen-complete-v0", marks=pytest.mark.kitchen),
 )
 
 
@@ -170,7 +169,7 @@ def test_bonuses_of_hands(task, seen, reward):
     assert env._reward(observation) == pytest.approx(reward)
 
 
-@pytest.mark.skipif(NEW, reason="needs MuJoCo below 3.12")
+@pytest.mark.kitchen
 def test_tasks_of_the_kitchen_are_done_once():
     env = made("kitchen-mixed-v0")
     start, info = env.reset(seed=0)
