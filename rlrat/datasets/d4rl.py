@@ -27,7 +27,7 @@ import h5py
 from rlrat.datasets import cache
 from rlrat.datasets.bounds import Bounds
 from rlrat.datasets.d4rl_names import AGENTS, LOCOMOTION_LIMIT, NAMES, D4RLName, agent_of
-from rlrat.datasets.dataset import Dataset
+from rlrat.datasets.dataset import Dataset, reference_of
 from rlrat.datasets.download import download
 from rlrat.datasets.flat import ABOUT_NAME, NEEDED, SAVED, STEPS, Limit, check_steps, of_saved, of_steps
 from rlrat.datasets.hdf5 import open_group, open_hdf5, read, read_text
@@ -116,6 +116,6 @@ def _convert(
                 f"{path} has {there} {name} a step, D4RL's {id} has {width}: give the file another name if it is not "
                 "D4RL's"
             )
-    about["reference"] = "success" if published.is_scored_by_success else "d4rl"
+    about["reference"] = reference_of(id) or "d4rl"
     dataset = of_steps(id, str(path), arrays, bounds, limit, published=True, **about)
     return replace(dataset, notes=(f"{id}: {published.note}", *dataset.notes)) if published.note else dataset

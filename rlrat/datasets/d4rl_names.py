@@ -50,11 +50,6 @@ class D4RLName:
         """Return the name of its file."""
         return self.path.rpartition("/")[2]
 
-    @property
-    def is_scored_by_success(self) -> bool:
-        """Return whether papers score it by its success rate."""
-        return self.family == "antmaze"
-
 
 @dataclass(frozen=True)
 class Agent:

@@ -26,8 +26,8 @@ def load_dataset(
             downloaded; a D4RL name such as `hopper-medium-v2`, looked for under `D4RL_DATASET_DIR`
             (`~/.d4rl/datasets`) and then downloaded; a single task of OGBench's such as
             `cube-double-play-singletask-task2-v0`, looked for under `OGBENCH_DATASET_DIR` (`~/.ogbench/data`) and then
-            downloaded; or a path to an .npz, .csv, .parquet or .hdf5 file (of D4RL's
-            layout), or to a folder of .npz files or of Minari's; docs/data.md says what is in them.
+            downloaded; or a path to an .npz, .csv, .parquet or .hdf5 file (of D4RL's layout), or to a folder of .npz
+            files or of Minari's; docs/data.md says what is in them.
         env_id: the Gymnasium environment that the data belongs to, or `module:id`: its bounds of actions and its time
             limit apply if the data does not record them itself.
         env_modules: your modules that register environments; they are imported. Modules that data names are not.

@@ -19,7 +19,7 @@ from rlrat.errors import InputError
 ROOT = "https://rail.eecs.berkeley.edu/datasets/offline_rl"
 _MODULE = "rlrat.environments.d4rl_tasks"
 
-MAZES = {
+MAZES: dict[str, tuple[str, ...]] = {
     "open": ("#######", "#     #", "#     #", "#     #", "#######"),
     "umaze": ("#####", "#   #", "### #", "#   #", "#####"),
     "medium": (

@@ -48,8 +48,8 @@ def _actions(size: int) -> Box:
 class AntMaze(gymnasium.Env):
     """Let an ant walk from a maze's first cell to a goal (Fu et al. 2020); the reward is 1 there, and 0 before."""
 
-    metadata: ClassVar = {**_METADATA, "render_fps": 10}
-    is_mujoco: ClassVar = True  # steps of several may run at once
+    metadata: ClassVar[dict[str, Any]] = {**_METADATA, "render_fps": 10}
+    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
     _CELL = 4.0  # width
 
     def __init__(self, maze: str, goal: Sequence[int], render_mode: str | None = None) -> None:
@@ -58,7 +58,8 @@ class AntMaze(gymnasium.Env):
         walls = [[int(cell == "#") for cell in row] for row in rows]
         self._maze = _robot("AntMaze_UMaze-v5", maze_map=walls, render_mode=render_mode)
         self.render_mode = render_mode
-        self.observation_space, self.action_space = _observations(29), _actions(8)
+        self.observation_space: gymnasium.spaces.Box = _observations(29)
+        self.action_space: gymnasium.spaces.Box = _actions(8)
         self._ant = self._maze.ant_env
         model = self._ant.model
         model.opt.timestep = 0.02
@@ -67,7 +68,7 @@ class AntMaze(gymnasium.Env):
         # From the middle of the maze to that of its second cell of the second row, where D4RL's origin is.
         self._origin = self._CELL * (1.5 - np.array([len(rows[0]), len(rows)]) / 2)
         self._goal_cell = self._CELL * (np.array(goal[::-1]) - 1.0)
-        self.goal = self._goal_cell
+        self.goal: np.ndarray = self._goal_cell
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> _Result:
         super().reset(seed=seed)
@@ -105,8 +106,8 @@ class Maze2D(gymnasium.Env):
     The reward is 1 within 0.5 of the goal, else 0; `dense`, exp(-distance).
     """
 
-    metadata: ClassVar = {**_METADATA, "render_fps": 100}
-    is_mujoco: ClassVar = True  # steps of several may run at once
+    metadata: ClassVar[dict[str, Any]] = {**_METADATA, "render_fps": 100}
+    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
 
     def __init__(self, maze: str, goal: Sequence[int], dense: bool, render_mode: str | None = None) -> None:
         rows = MAZES[maze]
@@ -114,11 +115,12 @@ class Maze2D(gymnasium.Env):
         walls = [[int(row[column] == "#") for row in rows] for column in reversed(range(len(rows[0])))]
         self._maze = _robot("PointMaze_UMaze-v3", maze_map=walls, render_mode=render_mode)
         self.render_mode = render_mode
-        self.observation_space, self.action_space = _observations(4), _actions(2)
+        self.observation_space: gymnasium.spaces.Box = _observations(4)
+        self.action_space: gymnasium.spaces.Box = _actions(2)
         self._ball, self._dense = self._maze.point_env, dense
         # D4RL's ball starts at 1.2 and a cell's middle is at its number + 1; both are 0 here, in the maze's middle.
         self._origin = 0.7 - np.array([len(rows), len(rows[0])]) / 2
-        self.goal = np.array(goal, np.float64)
+        self.goal: np.ndarray = np.array(goal, np.float64)
         free = np.argwhere([[cell != "#" for cell in row] for row in rows])
         self._starts = free.astype(np.float64)
 
@@ -159,13 +161,14 @@ class Adroit(gymnasium.Env):
     Model, observations and starts are those of Gymnasium-Robotics, bit by bit; rewards and ends are D4RL's.
     """
 
-    metadata: ClassVar = {**_METADATA, "render_fps": 100}
-    is_mujoco: ClassVar = True  # steps of several may run at once
+    metadata: ClassVar[dict[str, Any]] = {**_METADATA, "render_fps": 100}
+    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
         self._hand = _robot(f"AdroitHand{task.capitalize()}-v1", render_mode=render_mode)
         self.render_mode = render_mode
-        self.observation_space, self.action_space = self._hand.observation_space, self._hand.action_space
+        self.observation_space: gymnasium.Space[Any] = self._hand.observation_space
+        self.action_space: gymnasium.Space[Any] = self._hand.action_space
         self._task = task
         self._reward = {"pen": self._pen, "door": self._door, "hammer": self._hammer, "relocate": self._relocate}[task]
 
@@ -217,8 +220,8 @@ class Adroit(gymnasium.Env):
 class Kitchen(gymnasium.Env):
     """Do four tasks in a kitchen with a Franka arm (Gupta et al. 2019): the reward is the number that a step does."""
 
-    metadata: ClassVar = {**_METADATA, "render_fps": 12}
-    is_mujoco: ClassVar = True  # steps of several may run at once
+    metadata: ClassVar[dict[str, Any]] = {**_METADATA, "render_fps": 12}
+    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
     _NOISE = 0.1
     # Of the objects' joints, as d4rl's franka_config.xml has them from the tenth on.
     _AMPLITUDES: ClassVar = np.repeat([0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [2, 6, 3, 3, 3, 3, 1])
@@ -235,7 +238,8 @@ class Kitchen(gymnasium.Env):
         settings = {"robot_noise_ratio": self._NOISE, "render_mode": render_mode}
         self._kitchen = _robot("FrankaKitchen-v1", tasks_to_complete=list(tasks), **settings)
         self.render_mode = render_mode
-        self.observation_space, self.action_space = _observations(60), _actions(9)
+        self.observation_space: gymnasium.spaces.Box = _observations(60)
+        self.action_space: gymnasium.spaces.Box = _actions(9)
         self._arm = self._kitchen.robot_env
         model = self._arm.model
         # The arm's pedestal, through which D4RL's robot can pass.

@@ -115,7 +115,7 @@ class Generators:
     def __init__(self, seeds: Sequence[int]) -> None:
         self._seeds = seeds
         self._generators = [np.random.MT19937() for _ in seeds]
-        self.are_used = False
+        self.are_used: bool = False
 
     def each(self, function: Callable[[int], None], rows: np.ndarray, *, anew: bool = False) -> None:
         """Call `function(row)` for one row after the other, its generator being the global one.

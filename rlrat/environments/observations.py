@@ -192,7 +192,7 @@ class Flattener:
                 f"{reason(', '.join(found))}: choose the environment that the data was collected in"
             )
         self.parts: Parts = ()
-        self.size = 0
+        self.size: int = 0
         self._places: list[tuple[str, tuple[str, ...], tuple[int, ...], slice]] = []
         for name in names or found:
             keys, box = found[name]

@@ -131,7 +131,9 @@ class UnknownEnvironmentError(InputError):
     """
 
     def __init__(self, name: str, broken: str) -> None:
-        self.broken, self.install, self.versions = broken, how_to_install(name), other_versions(name)
+        self.broken: str = broken
+        self.install: str | None = how_to_install(name)
+        self.versions: list[str] = other_versions(name)
         near = self.versions[:2] or nearest(name, cutoff=0.6)
         hints = [f"did you mean {' or '.join(near)}?"] if near else []
         self.hint: str = " ".join([*([self.install] if self.install else hints), *filter(None, [broken.strip()])])

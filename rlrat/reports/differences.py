@@ -15,7 +15,7 @@ _PROTOCOL = {  # how runs are judged, not how they learn
 }
 _NEWER = {
     **{"max_episode_steps": None, "action_bounds": None, "holdout": None, "reward_shift": None},
-    **{"wrappers": [], "ignore_wrappers": False},
+    **{"wrappers": [], "ignore_wrappers": False, "drop_achieved_goal": None},
 }
 """Settings that older runs do not know, as they were."""
 # Settings that the seconds of an update depend on. A run may be resumed with others, except for the precision.

@@ -79,7 +79,7 @@ def probe(jobs: Sequence[Job], folder: SweepFolder, extra: dict[str, Any], data:
 
 
 def _stand_in(job: Job) -> Job:
-    own = ("env_id", "env_kwargs", "max_episode_steps", "ignore_wrappers", "action_bounds")
+    own = ("env_id", "env_kwargs", "max_episode_steps", "ignore_wrappers", "action_bounds", "drop_achieved_goal")
     kept = {name: value for name, value in job.cell.values.items() if name not in own}
     values = {**kept, "dataset": RunArguments.dataset}
     return Job(replace(job.cell, values=values), job.seeds)

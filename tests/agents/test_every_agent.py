@@ -379,7 +379,10 @@ def test_the_command_leaves_a_finished_run_folder(agent, run_agent, tmp_path):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_agent, tmp_path, scalars):
-    run_agent("--activation", "rational")
+    small = (
+        ("--embedding-size", 16, "--context-length", 4, "--num-layers", 1) if agent == "decision_transformer" else ()
+    )
+    run_agent("--activation", "rational", *small)
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     points = scalars(folder)
     assert "charts/updates_per_second" in points

@@ -61,7 +61,9 @@ def test_the_packaged_datasets_hold_what_was_collected(id, monkeypatch):
     assert dataset.actions.shape == (steps, 3)
 
 
-@pytest.mark.parametrize("id", PACKAGED)
+@pytest.mark.parametrize(
+    "id", ["rlrat/hopper/medium-v0", pytest.param("rlrat/hopper/mixed-v0", marks=pytest.mark.slow)]
+)
 def test_plain_minari_reads_the_packaged_datasets(id, monkeypatch):
     import minari as plain
 

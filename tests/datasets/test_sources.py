@@ -111,6 +111,17 @@ def test_what_has_to_be_fetched(write_hdf5, d4rl_arrays, make_minari, make_episo
     assert not sources.is_to_be_fetched("hopper-medium-v2")
 
 
+def test_a_name_of_d4rls_is_minaris_where_only_that_is_here(write_hdf5, d4rl_arrays, make_minari, make_episode):
+    """As door-human-v0 of Minari before 0.5 is, which is no file of D4RL's."""
+    name = "door-human-v0"
+    assert sources.is_to_be_fetched(name)
+    make_minari(name, [make_episode(3)])
+    assert not sources.is_to_be_fetched(name)
+    assert len(load_dataset(name)) == 3
+    write_hdf5("d4rl/door-v0_demos_clipped.hdf5", d4rl_arrays("to", observations=39, actions=28))
+    assert len(load_dataset(name)) == 9
+
+
 def test_paths_alone_become_absolute(here, make_minari, make_episode, monkeypatch):
     make_minari("own/set-v0", [make_episode(3)])
     for text in ("rlrat/hopper/mixed-v0", "own/set-v0", "hopper-medium-v2", "nonsense", "a" * 300):

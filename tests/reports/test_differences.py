@@ -15,6 +15,16 @@ def test_what_differs_in_how_runs_were_judged_is_told(tmp_path):
     assert any("not all runs were judged alike: eval_episodes: 10 (relu), 20 (silu)" in n for n in report.notes)
 
 
+def test_settings_that_older_runs_do_not_know_are_as_they_were(tmp_path):
+    write_seeds(tmp_path)
+    newer = {"drop_achieved_goal": None, "ignore_wrappers": False, "max_episode_steps": None, "action_bounds": None}
+    write_seeds(tmp_path, activation="silu", reward_shift=None, holdout=None, **newer)
+    assert build_report(read_runs([tmp_path])).tasks[0].differences == ()
+    write_seeds(tmp_path, activation="gelu", **{**newer, "drop_achieved_goal": False})
+    (difference,) = build_report(read_runs([tmp_path])).tasks[0].differences
+    assert str(difference) == "drop_achieved_goal: False (gelu), None (relu, silu)"
+
+
 def test_seconds_are_compared_only_between_equal_processes(tmp_path):
     write_seeds(tmp_path)
     write_seeds(tmp_path, activation="silu", config={"arguments": {"num_seeds": 1, "num_threads": 1}})

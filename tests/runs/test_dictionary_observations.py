@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import rlrat
+from rlrat.environments.registry import find_spec
 from rlrat.errors import InputError
+from rlrat.reports import build_report, read_runs
 from rlrat.runs import export
 from rlrat.runs.card import write_card
 from rlrat.runs.judging import judge
@@ -78,6 +80,44 @@ def test_a_run_knows_its_parts_and_is_evaluated_again_by_them(train, tmp_path):
     assert done.difference < 1e-5
     text = done.files[0].read_text()
     assert "# observation 0 to 0: desired_goal/height\n# observation 1 to 2: desired_goal/place\n# obs" in text
+
+
+FAMILIES = {  # of Gymnasium-Robotics: how wide observations are, and whether success is the score
+    "PointMaze_UMaze-v3": (6, False),
+    "AntMaze_UMaze-v5": (109, True),
+    "FetchPush-v4": (28, False),
+    "FrankaKitchen-v1": (93, False),
+    "AdroitHandDoor-v1": (39, False),
+    "AdroitHandHammer-v1": (46, False),
+    "AdroitHandPen-v1": (45, False),
+    "AdroitHandRelocate-v1": (39, False),
+}
+
+
+@pytest.mark.parametrize("env_id", FAMILIES)
+def test_a_set_of_every_family_goes_from_episodes_to_a_report(env_id, tmp_path):
+    pytest.importorskip("gymnasium_robotics")
+    width, by_success = FAMILIES[env_id]
+    spec = {"id": env_id, "max_episode_steps": 3, "kwargs": {}}
+    try:
+        env = gymnasium.make(find_spec(env_id), disable_env_checker=True, max_episode_steps=3)
+    except AssertionError:  # of Gymnasium-Robotics
+        pytest.skip(f"{env_id} needs MuJoCo below 3.12")
+    about = {"id": "tiny", "env_id": env_id, "env_recorded": {"env_spec": spec}}
+    dataset = rlrat.Dataset.from_episodes([play(env, 3, seed) for seed in range(2)], **about)
+    env.close()
+    assert dataset.observations.shape == (6, width)
+    settings = {**SETTINGS, "total_updates": 2, "eval_every": 2, "run_dir": tmp_path}
+    result = rlrat.train("iql", dataset, **settings)
+    assert set(result.episodes["length"]) == {3}  # as recorded
+    assert set(result.episodes["success"]) == {0}
+    (summary,) = result.summaries
+    assert (summary["status"], summary["final_success_rate"]) == ("finished", 0)
+    assert summary["final_score"] == (0 if by_success else None)
+    again, _ = TrainedRun(result.path).evaluate(2)
+    assert again[None].return_mean[0] == summary["final_return"]
+    (task,) = build_report(read_runs([tmp_path])).tasks
+    assert (task.measure, task.groups[0].final_success) == ("score" if by_success else "return", 0)
 
 
 def test_what_the_user_keeps_is_another_run(train):

@@ -168,8 +168,14 @@ def _stop_at(monkeypatch, update):
     monkeypatch.setattr(Run, "log", log)
 
 
-@pytest.mark.parametrize("agent", ["iql", "td3_bc"])
-@pytest.mark.parametrize("update", [10, 13, 30])
+@pytest.mark.parametrize(
+    ("agent", "update"),
+    [
+        *(("iql", update) for update in (10, 13, 30)),
+        ("td3_bc", 13),
+        *(pytest.param("td3_bc", update, marks=pytest.mark.slow) for update in (10, 30)),
+    ],
+)
 def test_sums_since_the_last_point_outlive_a_stop(agent, run_agent, tmp_path, monkeypatch, update):
     with monkeypatch.context() as patch:
         _stop_at(patch, update)

@@ -63,7 +63,7 @@ def test_a_run_that_another_process_trains_is_left_alone(run_agent, tmp_path):
     assert_equal_runs(read_run(folder.path), before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_cleanly_and_the_same_command_goes_on(start_agent, run_agent, tmp_path, undisturbed, number):
     process = start_agent(*LONG)
     evaluations = tmp_path / "runs/rlrat-hopper-mixed-v0/iql/rational+kill/seed1/evaluations.csv"
