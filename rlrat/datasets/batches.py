@@ -84,14 +84,16 @@ def reward_rule(
     """Return how rewards are scaled and what is added to them before, as the data decides it where it may.
 
     `iql` scales as IQL's authors do: they leave the rewards of D4RL's families other than locomotion as they are
-    (`none`). Without a shift AntMaze's rewards of 0 and 1 become -1 and 0, which is theirs, too (train_offline.py of
+    (`none`). So are those of OGBench's tasks, in which no trajectory may reach the goal and all returns be equal. Without
+    a shift AntMaze's rewards of 0 and 1 become -1 and 0, which is theirs, too (train_offline.py of
     ikostrikov/implicit_q_learning).
     """
     whole = dataset.training or dataset
     family = family_of(dataset.id, dataset.env_id)
     if reward_shift is None:
         reward_shift = -1.0 if family == "antmaze" and np.isin(whole.rewards, (0.0, 1.0)).all() else 0.0
-    return ("none" if reward_scaling == "iql" and family not in (None, "locomotion") else reward_scaling), reward_shift
+    as_they_are = family not in (None, "locomotion") or dataset.reference == "success"
+    return ("none" if reward_scaling == "iql" and as_they_are else reward_scaling), reward_shift
 
 
 def _reward_scale(dataset: Dataset, reward_scaling: RewardScaling, reward_shift: float) -> float:

@@ -30,7 +30,9 @@ def describe_rewards(dataset: Dataset, arguments: RunArguments) -> str | None:
         said.append("they are not scaled (--reward-scaling)")
     if not said:
         return None
-    return f"rewards of {family_of(dataset.id, dataset.env_id)}, as IQL's authors have them: {', and '.join(said)}"
+    family = family_of(dataset.id, dataset.env_id)
+    whose = "OGBench" if family is None else f"{family}, as IQL's authors have them"
+    return f"rewards of {whose}: {', and '.join(said)}"
 
 
 def _given(arguments: RunArguments) -> tuple[Any, float | None] | None:

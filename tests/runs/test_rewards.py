@@ -38,6 +38,8 @@ def test_what_is_said_of_it(small_dataset):
     assert describe_rewards(sparse(small_dataset), Arguments()) == f"{begin}{shifted}, and {kept}"
     assert describe_rewards(sparse(small_dataset), Arguments(reward_shift=0.0)) == begin + kept
     assert describe_rewards(sparse(small_dataset), Arguments(reward_scaling="none")) == begin + shifted
+    task = dataclasses.replace(small_dataset, id="antmaze-large-navigate-singletask-v0", reference="success")
+    assert describe_rewards(task, Arguments()) == "rewards of OGBench: they are not scaled (--reward-scaling)"
 
 
 def test_a_run_that_an_older_version_began_with_scaled_rewards_is_told(small_dataset, tmp_path, monkeypatch):
