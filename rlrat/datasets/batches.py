@@ -84,9 +84,8 @@ def reward_rule(
     """Return how rewards are scaled and what is added to them before, as the data decides it where it may.
 
     `iql` scales as IQL's authors do: they leave the rewards of D4RL's families other than locomotion as they are
-    (`none`). So are those of OGBench's tasks, in which no trajectory may reach the goal and all returns be equal. Without
-    a shift AntMaze's rewards of 0 and 1 become -1 and 0, which is theirs, too (train_offline.py of
-    ikostrikov/implicit_q_learning).
+    (`none`). So are those of OGBench's tasks, where all returns may be equal. Without a shift AntMaze's rewards of 0
+    and 1 become -1 and 0, which is theirs, too (train_offline.py of ikostrikov/implicit_q_learning).
     """
     whole = dataset.training or dataset
     family = family_of(dataset.id, dataset.env_id)
