@@ -23,16 +23,16 @@ EPISODES = 2
 TASKS = ("bottom burner", "hinge cabinet", "kettle", "light switch", "microwave", "slide cabinet", "top burner")
 KITCHEN = [*(f"{goal}_goal/{task}" for goal in ("achieved", "desired") for task in TASKS), "observation"]
 MINARI = {  # what policies see, the measure of a score
-    "PointMaze_UMaze-v3": (["desired_goal", "observation"], None),
+    "PointMaze_UMazeDense-v3": (["desired_goal", "observation"], None),
     "AntMaze_UMaze-v5": (["achieved_goal", "desired_goal", "observation"], "success"),
     "AdroitHandDoor-v1": ([], None),
-    "FetchReach-v4": (["desired_goal", "observation"], None),
+    "FetchReachDense-v4": (["desired_goal", "observation"], None),
     "FrankaKitchen-v1": (KITCHEN, None),
 }
 D4RL = {
     "hopper-medium-v2": "return",
     "antmaze-umaze-v2": "success",
-    "maze2d-umaze-v1": "return",
+    "maze2d-umaze-dense-v1": "return",
     "door-human-v1": "return",
     "kitchen-complete-v0": "return",
 }
@@ -42,7 +42,7 @@ OGBENCH = {
     "cube-double-play": 2,
     "puzzle-3x3-play": 5,
 }  # sub-goals
-AGENTS = {"AntMaze_UMaze-v5": "td3_bc", "PointMaze_UMaze-v3": "cql", "AdroitHandDoor-v1": "decision_transformer"}
+AGENTS = {"AntMaze_UMaze-v5": "td3_bc", "PointMaze_UMazeDense-v3": "cql", "AdroitHandDoor-v1": "decision_transformer"}
 SETTINGS = {
     "iql": ("--reward-scaling", "none"),
     "cql": ("--reward-scaling", "none"),
