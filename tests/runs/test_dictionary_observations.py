@@ -94,15 +94,15 @@ FAMILIES = {  # of Gymnasium-Robotics: how wide observations are, and whether su
 }
 
 
-@pytest.mark.parametrize("env_id", FAMILIES)
+@pytest.mark.parametrize(
+    "env_id",
+    [pytest.param(env_id, marks=[pytest.mark.kitchen] * env_id.startswith(("Fetch", "Franka"))) for env_id in FAMILIES],
+)
 def test_a_set_of_every_family_goes_from_episodes_to_a_report(env_id, tmp_path):
     pytest.importorskip("gymnasium_robotics")
     width, by_success = FAMILIES[env_id]
     spec = {"id": env_id, "max_episode_steps": 3, "kwargs": {}}
-    try:
-        env = gymnasium.make(find_spec(env_id), disable_env_checker=True, max_episode_steps=3)
-    except AssertionError:  # of Gymnasium-Robotics
-        pytest.skip(f"{env_id} needs MuJoCo below 3.12")
+    env = gymnasium.make(find_spec(env_id), disable_env_checker=True, max_episode_steps=3)
     about = {"id": "tiny", "env_id": env_id, "env_recorded": {"env_spec": spec}}
     dataset = rlrat.Dataset.from_episodes([play(env, 3, seed) for seed in range(2)], **about)
     env.close()
