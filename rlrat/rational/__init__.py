@@ -10,6 +10,7 @@ from types import ModuleType
 from .backends import backend
 from .module import Rational
 from .op import rational
+from .rationalization import Rationalization, rationalized
 from .reference import VERSIONS, derivative
 from .replace import ACTIVATIONS, rationalize
 from .table import FUNCTIONS, Fit
@@ -20,10 +21,12 @@ __all__ = [
     "VERSIONS",
     "Fit",
     "Rational",
+    "Rationalization",
     "backend",
     "derivative",
     "rational",
     "rationalize",
+    "rationalized",
 ]
 
 

@@ -1,0 +1,184 @@
+"""Bound how much a network's outputs change when its activations become rationals.
+
+Every node of the traced graph gets a bound of the largest difference of its elements, before and after: a linear map
+multiplies by its infinity norm, a rational by its largest slope on its interval, and adds its own error, since
+|R(y) - f(x)| <= |R(y) - R(x)| + |R(x) - f(x)|; a sum adds. The graph is that of evaluation mode.
+"""
+
+import inspect
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from .called import ACTIVATIONS
+from .module import Rational
+from .tracing import call_with, outputs_of
+
+_SLACK = 1.0 + 1e-6  # for the relative error of largest slopes and norms, computed in float64
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LINEAR = (*_CONVOLUTIONS, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# What moves, picks or averages elements changes no difference to a larger one.
+_SHORT = (
+    nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.ZeroPad2d,
+)  # fmt: skip
+_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_AVERAGE_FUNCTIONS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_SHORT_FUNCTIONS = (
+    torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.clone,
+    torch.cat, torch.stack, torch.mean, torch.amax, torch.amin, operator.getitem, operator.neg, torch.chunk,
+    torch.split,
+    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+)  # fmt: skip
+_SHORT_METHODS = (
+    "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "clone", "mean",
+    "amax", "amin", "unflatten", "expand", "chunk", "split",
+)  # fmt: skip
+_SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub)
+_SUM_METHODS = ("add", "add_", "sub", "sub_")
+_PRODUCTS = (operator.mul, operator.imul, torch.mul)
+_QUOTIENTS = (operator.truediv, operator.itruediv, torch.div)
+
+
+class _NoBound(Exception):
+    """Say why there is none."""
+
+
+class _Tracer(fx.Tracer):
+    """Look into activations, whose functions may be replaced by the module that calls them, but not into rationals."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, Rational):
+            return True
+        return type(m) not in ACTIVATIONS and super().is_leaf_module(m, module_qualified_name)
+
+
+def bound_of_change(
+    model: nn.Module, errors: Mapping[Rational, float], batch: Any, outputs: list[Tensor]
+) -> tuple[float | None, str]:
+    """Bound the largest change of `model`'s outputs by its rationals, whose errors on their intervals are given.
+
+    The bound holds while the inputs of the rationals stay in their intervals. `outputs` are the model's for `batch`, in
+    evaluation mode, which it must be in.
+
+    Returns:
+        The bound, or None and the reason.
+    """
+    try:
+        graph = _Tracer().trace(model, concrete_args=_not_given(model, batch))
+        traced = outputs_of(call_with(fx.GraphModule(model, graph), batch))
+    except Exception as error:
+        return None, f"torch.fx cannot trace the model ({' '.join(str(error).split())[:150] or type(error).__name__})"
+    same = len(traced) == len(outputs) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(traced, outputs, strict=True)
+    )
+    if not same:
+        return None, "the graph that torch.fx traces does not compute what the model does"
+    try:
+        return _follow(graph, dict(model.named_modules()), errors), ""
+    except _NoBound as reason:
+        return None, str(reason)
+
+
+def _not_given(model: nn.Module, batch: Any) -> dict[str, Any]:
+    """Return the arguments of the forward that a call with this batch leaves at their defaults."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    given = batch if isinstance(batch, Mapping) else ()
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in given}
+
+
+def _follow(graph: fx.Graph, modules: Mapping[str, nn.Module], errors: Mapping[Rational, float]) -> float:
+    changes: dict[fx.Node, float] = {}
+    folded: set[fx.Node] = set()  # convolutions and linear maps whose norm is taken with the BatchNorm behind it
+
+    def change(value: Any) -> float:
+        return max((changes[node] for node in _nodes(value)), default=0.0)
+
+    for node in graph.nodes:
+        before = change([node.args, node.kwargs])
+        module = modules.get(node.target) if node.op == "call_module" else None
+        if node.op == "output":
+            return before
+        if isinstance(module, Rational) and module in errors:
+            slope = module.largest_slope().max().item() * _SLACK if before else 0.0
+            changes[node] = errors[module] + slope * before
+        elif before == 0.0:
+            changes[node] = 0.0
+        elif _is(module, _LINEAR):
+            follower = next(iter(node.users)) if len(node.users) == 1 else None
+            norm = modules.get(follower.target) if follower is not None and follower.op == "call_module" else None
+            if _is(module, _CONVOLUTIONS) and _is_fixed(norm):
+                folded.add(follower)
+                changes[node] = before * _norm(module, norm)
+            else:
+                changes[node] = before * _norm(module)
+        elif _is_fixed(module):
+            changes[node] = before if node in folded else before * _scale(module).max().item() * _SLACK
+        else:
+            changes[node] = before * _factor(node, module, change)
+    raise _NoBound("the traced graph has no output")
+
+
+def _nodes(value: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg(value, lambda node: found.append(node) or node)
+    return found
+
+
+def _factor(node: fx.Node, module: nn.Module | None, change: Callable[[Any], float]) -> float:
+    """Return how much larger than the largest change of its inputs that of a node is at most."""
+    function = node.target if node.op == "call_function" else None
+    method = node.target if node.op == "call_method" else None
+    is_short = _is(module, _SHORT) or function in _SHORT_FUNCTIONS or method in _SHORT_METHODS
+    is_average = _is(module, _AVERAGES) and getattr(module, "divisor_override", None) is None
+    is_average |= function in _AVERAGE_FUNCTIONS and _argument(node, 6, "divisor_override") is None
+    is_off = function is F.dropout and _argument(node, 2, "training") is False
+    if is_short or is_average or is_off:
+        return 1.0
+    if (function in _SUMS or method in _SUM_METHODS) and not node.kwargs:
+        return sum(change(argument) for argument in node.args) / change(node.args)
+    numbers = [argument for argument in node.args if isinstance(argument, int | float)]
+    if function in _PRODUCTS and len(numbers) == 1:
+        return abs(numbers[0])
+    if function in _QUOTIENTS and numbers and numbers[0] and node.args[1] is numbers[0] and not node.kwargs:
+        return 1.0 / abs(numbers[0])
+    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", node.target)
+    raise _NoBound(f"no bound is known for {what}{f' at {node.target}' if module is not None else ''}")
+
+
+def _argument(node: fx.Node, place: int, name: str) -> Any:
+    return node.args[place] if len(node.args) > place else node.kwargs.get(name)
+
+
+def _is(module: nn.Module | None, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Say whether a module computes what one of these kinds does, with nothing hooked on."""
+    if module is None or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        return False
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+
+
+def _is_fixed(module: nn.Module | None) -> bool:
+    """Say whether a module is a BatchNorm that is a linear map, as in evaluation mode."""
+    return _is(module, _NORMS) and module.running_var is not None and not module.training
+
+
+@torch.no_grad()
+def _scale(norm: nn.Module) -> Tensor:
+    """Return the sizes of a BatchNorm's factors, one for each channel."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    return scale if norm.weight is None else scale * norm.weight.double().abs()
+
+
+@torch.no_grad()
+def _norm(layer: nn.Module, norm: nn.Module | None = None) -> float:
+    """Return the infinity norm of a linear map or convolution, with the BatchNorm behind it."""
+    sums = layer.weight.double().abs().flatten(1).sum(1)
+    if norm is not None:
+        sums = sums * _scale(norm)
+    return sums.max().item() * _SLACK

@@ -1,0 +1,184 @@
+"""Compute by rationals what a module's forward calls as functions: a TorchFunctionMode around it, a rational per call.
+
+The module gets a class derived from its own, whose forward runs the former one inside the mode, and a child `rationals`
+with a `Rational` for each call site. A call site is known by the places in the code, from the module's forward down to
+the call, by the function's name, and by the number of the call there within one forward (of a loop, each round is a
+site). A graph compiler does not see places: there the calls are counted, if every forward makes the same ones in the
+same order, and else the module runs uncompiled.
+"""
+
+import functools
+import sys
+import types
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .called import known
+
+Location = tuple[tuple[str, int], ...]
+"""From the call outwards: the functions that are being run, and their lines, counted from the function's first."""
+STAYS = -1
+"""Stands for the index of a rational where a call is known and computes what it did."""
+
+
+@dataclass(frozen=True)
+class CallSites:
+    """Say which of a module's rationals each call takes.
+
+    `table` maps a place and a function's name to the index of the rational for each call there within one forward, or
+    to one index for all calls. `order` has the indices of a forward's calls one after another, or is None where
+    forwards differ. `in_place` are the indices of calls that overwrite their input.
+    """
+
+    child: str
+    table: dict[tuple[Location, str], tuple[int, ...] | int]
+    order: tuple[int, ...] | None
+    in_place: frozenset[int]
+
+
+def locate(frame: FrameType | None, is_outermost: Callable[[FrameType], bool]) -> Location:
+    """Return where `frame` is, up to the frame that is the outermost. PyTorch's own code does not count."""
+    places = []
+    while frame is not None and not is_outermost(frame):
+        if (frame.f_globals.get("__name__") or "").partition(".")[0] != "torch":
+            places.append((frame.f_code.co_qualname, frame.f_lineno - frame.f_code.co_firstlineno))
+        frame = frame.f_back
+    return tuple(places)
+
+
+def first_argument(args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Return what an activation function is applied to."""
+    return args[0] if args else kwargs.get("input")
+
+
+class _Calls(TorchFunctionMode):
+    """Replace the calls of one forward of `module`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.sites: CallSites = module._call_sites
+        self.counts: Counter[Any] = Counter()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if (name := known(func)) is None:
+            return func(*args, **kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            index = self.sites.order[self.count]
+            self.count += 1
+        else:
+            index = self.find(name)
+        if index is None:
+            with torch._C.DisableTorchFunction():  # nor shall a mode further out count it
+                return func(*args, **kwargs)
+        if index == STAYS:
+            return func(*args, **kwargs)
+        x = first_argument(args, kwargs)
+        rational = getattr(self.module, self.sites.child)[index]
+        if index in self.sites.in_place:
+            return x.copy_(_apply(rational, x.clone()))
+        return _apply(rational, x)
+
+    def find(self, name: str) -> int | None:
+        """Find the index for a call of this function that is being made; None if none like it was seen on the data."""
+        place = locate(sys._getframe(2), _is_forward)
+        key = place, name
+        indices, number = self.sites.table.get(key, ()), self.counts[key]
+        self.counts[key] += 1
+        if isinstance(indices, int):
+            return indices
+        if number < len(indices):
+            return indices[number]
+        where = f"{place[-1][0]}, line {place[-1][1]} of it" if place else "its forward"
+        warnings.warn(
+            f"{type(self.module).__name__} calls {name} where it did not on the data given to rationalize ({where}): "
+            "this call stays what it was; give data that reaches it",
+            stacklevel=2,
+        )
+        return None
+
+
+def _apply(rational: nn.Module, x: Tensor) -> Tensor:
+    # To torch.fx, x is no tensor, and not asked.
+    return rational(x.unsqueeze(0)).squeeze(0) if isinstance(x, Tensor) and x.ndim == 0 else rational(x)
+
+
+def _is_forward(frame: FrameType) -> bool:
+    return frame.f_code is _forward_code
+
+
+@functools.cache
+def derived(kind: type[nn.Module]) -> type[nn.Module]:
+    """Make the class of modules of this kind whose forward runs inside the mode."""
+
+    @functools.wraps(kind.forward)
+    def forward(self, *args, **kwargs):
+        if self._call_sites.order is None and torch.compiler.is_dynamo_compiling():
+            return _uncompiled(self, *args, **kwargs)
+        with _Calls(self):
+            inner = self._own_forward
+            return kind.forward(self, *args, **kwargs) if inner is None else inner(*args, **kwargs)
+
+    def reduce(self, protocol):
+        # Pickle cannot find a class that is made here: it is given the one that this comes from.
+        make, args, *rest = kind.__reduce_ex__(self, protocol)
+        args = tuple(kind if argument is type(self) else argument for argument in args)
+        return (_remake, (kind, make, args), *rest)
+
+    def fill(namespace: dict[str, Any]) -> None:
+        namespace |= {
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            "__reduce_ex__": reduce,
+            "forward": forward,
+            "_own_forward": None,
+        }
+
+    return types.new_class(kind.__name__, (kind,), exec_body=fill)
+
+
+_forward_code = derived(nn.Identity).forward.__code__  # the same for all kinds
+
+
+def _remake(kind: type[nn.Module], make: Callable[..., nn.Module], args: tuple) -> nn.Module:
+    module = make(*args)
+    module.__class__ = derived(kind)
+    return module
+
+
+@torch.compiler.disable
+def _uncompiled(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return module.forward(*args, **kwargs)
+
+
+def install(module: nn.Module, rationals: nn.ModuleList, sites: CallSites) -> None:
+    """Let the forward of `module` compute these calls by these rationals."""
+    module._modules[sites.child] = rationals
+    vars(module)["_call_sites"] = sites
+    if "forward" in vars(module):
+        vars(module)["_own_forward"] = vars(module).pop("forward")
+    module.__class__ = derived(type(module))
+
+
+def is_installed(module: nn.Module) -> bool:
+    """Say whether calls of the module's forward are computed by rationals."""
+    return "_call_sites" in vars(module)
+
+
+def free_name(module: nn.Module) -> str:
+    """Return a name for the child with the rationals that the module has not used."""
+    name = "rationals"
+    while hasattr(module, name):
+        name += "_"
+    return name

@@ -1,0 +1,396 @@
+"""Run a model on data and see which activations its forward computes, and on which inputs. Nothing of it changes."""
+
+import contextlib
+import inspect
+import math
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as nn_module
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .call_sites import Location, first_argument, locate
+from .called import ACTIVATIONS, ELEMENTWISE, known, staying
+
+MOST_BATCHES = 32  # of the data that are used
+_PLAIN_SETTINGS = (int, float, bool, str, type(None))
+Held = nn.Module | tuple[nn.Module, str] | None
+"""What holds the function that a forward calls: an activation module, a module and its attribute's name, or nothing."""
+
+
+@dataclass
+class Call:
+    """Tell of a call that a forward makes: which function, where, and on which inputs.
+
+    `number` counts the calls of one forward of `owner` that have the same place, name and holder. `why_it_stays` is
+    empty for a call that a rational can replace.
+    """
+
+    owner: nn.Module | None
+    place: Location
+    name: str
+    held: Held
+    number: int
+    function: Callable[[Tensor], Tensor]
+    device: torch.device
+    why_it_stays: str = ""
+    low: float = math.inf
+    high: float = -math.inf
+    is_in_place: bool = False
+
+    def see(self, x: Tensor) -> None:
+        """Widen the range by the inputs `x`."""
+        if x.numel():
+            low, high = (float(t) for t in torch.aminmax(x.detach()))
+            # One that is not a number shall stay: min and max would lose it.
+            self.low, self.high = np.minimum(self.low, low).item(), np.maximum(self.high, high).item()
+
+
+@dataclass
+class Trace:
+    """Hold what was seen: the calls, in the order of their first times, and those of each forward of each module.
+
+    `others` are activations that no rational replaces, (module, name); `outputs` what the model returned for each
+    batch; `is_in_place_kept` says whether the outputs change if what works in place is given a copy.
+    """
+
+    calls: dict[tuple, Call] = field(default_factory=dict)
+    forwards: dict[nn.Module, list[tuple[tuple, ...]]] = field(default_factory=dict)
+    others: dict[tuple[nn.Module | None, str], None] = field(default_factory=dict)
+    outputs: list[list[Tensor]] = field(default_factory=list)
+    is_in_place_kept: bool = False
+
+
+class HeldFunction:
+    """Stand for a function that a module holds while a trace runs, so that its calls are told from others."""
+
+    def __init__(self, recorder: "Recorder", holder: nn.Module, name: str, function: Callable[..., Tensor]) -> None:
+        self.recorder, self.held, self.function = recorder, (holder, name), function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        function = getattr(self.function, "func", self.function)
+        settings = {**getattr(self.function, "keywords", {}), **kwargs}
+        return self.recorder.run(known(function), self.held, function, args, settings, sys._getframe(1))
+
+
+class Recorder(TorchFunctionMode):
+    """Record into `trace` what the forwards of `model` call; `ignored` modules are not looked into."""
+
+    def __init__(self, model: nn.Module, ignored: set[nn.Module]) -> None:
+        super().__init__()
+        self.trace = Trace()
+        self.modules, self.ignored = set(model.modules()), ignored
+        self.running: list[tuple[nn.Module, list[tuple], Counter]] = []
+        self.is_copying = False
+        """Whether what works in place is given a copy."""
+        self.pending: list[Call | None] = []
+        self.is_inside = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if (name := known(func)) is not None:
+            return self.run(name, None, func, args, kwargs, sys._getframe(1))
+        if (name := staying(func)) is not None and isinstance(first_argument(args, kwargs), Tensor):
+            x = first_argument(args, kwargs)
+            if not isinstance(x, nn.Parameter) and x.is_floating_point() and self.is_watching():
+                self.trace.others[self.owner(), name] = None
+        return func(*args, **kwargs)
+
+    def is_watching(self) -> bool:
+        """Say whether what runs now is looked into, and is not inside an activation that is recorded itself."""
+        return not self.is_inside and not any(
+            module in self.ignored or (module in self.modules and type(module) in ACTIVATIONS)
+            for module, _, _ in self.running
+        )
+
+    def owner(self) -> nn.Module | None:
+        """Return the innermost module of the model whose forward runs, activations aside."""
+        return next((module for module, _, _ in reversed(self.running) if self.is_owner(module)), None)
+
+    def is_owner(self, module: nn.Module) -> bool:
+        return module in self.modules and type(module) not in ACTIVATIONS
+
+    def run(self, name: str, held: Held, function: Any, args: tuple, kwargs: dict[str, Any], frame: FrameType) -> Any:
+        """Record a call of a function, and make it."""
+        x = first_argument(args, kwargs)
+        call = None
+        if self.is_watching() and isinstance(x, Tensor):
+            settings = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
+            call = self.record(name, held, partial_of(function, args[1:], settings), x, frame)
+            if name == "prelu":
+                call.why_it_stays = "prelu with slopes of its own"
+            elif not all(isinstance(value, _PLAIN_SETTINGS) for value in (*args[1:], *settings.values())):
+                call.why_it_stays = f"{name} with settings that are tensors"
+        if self.is_copying and call is not None:
+            args, kwargs = ((x.clone(), *args[1:]), kwargs) if args else ((), {**kwargs, "input": x.clone()})
+        before, self.is_inside = self.is_inside, True
+        try:
+            y = function(*args, **kwargs)
+        finally:
+            self.is_inside = before
+        if call is not None:
+            call.is_in_place |= y is x
+        return y
+
+    def record(self, name: str, held: Held, function: Callable[..., Tensor], x: Tensor, frame: FrameType) -> Call:
+        """Note a call and its input."""
+        owner = self.owner()
+        place = () if owner is None else locate(frame, partial(_is_call_of, owner))
+        numbers, keys = Counter(), []
+        for module, keys, numbers in reversed(self.running):  # noqa: B007
+            if module is owner:
+                break
+        key = (owner, place, name, held)
+        key = (*key, numbers[key])
+        numbers[key[:-1]] += 1
+        keys.append(key)
+        if key not in self.trace.calls:
+            self.trace.calls[key] = Call(*key, function, x.device)
+        call = self.trace.calls[key]
+        if _settings(call.function) != _settings(function):
+            call.why_it_stays = f"{name} with settings that change"
+        if isinstance(x, nn.Parameter):
+            call.why_it_stays = f"{name} of a parameter"
+        elif not x.is_floating_point():
+            call.why_it_stays = f"{name} of {str(x.dtype).removeprefix('torch.')}"
+        else:
+            call.see(x)
+        return call
+
+    def enter(self, module: nn.Module, args: tuple) -> tuple | None:
+        """Note that a module is called: PyTorch's hook before every forward."""
+        call = None
+        if module in self.modules and type(module) in ACTIVATIONS and self.is_watching() and args:
+            x = args[0]
+            if isinstance(x, Tensor):
+                call = self.record(_lower(module), module, module, x, sys._getframe(1))
+        self.running.append((module, [], Counter()))
+        self.pending.append(call)
+        return (args[0].clone(), *args[1:]) if self.is_copying and call is not None else None
+
+    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """Note that a forward has ended or failed."""
+        _, keys, _ = self.running.pop()
+        if (call := self.pending.pop()) is not None:
+            call.is_in_place |= output is args[0]
+        elif self.is_owner(module):
+            forwards = self.trace.forwards.setdefault(module, [])
+            if tuple(keys) not in forwards:
+                forwards.append(tuple(keys))
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        hooks = [
+            nn_module.register_module_forward_pre_hook(self.enter),
+            nn_module.register_module_forward_hook(self.leave, always_call=True),
+        ]
+        self.running.clear()
+        self.pending.clear()
+        try:
+            with self:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def partial_of(function: Callable[..., Tensor], args: tuple, settings: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+    """Return the function of one tensor that these settings make; the sizes of a trace's calls are no part of it."""
+    if not args and not settings:
+        return function
+    return _WithSettings(function, args, settings)
+
+
+@dataclass(frozen=True)
+class _WithSettings:
+    func: Callable[..., Tensor]
+    args: tuple
+    keywords: dict[str, Any]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.func(x, *self.args, **self.keywords)
+
+
+def _settings(function: Any) -> tuple:
+    if not isinstance(function, _WithSettings):
+        return ()
+    values = [*function.args, *function.keywords, *function.keywords.values()]
+    return tuple(value if isinstance(value, _PLAIN_SETTINGS) else None for value in values)
+
+
+def _lower(module: nn.Module) -> str:
+    return type(module).__name__.lower()
+
+
+def _is_call_of(owner: nn.Module, frame: FrameType) -> bool:
+    return frame.f_code is _call_code and frame.f_locals.get("self") is owner
+
+
+_call_code = nn.Module._call_impl.__code__
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, *, evaluating: bool) -> Iterator[None]:
+    """Let a model run in the block, in evaluation mode or its own, and put back buffers, modes and random numbers."""
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    values = [{name: b.clone() for name, b in own.items() if b is not None} for own in buffers]
+    try:
+        with same_random_numbers(), torch.no_grad():
+            if evaluating:
+                for module in modules:
+                    module.training = False
+            yield
+    finally:
+        with torch.no_grad():
+            for module, mode, own, copies in zip(modules, training, buffers, values, strict=True):
+                if module.training != mode:
+                    module.training = mode
+                for name, buffer in own.items():
+                    if module._buffers[name] is not buffer:
+                        module._buffers[name] = buffer
+                    if buffer is not None:
+                        buffer.copy_(copies[name])
+
+
+@contextlib.contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Put the random generators of PyTorch, NumPy and Python back after the block."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def batches(data: Any) -> list[Any]:
+    """Take the first batches of `data`, which may be one itself: a tensor or a dictionary.
+
+    Raises:
+        ValueError: there are none, or `data` is no iterable.
+    """
+    if isinstance(data, Tensor | Mapping):
+        return [data]
+    if not isinstance(data, Iterable) or isinstance(data, str):
+        raise ValueError(f"data must be an iterable of the model's inputs, such as a DataLoader, not {data!r:.80}")
+    generator = getattr(data, "generator", None)  # of a DataLoader
+    state = generator.get_state() if isinstance(generator, torch.Generator) else None
+    with same_random_numbers():
+        found = [batch for batch, _ in zip(data, range(MOST_BATCHES), strict=False)]
+    if state is not None:
+        generator.set_state(state)
+    if not found:
+        raise ValueError("data yields nothing: give at least one batch of inputs as the model takes them")
+    return found
+
+
+def call_with(model: nn.Module, batch: Any) -> Any:
+    """Call a model with a batch: a tensor, a tuple or list with the inputs first, or a dictionary of arguments.
+
+    Of a tuple, as many elements are given as the forward needs. Tensors are moved to the model's device.
+    """
+    parameter = next(model.parameters(), None)
+    if parameter is not None:
+        batch = tree_map(lambda leaf: leaf.to(parameter.device) if isinstance(leaf, Tensor) else leaf, batch)
+    signature = inspect.signature(model.forward)
+    if isinstance(batch, Mapping):
+        try:
+            signature.bind(**batch)
+        except TypeError:
+            return model(batch)
+        return model(**batch)
+    if not isinstance(batch, tuple | list):
+        return model(batch)
+    kinds = [p.kind for p in signature.parameters.values() if p.default is p.empty]
+    needed = sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    if not needed and inspect.Parameter.VAR_POSITIONAL in kinds:
+        return model(*batch)
+    return model(*batch[: max(1, needed)])
+
+
+def outputs_of(value: Any) -> list[Tensor]:
+    """Return the tensors of floating point in what a model returned."""
+    tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [tensor.detach().clone() for tensor in tensors if tensor.is_floating_point()]
+
+
+def run_all(model: nn.Module, inputs: list[Any]) -> list[list[Tensor]]:
+    """Return the outputs of the model for each batch, in evaluation mode."""
+    with undisturbed(model, evaluating=True):
+        return [outputs_of(call_with(model, batch)) for batch in inputs]
+
+
+def trace(
+    model: nn.Module,
+    inputs: list[Any],
+    functions: list[tuple[nn.Module, str, Callable[..., Tensor]]],
+    ignored: set[nn.Module],
+) -> Trace:
+    """Run the model on the inputs in evaluation mode, and on the first batch as it is, and tell what was seen.
+
+    `functions` are those that modules hold, (module, name, function).
+
+    Raises:
+        ValueError: the model cannot be called with the inputs.
+    """
+    recorder = Recorder(model, ignored)
+    found = recorder.trace
+    held = [(vars(holder), name, vars(holder).get(name)) for holder, name, _ in functions]
+    try:
+        for holder, name, function in functions:
+            vars(holder)[name] = HeldFunction(recorder, holder, name, function)
+        with undisturbed(model, evaluating=True), recorder.recording():
+            for number, batch in enumerate(inputs):
+                try:
+                    found.outputs.append(outputs_of(call_with(model, batch)))
+                except Exception as error:
+                    said = " ".join(str(error).split())[:300] or type(error).__name__
+                    raise ValueError(
+                        f"the model cannot be called with batch {number} of data, {_shapes(batch)}: {said}"
+                    ) from error
+        if any(call.is_in_place for call in found.calls.values()):
+            recorder.is_copying = True
+            with undisturbed(model, evaluating=True), recorder.recording():
+                again = outputs_of(call_with(model, inputs[0]))
+            recorder.is_copying = False
+            pairs = zip(again, found.outputs[0], strict=True)
+            found.is_in_place_kept = not all(torch.allclose(a, b, equal_nan=True) for a, b in pairs)
+        if any(module.training for module in model.modules()):
+            seen = {key: (call.low, call.high) for key, call in found.calls.items()}
+            # One sample may be too few for batch statistics: then what only training does is not seen.
+            with contextlib.suppress(Exception), undisturbed(model, evaluating=False), recorder.recording():
+                call_with(model, inputs[0])
+            for key, (low, high) in seen.items():  # ranges are those of evaluation
+                found.calls[key].low, found.calls[key].high = low, high
+    finally:
+        for attributes, name, value in held:
+            if value is None:
+                del attributes[name]
+            else:
+                attributes[name] = value
+    return found
+
+
+def _shapes(batch: Any) -> str:
+    """Describe a batch by its shapes."""
+    leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    return ", ".join(str(list(leaf.shape)) for leaf in leaves[:4]) or f"{batch!r:.80}"
+
+
+def elementwise(function: Any) -> bool:
+    """Say whether a function that a module holds is one of a single tensor, with keyword settings at most."""
+    is_one = bool(known(function)) and getattr(function, "func", function) in ELEMENTWISE
+    return is_one and not getattr(function, "args", ())
