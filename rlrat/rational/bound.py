@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from .called import ACTIVATIONS
+from .called import ACTIVATIONS, known
 from .module import Rational
 from .tracing import call_with, outputs_of
 
@@ -41,6 +41,8 @@ _SHORT_METHODS = (
     "amax", "amin", "unflatten", "expand", "chunk", "split",
 )  # fmt: skip
 _SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub)
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+_IN_PLACE_METHODS = ("add_", "sub_")
 _SUM_METHODS = ("add", "add_", "sub", "sub_")
 _PRODUCTS = (operator.mul, operator.imul, torch.mul)
 _QUOTIENTS = (operator.truediv, operator.itruediv, torch.div)
@@ -57,6 +59,13 @@ class _Tracer(fx.Tracer):
         if isinstance(m, Rational):
             return True
         return type(m) not in ACTIVATIONS and super().is_leaf_module(m, module_qualified_name)
+
+    def create_proxy(self, kind, target, args, kwargs, *rest, **named):
+        # A method of what stands for a tensor here passes no TorchFunctionMode; the function of its name does.
+        function = getattr(torch, target.removesuffix("_"), None) if kind == "call_method" else None
+        if known(function):
+            return function(*args, **kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *rest, **named)
 
 
 def bound_of_change(
@@ -121,7 +130,7 @@ def _follow(graph: fx.Graph, modules: Mapping[str, nn.Module], errors: Mapping[R
         elif _is_fixed(module):
             changes[node] = before if node in folded else before * _scale(module).max().item() * _SLACK
         else:
-            changes[node] = before * _factor(node, module, change)
+            changes[node] = before * _factor(node, module, modules, change)
     raise _NoBound("the traced graph has no output")
 
 
@@ -131,7 +140,9 @@ def _nodes(value: Any) -> list[fx.Node]:
     return found
 
 
-def _factor(node: fx.Node, module: nn.Module | None, change: Callable[[Any], float]) -> float:
+def _factor(
+    node: fx.Node, module: nn.Module | None, modules: Mapping[str, nn.Module], change: Callable[[Any], float]
+) -> float:
     """Return how much larger than the largest change of its inputs that of a node is at most."""
     function = node.target if node.op == "call_function" else None
     method = node.target if node.op == "call_method" else None
@@ -141,6 +152,9 @@ def _factor(node: fx.Node, module: nn.Module | None, change: Callable[[Any], flo
     is_off = function is F.dropout and _argument(node, 2, "training") is False
     if is_short or is_average or is_off:
         return 1.0
+    is_in_place = function in _IN_PLACE or method in _IN_PLACE_METHODS
+    if is_in_place and not _is_own(node.args[0], modules):
+        raise _NoBound(f"{getattr(node.target, '__name__', node.target)} may overwrite what is used elsewhere")
     if (function in _SUMS or method in _SUM_METHODS) and not node.kwargs:
         return sum(change(argument) for argument in node.args) / change(node.args)
     numbers = [argument for argument in node.args if isinstance(argument, int | float)]
@@ -150,6 +164,14 @@ def _factor(node: fx.Node, module: nn.Module | None, change: Callable[[Any], flo
         return 1.0 / abs(numbers[0])
     what = type(module).__name__ if module is not None else getattr(node.target, "__name__", node.target)
     raise _NoBound(f"no bound is known for {what}{f' at {node.target}' if module is not None else ''}")
+
+
+def _is_own(value: Any, modules: Mapping[str, nn.Module]) -> bool:
+    """Say whether nothing else holds this tensor: one operation has made it, and one uses it."""
+    if not isinstance(value, fx.Node) or len(value.users) > 1:
+        return False
+    module = modules.get(value.target) if value.op == "call_module" else None
+    return _is(module, (*_LINEAR, *_NORMS, Rational)) or (value.op == "call_function" and value.target in _SUMS)
 
 
 def _argument(node: fx.Node, place: int, name: str) -> Any:

@@ -25,6 +25,7 @@ from .called import known
 
 Location = tuple[tuple[str, int], ...]
 """From the call outwards: the functions that are being run, and their lines, counted from the function's first."""
+_NOT_COUNTED = ("torch.", f"{__package__}.")
 STAYS = -1
 """Stands for the index of a rational where a call is known and computes what it did."""
 
@@ -45,10 +46,10 @@ class CallSites:
 
 
 def locate(frame: FrameType | None, is_outermost: Callable[[FrameType], bool]) -> Location:
-    """Return where `frame` is, up to the frame that is the outermost. PyTorch's own code does not count."""
+    """Return where `frame` is, up to the frame that is the outermost. PyTorch's code and this package do not count."""
     places = []
     while frame is not None and not is_outermost(frame):
-        if (frame.f_globals.get("__name__") or "").partition(".")[0] != "torch":
+        if not f"{frame.f_globals.get('__name__')}.".startswith(_NOT_COUNTED):
             places.append((frame.f_code.co_qualname, frame.f_lineno - frame.f_code.co_firstlineno))
         frame = frame.f_back
     return tuple(places)
@@ -160,6 +161,23 @@ def _remake(kind: type[nn.Module], make: Callable[..., nn.Module], args: tuple) 
 @torch.compiler.disable
 def _uncompiled(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return module.forward(*args, **kwargs)
+
+
+class ReplacedByCaller(nn.Module):
+    """Stand where an activation was that is called several times: the modules that call it have the rationals.
+
+    Called by anything else it computes what the activation did.
+    """
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = (activation,)  # not a child: its parameters are used no more
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation[0].forward(x)
+
+    def extra_repr(self) -> str:
+        return repr(self.activation[0])
 
 
 def install(module: nn.Module, rationals: nn.ModuleList, sites: CallSites) -> None:

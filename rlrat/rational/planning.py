@@ -60,6 +60,8 @@ class Plan:
     owners: dict[nn.Module, tuple[list[Planned], CallSites]] = field(default_factory=dict)
     stays: list[str] = field(default_factory=list)
     taken: set[nn.Module] = field(default_factory=set)
+    hosts: list[tuple[nn.Module, list[Place]]] = field(default_factory=list)
+    """Activations whose every call is replaced where it is made, and their places."""
 
     def fit(self, degrees: tuple[int, int], version: str, interval: tuple[float, float] | None) -> None:
         """Fit and make every rational; an interval of None is the range that each has seen, and a margin.
@@ -83,11 +85,17 @@ class Plan:
             for parent, name in one.places:
                 if parent is self.model and not name:
                     return one.rational
-                if name not in parent._modules:
-                    vars(parent).pop(name, None)
-                    if hasattr(type(parent), name):  # which would be found first
-                        vars(parent)[name] = one.rational
+                vars(parent).pop(name, None)
+                # One of the class would be found first; a decoder layer without such an entry is copied with ReLU.
+                if isinstance(parent, nn.TransformerDecoderLayer) or (
+                    hasattr(type(parent), name) and name not in parent._modules
+                ):
+                    vars(parent)[name] = one.rational
                 parent._modules[name] = one.rational
+        for activation, places in self.hosts:
+            stand_in = call_sites.ReplacedByCaller(activation).train(activation.training)
+            for parent, name in places:
+                parent._modules[name] = stand_in
         for owner, (ones, sites) in self.owners.items():
             rationals = nn.ModuleList(one.rational for one in ones).train(owner.training)
             call_sites.install(owner, rationals, sites)
@@ -174,8 +182,6 @@ def make_plan(
     fixed: set[nn.Module],
     functions: list[tuple[nn.Module, str, Any]],
     trace: Trace,
-    *,
-    is_traced: bool,
 ) -> Plan:
     """Decide what each rational takes the place of.
 
@@ -184,7 +190,6 @@ def make_plan(
         fixed: those in which nothing is replaced.
         functions: the functions that modules hold, (module, attribute, function).
         trace: what was seen; empty if nothing was run.
-        is_traced: whether it was.
     """
     plan = Plan(model)
     device = next((parameter.device for parameter in model.parameters()), None)
@@ -206,8 +211,12 @@ def make_plan(
         groups = _direct(calls, places, trace.is_in_place_kept)
         if groups is None:
             by_mode |= calls
+            if isinstance(what, nn.Module) and not any(call.why_it_stays for call in calls.values()):
+                plan.hosts.append((what, places))
             continue
         for keys, at in groups:
+            if not at:
+                continue
             parent, attribute = at[0]
             name = ".".join(filter(None, (paths[parent], attribute)))
             own = [calls[key] for key in keys]
@@ -217,7 +226,7 @@ def make_plan(
             ordered.append((min((order[key] for key in keys), default=math.inf), one))
 
     for owner, forwards in trace.forwards.items():
-        _plan_owner(plan, owner, forwards, by_mode, paths, order, ordered)
+        _plan_owner(plan, owner, forwards, by_mode, paths, order, ordered, trace.is_in_place_kept)
     plan.planned = [one for _, one in sorted(ordered, key=lambda pair: pair[0])]
     return plan
 
@@ -226,7 +235,8 @@ def _places(child: nn.Module, model: nn.Module, paths: dict[nn.Module, str], fix
     if child is model:
         return [(model, "")]
     parents = [parent for parent in paths if parent not in fixed]
-    return [(parent, name) for parent in parents for name, value in parent._modules.items() if value is child]
+    places = [(parent, name) for parent in parents for name, value in parent._modules.items() if value is child]
+    return [(parent, name) for parent, name in places if name not in vars(parent)]  # which would be found first
 
 
 def _direct(
@@ -270,6 +280,7 @@ def _plan_owner(
     paths: dict[nn.Module, str],
     order: dict[tuple, int],
     ordered: list[tuple[float, Planned]],
+    is_in_place_kept: bool,
 ) -> None:
     """Plan the rationals for the calls that a module's forward makes."""
     forwards = [tuple(key for key in keys if key in by_mode) for keys in forwards]
@@ -301,7 +312,7 @@ def _plan_owner(
         elif first.number:
             where += f", round {first.number + 1}"
         one = Planned(name, first.function, first.name, owner.training, calls, [], first.device, where)
-        if any(call.is_in_place for call in calls):
+        if is_in_place_kept and any(call.is_in_place for call in calls):
             in_place.add(index)
         ones.append(one)
         ordered.append((order[group[0]], one))

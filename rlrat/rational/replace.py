@@ -87,7 +87,7 @@ def rationalize(
         inputs = batches(data)
         with _without_compiled(paths):
             seen = trace(module, inputs, functions, fixed)
-    plan = make_plan(module, paths, fixed, functions, seen, is_traced=data is not None)
+    plan = make_plan(module, paths, fixed, functions, seen)
     plan.fit(tuple(degrees), version, None if interval == "auto" else (float(interval[0]), float(interval[1])))
     result = Rationalization(plan.replaced(), (*plan.stays, *_left(module, plan, fixed, seen)))
     if result.stays:
