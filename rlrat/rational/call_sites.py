@@ -8,13 +8,15 @@ same order, and else the module runs uncompiled.
 """
 
 import functools
+import itertools
 import sys
 import types
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FrameType
+from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -23,8 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 from .called import known
 
-Location = tuple[tuple[str, int], ...]
-"""From the call outwards: the functions that are being run, and their lines, counted from the function's first."""
+Location = tuple[tuple[str, int, int | None], ...]
+"""From the call outwards: the functions that are being run, their lines, counted from their first, and the columns."""
 _NOT_COUNTED = ("torch.", f"{__package__}.")
 STAYS = -1
 """Stands for the index of a rational where a call is known and computes what it did."""
@@ -47,12 +49,33 @@ class CallSites:
 
 def locate(frame: FrameType | None, is_outermost: Callable[[FrameType], bool]) -> Location:
     """Return where `frame` is, up to the frame that is the outermost. PyTorch's code and this package do not count."""
-    places = []
+    frames = _counted(frame, is_outermost)
+    return tuple((at.f_code.co_qualname, *_position(at.f_code, at.f_lasti)) for at in frames)
+
+
+_positions: dict[tuple[int, int], tuple[CodeType, tuple[int, int | None]]] = {}
+
+
+def _position(code: CodeType, instruction: int) -> tuple[int, int | None]:
+    """Return line and column of an instruction; they are kept, for finding them takes a walk through the function."""
+    key = id(code), instruction
+    if key not in _positions:  # the code is kept, too, so that no other gets its id
+        line, _, column, _ = next(itertools.islice(code.co_positions(), instruction // 2, None))
+        _positions[key] = code, ((line or code.co_firstlineno) - code.co_firstlineno, column)
+    return _positions[key][1]
+
+
+def describe(frame: FrameType | None, is_outermost: Callable[[FrameType], bool]) -> str:
+    """Say for a reader where a call is made; empty where no code but PyTorch's is between it and the outermost."""
+    at = next(_counted(frame, is_outermost), None)
+    return f"{at.f_code.co_qualname}, {Path(at.f_code.co_filename).name}:{at.f_lineno}" if at is not None else ""
+
+
+def _counted(frame: FrameType | None, is_outermost: Callable[[FrameType], bool]) -> Iterator[FrameType]:
     while frame is not None and not is_outermost(frame):
         if not f"{frame.f_globals.get('__name__')}.".startswith(_NOT_COUNTED):
-            places.append((frame.f_code.co_qualname, frame.f_lineno - frame.f_code.co_firstlineno))
+            yield frame
         frame = frame.f_back
-    return tuple(places)
 
 
 def first_argument(args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -100,7 +123,7 @@ class _Calls(TorchFunctionMode):
             return indices
         if number < len(indices):
             return indices[number]
-        where = f"{place[-1][0]}, line {place[-1][1]} of it" if place else "its forward"
+        where = describe(sys._getframe(2), _is_forward) or "its forward"
         warnings.warn(
             f"{type(self.module).__name__} calls {name} where it did not on the data given to rationalize ({where}): "
             "this call stays what it was; give data that reaches it",

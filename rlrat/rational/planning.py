@@ -306,7 +306,7 @@ def _plan_owner(
             return STAYS
         first, index = calls[0], len(ones)
         name = ".".join(filter(None, (paths[owner], child, str(index))))
-        where = f"{first.place[0][0]}, line {first.place[0][1]}" if first.place else type(owner).__name__
+        where = first.where or type(owner).__name__
         if is_loop:
             where += ", every round"
         elif first.number:

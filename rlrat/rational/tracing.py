@@ -19,7 +19,7 @@ from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .call_sites import Location, first_argument, locate
+from .call_sites import Location, describe, first_argument, locate
 from .called import ACTIVATIONS, ELEMENTWISE, known, staying
 
 MOST_BATCHES = 32  # of the data that are used
@@ -32,8 +32,8 @@ Held = nn.Module | tuple[nn.Module, str] | None
 class Call:
     """Tell of a call that a forward makes: which function, where, and on which inputs.
 
-    `number` counts the calls of one forward of `owner` that have the same place, name and holder. `why_it_stays` is
-    empty for a call that a rational can replace.
+    `number` counts the calls of one forward of `owner` that have the same place, name and holder. `where` is the place
+    for a reader. `why_it_stays` is empty for a call that a rational can replace.
     """
 
     owner: nn.Module | None
@@ -43,6 +43,7 @@ class Call:
     number: int
     function: Callable[[Tensor], Tensor]
     device: torch.device
+    where: str = ""
     why_it_stays: str = ""
     low: float = math.inf
     high: float = -math.inf
@@ -155,7 +156,8 @@ class Recorder(TorchFunctionMode):
         numbers[key[:-1]] += 1
         keys.append(key)
         if key not in self.trace.calls:
-            self.trace.calls[key] = Call(*key, function, x.device)
+            where = "" if owner is None else describe(frame, partial(_is_call_of, owner))
+            self.trace.calls[key] = Call(*key, function, x.device, where)
         call = self.trace.calls[key]
         if _settings(call.function) != _settings(function):
             call.why_it_stays = f"{name} with settings that change"
