@@ -97,11 +97,8 @@ class _Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         if (name := known(func)) is None:
             return func(*args, **kwargs)
-        if torch.compiler.is_dynamo_compiling():
-            index = self.sites.order[self.count]
-            self.count += 1
-        else:
-            index = self.find(name)
+        index = self.sites.order[self.count] if torch.compiler.is_dynamo_compiling() else self.find(name)
+        self.count += 1
         if index is None:
             with torch._C.DisableTorchFunction():  # nor shall a mode further out count it
                 return func(*args, **kwargs)
@@ -123,6 +120,10 @@ class _Calls(TorchFunctionMode):
             return indices
         if number < len(indices):
             return indices[number]
+        order = self.sites.order or ()
+        if self.count < len(order) and _is_compiled(sys._getframe(2)):
+            return order[self.count]
+        self.count = len(order)  # what a compiler makes of the rest could count wrongly
         where = describe(sys._getframe(2), _is_forward) or "its forward"
         warnings.warn(
             f"{type(self.module).__name__} calls {name} where it did not on the data given to rationalize ({where}): "
@@ -130,6 +131,17 @@ class _Calls(TorchFunctionMode):
             stacklevel=2,
         )
         return None
+
+
+def _is_compiled(frame: FrameType | None) -> bool:
+    """Say whether code on the way to this frame was made by PyTorch's compiler, which moves places."""
+    while frame is not None:
+        code = frame.f_code
+        made = any(name.startswith(("__compiled_fn", "__resume_at")) for name in code.co_names)
+        if made or code.co_name.startswith("torch_dynamo_resume_in"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _apply(rational: nn.Module, x: Tensor) -> Tensor:

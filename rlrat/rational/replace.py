@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -85,7 +86,7 @@ def rationalize(
     if data is not None:
         _check_initialized(module, paths)
         inputs = batches(data)
-        with _without_compiled(paths):
+        with _uncompiled():
             seen = trace(module, inputs, functions, fixed)
     plan = make_plan(module, paths, fixed, functions, seen)
     plan.fit(tuple(degrees), version, None if interval == "auto" else (float(interval[0]), float(interval[1])))
@@ -101,7 +102,7 @@ def rationalize(
         for owner in owners:
             _switch_off_fast_path(owner)
         if inputs:
-            with _without_compiled(paths):
+            with _uncompiled():
                 result = _measured(changed, plan, inputs, seen, result)
         else:
             result = replace(result, why_no_bound="no data were given")
@@ -155,10 +156,15 @@ def _inside_fixed(module: nn.Module) -> Iterator[nn.Module]:
             yield from child.modules()
 
 
-def _without_compiled(paths: Iterable[nn.Module]) -> Any:
-    """Let compiled modules run as they are written, so that no compiler meets the recording."""
-    compiled = any(_is_compiled(child) for child in paths)
-    return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Let what is compiled run as it is written, so that no compiler meets the recording."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global hooks")
+        yield
 
 
 def _snapshot(module: nn.Module) -> list[tuple[nn.Module, type, dict, dict]]:

@@ -201,3 +201,24 @@ def test_graphs_compute_the_same():
     compiled = torch.compile(branches, backend="aot_eager")
     for x in (down, up, down):
         torch.testing.assert_close(compiled(x), branches(x))
+
+
+def _unsupported(x):
+    return F.relu(x)
+
+
+class Broken(nn.Module):
+    """A compiler must leave the graph in the middle, and runs a call outside."""
+
+    def forward(self, x):
+        x = F.relu(x - 0.1)
+        x = torch.compiler.disable(_unsupported)(x - 0.2)
+        return F.relu(x - 0.3)
+
+
+@pytest.mark.slow
+def test_a_graph_that_breaks_computes_the_same():
+    x = torch.randn(5, 4)
+    model = replaced(Broken(), [x])
+    torch.testing.assert_close(torch.compile(model, backend="eager")(x), model(x))
+    assert len(model.rationals) == 3
