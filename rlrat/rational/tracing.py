@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
@@ -24,6 +25,11 @@ from .called import ACTIVATIONS, ELEMENTWISE, known, staying
 
 MOST_BATCHES = 32  # of the data that are used
 _PLAIN_SETTINGS = (int, float, bool, str, type(None))
+# What the functions take behind their input, in order; all of these but "inplace" behind it.
+_SETTINGS = {
+    "leaky_relu": ("negative_slope",), "elu": ("alpha",), "celu": ("alpha",), "softplus": ("beta", "threshold"),
+    "hardtanh": ("min_val", "max_val"),
+}  # fmt: skip
 Held = nn.Module | tuple[nn.Module, str] | None
 """What holds the function that a forward calls: an activation module, a module and its attribute's name, or nothing."""
 
@@ -126,11 +132,10 @@ class Recorder(TorchFunctionMode):
         x = first_argument(args, kwargs)
         call = None
         if self.is_watching() and isinstance(x, Tensor):
-            settings = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
-            call = self.record(name, held, partial_of(function, args[1:], settings), x, frame)
-            if name == "prelu":
-                call.why_it_stays = "prelu with slopes of its own"
-            elif not all(isinstance(value, _PLAIN_SETTINGS) for value in (*args[1:], *settings.values())):
+            settings = {key: value for key, value in kwargs.items() if key != "input"}
+            computed = None if name == "prelu" else function_of(name, args[1:], settings)
+            call = self.record(name, held, computed or F.relu, x, frame)
+            if computed is None:
                 call.why_it_stays = f"{name} with settings that are tensors"
         if self.is_copying and call is not None:
             args, kwargs = ((x.clone(), *args[1:]), kwargs) if args else ((), {**kwargs, "input": x.clone()})
@@ -159,7 +164,7 @@ class Recorder(TorchFunctionMode):
             where = "" if owner is None else describe(frame, partial(_is_call_of, owner))
             self.trace.calls[key] = Call(*key, function, x.device, where)
         call = self.trace.calls[key]
-        if _settings(call.function) != _settings(function):
+        if not _is_same(call.function, function):
             call.why_it_stays = f"{name} with settings that change"
         if isinstance(x, nn.Parameter):
             call.why_it_stays = f"{name} of a parameter"
@@ -206,28 +211,25 @@ class Recorder(TorchFunctionMode):
                 hook.remove()
 
 
-def partial_of(function: Callable[..., Tensor], args: tuple, settings: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    """Return the function of one tensor that these settings make; the sizes of a trace's calls are no part of it."""
-    if not args and not settings:
-        return function
-    return _WithSettings(function, args, settings)
+def function_of(name: str, args: tuple, kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
+    """Return the function of one tensor that a call with these settings computes, or None if they are no plain values.
+
+    It is PyTorch's of this name in torch.nn.functional, whichever was called, and does not work in place.
+    """
+    names = _SETTINGS.get(name, ())
+    settings = dict(zip(names, args, strict=False)) | kwargs
+    settings = {key: value for key, value in settings.items() if key != "inplace"}
+    is_plain = all(isinstance(value, _PLAIN_SETTINGS) for value in settings.values())
+    if not is_plain or not all(isinstance(value, bool) for value in args[len(names) :]):  # at most "inplace"
+        return None
+    return partial(getattr(F, name), **settings) if settings else getattr(F, name)
 
 
-@dataclass(frozen=True)
-class _WithSettings:
-    func: Callable[..., Tensor]
-    args: tuple
-    keywords: dict[str, Any]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.func(x, *self.args, **self.keywords)
-
-
-def _settings(function: Any) -> tuple:
-    if not isinstance(function, _WithSettings):
-        return ()
-    values = [*function.args, *function.keywords, *function.keywords.values()]
-    return tuple(value if isinstance(value, _PLAIN_SETTINGS) else None for value in values)
+def _is_same(one: Any, other: Any) -> bool:
+    """Say whether two functions are the same, with the same settings."""
+    if isinstance(one, partial) and isinstance(other, partial):
+        return (one.func, one.keywords) == (other.func, other.keywords)
+    return one is other
 
 
 def _lower(module: nn.Module) -> str:

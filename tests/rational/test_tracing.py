@@ -16,6 +16,7 @@ from rlrat.rational.tracing import (
     batches,
     call_with,
     elementwise,
+    function_of,
     outputs_of,
     run_all,
     trace,
@@ -104,7 +105,7 @@ def test_calls_have_their_owners_functions_and_ranges():
     assert calls["leaky_relu"].is_in_place
     assert not calls["elu"].is_in_place
     assert calls["softplus"].why_it_stays == "softplus of a parameter"
-    assert calls["prelu"].why_it_stays == "prelu with slopes of its own"
+    assert calls["prelu"].why_it_stays == "prelu with settings that are tensors"
     assert found.others == {(model, "softmax"): None, (model, "clamp"): None}
     assert [len(outputs) for outputs in found.outputs] == [2, 2]
     assert isinstance(model.held, functools.partial)
@@ -222,3 +223,25 @@ def test_functions_that_a_module_may_hold():
     assert not any(
         map(elementwise, (F.prelu, F.softmax, torch.sin, functools.partial(F.leaky_relu, 0.1), None, nn.ReLU()))
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "settings"),
+    [
+        ("relu", (), {}, None),
+        ("relu", (True,), {}, {}),
+        ("leaky_relu", (0.3, True), {}, {"negative_slope": 0.3}),
+        ("softplus", (2,), {"threshold": 10}, {"beta": 2, "threshold": 10}),
+        ("hardtanh", (-2, 2, False), {}, {"min_val": -2, "max_val": 2}),
+        ("gelu", (), {"approximate": "tanh"}, {"approximate": "tanh"}),
+    ],
+)
+def test_the_function_of_a_call_is_pytorchs_with_its_settings(name, args, kwargs, settings):
+    function = function_of(name, args, kwargs)
+    assert getattr(function, "func", function) is getattr(F, name)
+    assert getattr(function, "keywords", {}) == (settings or {})
+
+
+def test_settings_that_are_no_plain_values_make_no_function():
+    assert function_of("elu", (1.0, 2.0), {}) is None  # torch.ops.aten.elu has more
+    assert function_of("leaky_relu", (torch.ones(()),), {}) is None
