@@ -1,7 +1,7 @@
 """Rational activations: learnable P(x) / Q(x), in PyTorch. This package needs nothing else of rlrat.
 
-`Rational` is the module, `rational` the function, `rationalize` swaps a model's activations for rationals, and
-`python -m rlrat.rational.fit` computes the initial coefficients.
+`Rational` is the module, `rational` the function, `rationalize` replaces a model's activations by rationals,
+`rationalized` tells how far its outputs moved, and `python -m rlrat.rational.fit` computes the initial coefficients.
 """
 
 import sys
@@ -10,7 +10,7 @@ from types import ModuleType
 from .backends import backend
 from .module import Rational
 from .op import rational
-from .rationalization import Rationalization, rationalized
+from .rationalization import Rationalization, Replaced, rationalized
 from .reference import VERSIONS, derivative
 from .replace import ACTIVATIONS, rationalize
 from .table import FUNCTIONS, Fit
@@ -22,6 +22,7 @@ __all__ = [
     "Fit",
     "Rational",
     "Rationalization",
+    "Replaced",
     "backend",
     "derivative",
     "rational",
