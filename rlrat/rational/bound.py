@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from .call_sites import InPlaceRational
 from .called import ACTIVATIONS, known
 from .module import Rational
 from .tracing import call_with, outputs_of
@@ -114,6 +115,8 @@ def _follow(graph: fx.Graph, modules: Mapping[str, nn.Module], errors: Mapping[R
         module = modules.get(node.target) if node.op == "call_module" else None
         if node.op == "output":
             return before
+        if isinstance(module, InPlaceRational):
+            raise _NoBound(f"{node.target} overwrites its input, which is used elsewhere")
         if isinstance(module, Rational) and module in errors:
             slope = module.largest_slope().max().item() * _SLACK if before else 0.0
             changes[node] = errors[module] + slope * before

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .called import known
+from .module import Rational
 
 Location = tuple[tuple[str, int, int | None], ...]
 """From the call outwards: the functions that are being run, their lines, counted from their first, and the columns."""
@@ -159,6 +160,8 @@ def derived(kind: type[nn.Module]) -> type[nn.Module]:
 
     @functools.wraps(kind.forward)
     def forward(self, *args, **kwargs):
+        if self._call_sites is None:  # an instance that the model has made by its class
+            return kind.forward(self, *args, **kwargs)
         if self._call_sites.order is None and torch.compiler.is_dynamo_compiling():
             return _uncompiled(self, *args, **kwargs)
         with _Calls(self):
@@ -178,6 +181,7 @@ def derived(kind: type[nn.Module]) -> type[nn.Module]:
             "__doc__": kind.__doc__,
             "__reduce_ex__": reduce,
             "forward": forward,
+            "_call_sites": None,
             "_own_forward": None,
         }
 
@@ -189,13 +193,20 @@ _forward_code = derived(nn.Identity).forward.__code__  # the same for all kinds
 
 def _remake(kind: type[nn.Module], make: Callable[..., nn.Module], args: tuple) -> nn.Module:
     module = make(*args)
-    module.__class__ = derived(kind)
+    object.__setattr__(module, "__class__", derived(kind))
     return module
 
 
 @torch.compiler.disable
 def _uncompiled(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return module.forward(*args, **kwargs)
+
+
+class InPlaceRational(Rational):
+    """Overwrite the input by R of it, as the activation did whose place it takes, and return it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.copy_(super().forward(x.clone()))
 
 
 class ReplacedByCaller(nn.Module):
@@ -221,7 +232,7 @@ def install(module: nn.Module, rationals: nn.ModuleList, sites: CallSites) -> No
     vars(module)["_call_sites"] = sites
     if "forward" in vars(module):
         vars(module)["_own_forward"] = vars(module).pop("forward")
-    module.__class__ = derived(type(module))
+    object.__setattr__(module, "__class__", derived(type(module)))
 
 
 def is_installed(module: nn.Module) -> bool:

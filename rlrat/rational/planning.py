@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module as nn_module
 
 from . import call_sites
-from .call_sites import STAYS, CallSites, Location
+from .call_sites import STAYS, CallSites, InPlaceRational, Location
 from .called import ACTIVATIONS, known
 from .initial import find
 from .module import Rational
@@ -37,6 +37,7 @@ class Planned:
     places: list[Place]
     device: torch.device | None
     where: str = ""
+    is_in_place: bool = False
     rational: Rational | None = None
     fit: Fit | None = None
     seen_after: tuple[float, float] = (math.inf, -math.inf)
@@ -75,7 +76,8 @@ class Plan:
                 one.fit = _fitted(one.function, degrees, version, interval or _interval(one.range), fits)
             except ValueError as error:
                 raise ValueError(f"{one.name}, {one.named}: {error}") from None
-            one.rational = Rational(one.fit, degrees, version).to(one.device).train(one.training)
+            kind = InPlaceRational if one.is_in_place and one.places else Rational
+            one.rational = kind(one.fit, degrees, version).to(one.device).train(one.training)
             one.rational._init_name = one.named
 
     def install(self) -> nn.Module:
@@ -208,7 +210,7 @@ def make_plan(
     by_mode: dict[tuple, Call] = dict(calls_of.get(None, {}))
     for what, function, training, places in held:
         calls = calls_of.get(what, {})
-        groups = _direct(calls, places, trace.is_in_place_kept)
+        groups = _direct(calls, places)
         if groups is None:
             by_mode |= calls
             if isinstance(what, nn.Module) and not any(call.why_it_stays for call in calls.values()):
@@ -223,6 +225,7 @@ def make_plan(
             named = known(function) or type(function).__name__.lower()
             on = own[0].device if own else device
             one = Planned(name, function, named, training, own, at, on)
+            one.is_in_place = trace.is_in_place_kept and any(call.is_in_place for call in own)
             ordered.append((min((order[key] for key in keys), default=math.inf), one))
 
     for owner, forwards in trace.forwards.items():
@@ -239,18 +242,16 @@ def _places(child: nn.Module, model: nn.Module, paths: dict[nn.Module, str], fix
     return [(parent, name) for parent, name in places if name not in vars(parent)]  # which would be found first
 
 
-def _direct(
-    calls: dict[tuple, Call], places: list[Place], is_in_place_kept: bool
-) -> list[tuple[list[tuple], list[Place]]] | None:
+def _direct(calls: dict[tuple, Call], places: list[Place]) -> list[tuple[list[tuple], list[Place]]] | None:
     """Pair the calls of a held function with its places, (calls, places) for each rational; None if they do not pair.
 
-    Where a place can only be guessed, or a call must overwrite its input or stays, the calls are replaced instead.
+    Where a place can only be guessed, or a call stays, the calls are replaced instead.
     """
     by_owner: dict[nn.Module | None, list[tuple]] = {}
     for key, call in calls.items():
         by_owner.setdefault(call.owner, []).append(key)
     can_mode = all(_can_have_calls(owner) for owner in by_owner)
-    if can_mode and any(call.why_it_stays or (call.is_in_place and is_in_place_kept) for call in calls.values()):
+    if can_mode and any(call.why_it_stays for call in calls.values()):
         return None
     if len(calls) <= 1:
         return [(list(calls), places)]
@@ -296,7 +297,6 @@ def _plan_owner(
     table: dict[tuple[Location, str], tuple[int, ...] | int] = {}
     index_of: dict[tuple, int] = {}
     ones: list[Planned] = []
-    in_place: set[int] = set()
 
     def add(group: list[tuple], is_loop: bool) -> int:
         """Plan a rational for calls, and return its index."""
@@ -312,8 +312,7 @@ def _plan_owner(
         elif first.number:
             where += f", round {first.number + 1}"
         one = Planned(name, first.function, first.name, owner.training, calls, [], first.device, where)
-        if is_in_place_kept and any(call.is_in_place for call in calls):
-            in_place.add(index)
+        one.is_in_place = is_in_place_kept and any(call.is_in_place for call in calls)
         ones.append(one)
         ordered.append((order[group[0]], one))
         return index
@@ -330,5 +329,6 @@ def _plan_owner(
             table[place] = add(rounds, is_loop=True)
             index_of |= dict.fromkeys(rounds, table[place])
     whole = {tuple(index_of[key] for key in forward) for forward in forwards}
-    sites = CallSites(child, table, next(iter(whole)) if len(whole) == 1 else None, frozenset(in_place))
+    in_place = frozenset(index for index, one in enumerate(ones) if one.is_in_place)
+    sites = CallSites(child, table, next(iter(whole)) if len(whole) == 1 else None, in_place)
     plan.owners[owner] = ones, sites

@@ -178,7 +178,7 @@ def _snapshot(module: nn.Module) -> list[tuple[nn.Module, type, dict, dict]]:
 def _restore(snapshot: list[tuple[nn.Module, type, dict, dict]]) -> None:
     for child, kind, attributes, modules in snapshot:
         if type(child) is not kind:
-            child.__class__ = kind
+            object.__setattr__(child, "__class__", kind)
         vars(child).clear()
         vars(child).update(attributes)
         child._modules.clear()
@@ -227,9 +227,10 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
     """Say where activations stay that no trace has shown, and which."""
     shown: dict[nn.Module | None, set[str]] = {}
     for call in seen.calls.values():
-        shown.setdefault(call.owner, set()).add(call.name)
+        shown.setdefault(call.owner, set()).add(_plain(call.name))
     for owner, name in seen.others:
-        shown.setdefault(owner, set()).add(name)
+        shown.setdefault(owner, set()).add(_plain(name))
+    unreached = ", where data did not reach it" if seen.outputs else ""
     for path, child in module.named_modules():
         where = path or type(child).__name__
         if child in fixed:
@@ -251,21 +252,26 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
             yield f"{where}: {'softmax of ' if isinstance(child, nn.MultiheadAttention) else ''}{type(child).__name__}"
         taken = {name for name, _ in _functions(child)}
         for name, value in vars(child).items():
-            if known(value) and name not in taken and known(value) not in names:
+            if known(value) and name not in taken and _plain(known(value)) not in names:
                 yield f"{where}: {known(value)} as {name}"
             if type(value) in (dict, list, tuple) and not name.startswith("_"):
                 for item in value.values() if type(value) is dict else value:
                     name_of_item = known(item) or (type(item) in ACTIVATIONS and type(item).__name__)
-                    if name_of_item and name_of_item.lower() not in names:
+                    if name_of_item and _plain(name_of_item) not in names:
                         yield f"{where}: {name_of_item} in {name}"
         for name in _own_class_attributes(child):
             value = inspect.getattr_static(child, name)
-            if type(value) in ACTIVATIONS and type(value).__name__.lower() not in names:
+            if type(value) in ACTIVATIONS and _plain(type(value).__name__) not in names:
                 yield f"{where}: {type(value).__name__} as {name} of its class"
-        unseen = [name for name in called(child) if name.removesuffix("()").lower() not in names]
+        unseen = [name for name in called(child) if _plain(name) not in names]
         unseen = [name for name in unseen if not (names and name.startswith("one of "))]
         if unseen:
-            yield f"{where}: {', '.join(unseen)} called by {type(child).__name__}"
+            yield f"{where}: {', '.join(unseen)} called by {type(child).__name__}{unreached}"
+
+
+def _plain(name: str) -> str:
+    """Return a name as it is compared: LeakyReLU() is leaky_relu."""
+    return name.removesuffix("()").replace("_", "").lower()
 
 
 def _switch_off_fast_path(owner: nn.Module) -> None:

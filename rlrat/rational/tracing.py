@@ -245,11 +245,15 @@ _call_code = nn.Module._call_impl.__code__
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, *, evaluating: bool) -> Iterator[None]:
-    """Let a model run in the block, in evaluation mode or its own, and put back buffers, modes and random numbers."""
+    """Let a model run in the block, in evaluation mode or its own.
+
+    What its modules hold is put back afterwards, buffers and modes above all, and the random numbers.
+    """
     modules = list(model.modules())
-    training = [module.training for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    values = [{name: b.clone() for name, b in own.items() if b is not None} for own in buffers]
+    scripted = [(module, module.training) for module in modules if isinstance(module, torch.jit.ScriptModule)]
+    others = [module for module in modules if not isinstance(module, torch.jit.ScriptModule)]
+    before = [(module, dict(vars(module)), dict(module._buffers)) for module in others]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with same_random_numbers(), torch.no_grad():
             if evaluating:
@@ -257,15 +261,16 @@ def undisturbed(model: nn.Module, *, evaluating: bool) -> Iterator[None]:
                     module.training = False
             yield
     finally:
+        for module, attributes, buffers in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for module, mode in scripted:
+            module.training = mode
         with torch.no_grad():
-            for module, mode, own, copies in zip(modules, training, buffers, values, strict=True):
-                if module.training != mode:
-                    module.training = mode
-                for name, buffer in own.items():
-                    if module._buffers[name] is not buffer:
-                        module._buffers[name] = buffer
-                    if buffer is not None:
-                        buffer.copy_(copies[name])
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlrat.rational import Rational, rationalize
+from rlrat.rational import Rational, rationalize, rationalized
 from rlrat.rational.call_sites import CallSites, ReplacedByCaller, derived, free_name, is_installed
 from tests.rational.models import LoopedMLP, ResNet
 
@@ -122,12 +122,15 @@ def test_a_call_that_was_not_seen_warns_and_stays():
     torch.testing.assert_close(y, F.relu(model.layers[-1](x)))
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), None])
+@pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.Sequential(nn.ReLU(inplace=True)), None])
 def test_what_is_written_into_the_input_is_kept_where_it_matters(activation):
     x = torch.randn(4, 4)
-    model = replaced(InPlace(activation), [x])
-    (rational,) = model.rationals
-    torch.testing.assert_close(model(x), 2.0 * rational(x))
+    model = replaced(InPlace(copy.deepcopy(activation)), [x])
+    (rational,) = (module for module in model.modules() if isinstance(module, Rational))
+    expected = rational(x.clone())
+    assert not torch.allclose(expected, F.relu(x))
+    torch.testing.assert_close(model(x), 2.0 * expected)
+    assert rationalized(model).max_change < 0.1
     x.requires_grad_()
     model(x).sum().backward()
     torch.testing.assert_close(x.grad, 2.0 * rational.derivative(x.detach()))
@@ -178,6 +181,7 @@ def test_the_class_is_derived_once_and_calls_are_described():
     assert type(model) is derived(LoopedMLP)
     assert is_installed(model)
     assert not is_installed(model.layers)
+    assert isinstance(type(model)(2)(torch.ones(1, 8)), torch.Tensor)  # of its class, and not rationalized
     (key,) = model._call_sites.table
     assert key == ((("LoopedMLP.forward", 2, 16),), "relu")
     assert model._call_sites == CallSites("rationals", {key: (0, 1)}, (0, 1), frozenset())

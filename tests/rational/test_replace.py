@@ -367,9 +367,10 @@ def test_transformers_with_data(activation):
 def test_what_the_bytecode_names_but_the_data_do_not_reach_is_named():
     class Model(nn.Module):
         def forward(self, x, extra=None):
-            return F.relu(x) if extra is None else F.gelu(x)
+            x = nn.LeakyReLU()(F.relu(x))
+            return x if extra is None else F.gelu(x)
 
-    with pytest.warns(UserWarning, match=r"replace: Model: gelu called by Model$"):
+    with pytest.warns(UserWarning, match=r"replace: Model: gelu called by Model, where data did not reach it$"):
         rationalize(Model(), data=[torch.ones(2)], interval=(-5, 5))
 
 

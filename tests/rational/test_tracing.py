@@ -33,9 +33,13 @@ class Noisy(nn.Module):
         self.norm, self.dropout = nn.BatchNorm1d(4), nn.Dropout(0.5)
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("none", None)
+        self.steps = 0
 
     def forward(self, x):
         self.count = self.count + 1.0
+        self.steps += 1
+        self.register_buffer("none", x)
+        self.register_buffer("late", x)
         self.norm.running_mean.add_(1.0)
         x = F.dropout(self.dropout(self.norm(x)), 0.5) + torch.rand(()) + np.random.rand() + random.random()
         return F.relu(x)
@@ -65,6 +69,7 @@ def test_nothing_is_disturbed(failing):
         assert model.get_buffer(name) is buffer
         assert torch.equal(buffer, value)
     assert [module.training for module in model.modules()] == modes
+    assert (model.steps, model.none, hasattr(model, "late")) == (0, None, False)
     assert torch.equal(torch.get_rng_state(), generator)
     assert random.getstate() == of_python
     assert (np.random.get_state()[1] == of_numpy).all()
@@ -245,3 +250,14 @@ def test_the_function_of_a_call_is_pytorchs_with_its_settings(name, args, kwargs
 def test_settings_that_are_no_plain_values_make_no_function():
     assert function_of("elu", (1.0, 2.0), {}) is None  # torch.ops.aten.elu has more
     assert function_of("leaky_relu", (torch.ones(()),), {}) is None
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_scripted_modules_are_not_disturbed_either():
+    model = nn.Sequential(torch.jit.script(nn.Sequential(nn.BatchNorm1d(2), nn.ReLU())), nn.ReLU())
+    mean = model[0][0].running_mean.clone()
+    found = trace(model, [torch.randn(4, 2)], [], set(model[0].modules()))
+    assert [call.held for call in found.calls.values()] == [model[1]]
+    assert torch.equal(model[0][0].running_mean, mean)
+    assert model[0].training
+    assert model[0][0].training
