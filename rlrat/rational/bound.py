@@ -23,7 +23,7 @@ _SLACK = 1.0 + 1e-6  # for the relative error of largest slopes and norms, compu
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _LINEAR = (*_CONVOLUTIONS, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# What moves, picks or averages elements changes no difference to a larger one.
+# What moves, picks, clips or averages elements changes no difference to a larger one.
 _SHORT = (
     nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
@@ -34,13 +34,19 @@ _AVERAGE_FUNCTIONS = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
 _SHORT_FUNCTIONS = (
     torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze, torch.clone,
     torch.cat, torch.stack, torch.mean, torch.amax, torch.amin, operator.getitem, operator.neg, torch.chunk,
-    torch.split,
+    torch.split, torch.clamp, torch.maximum, torch.minimum,
     F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
 )  # fmt: skip
 _SHORT_METHODS = (
     "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "clone", "mean",
-    "amax", "amin", "unflatten", "expand", "chunk", "split",
+    "amax", "amin", "clamp", "unflatten", "expand", "chunk", "split",
 )  # fmt: skip
+# The largest sums of sizes in the rows of their derivatives: 2 p (1 - p) and 2 (1 - p).
+_SOFTMAX_MODULES = (nn.Softmax, nn.LogSoftmax)
+_SOFTMAX = {
+    **dict.fromkeys((F.softmax, torch.softmax, "softmax", nn.Softmax), 0.5),
+    **dict.fromkeys((F.log_softmax, torch.log_softmax, "log_softmax", nn.LogSoftmax), 2.0),
+}
 _SUMS = (operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub)
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 _IN_PLACE_METHODS = ("add_", "sub_")
@@ -158,6 +164,8 @@ def _factor(
     is_in_place = function in _IN_PLACE or method in _IN_PLACE_METHODS
     if is_in_place and not _is_own(node.args[0], modules):
         raise _NoBound(f"{getattr(node.target, '__name__', node.target)} may overwrite what is used elsewhere")
+    if known_factor := _SOFTMAX.get(function or method or (type(module) if _is(module, _SOFTMAX_MODULES) else None)):
+        return known_factor
     if (function in _SUMS or method in _SUM_METHODS) and not node.kwargs:
         return sum(change(argument) for argument in node.args) / change(node.args)
     numbers = [argument for argument in node.args if isinstance(argument, int | float)]

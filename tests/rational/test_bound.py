@@ -85,8 +85,12 @@ class _Forward(nn.Module):
         (lambda self, x, mask: F.relu(x) - F.relu(-x), 2.0),
         (lambda self, x, mask: F.dropout(F.relu(x), 0.5, self.training) if mask is None else self.norm(x.relu()), 1.0),
         (lambda self, x, mask: F.avg_pool1d(F.relu(x), 2), 1.0),
+        (lambda self, x, mask: F.softmax(F.relu(x), -1), 0.5),
+        (lambda self, x, mask: x.relu().log_softmax(-1), 2.0),
+        (lambda self, x, mask: F.relu(x).clamp(max=1.0), 1.0),
     ],
 )
+@pytest.mark.filterwarnings("ignore:rationalize leaves")
 def test_of_other_operations(forward, factor):
     model = _Forward(forward)
     found = bound_of(model, [torch.randn(3, 4)])
