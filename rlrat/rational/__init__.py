@@ -1,7 +1,7 @@
 """Rational activations: learnable P(x) / Q(x), in PyTorch. This package needs nothing else of rlrat.
 
-`Rational` is the module, `rational` the function, `rationalize` replaces a model's activations by rationals,
-`rationalized` tells how far its outputs moved, and `python -m rlrat.rational.fit` computes the initial coefficients.
+`Rational` is the module, `rational` the function, `rationalize` swaps a model's activations for rationals, and
+`python -m rlrat.rational.fit` computes the initial coefficients.
 """
 
 import sys
