@@ -67,7 +67,7 @@ class Rationalization:
 
 
 def rationalized(model: nn.Module) -> Rationalization:
-    """Return what `rationalize` did to this model.
+    """Return what the last call of `rationalize` did to this model.
 
     Raises:
         ValueError: `rationalize` did not return this model.

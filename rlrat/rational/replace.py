@@ -238,7 +238,7 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
                 kind = "scripted" if isinstance(child, torch.jit.ScriptModule) else "compiled"
                 yield f"{where}: all of a {kind} module"
             continue
-        if child in plan.taken:
+        if child in plan.taken or isinstance(child, call_sites.ReplacedByCaller):
             continue
         names = shown.get(child, set())
         if others := [name for owner, name in seen.others if owner is child]:

@@ -166,7 +166,9 @@ class Recorder(TorchFunctionMode):
         call = self.trace.calls[key]
         if not _is_same(call.function, function):
             call.why_it_stays = f"{name} with settings that change"
-        if isinstance(x, nn.Parameter):
+        if owner is not None and _is_run_again(frame, owner):
+            call.why_it_stays = f"{name} in a part of a forward that torch.utils.checkpoint runs again"
+        elif isinstance(x, nn.Parameter):
             call.why_it_stays = f"{name} of a parameter"
         elif not x.is_floating_point():
             call.why_it_stays = f"{name} of {str(x.dtype).removeprefix('torch.')}"
@@ -238,6 +240,15 @@ def _lower(module: nn.Module) -> str:
 
 def _is_call_of(owner: nn.Module, frame: FrameType) -> bool:
     return frame.f_code is _call_code and frame.f_locals.get("self") is owner
+
+
+def _is_run_again(frame: FrameType | None, owner: nn.Module) -> bool:
+    """Say whether a call is checkpointed without its module, whose forward is not there when it is run again."""
+    while frame is not None and not _is_call_of(owner, frame):
+        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
+            return True
+        frame = frame.f_back
+    return False
 
 
 _call_code = nn.Module._call_impl.__code__

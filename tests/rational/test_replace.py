@@ -336,6 +336,20 @@ def test_a_network_of_each_kind_keeps_its_state_and_its_outputs():
     assert len(rationalized(model).replaced) == 3
 
 
+def test_a_second_call_replaces_what_is_new():
+    torch.manual_seed(0)
+    model, x = ResNet().eval(), torch.randn(2, 3, 8, 8)
+    rationalize(model, data=[x], interval=(-5, 5))
+    names, outputs = list(model.state_dict()), model(x)
+    rationalize(model, data=[x], interval=(-5, 5))
+    assert list(model.state_dict()) == names
+    assert torch.equal(model(x), outputs)
+    assert rationalized(model).replaced == rationalized(model).stays == ()
+    model.fc = nn.Sequential(model.fc, LoopedMLP(1, 5), nn.ReLU())
+    rationalize(model, data=[x], interval=(-5, 5))
+    assert [one.name for one in rationalized(model).replaced] == ["fc.1.rationals.0", "fc.2"]
+
+
 def test_a_vit_and_its_dropout():
     torch.manual_seed(0)
     model = ViT()

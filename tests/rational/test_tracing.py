@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as nn_module
+from torch.utils.checkpoint import checkpoint
 
 from rlrat.rational.tracing import (
     MOST_BATCHES,
@@ -228,6 +229,24 @@ def test_functions_that_a_module_may_hold():
     assert not any(
         map(elementwise, (F.prelu, F.softmax, torch.sin, functools.partial(F.leaky_relu, 0.1), None, nn.ReLU()))
     )
+
+
+def test_what_is_checkpointed_without_its_module_stays():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = LoopedMLP(1)
+
+        def other_part(self, x):
+            return F.silu(x)
+
+        def forward(self, x):
+            x = checkpoint(self.part, x, use_reentrant=False)
+            return checkpoint(self.other_part, x, use_reentrant=False)
+
+    relu, silu = trace(Model(), [torch.ones(1, 8)], [], set()).calls.values()
+    assert (relu.name, relu.why_it_stays) == ("relu", "")
+    assert silu.why_it_stays == "silu in a part of a forward that torch.utils.checkpoint runs again"
 
 
 @pytest.mark.parametrize(
