@@ -79,7 +79,7 @@ def _counted(frame: FrameType | None, is_outermost: Callable[[FrameType], bool])
         frame = frame.f_back
 
 
-def first_argument(args: tuple, kwargs: dict[str, Any]) -> Any:
+def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what an activation function is applied to."""
     return args[0] if args else kwargs.get("input")
 
@@ -217,7 +217,7 @@ class ReplacedByCaller(nn.Module):
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
-        self.activation = (activation,)  # not a child: its parameters are used no more
+        self.activation: tuple[nn.Module] = (activation,)  # not a child: its parameters are used no more
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation[0].forward(x)

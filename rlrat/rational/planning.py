@@ -17,7 +17,7 @@ from .initial import find
 from .module import Rational
 from .rationalization import Replaced
 from .table import INTERVAL, Fit, sample
-from .tracing import Call, Held, Trace
+from .tracing import Call, Held, Key, Trace
 
 _MARGIN = 0.05  # of the range that was seen, on both sides
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -38,8 +38,8 @@ class Planned:
     device: torch.device | None
     where: str = ""
     is_in_place: bool = False
-    rational: Rational | None = None
-    fit: Fit | None = None
+    fit: Fit = field(init=False)
+    rational: Rational = field(init=False)
     seen_after: tuple[float, float] = (math.inf, -math.inf)
 
     @property
@@ -201,13 +201,13 @@ def make_plan(
             held.append((child, child, child.training, _places(child, model, paths, fixed)))
             plan.taken.add(child)
     held += [((owner, name), function, owner.training, [(owner, name)]) for owner, name, function in functions]
-    calls_of: dict[Held, dict[tuple, Call]] = {}
+    calls_of: dict[Held, dict[Key, Call]] = {}
     for key, call in trace.calls.items():
         calls_of.setdefault(call.held, {})[key] = call
 
     ordered: list[tuple[float, Planned]] = []  # by the first call
     order = {key: number for number, key in enumerate(trace.calls)}
-    by_mode: dict[tuple, Call] = dict(calls_of.get(None, {}))
+    by_mode: dict[Key, Call] = dict(calls_of.get(None, {}))
     for what, function, training, places in held:
         calls = calls_of.get(what, {})
         groups = _direct(calls, places)
@@ -242,12 +242,12 @@ def _places(child: nn.Module, model: nn.Module, paths: dict[nn.Module, str], fix
     return [(parent, name) for parent, name in places if name not in vars(parent)]  # which would be found first
 
 
-def _direct(calls: dict[tuple, Call], places: list[Place]) -> list[tuple[list[tuple], list[Place]]] | None:
+def _direct(calls: dict[Key, Call], places: list[Place]) -> list[tuple[list[Key], list[Place]]] | None:
     """Pair the calls of a held function with its places, (calls, places) for each rational; None if they do not pair.
 
     Where a place can only be guessed, or a call stays, the calls are replaced instead.
     """
-    by_owner: dict[nn.Module | None, list[tuple]] = {}
+    by_owner: dict[nn.Module | None, list[Key]] = {}
     for key, call in calls.items():
         by_owner.setdefault(call.owner, []).append(key)
     can_mode = all(_can_have_calls(owner) for owner in by_owner)
@@ -276,10 +276,10 @@ def _can_have_calls(owner: nn.Module | None) -> bool:
 def _plan_owner(
     plan: Plan,
     owner: nn.Module,
-    forwards: list[tuple[tuple, ...]],
-    by_mode: dict[tuple, Call],
+    forwards: list[tuple[Key, ...]],
+    by_mode: dict[Key, Call],
     paths: dict[nn.Module, str],
-    order: dict[tuple, int],
+    order: dict[Key, int],
     ordered: list[tuple[float, Planned]],
     is_in_place_kept: bool,
 ) -> None:
@@ -295,10 +295,10 @@ def _plan_owner(
         return
     child = call_sites.free_name(owner)
     table: dict[tuple[Location, str], tuple[int, ...] | int] = {}
-    index_of: dict[tuple, int] = {}
+    index_of: dict[Key, int] = {}
     ones: list[Planned] = []
 
-    def add(group: list[tuple], is_loop: bool) -> int:
+    def add(group: list[Key], is_loop: bool) -> int:
         """Plan a rational for calls, and return its index."""
         calls = [by_mode[key] for key in group]
         if why := next((call.why_it_stays for call in calls if call.why_it_stays), ""):

@@ -30,6 +30,8 @@ _SETTINGS = {
     "leaky_relu": ("negative_slope",), "elu": ("alpha",), "celu": ("alpha",), "softplus": ("beta", "threshold"),
     "hardtanh": ("min_val", "max_val"),
 }  # fmt: skip
+Key = tuple[Any, ...]
+"""What tells a call from others: its owner, place, name, holder and number."""
 Held = nn.Module | tuple[nn.Module, str] | None
 """What holds the function that a forward calls: an activation module, a module and its attribute's name, or nothing."""
 
@@ -71,17 +73,17 @@ class Trace:
     batch; `is_in_place_kept` says whether the outputs change if what works in place is given a copy.
     """
 
-    calls: dict[tuple, Call] = field(default_factory=dict)
-    forwards: dict[nn.Module, list[tuple[tuple, ...]]] = field(default_factory=dict)
+    calls: dict[Key, Call] = field(default_factory=dict)
+    forwards: dict[nn.Module, list[tuple[Key, ...]]] = field(default_factory=dict)
     others: dict[tuple[nn.Module | None, str], None] = field(default_factory=dict)
     outputs: list[list[Tensor]] = field(default_factory=list)
     is_in_place_kept: bool = False
 
 
-class HeldFunction:
+class _HeldFunction:
     """Stand for a function that a module holds while a trace runs, so that its calls are told from others."""
 
-    def __init__(self, recorder: "Recorder", holder: nn.Module, name: str, function: Callable[..., Tensor]) -> None:
+    def __init__(self, recorder: "_Recorder", holder: nn.Module, name: str, function: Callable[..., Tensor]) -> None:
         self.recorder, self.held, self.function = recorder, (holder, name), function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -90,14 +92,14 @@ class HeldFunction:
         return self.recorder.run(known(function), self.held, function, args, settings, sys._getframe(1))
 
 
-class Recorder(TorchFunctionMode):
+class _Recorder(TorchFunctionMode):
     """Record into `trace` what the forwards of `model` call; `ignored` modules are not looked into."""
 
     def __init__(self, model: nn.Module, ignored: set[nn.Module]) -> None:
         super().__init__()
         self.trace = Trace()
         self.modules, self.ignored = set(model.modules()), ignored
-        self.running: list[tuple[nn.Module, list[tuple], Counter]] = []
+        self.running: list[tuple[nn.Module, list[Key], Counter[Key]]] = []
         self.is_copying = False
         """Whether what works in place is given a copy."""
         self.pending: list[Call | None] = []
@@ -127,7 +129,9 @@ class Recorder(TorchFunctionMode):
     def is_owner(self, module: nn.Module) -> bool:
         return module in self.modules and type(module) not in ACTIVATIONS
 
-    def run(self, name: str, held: Held, function: Any, args: tuple, kwargs: dict[str, Any], frame: FrameType) -> Any:
+    def run(
+        self, name: str, held: Held, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Any:
         """Record a call of a function, and make it."""
         x = first_argument(args, kwargs)
         call = None
@@ -176,7 +180,7 @@ class Recorder(TorchFunctionMode):
             call.see(x)
         return call
 
-    def enter(self, module: nn.Module, args: tuple) -> tuple | None:
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Note that a module is called: PyTorch's hook before every forward."""
         call = None
         if module in self.modules and type(module) in ACTIVATIONS and self.is_watching() and args:
@@ -187,7 +191,7 @@ class Recorder(TorchFunctionMode):
         self.pending.append(call)
         return (args[0].clone(), *args[1:]) if self.is_copying and call is not None else None
 
-    def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Note that a forward has ended or failed."""
         _, keys, _ = self.running.pop()
         if (call := self.pending.pop()) is not None:
@@ -213,7 +217,7 @@ class Recorder(TorchFunctionMode):
                 hook.remove()
 
 
-def function_of(name: str, args: tuple, kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
+def function_of(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Tensor], Tensor] | None:
     """Return the function of one tensor that a call with these settings computes, or None if they are no plain values.
 
     It is PyTorch's of this name in torch.nn.functional, whichever was called, and does not work in place.
@@ -366,12 +370,12 @@ def trace(
     Raises:
         ValueError: the model cannot be called with the inputs.
     """
-    recorder = Recorder(model, ignored)
+    recorder = _Recorder(model, ignored)
     found = recorder.trace
     held = [(vars(holder), name, vars(holder).get(name)) for holder, name, _ in functions]
     try:
         for holder, name, function in functions:
-            vars(holder)[name] = HeldFunction(recorder, holder, name, function)
+            vars(holder)[name] = _HeldFunction(recorder, holder, name, function)
         with undisturbed(model, evaluating=True), recorder.recording():
             for number, batch in enumerate(inputs):
                 try:
