@@ -190,7 +190,10 @@ def _measured(
 ) -> Rationalization:
     """Add to the result how much the outputs change, and a bound of it."""
     with plan.recorded_ranges():
-        after = run_all(module, inputs)
+        try:
+            after = run_all(module, inputs)
+        except ValueError as error:
+            raise ValueError(f"with rationals, {error} (does a forward go over its own children?)") from error
     differences = [
         torch.where(a == b, 0.0, (a - b).abs().double()).flatten()
         for before, now in zip(seen.outputs, after, strict=True)

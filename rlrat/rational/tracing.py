@@ -352,9 +352,21 @@ def outputs_of(value: Any) -> list[Tensor]:
 
 
 def run_all(model: nn.Module, inputs: list[Any]) -> list[list[Tensor]]:
-    """Return the outputs of the model for each batch, in evaluation mode."""
+    """Return the outputs of the model for each batch, in evaluation mode.
+
+    Raises:
+        ValueError: the model cannot be called.
+    """
     with undisturbed(model, evaluating=True):
-        return [outputs_of(call_with(model, batch)) for batch in inputs]
+        return [_run(model, number, batch) for number, batch in enumerate(inputs)]
+
+
+def _run(model: nn.Module, number: int, batch: Any) -> list[Tensor]:
+    try:
+        return outputs_of(call_with(model, batch))
+    except Exception as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"the model cannot be called with batch {number} of data, {_shapes(batch)}: {said}") from error
 
 
 def trace(
@@ -377,14 +389,7 @@ def trace(
         for holder, name, function in functions:
             vars(holder)[name] = _HeldFunction(recorder, holder, name, function)
         with undisturbed(model, evaluating=True), recorder.recording():
-            for number, batch in enumerate(inputs):
-                try:
-                    found.outputs.append(outputs_of(call_with(model, batch)))
-                except Exception as error:
-                    said = " ".join(str(error).split())[:300] or type(error).__name__
-                    raise ValueError(
-                        f"the model cannot be called with batch {number} of data, {_shapes(batch)}: {said}"
-                    ) from error
+            found.outputs += [_run(model, number, batch) for number, batch in enumerate(inputs)]
         if any(call.is_in_place for call in found.calls.values()):
             recorder.is_copying = True
             with undisturbed(model, evaluating=True), recorder.recording():

@@ -316,6 +316,24 @@ def test_a_late_failure_changes_nothing(failing):
     assert _fingerprint(model) == before
 
 
+def test_a_forward_that_calls_all_its_children_is_refused():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x):
+            for child in self.children():
+                x = F.relu(child(x))
+            return x
+
+    model = Model()
+    before = _fingerprint(model)
+    with pytest.raises(ValueError, match=r"^with rationals, the model cannot be called .* over its own children\?\)$"):
+        rationalize(model, data=[torch.ones(1, 2)], interval=(-5, 5))
+    assert _fingerprint(model) == before
+
+
 def test_a_model_without_shapes_yet_is_refused():
     with pytest.raises(ValueError, match=r"0 has no shape yet \(LazyLinear\): call the model once first"):
         rationalize(nn.Sequential(nn.LazyLinear(2), nn.ReLU()), data=[torch.ones(1, 2)])
