@@ -191,7 +191,7 @@ def derived(kind: type[nn.Module]) -> type[nn.Module]:
 _forward_code = derived(nn.Identity).forward.__code__  # the same for all kinds
 
 
-def _remake(kind: type[nn.Module], make: Callable[..., nn.Module], args: tuple) -> nn.Module:
+def _remake(kind: type[nn.Module], make: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
     module = make(*args)
     object.__setattr__(module, "__class__", derived(kind))
     return module

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as nn_module
@@ -45,10 +46,8 @@ class Planned:
     @property
     def range(self) -> tuple[float, float] | None:
         """Return the smallest and the largest input that was seen, or None if there was none."""
-        low, high = (
-            min((c.low for c in self.calls), default=math.inf),
-            max((c.high for c in self.calls), default=-math.inf),
-        )
+        lows, highs = [call.low for call in self.calls], [call.high for call in self.calls]
+        low, high = np.min(lows, initial=math.inf).item(), np.max(highs, initial=-math.inf).item()  # keep what is NaN
         return None if low > high else (low, high)
 
 
@@ -70,7 +69,7 @@ class Plan:
         Raises:
             ValueError: a function that cannot be fitted, or inputs that are not finite.
         """
-        fits: dict[tuple, Fit] = {}
+        fits: dict[tuple[Any, ...], Fit] = {}
         for one in self.planned:
             try:
                 one.fit = _fitted(one.function, degrees, version, interval or _interval(one.range), fits)
@@ -120,7 +119,7 @@ class Plan:
         for one in self.planned:
             low, high = one.fit.interval
             for least, most in filter(None, (one.range, one.seen_after)):
-                if least <= most and not (low <= least and most <= high):
+                if not (low <= least and most <= high):
                     outside.append(one.name)
                     break
         return ", ".join(outside[:3]) + (f" and {len(outside) - 3} more" if len(outside) > 3 else "")
@@ -130,10 +129,11 @@ class Plan:
         """Note the ranges of the rationals' inputs while the changed model runs."""
         of_rational = {one.rational: one for one in self.planned}
 
-        def enter(module: nn.Module, args: tuple) -> None:
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             if (one := of_rational.get(module)) is not None and args[0].numel():
                 low, high = (float(t) for t in torch.aminmax(module.argument(*args[:2]).detach()))
-                one.seen_after = min(one.seen_after[0], low), max(one.seen_after[1], high)
+                least, most = one.seen_after
+                one.seen_after = np.minimum(least, low).item(), np.maximum(most, high).item()
 
         hook = nn_module.register_module_forward_pre_hook(enter)
         try:
@@ -164,7 +164,7 @@ def _fitted(
     degrees: tuple[int, int],
     version: str,
     interval: tuple[float, float],
-    fits: dict[tuple, Fit],
+    fits: dict[tuple[Any, ...], Fit],
 ) -> Fit:
     """Fit a function on an interval, or find it among the fits that are there already."""
     if interval == INTERVAL:

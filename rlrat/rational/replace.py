@@ -89,7 +89,7 @@ def rationalize(
         with _uncompiled():
             seen = trace(module, inputs, functions, fixed)
     plan = make_plan(module, paths, fixed, functions, seen)
-    plan.fit(tuple(degrees), version, None if interval == "auto" else (float(interval[0]), float(interval[1])))
+    plan.fit(tuple(degrees), version, None if isinstance(interval, str) else (float(interval[0]), float(interval[1])))
     result = Rationalization(plan.replaced(), (*plan.stays, *_left(module, plan, fixed, seen)))
     if result.stays:
         more = f"; and {len(result.stays) - _MOST_NAMED} more" if len(result.stays) > _MOST_NAMED else ""
@@ -124,7 +124,7 @@ def _check(module: nn.Module, degrees: Any, version: str, interval: Any) -> None
     pair = tuple(degrees) if isinstance(degrees, list | tuple) else ()
     if len(pair) != 2 or not all(type(degree) is int and degree >= 0 for degree in pair):
         raise ValueError(f"degrees must be two integers >= 0, of numerator and denominator, not {degrees!r}")
-    if interval == "auto":
+    if isinstance(interval, str) and interval == "auto":
         return
     try:
         low, high = map(float, interval)

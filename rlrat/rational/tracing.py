@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import itertools
 import math
 import random
 import sys
@@ -104,6 +105,8 @@ class _Recorder(TorchFunctionMode):
         """Whether what works in place is given a copy."""
         self.pending: list[Call | None] = []
         self.is_inside = False
+        self.handled: BaseException | None = None
+        """What the caller of all this is handling."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -196,7 +199,7 @@ class _Recorder(TorchFunctionMode):
         _, keys, _ = self.running.pop()
         if (call := self.pending.pop()) is not None:
             call.is_in_place |= output is args[0]
-        elif self.is_owner(module):
+        elif self.is_owner(module) and sys.exc_info()[1] is self.handled:  # one that fails ends early
             forwards = self.trace.forwards.setdefault(module, [])
             if tuple(keys) not in forwards:
                 forwards.append(tuple(keys))
@@ -209,6 +212,7 @@ class _Recorder(TorchFunctionMode):
         ]
         self.running.clear()
         self.pending.clear()
+        self.handled = sys.exc_info()[1]
         try:
             with self:
                 yield
@@ -313,7 +317,7 @@ def batches(data: Any) -> list[Any]:
     generator = getattr(data, "generator", None)  # of a DataLoader
     state = generator.get_state() if isinstance(generator, torch.Generator) else None
     with same_random_numbers():
-        found = [batch for batch, _ in zip(data, range(MOST_BATCHES), strict=False)]
+        found = list(itertools.islice(data, MOST_BATCHES))
     if state is not None:
         generator.set_state(state)
     if not found:
@@ -399,9 +403,11 @@ def trace(
             found.is_in_place_kept = not all(torch.allclose(a, b, equal_nan=True) for a, b in pairs)
         if any(module.training for module in model.modules()):
             seen = {key: (call.low, call.high) for key, call in found.calls.items()}
-            # One sample may be too few for batch statistics: then what only training does is not seen.
-            with contextlib.suppress(Exception), undisturbed(model, evaluating=False), recorder.recording():
-                call_with(model, inputs[0])
+            try:
+                with undisturbed(model, evaluating=False), recorder.recording():
+                    call_with(model, inputs[0])
+            except Exception:  # one sample may be too few for batch statistics
+                found.calls = {key: found.calls[key] for key in seen}
             for key, (low, high) in seen.items():  # ranges are those of evaluation
                 found.calls[key].low, found.calls[key].high = low, high
     finally:

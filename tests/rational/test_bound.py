@@ -119,6 +119,17 @@ def test_where_there_is_none_the_reason_is_said(forward, why):
     assert why in rationalized(model).why_no_bound
 
 
+def test_inputs_that_are_no_numbers_after_the_change_are_outside():
+    class Model(_Forward):
+        def forward(self, x, mask=None):
+            is_rational = any(isinstance(module, Rational) for module in self.modules())
+            return F.relu(x * torch.nan if is_rational else x)
+
+    model = Model(None)
+    assert bound_of(model, [torch.ones(1, 4)]) is None
+    assert "outside" in rationalized(model).why_no_bound
+
+
 def test_a_hook_that_changes_a_layer_is_not_overlooked():
     model = nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
     model[1].register_forward_hook(lambda module, args, output: 10.0 * output)

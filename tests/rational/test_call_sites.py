@@ -122,6 +122,7 @@ def test_a_call_that_was_not_seen_warns_and_stays():
     torch.testing.assert_close(y, F.relu(model.layers[-1](x)))
 
 
+@pytest.mark.filterwarnings("ignore:rationalize leaves")
 @pytest.mark.parametrize("activation", [nn.ReLU(inplace=True), nn.Sequential(nn.ReLU(inplace=True)), None])
 def test_what_is_written_into_the_input_is_kept_where_it_matters(activation):
     x = torch.randn(4, 4)

@@ -158,6 +158,27 @@ def test_what_only_training_calls_is_seen_too_where_it_can_run():
     assert [call.name for call in trace(model.eval(), several, [], set()).calls.values()] == ["relu"]
 
 
+@pytest.mark.parametrize("samples", [1, 4])
+def test_a_forward_that_fails_in_training_is_not_counted(samples):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, x):
+            for number in range(3):
+                x = F.relu(self.norm(x) if number == 1 else x)
+            return F.gelu(x) if self.training else x
+
+    model = Model()
+    try:
+        raise KeyError
+    except KeyError:  # which is no failure of a forward
+        found = trace(model, [torch.randn(samples, 2)], [], set())
+    lengths = [len(forward) for forward in found.forwards[model]]
+    assert (lengths, len(found.calls)) == (([3], 3) if samples == 1 else ([3, 4], 4))
+
+
 def test_ignored_modules_are_not_looked_into():
     model = ViT()
     ignored = set(model.blocks[0].modules())
