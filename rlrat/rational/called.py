@@ -4,6 +4,7 @@ import dis
 import functools
 import inspect
 import itertools
+import re
 from collections.abc import Iterator
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ _STAYING_NAMES = (
     "multi_head_attention_forward", "glu", "rrelu", "threshold", "hardshrink", "softshrink",
     "clamp", "clamp_min", "clamp_max", "clip", "maximum", "minimum",
 )  # fmt: skip
+_ALL_NAMES = (*_NAMES, *_STAYING_NAMES)
 _HOMES = (F, torch, torch.Tensor, torch.special, torch._C._nn, torch.ops.aten)
 
 
@@ -159,6 +161,9 @@ def _mentioned(function: FunctionType, module: nn.Module, bound: bool) -> Iterat
                     yield at.removesuffix("_")
             if isinstance(held, FunctionType) or _named(held):
                 yield held
+            elif isinstance(held, torch.jit.ScriptFunction):
+                operations = {name.rstrip("_") for name in re.findall(r"aten::(\w+)", str(held.inlined_graph))}
+                yield from (f"{name} in scripted {held.name}" for name in sorted(operations.intersection(_ALL_NAMES)))
             elif isinstance(held, type) and held in ACTIVATIONS and _begins_a_call(following):
                 yield f"{held.__name__}()"  # made and called on the spot
             elif type(held) in (dict, list, tuple) and any(map(known, held.values() if type(held) is dict else held)):

@@ -268,8 +268,12 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
                 yield f"{where}: {type(value).__name__} as {name} of its class"
         unseen = [name for name in called(child) if _plain(name) not in names]
         unseen = [name for name in unseen if not (names and name.startswith("one of "))]
-        if unseen:
-            yield f"{where}: {', '.join(unseen)} called by {type(child).__name__}{unreached}"
+        for names, why in (
+            ([name for name in unseen if "scripted" not in name], unreached),
+            ([name for name in unseen if "scripted" in name], ""),
+        ):
+            if names:
+                yield f"{where}: {', '.join(names)} called by {type(child).__name__}{why}"
 
 
 def _plain(name: str) -> str:

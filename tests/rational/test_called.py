@@ -100,6 +100,13 @@ def test_methods_properties_and_what_they_replace_are_looked_at():
     assert set(called(Derived())) == {"selu", "hardtanh", "softsign"}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_activations_in_scripted_functions_are_named():
+    scripted = torch.jit.script(_of_two)
+    module = _make(lambda self, x: scripted(x) + 1.0)
+    assert called(module) == ["silu in scripted _of_two", "tanh in scripted _of_two"]
+
+
 def test_nothing_of_pytorch_is_looked_at():
     assert called(nn.TransformerEncoderLayer(4, 2, 4)) == []
     assert called(nn.GRU(2, 2)) == []
