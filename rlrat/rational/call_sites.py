@@ -20,7 +20,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from .called import known
@@ -38,14 +38,16 @@ class CallSites:
     """Say which of a module's rationals each call takes.
 
     `table` maps a place and a function's name to the index of the rational for each call there within one forward, or
-    to one index for all calls. `order` has the indices of a forward's calls one after another, or is None where
-    forwards differ. `in_place` are the indices of calls that overwrite their input.
+    to one index for all calls. `order` has name and index of a forward's calls one after another, or is None where
+    forwards differ, and where `has_others`: where modules below, compiled or generated, make calls that stay what they
+    are. `in_place` are the indices of calls that overwrite their input.
     """
 
     child: str
     table: dict[tuple[Location, str], tuple[int, ...] | int]
-    order: tuple[int, ...] | None
-    in_place: frozenset[int]
+    order: tuple[tuple[str, int], ...] | None
+    in_place: frozenset[int] = frozenset()
+    has_others: bool = False
 
 
 def locate(frame: FrameType | None, is_outermost: Callable[[FrameType], bool]) -> Location:
@@ -98,43 +100,65 @@ class _Calls(TorchFunctionMode):
         kwargs = kwargs or {}
         if (name := known(func)) is None:
             return func(*args, **kwargs)
-        index = self.sites.order[self.count] if torch.compiler.is_dynamo_compiling() else self.find(name)
-        self.count += 1
-        if index is None:
-            with torch._C.DisableTorchFunction():  # nor shall a mode further out count it
-                return func(*args, **kwargs)
+        index = self.counted(name) if torch.compiler.is_dynamo_compiling() else self.find(name)
         if index == STAYS:
-            return func(*args, **kwargs)
+            with torch._C.DisableTorchFunction():  # a mode further out shall not take it for a call of its own
+                return func(*args, **kwargs)
         x = first_argument(args, kwargs)
         rational = getattr(self.module, self.sites.child)[index]
         if index in self.sites.in_place:
             return x.copy_(_apply(rational, x.clone()))
         return _apply(rational, x)
 
-    def find(self, name: str) -> int | None:
-        """Find the index for a call of this function that is being made; None if none like it was seen on the data."""
+    def counted(self, name: str) -> int:
+        """Return the index for the next call."""
+        if self.sites.has_others:
+            return STAYS
+        order = self.sites.order or ()
+        if self.count >= len(order) or order[self.count][0] != name:
+            raise RuntimeError(f"{type(self.module).__name__} calls {name} where it did not on the data of rationalize")
+        self.count += 1
+        return order[self.count - 1][1]
+
+    def find(self, name: str) -> int:
+        """Find the index for the call of this function that is being made."""
         place = locate(sys._getframe(2), _is_forward)
         key = place, name
         indices, number = self.sites.table.get(key, ()), self.counts[key]
         self.counts[key] += 1
-        if isinstance(indices, int):
-            return indices
-        if number < len(indices):
-            return indices[number]
-        order = self.sites.order or ()
-        if self.count < len(order) and _is_compiled(sys._getframe(2)):
-            return order[self.count]
-        self.count = len(order)  # what a compiler makes of the rest could count wrongly
+        if isinstance(indices, int) or number < len(indices):
+            self.count += 1
+            return indices if isinstance(indices, int) else indices[number]
+        if self.sites.has_others and _is_of_others(sys._getframe(2)):
+            return STAYS
+        if self.sites.order is not None and _is_made_by_compiler(sys._getframe(2)):
+            return self.counted(name)
+        self.count = sys.maxsize  # a compiler would count wrongly from here
         where = describe(sys._getframe(2), _is_forward) or "its forward"
         warnings.warn(
             f"{type(self.module).__name__} calls {name} where it did not on the data given to rationalize ({where}): "
             "this call stays what it was; give data that reaches it",
             stacklevel=2,
         )
-        return None
+        return STAYS
 
 
-def _is_compiled(frame: FrameType | None) -> bool:
+def is_compiled(module: nn.Module) -> bool:
+    """Say whether a module runs what torch.compile has made of it."""
+    return getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule"
+
+
+def _is_of_others(frame: FrameType | None) -> bool:
+    """Say whether a call is made inside a module whose forward is compiled or generated."""
+    while frame is not None and not _is_forward(frame):
+        module = frame.f_locals.get("self") if frame.f_code is nn.Module._call_impl.__code__ else None
+        if isinstance(module, nn.Module) and (isinstance(module, fx.GraphModule) or is_compiled(module)):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_made_by_compiler(frame: FrameType | None) -> bool:
     """Say whether code on the way to this frame was made by PyTorch's compiler, which moves places."""
     while frame is not None:
         code = frame.f_code
@@ -227,8 +251,9 @@ class ReplacedByCaller(nn.Module):
 
 
 def install(module: nn.Module, rationals: nn.ModuleList, sites: CallSites) -> None:
-    """Let the forward of `module` compute these calls by these rationals."""
-    module._modules[sites.child] = rationals
+    """Let the forward of `module` compute these calls by these rationals; where all calls stay, it gets no child."""
+    if len(rationals):
+        module._modules[sites.child] = rationals
     vars(module)["_call_sites"] = sites
     if "forward" in vars(module):
         vars(module)["_own_forward"] = vars(module).pop("forward")

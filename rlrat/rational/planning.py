@@ -289,10 +289,12 @@ def _plan_owner(
     if not keys:
         return
     path = paths[owner] or type(owner).__name__
-    if not _can_have_calls(owner):
+    is_changed = _can_have_calls(owner)
+    if not is_changed:
         names = ", ".join(dict.fromkeys(by_mode[key].name for key in keys))
         plan.stays.append(f"{path}: {names} called by {type(owner).__name__}, whose forward cannot be changed")
-        return
+        if not isinstance(owner, _CONTAINERS):
+            return
     child = call_sites.free_name(owner)
     table: dict[tuple[Location, str], tuple[int, ...] | int] = {}
     index_of: dict[Key, int] = {}
@@ -301,6 +303,8 @@ def _plan_owner(
     def add(group: list[Key], is_loop: bool) -> int:
         """Plan a rational for calls, and return its index."""
         calls = [by_mode[key] for key in group]
+        if not is_changed:
+            return STAYS
         if why := next((call.why_it_stays for call in calls if call.why_it_stays), ""):
             plan.stays.append(f"{path}: {why} called by {type(owner).__name__}")
             return STAYS
@@ -328,7 +332,8 @@ def _plan_owner(
             rounds = sorted({k for sequence in sequences for k in sequence}, key=order.__getitem__)
             table[place] = add(rounds, is_loop=True)
             index_of |= dict.fromkeys(rounds, table[place])
-    whole = {tuple(index_of[key] for key in forward) for forward in forwards}
+    whole = {tuple((by_mode[key].name, index_of[key]) for key in forward) for forward in forwards}
+    has_others = any(isinstance(below, fx.GraphModule) or call_sites.is_compiled(below) for below in owner.modules())
+    order = next(iter(whole)) if len(whole) == 1 and not has_others else None
     in_place = frozenset(index for index, one in enumerate(ones) if one.is_in_place)
-    sites = CallSites(child, table, next(iter(whole)) if len(whole) == 1 else None, in_place)
-    plan.owners[owner] = ones, sites
+    plan.owners[owner] = ones, CallSites(child, table, order, in_place, has_others)

@@ -117,7 +117,7 @@ def _check(module: nn.Module, degrees: Any, version: str, interval: Any) -> None
     """Raise what can be said of the arguments alone."""
     if isinstance(module, torch.jit.ScriptModule):
         raise ValueError("module is scripted, which fixes its activations: call rationalize before torch.jit.script")
-    if _is_compiled(module):
+    if call_sites.is_compiled(module):
         raise ValueError("module is compiled, which fixes its activations: call rationalize before torch.compile")
     if version not in VERSIONS:
         raise ValueError(f"there is no version {version!r} of a rational, only {', '.join(VERSIONS)}")
@@ -141,13 +141,9 @@ def _check_initialized(module: nn.Module, paths: dict[nn.Module, str]) -> None:
             raise ValueError(f"{path or 'module'} has no shape yet ({type(child).__name__}): call the model once first")
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule"
-
-
 def _is_fixed(module: nn.Module) -> bool:
     """Say whether nothing inside the module is to be replaced."""
-    return isinstance(module, torch.jit.ScriptModule | Rational) or _is_compiled(module)
+    return isinstance(module, torch.jit.ScriptModule | Rational) or call_sites.is_compiled(module)
 
 
 def _inside_fixed(module: nn.Module) -> Iterator[nn.Module]:

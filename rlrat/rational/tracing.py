@@ -103,7 +103,6 @@ class _Recorder(TorchFunctionMode):
         self.running: list[tuple[nn.Module, list[Key], Counter[Key]]] = []
         self.is_copying = False
         """Whether what works in place is given a copy."""
-        self.pending: list[Call | None] = []
         self.is_inside = False
         self.handled: BaseException | None = None
         """What the caller of all this is handling."""
@@ -111,7 +110,9 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if (name := known(func)) is not None:
-            return self.run(name, None, func, args, kwargs, sys._getframe(1))
+            innermost = self.running[-1][0] if self.running else None
+            held = innermost if innermost in self.modules and type(innermost) in ACTIVATIONS else None
+            return self.run(name, held, func, args, kwargs, sys._getframe(1))
         if (name := staying(func)) is not None and isinstance(first_argument(args, kwargs), Tensor):
             x = first_argument(args, kwargs)
             if not isinstance(x, nn.Parameter) and x.is_floating_point() and self.is_watching():
@@ -119,11 +120,8 @@ class _Recorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def is_watching(self) -> bool:
-        """Say whether what runs now is looked into, and is not inside an activation that is recorded itself."""
-        return not self.is_inside and not any(
-            module in self.ignored or (module in self.modules and type(module) in ACTIVATIONS)
-            for module, _, _ in self.running
-        )
+        """Say whether what runs now is looked into, and is not inside a function that is recorded itself."""
+        return not self.is_inside and not any(module in self.ignored for module, _, _ in self.running)
 
     def owner(self) -> nn.Module | None:
         """Return the innermost module of the model whose forward runs, activations aside."""
@@ -140,7 +138,10 @@ class _Recorder(TorchFunctionMode):
         call = None
         if self.is_watching() and isinstance(x, Tensor):
             settings = {key: value for key, value in kwargs.items() if key != "input"}
-            computed = None if name == "prelu" else function_of(name, args[1:], settings)
+            if isinstance(held, nn.Module):
+                computed = held
+            else:
+                computed = None if name == "prelu" else function_of(name, args[1:], settings)
             call = self.record(name, held, computed or F.relu, x, frame)
             if computed is None:
                 call.why_it_stays = f"{name} with settings that are tensors"
@@ -183,23 +184,14 @@ class _Recorder(TorchFunctionMode):
             call.see(x)
         return call
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """Note that a module is called: PyTorch's hook before every forward."""
-        call = None
-        if module in self.modules and type(module) in ACTIVATIONS and self.is_watching() and args:
-            x = args[0]
-            if isinstance(x, Tensor):
-                call = self.record(_lower(module), module, module, x, sys._getframe(1))
         self.running.append((module, [], Counter()))
-        self.pending.append(call)
-        return (args[0].clone(), *args[1:]) if self.is_copying and call is not None else None
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Note that a forward has ended or failed."""
         _, keys, _ = self.running.pop()
-        if (call := self.pending.pop()) is not None:
-            call.is_in_place |= output is args[0]
-        elif self.is_owner(module) and sys.exc_info()[1] is self.handled:  # one that fails ends early
+        if self.is_owner(module) and sys.exc_info()[1] is self.handled:  # one that fails ends early
             forwards = self.trace.forwards.setdefault(module, [])
             if tuple(keys) not in forwards:
                 forwards.append(tuple(keys))
@@ -211,7 +203,6 @@ class _Recorder(TorchFunctionMode):
             nn_module.register_module_forward_hook(self.leave, always_call=True),
         ]
         self.running.clear()
-        self.pending.clear()
         self.handled = sys.exc_info()[1]
         try:
             with self:
@@ -240,10 +231,6 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, partial) and isinstance(other, partial):
         return (one.func, one.keywords) == (other.func, other.keywords)
     return one is other
-
-
-def _lower(module: nn.Module) -> str:
-    return type(module).__name__.lower()
 
 
 def _is_call_of(owner: nn.Module, frame: FrameType) -> bool:

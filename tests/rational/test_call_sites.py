@@ -3,13 +3,14 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlrat.rational import Rational, rationalize, rationalized
+from rlrat.rational import ACTIVATIONS, Rational, rationalize, rationalized
 from rlrat.rational.call_sites import CallSites, ReplacedByCaller, derived, free_name, is_installed
 from tests.rational.models import LoopedMLP, ResNet
 
@@ -77,6 +78,23 @@ def test_each_call_of_a_shared_module_has_its_own():
     assert not any(isinstance(module, nn.ReLU) for module in model.modules())
     assert "ReLU(inplace=True)" in repr(block.relu)
     torch.testing.assert_close(block.relu(torch.tensor([-1.0, 2.0])), torch.tensor([0.0, 2.0]))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_each_kind_of_module_is_replaced_where_it_is_called(activation):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = activation()
+
+        def forward(self, x):
+            return self.act(self.act(x) - 1.0)
+
+    x = torch.randn(9)
+    model = rationalize(Twice(), degrees=(1, 0), data=[x])
+    with torch.no_grad():
+        model.rationals[1].numerator += 1.0
+    torch.testing.assert_close(model(x), model.rationals[1](model.rationals[0](x) - 1.0))
 
 
 def test_copies_and_files_hold_the_same_model():
@@ -185,7 +203,7 @@ def test_the_class_is_derived_once_and_calls_are_described():
     assert isinstance(type(model)(2)(torch.ones(1, 8)), torch.Tensor)  # of its class, and not rationalized
     (key,) = model._call_sites.table
     assert key == ((("LoopedMLP.forward", 2, 16),), "relu")
-    assert model._call_sites == CallSites("rationals", {key: (0, 1)}, (0, 1), frozenset())
+    assert model._call_sites == CallSites("rationals", {key: (0, 1)}, (("relu", 0), ("relu", 1)))
 
 
 @pytest.mark.slow
@@ -227,3 +245,48 @@ def test_a_graph_that_breaks_computes_the_same():
     model = replaced(Broken(), [x])
     torch.testing.assert_close(torch.compile(model, backend="eager")(x), model(x))
     assert len(model.rationals) == 3
+
+
+def test_calls_of_containers_and_generated_code_pass_by():
+    class Sequence(nn.Sequential):
+        def forward(self, x):
+            return super().forward(F.relu(x))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.sequence = Sequence(nn.Linear(4, 4))
+            self.generated = torch.fx.symbolic_trace(LoopedMLP(1, 4))
+
+        def forward(self, x):
+            return F.relu(self.generated(F.relu(self.sequence(x))))
+
+    model, x = Model(), torch.randn(3, 4)
+    with pytest.warns(UserWarning, match=r"sequence: relu called by Sequence, whose .*; generated: relu called by"):
+        replaced(model, [x])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = model(x)
+    first, second = model.rationals
+    torch.testing.assert_close(y, second(model.generated(first(model.sequence(x)))))
+    torch.testing.assert_close(model.sequence(x), model.sequence[0](F.relu(x)))
+    assert len(model.sequence) == 1
+    assert copy.deepcopy(model)(x).equal(y)
+
+
+@pytest.mark.slow
+def test_calls_of_a_compiled_module_stay_below_one_with_its_own():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.compiled = torch.compile(LoopedMLP(1, 4), backend="eager")
+
+        def forward(self, x):
+            return F.relu(self.compiled(F.relu(x) - 1.0))
+
+    x = torch.randn(3, 4)
+    with pytest.warns(UserWarning, match="compiled: all of a compiled module"):
+        model = replaced(Model(), [x])
+    first, second = model.rationals
+    layer = model.compiled._orig_mod.layers[0]
+    torch.testing.assert_close(model(x), second(F.relu(layer(first(x) - 1.0))))

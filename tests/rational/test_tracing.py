@@ -102,7 +102,8 @@ def test_calls_have_their_owners_functions_and_ranges():
     found = trace(model, [x, x / 2], [(model, "held", model.held)], set())
     calls = {call.name: call for call in list(found.calls.values())[1:]}
     act = next(iter(found.calls.values()))
-    assert (act.name, act.held, act.owner, act.low, act.high) == ("leakyrelu", model.act, model, -2.0, 3.0)
+    assert (act.name, act.held, act.owner, act.low, act.high) == ("leaky_relu", model.act, model, -2.0, 3.0)
+    assert act.function is model.act
     assert (calls["gelu"].held, calls["gelu"].low, calls["gelu"].high) == ((model, "held"), -4.0, 6.0)
     points = torch.linspace(-3, 3, 7)
     torch.testing.assert_close(calls["gelu"].function(points), F.gelu(points, approximate="tanh"))
