@@ -284,7 +284,8 @@ def same_random_numbers() -> Iterator[None]:
     """Put the random generators of PyTorch, NumPy and Python back after the block."""
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+        with torch.random.fork_rng(devices):  # which warns if it has to find several by itself
             yield
     finally:
         random.setstate(states[0])
@@ -384,10 +385,9 @@ def trace(
         if any(call.is_in_place for call in found.calls.values()):
             recorder.is_copying = True
             with undisturbed(model, evaluating=True), recorder.recording():
-                again = outputs_of(call_with(model, inputs[0]))
+                again = (_run(model, number, batch) for number, batch in enumerate(inputs))
+                found.is_in_place_kept = not all(map(_are_close, again, found.outputs))
             recorder.is_copying = False
-            pairs = zip(again, found.outputs[0], strict=True)
-            found.is_in_place_kept = not all(torch.allclose(a, b, equal_nan=True) for a, b in pairs)
         if any(module.training for module in model.modules()):
             seen = {key: (call.low, call.high) for key, call in found.calls.items()}
             try:
@@ -404,6 +404,10 @@ def trace(
             else:
                 attributes[name] = value
     return found
+
+
+def _are_close(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.allclose(a, b, equal_nan=True) for a, b in zip(some, others, strict=True))
 
 
 def _shapes(batch: Any) -> str:
