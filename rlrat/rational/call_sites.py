@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from .called import known
 from .module import Rational
@@ -95,6 +95,8 @@ class _Calls(TorchFunctionMode):
         self.sites: CallSites = module._call_sites
         self.counts: Counter[Any] = Counter()
         self.count = 0
+        self.is_counted = False
+        """Whether a compiler took the rational of any call by its number."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -114,11 +116,23 @@ class _Calls(TorchFunctionMode):
         """Return the index for the next call."""
         if self.sites.has_others:
             return STAYS
+        self.is_counted = True
         order = self.sites.order or ()
         if self.count >= len(order) or order[self.count][0] != name:
-            raise RuntimeError(f"{type(self.module).__name__} calls {name} where it did not on the data of rationalize")
+            raise self.other_calls()
         self.count += 1
         return order[self.count - 1][1]
+
+    def check(self) -> None:
+        """Raise RuntimeError if calls were counted, and were not those that were seen."""
+        if self.is_counted and self.sites.order is not None and self.count != len(self.sites.order):
+            raise self.other_calls()
+
+    def other_calls(self) -> RuntimeError:
+        return RuntimeError(
+            f"a compiled {type(self.module).__name__} calls other activations than on the data given to rationalize: "
+            "give data that makes all calls, or do not compile it (torch.compiler.disable)"
+        )
 
     def find(self, name: str) -> int:
         """Find the index for the call of this function that is being made."""
@@ -188,9 +202,12 @@ def derived(kind: type[nn.Module]) -> type[nn.Module]:
             return kind.forward(self, *args, **kwargs)
         if self._call_sites.order is None and torch.compiler.is_dynamo_compiling():
             return _uncompiled(self, *args, **kwargs)
-        with _Calls(self):
+        calls = _Calls(self)
+        with calls:
             inner = self._own_forward
-            return kind.forward(self, *args, **kwargs) if inner is None else inner(*args, **kwargs)
+            y = kind.forward(self, *args, **kwargs) if inner is None else inner(*args, **kwargs)
+        calls.check()
+        return y
 
     def reduce(self, protocol):
         # Pickle cannot find a class that is made here: it is given the one that this comes from.
@@ -242,12 +259,28 @@ class ReplacedByCaller(nn.Module):
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
         self.activation: tuple[nn.Module] = (activation,)  # not a child: its parameters are used no more
+        keep_hooks(activation, self)
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_dynamo_compiling() and not any(
+            isinstance(mode, _Calls) for mode in _get_current_function_mode_stack()
+        ):
+            warnings.warn(
+                f"{self.activation[0]} is called where it was not on the data given to rationalize: this call stays "
+                "what it was; give data that reaches it",
+                stacklevel=2,
+            )
         return self.activation[0].forward(x)
 
     def extra_repr(self) -> str:
         return repr(self.activation[0])
+
+
+def keep_hooks(activation: nn.Module, successor: nn.Module) -> None:
+    """Hang the hooks of an activation on what takes its place; their handles remove them there."""
+    for name, value in vars(activation).items():
+        if name.startswith(("_forward_", "_backward_", "_is_full_backward_hook")):
+            vars(successor)[name] = value
 
 
 def install(module: nn.Module, rationals: nn.ModuleList, sites: CallSites) -> None:

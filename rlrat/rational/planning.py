@@ -78,6 +78,8 @@ class Plan:
             kind = InPlaceRational if one.is_in_place and one.places else Rational
             one.rational = kind(one.fit, degrees, version).to(one.device).train(one.training)
             one.rational._init_name = one.named
+            if one.places and isinstance(one.function, nn.Module):
+                call_sites.keep_hooks(one.function, one.rational)
 
     def install(self) -> nn.Module:
         """Put the rationals into the model, and return it, or the rational if the model is an activation."""

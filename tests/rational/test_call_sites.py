@@ -77,7 +77,54 @@ def test_each_call_of_a_shared_module_has_its_own():
     assert isinstance(model.relu, Rational)
     assert not any(isinstance(module, nn.ReLU) for module in model.modules())
     assert "ReLU(inplace=True)" in repr(block.relu)
-    torch.testing.assert_close(block.relu(torch.tensor([-1.0, 2.0])), torch.tensor([0.0, 2.0]))
+    with pytest.warns(UserWarning, match="ReLU.* is called where it was not"):
+        torch.testing.assert_close(block.relu(torch.tensor([-1.0, 2.0])), torch.tensor([0.0, 2.0]))
+
+
+def test_hooks_of_an_activation_stay_where_it_was():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.once, self.twice = nn.ReLU(), nn.Tanh()
+
+        def forward(self, x):
+            return self.twice(self.twice(self.once(x)))
+
+    model, seen = Shared(), []
+    handles = [child.register_forward_hook(lambda *call: seen.append(call)) for child in model.children()]
+    replaced(model, [torch.randn(4)])
+    seen.clear()
+    model(torch.randn(4))
+    assert [type(module) for module, _, _ in seen] == [Rational, ReplacedByCaller, ReplacedByCaller]
+    torch.testing.assert_close(seen[1][2], model.rationals[0](*seen[1][1]))
+    for handle in handles:
+        handle.remove()
+    model(torch.randn(4))
+    assert len(seen) == 3
+
+
+def test_an_activation_that_is_called_where_the_data_did_not_warns():
+    class Twice(nn.Module):
+        def __init__(self, act):
+            super().__init__()
+            self.act = act
+
+        def forward(self, x):
+            return self.act(self.act(x) - 1.0)
+
+    class Either(nn.Module):
+        def __init__(self):
+            super().__init__()
+            act = nn.ReLU()
+            self.first, self.second = Twice(act), Twice(act)
+
+        def forward(self, x, second=False):
+            return self.second(x) if second else self.first(x)
+
+    x = torch.linspace(-3, 3, 9)
+    model = replaced(Either(), [x])
+    with pytest.warns(UserWarning, match=r"^ReLU\(\) is called where it was not on the data given to rationalize"):
+        torch.testing.assert_close(model(x, second=True), F.relu(F.relu(x) - 1.0))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -245,6 +292,30 @@ def test_a_graph_that_breaks_computes_the_same():
     model = replaced(Broken(), [x])
     torch.testing.assert_close(torch.compile(model, backend="eager")(x), model(x))
     assert len(model.rationals) == 3
+
+
+class Optional(nn.Module):
+    def __init__(self, is_on):
+        super().__init__()
+        self.is_on = is_on
+
+    def forward(self, x):
+        if self.is_on:
+            x = F.relu(x) - 0.1
+        return F.relu(x - 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Optional calls relu")
+@pytest.mark.parametrize("was_on", [False, True])
+def test_a_compiled_module_that_makes_other_calls_is_an_error(was_on):
+    x = torch.randn(5, 4)
+    model = replaced(Optional(was_on), [x])
+    model.is_on = not was_on
+    assert model(x).shape == x.shape
+    torch._dynamo.reset()  # code that did not compile once runs as it is written
+    with pytest.raises(RuntimeError, match="a compiled Optional calls other activations than on the data"):
+        torch.compile(model, backend="eager")(x)
 
 
 def test_calls_of_containers_and_generated_code_pass_by():
