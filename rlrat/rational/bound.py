@@ -6,6 +6,7 @@ multiplies by its infinity norm, a rational by its largest slope on its interval
 """
 
 import inspect
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -76,30 +77,39 @@ class _Tracer(fx.Tracer):
 
 
 def bound_of_change(
-    model: nn.Module, errors: Mapping[Rational, float], batch: Any, outputs: list[Tensor]
+    model: nn.Module, errors: Mapping[Rational, float], inputs: list[Any], outputs: list[list[Tensor]]
 ) -> tuple[float | None, str]:
     """Bound the largest change of `model`'s outputs by its rationals, whose errors on their intervals are given.
 
-    The bound holds while the inputs of the rationals stay in their intervals. `outputs` are the model's for `batch`, in
-    evaluation mode, which it must be in.
+    The bound holds while the inputs of the rationals stay in their intervals. `outputs` are the model's for each batch
+    of `inputs`, in evaluation mode, which it must be in.
 
     Returns:
         The bound, or None and the reason.
     """
     try:
-        graph = _Tracer().trace(model, concrete_args=_not_given(model, batch))
-        traced = outputs_of(call_with(fx.GraphModule(model, graph), batch))
+        graph = _Tracer().trace(model, concrete_args=_not_given(model, inputs[0]))
     except Exception as error:
         return None, f"torch.fx cannot trace the model ({' '.join(str(error).split())[:150] or type(error).__name__})"
-    same = len(traced) == len(outputs) and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(traced, outputs, strict=True)
-    )
+    traced = fx.GraphModule(model, graph)
+    try:
+        same = all(_are_same(outputs_of(call_with(traced, x)), y) for x, y in zip(inputs, outputs, strict=True))
+    except Exception:  # such as arguments that the graph has not got
+        same = False
     if not same:
         return None, "the graph that torch.fx traces does not compute what the model does"
     try:
-        return _follow(graph, dict(model.named_modules()), errors), ""
+        bound = _follow(graph, dict(model.named_modules()), errors)
     except _NoBound as reason:
         return None, str(reason)
+    return (bound, "") if math.isfinite(bound) else (None, "it is beyond the range of float64")
+
+
+def _are_same(some: list[Tensor], others: list[Tensor]) -> bool:
+    return len(some) == len(others) and all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+        for a, b in zip(some, others, strict=True)
+    )
 
 
 def _not_given(model: nn.Module, batch: Any) -> dict[str, Any]:
@@ -124,9 +134,11 @@ def _follow(graph: fx.Graph, modules: Mapping[str, nn.Module], errors: Mapping[R
         if isinstance(module, InPlaceRational):
             raise _NoBound(f"{node.target} overwrites its input, which is used elsewhere")
         if isinstance(module, Rational) and module in errors:
+            if _is_hooked(module):
+                raise _NoBound(f"{node.target} has hooks")
             slope = module.largest_slope().max().item() * _SLACK if before else 0.0
             changes[node] = errors[module] + slope * before
-        elif before == 0.0:
+        elif before == 0.0 or _is_of_shape(node):
             changes[node] = 0.0
         elif _is(module, _LINEAR):
             follower = next(iter(node.users)) if len(node.users) == 1 else None
@@ -149,6 +161,12 @@ def _nodes(value: Any) -> list[fx.Node]:
     return found
 
 
+def _is_of_shape(node: fx.Node) -> bool:
+    """Say whether a node computes what the values of its input do not change."""
+    is_attribute = node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
+    return is_attribute or (node.op == "call_method" and node.target in ("size", "dim", "numel"))
+
+
 def _factor(
     node: fx.Node, module: nn.Module | None, modules: Mapping[str, nn.Module], change: Callable[[Any], float]
 ) -> float:
@@ -156,6 +174,7 @@ def _factor(
     function = node.target if node.op == "call_function" else None
     method = node.target if node.op == "call_method" else None
     is_short = _is(module, _SHORT) or function in _SHORT_FUNCTIONS or method in _SHORT_METHODS
+    is_short &= method != "view" or not isinstance(_argument(node, 1, "dtype"), torch.dtype)  # the same bits
     is_average = _is(module, _AVERAGES) and getattr(module, "divisor_override", None) is None
     is_average |= function in _AVERAGE_FUNCTIONS and _argument(node, 6, "divisor_override") is None
     is_off = function is F.dropout and _argument(node, 2, "training") is False
@@ -166,7 +185,7 @@ def _factor(
         raise _NoBound(f"{getattr(node.target, '__name__', node.target)} may overwrite what is used elsewhere")
     if known_factor := _SOFTMAX.get(function or method or (type(module) if _is(module, _SOFTMAX_MODULES) else None)):
         return known_factor
-    if (function in _SUMS or method in _SUM_METHODS) and not node.kwargs:
+    if (function in _SUMS or method in _SUM_METHODS) and len(node.args) == 2 and not node.kwargs:
         return sum(change(argument) for argument in node.args) / change(node.args)
     numbers = [argument for argument in node.args if isinstance(argument, int | float)]
     if function in _PRODUCTS and len(numbers) == 1:
@@ -191,9 +210,13 @@ def _argument(node: fx.Node, place: int, name: str) -> Any:
 
 def _is(module: nn.Module | None, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Say whether a module computes what one of these kinds does, with nothing hooked on."""
-    if module is None or module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+    if module is None or _is_hooked(module) or "forward" in vars(module):
         return False
     return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _is_fixed(module: nn.Module | None) -> bool:

@@ -203,7 +203,7 @@ def _measured(
     if outside := plan.outside():
         return replace(result, why_no_bound=f"inputs of {outside} were outside its interval")
     with undisturbed(module, evaluating=True):
-        bound, why = bound_of_change(module, plan.errors(), inputs[0], after[0])
+        bound, why = bound_of_change(module, plan.errors(), inputs, after)
     return replace(result, bound=bound, why_no_bound=why)
 
 

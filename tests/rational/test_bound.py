@@ -88,6 +88,7 @@ class _Forward(nn.Module):
         (lambda self, x, mask: F.softmax(F.relu(x), -1), 0.5),
         (lambda self, x, mask: x.relu().log_softmax(-1), 2.0),
         (lambda self, x, mask: F.relu(x).clamp(max=1.0), 1.0),
+        (lambda self, x, mask: (y := F.relu(x)).reshape(y.size(0), -1).view(y.shape[1], -1), 1.0),
     ],
 )
 @pytest.mark.filterwarnings("ignore:rationalize leaves")
@@ -109,6 +110,8 @@ def test_of_other_operations(forward, factor):
             lambda self, x, mask: (y := F.relu(x)).flatten().add_(y.flatten()),
             "add_ may overwrite what is used elsewhere",
         ),
+        (lambda self, x, mask: F.relu(x).view(torch.int32).view(torch.float32), "no bound is known for view"),
+        (lambda self, x, mask: torch.add(F.relu(x), x, alpha=5), "no bound is known for add"),
         (lambda self, x, mask: F.relu(x) > 0, "the model returns no tensor of floating point"),
         (lambda self, x, mask: F.relu(x) if isinstance(x, torch.Tensor) else x, "does not compute what the model does"),
     ],
@@ -130,10 +133,27 @@ def test_inputs_that_are_no_numbers_after_the_change_are_outside():
     assert "outside" in rationalized(model).why_no_bound
 
 
-def test_a_hook_that_changes_a_layer_is_not_overlooked():
+@pytest.mark.parametrize("hooked", [0, 1])
+def test_a_hook_that_changes_a_layer_is_not_overlooked(hooked):
     model = nn.Sequential(nn.ReLU(), nn.Linear(4, 4))
-    model[1].register_forward_hook(lambda module, args, output: 10.0 * output)
+    model[hooked].register_forward_hook(lambda module, args, output: 10.0 * output)
     assert bound_of(model, [torch.ones(1, 4)]) is None
+
+
+def test_a_batch_that_takes_another_way_than_the_first_is_not_overlooked():
+    model = _Forward(lambda self, x, mask: F.relu(x) if mask is None else 100.0 * F.relu(x))
+    x = torch.randn(3, 4)
+    assert bound_of(model, [{"x": x}, {"x": x, "mask": x}]) is None
+    assert "does not compute what the model does" in rationalized(model).why_no_bound
+
+
+def test_one_beyond_all_numbers_is_none():
+    model = nn.Sequential(nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4)).double()
+    with torch.no_grad():
+        for layer in (model[1], model[2]):
+            layer.weight.fill_(1e200)
+    assert bound_of(model, [torch.ones(1, 4).double()]) is None
+    assert rationalized(model).why_no_bound == "it is beyond the range of float64"
 
 
 @pytest.mark.filterwarnings("ignore:rationalize leaves")
