@@ -21,7 +21,7 @@ from .rationalization import Rationalization
 from .reference import VERSIONS
 from .tracing import Trace, batches, elementwise, run_all, trace, undisturbed
 
-_MOST_NAMED = 8  # places where an activation stays that a warning names
+_MOST_NAMED = 8  # kinds of activations that stay, in a warning
 
 
 def rationalize(
@@ -92,9 +92,10 @@ def rationalize(
     plan.fit(tuple(degrees), version, None if isinstance(interval, str) else (float(interval[0]), float(interval[1])))
     result = Rationalization(plan.replaced(), (*plan.stays, *_left(module, plan, fixed, seen)))
     if result.stays:
-        more = f"; and {len(result.stays) - _MOST_NAMED} more" if len(result.stays) > _MOST_NAMED else ""
+        lines = _by_what(result.stays)
+        more = f"; and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
         warnings.warn(
-            f"rationalize leaves activations that it cannot replace: {'; '.join(result.stays[:_MOST_NAMED])}{more}",
+            f"rationalize leaves activations that it cannot replace: {'; '.join(lines[:_MOST_NAMED])}{more}",
             stacklevel=2,
         )
     try:
@@ -230,10 +231,12 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
     for owner, name in seen.others:
         shown.setdefault(owner, set()).add(_plain(name))
     unreached = ", where data did not reach it" if seen.outputs else ""
+    told: set[nn.Module] = set()  # with the fixed module that they are in
     for path, child in module.named_modules():
         where = path or type(child).__name__
         if child in fixed:
-            if _is_fixed(child) and not isinstance(child, Rational):
+            if _is_fixed(child) and not isinstance(child, Rational) and child not in told:
+                told |= set(child.modules())
                 kind = "scripted" if isinstance(child, torch.jit.ScriptModule) else "compiled"
                 yield f"{where}: all of a {kind} module"
             continue
@@ -270,6 +273,19 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
         ):
             if names:
                 yield f"{where}: {', '.join(names)} called by {type(child).__name__}{why}"
+
+
+def _by_what(stays: tuple[str, ...]) -> list[str]:
+    """Put what stays at several places on one line: the attention of each layer, say."""
+    places: dict[str, list[str]] = {}
+    for line in stays:
+        where, _, what = line.partition(": ")
+        places.setdefault(what, []).append(where)
+    return [f"{_listed(where)}: {what}" for what, where in places.items()]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _plain(name: str) -> str:

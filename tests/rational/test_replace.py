@@ -230,9 +230,13 @@ def test_what_stays_is_named_with_its_place():
     assert type(model["own"]) is _Own
 
 
-def test_a_long_list_is_cut():
-    with pytest.warns(UserWarning, match=r"7: those of GRU; and 4 more$"):
+def test_a_long_list_is_short():
+    with pytest.warns(UserWarning, match=r"replace: 0, 1, 2 and 9 more: those of GRU$"):
         rationalize(nn.ModuleList(nn.GRU(1, 1) for _ in range(12)))
+    different = (nn.GRU(1, 1), nn.LSTM(1, 1), nn.RNN(1, 1), nn.Softmax(-1), nn.Softmin(-1), nn.LogSoftmax(-1), nn.GLU(),
+                 nn.RReLU(), nn.Softshrink(), nn.Hardshrink())  # fmt: skip
+    with pytest.warns(UserWarning, match=r"7: RReLU; and 2 more$"):
+        rationalize(nn.ModuleList(different))
 
 
 def test_a_warning_that_is_an_error_changes_nothing():
@@ -371,7 +375,10 @@ def test_a_second_call_replaces_what_is_new():
 def test_a_vit_and_its_dropout():
     torch.manual_seed(0)
     model = ViT()
-    with pytest.warns(UserWarning, match=r"blocks\.0\.attention: scaled_dot_product_attention called by Attention"):
+    with pytest.warns(
+        UserWarning,
+        match=r"blocks\.0\.attention, blocks\.1\.attention: scaled_dot_product_attention called by Attention",
+    ):
         rationalize(model, data=[torch.randn(2, 3, 8, 8)], interval=(-5, 5))
     assert [one.name for one in rationalized(model).replaced] == ["blocks.0.rationals.0", "blocks.1.rationals.0"]
     x = torch.randn(2, 3, 8, 8)
