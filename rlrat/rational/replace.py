@@ -243,6 +243,8 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
         if child in plan.taken or isinstance(child, call_sites.ReplacedByCaller):
             continue
         names = shown.get(child, set())
+        if is_replaced := call_sites.is_installed(child):
+            names = names | {_plain(name) for _, name in child._call_sites.table}
         if others := [name for owner, name in seen.others if owner is child]:
             yield f"{where}: {', '.join(others)} called by {type(child).__name__}"
         if isinstance(child, ACTIVATIONS) and not names:
@@ -268,7 +270,10 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
         unseen = [name for name in called(child) if _plain(name) not in names]
         unseen = [name for name in unseen if not (names and name.startswith("one of "))]
         for names, why in (
-            ([name for name in unseen if "scripted" not in name], unreached),
+            (
+                [name for name in unseen if "scripted" not in name],
+                ", whose other calls were replaced before" if is_replaced else unreached,
+            ),
             ([name for name in unseen if "scripted" in name], ""),
         ):
             if names:

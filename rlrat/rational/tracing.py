@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from .call_sites import Location, describe, first_argument, locate
 from .called import ACTIVATIONS, ELEMENTWISE, known, staying
@@ -316,11 +316,14 @@ def batches(data: Any) -> list[Any]:
 def call_with(model: nn.Module, batch: Any) -> Any:
     """Call a model with a batch: a tensor, a tuple or list with the inputs first, or a dictionary of arguments.
 
-    Of a tuple, as many elements are given as the forward needs. Tensors are moved to the model's device.
+    Of a tuple, as many elements are given as the forward needs. Tensors are copied to the model's device.
     """
     parameter = next(model.parameters(), None)
-    if parameter is not None:
-        batch = tree_map(lambda leaf: leaf.to(parameter.device) if isinstance(leaf, Tensor) else leaf, batch)
+
+    def copied(leaf: Tensor) -> Tensor:  # a copy, for a model may overwrite its input
+        return leaf.to(leaf.device if parameter is None else parameter.device, copy=True)
+
+    batch = tree_map_only(Tensor, copied, batch)
     signature = inspect.signature(model.forward)
     if isinstance(batch, Mapping):
         try:

@@ -372,6 +372,22 @@ def test_a_second_call_replaces_what_is_new():
     assert [one.name for one in rationalized(model).replaced] == ["fc.1.rationals.0", "fc.2"]
 
 
+def test_a_second_call_says_what_it_cannot_add():
+    class Model(nn.Module):
+        def forward(self, x, other=False):
+            return F.silu(x) if other else F.relu(x)
+
+    model, x = Model(), torch.ones(2)
+    message = r"replace: Model: silu called by Model, {}$"
+    with pytest.warns(UserWarning, match=message.format("where data did not reach it")):
+        rationalize(model, data=[x], interval=(-5, 5))
+    with (
+        pytest.warns(UserWarning, match=message.format("whose other calls were replaced before")),
+        pytest.warns(UserWarning, match="Model calls silu where it did not"),
+    ):
+        rationalize(model, data=[{"x": x, "other": True}], interval=(-5, 5))
+
+
 def test_a_vit_and_its_dropout():
     torch.manual_seed(0)
     model = ViT()

@@ -144,6 +144,12 @@ def test_whether_it_matters_that_a_call_works_in_place(matters, kept):
     assert trace(BasicBlock(2, 2), [torch.randn(1, 2, 4, 4)], [], set()).is_in_place_kept is False
 
 
+def test_data_that_a_model_overwrites_are_as_they_were():
+    x, model = torch.tensor([-1.0, 2.0]), nn.ReLU(inplace=True)
+    assert torch.equal(trace(model, [x], [], set()).outputs[0][0], torch.tensor([0.0, 2.0]))
+    assert torch.equal(x, torch.tensor([-1.0, 2.0]))
+
+
 def test_what_only_training_calls_is_seen_too_where_it_can_run():
     class Model(nn.Module):
         def __init__(self):
