@@ -21,8 +21,9 @@ from .module import Rational
 from .tracing import call_with, outputs_of
 
 _SLACK = 1.0 + 1e-6  # for the relative error of largest slopes and norms, computed in float64
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_LINEAR = (*_CONVOLUTIONS, nn.Linear)
+_LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+# Behind others, what a BatchNorm takes for channels need not be those of the output: Conv1d also takes [C, L].
+_FOLDED = ((nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # What moves, picks, clips or averages elements changes no difference to a larger one.
 _SHORT = (
@@ -121,7 +122,7 @@ def _not_given(model: nn.Module, batch: Any) -> dict[str, Any]:
 
 def _follow(graph: fx.Graph, modules: Mapping[str, nn.Module], errors: Mapping[Rational, float]) -> float:
     changes: dict[fx.Node, float] = {}
-    folded: set[fx.Node] = set()  # convolutions and linear maps whose norm is taken with the BatchNorm behind it
+    folded: set[fx.Node] = set()  # each BatchNorm whose factors are in the norm of the convolution before it
 
     def change(value: Any) -> float:
         return max((changes[node] for node in _nodes(value)), default=0.0)
@@ -143,7 +144,7 @@ def _follow(graph: fx.Graph, modules: Mapping[str, nn.Module], errors: Mapping[R
         elif _is(module, _LINEAR):
             follower = next(iter(node.users)) if len(node.users) == 1 else None
             norm = modules.get(follower.target) if follower is not None and follower.op == "call_module" else None
-            if _is(module, _CONVOLUTIONS) and _is_fixed(norm):
+            if _is_fixed(norm) and any(_is(module, (conv,)) and _is(norm, (kind,)) for conv, kind in _FOLDED):
                 folded.add(follower)
                 changes[node] = before * _norm(module, norm)
             else:

@@ -57,6 +57,16 @@ def test_of_a_residual_block_by_hand_with_its_norms_folded():
     assert found == pytest.approx(by_hand, rel=1e-3)
 
 
+def test_of_a_norm_that_takes_positions_for_channels():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.Conv1d(3, 3, 1), nn.BatchNorm1d(3))
+    sizes = torch.tensor([1e-3, 1.0, 1e3])
+    with torch.no_grad():
+        model[1].weight *= sizes[:, None, None]
+    model[2].running_var.copy_(sizes**2)  # which undoes them, if its channels are those of the convolution
+    assert bound_of(model, [torch.zeros(3, 3)]) >= rationalized(model).max_change > 10.0
+
+
 @pytest.mark.parametrize("make", [ResNet, LoopedMLP])
 def test_it_is_above_all_changes_of_inputs_inside(make):
     torch.manual_seed(0)
