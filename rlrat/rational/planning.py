@@ -124,7 +124,7 @@ class Plan:
                 if not (low <= least and most <= high):
                     outside.append(one.name)
                     break
-        return ", ".join(outside[:3]) + (f" and {len(outside) - 3} more" if len(outside) > 3 else "")
+        return listed(outside)
 
     @contextlib.contextmanager
     def recorded_ranges(self) -> Iterator[None]:
@@ -142,6 +142,11 @@ class Plan:
             yield
         finally:
             hook.remove()
+
+
+def listed(names: list[str]) -> str:
+    """Name the first few, and say how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _kind(fit: Fit) -> str:

@@ -16,7 +16,7 @@ from . import call_sites
 from .bound import bound_of_change
 from .called import ACTIVATIONS, STAYING_MODULES, called, known
 from .module import Rational
-from .planning import Plan, make_plan
+from .planning import Plan, listed, make_plan
 from .rationalization import Rationalization
 from .reference import VERSIONS
 from .tracing import Trace, batches, elementwise, run_all, trace, undisturbed
@@ -286,11 +286,7 @@ def _by_what(stays: tuple[str, ...]) -> list[str]:
     for line in stays:
         where, _, what = line.partition(": ")
         places.setdefault(what, []).append(where)
-    return [f"{_listed(where)}: {what}" for what, where in places.items()]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [f"{listed(where)}: {what}" for what, where in places.items()]
 
 
 def _plain(name: str) -> str:
