@@ -235,6 +235,8 @@ def make_plan(
             one.is_in_place = trace.is_in_place_kept and any(call.is_in_place for call in own)
             ordered.append((min((order[key] for key in keys), default=math.inf), one))
 
+    outside = dict.fromkeys(call.name for call in trace.calls.values() if call.owner is None and call.held is None)
+    plan.stays += [f"{type(model).__name__}: {name} called by its hooks" for name in outside]
     for owner, forwards in trace.forwards.items():
         _plan_owner(plan, owner, forwards, by_mode, paths, order, ordered, trace.is_in_place_kept)
     plan.planned = [one for _, one in sorted(ordered, key=lambda pair: pair[0])]

@@ -144,6 +144,13 @@ def test_a_call_that_stays_is_passed_by():
     torch.testing.assert_close(model(x), F.softplus(model.scale) * model.rationals[0](x))
 
 
+def test_what_a_hook_of_the_model_calls_is_named():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    model.register_forward_hook(lambda module, args, output: F.relu(output))
+    with pytest.warns(UserWarning, match="replace: Sequential: relu called by its hooks$"):
+        rationalize(model, data=[torch.ones(1, 2)], interval=TABLE)
+
+
 def test_inputs_that_are_not_finite_change_nothing():
     model = LoopedMLP(1)
     with pytest.raises(ValueError, match=r"^rationals\.0, relu: its inputs on data are not all finite$"):
