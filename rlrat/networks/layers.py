@@ -118,8 +118,9 @@ class HiddenLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = None if self.gate is None else self.gate(x)
-        if isinstance(self.activation, Rational):  # bias, activation and gate in one pass
-            if self.norm is None:
+        # One that `rationalize` has put here is one for all seeds, and takes no bias.
+        if isinstance(self.activation, Rational) and self.activation.batch_shape == self.linear.weight.shape[:-2]:
+            if self.norm is None:  # bias, activation and gate in one pass
                 return self.activation(self.linear.without_bias(x), self.linear.bias, gate)
             y = self.norm(self.linear(x))
             return self.activation(y, gate=None if gate is None else gate.to(y.dtype))  # autocast leaves only y alone

@@ -10,6 +10,7 @@ from types import ModuleType
 from .backends import backend
 from .module import Rational
 from .op import rational
+from .rationalization import Rationalization, Replaced, rationalized
 from .reference import VERSIONS, derivative
 from .replace import ACTIVATIONS, rationalize
 from .table import FUNCTIONS, Fit
@@ -20,10 +21,13 @@ __all__ = [
     "VERSIONS",
     "Fit",
     "Rational",
+    "Rationalization",
+    "Replaced",
     "backend",
     "derivative",
     "rational",
     "rationalize",
+    "rationalized",
 ]
 
 

@@ -3,6 +3,8 @@
 import dis
 import functools
 import inspect
+import itertools
+import re
 from collections.abc import Iterator
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -15,21 +17,48 @@ _NAMES = (
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "sigmoid", "logsigmoid",
     "tanh", "hardtanh", "hardswish", "hardsigmoid", "softsign", "tanhshrink",
 )  # fmt: skip
-_HOMES = (F, torch, torch.Tensor, torch._C._nn, torch.ops.aten)
-# An operator is a different object in each of its homes, and yet another one in place.
-ELEMENTWISE: dict[Any, str] = {
-    getattr(home, spelled): name for home in _HOMES for name in _NAMES for spelled in (name, f"{name}_")
-    if hasattr(home, spelled)
-} | {torch.special.expit: "sigmoid"}  # fmt: skip
+# What a rational of one variable cannot stand for, or what is more often no activation at all.
+_STAYING_NAMES = (
+    "softmax", "log_softmax", "softmin", "gumbel_softmax", "scaled_dot_product_attention",
+    "multi_head_attention_forward", "glu", "rrelu", "threshold", "hardshrink", "softshrink",
+    "clamp", "clamp_min", "clamp_max", "clip", "maximum", "minimum",
+)  # fmt: skip
+_ALL_NAMES = (*_NAMES, *_STAYING_NAMES)
+_HOMES = (F, torch, torch.Tensor, torch.special, torch._C._nn, torch.ops.aten)
+
+
+def _homes(names: tuple[str, ...]) -> dict[Any, str]:
+    """Find the functions of these names: each is another object in each of its homes, in place and as an overload."""
+    found: dict[Any, str] = {}
+    for home, name in itertools.product(_HOMES, names):
+        for spelled in (name, f"{name}_"):
+            if hasattr(home, spelled):
+                function = getattr(home, spelled)
+                found[function] = name
+                if home is torch.ops.aten:
+                    found |= {getattr(function, overload): name for overload in function.overloads()}
+    return found
+
+
+ELEMENTWISE: dict[Any, str] = _homes(_NAMES) | {torch.special.expit: "sigmoid"}
 """PyTorch's functions of one tensor that act element by element, and their names."""
 # Elementwise and deterministic. nn.Identity is left out: in models it stands for "nothing", not for an activation.
 ACTIVATIONS = (
     nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.PReLU,
     nn.ReLU, nn.ReLU6, nn.SELU, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Softsign, nn.Tanh, nn.Tanhshrink,
 )  # fmt: skip
-_KNOWN = ELEMENTWISE | {F.prelu: "prelu", torch.prelu: "prelu"}
-_TYPES = frozenset(map(type, _KNOWN))
-_METHODS = frozenset(name for name in dir(torch.Tensor) if name.removesuffix("_") in _NAMES)
+_KNOWN = ELEMENTWISE | _homes(("prelu",))
+_STAYING = _homes(_STAYING_NAMES)
+STAYING_MODULES = (
+    nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d, nn.MultiheadAttention, nn.GLU, nn.RReLU, nn.Threshold,
+    nn.Hardshrink, nn.Softshrink,
+)  # fmt: skip
+"""PyTorch's modules with an activation inside that no rational of one variable replaces."""
+_TYPES = frozenset(map(type, _KNOWN | _STAYING))
+_METHODS, _STAYING_METHODS = (
+    frozenset(name for name in dir(torch.Tensor) if name.removesuffix("_") in names)
+    for names in (_NAMES, _STAYING_NAMES)
+)
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF")
 _IGNORED = ("CACHE", "EXTENDED_ARG", "NOP", "PRECALL", "PUSH_NULL")  # they stand between what belongs together
 _READ = ("torch.ao.", "torch.fx.")  # of PyTorch, these are read: layers with a ReLU inside, and traced modules
@@ -42,8 +71,17 @@ def known(function: Any) -> str | None:
     return _KNOWN[function] if type(function) in _TYPES and function in _KNOWN else None
 
 
+def staying(function: Any) -> str | None:
+    """Return the name of a PyTorch function that computes an activation which no rational replaces, or None."""
+    return _STAYING[function] if type(function) in _TYPES and function in _STAYING else None
+
+
+def _named(function: Any) -> str | None:
+    return known(function) or staying(function)
+
+
 def called(module: nn.Module) -> list[str]:
-    """Name the activation functions that the forward of `module` calls.
+    """Name the activation functions that the forward of `module` calls, those that stay (softmax, clamp) included.
 
     Functions and methods that forward calls are read, too, in the class and file of `module`. PyTorch's own code is
     not read.
@@ -59,8 +97,8 @@ def called(module: nn.Module) -> list[str]:
         for what in _mentioned(function, module, bound):
             if isinstance(what, tuple):
                 waiting += _methods(classes, what[0])
-            elif isinstance(what, str) or known(what):
-                found[what if isinstance(what, str) else known(what)] = None
+            elif isinstance(what, str) or _named(what):
+                found[what if isinstance(what, str) else _named(what)] = None
             else:
                 waiting.append(_plain(what))
     return list(found)
@@ -119,10 +157,13 @@ def _mentioned(function: FunctionType, module: nn.Module, bound: bool) -> Iterat
                     held = vars(before).get(at)
                 elif was_of_module:
                     yield (at,)
-                elif at in _METHODS and _is_call_without_arguments(following):
+                elif at in _STAYING_METHODS or (at in _METHODS and _is_call_without_arguments(following)):
                     yield at.removesuffix("_")
-            if isinstance(held, FunctionType) or known(held):
+            if isinstance(held, FunctionType) or _named(held):
                 yield held
+            elif isinstance(held, torch.jit.ScriptFunction):
+                operations = {name.rstrip("_") for name in re.findall(r"aten::(\w+)", str(held.inlined_graph))}
+                yield from (f"{name} in scripted {held.name}" for name in sorted(operations.intersection(_ALL_NAMES)))
             elif isinstance(held, type) and held in ACTIVATIONS and _begins_a_call(following):
                 yield f"{held.__name__}()"  # made and called on the spot
             elif type(held) in (dict, list, tuple) and any(map(known, held.values() if type(held) is dict else held)):

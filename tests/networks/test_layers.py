@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from rlrat.networks.layers import INITIALIZATIONS, MLP, dropout_masks, gated_dims, initialize, joined
-from rlrat.rational import launching, rational
+from rlrat.rational import launching, rational, rationalize
 from rlrat.updates.random import Stream
 
 
@@ -119,3 +119,13 @@ def test_neighbours_in_memory_are_joined_without_a_copy_on_a_gpu_alone(types, mo
     for pair in ((first, second), (first, third), (first.clone(), second), (first, second.clone().requires_grad_())):
         for function in (joined, compiled):
             assert torch.equal(function(*pair), torch.cat(pair, dim=-1))
+
+
+@pytest.mark.parametrize("settings", [{}, {"gated": True}, {"norm": "layer"}])
+def test_a_rationalized_network_has_one_rational_for_all_seeds(settings):
+    network = _mlp([0, 1], **settings)
+    x = torch.randn(2, 5, 5)
+    before = network(x)
+    rationalize(network)
+    assert network.hidden[0].activation.batch_shape == ()
+    torch.testing.assert_close(network(x), before, atol=0.1, rtol=0)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlrat.rational.called import called, known
+from rlrat.rational.called import called, known, staying
 
 
 def test_a_function_is_known_in_each_of_its_homes_and_in_place():
@@ -16,6 +16,14 @@ def test_a_function_is_known_in_each_of_its_homes_and_in_place():
     assert known(functools.partial(F.gelu, approximate="tanh")) == "gelu"
     assert known(torch.special.expit) == "sigmoid"
     assert known(F.prelu) == "prelu"
+    assert known(torch.ops.aten.relu.default) == "relu"
+
+
+def test_what_no_rational_replaces_is_known_apart():
+    for function in (F.softmax, torch.softmax, torch.Tensor.softmax, torch.ops.aten.softmax.int):
+        assert (staying(function), known(function)) == ("softmax", None)
+    assert staying(torch.Tensor.clamp_) == "clamp"
+    assert staying(F.relu) is None
 
 
 @pytest.mark.parametrize("other", [torch.sin, F.softmax, nn.ReLU(), nn.ReLU, "relu", [], None, lambda x: F.relu(x)])
@@ -45,7 +53,8 @@ _TABLE = {"celu": F.celu}
         (lambda self, x: F.relu(x) + torch.nn.functional.elu(x), {"relu", "elu"}),
         (lambda self, x: x.relu_().tanh(), {"relu", "tanh"}),
         (lambda self, x: x.relu, set()),  # not called
-        (lambda self, x: x.clamp(min=0).exp(), set()),
+        (lambda self, x: x.clamp(min=0).exp(), {"clamp"}),
+        (lambda self, x: F.softmax(x, -1) + x.log_softmax(-1), {"softmax", "log_softmax"}),
         (lambda self, x: nn.ReLU()(x), {"ReLU()"}),
         (lambda self, x: isinstance(x, nn.ReLU), set()),
         (lambda self, x: _of_two(x), {"silu", "tanh"}),
@@ -89,6 +98,13 @@ def test_methods_properties_and_what_they_replace_are_looked_at():
             return super().forward(x) + self.fixed(x) + self.kept + self.late
 
     assert set(called(Derived())) == {"selu", "hardtanh", "softsign"}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_activations_in_scripted_functions_are_named():
+    scripted = torch.jit.script(_of_two)
+    module = _make(lambda self, x: scripted(x) + 1.0)
+    assert called(module) == ["silu in scripted _of_two", "tanh in scripted _of_two"]
 
 
 def test_nothing_of_pytorch_is_looked_at():
