@@ -1,0 +1,283 @@
+"""Prove how large the error of a rational is, and how small any of its form can be, in ball arithmetic (python-flint).
+
+Upper bounds hold between samples: on pieces of the interval R - f is a Taylor polynomial whose coefficients are balls,
+plus a remainder; a piece is halved until the remainder is small. Lower bounds are of de la Vallee-Poussin's kind (1910;
+for rationals Achieser, 1956): multipliers of the inequalities |f Q - P| <= E Q, whose sum no R of the form satisfies.
+"""
+
+import math
+from collections.abc import Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from importlib.util import find_spec
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from .exact import METHODS, Exact
+from .minimax import Best
+from .table import Certificate
+
+_TERMS = 16  # of a Taylor polynomial
+_SAMPLES = np.linspace(-1.0, 1.0, 2049)
+_CLOSE = 1e-5  # of the error: how far an upper bound may be above the largest sample
+_NARROW = 1e-30  # of an interval: pieces in which S changes its sign, bounded as they are
+_SLACKS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)  # by which a lower bound is below the level of a fit
+
+Coefficients = Sequence[float] | Sequence[Fraction]
+
+
+@contextmanager
+def _precision(bits: int) -> Any:
+    from flint import ctx
+
+    before = ctx.prec, ctx.cap
+    ctx.prec, ctx.cap = bits, max(ctx.cap, _TERMS + 2)
+    try:
+        yield
+    finally:
+        ctx.prec, ctx.cap = before
+
+
+def _ball(value: float | Fraction) -> Any:
+    from flint import arb, fmpq
+
+    value = Fraction(value)
+    return arb(fmpq(value.numerator, value.denominator))
+
+
+class _Error:
+    """Evaluate R - f and Q in balls and power series of balls."""
+
+    def __init__(self, numerator: Coefficients, denominator: Coefficients, version: str, exact: Exact) -> None:
+        self.a = [_ball(c) for c in numerator]
+        self.b = [_ball(abs(c) if version == "A" else c) for c in denominator]
+        self.version, self.exact = version, exact
+        self.constant = _ball(Fraction("0.1")) if version == "C" else _ball(1)
+
+    def inner(self, x: Any, side: float) -> Any:
+        """Q - 1 of A and N, S of B and C, at a ball or series x that does not straddle 0 in version A."""
+        b = self.b if self.version != "A" or side > 0 else [c * (-1) ** i for i, c in enumerate(self.b, 1)]
+        result = 0 * x
+        for c in reversed(b):
+            result = result * x + c
+        return result if self.version == "C" else result * x
+
+    def __call__(self, x: Any, middle: float, sign: int | None) -> Any:
+        """R - f at x; `sign` is that of S, None where it has none."""
+        above = 0 * x
+        for c in reversed(self.a):
+            above = above * x + c
+        inner = self.inner(x, middle)
+        below = self.constant + (abs(inner) if sign is None else sign * inner)
+        return above / below - self.exact.at(middle)(x, METHODS)
+
+
+def upper_bound(
+    numerator: Coefficients,
+    denominator: Coefficients,
+    version: str,
+    exact: Exact,
+    interval: tuple[float, float],
+    sampled: float,
+    *,
+    bits: int = 128,
+) -> float:
+    """Bound |R - f| on an interval from above; infinite if R has a pole there.
+
+    `sampled`, the largest error of samples, says how close the bound has to be: within 1e-5 of it where that is
+    possible.
+    """
+    with _precision(bits):
+        error = _Error(numerator, denominator, version, exact)
+        inside = sorted({x for x in (*exact.kinks, 0.0) if interval[0] < x < interval[1]})
+        waiting = [*pairwise([interval[0], *inside, interval[1]])]
+        narrow = _NARROW * (interval[1] - interval[0])
+        most, target, largest, count = 20_000, max(sampled, 1e-300), 0.0, 0
+        waiting = [(Fraction(low), Fraction(high)) for low, high in waiting]
+        while waiting:
+            low, high = waiting.pop()
+            count += 1
+            bound = _on_piece(error, low, high, target, high - low < narrow) if count < most else math.inf
+            if bound is None:
+                waiting += [(low, (low + high) / 2), ((low + high) / 2, high)]
+            else:
+                largest = max(largest, bound)
+                target = max(target, largest)
+        return largest
+
+
+def _on_piece(error: _Error, low: Fraction, high: Fraction, target: float, is_narrow: bool) -> float | None:
+    """Bound |R - f| on a piece, or return None if it must be halved."""
+    from flint import arb, arb_series
+
+    middle, half = (low + high) / 2, (high - low) / 2
+    centre, radius = _ball(middle), _ball(half)
+    box = arb(centre, radius)
+    sign = 1
+    if error.version in "BC":
+        inner = error.inner(box, float(middle))
+        sign = 1 if inner > 0 else -1 if inner < 0 else None
+        if sign is None:
+            if not is_narrow:
+                return None
+            bound = abs(error(box, float(middle), None))
+            return _up(bound.upper()) if bound.is_finite() else math.inf
+    try:
+        rest = error(arb_series([box, 1], _TERMS + 1), float(middle), sign)[_TERMS] * radius**_TERMS
+    except ValueError:  # Q may be 0
+        return math.inf if is_narrow else None
+    rest = abs(rest).upper()
+    if not rest.is_finite() or not rest < _CLOSE / 4 * target:
+        return math.inf if is_narrow else None
+    terms = error(arb_series([centre, 1], _TERMS), float(middle), sign)
+    scaled = [terms[k] * radius**k / _ball(target) for k in range(_TERMS)]
+    middles = np.array([float(c.mid()) for c in scaled])
+    blur = sum(_up(c.rad()) for c in scaled) + _up(rest) / target * (1 + 1e-15)
+    orders = np.arange(_TERMS)
+    step = _SAMPLES[1] - _SAMPLES[0]
+    between = step**2 / 8 * np.sum(orders * (orders - 1) * np.abs(middles))
+    rounding = 8 * _TERMS * 2.0**-52 * np.abs(middles).sum()
+    bound = np.abs(np.polynomial.polynomial.polyval(_SAMPLES, middles)).max() + between + rounding + blur
+    if not bound < 1e6 or between + blur > _CLOSE * max(1.0, bound):
+        return math.inf if is_narrow else None
+    return math.nextafter(float(bound) * target * (1 + 1e-15), math.inf)
+
+
+def _up(value: Any) -> float:
+    return math.nextafter(float(value), math.inf)
+
+
+def lower_bound(best: Best, exact: Exact, *, bits: int = 300) -> float | None:
+    """Prove that no R of this form has a smaller error, by the multipliers of a fit; return None if that fails.
+
+    It is a bound of the larger one of the error on the interval and of the weighted error of the tail, if that counts.
+    Version A: any b >= 0. Version N: any Q without a pole on the real line. Versions B and C have none: the multipliers
+    prove a bound for one pattern of signs only.
+    """
+    if best.problem.version not in "AN" or len(best.points) == 0:
+        return None
+    with _precision(bits):
+        for slack in _SLACKS:
+            level = best.level * (1 - slack)
+            if _is_proved(best, exact, level, slack):
+                return math.nextafter(level, 0.0)
+    return None
+
+
+def _is_proved(best: Best, exact: Exact, level: float, slack: float) -> bool:
+    """Say whether the sum of weight (s (f Q - P) - level scale Q) is >= 0 for all P and all Q of the form.
+
+    Where R has errors below `level`, each term is negative. So the coefficients of P must cancel, exactly: some of the
+    weights are solved for. Those of Q must be >= 0 in version A; in version N they must be a sum of values of Q, at
+    places where Q is not negative, with weights >= 0.
+    """
+    from flint import arb_mat
+
+    problem = best.problem
+    x, weights = best.points, np.abs(best.weights)
+    sign = [int(s) for s in np.sign(best.weights)]
+    centre, half = map(_ball, problem.frame)
+    z = [(_ball(value) - centre) / half for value in x.tolist()]
+    f = [exact.at(value)(_ball(value), METHODS) for value in x.tolist()]
+    low, high = problem.interval
+    scale = [
+        _ball(1) if low <= value <= high else abs(_ball(value)).max(abs(y)) / _ball(problem.weight)
+        for value, y in zip(x.tolist(), f, strict=True)
+    ]
+    m, n = problem.degrees[0], problem.n
+    terms = [s * y - _ball(level) * t for s, y, t in zip(sign, f, scale, strict=True)]
+    bases = [abs(at) if problem.version == "A" else at for at in z]
+    above = [[s * at**k for k in range(m + 1)] for s, at in zip(sign, z, strict=True)]
+    below = [[term * at**k for k in range(n + 1)] for term, at in zip(terms, bases, strict=True)]
+    columns, size = above, weights
+    if problem.version == "N":
+        columns = [[*p, *q] for p, q in zip(above, below, strict=True)]
+        nothing = [_ball(0)] * (m + 1)
+        places, at_places = _places(best)
+        columns += [[*nothing, *(-(_ball(y) ** k) for k in range(n + 1))] for y in places]
+        columns += [[*nothing, *[_ball(0)] * n, _ball(-1)]]
+        columns += [[*nothing, *(-(at**k) for k in range(n + 1))] for at in z]
+        own = slack * best.level * weights * np.array([float(t) for t in scale])
+        size = np.concatenate([weights, at_places, own])
+    used = np.flatnonzero(size > 0)
+    columns, size = [columns[i] for i in used], size[used]
+    count = len(columns[0])
+    if len(columns) <= count:
+        return False
+    from scipy.linalg import qr
+
+    matrix = np.array([[float(c) for c in column] for column in columns]).T * size
+    rows = np.abs(matrix).max(1, keepdims=True)
+    order = qr(matrix / np.where(rows > 0, rows, 1.0), pivoting=True, mode="r")[-1]
+    solved, fixed = sorted(order[:count]), sorted(order[count:])
+    weight = [_ball(value) for value in size.tolist()]
+    square = arb_mat([[columns[i][row] * weight[i] for i in solved] for row in range(count)])
+    right = arb_mat([[-sum((columns[i][row] * weight[i] for i in fixed), _ball(0))] for row in range(count)])
+    try:
+        found = square.solve(right)
+    except ZeroDivisionError:
+        return False
+    factor = dict(zip(solved, (found[i, 0] for i in range(count)), strict=True))
+    if not all(value > 0 for value in factor.values()):
+        return False
+    if problem.version == "N":
+        return True
+    total = [weight[i] * factor.get(i, 1) for i in range(len(columns))]
+    return all(
+        sum((t * below[i][k] for t, i in zip(total, used.tolist(), strict=True)), _ball(0)) >= 0 for k in range(n + 1)
+    )
+
+
+def _places(best: Best) -> tuple[list[float], np.ndarray]:
+    """Return where Q must not be negative, in units of `half` from `centre`, and the multipliers there; at infinity
+    last, without a place.
+    """
+    g = best.problem.cone()[0]
+    if best.problem.n == 0:
+        return [], best.poles
+    ratio = (g[:-1, 1] / g[:-1, 0]).tolist()
+    return ratio, np.append(best.poles[:-1] * g[:-1, 0], best.poles[-1])
+
+
+def certify(
+    found: Best,
+    numerator: Sequence[float],
+    denominator: Sequence[float],
+    version: str,
+    exact: Exact | None,
+    derivative_bound: float | None = None,
+) -> Certificate:
+    """Certify a fit with these coefficients, of which `found` is the best before rounding.
+
+    It is only sampled without a definition or a derivative bound of f, or where python-flint is not installed.
+    """
+    problem = found.problem
+    x = np.union1d(problem.points(2000, 400, 2), found.points)
+    x = x[(x >= problem.interval[0]) & (x <= problem.interval[1])]
+    a, b = np.array(numerator), np.array(denominator)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sampled = float(np.abs(evaluate(x, a, b, version) - problem.function(x)).max())
+    if exact is not None and find_spec("flint"):
+        upper = upper_bound(numerator, denominator, version, exact, problem.interval, sampled)
+        lower = lower_bound(found, exact)
+        return Certificate(upper, lower, upper / lower if lower else None, "certified", problem.interval)
+    return Certificate(sampled, None, None, "sampled", problem.interval)
+
+
+def evaluate(x: np.ndarray, numerator: np.ndarray, denominator: np.ndarray, version: str) -> np.ndarray:
+    """Compute R(x) for one set of coefficients, in float64."""
+    return np.polynomial.polynomial.polyval(x, numerator) / evaluate_denominator(x, denominator, version)
+
+
+def evaluate_denominator(x: np.ndarray, b: np.ndarray, version: str) -> np.ndarray:
+    """Compute Q(x) for one set of coefficients, in float64."""
+    polyval = np.polynomial.polynomial.polyval
+    if version == "A":
+        return polyval(np.abs(x), [1.0, *np.abs(b)])
+    if version == "B":
+        return 1.0 + np.abs(polyval(x, [0.0, *b]))
+    if version == "C":
+        return 0.1 + np.abs(polyval(x, b))
+    return polyval(x, [1.0, *b])
