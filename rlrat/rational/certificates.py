@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .exact import METHODS, Exact
-from .minimax import Best
+from .minimax import Best, coefficients
 from .table import Certificate
 
 _TERMS = 16  # of a Taylor polynomial
@@ -116,7 +116,7 @@ def _on_piece(error: _Error, low: Fraction, high: Fraction, target: float, is_na
     centre, radius = _ball(middle), _ball(half)
     box = arb(centre, radius)
     sign = 1
-    if error.version in "BC":
+    if error.version in "BC" and any(c != 0 for c in error.b):
         inner = error.inner(box, float(middle))
         sign = 1 if inner > 0 else -1 if inner < 0 else None
         if sign is None:
@@ -142,11 +142,11 @@ def _on_piece(error: _Error, low: Fraction, high: Fraction, target: float, is_na
     bound = np.abs(np.polynomial.polynomial.polyval(_SAMPLES, middles)).max() + between + rounding + blur
     if not bound < 1e6 or between + blur > _CLOSE * max(1.0, bound):
         return math.inf if is_narrow else None
-    return math.nextafter(float(bound) * target * (1 + 1e-15), math.inf)
+    return _up(float(bound) * target * (1 + 1e-15))
 
 
 def _up(value: Any) -> float:
-    return math.nextafter(float(value), math.inf)
+    return math.nextafter(float(value), math.inf) if value > 0 else 0.0
 
 
 def lower_bound(best: Best, exact: Exact, *, bits: int = 300) -> float | None:
@@ -156,6 +156,8 @@ def lower_bound(best: Best, exact: Exact, *, bits: int = 300) -> float | None:
     Version A: any b >= 0. Version N: any Q without a pole on the real line. Versions B and C have none: the multipliers
     prove a bound for one pattern of signs only.
     """
+    if best.numerator.dtype == object:
+        return _by_alternation(best, exact, bits)
     if best.problem.version not in "AN" or len(best.points) == 0:
         return None
     with _precision(bits):
@@ -164,6 +166,17 @@ def lower_bound(best: Best, exact: Exact, *, bits: int = 300) -> float | None:
             if _is_proved(best, exact, level, slack):
                 return math.nextafter(level, 0.0)
     return None
+
+
+def _by_alternation(best: Best, exact: Exact, bits: int) -> float | None:
+    """Prove it by the errors of an R of version N that alternate in sign (de la Vallee-Poussin)."""
+    with _precision(bits):
+        p, q = coefficients(best, "N")
+        error = _Error(p, q, "N", exact)
+        errors = [error(_ball(x), x, 1) for x in best.points.tolist()]
+        if not all((a > 0 and b < 0) or (a < 0 and b > 0) for a, b in pairwise(errors)):
+            return None
+        return math.nextafter(min(float(abs(e).lower()) for e in errors), 0.0)
 
 
 def _is_proved(best: Best, exact: Exact, level: float, slack: float) -> bool:

@@ -163,4 +163,3 @@ def define(function: str | Function) -> Exact | None:
         except TypeError:
             return None
     return _DEFINITIONS[name]()
-

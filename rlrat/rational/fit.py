@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from .certificates import certify, evaluate, evaluate_denominator
-from .exact import define
+from .exact import Exact, define
 from .minimax import Best, Problem, best, coefficients
 from .reference import VERSIONS
+from .remez import SMALL, polish
 from .table import FUNCTIONS, INTERVAL, Fit, Function, sample
 
 TAILS = {"bounded": 0.001, "free": 0.0}
@@ -65,8 +66,12 @@ def fit(
     elif not kinks:
         kinks = _find_kinks(values, interval)
     problem = Problem(values, tuple(degrees), version, interval, tuple(map(float, kinks)), weight)
-    found = best(problem)
+    found = _polynomial(problem) or _polished(best(problem), exact)
     a, b = _rounded(problem, found)
+    for least in (1e-5, 1e-3):  # a Q that is nearly 0 somewhere outside may be so after rounding
+        if version == "N" and _has_pole(b):
+            found = best(replace(problem, least=least))
+            a, b = _rounded(problem, found)
     certificate = certify(found, a, b, version, exact, derivative_bound)
     if error is not None and certificate.upper > error:
         raise ValueError(_too_few(problem, error, certificate.upper))
@@ -128,7 +133,9 @@ def _check_continuous(values: Callable[[np.ndarray], np.ndarray], interval: tupl
         if not after < 1e3 * max(size, 1e-300):
             raise ValueError(f"the function to fit has a pole at {place:.6g}, inside [{low:g}, {high:g}]")
         if after > 0.1 * before > 1e-9 * size:
-            raise ValueError(f"the function to fit jumps at {place:.6g}, inside [{low:g}, {high:g}]: it must be continuous")
+            raise ValueError(
+                f"the function to fit jumps at {place:.6g}, inside [{low:g}, {high:g}]: it must be continuous"
+            )
 
 
 def _find_kinks(values: Callable[[np.ndarray], np.ndarray], interval: tuple[float, float]) -> tuple[float, ...]:
@@ -152,12 +159,51 @@ def _find_kinks(values: Callable[[np.ndarray], np.ndarray], interval: tuple[floa
     return tuple(one for i, one in enumerate(apart) if i == 0 or one - apart[i - 1] > 1e-9 * (high - low))
 
 
+def _polished(found: Best, exact: Exact | None) -> Best:
+    """Return the best R in more digits where its error is below the rounding of float64 and the version allows it."""
+    problem = found.problem
+    low, high = problem.interval
+    size = np.abs(problem.function(np.linspace(low, high, 101))).max()
+    if exact is None or problem.weight or found.error > SMALL * size or any(low < x < high for x in exact.kinks):
+        return found
+    again = polish(problem, exact)
+    if again is None or again.error > found.error:
+        return found
+    if problem.version != "N":  # of these Q = 1 + sum b_i x^i is one if it is even and b >= 0
+        q = again.denominator
+        if problem.frame != again.problem.frame or np.abs(q[1::2]).max(initial=0) > 1e-12 or q.min() < 0:
+            return found
+        again = replace(again, denominator=np.where(np.arange(len(q)) % 2, Fraction(0), q))
+    return again
+
+
+def _has_pole(denominator: Sequence[float]) -> bool:
+    """Say whether a Q of version N is zero anywhere on the real line, by Sturm's theorem on its exact coefficients."""
+    from sympy import Poly, Rational, Symbol
+
+    coefficients = [Rational(*c.as_integer_ratio()) for c in (*reversed(denominator), 1.0)]
+    return Poly(coefficients, Symbol("x")).count_roots() > 0
+
+
 def _too_few(problem: Problem, error: float, reached: float) -> str:
     m, n = problem.degrees
     more = ((m + k, n + k) for k in range(1, _MOST_DEGREES + 1 - max(m, n)))
     enough = next((degrees for degrees in more if best(replace(problem, degrees=degrees)).error <= error), None)
     hint = f"{enough} would do" if enough else "nor do any up to 14"
-    return f"degrees {problem.degrees} of version {problem.version} reach an error of {reached:.3g}, not {error:g}; {hint}"
+    return (
+        f"degrees {problem.degrees} of version {problem.version} reach an error of {reached:.3g}, not {error:g}; {hint}"
+    )
+
+
+def _polynomial(problem: Problem) -> Best | None:
+    """Return f itself if it is a polynomial of P's degree: another Q would only add rounding errors."""
+    x = problem.points(40, 0, 24)
+    f, basis = problem.function(x), problem.numerator_basis(x)
+    p = np.linalg.lstsq(basis / np.abs(basis).max(0), f, rcond=None)[0] / np.abs(basis).max(0)
+    p[np.abs(p) < 1e-12 * np.abs(p).max()] = 0.0
+    if np.abs(basis @ p - f).max() > 1e-14 * np.abs(f).max():
+        return None
+    return Best(problem, p, np.append(1.0, np.zeros(problem.n)), 0.0, 0.0)
 
 
 # ---- rounding
@@ -194,8 +240,8 @@ def _rounded(problem: Problem, found: Best) -> tuple[list[float], list[float]]:
 
 
 def _single(value: float | Fraction) -> float:
-    """Return the shortest decimal that is the same float32 number."""
-    return float(str(np.float32(float(value))))
+    """Round to float32."""
+    return float(np.float32(float(value)))
 
 
 def _linear(columns: np.ndarray, target: np.ndarray) -> np.ndarray:

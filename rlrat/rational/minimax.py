@@ -383,9 +383,9 @@ def coefficients(found: Best, version: str) -> tuple[list[Fraction], list[Fracti
         if problem.changes:
             q = q[1:]
         else:
-            # Q >= 0.2 on the interval, so that rounding leaves S = Q - 0.1 positive.
+            # Q >= 1 on the interval, so that rounding leaves S = Q - 0.1 positive.
             x = problem.points(900, 400, 300)
-            scale = Fraction(1, 5) / Fraction((problem.denominator_basis(x) @ found.denominator).min())
+            scale = 1 / Fraction((problem.denominator_basis(x) @ found.denominator.astype(float)).min())
             q[0] -= Fraction(1, 10) / scale
     else:
         scale = 1 / _powers(q, *problem.frame)[0]
