@@ -59,8 +59,6 @@ def _tail(text: str) -> str | float:
 
 
 def _fit(chosen: argparse.Namespace) -> None:
-    if chosen.name not in FUNCTIONS:
-        raise ValueError(f"there is no function {chosen.name!r} to approximate, only {', '.join(FUNCTIONS)}")
     degrees, interval = tuple(chosen.degrees), tuple(chosen.interval)
     found = fit(chosen.name, degrees, chosen.version, interval, chosen.tail, error=chosen.error)
     print(describe(chosen.name, found))

@@ -14,14 +14,16 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from .exact import METHODS, Exact
-from .minimax import Best, coefficients
-from .table import Certificate
+from .minimax import Best, Problem, coefficients
+from .table import Certificate, Fit
 
 _TERMS = 16  # of a Taylor polynomial
 _SAMPLES = np.linspace(-1.0, 1.0, 2049)
 _CLOSE = 1e-5  # of the error: how far an upper bound may be above the largest sample
+_MOST_CELLS = 200_000  # with a derivative bound
 _NARROW = 1e-30  # of an interval: pieces in which S changes its sign, bounded as they are
 _SLACKS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)  # by which a lower bound is below the level of a fit
 
@@ -56,22 +58,26 @@ class _Error:
         self.version, self.exact = version, exact
         self.constant = _ball(Fraction("0.1")) if version == "C" else _ball(1)
 
-    def inner(self, x: Any, side: float) -> Any:
-        """Q - 1 of A and N, S of B and C, at a ball or series x that does not straddle 0 in version A."""
+    def inner(self, step: Any, centre: Any, side: float) -> Any:
+        """Q - 1 of A and N, S of B and C, at centre + step; `side` is the sign of x there, for version A."""
         b = self.b if self.version != "A" or side > 0 else [c * (-1) ** i for i, c in enumerate(self.b, 1)]
-        result = 0 * x
-        for c in reversed(b):
-            result = result * x + c
-        return result if self.version == "C" else result * x
+        return _shifted(b if self.version == "C" else [0, *b], centre, step)
 
-    def __call__(self, x: Any, middle: float, sign: int | None) -> Any:
-        """R - f at x; `sign` is that of S, None where it has none."""
-        above = 0 * x
-        for c in reversed(self.a):
-            above = above * x + c
-        inner = self.inner(x, middle)
+    def __call__(self, step: Any, centre: Any, middle: float, sign: int | None) -> Any:
+        """R - f at centre + step, a ball or a series; `sign` is that of S, None where it has none."""
+        inner = self.inner(step, centre, middle)
         below = self.constant + (abs(inner) if sign is None else sign * inner)
-        return above / below - self.exact.at(middle)(x, METHODS)
+        return _shifted(self.a, centre, step) / below - self.exact.at(middle)(centre + step, METHODS)
+
+
+def _shifted(polynomial: list[Any], centre: Any, step: Any) -> Any:
+    """A polynomial at centre + step, from its Taylor polynomial: a ball as wide as `step` stays about as narrow."""
+    from flint import arb_poly
+
+    result = 0 * step
+    for c in reversed(arb_poly(polynomial)(arb_poly([centre, 1])).coeffs()):
+        result = result * step + c
+    return result
 
 
 def upper_bound(
@@ -102,9 +108,11 @@ def upper_bound(
             bound = _on_piece(error, low, high, target, high - low < narrow) if count < most else math.inf
             if bound is None:
                 waiting += [(low, (low + high) / 2), ((low + high) / 2, high)]
-            else:
-                largest = max(largest, bound)
-                target = max(target, largest)
+                continue
+            if bound == math.inf:
+                return bound
+            largest = max(largest, bound)
+            target = max(target, largest)
         return largest
 
 
@@ -114,24 +122,24 @@ def _on_piece(error: _Error, low: Fraction, high: Fraction, target: float, is_na
 
     middle, half = (low + high) / 2, (high - low) / 2
     centre, radius = _ball(middle), _ball(half)
-    box = arb(centre, radius)
+    box = arb(0, radius)
     sign = 1
     if error.version in "BC" and any(c != 0 for c in error.b):
-        inner = error.inner(box, float(middle))
+        inner = error.inner(box, centre, float(middle))
         sign = 1 if inner > 0 else -1 if inner < 0 else None
         if sign is None:
             if not is_narrow:
                 return None
-            bound = abs(error(box, float(middle), None))
+            bound = abs(error(box, centre, float(middle), None))
             return _up(bound.upper()) if bound.is_finite() else math.inf
     try:
-        rest = error(arb_series([box, 1], _TERMS + 1), float(middle), sign)[_TERMS] * radius**_TERMS
+        rest = error(arb_series([box, 1], _TERMS + 1), centre, float(middle), sign)[_TERMS] * radius**_TERMS
     except ValueError:  # Q may be 0
         return math.inf if is_narrow else None
     rest = abs(rest).upper()
     if not rest.is_finite() or not rest < _CLOSE / 4 * target:
         return math.inf if is_narrow else None
-    terms = error(arb_series([centre, 1], _TERMS), float(middle), sign)
+    terms = error(arb_series([0, 1], _TERMS), centre, float(middle), sign)
     scaled = [terms[k] * radius**k / _ball(target) for k in range(_TERMS)]
     middles = np.array([float(c.mid()) for c in scaled])
     blur = sum(_up(c.rad()) for c in scaled) + _up(rest) / target * (1 + 1e-15)
@@ -173,7 +181,7 @@ def _by_alternation(best: Best, exact: Exact, bits: int) -> float | None:
     with _precision(bits):
         p, q = coefficients(best, "N")
         error = _Error(p, q, "N", exact)
-        errors = [error(_ball(x), x, 1) for x in best.points.tolist()]
+        errors = [error(_ball(0), _ball(x), x, 1) for x in best.points.tolist()]
         if not all((a > 0 and b < 0) or (a < 0 and b > 0) for a, b in pairwise(errors)):
             return None
         return math.nextafter(min(float(abs(e).lower()) for e in errors), 0.0)
@@ -276,7 +284,51 @@ def certify(
         upper = upper_bound(numerator, denominator, version, exact, problem.interval, sampled)
         lower = lower_bound(found, exact)
         return Certificate(upper, lower, upper / lower if lower else None, "certified", problem.interval)
+    if derivative_bound is not None:
+        upper = _lipschitz_bound(problem, a, b, version, derivative_bound, sampled)
+        return Certificate(upper, None, None, "certified", problem.interval)
     return Certificate(sampled, None, None, "sampled", problem.interval)
+
+
+def _lipschitz_bound(
+    problem: Problem, a: np.ndarray, b: np.ndarray, version: str, derivative_bound: float, sampled: float
+) -> float:
+    """Bound |R - f| between samples by the largest slopes of both, halving cells until 1% above the samples."""
+    from .analysis import largest_slope
+
+    slope = largest_slope(torch.from_numpy(a)[None], torch.from_numpy(b)[None], version, problem.interval).item()
+    slope = slope * (1 + 1e-6) + derivative_bound
+
+    def error(x: np.ndarray) -> np.ndarray:
+        return np.abs(evaluate(x, a, b, version) - problem.function(x))
+
+    edges = np.linspace(*problem.interval, 2001)
+    left, right, at_left, at_right = edges[:-1], edges[1:], error(edges)[:-1], error(edges)[1:]
+    while True:
+        bound = (at_left + at_right + slope * (right - left)) / 2
+        wide = bound > 1.01 * sampled
+        if not wide.any() or wide.sum() > _MOST_CELLS:
+            return float(max(bound.max(), 1.01 * sampled))
+        left, right, at_left, at_right = left[wide], right[wide], at_left[wide], at_right[wide]
+        middle = (left + right) / 2
+        at_middle = error(middle)
+        left, right = np.append(left, middle), np.append(middle, right)
+        at_left, at_right = np.append(at_left, at_middle), np.append(at_middle, at_right)
+
+
+def evaluation_bound(fit: Fit, bits: int = 24) -> float:
+    """Bound, to first order in 2^-bits, what rounding adds to the error of a fit where R is computed in float32 (24).
+
+    Horner's rule is wrong by at most 2 k 2^-bits times the sum of the absolute terms, k the degree (Higham, 2002, 5.1).
+    """
+    x = np.linspace(*fit.interval, 4001)
+    a, b = np.array(fit.numerator), np.array(fit.denominator)
+    polyval = np.polynomial.polynomial.polyval
+    below = evaluate_denominator(x, b, fit.version)
+    above, terms = polyval(np.abs(x), np.abs(a)), polyval(np.abs(x), np.abs(b if fit.version == "C" else [1.0, *b]))
+    m, n = fit.degrees
+    size = ((2 * m + 1) * above + (2 * n + 3) * np.abs(polyval(x, a) / below) * (terms + 0.1)) / below
+    return 1.01 * float(size.max()) * 2.0**-bits
 
 
 def evaluate(x: np.ndarray, numerator: np.ndarray, denominator: np.ndarray, version: str) -> np.ndarray:

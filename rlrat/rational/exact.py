@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from .called import known
@@ -105,6 +106,7 @@ def _leaky_relu(negative_slope: float = 0.01) -> Exact:
 
 
 _DEFINITIONS: dict[str, Callable[..., Exact]] = {
+    "abs": lambda: _leaky_relu(-1.0),
     "relu": lambda: _leaky_relu(0.0),
     "relu6": lambda: _hardtanh(0.0, 6.0),
     "leaky_relu": _leaky_relu,
@@ -153,7 +155,7 @@ def define(function: str | Function) -> Exact | None:
     if type(function) in _SETTINGS:
         settings = {name: getattr(function, name) for name in _SETTINGS[type(function)]}
         return _DEFINITIONS[type(function).__name__.lower().replace("leakyrelu", "leaky_relu")](**settings)
-    name = known(function)
+    name = "abs" if function is torch.abs else known(function)
     if name not in _DEFINITIONS or name == "prelu":
         return None
     if isinstance(function, partial):

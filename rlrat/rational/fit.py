@@ -39,7 +39,8 @@ def fit(
     unavoidable.
 
     Args:
-        function: a name (`rlrat.rational.FUNCTIONS`), or an elementwise PyTorch function or module. It is given float64.
+        function: a name (`rlrat.rational.FUNCTIONS`), or an elementwise PyTorch function or module, which is
+            given float64.
         degrees: (m, n), of P and Q, each from 0 to 14.
         version: the form of Q, "A", "B", "C" or "N".
         interval: where the error counts in full, low < high.
@@ -51,22 +52,22 @@ def fit(
         error: the largest error that is wanted.
 
     Raises:
-        ValueError: a function that is unknown, not elementwise, or on the interval not finite or discontinuous; degrees,
-            a version, an interval or a tail that cannot be; degrees that do not reach `error`.
+        ValueError: a function that is unknown, not elementwise, or on the interval not finite or discontinuous;
+            degrees, a version, an interval or a tail that cannot be; degrees that do not reach `error`.
     """
     interval = _checked(degrees, version, interval)
     weight = _weight(tail)
+    if isinstance(function, str) and function not in FUNCTIONS:
+        raise ValueError(f"there is no function {function!r} to approximate, only {', '.join(FUNCTIONS)}")
     exact = define(function)
-    if isinstance(function, str):
-        function = FUNCTIONS[function]
-    values = _values(function)
+    values = _values(FUNCTIONS[function] if isinstance(function, str) else function)
     _check_continuous(values, interval)
     if exact is not None:
         kinks = exact.kinks
     elif not kinks:
         kinks = _find_kinks(values, interval)
     problem = Problem(values, tuple(degrees), version, interval, tuple(map(float, kinks)), weight)
-    found = _polynomial(problem) or _polished(best(problem), exact)
+    found = find_best(problem, exact)
     a, b = _rounded(problem, found)
     for least in (1e-5, 1e-3):  # a Q that is nearly 0 somewhere outside may be so after rounding
         if version == "N" and _has_pole(b):
@@ -78,6 +79,11 @@ def fit(
     ends = evaluate(np.array([-100.0, -10.0, 10.0, 100.0]), np.array(a), np.array(b), version)
     ends = tuple(float(f"{value:.6g}") for value in ends)
     return Fit(tuple(a), tuple(b), version, interval, certificate.upper, ends, certificate)
+
+
+def find_best(problem: Problem, exact: Exact | None) -> Best:
+    """Find the best R before rounding: f itself where it is a polynomial, else by `best`, in more digits if need be."""
+    return _polynomial(problem) or _polished(best(problem), exact)
 
 
 # ---- what is asked

@@ -13,6 +13,7 @@ pattern is found whatever the start, and the multipliers of the last linear prog
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import pairwise
 from math import comb
 
 import numpy as np
@@ -159,7 +160,7 @@ class Problem:
 def _points(interval: tuple[float, float], breaks: Sequence[float], count: int, near: int) -> np.ndarray:
     edges = [interval[0], *breaks, interval[1]]
     found = []
-    for left, right in zip(edges[:-1], edges[1:], strict=True):
+    for left, right in pairwise(edges):
         found.append((left + right) / 2 - (right - left) / 2 * np.cos(np.linspace(0, np.pi, count)))
         close = (right - left) * np.geomspace(_GEOMETRIC, 0.1, near)
         found += [left + close] if left in breaks else []

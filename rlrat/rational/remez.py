@@ -74,7 +74,7 @@ def _exchange(problem: Problem, exact: Exact, m: int, n: int, skew: int) -> Best
             ]
             try:
                 solution = list(mp.lu_solve(matrix(rows), matrix(at)))
-            except ZeroDivisionError:
+            except (ZeroDivisionError, TypeError):  # a singular matrix, or one of NaN
                 return None
             p, q = solution[: m + 1], [mpf(1), *solution[m + 1 : -1]]
         if any(_horner(q, z) <= 0 for z in samples):
