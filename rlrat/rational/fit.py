@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from .certificates import certify, evaluate, evaluate_denominator
 from .exact import Exact, define
-from .minimax import Best, Problem, best, coefficients
+from .minimax import Best, Problem, best, coefficients, tail_error
 from .reference import VERSIONS
 from .remez import SMALL, polish
 from .table import FUNCTIONS, INTERVAL, Fit, Function, sample
@@ -45,7 +46,8 @@ def fit(
         version: the form of Q, "A", "B", "C" or "N".
         interval: where the error counts in full, low < high.
         tail: "free" leaves R alone outside the interval; "bounded" lets it follow f up to |x| = 1000 as well as it can:
-            errors there count 0.001 / max(|x|, |f|) times; or another weight than that.
+            errors there count 0.001 / max(|x|, |f|) times, or more, until none is much above max(|x|, |f|); or another
+            weight than that.
         kinks: where a function of the user's has no derivative; others are found by themselves, as a rule.
         derivative_bound: the largest |f'(x)| on the interval between the kinks, which certifies a function of the
             user's: its values in float64 are taken to be exact.
@@ -68,6 +70,10 @@ def fit(
         kinks = _find_kinks(values, interval)
     problem = Problem(values, tuple(degrees), version, interval, tuple(map(float, kinks)), weight)
     found = find_best(problem, exact)
+    for _ in range(3):
+        if tail == "bounded" and tail_error(found) > 1 < found.error / problem.weight:
+            problem = replace(problem, weight=found.error)
+            found = find_best(problem, exact)
     a, b = _rounded(problem, found)
     for least in (1e-5, 1e-3):  # a Q that is nearly 0 somewhere outside may be so after rounding
         if version == "N" and _has_pole(b):
@@ -75,7 +81,7 @@ def fit(
             a, b = _rounded(problem, found)
     certificate = certify(found, a, b, version, exact, derivative_bound)
     if error is not None and certificate.upper > error:
-        raise ValueError(_too_few(problem, error, certificate.upper))
+        raise ValueError(_too_few(replace(problem, weight=weight), error, certificate.upper))
     ends = evaluate(np.array([-100.0, -10.0, 10.0, 100.0]), np.array(a), np.array(b), version)
     ends = tuple(float(f"{value:.6g}") for value in ends)
     return Fit(tuple(a), tuple(b), version, interval, certificate.upper, ends, certificate)
@@ -123,6 +129,14 @@ def _check_continuous(values: Callable[[np.ndarray], np.ndarray], interval: tupl
             f"the function to fit is not finite everywhere on [{low:g}, {high:g}]: {values(np.array([bad]))[0]:g} at "
             f"{bad:.6g}"
         )
+    i = int(np.argmax(np.abs(f)))
+    left, right = x[max(i - 1, 0)], x[min(i + 1, len(x) - 1)]
+    for _ in range(20):
+        part = np.linspace(left, right, 9)
+        j = int(np.argmax(np.abs(values(part))))
+        left, right = part[max(j - 1, 0)], part[min(j + 1, 8)]
+    if not np.abs(values(part)).max() < 1e3 * max(np.abs(f[i]), 1e-300):
+        raise ValueError(f"the function to fit has a pole at {part[j]:.6g}, inside [{low:g}, {high:g}]")
     steps = np.argsort(np.abs(np.diff(f)))[-5:]
     left, right = x[steps], x[steps + 1]
     first = np.abs(f[steps + 1] - f[steps])
@@ -185,10 +199,23 @@ def _polished(found: Best, exact: Exact | None) -> Best:
 
 def _has_pole(denominator: Sequence[float]) -> bool:
     """Say whether a Q of version N is zero anywhere on the real line, by Sturm's theorem on its exact coefficients."""
-    from sympy import Poly, Rational, Symbol
+    chain = [_trimmed([Fraction(1), *map(Fraction, denominator)])]
+    chain.append(_trimmed([i * c for i, c in enumerate(chain[0])][1:]))
+    while chain[-1]:
+        rest = list(chain[-2])
+        while len(rest) >= len(chain[-1]):
+            factor, shift = rest[-1] / chain[-1][-1], len(rest) - len(chain[-1])
+            rest = [c - (factor * chain[-1][i - shift] if i >= shift else 0) for i, c in enumerate(rest)][:-1]
+        chain.append(_trimmed([-c for c in rest]))
+    ends = [[row[-1] > 0 for row in chain[:-1]], [(row[-1] > 0) ^ (len(row) % 2 == 0) for row in chain[:-1]]]
+    right, left = (sum(one != two for one, two in pairwise(signs)) for signs in ends)
+    return left != right
 
-    coefficients = [Rational(*c.as_integer_ratio()) for c in (*reversed(denominator), 1.0)]
-    return Poly(coefficients, Symbol("x")).count_roots() > 0
+
+def _trimmed(polynomial: list[Fraction]) -> list[Fraction]:
+    while polynomial and polynomial[-1] == 0:
+        polynomial = polynomial[:-1]
+    return polynomial
 
 
 def _too_few(problem: Problem, error: float, reached: float) -> str:

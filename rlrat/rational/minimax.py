@@ -92,7 +92,7 @@ class Problem:
     def scale(self, x: np.ndarray, f: np.ndarray) -> np.ndarray:
         """What an error is divided by: 1 on the interval, max(|x|, |f|) / weight on the tail."""
         low, high = self.interval
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return np.where((x < low) | (x > high), np.maximum(np.abs(x), np.abs(f)) / np.float64(self.weight), 1.0)
 
     def cone(self) -> tuple[np.ndarray, np.ndarray]:
@@ -367,6 +367,13 @@ def _search(at: Callable[[float], Problem], problem: Problem) -> Best:
     around = places[max(i - 1, 0)], places[min(i + 1, len(places) - 1)]
     place = minimize_scalar(level, bounds=around, method="bounded", options={"maxiter": 8, "xatol": 1e-4}).x
     return solve(at(float(place)))
+
+
+def tail_error(found: Best) -> float:
+    """Return the largest |R - f| / max(|x|, |f|) of the tail."""
+    problem = found.problem
+    rows = _rows(problem, problem._outer(300))
+    return float(np.abs(rows.error(found.numerator, found.denominator)).max() / problem.weight)
 
 
 # ---- coefficients
