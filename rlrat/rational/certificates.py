@@ -100,7 +100,7 @@ def upper_bound(
         inside = sorted({x for x in (*exact.kinks, 0.0) if interval[0] < x < interval[1]})
         waiting = [*pairwise([interval[0], *inside, interval[1]])]
         narrow = _NARROW * (interval[1] - interval[0])
-        most, target, largest, count = 20_000, max(sampled, 1e-300), 0.0, 0
+        most, target, largest, count = 20_000, max(sampled, 2.0 ** (30 - bits)), 0.0, 0
         waiting = [(Fraction(low), Fraction(high)) for low, high in waiting]
         while waiting:
             low, high = waiting.pop()
@@ -148,7 +148,7 @@ def _on_piece(error: _Error, low: Fraction, high: Fraction, target: float, is_na
     between = step**2 / 8 * np.sum(orders * (orders - 1) * np.abs(middles))
     rounding = 8 * _TERMS * 2.0**-52 * np.abs(middles).sum()
     bound = np.abs(np.polynomial.polynomial.polyval(_SAMPLES, middles)).max() + between + rounding + blur
-    if not bound < 1e6 or between + blur > _CLOSE * max(1.0, bound):
+    if not between + blur <= _CLOSE * max(1.0, bound):
         return math.inf if is_narrow else None
     return _up(float(bound) * target * (1 + 1e-15))
 

@@ -24,6 +24,7 @@ LARGEST = 1e8
 """The largest ratio of two coefficients of Q, in powers of x / max(|low|, |high|): some optima need an infinite one."""
 _ROUNDING = 1e-13  # of max |f|: smaller errors are lost in float64
 _LEAST = 1e-7  # of Q outside the interval in version N, over (1 + x^2)^(n/2) and the largest coefficient
+_PROMISING = 1.5  # of the error so far: where a place of a grid is above it, no place near it is searched
 _GEOMETRIC = 1e-8  # of a piece, the distance of the nearest point to a kink
 
 Values = Callable[[np.ndarray], np.ndarray]
@@ -246,8 +247,10 @@ def _maxima(x: np.ndarray, error: np.ndarray, least: float) -> np.ndarray:
     return np.concatenate([*found, top[(top > x[i - 1]) & (top < x[i + 1])]])
 
 
-def _correct(rows: _Rows, p: np.ndarray, q: np.ndarray, g: np.ndarray, h: np.ndarray, problem: Problem) -> Best:
-    """Find the best R on the points of `rows` by differential correction."""
+def _correct(
+    rows: _Rows, p: np.ndarray, q: np.ndarray, g: np.ndarray, h: np.ndarray, problem: Problem, least_gain: float = 1e-9
+) -> Best:
+    """Find the best R on the points of `rows` by differential correction, until a step gains no more than that."""
     level = np.abs(rows.error(p, q)).max()
     least = _ROUNDING * np.abs(rows.f[rows.scale == 1]).max() / 100
     multipliers = np.zeros(2 * len(rows.x) + len(h))
@@ -264,7 +267,7 @@ def _correct(rows: _Rows, p: np.ndarray, q: np.ndarray, g: np.ndarray, h: np.nda
         if not error < level:
             break
         gain, p, q, level = 1 - error / level, new_p, new_q, error
-        if gain < 1e-9:
+        if gain < least_gain:
             break
     count = len(rows.x)
     weights = (multipliers[:count] - multipliers[count : 2 * count]) / (rows.scale * (rows.q @ q))
@@ -347,26 +350,31 @@ def best(problem: Problem) -> Best:
     found = [solve(replace(problem, changes=changes)) for changes in ((), (0.0,)) if not changes or low < 0 < high]
     if problem.n >= 2 and low < 0 < high:
         first = (0.0,) if problem.version == "B" else ()
-        found.append(_search(lambda change: replace(problem, changes=(*first, change)), problem))
+        so_far = min(one.error for one in found)
+        found += _search(lambda change: replace(problem, changes=(*first, change)), problem, so_far)
     return min(found, key=lambda one: one.error)
 
 
-def _search(at: Callable[[float], Problem], problem: Problem) -> Best:
-    """Find the best place of a change of sign: on a grid, then by golden sections between its best neighbours."""
+def _search(at: Callable[[float], Problem], problem: Problem, so_far: float) -> list[Best]:
+    """Find the best place of a change of sign: on a grid, then, if it may be an improvement, between the neighbours."""
     from scipy.optimize import minimize_scalar
 
     def level(place: float) -> float:
         few = at(place)
         rows = _rows(few, few.points(24, 6, 12))
-        return _correct(rows, np.zeros(problem.degrees[0] + 1), few.start(), *few.cone(), few).level
+        return _correct(rows, np.zeros(problem.degrees[0] + 1), few.start(), *few.cone(), few, 0.01).level
 
     low, high = problem.interval
-    part = np.array([0.03, 0.1, 0.25, 0.6])
+    part = np.array([0.005, 0.03, 0.1, 0.25, 0.6])
     places = np.concatenate([(low * part)[::-1], high * part])
-    i = int(np.argmin([level(place) for place in places]))
+    levels = [level(place) for place in places]
+    i = int(np.argmin(levels))
+    if levels[i] > _PROMISING * so_far:
+        return []
     around = places[max(i - 1, 0)], places[min(i + 1, len(places) - 1)]
-    place = minimize_scalar(level, bounds=around, method="bounded", options={"maxiter": 8, "xatol": 1e-4}).x
-    return solve(at(float(place)))
+    limits = {"maxiter": 16 if problem.n <= 6 else 6, "xatol": 1e-4}  # a fit is to take no more than 5 s
+    place = minimize_scalar(level, bounds=around, method="bounded", options=limits).x
+    return [solve(at(float(place)))]
 
 
 def tail_error(found: Best) -> float:
