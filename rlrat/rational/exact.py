@@ -151,7 +151,7 @@ def define(function: str | Function) -> Exact | None:
         if function is entry:
             return _DEFINITIONS[name]()
     if type(function) is nn.PReLU:
-        return _leaky_relu(float(function.weight)) if function.num_parameters == 1 else None
+        return _leaky_relu(function.weight.item()) if function.num_parameters == 1 else None
     if type(function) in _SETTINGS:
         settings = {name: getattr(function, name) for name in _SETTINGS[type(function)]}
         return _DEFINITIONS[type(function).__name__.lower().replace("leakyrelu", "leaky_relu")](**settings)

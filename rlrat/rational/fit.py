@@ -71,7 +71,7 @@ def fit(
     problem = Problem(values, tuple(degrees), version, interval, tuple(map(float, kinks)), weight)
     found = find_best(problem, exact)
     for _ in range(3):
-        if tail == "bounded" and tail_error(found) > 1.25 and 1.25 < found.error / problem.weight:
+        if tail == "bounded" and tail_error(found) > 1.25 and found.error / problem.weight > 1.25:
             problem = replace(problem, weight=found.error)
             found = find_best(problem, exact)
     a, b = _rounded(problem, found)

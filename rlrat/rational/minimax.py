@@ -46,6 +46,7 @@ class Problem:
     weight: float = 0.0
     changes: tuple[float, ...] = ()
     least: float = _LEAST
+    places: tuple[float, ...] = ()  # in the powers' unit, where version N keeps Q positive, beside those of a grid
 
     @property
     def n(self) -> int:
@@ -119,7 +120,7 @@ class Problem:
         centre, half = self.frame
         low, high = self.interval
         z = np.tan(np.linspace(-np.pi / 2, np.pi / 2, 202)[1:-1])
-        z = z[(z * half + centre < low) | (z * half + centre > high)]
+        z = np.append(z[(z * half + centre < low) | (z * half + centre > high)], self.places)
         g = np.vander(z, self.n + 1, increasing=True) / ((1 + z**2) ** (self.n / 2))[:, None]
         last = np.eye(self.n + 1)[-1:]  # at infinity
         return np.vstack([g, last]), np.append(np.full(len(g), self.least), 0.0)
@@ -223,6 +224,10 @@ def solve(problem: Problem, *, rounds: int = 15, tolerance: float = 1e-6) -> Bes
     for _ in range(rounds):
         found = _correct(_rows(problem, x), p, q, *cone, problem)
         p, q = found.numerator, found.denominator
+        if problem.version == "N" and (negative := _negative(problem, q)):
+            problem = replace(problem, places=(*problem.places, *negative))
+            p, q, cone = np.zeros_like(p), problem.start(), problem.cone()
+            continue
         error = np.abs(dense.error(p, q))
         new = _maxima(dense.x, error, found.level * (1 - 1e-3))
         largest = max(error.max(), np.abs(_rows(problem, new).error(p, q)).max(initial=0.0))
@@ -232,7 +237,17 @@ def solve(problem: Problem, *, rounds: int = 15, tolerance: float = 1e-6) -> Bes
         if largest <= found.level * (1 + tolerance) or len(new) == 0:
             break
         x = np.union1d(x, new)
-    return best
+    return replace(found, error=found.level) if best is None else best
+
+
+def _negative(problem: Problem, q: np.ndarray) -> list[float]:
+    """Find where Q is not positive outside the interval, in the powers' unit: at its minima between the places."""
+    centre, half = problem.frame
+    low, high = problem.interval
+    z = np.roots(np.polynomial.polynomial.polyder(q)[::-1])
+    z = z.real[np.abs(z.imag) < 1e-9]
+    z = z[((z * half + centre < low) | (z * half + centre > high)) & (np.abs(z) < 1e6)]
+    return z[np.polynomial.polynomial.polyval(z, q) <= 0].tolist()
 
 
 def _maxima(x: np.ndarray, error: np.ndarray, least: float) -> np.ndarray:
