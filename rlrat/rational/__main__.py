@@ -81,7 +81,9 @@ def describe(name: str, found: Fit) -> str:
     how = "proved between samples, too" if certificate.kind == "certified" else "the largest of many samples"
     lines += [f"largest error {certificate.upper:.6g} ({certificate.kind}: {how})"]
     if certificate.within is not None:
-        lines += [f"no other R of this form is below {certificate.lower:.6g}: {certificate.within:.6g} times the best"]
+        lines += [
+            f"no other R of this form is below {certificate.lower:.6g}: at most {certificate.within:.6g} times the best"
+        ]
     elif certificate.kind == "certified":
         lines += ["how small an error of this form can be is not proved"]
     lines += [f"real poles: {', '.join(f'{pole:.6g}' for pole in poles) or 'none'}"]
@@ -104,7 +106,7 @@ def draw(name: str, found: Fit) -> "Figure":
     x = np.linspace(low - (high - low) / 2, high + (high - low) / 2, 2001)
     values = FUNCTIONS[name](torch.from_numpy(x)).numpy()
     a, b = np.array(found.numerator), np.array(found.denominator)
-    above.plot(x, values, color="black", linewidth=1.2, linestyle="--", label=name)
+    above.plot(x, values, color="black", linewidth=1.2, linestyle="--", label=name, zorder=3)
     above.plot(x, evaluate(x, a, b, found.version), color="#0072B2", linewidth=2, label="R")
     above.axvspan(low, high, color="0.93", zorder=0)
     bottom, top = values.min(), values.max()

@@ -25,6 +25,7 @@ LARGEST = 1e8
 _ROUNDING = 1e-13  # of max |f|: smaller errors are lost in float64
 _LEAST = 1e-7  # of Q outside the interval in version N, over (1 + x^2)^(n/2) and the largest coefficient
 _PROMISING = 1.5  # of the error so far: where a place of a grid is above it, no place near it is searched
+_NOTHING = 1e-14  # of the largest coefficient of Q: what rounding leaves of 0
 _GEOMETRIC = 1e-8  # of a piece, the distance of the nearest point to a kink
 
 Values = Callable[[np.ndarray], np.ndarray]
@@ -409,6 +410,8 @@ def coefficients(found: Best, version: str) -> tuple[list[Fraction], list[Fracti
     """
     problem = found.problem
     p, q = [Fraction(c) for c in found.numerator], [Fraction(c) for c in found.denominator]
+    if problem.version == "A":
+        q = [c if c > _NOTHING * max(q) else Fraction(0) for c in q]
     if version == "C":
         scale = Fraction(1, 10) / q[0]
         if problem.changes:
