@@ -190,9 +190,8 @@ def _by_alternation(best: Best, exact: Exact, bits: int) -> float | None:
 def _is_proved(best: Best, exact: Exact, level: float, slack: float) -> bool:
     """Say whether the sum of weight (s (f Q - P) - level scale Q) is >= 0 for all P and all Q of the form.
 
-    Where R has errors below `level`, each term is negative. So the coefficients of P must cancel, exactly: some of the
-    weights are solved for. Those of Q must be >= 0 in version A; in version N they must be a sum of values of Q, at
-    places where Q is not negative, with weights >= 0.
+    Where R has errors below `level`, each term is negative. So the coefficients of P must cancel, and those of Q be a
+    sum, with weights >= 0, of what is not negative of Q. Both must hold exactly: some of the weights are solved for.
     """
     from flint import arb_mat
 
@@ -212,16 +211,12 @@ def _is_proved(best: Best, exact: Exact, level: float, slack: float) -> bool:
     bases = [abs(at) if problem.version == "A" else at for at in z]
     above = [[s * at**k for k in range(m + 1)] for s, at in zip(sign, z, strict=True)]
     below = [[term * at**k for k in range(n + 1)] for term, at in zip(terms, bases, strict=True)]
-    columns, size = above, weights
-    if problem.version == "N":
-        columns = [[*p, *q] for p, q in zip(above, below, strict=True)]
-        nothing = [_ball(0)] * (m + 1)
-        places, at_places = _places(best)
-        columns += [[*nothing, *(-(_ball(y) ** k) for k in range(n + 1))] for y in places]
-        columns += [[*nothing, *[_ball(0)] * n, _ball(-1)]]
-        columns += [[*nothing, *(-(at**k) for k in range(n + 1))] for at in z]
-        own = slack * best.level * weights * np.array([float(t) for t in scale])
-        size = np.concatenate([weights, at_places, own])
+    nothing = [_ball(0)] * (m + 1)
+    columns = [[*p, *q] for p, q in zip(above, below, strict=True)]
+    columns += [[*nothing, *(-c for c in row)] for row in _cone(best)]
+    columns += [[*nothing, *(-(at**k) for k in range(n + 1))] for at in bases]  # Q >= 0 at the points themselves
+    own = slack * weights * np.array([float(t) for t in scale])
+    size = np.concatenate([weights, best.poles, own * best.level])
     used = np.flatnonzero(size > 0)
     columns, size = [columns[i] for i in used], size[used]
     count = len(columns[0])
@@ -240,26 +235,18 @@ def _is_proved(best: Best, exact: Exact, level: float, slack: float) -> bool:
         found = square.solve(right)
     except ZeroDivisionError:
         return False
-    factor = dict(zip(solved, (found[i, 0] for i in range(count)), strict=True))
-    if not all(value > 0 for value in factor.values()):
-        return False
-    if problem.version == "N":
-        return True
-    total = [weight[i] * factor.get(i, 1) for i in range(len(columns))]
-    return all(
-        sum((t * below[i][k] for t, i in zip(total, used.tolist(), strict=True)), _ball(0)) >= 0 for k in range(n + 1)
-    )
+    return all(found[i, 0] > 0 for i in range(count))
 
 
-def _places(best: Best) -> tuple[list[float], np.ndarray]:
-    """Return where Q must not be negative, in units of `half` from `centre`, and the multipliers there; at infinity
-    last, without a place.
-    """
-    g = best.problem.cone()[0]
-    if best.problem.n == 0:
-        return [], best.poles
-    ratio = (g[:-1, 1] / g[:-1, 0]).tolist()
-    return ratio, np.append(best.poles[:-1] * g[:-1, 0], best.poles[-1])
+def _cone(best: Best) -> list[list[Any]]:
+    """Return what is not negative of the coefficients of Q: each of them in version A, values of Q in version N."""
+    n = best.problem.n
+    units = [[_ball(int(i == k)) for k in range(n + 1)] for i in range(n + 1)]
+    if best.problem.version == "A" or n == 0:
+        return units
+    rows = best.problem.cone()[0][:-1].tolist()
+    values = [[_ball(row[0]) * _ball(row[1] / row[0]) ** k for k in range(n + 1)] for row in rows]
+    return values + units[-1:]  # the last is Q at infinity
 
 
 def certify(

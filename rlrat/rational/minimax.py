@@ -25,7 +25,7 @@ LARGEST = 1e8
 _ROUNDING = 1e-13  # of max |f|: smaller errors are lost in float64
 _LEAST = 1e-7  # of Q outside the interval in version N, over (1 + x^2)^(n/2) and the largest coefficient
 _PROMISING = 1.5  # of the error so far: where a place of a grid is above it, no place near it is searched
-_NOTHING = 1e-14  # of the largest coefficient of Q: what rounding leaves of 0
+_NOTHING = 1e-6  # of the error: coefficients of Q that change R by less are what rounding leaves of 0 (version A)
 _GEOMETRIC = 1e-8  # of a piece, the distance of the nearest point to a kink
 
 Values = Callable[[np.ndarray], np.ndarray]
@@ -288,7 +288,7 @@ def _correct(
     count = len(rows.x)
     weights = (multipliers[:count] - multipliers[count : 2 * count]) / (rows.scale * (rows.q @ q))
     active = weights != 0
-    return Best(problem, p, q, level, level, rows.x[active], weights[active], multipliers[2 * count :])
+    return Best(problem, p, q, level, level, rows.x[active], weights[active], level * multipliers[2 * count :])
 
 
 def _program(
@@ -411,7 +411,7 @@ def coefficients(found: Best, version: str) -> tuple[list[Fraction], list[Fracti
     problem = found.problem
     p, q = [Fraction(c) for c in found.numerator], [Fraction(c) for c in found.denominator]
     if problem.version == "A":
-        q = [c if c > _NOTHING * max(q) else Fraction(0) for c in q]
+        q = [c if c > _NOTHING * found.error * q[0] else Fraction(0) for c in q]
     if version == "C":
         scale = Fraction(1, 10) / q[0]
         if problem.changes:
