@@ -165,10 +165,10 @@ def _find_kinks(values: Callable[[np.ndarray], np.ndarray], interval: tuple[floa
     bend = np.abs(np.diff(values(x), 2))
     usual = np.median(bend) + 1e-12 * np.abs(values(x)).max()
     found = []
-    for i in np.flatnonzero(bend > 20 * usual)[:200]:
+    for i in np.flatnonzero(bend > 20 * usual)[:50]:
         left, right = x[i], x[i + 2]
         first = bend[i] / (x[1] - x[0])
-        for _ in range(20):
+        for _ in range(10):  # to 1e-8 of the interval; rounding would bend what is closer
             part = np.linspace(left, right, 9)
             j = int(np.argmax(np.abs(np.diff(values(part), 2))))
             left, right = part[j], part[j + 2]
@@ -176,7 +176,7 @@ def _find_kinks(values: Callable[[np.ndarray], np.ndarray], interval: tuple[floa
         if np.abs(np.diff(values(part), 2))[0] / (part[1] - part[0]) > 0.3 * first:
             found.append(float(f"{part[1]:.12g}"))
     apart = sorted(set(found))
-    return tuple(one for i, one in enumerate(apart) if i == 0 or one - apart[i - 1] > 1e-9 * (high - low))
+    return tuple(one for i, one in enumerate(apart) if i == 0 or one - apart[i - 1] > 1e-6 * (high - low))
 
 
 def _polished(found: Best, exact: Exact | None) -> Best:
