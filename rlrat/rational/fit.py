@@ -19,6 +19,7 @@ from .table import FUNCTIONS, INTERVAL, Fit, Function, sample
 TAILS = {"bounded": 0.001, "free": 0.0}
 """The weights of the tails that have a name."""
 _MOST_DEGREES = 14
+_MOST_KINKS = 20
 
 
 def fit(
@@ -173,8 +174,11 @@ def _find_kinks(values: Callable[[np.ndarray], np.ndarray], interval: tuple[floa
             j = int(np.argmax(np.abs(np.diff(values(part), 2))))
             left, right = part[j], part[j + 2]
         part = np.linspace(left, right, 3)
-        if np.abs(np.diff(values(part), 2))[0] / (part[1] - part[0]) > 0.3 * first:
+        jump = np.abs(np.diff(values(part), 2))[0] / (part[1] - part[0])
+        if jump > max(0.3 * first, 1e-5 * np.ptp(values(x)) / (high - low)):
             found.append(float(f"{part[1]:.12g}"))
+    if len(found) > _MOST_KINKS:  # a function that is steep, not bent
+        return ()
     apart = sorted(set(found))
     return tuple(one for i, one in enumerate(apart) if i == 0 or one - apart[i - 1] > 1e-6 * (high - low))
 
@@ -234,6 +238,8 @@ def _polynomial(problem: Problem) -> Best | None:
     f, basis = problem.function(x), problem.numerator_basis(x)
     p = np.linalg.lstsq(basis / np.abs(basis).max(0), f, rcond=None)[0] / np.abs(basis).max(0)
     p[np.abs(p) < 1e-12 * np.abs(p).max()] = 0.0
+    single = p.astype(np.float32).astype(float)
+    p = np.where(np.abs(single - p) < 1e-12 * np.abs(p), single, p)
     if np.abs(basis @ p - f).max() > 1e-14 * np.abs(f).max():
         return None
     return Best(problem, p, np.append(1.0, np.zeros(problem.n)), 0.0, 0.0)

@@ -268,6 +268,9 @@ def _correct(
 ) -> Best:
     """Find the best R on the points of `rows` by differential correction, until a step gains no more than that."""
     level = np.abs(rows.error(p, q)).max()
+    if not np.isfinite(level):
+        p, q = np.zeros_like(p), problem.start()
+        level = np.abs(rows.error(p, q)).max()
     least = _ROUNDING * np.abs(rows.f[rows.scale == 1]).max() / 100
     multipliers = np.zeros(2 * len(rows.x) + len(h))
     for _ in range(40):
@@ -328,7 +331,8 @@ def _program(
     # The cone, and |q| <= 1, which fixes the scale of P and Q.
     g, h = np.vstack([g, np.eye(len(q)), -np.eye(len(q))]), np.concatenate([h, -np.ones(2 * len(q))])
     room, g = np.maximum(g @ q - h, 0.0), g / follow_size @ turn
-    g_size = np.maximum(np.abs(g).max(1), 1e-300)
+    g_size = np.abs(g).max(1)
+    g_size[g_size == 0] = 1.0
     minus = np.full((len(error), 1), -1.0)
     result = linprog(
         np.append(np.zeros(above.shape[1] + left.shape[1]), 1.0),

@@ -61,19 +61,24 @@ def run(names: tuple[str, ...], degrees: tuple[tuple[int, int], ...], folder: Pa
     """Measure what fits.json does not have yet: every version, and |x| of type (n, n) on [-1, 1]."""
     file = folder / "fits.json"
     done = json.loads(file.read_text())["fits"] if file.exists() else []
-    known = {json.dumps([e["name"], e["degrees"], e["version"], e["interval"]]) for e in done}
+    known = {_key(**e) for e in done}
     wanted = [(name, pair, version, INTERVAL) for version in VERSIONS for name in names for pair in degrees]
     if _ABS in names:
         most = max(max(pair) for pair in degrees)
         wanted += [(_ABS, (n, n), "N", (-1.0, 1.0)) for n in range(2, 16, 2) if n < most + 6]
     for one in wanted:
-        if json.dumps([one[0], list(one[1]), one[2], list(one[3])]) in known:
+        if _key(*one) in known:
             continue
         done.append(measure(*one))
         print(json.dumps(done[-1]), flush=True)
         lines = ",\n".join("  " + json.dumps(entry) for entry in done)
         file.write_text('{\n "written by": "python scripts/benchmarks/fits.py",\n "fits": [\n' + lines + "\n ]\n}\n")
-    return done
+    order = {_key(*one): i for i, one in enumerate(wanted)}
+    return sorted(done, key=lambda e: order.get(_key(**e), len(order)))
+
+
+def _key(name: str, degrees: tuple[int, int], version: str, interval: tuple[float, float], **_: object) -> tuple:
+    return name, tuple(degrees), version, tuple(interval)
 
 
 def write_table(fits: list[dict]) -> str:
