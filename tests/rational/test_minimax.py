@@ -24,7 +24,7 @@ VERSION_A = CLASSICAL | {
 }  # fmt: skip
 # Of |x| on [-1, 1], type (n, n), by half of n; Varga, Ruttan and Carpenter (1993) have the first digits of many more.
 ABS = (0.043689, 0.00850148, 0.00228211, 7.36564e-4, 2.68957e-4, 1.07471e-4, 4.60366e-5)
-QUICK = ("relu", "elu", "silu", "tanh")
+QUICK = ("relu", "tanh")
 
 
 def problem(name: str, degrees=(5, 4), version="N", interval=(-5.0, 5.0), **settings) -> Problem:
@@ -64,7 +64,7 @@ def test_every_figure_of_degrees_5_4(name):
         assert found.error <= bound
 
 
-@pytest.mark.parametrize("n", [2, 4, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (8, 10, 12, 14))])
+@pytest.mark.parametrize("n", [2, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 8, 10, 12, 14))])
 def test_abs_and_relu(n):
     """baryrat's brasil claims less than is possible here, and fails on ReLU and ELU."""
     expected = ABS[n // 2 - 1]
@@ -126,7 +126,7 @@ def test_coefficients_are_bounded_where_no_optimum_exists():
 
 def test_scipy_aaa_puts_poles_where_ours_has_none():
     x = np.linspace(-5, 5, 2001)
-    for terms in (5, 6, 8):
+    for terms in (5, 6):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             poles = AAA(x, np.maximum(x, 0), max_terms=terms).poles()

@@ -5,6 +5,7 @@ import pytest
 import fits
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     done = fits.run(("tanh",), ((1, 0), (2, 1)), tmp_path)
     assert [(e["version"], *e["degrees"]) for e in done] == [(v, *d) for v in "ABCN" for d in ((1, 0), (2, 1))]
