@@ -37,9 +37,10 @@ def fit(
 
     R has the least max |R - f| that is possible for versions A and N (Cheney and Loeb, 1961; Barrodale, Powell and
     Roberts, 1972; small errors: Remez, 1934), and for B and C the least that a search over patterns of signs finds. The
-    certificate's lower bound is de la Vallee-Poussin's. Networks start from such R in Boulle et al. (2020). Version N has no pole on the real line: an odd n falls back to n - 1.
-    The coefficients are float32: rounding adds at most 1% and 2^-23 max(1, |f|) to the error, unless more is
-    unavoidable.
+    certificate's lower bound is de la Vallee-Poussin's. Networks start from such R in Boulle et al. (2020).
+
+    Version N has no pole on the real line: an odd n falls back to n - 1. The coefficients are float32: rounding adds at
+    most 1% and 2^-23 max(1, |f|) to the error, unless more is unavoidable.
 
     Args:
         function: a name (`rlrat.rational.FUNCTIONS`), or an elementwise PyTorch function or module, which is
