@@ -392,7 +392,10 @@ def _search(at: Callable[[float], Problem], problem: Problem, so_far: float) -> 
     if levels[i] > _PROMISING * so_far:
         return []
     around = places[max(i - 1, 0)], places[min(i + 1, len(places) - 1)]
-    limits = {"maxiter": 16 if problem.n <= 4 else 6, "xatol": 1e-4}  # a fit is to take no more than 5 s
+    limits = {
+        "maxiter": 16 if problem.n <= 4 else 6 if problem.n <= 6 else 3,
+        "xatol": 1e-4,
+    }  # a fit is to take no more than 5 s
     place = minimize_scalar(level, bounds=around, method="bounded", options=limits).x
     return [solve(at(float(place)))]
 
