@@ -2,6 +2,7 @@
 
 import torch
 
+from .fit import fit
 from .reference import VERSIONS
 from .table import FUNCTIONS, Fit, Function, sample, table
 
@@ -13,8 +14,8 @@ _PROBE = torch.linspace(-20.0, 20.0, 201, dtype=torch.float64, device="cpu")
 def find(function: str | Function, degrees: tuple[int, int] = (5, 4), version: str = "A") -> Fit:
     """Find the fit of a name in `FUNCTIONS`, or of any elementwise PyTorch function or module.
 
-    It comes from the table if it is there; else it is computed once, which takes about a second and needs scipy, and
-    kept for the life of the process.
+    It is the best on (-5, 5), with a bounded tail. It comes from the table if it is there; else it is computed once,
+    which takes up to some seconds, and kept for the life of the process.
 
     Raises:
         ValueError: an unknown name, version or pair of degrees; a function that is not elementwise or not finite on
@@ -36,8 +37,6 @@ def find(function: str | Function, degrees: tuple[int, int] = (5, 4), version: s
         return table()[name, degrees, version]
     key = (sample(function, _PROBE).numpy().tobytes(), degrees, version)
     if key not in _fitted:
-        from .fit import fit  # not above: `python -m rlrat.rational.fit` is run before it is imported
-
         _fitted[key] = fit(function, degrees, version)
     return _fitted[key]
 

@@ -1,6 +1,6 @@
 """Name the functions that a rational can start as, and read the committed table of their fits.
 
-`python -m rlrat.rational.fit` writes the table, fitted.json; initial.py looks in it.
+`python -m rlrat.rational table` writes the table, fitted.json; initial.py looks in it.
 """
 
 import copy
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +39,28 @@ INTERVAL = (-5.0, 5.0)
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """Say how large the error of a fit is, and how much smaller any could be.
+
+    `upper` is the largest |R - f| on `interval`: proved, between samples, too, where `kind` is "certified", and the
+    largest of many samples where it is "sampled". Of `lower` it is proved that no R of the same degrees and version has
+    a smaller error (with a tail: none whose error on the interval and weighted error of the tail are both smaller);
+    `within` is upper / lower. Both are None where nothing is proved.
+    """
+
+    upper: float
+    lower: float | None
+    within: float | None
+    kind: str
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Fit:
     """Hold a rational R that is fitted to a function f.
 
-    `max_error` is the largest |R(x) - f(x)| over `interval`; `values` are R(-100), R(-10), R(10), R(100).
+    `max_error` is the largest |R(x) - f(x)| over `interval`, the `upper` of the `certificate`, which is None for
+    coefficients that do not come from `fit`; `values` are R(-100), R(-10), R(10), R(100).
     """
 
     numerator: tuple[float, ...]
@@ -50,6 +69,7 @@ class Fit:
     interval: tuple[float, float]
     max_error: float
     values: tuple[float, float, float, float]
+    certificate: Certificate | None = None
 
     @property
     def degrees(self) -> tuple[int, int]:
@@ -63,9 +83,14 @@ def table() -> dict[tuple[str, tuple[int, int], str], Fit]:
     entries = {}
     for entry in json.loads(TABLE.read_text())["fits"]:
         name = entry.pop("name")
-        fit = Fit(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+        certificate = Certificate(**_tuples(entry.pop("certificate")))
+        fit = Fit(**_tuples(entry), max_error=certificate.upper, certificate=certificate)
         entries[name, fit.degrees, fit.version] = fit
     return entries
+
+
+def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
 
 
 def sample(function: Function, x: Tensor) -> Tensor:

@@ -1,10 +1,78 @@
+"""`python -m rlrat.rational`: the backends of a machine, and fits for those who do not train."""
+
+import json
 import subprocess
 import sys
 
-from rlrat.rational import backends
+import pytest
+
+from rlrat.rational import FUNCTIONS, VERSIONS, __main__, backends
+from rlrat.rational.table import table
+
+SILU = ["fit", "silu", "--degrees", "5", "4", "--interval", "-3", "3", "--version", "A", "--tail", "free"]
 
 
 def test_the_command_prints_the_report():
     done = subprocess.run([sys.executable, "-m", "rlrat.rational"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == backends.report()
     assert done.stderr == ""
+
+
+def test_a_fit_is_printed_and_drawn(tmp_path, capsys):
+    __main__.main([*SILU, "--output", str(tmp_path / "silu.png")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "silu = P(x) / Q(x) on [-3, 3], degrees (5, 4), version A"
+    assert [line.split()[0] for line in lines if " = " in line][2:] == [
+        *(f"a_{i}" for i in range(6)), *(f"b_{i}" for i in range(1, 5)),
+    ]  # fmt: skip
+    assert "  a_1 = 0.5" in lines
+    assert any(line.startswith("largest error 4.9") and "certified" in line for line in lines)
+    assert any(line.startswith("no other R of this form is below 4.557") for line in lines)
+    assert "real poles: none" in lines
+    assert any(line.startswith("largest slope on the interval: 1.09984") for line in lines)
+    assert (tmp_path / "silu.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_certified_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("rlrat.rational.certificates.find_spec", lambda name: None)
+    __main__.main(["fit", "tanh", "--degrees", "3", "2", "--version", "N"])
+    assert "sampled: the largest of many samples)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "rleu"], "error: there is no function 'rleu' to approximate, only relu"),
+        (["fit", "relu", "--interval", "3", "3"], "error: the interval of a fit must be finite and low < high"),
+        (["fit", "relu", "--degrees", "3", "-2"], "error: degrees of a fit must be two integers from 0 to 14"),
+        (["fit", "relu", "--version", "D"], "error: there is no version 'D' of a rational"),
+        (["fit", "relu", "--tail", "x"], "error: the tail of a fit must be bounded, free or a weight"),
+        (["fit", "tanh", "--degrees", "3", "2", "--error", "1e-4", "--version", "N"], "(5, 4) would do"),
+        (["fit", "tanh", "--degrees", "1", "0", "--output", "/nowhere/x.png"], "error: "),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        __main__.main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_table_is_written_as_the_package_carries_it(tmp_path, monkeypatch, capsys):
+    chosen = {name: FUNCTIONS[name] for name in ("sigmoid", "identity")}
+    monkeypatch.setattr(__main__, "FUNCTIONS", chosen)
+    monkeypatch.setattr(__main__, "VERSIONS", "AN")
+    __main__.main(["table", "--output", str(tmp_path / "fitted.json")])
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "fitted.json").read_text())
+    assert written["written by"] == "python -m rlrat.rational table"
+    assert [(entry["name"], entry["version"]) for entry in written["fits"]] == [
+        (name, version) for name in chosen for version in "AN"
+    ]
+    for entry in written["fits"]:
+        committed = table()[entry["name"], (5, 4), entry["version"]]
+        assert f"{entry['name']:<11} {entry['version']}" in printed
+        assert entry["certificate"]["upper"] == pytest.approx(committed.max_error, rel=0.02)
+    assert set(VERSIONS) == set("ABCN")

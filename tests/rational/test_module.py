@@ -25,7 +25,7 @@ def test_shapes_and_initial_values(version):
 def test_init_may_be_a_function_a_module_or_a_fit():
     torch.testing.assert_close(Rational(nn.GELU()).state_dict(), Rational("gelu").state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(Rational(torch.relu).state_dict(), Rational().state_dict(), rtol=0, atol=0)
-    square = fit.fit(torch.square, (2, 0), interval=(-1, 1))
+    square = fit(torch.square, (2, 0), interval=(-1, 1))
     module = Rational(square, degrees=(2, 0))
     assert module.interval == (-1.0, 1.0)
     torch.testing.assert_close(module(torch.tensor([0.5, 3.0])), torch.tensor([0.25, 9.0]))
