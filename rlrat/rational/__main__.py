@@ -39,16 +39,16 @@ def main(arguments: list[str] | None = None) -> None:
     all_.add_argument("--tail", type=_tail, default="bounded", help=f"{', '.join(TAILS)} or a weight (bounded)")
     all_.add_argument("--output", type=Path, default=Path(str(TABLE)), help="the file to write")
     chosen = parser.parse_args(arguments)
-    if chosen.command == "fit":
-        try:
+    try:
+        if chosen.command == "fit":
             _fit(chosen)
-        except (ValueError, RuntimeError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
-    elif chosen.command == "table":
-        _write_table(chosen.output, chosen.tail)
-    else:
-        print("\n".join(report()))
+        elif chosen.command == "table":
+            _write_table(chosen.output, chosen.tail)
+        else:
+            print("\n".join(report()))
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def _tail(text: str) -> str | float:

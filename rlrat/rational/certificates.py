@@ -58,13 +58,16 @@ class _Error:
         self.version, self.exact = version, exact
         self.constant = _ball(Fraction("0.1")) if version == "C" else _ball(1)
 
-    def inner(self, step: Any, centre: Any, side: float) -> Any:
+    def inner(self, step: Any, centre: Any, side: Fraction | float) -> Any:
         """Q - 1 of A and N, S of B and C, at centre + step; `side` is the sign of x there, for version A."""
         b = self.b if self.version != "A" or side > 0 else [c * (-1) ** i for i, c in enumerate(self.b, 1)]
         return _shifted(b if self.version == "C" else [0, *b], centre, step)
 
-    def __call__(self, step: Any, centre: Any, middle: float, sign: int | None) -> Any:
-        """R - f at centre + step, a ball or a series; `sign` is that of S, None where it has none."""
+    def __call__(self, step: Any, centre: Any, middle: Fraction | float, sign: int | None) -> Any:
+        """R - f at centre + step, a ball or a series; `sign` is that of S, None where it has none.
+
+        `middle` says on which side of the kinks: exactly, as a float could be a kink itself.
+        """
         inner = self.inner(step, centre, middle)
         below = self.constant + (abs(inner) if sign is None else sign * inner)
         return _shifted(self.a, centre, step) / below - self.exact.at(middle)(centre + step, METHODS)
@@ -125,21 +128,21 @@ def _on_piece(error: _Error, low: Fraction, high: Fraction, target: float, is_na
     box = arb(0, radius)
     sign = 1
     if error.version in "BC" and any(c != 0 for c in error.b):
-        inner = error.inner(box, centre, float(middle))
+        inner = error.inner(box, centre, middle)
         sign = 1 if inner > 0 else -1 if inner < 0 else None
         if sign is None:
             if not is_narrow:
                 return None
-            bound = abs(error(box, centre, float(middle), None))
+            bound = abs(error(box, centre, middle, None))
             return _up(bound.upper()) if bound.is_finite() else math.inf
     try:
-        rest = error(arb_series([box, 1], _TERMS + 1), centre, float(middle), sign)[_TERMS] * radius**_TERMS
+        rest = error(arb_series([box, 1], _TERMS + 1), centre, middle, sign)[_TERMS] * radius**_TERMS
     except ValueError:  # Q may be 0
         return math.inf if is_narrow else None
     rest = abs(rest).upper()
     if not rest.is_finite() or not rest < _CLOSE / 4 * target:
         return math.inf if is_narrow else None
-    terms = error(arb_series([0, 1], _TERMS), centre, float(middle), sign)
+    terms = error(arb_series([0, 1], _TERMS), centre, middle, sign)
     scaled = [terms[k] * radius**k / _ball(target) for k in range(_TERMS)]
     middles = np.array([float(c.mid()) for c in scaled])
     blur = sum(_up(c.rad()) for c in scaled) + _up(rest) / target * (1 + 1e-15)

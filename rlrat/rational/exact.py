@@ -7,6 +7,7 @@ is below rounding in many digits (mpmath): a branch is a formula that is given x
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ class Exact:
     branches: tuple[Branch, ...]
     kinks: tuple[float, ...] = ()
 
-    def at(self, x: float) -> Branch:
+    def at(self, x: float | Fraction) -> Branch:
         """Return the branch that holds at x; at a kink, the one on its right."""
         return self.branches[sum(kink <= x for kink in self.kinks)]
 
@@ -93,7 +94,9 @@ def _mish(x: Any, ops: Any) -> Any:
     return x * (1 - 2 / (u * u + 2 * u + 2))
 
 
-def _softplus(beta: float = 1.0, threshold: float = 20.0) -> Exact:
+def _softplus(beta: float = 1.0, threshold: float = 20.0) -> Exact | None:
+    if not beta > 0:
+        return None
     return Exact((lambda x, ops: ops.log(1 + ops.exp(x * beta)) / beta, _line(1.0)), (threshold / beta,))
 
 
@@ -105,7 +108,7 @@ def _leaky_relu(negative_slope: float = 0.01) -> Exact:
     return Exact((_line(negative_slope), _line(1.0)), (0.0,))
 
 
-_DEFINITIONS: dict[str, Callable[..., Exact]] = {
+_DEFINITIONS: dict[str, Callable[..., Exact | None]] = {
     "abs": lambda: _leaky_relu(-1.0),
     "relu": lambda: _leaky_relu(0.0),
     "relu6": lambda: _hardtanh(0.0, 6.0),
@@ -143,10 +146,14 @@ def define(function: str | Function) -> Exact | None:
     """Find the definition of a name in `FUNCTIONS`, a PyTorch function or module, or return None for any other.
 
     A module counts with its settings, a functools.partial with its keywords. A function of the user's has no
-    definition, whatever its values.
+    definition, whatever its values, nor has a module with hooks, which may change them.
     """
     if isinstance(function, str):
         return _DEFINITIONS[function]()
+    if isinstance(function, nn.Module) and (
+        function._forward_hooks or function._forward_pre_hooks or "forward" in vars(function)
+    ):
+        return None
     for name, entry in FUNCTIONS.items():
         if function is entry:
             return _DEFINITIONS[name]()

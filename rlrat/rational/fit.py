@@ -20,6 +20,8 @@ TAILS = {"bounded": 0.001, "free": 0.0}
 """The weights of the tails that have a name."""
 _MOST_DEGREES = 14
 _MOST_KINKS = 20
+_NARROWEST = 2.0**-20  # of its larger end, an interval: float32 has few points of less
+_WIDEST = 1e9
 
 
 def fit(
@@ -39,15 +41,16 @@ def fit(
     Roberts, 1972; small errors: Remez, 1934), and for B and C the least that a search over patterns of signs finds. The
     certificate's lower bound is de la Vallee-Poussin's. Networks start from such R in Boulle et al. (2020).
 
-    Version N has no pole on the real line: an odd n falls back to n - 1. The coefficients are float32: rounding adds at
-    most 1% and 2^-23 max(1, |f|) to the error, unless more is unavoidable.
+    Version N has no pole on the real line: an odd n falls back to n - 1. The coefficients are float32: up to degrees
+    (9, 8) rounding adds about 1% and 2^-23 max(1, |f|) to the error, at higher ones it may add more. The certificate is
+    that of the rounded coefficients.
 
     Args:
         function: a name (`rlrat.rational.FUNCTIONS`), or an elementwise PyTorch function or module, which is
             given float64.
         degrees: (m, n), of P and Q, each from 0 to 14.
         version: the form of Q, "A", "B", "C" or "N".
-        interval: where the error counts in full, low < high.
+        interval: where the error counts in full, low < high, neither beyond 1e9.
         tail: "free" leaves R alone outside the interval; "bounded" lets it follow f up to |x| = 1000 as well as it can:
             errors there count 0.001 / max(|x|, |f|) times, or more, until none is much above max(|x|, |f|); or another
             weight than that.
@@ -58,15 +61,22 @@ def fit(
 
     Raises:
         ValueError: a function that is unknown, not elementwise, or on the interval not finite or discontinuous;
-            degrees, a version, an interval or a tail that cannot be; degrees that do not reach `error`.
+            degrees, a version, an interval, a tail, kinks or a derivative bound that cannot be; degrees that do not
+            reach `error`.
     """
     interval = _checked(degrees, version, interval)
     weight = _weight(tail)
+    if not all(map(math.isfinite, kinks)):
+        raise ValueError(f"the kinks of a function must be finite, not {tuple(kinks)}")
+    if error is not None and not error > 0:
+        raise ValueError(f"the error that is wanted of a fit must be above 0, not {error}")
     if isinstance(function, str) and function not in FUNCTIONS:
         raise ValueError(f"there is no function {function!r} to approximate, only {', '.join(FUNCTIONS)}")
     exact = define(function)
     values = _values(FUNCTIONS[function] if isinstance(function, str) else function)
     _check_continuous(values, interval)
+    if derivative_bound is not None:
+        _check_slope(values, interval, derivative_bound)
     if exact is not None:
         kinks = exact.kinks
     elif not kinks:
@@ -101,18 +111,31 @@ def find_best(problem: Problem, exact: Exact | None) -> Best:
 def _checked(degrees: tuple[int, int], version: str, interval: tuple[float, float]) -> tuple[float, float]:
     if version not in VERSIONS:
         raise ValueError(f"there is no version {version!r} of a rational, only {', '.join(VERSIONS)}")
-    if len(degrees) != 2 or not all(isinstance(one, int) and 0 <= one <= _MOST_DEGREES for one in degrees):
-        raise ValueError(f"degrees of a fit must be two integers from 0 to {_MOST_DEGREES}, not {tuple(degrees)}")
-    low, high = map(float, interval)
-    if not -math.inf < low < high < math.inf:
+    if (
+        not isinstance(degrees, Sequence)
+        or len(degrees) != 2
+        or not all(isinstance(one, int) and 0 <= one <= _MOST_DEGREES for one in degrees)
+    ):
+        raise ValueError(f"degrees of a fit must be two integers from 0 to {_MOST_DEGREES}, not {degrees!r}")
+    try:
+        low, high = map(float, interval)
+    except (TypeError, ValueError):
+        raise ValueError(f"the interval of a fit must be two numbers, low < high, not {interval!r}") from None
+    if not (low < high and math.isfinite(high - low)):
         raise ValueError(f"the interval of a fit must be finite and low < high, not {(low, high)}")
+    reach = max(abs(low), abs(high))
+    if not 1 / _WIDEST <= reach <= _WIDEST or high - low < _NARROWEST * reach:
+        raise ValueError(
+            f"the larger end of the interval of a fit must be from {1 / _WIDEST:g} to {_WIDEST:g}, and its width at "
+            f"least 2^-20 of that, not {(low, high)}"
+        )
     return low, high
 
 
 def _weight(tail: str | float) -> float:
-    if tail in TAILS:
+    if isinstance(tail, str) and tail in TAILS:
         return TAILS[tail]
-    if isinstance(tail, str) or not 0 <= tail < math.inf:
+    if not isinstance(tail, (int, float)) or not 0 <= tail < math.inf:
         raise ValueError(f"the tail of a fit must be {', '.join(TAILS)} or a weight >= 0, not {tail!r}")
     return float(tail)
 
@@ -159,6 +182,19 @@ def _check_continuous(values: Callable[[np.ndarray], np.ndarray], interval: tupl
             raise ValueError(
                 f"the function to fit jumps at {place:.6g}, inside [{low:g}, {high:g}]: it must be continuous"
             )
+
+
+def _check_slope(values: Callable[[np.ndarray], np.ndarray], interval: tuple[float, float], bound: float) -> None:
+    """Raise ValueError where a bound of |f'| is none: f is steeper between samples."""
+    x = np.linspace(*interval, 2001)
+    f = values(x)
+    steepest = float(np.abs(np.diff(f)).max() / (x[1] - x[0]))
+    rounding = 2.0**-50 * np.abs(f).max() / (x[1] - x[0])
+    if not 0 <= bound < math.inf or steepest > bound * (1 + 1e-9) + rounding:
+        raise ValueError(
+            f"derivative_bound must be finite and at least the largest |f'|, which is {steepest:.6g} or more, not "
+            f"{bound:g}"
+        )
 
 
 def _find_kinks(values: Callable[[np.ndarray], np.ndarray], interval: tuple[float, float]) -> tuple[float, ...]:
@@ -240,7 +276,8 @@ def _polynomial(problem: Problem) -> Best | None:
     f, basis = problem.function(x), problem.numerator_basis(x)
     p = np.linalg.lstsq(basis / np.abs(basis).max(0), f, rcond=None)[0] / np.abs(basis).max(0)
     p[np.abs(p) < 1e-12 * np.abs(p).max()] = 0.0
-    single = p.astype(np.float32).astype(float)
+    with np.errstate(over="ignore"):
+        single = p.astype(np.float32).astype(float)
     p = np.where(np.abs(single - p) < 1e-12 * np.abs(p), single, p)
     if np.abs(basis @ p - f).max() > 1e-14 * np.abs(f).max():
         return None
@@ -257,6 +294,10 @@ def _rounded(problem: Problem, found: Best) -> tuple[list[float], list[float]]:
     are fitted again.
     """
     a, b = ([_single(c) for c in row] for row in coefficients(found, problem.version))
+    if not np.isfinite([*a, *b]).all():
+        raise ValueError(
+            f"the coefficients of a fit on {problem.interval} are beyond float32: choose smaller degrees, or scale x, f"
+        )
     x = problem.points(900, 400, 300)
     f = problem.function(x)
     scale = problem.scale(x, f)
@@ -282,7 +323,8 @@ def _rounded(problem: Problem, found: Best) -> tuple[list[float], list[float]]:
 
 def _single(value: float | Fraction) -> float:
     """Round to float32."""
-    return float(np.float32(float(value)))
+    with np.errstate(over="ignore"):
+        return float(np.float32(float(value)))
 
 
 def _linear(columns: np.ndarray, target: np.ndarray) -> np.ndarray:

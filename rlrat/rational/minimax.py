@@ -25,7 +25,7 @@ LARGEST = 1e8
 _ROUNDING = 1e-13  # of max |f|: smaller errors are lost in float64
 _LEAST = 1e-7  # of Q outside the interval in version N, over (1 + x^2)^(n/2) and the largest coefficient
 _PROMISING = 1.5  # of the error so far: where a place of a grid is above it, no place near it is searched
-_NOTHING = 1e-6  # of the error: coefficients of Q that change R by less are what rounding leaves of 0 (version A)
+_NOTHING = 1e-6  # of the error: coefficients of Q that change R by about less are what rounding leaves of 0 (version A)
 _GEOMETRIC = 1e-8  # of a piece, the distance of the nearest point to a kink
 
 Values = Callable[[np.ndarray], np.ndarray]
@@ -385,7 +385,7 @@ def _search(at: Callable[[float], Problem], problem: Problem, so_far: float) -> 
         return _correct(rows, np.zeros(problem.degrees[0] + 1), few.start(), *few.cone(), few, 0.01).level
 
     low, high = problem.interval
-    part = np.array([0.005, 0.03, 0.1, 0.25, 0.6])
+    part = np.array([0.005, 0.03, 0.1, 0.25, 0.6])[:: 2 if problem.n > 8 else 1]
     places = np.concatenate([(low * part)[::-1], high * part])
     levels = [level(place) for place in places]
     i = int(np.argmin(levels))
@@ -393,7 +393,7 @@ def _search(at: Callable[[float], Problem], problem: Problem, so_far: float) -> 
         return []
     around = places[max(i - 1, 0)], places[min(i + 1, len(places) - 1)]
     limits = {
-        "maxiter": 16 if problem.n <= 4 else 6 if problem.n <= 6 else 3,
+        "maxiter": 12 if problem.n <= 4 else 6 if problem.n <= 6 else 3,
         "xatol": 1e-4,
     }  # a fit is to take no more than 5 s
     place = minimize_scalar(level, bounds=around, method="bounded", options=limits).x
@@ -418,7 +418,8 @@ def coefficients(found: Best, version: str) -> tuple[list[Fraction], list[Fracti
     problem = found.problem
     p, q = [Fraction(c) for c in found.numerator], [Fraction(c) for c in found.denominator]
     if problem.version == "A":
-        q = [c if c > _NOTHING * found.error * q[0] else Fraction(0) for c in q]
+        size = np.abs(problem.function(np.linspace(*problem.interval, 101))).max() or 1.0
+        q = [c if c > _NOTHING * found.error / size * q[0] else Fraction(0) for c in q]
     if version == "C":
         scale = Fraction(1, 10) / q[0]
         if problem.changes:

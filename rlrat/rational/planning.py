@@ -14,6 +14,7 @@ from torch.nn.modules import module as nn_module
 from . import call_sites
 from .call_sites import STAYS, CallSites, InPlaceRational, Location
 from .called import ACTIVATIONS, known
+from .fit import fit
 from .initial import find
 from .module import Rational
 from .rationalization import Replaced
@@ -179,8 +180,6 @@ def _fitted(
     x = torch.linspace(*interval, 201, dtype=torch.float64, device="cpu")
     key = sample(function, x).numpy().tobytes(), interval
     if key not in fits:
-        from .fit import fit  # not above: `python -m rlrat.rational.fit` is run before it is imported
-
         fits[key] = fit(function, degrees, version, interval)
     return fits[key]
 

@@ -97,13 +97,23 @@ def sample(function: Function, x: Tensor) -> Tensor:
     """Compute f at the points x (float64, one axis).
 
     Raises:
-        ValueError: the function is not elementwise.
+        ValueError: the function is not elementwise, is complex or raises an exception.
     """
     if isinstance(function, nn.Module):
         function = copy.deepcopy(function).to("cpu", torch.float64)
+    name = getattr(function, "__name__", repr(function))
     with torch.no_grad():
-        y, half = function(x.clone()), function(x[::2].clone())  # clones, because the function may work in place
-    if not isinstance(y, Tensor) or y.shape != x.shape or not torch.allclose(y[::2], half, rtol=1e-9, equal_nan=True):
-        name = getattr(function, "__name__", repr(function))
+        try:
+            y, half = function(x.clone()), function(x[::2].clone())  # clones, because the function may work in place
+        except Exception as error:  # whatever a function of the user's raises
+            said = next(iter(str(error).splitlines()), "")
+            raise ValueError(
+                f"{name} cannot be computed on an axis of float64, so that a rational cannot approximate it: "
+                f"{type(error).__name__}: {said}"
+            ) from error
+    is_kept = isinstance(y, Tensor) and y.shape == x.shape and isinstance(half, Tensor) and half.shape == x[::2].shape
+    if not is_kept or not torch.allclose(y[::2], half, rtol=1e-9, equal_nan=True):
         raise ValueError(f"{name} is not an elementwise function, so that a rational cannot approximate it")
-    return y
+    if y.is_complex():
+        raise ValueError(f"{name} is a complex function, which a rational with real coefficients cannot approximate")
+    return y.double()

@@ -1,5 +1,6 @@
 """The definitions are PyTorch's functions, with their settings."""
 
+from fractions import Fraction
 from functools import partial
 
 import mpmath
@@ -40,7 +41,23 @@ def test_names_and_functions_have_one_definition(name):
 @pytest.mark.parametrize(
     "function",
     [lambda x: x.relu(), nn.PReLU(3), nn.Dropout(), torch.exp, partial(F.elu, alpha=1.0, wrong=2), F.prelu,
-     type("Own", (nn.ReLU,), {})()],
+     type("Own", (nn.ReLU,), {})(), nn.Softplus(-1.0), partial(F.softplus, beta=0.0)],
 )  # fmt: skip
 def test_others_have_none(function):
     assert define(function) is None
+
+
+def test_what_hooks_may_change_has_none():
+    module = nn.ReLU()
+    handle = module.register_forward_hook(lambda module, inputs, output: 2 * output)
+    assert define(module) is None
+    handle.remove()
+    assert define(module) is not None
+
+
+def test_a_branch_is_chosen_exactly():
+    """3 - 1e-30 is 3 in float64, but left of the kink of hardswish."""
+    exact = define(F.hardswish)
+    below = 3 - Fraction(1, 10**30)
+    assert exact.at(below) is exact.branches[1]
+    assert exact.at(3.0) is exact.branches[2]

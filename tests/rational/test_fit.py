@@ -92,6 +92,12 @@ def test_an_odd_n_of_version_n_falls_back():
     assert odd.max_error == even.max_error
 
 
+def test_the_size_of_a_function_does_not_matter():
+    """An error far above 1 is not what coefficients of Q are compared with."""
+    large = fit(lambda x: 2.0**40 * torch.tanh(x), (3, 2), "A", tail="free")
+    assert large.max_error == pytest.approx(2.0**40 * 0.005225, rel=0.01)
+
+
 def test_tails():
     free, bounded, weighted = (fit("silu", tail=tail) for tail in ("free", "bounded", 0.01))
     assert free.max_error < bounded.max_error < weighted.max_error
@@ -120,6 +126,20 @@ def test_an_error_that_is_reached_and_one_that_is_not():
         (lambda: fit("tanh", interval=(1, 1)), r"low < high, not \(1.0, 1.0\)"),
         (lambda: fit("tanh", interval=(0, float("inf"))), "must be finite"),
         (lambda: fit("tanh", (5, -1)), r"two integers from 0 to 14, not \(5, -1\)"),
+        (lambda: fit("tanh", 5), "two integers from 0 to 14, not 5"),
+        (lambda: fit("tanh", interval=(1,)), r"two numbers, low < high, not \(1,\)"),
+        (lambda: fit("tanh", interval=(-1.7e308, 1.7e308)), "must be finite and low < high"),
+        (lambda: fit("tanh", interval=(-1e-30, 1e-30)), r"from 1e-09 to 1e\+09, and its width"),
+        (lambda: fit("tanh", interval=(1.0, 1.0 + 1e-9)), r"its width at least 2\^-20 of that"),
+        (lambda: fit(torch.abs, (10, 10), "N", (-1e-5, 1e-5), "free"), "coefficients .* are beyond float32"),
+        (lambda: fit("tanh", tail=None), "a weight >= 0, not None"),
+        (lambda: fit("tanh", error=-1.0), "must be above 0, not -1.0"),
+        (lambda: fit(torch.abs, kinks=[float("nan")]), "kinks of a function must be finite"),
+        (lambda: fit(torch.sin, derivative_bound=0.5), r"which is (1|0\.99999\d) or more, not 0\.5"),
+        (lambda: fit(torch.sin, derivative_bound=float("nan")), "derivative_bound must be finite"),
+        (lambda: fit(torch.add), "add cannot be computed on an axis of float64, .* TypeError: "),
+        (lambda: fit(lambda x: (x + 0j).sqrt()), "is a complex function"),
+        (lambda: fit(lambda x: x > 0), "jumps at"),
         (lambda: fit("tanh", (15, 4)), r"two integers from 0 to 14, not \(15, 4\)"),
         (lambda: fit("tanh", version="Z"), "there is no version 'Z'"),
         (lambda: fit("tanh", tail="loose"), "must be bounded, free or a weight >= 0, not 'loose'"),

@@ -49,6 +49,7 @@ def test_what_is_not_certified_says_so(monkeypatch, capsys):
         (["fit", "relu", "--tail", "x"], "error: the tail of a fit must be bounded, free or a weight"),
         (["fit", "tanh", "--degrees", "3", "2", "--error", "1e-4", "--version", "N"], "(5, 4) would do"),
         (["fit", "tanh", "--degrees", "1", "0", "--output", "/nowhere/x.png"], "error: "),
+        (["table", "--tail", "x"], "error: the tail of a fit must be bounded, free or a weight"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):
