@@ -11,7 +11,7 @@ import torch
 
 from .certificates import certify, evaluate, evaluate_denominator
 from .exact import Exact, define
-from .minimax import Best, Problem, best, coefficients, tail_error
+from .minimax import LARGEST_VALUE, Best, Problem, best, coefficients, tail_error
 from .reference import VERSIONS
 from .remez import SMALL, polish
 from .table import FUNCTIONS, INTERVAL, Fit, Function, sample
@@ -83,6 +83,12 @@ def fit(
         kinks = _find_kinks(values, interval)
     problem = Problem(values, tuple(degrees), version, interval, tuple(map(float, kinks)), weight)
     found = find_best(problem, exact)
+    f = values(np.linspace(*interval, 2001))
+    if found.error > max(0.51 * np.ptp(f), 0.99 * np.abs(f).max()):  # no better than 0, where a constant is
+        raise ValueError(
+            f"no fit is found: the function is between {f.min():g} and {f.max():g} on [{interval[0]:g}, "
+            f"{interval[1]:g}], which may be too many orders of magnitude"
+        )
     for _ in range(3):
         if tail == "bounded" and tail_error(found) > 1.25 and found.error / problem.weight > 1.25:
             problem = replace(problem, weight=found.error)
@@ -156,6 +162,8 @@ def _check_continuous(values: Callable[[np.ndarray], np.ndarray], interval: tupl
             f"{bad:.6g}"
         )
     i = int(np.argmax(np.abs(f)))
+    if abs(f[i]) > LARGEST_VALUE:
+        raise ValueError(f"the function to fit is {f[i]:g} at {x[i]:.6g}, above {LARGEST_VALUE:g}: scale it")
     left, right = x[max(i - 1, 0)], x[min(i + 1, len(x) - 1)]
     for _ in range(20):
         part = np.linspace(left, right, 9)

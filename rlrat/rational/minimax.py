@@ -20,6 +20,8 @@ import numpy as np
 
 OUTER_LIMIT = 1000.0
 """The largest |x| of a tail."""
+LARGEST_VALUE = 1e30
+"""Where |f| is larger, the programs would overflow."""
 LARGEST = 1e8
 """The largest ratio of two coefficients of Q, in powers of x / max(|low|, |high|): some optima need an infinite one."""
 _ROUNDING = 1e-13  # of max |f|: smaller errors are lost in float64
@@ -157,7 +159,7 @@ class Problem:
         between = np.linspace(-self.reach, self.reach, count)
         x = np.concatenate([-outer, outer, between])
         x = x[(x < low) | (x > high)]
-        return x[np.isfinite(self.function(x))]
+        return x[np.abs(self.function(x)) < LARGEST_VALUE]
 
 
 def _points(interval: tuple[float, float], breaks: Sequence[float], count: int, near: int) -> np.ndarray:

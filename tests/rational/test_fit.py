@@ -36,13 +36,13 @@ def test_a_fit_has_float32_coefficients_and_a_true_certificate():
     assert found.values == pytest.approx(apply(found, np.array([-100.0, -10.0, 10.0, 100.0])), rel=1e-5)
 
 
-def test_a_fit_computed_again_agrees_with_the_table():
-    for name, version in (("relu", "A"), ("tanh", "N")):
-        again, committed = fit(FUNCTIONS[name], version=version), table()[name, (5, 4), version]
-        assert again.max_error == pytest.approx(committed.max_error, rel=1e-3)
-        x = np.linspace(-5, 5, 1001)
-        assert np.abs(apply(again, x) - apply(committed, x)).max() <= 0.05 * committed.max_error
-        np.testing.assert_allclose(again.values, committed.values, rtol=0.01)
+@pytest.mark.parametrize(("name", "version"), [("tanh", "N"), pytest.param("relu", "A", marks=pytest.mark.slow)])
+def test_a_fit_computed_again_agrees_with_the_table(name, version):
+    again, committed = fit(FUNCTIONS[name], version=version), table()[name, (5, 4), version]
+    assert again.max_error == pytest.approx(committed.max_error, rel=1e-3)
+    x = np.linspace(-5, 5, 1001)
+    assert np.abs(apply(again, x) - apply(committed, x)).max() <= 0.05 * committed.max_error
+    np.testing.assert_allclose(again.values, committed.values, rtol=0.01)
 
 
 @pytest.mark.slow
@@ -81,8 +81,8 @@ def test_another_interval():
 def test_kinks_of_a_users_function_are_found():
     """Hardtanh with kinks that no grid has."""
     low, high = -1.0 / 3, 2.0**0.5
-    own = fit(lambda x: x.clamp(low, high), (5, 4), "N", tail="free")
-    known = fit(nn.Hardtanh(low, high), (5, 4), "N", tail="free")
+    own = fit(lambda x: x.clamp(low, high), (3, 2), "N", tail="free")
+    known = fit(nn.Hardtanh(low, high), (3, 2), "N", tail="free")
     assert own.max_error == pytest.approx(known.certificate.lower, rel=1e-3)
 
 
@@ -98,18 +98,20 @@ def test_the_size_of_a_function_does_not_matter():
     assert large.max_error == pytest.approx(2.0**40 * 0.005225, rel=0.01)
 
 
+@pytest.mark.slow
 def test_tails():
-    free, bounded, weighted = (fit("silu", tail=tail) for tail in ("free", "bounded", 0.01))
+    free, weighted = (fit("silu", tail=tail) for tail in ("free", 0.01))
+    bounded = table()["silu", (5, 4), "A"]
     assert free.max_error < bounded.max_error < weighted.max_error
     assert free.max_error == pytest.approx(2.551e-5, rel=5e-3)
     assert abs(bounded.values[0] + 50) > abs(free.values[0] + 50)  # nearer to 0 at -100
 
 
 def test_an_error_that_is_reached_and_one_that_is_not():
-    assert fit("tanh", (5, 4), "N", tail="free", error=1e-4).max_error < 1e-4
-    message = r"degrees \(3, 2\) of version N reach an error of 0.0102, not 0.0001; \(5, 4\) would do"
+    assert fit("tanh", (3, 2), "N", tail="free", error=0.0103).max_error < 0.0103
+    message = r"degrees \(1, 0\) of version N reach an error of 0.479, not 0.02; \(3, 2\) would do"
     with pytest.raises(ValueError, match=message):
-        fit("tanh", (3, 2), "N", tail="free", error=1e-4)
+        fit("tanh", (1, 0), "N", tail="free", error=0.02)
 
 
 @pytest.mark.parametrize(
@@ -131,12 +133,14 @@ def test_an_error_that_is_reached_and_one_that_is_not():
         (lambda: fit("tanh", interval=(-1.7e308, 1.7e308)), "must be finite and low < high"),
         (lambda: fit("tanh", interval=(-1e-30, 1e-30)), r"from 1e-09 to 1e\+09, and its width"),
         (lambda: fit("tanh", interval=(1.0, 1.0 + 1e-9)), r"its width at least 2\^-20 of that"),
-        (lambda: fit(torch.abs, (10, 10), "N", (-1e-5, 1e-5), "free"), "coefficients .* are beyond float32"),
+        (lambda: fit(lambda x: 1e40 * x.tanh(), (1, 0), "N"), r"is -9.99909e\+39 at -?[\d.]+, above 1e\+30: scale it"),
+        (lambda: fit(torch.abs, (6, 0), "N", (-1e-9, 1e-9), "free"), "coefficients .* are beyond float32"),
         (lambda: fit("tanh", tail=None), "a weight >= 0, not None"),
         (lambda: fit("tanh", error=-1.0), "must be above 0, not -1.0"),
         (lambda: fit(torch.abs, kinks=[float("nan")]), "kinks of a function must be finite"),
         (lambda: fit(torch.sin, derivative_bound=0.5), r"which is (1|0\.99999\d) or more, not 0\.5"),
         (lambda: fit(torch.sin, derivative_bound=float("nan")), "derivative_bound must be finite"),
+        (lambda: fit(torch.exp, interval=(-50, 50)), r"between 1.92875e-22 and 5.18471e\+21 on \[-50, 50\]"),
         (lambda: fit(torch.add), "add cannot be computed on an axis of float64, .* TypeError: "),
         (lambda: fit(lambda x: (x + 0j).sqrt()), "is a complex function"),
         (lambda: fit(lambda x: x > 0), "jumps at"),

@@ -1,6 +1,7 @@
 """The best errors are those of theory and of other programs, and the libraries' traps are none of ours."""
 
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -46,16 +47,21 @@ def check(found: Best, expected: float, version: str) -> None:
     assert np.abs(evaluate(x, a, b, version) - found.problem.function(x)).max() == pytest.approx(expected, rel=5e-4)
 
 
+@cache
+def classical(name: str) -> Best:
+    return solve(problem(name))
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_classical_and_version_a(name):
-    check(solve(problem(name)), CLASSICAL[name], "N")
+    check(classical(name), CLASSICAL[name], "N")
     assert solve(problem(name, version="A")).error <= VERSION_A[name] * 1.0001
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_every_figure_of_degrees_5_4(name):
-    check(solve(problem(name)), CLASSICAL[name], "N")
+    check(classical(name), CLASSICAL[name], "N")
     assert solve(problem(name, version="A")).error <= VERSION_A[name] * 1.0001
     assert best(problem(name, version="C")).error <= CLASSICAL[name] * 1.001
     if (bound := {"elu": 4.72e-4, "mish": 8.74e-4, "tanh": 4.29e-5}.get(name)) is not None:
@@ -64,7 +70,7 @@ def test_every_figure_of_degrees_5_4(name):
         assert found.error <= bound
 
 
-@pytest.mark.parametrize("n", [2, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 8, 10, 12, 14))])
+@pytest.mark.parametrize("n", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 6, 8, 10, 12, 14))])
 def test_abs_and_relu(n):
     """baryrat's brasil claims less than is possible here, and fails on ReLU and ELU."""
     expected = ABS[n // 2 - 1]
@@ -73,6 +79,13 @@ def test_abs_and_relu(n):
         check(solve(problem("relu", (n + 1, n), interval=(-3.0, 3.0))), expected * 1.5, "N")
 
 
+def test_a_corner_of_q_helps_elu():
+    """In version B with a change of sign at 0."""
+    found = solve(problem("elu", (3, 2), "B", changes=(0.0,)))
+    check(found, 0.01386004, "B")
+
+
+@pytest.mark.slow
 def test_a_sign_pattern_of_version_b_and_c():
     found = solve(problem("elu", version="B", changes=(0.0,)))
     check(found, 4.7087e-4, "B")
@@ -107,7 +120,7 @@ def test_an_interval_without_0():
 
 
 def test_a_tail_costs_a_little_and_is_kept():
-    free, bounded = (solve(problem("silu", version="A", weight=weight)) for weight in (0.0, 0.001))
+    free, bounded = (solve(problem("silu", (5, 4), "A", weight=weight)) for weight in (0.0, 0.001))
     assert free.error < bounded.error < 5e-4
     x = np.geomspace(5.1, 1000, 500)
     for side in (-x, x):
@@ -124,14 +137,15 @@ def test_coefficients_are_bounded_where_no_optimum_exists():
     assert max(coefficients(found, "A")[1]) <= 1.001e8
 
 
+@pytest.mark.slow
 def test_scipy_aaa_puts_poles_where_ours_has_none():
-    x = np.linspace(-5, 5, 2001)
+    x = np.linspace(-5, 5, 501)
     for terms in (5, 6):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             poles = AAA(x, np.maximum(x, 0), max_terms=terms).poles()
         assert np.any(np.abs(poles.real[np.abs(poles.imag) < 1e-9]) < 5)
-    b = [float(c) for c in coefficients(solve(problem("relu", (5, 4))), "N")[1]]
+    b = [float(c) for c in coefficients(classical("relu"), "N")[1]]
     assert np.abs(np.roots([*b[::-1], 1.0]).imag).min() > 1e-3
 
 
@@ -145,5 +159,5 @@ def test_pade_of_silu_has_a_real_pole_and_ours_has_none():
 
 
 def test_no_error_is_below_what_is_proved():
-    found = solve(problem("abs", (4, 4), interval=(-1.0, 1.0)))
+    found = solve(problem("abs", (2, 2), interval=(-1.0, 1.0)))
     assert lower_bound(found, define(torch.abs)) <= found.error
