@@ -59,7 +59,13 @@ def test_s_that_changes_its_sign():
         assert sampled <= bound < sampled * 1.0001
 
 
-@pytest.mark.parametrize(("name", "version", "weight"), [("elu", "A", 0.0), ("silu", "N", 0.0), ("tanh", "A", 0.001)])
+@pytest.mark.parametrize(
+    ("name", "version", "weight"),
+    [
+        ("elu", "A", 0.0),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in [("silu", "N", 0.0), ("tanh", "A", 0.001)]),
+    ],
+)
 def test_a_lower_bound_is_close_and_no_larger_one_is_proved(name, version, weight):
     exact = define(name)
     found = solve(

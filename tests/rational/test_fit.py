@@ -92,6 +92,7 @@ def test_an_odd_n_of_version_n_falls_back():
     assert odd.max_error == even.max_error
 
 
+@pytest.mark.slow
 def test_the_size_of_a_function_does_not_matter():
     """An error far above 1 is not what coefficients of Q are compared with."""
     large = fit(lambda x: 2.0**40 * torch.tanh(x), (3, 2), "A", tail="free")

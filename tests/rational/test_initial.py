@@ -9,7 +9,7 @@ from rlrat.rational.initial import find
 from rlrat.rational.table import table
 
 # Signs of S are searched for B and C from degree 2 on, which takes a second.
-QUICK = (((3, 2), "A"), ((4, 3), "N"))
+QUICK = (((3, 2), "A"), ((3, 2), "N"))
 OTHER = [
     pytest.param(
         degrees, version, marks=[pytest.mark.slow] if degrees[1] > 1 and (degrees, version) not in QUICK else []

@@ -119,6 +119,7 @@ def test_an_interval_without_0():
     assert solve(Problem(np.exp, (3, 2), "A", (2.0, 4.0))).error == pytest.approx(0.11104, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_tail_costs_a_little_and_is_kept():
     free, bounded = (solve(problem("silu", (5, 4), "A", weight=weight)) for weight in (0.0, 0.001))
     assert free.error < bounded.error < 5e-4
