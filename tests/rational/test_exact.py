@@ -22,7 +22,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("function", SETTINGS, ids=lambda function: getattr(function, "__name__", repr(function)))
+@pytest.mark.parametrize("function", SETTINGS, ids=lambda function: type(function).__name__)
 def test_a_definition_has_the_values_of_its_function(function):
     exact = define(function)
     assert len(exact.branches) == len(exact.kinks) + 1
