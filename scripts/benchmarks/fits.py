@@ -95,7 +95,7 @@ def write_table(fits: list[dict]) -> str:
             parts.append(f"| {name} | {row} |")
     small = [e for e in fits if tuple(e["interval"]) != INTERVAL]
     if small:
-        parts.append("\n## |x| on [-1, 1], type (n, n), version N\n\n| n | error | of a proved lower bound |")
+        parts.append("\n## |x| on `[-1, 1]`, type (n, n), version N\n\n| n | error | of a proved lower bound |")
         parts.append("| --- | --- | --- |")
         for e in small:
             within = f"{e['upper'] / e['lower']:.6f}" if e["lower"] else "not proved"
@@ -141,7 +141,7 @@ def main() -> None:
 
 _ABOUT = """# Best fits
 
-How near a rational P / Q comes to each activation on [-5, 5], by the degrees (m, n) of P and Q: the largest error of
+How near a rational P / Q comes to each activation on `[-5, 5]`, by the degrees (m, n) of P and Q: the largest error of
 the best one, before its coefficients are rounded to float32 and with a free tail. Each figure is an upper bound that is
 proved in ball arithmetic; for versions A and N, [fits.json](fits.json) has a lower bound beside it where one is proved,
 too. Those of versions B and C are the best of a search over patterns of signs.
