@@ -32,11 +32,6 @@ _Result = tuple[np.ndarray, dict[str, Any]]
 _Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 
 
-def _robot(env_id: str, **kwargs: Any) -> Any:
-    """Make an environment of Gymnasium-Robotics without its time limit."""
-    return make(env_id, kwargs).unwrapped
-
-
 def _observations(size: int) -> Box:
     return Box(-np.inf, np.inf, (size,), np.float64)
 
@@ -45,22 +40,43 @@ def _actions(size: int) -> Box:
     return Box(-1.0, 1.0, (size,), np.float32)
 
 
-class AntMaze(gymnasium.Env):
+class _Task(gymnasium.Env):
+    """A task of D4RL's in the place of that of an environment of Gymnasium-Robotics, `robotics`, which is drawn."""
+
+    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
+
+    def __init__(self, env_id: str, render_mode: str | None, **kwargs: Any) -> None:
+        self.robotics: Any = make(env_id, {**kwargs, "render_mode": render_mode}).unwrapped  # without its time limit
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return self.robotics.render()
+
+    def close(self) -> None:
+        self.robotics.close()
+
+
+def _seen(data: Any, origin: np.ndarray) -> np.ndarray:
+    """Return positions and velocities, with x and y from an origin."""
+    observation = np.concatenate([data.qpos, data.qvel])
+    observation[:2] -= origin
+    return observation
+
+
+class AntMaze(_Task):
     """Let an ant walk from a maze's first cell to a goal (Fu et al. 2020); the reward is 1 there, and 0 before."""
 
     metadata: ClassVar[dict[str, Any]] = {**_METADATA, "render_fps": 10}
-    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
     _CELL = 4.0  # width
 
     def __init__(self, maze: str, goal: Sequence[int], render_mode: str | None = None) -> None:
         # Gymnasium-Robotics' y falls with the rows, D4RL's grows.
         rows = MAZES[maze][::-1]
         walls = [[int(cell == "#") for cell in row] for row in rows]
-        self._maze = _robot("AntMaze_UMaze-v5", maze_map=walls, render_mode=render_mode)
-        self.render_mode = render_mode
+        super().__init__("AntMaze_UMaze-v5", render_mode, maze_map=walls)
         self.observation_space: gymnasium.spaces.Box = _observations(29)
         self.action_space: gymnasium.spaces.Box = _actions(8)
-        self._ant = self._maze.ant_env
+        self._ant = self.robotics.ant_env
         model = self._ant.model
         model.opt.timestep = 0.02
         model.actuator_gear[:, 0] = 30.0
@@ -80,44 +96,31 @@ class AntMaze(gymnasium.Env):
         positions += random.uniform(-0.1, 0.1, model.nq)
         mujoco.mj_resetData(model, self._ant.data)
         self._ant.set_state(positions, 0.1 * random.standard_normal(model.nv))
-        return self._observe(), {"success": False}
+        return _seen(self._ant.data, self._origin), {"success": False}
 
     def step(self, action: np.ndarray) -> _Step:
         self._ant.do_simulation(np.clip(action, -1.0, 1.0), 5)
-        observation = self._observe()
+        observation = _seen(self._ant.data, self._origin)
         there = bool(np.linalg.norm(observation[:2] - self.goal) <= _GOAL_RADIUS)
         return observation, float(there), there, False, {"success": there}
 
-    def _observe(self) -> np.ndarray:
-        observation = np.concatenate([self._ant.data.qpos, self._ant.data.qvel])
-        observation[:2] -= self._origin
-        return observation
 
-    def render(self) -> Any:
-        return self._maze.render()
-
-    def close(self) -> None:
-        self._maze.close()
-
-
-class Maze2D(gymnasium.Env):
+class Maze2D(_Task):
     """Push a ball to a maze's goal and keep it there: episodes never end (Fu et al. 2020).
 
     The reward is 1 within 0.5 of the goal, else 0; `dense`, exp(-distance).
     """
 
     metadata: ClassVar[dict[str, Any]] = {**_METADATA, "render_fps": 100}
-    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
 
     def __init__(self, maze: str, goal: Sequence[int], dense: bool, render_mode: str | None = None) -> None:
         rows = MAZES[maze]
         # x grows along D4RL's rows and y along its columns; in Gymnasium-Robotics x along columns, y against rows.
         walls = [[int(row[column] == "#") for row in rows] for column in reversed(range(len(rows[0])))]
-        self._maze = _robot("PointMaze_UMaze-v3", maze_map=walls, render_mode=render_mode)
-        self.render_mode = render_mode
+        super().__init__("PointMaze_UMaze-v3", render_mode, maze_map=walls)
         self.observation_space: gymnasium.spaces.Box = _observations(4)
         self.action_space: gymnasium.spaces.Box = _actions(2)
-        self._ball, self._dense = self._maze.point_env, dense
+        self._ball, self._dense = self.robotics.point_env, dense
         # D4RL's ball starts at 1.2 and a cell's middle is at its number + 1; both are 0 here, in the maze's middle.
         self._origin = 0.7 - np.array([len(rows), len(rows[0])]) / 2
         self.goal: np.ndarray = np.array(goal, np.float64)
@@ -130,12 +133,12 @@ class Maze2D(gymnasium.Env):
         start = self._starts[random.integers(len(self._starts))] + random.uniform(-0.1, 0.1, 2)
         mujoco.mj_resetData(self._ball.model, self._ball.data)
         self._ball.set_state(start + self._origin, 0.1 * random.standard_normal(2))
-        observation = self._observe()
+        observation = _seen(self._ball.data, self._origin)
         return observation, {"success": self._is_there(observation)}
 
     def step(self, action: np.ndarray) -> _Step:
         self._ball.step(action)  # limits actions to 1 and, before it moves, velocities to 5
-        observation = self._observe()
+        observation = _seen(self._ball.data, self._origin)
         there = self._is_there(observation)
         reward = float(np.exp(-np.linalg.norm(observation[:2] - self.goal))) if self._dense else float(there)
         return observation, reward, False, False, {"success": there}
@@ -143,30 +146,18 @@ class Maze2D(gymnasium.Env):
     def _is_there(self, observation: np.ndarray) -> bool:
         return bool(np.linalg.norm(observation[:2] - self.goal) <= _GOAL_RADIUS)
 
-    def _observe(self) -> np.ndarray:
-        observation = np.concatenate([self._ball.data.qpos, self._ball.data.qvel])
-        observation[:2] -= self._origin
-        return observation
 
-    def render(self) -> Any:
-        return self._maze.render()
-
-    def close(self) -> None:
-        self._maze.close()
-
-
-class Adroit(gymnasium.Env):
+class Adroit(_Task):
     """Turn a pen, open a door, hammer a nail or relocate a ball with a hand (Rajeswaran et al. 2018).
 
     Model, observations and starts are those of Gymnasium-Robotics, bit by bit; rewards and ends are D4RL's.
     """
 
     metadata: ClassVar[dict[str, Any]] = {**_METADATA, "render_fps": 100}
-    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
-        self._hand = _robot(f"AdroitHand{task.capitalize()}-v1", render_mode=render_mode)
-        self.render_mode = render_mode
+        super().__init__(f"AdroitHand{task.capitalize()}-v1", render_mode)
+        self._hand = self.robotics
         self.observation_space: gymnasium.Space[Any] = self._hand.observation_space
         self.action_space: gymnasium.Space[Any] = self._hand.action_space
         self._task = task
@@ -210,18 +201,11 @@ class Adroit(gymnasium.Env):
             reward += 1.0 - 0.5 * to_target - 0.5 * left
         return reward + 10.0 * (left < 0.1) + 20.0 * (left < 0.05)
 
-    def render(self) -> Any:
-        return self._hand.render()
 
-    def close(self) -> None:
-        self._hand.close()
-
-
-class Kitchen(gymnasium.Env):
+class Kitchen(_Task):
     """Do four tasks in a kitchen with a Franka arm (Gupta et al. 2019): the reward is the number that a step does."""
 
     metadata: ClassVar[dict[str, Any]] = {**_METADATA, "render_fps": 12}
-    is_mujoco: ClassVar[bool] = True  # steps of several may run at once
     _NOISE = 0.1
     # Of the objects' joints, as d4rl's franka_config.xml has them from the tenth on.
     _AMPLITUDES: ClassVar = np.repeat([0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005], [2, 6, 3, 3, 3, 3, 1])
@@ -235,12 +219,11 @@ class Kitchen(gymnasium.Env):
     }
 
     def __init__(self, tasks: Sequence[str], render_mode: str | None = None) -> None:
-        settings = {"robot_noise_ratio": self._NOISE, "render_mode": render_mode}
-        self._kitchen = _robot("FrankaKitchen-v1", tasks_to_complete=list(tasks), **settings)
-        self.render_mode = render_mode
+        settings = {"robot_noise_ratio": self._NOISE, "tasks_to_complete": list(tasks)}
+        super().__init__("FrankaKitchen-v1", render_mode, **settings)
         self.observation_space: gymnasium.spaces.Box = _observations(60)
         self.action_space: gymnasium.spaces.Box = _actions(9)
-        self._arm = self._kitchen.robot_env
+        self._arm = self.robotics.robot_env
         model = self._arm.model
         # The arm's pedestal, through which D4RL's robot can pass.
         pedestal = (model.geom_type == mujoco.mjtGeom.mjGEOM_CYLINDER.value) & (model.geom_size[:, 1] == 0.9)
@@ -270,9 +253,3 @@ class Kitchen(gymnasium.Env):
     def _is_done(self, task: str, observation: np.ndarray) -> bool:
         joints = list(self._GOALS[task][0])
         return bool(np.linalg.norm(observation[joints] - self._goal[joints]) < self._NEAR)
-
-    def render(self) -> Any:
-        return self._kitchen.render()
-
-    def close(self) -> None:
-        self._kitchen.close()

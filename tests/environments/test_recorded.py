@@ -335,8 +335,8 @@ def test_versions_that_are_not_registered_are_named_with_those_that_are(monkeypa
 )
 def test_what_is_not_installed_is_named(monkeypatch, name, entry_point, package, extra):
     monkeypatch.setattr("rlrat.environments.registry._is_installed", lambda package: False)
-    registry = {key: spec for key, spec in gymnasium.registry.items() if key != name}
-    monkeypatch.setattr("gymnasium.envs.registration.registry", registry)
+    others = {key: spec for key, spec in gymnasium.registry.items() if key != name}
+    monkeypatch.setattr("gymnasium.envs.registration.registry", others)
     with pytest.raises(InputError) as caught:
         of_data(data({"id": name, "entry_point": entry_point}))
     assert str(caught.value) == (
