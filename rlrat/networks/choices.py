@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Initialization = Literal["xavier_uniform", "orthogonal", "pytorch"]
+Initialization = Literal["xavier_uniform", "orthogonal", "pytorch", "edac"]
 """See `rlrat.networks.layers.initialize`."""
 Norm = Literal["none", "layer"]
 """Of hidden layers, see `rlrat.networks.layers.MLP`."""

@@ -33,6 +33,8 @@ class Linear(nn.Module):
     ) -> None:
         super().__init__()
         self.orthogonal_gain = orthogonal_gain
+        self.edac_bound: float | None = None
+        """Of `edac`, in the output layer of a network."""
         self._is_narrow = out_features <= _MOST_NARROW_OUTPUTS  # one kernel's work on a GPU
         self.weight = nn.Parameter(torch.zeros(*batch_shape, in_features, out_features))
         self.bias = nn.Parameter(torch.zeros(*batch_shape, out_features))
@@ -169,6 +171,7 @@ class MLP(nn.Module):
             for a, b in pairwise(widths)
         )
         self.output: Linear = Linear(widths[-1], out_features, batch_shape)
+        self.output.edac_bound = 3e-3
 
     def forward(self, x: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
         """Apply the network; `dropout` has a tensor of factors for each hidden layer, as `dropout_masks` draws them."""
@@ -242,6 +245,8 @@ def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: st
 
     `xavier_uniform` (Glorot & Bengio 2010) and `orthogonal` (Saxe et al. 2014) have zero biases; `orthogonal` has gain
     sqrt(2) in hidden layers. `pytorch` is torch.nn.Linear's own: weights and biases are uniform within 1/sqrt(in).
+    `edac` is that of EDAC and ReBRAC (An et al. 2021, Tarasov et al. 2023): the same weights with biases of 0.1, and
+    output layers whose weights and biases are uniform within 3e-3, or their `edac_bound`.
     `normal` is N(0, 0.02) as in GPT-2 (Radford et al. 2019), `lecun_normal` is N(0, 1/sqrt(in)), both with zero biases.
     Embeddings are N(0, 0.02).
     """
@@ -267,7 +272,11 @@ def initialize(module: nn.Module, seeds: Sequence[int], purpose: str, scheme: st
                 elif scheme in ("normal", "lecun_normal"):
                     matrix.normal_(std=0.02 if scheme == "normal" else 1.0 / math.sqrt(shape[0]), generator=draws)
                 else:
-                    bound = 1.0 / math.sqrt(shape[0])
+                    output = layer.edac_bound if scheme == "edac" else None
+                    bound = 1.0 / math.sqrt(shape[0]) if output is None else output
                     nn.init.uniform_(matrix, -bound, bound, generator=draws)
-                    bias.copy_(torch.empty(shape[1]).uniform_(-bound, bound, generator=draws))
+                    if scheme == "edac" and output is None:
+                        bias.fill_(0.1)
+                    else:
+                        bias.copy_(torch.empty(shape[1]).uniform_(-bound, bound, generator=draws))
                 weight.copy_(matrix.T)

@@ -150,6 +150,16 @@ class Policy(ActingPolicy):
             mean = torch.tanh(mean)
         return mean, log_std.clamp(*self.HEADS[self.head])
 
+    def sample(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """Draw actions `[S, B, act]` in [-1, 1] at normalised `observations` `[S, B, obs]` by standard normal `noise`.
+
+        `noise` is `[S, B, act]`, or with one seed `[N, B, act]`; what a `tanh_gaussian` draws beyond the bounds is
+        clipped. The `deterministic` head has none.
+        """
+        mean, log_std = self.gaussian(observations)
+        drawn = mean + log_std.exp() * noise
+        return drawn.clamp(-1.0, 1.0) if self.head == "tanh_gaussian" else torch.tanh(drawn)
+
     def log_prob(self, observations: Tensor, actions: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
         """Return log densities `[S, B]` of `actions` `[S, B, act]` in [-1, 1] at normalised states `[S, B, obs]`."""
         if self.head != "sac" and launching.takes(actions):

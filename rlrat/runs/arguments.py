@@ -28,6 +28,7 @@ from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 from rlrat.json_files import EXACT_INTEGERS
 from rlrat.networks.choices import Norm, RationalVersion
+from rlrat.runs.presets import with_preset
 from rlrat.runs.schema import HELD_OUT_SHARE, OUTSIDE_IDENTITY, OUTSIDE_NAME
 from rlrat.updates.seeds import SEED_LIMIT
 
@@ -188,23 +189,32 @@ def parse(kind: type[Arguments], description: str, argv: list[str] | None = None
         warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     arguments = read_command_line(kind, description, argv)
     with one_line_errors():
+        if (preset := getattr(arguments, "preset", None)) is not None:  # now what it sets is the default
+            defaults = kind(**with_preset(kind, {"preset": preset, "dataset": arguments.dataset}))
+            arguments = read_command_line(kind, description, argv, defaults=defaults)
         validate(arguments)
     return arguments
 
 
 @guarded_output()
 def read_command_line(
-    kind: type[Kind], description: str, argv: list[str] | None = None, prog: str | None = None
+    kind: type[Kind],
+    description: str,
+    argv: list[str] | None = None,
+    prog: str | None = None,
+    defaults: Kind | None = None,
 ) -> Kind:
     """Read a command line as a `kind`: a dataclass, or for subcommands a union of them.
 
     `--help` is answered. A mistake is one line on stderr and exit code 2. `argv` and `prog`, the program's name, are
-    those of this process by default.
+    those of this process by default. `defaults` take the place of the kind's own.
     """
     import tyro
 
+    chosen = {} if defaults is None else {"default": defaults}
+
     def read() -> Kind:
-        return tyro.cli(kind, description=description, args=argv, prog=prog)
+        return tyro.cli(kind, description=description, args=argv, prog=prog, **chosen)
 
     printed, width = io.StringIO(), os.environ.get("COLUMNS")
     try:

@@ -323,11 +323,8 @@ def _importance(
         actions = (torch.from_numpy(np.array(data.actions[part]))[None] - offset) / scale
         # In the environment's units, as the data's own.
         log_probs.append((policy.log_prob(states, actions) - scale.log().sum()).squeeze(0).numpy())
-        mean, log_std = policy.gaussian(states)
-        noise = torch.randn(_SAMPLES, *mean.shape[1:], generator=random)
-        drawn = mean + log_std.exp() * noise
-        drawn = drawn.clamp(-1.0, 1.0) if policy.head == "tanh_gaussian" else torch.tanh(drawn)
-        sampled.append((drawn * scale + offset).numpy())
+        noise = torch.randn(_SAMPLES, *actions.shape[1:], generator=random)
+        sampled.append((policy.sample(states, noise) * scale + offset).numpy())
     ratios = np.concatenate(log_probs).astype(np.float64) - recorded
     starts = initial_rows(data)
     found: dict[str, Any] = {}

@@ -66,11 +66,11 @@ OUTSIDE_IDENTITY = frozenset(
     (
         *("seed", "num_seeds", "env_modules", "eval_timeout", "checkpoint_every", "log_every", "keep_best"),
         *("compile", "capture", "profile", "track", "device", "num_threads"),
-        *("run_dir", "run_name", "resume", "overwrite"),
+        *("run_dir", "run_name", "resume", "overwrite", "preset"),
     )
 )
 """Settings that do not change a run's result, but for rounding, or are compared on their own (the seed names the
-folder)."""
+folder, and what a preset sets is a setting)."""
 OUTSIDE_NAME = OUTSIDE_IDENTITY | {
     *("dataset", "env_id", "env_kwargs", "max_episode_steps", "ignore_wrappers", "action_bounds"),
     *("activation", "total_updates", "eval_every", "eval_at", "eval_episodes", "fqe_updates"),

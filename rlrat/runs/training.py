@@ -19,6 +19,7 @@ from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import RunArguments, validate
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import Which, load_policy
+from rlrat.runs.presets import with_preset
 from rlrat.runs.run import made
 from rlrat.runs.schema import EPISODES, EVALUATIONS, METRICS, OFFLINE
 
@@ -119,7 +120,7 @@ def train(agent: str | os.PathLike[str], dataset: "Dataset | str | os.PathLike[s
             settings = {"action_bounds": tuple(bounds), **settings, "dataset": stack.enter_context(given(dataset))}
         else:
             settings = {**settings, "dataset": os.fspath(dataset)}
-        arguments = _made(kind, settings)
+        arguments = _made(kind, with_preset(kind, settings))
         validate(arguments)
         folders: list[Path] = []
         token = made.set(folders)

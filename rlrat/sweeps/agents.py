@@ -17,6 +17,7 @@ import tyro
 from rlrat.errors import InputError, reason
 from rlrat.runs.agents import find_agent
 from rlrat.runs.arguments import RunArguments, identity, one_line, run_name
+from rlrat.runs.presets import with_preset
 
 # Settings that the sweep itself decides -> the option to use instead.
 _OWN = {
@@ -83,8 +84,12 @@ class Agent:
         return {**self._name_and_identity(values)[1], "activation": values["activation"]}
 
     def _name_and_identity(self, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Return and cache both without dataset and activation, as a large grid has far fewer of these than cells."""
-        key = tuple(item for item in values.items() if item[0] not in ("dataset", "activation"))
+        """Return and cache both without dataset and activation, as a large grid has far fewer of these than cells.
+
+        With a preset, a dataset has settings of its own.
+        """
+        left_out = ("activation",) if values.get("preset") else ("dataset", "activation")
+        key = tuple(item for item in values.items() if item[0] not in left_out)
         if key not in self._known:
             arguments = self.build(dict(key))
             self._known[key] = run_name(arguments), identity(arguments)
@@ -93,6 +98,7 @@ class Agent:
     def build(self, values: dict[str, Any]) -> RunArguments:
         """Build the agent's arguments with some settings changed, by name; check nothing."""
         changes = {name: value for name, value in values.items() if "." not in name}
+        changes = with_preset(self.arguments, changes)
         for name, value in values.items():
             if "." in name:
                 group, _, field = name.partition(".")

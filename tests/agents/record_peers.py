@@ -168,8 +168,7 @@ def record_awac(path: str) -> dict[str, np.ndarray]:
         for parameter in network.parameters():
             fan_in = parameter.shape[1] if parameter.ndim == 2 else 10
             parameter.data = torch.from_numpy(spread(random, fan_in, *parameter.shape)).double()
-    rates = {"policy": ACTOR_RATE, "q0": CRITIC_RATE, "q1": CRITIC_RATE}
-    optimizers = {name: torch.optim.Adam(network.parameters(), rates[name]) for name, network in networks.items()}
+    optimizers = {name: torch.optim.Adam(network.parameters(), ACTOR_RATE) for name, network in networks.items()}
     learner = peer.AdvantageWeightedActorCritic(
         actor, optimizers["policy"], networks["q0"], optimizers["q0"], networks["q1"], optimizers["q1"], **AWAC
     )
@@ -188,7 +187,7 @@ def record_awac(path: str) -> dict[str, np.ndarray]:
             _, place, kind = name.split(".")
             where = f"hidden.{int(place) // 2}.linear" if int(place) // 2 < LAYERS else "output"
             parts[f"{start}.{where}.{kind}"] = value.T if kind == "weight" else value
-        return {name: value.detach().numpy() for name, value in parts.items()}
+        return {name: value.detach().numpy().copy() for name, value in parts.items()}
 
     def moments(name: str) -> dict[str, torch.Tensor]:
         """Return the optimizer's running means of gradients, which it does not have before its first step."""
