@@ -14,7 +14,8 @@ from rlrat.errors import InputError
 from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import Range, RunArguments, identity
 from rlrat.updates.learner import check_learner
-from tests.agents.learners import AGENTS, EVERY_SETTING_COUNTS, make_learner
+from tests.agents.learners import AGENTS, make_learner
+from tests.agents.registered import REGISTERED
 
 # Settings that are part of a run's identity, but not of what is learned.
 ELSEWHERE = {
@@ -96,9 +97,8 @@ def make_learner_settings(agent: str) -> dict[str, Any]:
         "hidden_dims": (8, 8),
         "batch_size": 8,
         "total_updates": 4,
-        **({"embedding_size": 8, "num_layers": 1, "context_length": 4} if agent == "decision_transformer" else {}),
-        **({"num_actions": 2} if agent == "cql" else {}),
-        **EVERY_SETTING_COUNTS.get(agent, {}),
+        **REGISTERED[agent].small,
+        **REGISTERED[agent].counting,
     }
 
 
@@ -130,8 +130,7 @@ def test_every_setting_changes_what_is_learned(small_dataset, agent):
                     raise
                 refused.add(name)
     assert not unused
-    has_critic = hasattr(make_learner(agent, small_dataset, [3])[0], "q")
-    assert refused == (set() if has_critic else {"critic_activation"})
+    assert refused == (set() if REGISTERED[agent].critics else {"critic_activation"})
 
 
 class HostTensors(TorchDispatchMode):
