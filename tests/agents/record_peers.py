@@ -70,7 +70,7 @@ def spread(random: np.random.Generator, fan_in: int, *shape: int) -> np.ndarray:
 
 def joined(states: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Join what was kept at first and after each of `RECORDED` updates: a row each, numbers in the order of `names`."""
-    rows = [np.concatenate([value.ravel() for value in state.values()]) for state in states]
+    rows = [np.concatenate([state[name].ravel() for name in states[0]]) for state in states]
     return {
         "names": np.array(list(states[0])),
         "states": np.array(rows, np.float32),

@@ -33,6 +33,21 @@ class Registered:
 
 
 REGISTERED = {
+    "awac": Registered(
+        title="AWAC",
+        small={},
+        counting={"max_weight": 1.1, "temperature": 0.1},
+        dropout={},
+        fixed={"learning_rate": 1e-2},
+        falls={"q": (0.25, 0), "actor": (1, 0.5)},
+        spoilt=(({}, "rewards", "q loss"), ({}, "actions", "q loss")),
+        setting=("temperature", 1.0),
+        metrics=frozenset(
+            {"losses/q", "charts/q_mean", "charts/v_mean", "charts/advantage_mean", "charts/weight_mean"}
+        ),
+        critics=("q",),
+        variants=({}, 1),
+    ),
     "bc": Registered(
         title="BC, %BC",
         small={},
@@ -93,6 +108,19 @@ REGISTERED = {
         ),
         critics=("q", "v"),
         variants=({}, 1),
+    ),
+    "rebrac": Registered(
+        title="ReBRAC",
+        small={},
+        counting={"noise_clip": 0.1},
+        dropout={},
+        fixed={"actor_learning_rate": 1e-2, "critic_learning_rate": 1e-2, "actor_penalty": 1.0},
+        falls={"q": (0.25, 0), "actor": (1, 0.1), "cloning": (0.8, 0)},
+        spoilt=(({}, "rewards", "q loss"), ({}, "next_actions", "q loss")),
+        setting=("actor_penalty", 0.1),
+        metrics=frozenset({"losses/q", "charts/q_mean", "charts/critic_penalty", "losses/cloning", "charts/lambda"}),
+        critics=("q",),
+        variants=({}, 2),
     ),
     "td3_bc": Registered(
         title="TD3+BC",

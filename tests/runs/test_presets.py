@@ -26,10 +26,8 @@ def test_a_preset_holds_settings_of_its_agent(agent, name, count):
 @pytest.mark.parametrize(
     ("dataset", "expected"),
     [
-        ("hopper-medium-replay-v2", (0.05, 0.5, 1024, 1e-3, 1e-3, 0.99, 1.0)),
         ("antmaze-large-play-v2", (0.002, 0.001, 256, 3e-4, 5e-5, 0.999, 100.0)),
         ("pen-cloned-v1", (0.05, 0.5, 256, 3e-4, 3e-4, 0.99, 1.0)),
-        ("maze2d-umaze-v1", (0.003, 0.001, 256, 3e-4, 3e-4, 0.99, 1.0)),
     ],
 )
 def test_the_command_line_takes_a_preset(dataset, expected):
