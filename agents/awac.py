@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from rlrat.datasets import RewardScaling
 from rlrat.datasets.d4rl_names import NAMES
-from rlrat.networks import Initialization
+from rlrat.networks import Initialization, PolicyHead
 from rlrat.runs.arguments import Axis, Number, Positive, RunArguments, Share, parse
 
 # Of the sets that CORL trains on (github.com/tinkoff-ai/CORL at 6afec90: configs/offline/awac).
@@ -38,8 +38,8 @@ class Arguments(RunArguments):
     """Lambda of the advantage weights."""
     max_weight: Axis[Positive] = 100.0
     """Clips the advantage weights."""
-    policy: Literal["squashed_gaussian", "tanh_gaussian"] = "tanh_gaussian"
-    """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh, samples clipped to [-1, 1]."""
+    policy: PolicyHead = "tanh_gaussian"
+    """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
     initialization: Initialization = "pytorch"
     """Initial weights."""
     normalize_observations: bool = True

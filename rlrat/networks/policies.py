@@ -153,9 +153,11 @@ class Policy(ActingPolicy):
     def sample(self, observations: Tensor, noise: Tensor) -> Tensor:
         """Draw actions `[S, B, act]` in [-1, 1] at normalised `observations` `[S, B, obs]` by standard normal `noise`.
 
-        `noise` is `[S, B, act]`, or with one seed `[N, B, act]`; what a `tanh_gaussian` draws beyond the bounds is
-        clipped. The `deterministic` head has none.
+        `noise` is `[S, B, act]`, or with one seed `[N, B, act]`. What a `tanh_gaussian` draws beyond the bounds is
+        clipped; the `deterministic` head takes no noise.
         """
+        if self.head == "deterministic":
+            return torch.tanh(self.mean(observations))
         mean, log_std = self.gaussian(observations)
         drawn = mean + log_std.exp() * noise
         return drawn.clamp(-1.0, 1.0) if self.head == "tanh_gaussian" else torch.tanh(drawn)

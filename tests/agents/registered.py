@@ -38,7 +38,7 @@ REGISTERED = {
         small={},
         counting={"max_weight": 1.1, "temperature": 0.1},
         dropout={},
-        fixed={"learning_rate": 1e-2},
+        fixed={"learning_rate": 1e-2, "temperature": 10.0},
         falls={"q": (0.25, 0), "actor": (1, 0.5)},
         spoilt=(({}, "rewards", "q loss"), ({}, "actions", "q loss")),
         setting=("temperature", 1.0),
@@ -112,7 +112,7 @@ REGISTERED = {
     "rebrac": Registered(
         title="ReBRAC",
         small={},
-        counting={"noise_clip": 0.1},
+        counting={"noise_clip": 0.1, "normalize_observations": True},
         dropout={},
         fixed={"actor_learning_rate": 1e-2, "critic_learning_rate": 1e-2, "actor_penalty": 1.0},
         falls={"q": (0.25, 0), "actor": (1, 0.1), "cloning": (0.8, 0)},

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agents.learners import assert_gradients, forward, log_prob, make_learner
+from tests.agents.learners import HEADS, assert_gradients, forward, log_prob, make_learner
 from tests.agents.peers import assert_equals_its_peer
 
-HEADS = ("tanh_gaussian", "squashed_gaussian")
 # No setting of the equations has its default, so that none is taken in another's place.
 _learner = partial(make_learner, "awac", discount=0.9, temperature=0.1, max_weight=1.1, polyak=0.01)
 
@@ -21,8 +20,10 @@ def _min_q(network, s, a, seed):
 
 
 def _sample(policy, s, noise, seed):
-    sigma = np.exp(policy.log_std.detach().double().numpy()[seed])
     mean = forward(policy.mean, s, seed)
+    if policy.head == "deterministic":
+        return np.tanh(mean)
+    sigma = np.exp(policy.log_std.detach().double().numpy()[seed])
     if policy.head == "tanh_gaussian":
         return np.clip(np.tanh(mean) + sigma * noise, -1.0, 1.0)
     return np.tanh(mean + sigma * noise)
