@@ -7,7 +7,9 @@ __getattr__, __dir__, __all__ = lazy(
     {
         **dict.fromkeys(("NO_EPISODES", "Dataset"), "dataset"),
         "load_dataset": "load",
-        **dict.fromkeys(("Batch", "Batches", "Units", "WindowBatch", "Windows"), "batches"),
+        "Batch": "columns",
+        "Units": "units",
+        **dict.fromkeys(("Batches", "WindowBatch", "Windows"), "batches"),
         **dict.fromkeys(("ReferenceFamily", "RewardScaling"), "choices"),
     },
 )

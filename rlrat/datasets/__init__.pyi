@@ -1,10 +1,10 @@
-from .batches import Batch as Batch
 from .batches import Batches as Batches
-from .batches import Units as Units
 from .batches import WindowBatch as WindowBatch
 from .batches import Windows as Windows
 from .choices import ReferenceFamily as ReferenceFamily
 from .choices import RewardScaling as RewardScaling
+from .columns import Batch as Batch
 from .dataset import NO_EPISODES as NO_EPISODES
 from .dataset import Dataset as Dataset
 from .load import load_dataset as load_dataset
+from .units import Units as Units

@@ -3,6 +3,6 @@
 from typing import Literal
 
 RewardScaling = Literal["none", "paper", "iql"]
-"""See `rlrat.datasets.batches.Units.of`."""
+"""See `rlrat.datasets.units.Units.of`."""
 ReferenceFamily = Literal["v5", "d4rl", "success", "recorded"]
 """See `rlrat.evaluation.scores`."""

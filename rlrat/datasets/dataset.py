@@ -171,17 +171,26 @@ class Dataset:
             std[np.all([(chunk == chunks[0][0]).all(axis=0) for chunk in chunks], axis=0)] = NEVER
         return mean, std
 
+    @property
+    def episode_sizes(self) -> np.ndarray:
+        """Return the number of transitions of each episode, `[E]` int64."""
+        return np.diff(np.append(self.episode_starts, len(self)))
+
     def timesteps(self) -> np.ndarray:
         """Return the number of steps from the episode's start to each transition, `[N]` int64."""
-        sizes = np.diff(np.append(self.episode_starts, len(self)))
-        return np.arange(len(self)) - np.repeat(self.episode_starts, sizes)
+        return np.arange(len(self)) - np.repeat(self.episode_starts, self.episode_sizes)
+
+    def steps_left(self) -> np.ndarray:
+        """Return the number of transitions that follow each one in its episode, `[N]` int64."""
+        ends = self.episode_starts + self.episode_sizes
+        return np.repeat(ends, self.episode_sizes) - 1 - np.arange(len(self))
 
     def returns_to_go(self) -> np.ndarray:
         """Return the undiscounted sum of rewards from each transition to its episode's end, `[N]` float64.
 
         The reward of a step that the dataset lost at the end of an episode counts. Sums are taken in float64.
         """
-        sizes = np.diff(np.append(self.episode_starts, len(self)))
+        sizes = self.episode_sizes
         before = np.cumsum(self.rewards, dtype=np.float64) - self.rewards
         starts = np.repeat(self.episode_starts, sizes)
         return np.repeat(self.episode_returns, sizes) - (before - before[starts])
@@ -214,7 +223,7 @@ class Dataset:
                 "none is the best: give --best-episodes 1"
             )
         best = np.sort(candidates[np.argsort(-returns, kind="stable")[:count]])
-        steps = np.diff(np.append(self.episode_starts, len(self)))
+        steps = self.episode_sizes
         rows = np.repeat(np.isin(np.arange(len(steps)), best), steps)
         if not rows.any():
             raise InputError(
@@ -251,7 +260,7 @@ class Dataset:
 
     def _episodes(self, chosen: np.ndarray) -> "Dataset":
         """Return the dataset of the episodes with the numbers `chosen`, in that order."""
-        steps = np.diff(np.append(self.episode_starts, len(self)))[chosen]
+        steps = self.episode_sizes[chosen]
         starts = np.cumsum(steps) - steps
         rows = np.arange(steps.sum()) + np.repeat(self.episode_starts[chosen] - starts, steps)
         columns = ("observations", "actions", "rewards", "next_observations", "terminations", "log_probs")

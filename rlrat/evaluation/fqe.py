@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlrat.datasets.batches import Units
 from rlrat.datasets.dataset import Dataset
 from rlrat.datasets.rows import Rows
+from rlrat.datasets.units import Units
 from rlrat.errors import InputError
 from rlrat.networks.choices import Norm
 from rlrat.networks.layers import MLP, initialize, joined

@@ -13,7 +13,7 @@ from rlrat.networks.layers import MLP
 from rlrat.rational import launching
 
 if TYPE_CHECKING:
-    from rlrat.datasets.batches import Units
+    from rlrat.datasets.units import Units
 
 
 class ActingPolicy(nn.Module):
@@ -81,7 +81,7 @@ class ActingPolicy(nn.Module):
     def give(self, actions: Tensor, observations: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Scale actions `[S, E, act]` in [-1, 1] to the environment's units, in `observations`' kind and leading shape.
 
-        No action is beyond the bounds from which the units were made, see `rlrat.datasets.batches`.
+        No action is beyond the bounds from which the units were made, see `rlrat.datasets.units`.
         """
         scaled = actions * self.action_scale.unsqueeze(1) + self.action_offset.unsqueeze(1)
         scaled = scaled.reshape(*observations.shape[:-1], -1)

@@ -3,8 +3,8 @@
 from typing import Any
 
 from rlrat.datasets import Dataset
-from rlrat.datasets.batches import reward_rule
 from rlrat.datasets.d4rl_names import family_of
+from rlrat.datasets.units import reward_rule
 from rlrat.runs.arguments import RunArguments
 
 

@@ -4,7 +4,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from tyro import conf
+
 from rlrat.errors import InputError
+from rlrat.runs.agents import agent_names
 from rlrat.runs.arguments import Count, NotNegative, Positive, Range, check_ranges
 from rlrat.sweeps.grid import Block, Grid, Preset, axis_name, read_grid
 from rlrat.sweeps.named import Named
@@ -45,8 +48,7 @@ class SlurmOptions:
 
 @dataclass(frozen=True)
 class Options:
-    agents: tuple[str, ...] = ()
-    """bc td3_bc iql cql decision_transformer, or files of your own."""
+    agents: Annotated[tuple[str, ...], conf.arg(help=f"{' '.join(agent_names())}, or files of your own.")] = ()
     datasets: tuple[str, ...] = ()
     """As --dataset of an agent; the packaged one by default."""
     activations: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from benchmark_settings import Agents
+from benchmark_settings import PEERED, Agents
 from rlrat import Dataset, load_dataset
 from rlrat.console import Console
 from rlrat.rational.launching import is_gpu
@@ -129,9 +129,14 @@ def take_turns(
     return speeds
 
 
+def own_activations(agent: str) -> tuple[str, str]:
+    """Return an agent's default activation, and the rational that starts as it."""
+    fixed = load_agent(agent).Arguments().activation
+    return fixed, "rational" if fixed == "relu" else f"rational:{fixed}"
+
+
 def _measure(agent: str, settings: Agents, dataset) -> dict[str, dict[str, float]]:
-    fixed = "gelu" if agent == "decision_transformer" else "relu"
-    activations = settings.activations or (fixed, "rational:gelu" if fixed == "gelu" else "rational")
+    activations = settings.activations or own_activations(agent)
     contenders = {}
     torch._dynamo.reset()  # which counts the compilations of a process
     with ExitStack() as stack:
@@ -143,7 +148,7 @@ def _measure(agent: str, settings: Agents, dataset) -> dict[str, dict[str, float
                     turn, batch_size = Turn(learner, settings.device, compile), learner.args.batch_size
                     name = f"{agent} {activation}, S = {count}" + (", compiled" if compile else "")
                     contenders[name] = (count, turn)
-        if settings.peer_python is not None and agent != "bc":
+        if settings.peer_python is not None and agent in PEERED:
             numbers = ("--threads", settings.threads, "--batch-size", batch_size)
             peer = Peer(settings.peer_python, PEER, "speed", agent, *numbers)
             stack.callback(peer.close)

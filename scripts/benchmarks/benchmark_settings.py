@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rlrat.runs.agents import agent_names
+
+PEERED = tuple(name for name in agent_names() if name != "bc")
+"""The agents that d3rlpy has, too: `make_algorithm` of peer_d3rlpy.py makes each."""
+
 
 @dataclass
 class Agents:
@@ -12,7 +17,7 @@ class Agents:
 
     peer_python: Path | None = None
     """A Python interpreter that has d3rlpy (see peer_d3rlpy.py); without one only rlrat is measured."""
-    agents: tuple[str, ...] = ("iql", "td3_bc", "cql", "decision_transformer")
+    agents: tuple[str, ...] = PEERED
     """Which agents; bc has no peer."""
     activations: tuple[str, ...] = ()
     """What to measure, the first beside the peer: by default relu (Decision Transformer: gelu), and a rational that

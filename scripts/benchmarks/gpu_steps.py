@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agent_speed import Peer, Turn, make_learner, take_turns
+from agent_speed import Peer, Turn, make_learner, own_activations, take_turns
 from benchmark_settings import Table
 from gpu_check import AIMS
 from parts import figure
@@ -111,8 +111,7 @@ def choices(agents: Iterable[str]) -> Iterator[tuple[str, str, int, str]]:
     for seeds in SEEDS:
         for precision in PRECISIONS:
             for agent in agents:
-                fixed = "gelu" if agent == "decision_transformer" else "relu"
-                for activation in ("rational:gelu" if fixed == "gelu" else "rational", fixed):
+                for activation in reversed(own_activations(agent)):
                     yield agent, activation, seeds, precision
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from agent_speed import make_learner
+from agent_speed import make_learner, own_activations
 from rlrat import Dataset, load_dataset
 from rlrat.datasets import rows
 from rlrat.rational import backends, launching
@@ -41,7 +41,6 @@ from rlrat.updates import captured, optim
 
 _UPDATES = 64  # of which the launches outside the graph are the mean
 _FIRST = 8  # by then everything is recorded
-_FIXED = {"decision_transformer": "gelu"}
 _FREE = {  # of the operations that are no views: no kernel, a tensor's memory alone or what is known of it
     "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_", "_local_scalar_dense",
     "is_same_size", "record_stream", "_to_copy", "copy_",
@@ -303,8 +302,7 @@ def _name(row: dict[str, Any]) -> str:
 def run(settings: Settings) -> list[dict[str, Any]]:
     dataset, found = load_dataset("rlrat/hopper/mixed-v0"), []
     for agent in settings.agents:
-        fixed = _FIXED.get(agent, "relu")
-        for activation in (fixed, "rational:gelu" if fixed == "gelu" else "rational"):
+        for activation in own_activations(agent):
             variants = [{"activation": activation}]
             variants += [{"activation": activation, "actor_dropout": 0.1}] if agent == "iql" else []
             for seeds in settings.seeds:

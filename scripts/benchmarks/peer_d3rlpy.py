@@ -20,6 +20,7 @@ from d3rlpy.algos.utility import build_scalers_with_trajectory_slicer, build_sca
 from d3rlpy.models import VectorEncoderFactory
 from d3rlpy.preprocessing import ReturnBasedRewardScaler, StandardObservationScaler
 
+from benchmark_settings import PEERED
 from rlrat import load_dataset
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder
@@ -46,8 +47,10 @@ def make_algorithm(agent: str, batch_size: int):
         config = d3rlpy.algos.IQLConfig(**settings, value_encoder_factory=encoder, reward_scaler=scaler)
     elif agent == "td3_bc":
         config = d3rlpy.algos.TD3PlusBCConfig(**settings)
-    else:
+    elif agent == "cql":
         config = d3rlpy.algos.CQLConfig(**settings, alpha_learning_rate=0.0)  # no Lagrange multiplier, as CORL
+    else:
+        raise ValueError(f"make_algorithm does not say how d3rlpy's {agent} is made")
     return config.create(device="cpu")
 
 
@@ -128,7 +131,7 @@ def train(agent: str, seeds: list[int], updates: int, every: int, episodes: int,
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("speed", "train"))
-    parser.add_argument("agent", choices=("iql", "td3_bc", "cql", "decision_transformer"))
+    parser.add_argument("agent", choices=PEERED)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=256, help="speed only")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="train only, as all that follow")
@@ -138,7 +141,7 @@ if __name__ == "__main__":
     parser.add_argument("--run-dir", type=Path, default=Path("runs"))
     args = parser.parse_args()
     if args.what == "train" and args.agent == "decision_transformer":
-        parser.error("d3rlpy's Decision Transformer is only timed here: give iql, td3_bc or cql")
+        parser.error("d3rlpy's Decision Transformer is only timed here: give another agent")
     if args.what == "speed":
         speed(args.agent, args.threads, args.batch_size)
     else:

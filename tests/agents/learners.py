@@ -14,24 +14,22 @@ from rlrat.networks.choices import PolicyHead
 from rlrat.networks.policies import Policy
 from rlrat.runs.agents import agent_names, learner_class, load_agent
 from rlrat.updates.optim import Adam
+from tests.agents.registered import REGISTERED
 
-AGENTS = agent_names()
-EVERY_SETTING_COUNTS = {  # settings with which each of the others matters within a few updates
-    "cql": {"lagrange": True},
-    "decision_transformer": {"weight_decay": 0.5, "warmup_updates": 1},
-    "iql": {"max_weight": 1.0},
-    "td3_bc": {"noise_clip": 0.1},
-}
+AGENTS = tuple(name for name in agent_names() if name in REGISTERED)  # test_registered.py names those that are missing
 HEADS = get_args(PolicyHead)  # of BC's and IQL's policies
+
+
+def with_setting(name: str) -> list[str]:
+    """The agents that have a setting of this name."""
+    return [agent for agent in AGENTS if hasattr(load_agent(agent).Arguments, name)]
 
 
 def make_learner(
     agent: str, dataset: Dataset, seeds: Sequence[int], device: str = "cpu", **settings
 ) -> tuple[nn.Module, Batches]:
     module = load_agent(agent)
-    small = {"hidden_dims": (16, 16), "batch_size": 32, "total_updates": 100}
-    if agent == "decision_transformer":
-        small |= {"embedding_size": 16, "context_length": 6, "num_layers": 2, "warmup_updates": 1}
+    small = {"hidden_dims": (16, 16), "batch_size": 32, "total_updates": 100, **REGISTERED[agent].small}
     learner = learner_class(module)(module.Arguments(**{**small, **settings}), dataset, seeds, device)
     return learner, learner.batches
 

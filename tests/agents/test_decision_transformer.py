@@ -17,8 +17,9 @@ from rlrat.rational import Rational
 from tests.agents.learners import assert_gradients, make_learner, make_trainer
 
 NO_DROPOUT = {"embedding_dropout": 0.0, "attention_dropout": 0.0, "residual_dropout": 0.0}
-_learner = partial(make_learner, "decision_transformer", activation="relu")
-_trainer = partial(make_trainer, "decision_transformer")
+_small = {"embedding_size": 16, "context_length": 6, "num_layers": 2}
+_learner = partial(make_learner, "decision_transformer", activation="relu", **_small)
+_trainer = partial(make_trainer, "decision_transformer", **_small)
 
 
 def _numpy_loss(learner, batch, seed):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -22,62 +23,9 @@ from rlrat.runs.folder import RunFolder
 from rlrat.runs.inspection import activation_rows
 from rlrat.runs.schema import COLUMNS, EVALUATIONS, TENSORBOARD
 from rlrat.updates.learner import check_learner
-from tests.agents.learners import AGENTS, EVERY_SETTING_COUNTS, HEADS, make_learner, make_trainer
+from tests.agents.learners import AGENTS, HEADS, make_learner, make_trainer, with_setting
+from tests.agents.registered import REGISTERED, command_line
 from tests.short_runs import ROOT, assert_equal_runs, read_run, wait_for
-
-DROPOUT = {"bc": {"actor_dropout": 0.1}, "iql": {"actor_dropout": 0.1}}
-FIXED = {  # settings with which up to 50 updates of one batch show whether a loss falls
-    "bc": {"learning_rate": 1e-2},
-    "cql": {
-        "num_actions": 2,
-        "alpha": 0.3,
-        "actor_learning_rate": 1e-2,
-        "critic_learning_rate": 1e-2,
-        "reward_scaling": "none",
-    },
-    "decision_transformer": {
-        "learning_rate": 1e-2,
-        "hidden_dims": (8,),
-        "embedding_size": 8,
-        "context_length": 4,
-        "num_layers": 1,
-        "batch_size": 16,
-    },
-    "iql": {"learning_rate": 1e-2, "reward_scaling": "none"},
-    "td3_bc": {"learning_rate": 1e-2, "alpha": 0.5, "hidden_dims": (8, 8), "batch_size": 16},
-}
-FALL = {  # of each loss (factor, margin): it ends below factor * its first value - margin
-    "bc": {"actor": (0.5, 0)},
-    "cql": {"q": (0.75, 0), "actor": (1, 1), "entropy": (1, 1)},
-    "decision_transformer": {"actor": (0.5, 0)},
-    "iql": {"q": (0.25, 0), "v": (0.25, 0), "actor": (1, 0.5)},
-    "td3_bc": {"q": (0.25, 0), "actor": (1, 0.1), "cloning": (0.8, 0)},
-}
-SPOILT = [  # what is NaN in the batch of a seed, and which tensor is the first that is not finite then
-    ("bc", {}, "actions", "actor loss"),
-    ("cql", {}, "rewards", "q loss"),
-    ("cql", {}, "observations", "entropy weight loss"),
-    ("cql", {"cloning_updates": 8}, "actions", "actor loss"),
-    ("cql", {"lagrange": True, "max_target_backup": True}, "rewards", "q loss"),
-    ("decision_transformer", {}, "actions", "actor loss"),
-    ("iql", {}, "rewards", "q loss"),
-    ("iql", {"update_order": "corl"}, "observations", "v loss"),
-    ("td3_bc", {}, "rewards", "q loss"),
-]
-SETTING = {
-    "bc": ("best_episodes", 0.5),
-    "cql": ("alpha", 5.0),
-    "decision_transformer": ("context_length", 4),
-    "iql": ("expectile", 0.9),
-    "td3_bc": ("alpha", 1.0),
-}
-TAGS = {
-    "bc": set(),
-    "cql": {"losses/q", "charts/q_mean", "losses/conservative", "losses/entropy", "charts/gap", "charts/log_prob"},
-    "decision_transformer": set(),
-    "iql": {"losses/q", "charts/q_mean", "losses/v", "charts/v_mean", "charts/advantage_mean", "charts/weight_mean"},
-    "td3_bc": {"losses/q", "charts/q_mean", "losses/cloning", "charts/lambda"},
-}
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -86,7 +34,7 @@ def test_settings_that_vary_along_the_seed_axis_act_as_alone(small_dataset, agen
     kind = load_agent(agent).Arguments
     names = [name for name, hint in get_type_hints(kind).items() if {float, tuple[float, ...]} <= set(get_args(hint))]
     assert "actor_learning_rate" in names or "learning_rate" in names
-    common = {"batch_size": 8, **EVERY_SETTING_COUNTS.get(agent, {})}
+    common = {"batch_size": 8, **REGISTERED[agent].counting}
     for name in names:
         common[name] = value = common.get(name, getattr(kind(), name))
         values = (value, 0.5 * value)
@@ -108,7 +56,7 @@ def test_settings_that_vary_along_the_seed_axis_act_as_alone(small_dataset, agen
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("activation", ["relu", "rational"])
 def test_a_seed_learns_alike_whatever_is_beside_it(small_dataset, agent, activation):
-    settings = {"activation": activation, **DROPOUT.get(agent, {})}
+    settings = {"activation": activation, **REGISTERED[agent].dropout}
     together, batches, train = make_trainer(agent, small_dataset, list(range(8)), **settings)
     alone, own, train_alone = make_trainer(agent, small_dataset, [3], **settings)
     for name, value in together.state_dict().items():
@@ -202,7 +150,7 @@ def test_every_target_follows_its_source(small_dataset, agent):
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("activation", [*activations.names(), "rational:gelu"])
 def test_every_activation_trains(small_dataset, agent, activation):
-    settings = {"activation": activation, **EVERY_SETTING_COUNTS.get(agent, {})}
+    settings = {"activation": activation, **REGISTERED[agent].counting}
     learner, _, train = make_trainer(agent, small_dataset, [0, 1], **settings)
     before = {name: p.clone() for name, p in learner.named_parameters() if "_target" not in name}
     for update in range(4):
@@ -223,11 +171,11 @@ def test_every_trained_activation_is_inspected(small_dataset, agent):
 
 def _assert_losses_fall(agent, dataset, **settings):
     """Within 50 updates; most take 20."""
-    learner, _, _ = make_trainer(agent, dataset, [0, 1], **{**FIXED[agent], **settings})
+    learner, _, _ = make_trainer(agent, dataset, [0, 1], **{**REGISTERED[agent].fixed, **settings})
     first, metrics = learner.inputs(0), {}
 
     def too_high() -> list[str]:
-        pairs = ((name, metrics[f"losses/{name}"], *bound) for name, bound in FALL[agent].items())
+        pairs = ((name, metrics[f"losses/{name}"], *bound) for name, bound in REGISTERED[agent].falls.items())
         return [name for name, values, factor, margin in pairs if (values[-1] >= factor * values[0] - margin).any()]
 
     for update in range(50):
@@ -261,14 +209,14 @@ def test_losses_fall_on_a_fixed_batch(small_dataset, agent, activation, gated, n
     _assert_losses_fall(agent, small_dataset, activation=activation, gated=gated, norm=norm)
 
 
-@pytest.mark.parametrize("agent", ["bc", "iql"])
+@pytest.mark.parametrize("agent", with_setting("policy"))
 @pytest.mark.parametrize("policy", HEADS)
 @pytest.mark.parametrize("initialization", ["orthogonal", "pytorch"])
 def test_losses_of_every_policy_fall_on_a_fixed_batch(small_dataset, agent, policy, initialization):
     _assert_losses_fall(agent, small_dataset, policy=policy, initialization=initialization, activation="rational")
 
 
-@pytest.mark.parametrize("agent", ["bc", "iql"])
+@pytest.mark.parametrize("agent", with_setting("actor_schedule"))
 @pytest.mark.parametrize(("schedule", "rates"), [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.854, 0.5, 0.146])])
 def test_the_actors_rate_follows_its_schedule(small_dataset, agent, schedule, rates):
     learner, batches = make_learner(agent, small_dataset, [0], total_updates=4, actor_schedule=schedule)
@@ -280,10 +228,12 @@ def test_the_actors_rate_follows_its_schedule(small_dataset, agent, schedule, ra
     np.testing.assert_allclose(steps, rates, rtol=0.05)
 
 
-@pytest.mark.parametrize(("agent", "settings", "spoilt", "tensor"), SPOILT)
+@pytest.mark.parametrize(
+    ("agent", "settings", "spoilt", "tensor"), [(agent, *case) for agent in AGENTS for case in REGISTERED[agent].spoilt]
+)
 @pytest.mark.parametrize("at", [4, 5])  # of TD3+BC, without and with a step of the actor
 def test_a_diverging_seed_is_frozen_and_the_other_goes_on(small_dataset, agent, settings, spoilt, tensor, at):
-    settings = {"activation": "rational", "batch_size": 16, **DROPOUT.get(agent, {}), **settings}
+    settings = {"activation": "rational", "batch_size": 16, **REGISTERED[agent].dropout, **settings}
     healthy, _, train = make_trainer(agent, small_dataset, [0, 1], **settings)
     learner, _, _ = make_trainer(agent, small_dataset, [0, 1], **settings)
     for update in range(12):
@@ -304,21 +254,23 @@ def test_a_diverging_seed_is_frozen_and_the_other_goes_on(small_dataset, agent, 
         assert torch.equal(parameter[1], frozen[name]), name
 
 
-@pytest.mark.parametrize("agent", sorted({*AGENTS} - {"bc", "decision_transformer"}))  # they have no critic
+@pytest.mark.parametrize("agent", [agent for agent in AGENTS if REGISTERED[agent].critics])
 def test_actor_and_critics_may_differ_and_rational_settings_arrive(small_dataset, agent):
     rational = RationalArguments(degrees=(3, 2), version="B", groups=4)
     learner, _ = make_learner(agent, small_dataset, [0], critic_activation="rational", rational=rational)
     assert not [m for m in learner.policy.modules() if isinstance(m, Rational)]
-    rationals = [m for m in learner.q.modules() if isinstance(m, Rational)]
-    assert len(rationals) == 2
-    assert rationals[0].numerator.shape == (1, 2, 4, 4)
-    assert rationals[0].denominator.shape == (1, 2, 4, 2)
+    for name in REGISTERED[agent].critics:
+        critic = getattr(learner, name)
+        rationals = [m for m in critic.modules() if isinstance(m, Rational)]
+        assert len(rationals) == 2
+        assert rationals[0].numerator.shape == (*critic.batch_shape, 4, 4)
+        assert rationals[0].denominator.shape == (*critic.batch_shape, 4, 2)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("done", [4, 5])
 def test_a_state_that_is_saved_and_loaded_goes_on_alike(small_dataset, agent, done):
-    settings = {"activation": "rational", **DROPOUT.get(agent, {})}
+    settings = {"activation": "rational", **REGISTERED[agent].dropout}
     learner, _, train = make_trainer(agent, small_dataset, [3, 4], **settings)
     for update in range(done):
         train(update)
@@ -334,7 +286,7 @@ def test_a_state_that_is_saved_and_loaded_goes_on_alike(small_dataset, agent, do
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_padded_buffers_learn_the_same(small_dataset, agent, monkeypatch):
-    settings = {"activation": "rational", "batch_size": 8, **EVERY_SETTING_COUNTS.get(agent, {})}
+    settings = {"activation": "rational", "batch_size": 8, **REGISTERED[agent].counting}
     plain, _, train = make_trainer(agent, small_dataset, [3, 4], **settings)
     monkeypatch.setattr("rlrat.updates.flat.is_padded", lambda device: True)
     padded, _, train_padded = make_trainer(agent, small_dataset, [3, 4], **settings)
@@ -349,12 +301,11 @@ def test_padded_buffers_learn_the_same(small_dataset, agent, monkeypatch):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_command_leaves_a_finished_run_folder(agent, run_agent, tmp_path):
-    setting, value = SETTING[agent]
+    setting, value = REGISTERED[agent].setting
     arguments = ("--activation", "rational", "--num-seeds", 2, f"--{setting}", value, "--norm", "layer")
     run_agent(*arguments)
     folders = list((tmp_path / "runs/rlrat-hopper-mixed-v0" / agent).iterdir())
-    # Of a Decision Transformer the norm is the default.
-    norm = [] if agent == "decision_transformer" else ["norm=layer"]
+    norm = [] if load_agent(agent).Arguments().norm == "layer" else ["norm=layer"]
     different = sorted([f"{setting}={value}", "batch_size=16", "hidden_dims=16x16", *norm])
     assert [f.name for f in folders] == ["rational+" + ",".join(different)]
     for seed in (0, 1):
@@ -379,17 +330,13 @@ def test_the_command_leaves_a_finished_run_folder(agent, run_agent, tmp_path):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_agent, tmp_path, scalars):
-    small = (
-        ("--embedding-size", 16, "--context-length", 4, "--num-layers", 1) if agent == "decision_transformer" else ()
-    )
-    run_agent("--activation", "rational", *small)
+    run_agent("--activation", "rational", *command_line(REGISTERED[agent].small))
     (folder,) = tmp_path.glob("runs/*/*/*/seed0")
     points = scalars(folder)
     assert "charts/updates_per_second" in points
-    mlp = "policy.blocks.0.mlp" if agent == "decision_transformer" else "policy.mean"
     for what in ("asymptotic_slope", "largest_slope", "outside"):
-        assert f"rational/{mlp}.hidden.0.activation/{what}" in points
-    for tag in TAGS[agent] | {"losses/actor"}:
+        assert any(re.fullmatch(rf"rational/policy\..*hidden\.0\.activation/{what}", tag) for tag in points)
+    for tag in REGISTERED[agent].metrics | {"losses/actor"}:
         assert list(points[tag]) == [10, 20, 30, 40]
     assert list(points["eval/return_mean"]) == [0, 20, 40]
 
@@ -398,8 +345,7 @@ def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_age
 def test_a_killed_run_equals_an_undisturbed_one(agent, start_agent, run_agent, tmp_path):
     arguments = ("--num-seeds", 2, "--total-updates", 300, "--eval-every", 75, "--checkpoint-every", 25)
     arguments += ("--max-episode-steps", 40)
-    if agent == "decision_transformer":
-        arguments += ("--embedding-size", 16, "--context-length", 4, "--num-layers", 1)
+    arguments += command_line(REGISTERED[agent].small)
     run_agent(*arguments, "--run-name", "whole")
     arguments += ("--run-name", "killed")
     process = start_agent(*arguments)
@@ -424,4 +370,4 @@ def test_help_is_answered_without_torch(agent):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0
     assert "TORCH False" in result.stdout
-    assert f"--{SETTING[agent][0].replace('_', '-')}" in result.stdout
+    assert f"--{REGISTERED[agent].setting[0].replace('_', '-')}" in result.stdout

@@ -13,7 +13,8 @@ from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import Range, RunArguments, identity
 from rlrat.runs.schema import NETWORK_SETTINGS
 from rlrat.updates.learner import check_learner
-from tests.agents.learners import AGENTS, EVERY_SETTING_COUNTS, make_learner
+from tests.agents.learners import AGENTS, make_learner
+from tests.agents.registered import REGISTERED
 
 # Settings that are part of a run's identity, but not of what is learned.
 ELSEWHERE = {
@@ -97,9 +98,8 @@ def make_learner_settings(agent: str) -> dict[str, Any]:
         "hidden_dims": (8, 8),
         "batch_size": 8,
         "total_updates": 4,
-        **({"embedding_size": 8, "num_layers": 1, "context_length": 4} if agent == "decision_transformer" else {}),
-        **({"num_actions": 2} if agent == "cql" else {}),
-        **EVERY_SETTING_COUNTS.get(agent, {}),
+        **REGISTERED[agent].small,
+        **REGISTERED[agent].counting,
     }
 
 
@@ -126,6 +126,7 @@ def test_every_setting_changes_what_is_learned(small_dataset, agent):
             if all(equal(plain, learned(agent, small_dataset, **choice)) for choice in choices):
                 unused.append(choices)
     assert not unused
+    assert ("critic" in load_agent(agent).Arguments.roles) == bool(REGISTERED[agent].critics)
 
 
 class HostTensors(TorchDispatchMode):

@@ -4,8 +4,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from rlrat.datasets.batches import Units
 from rlrat.datasets.choices import RewardScaling
+from rlrat.datasets.units import Units
 from rlrat.runs.agents import agent_names, load_agent
 
 

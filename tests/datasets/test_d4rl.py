@@ -6,8 +6,8 @@ import pytest
 
 from rlrat import load_dataset
 from rlrat.datasets import d4rl, names
-from rlrat.datasets.batches import Units
 from rlrat.datasets.d4rl_names import NAMES
+from rlrat.datasets.units import Units
 from rlrat.errors import InputError
 
 PUBLISHED = "hopper_medium-v2.hdf5"  # a name of D4RL's, whose rules hold for it

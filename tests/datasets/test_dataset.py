@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrat.datasets import Dataset
-from rlrat.datasets.batches import Units
+from rlrat.datasets.units import Units
 from rlrat.errors import InputError
 from tests.datasets.episode_lists import episode_lists
 

@@ -6,7 +6,8 @@ import torch
 
 from rlrat.datasets import batches as module
 from rlrat.datasets import rows
-from rlrat.datasets.batches import Batches, Units, Windows
+from rlrat.datasets.batches import Batches, Windows
+from rlrat.datasets.units import Units
 
 
 @pytest.mark.parametrize("kind", [Batches, Windows])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.emulator.whole_runs import NETWORKS, TINY
+from tests.agents.registered import REGISTERED, command_line
+from tests.emulator.whole_runs import TINY
 from tests.rational.conftest import _quick_interpreter  # noqa: F401  # Triton's interpreter, made quicker
 from tests.short_runs import read_run
 
@@ -26,7 +27,8 @@ def members(agent, run_agent, tmp_path, monkeypatch):
     monkeypatch.setattr("rlrat.runs.run.LEAST_MEMBERS", 1000)
 
     def run(name: str, *extra: str) -> tuple[list[dict], str]:
-        small = (*TINY, *NETWORKS.get(agent, ("--hidden-dims", "4")), "--run-dir", str(tmp_path / name))
+        own = command_line({**REGISTERED[agent].small, **REGISTERED[agent].variants[0]})
+        small = (*TINY, "--hidden-dims", "4", *own, "--run-dir", str(tmp_path / name))
         error = run_agent(*small, *extra).stderr
         folders = [path.parent for path in (tmp_path / name).rglob("checkpoint.pt")]
         return [read_run(folder) for folder in sorted(folders, key=lambda folder: int(folder.name[4:]))], error

@@ -10,9 +10,9 @@ import torch
 
 from rlrat.runs.group import Group
 from tests.agents.learners import AGENTS
+from tests.agents.registered import REGISTERED
 from tests.emulator.transfers import Transfers
 from tests.emulator.whole_runs import (
-    RECORDINGS,
     assert_close_runs,
     assert_same_on_every_way,
     on_gpu,
@@ -76,7 +76,7 @@ def test_rows_that_do_not_fit_are_copied_from_pinned_memory_in_time(agent, membe
 def test_compiled_runs_are_the_same_captured_and_not(agent, members):
     settings = ("--compile", "--activation", "rational")
     captured, emulator = on_gpu(members, "captured", *settings)
-    assert emulator.captures == max(1, RECORDINGS[agent])
+    assert emulator.captures == REGISTERED[agent].variants[1]
     plain, _ = on_gpu(members, "plain", "--no-capture", *settings)
     eager, _ = on_gpu(members, "eager", "--no-capture", "--no-compile", *settings[1:])
     assert_equal_runs(captured[0], plain[0])

@@ -4,11 +4,10 @@ Networks, batches and runs are as small as they may be: Triton's interpreter tak
 kernel has one program or more for each seed and critic.
 """
 
-from collections import Counter
-
 import pytest
 import torch
 
+from tests.agents.registered import REGISTERED
 from tests.emulator import Emulator
 from tests.short_runs import assert_equal_runs
 
@@ -17,11 +16,6 @@ TINY = (
     *("--max-episode-steps", "5", "--log-every", "2", "--checkpoint-every", "5"),
 )
 SHORTER = ("--total-updates", "6", "--eval-every", "3", "--checkpoint-every", "3")  # one recording, and it is replayed
-NETWORKS = {
-    "decision_transformer": ("--embedding-size", "8", "--num-layers", "1", "--context-length", "3"),
-    "cql": ("--hidden-dims", "4", "--num-actions", "2", "--cloning-updates", "5"),
-}
-RECORDINGS = Counter({"cql": 2, "td3_bc": 2})  # for what is no tensor: cloning, the actor's step; else 1
 # Adam divides by the gradient's size: rounding of gradients near zero shows in full, as a part of the learning rate.
 # After ten updates no tensor of any agent was seen to differ by more than a tenth of this.
 ROUNDING = {"rtol": 1e-3, "atol": 1e-5}
@@ -52,7 +46,7 @@ def assert_close_runs(ours: dict, theirs: dict) -> None:
 def assert_captured_as_on_the_cpu(agent: str, members, *settings: str) -> tuple[list[dict], Emulator]:
     """Make a captured run, and one on the CPU, and return the captured one."""
     captured, emulator = on_gpu(members, "captured", "--capture", *settings)
-    assert emulator.captures == max(1, RECORDINGS[agent])
+    assert emulator.captures == REGISTERED[agent].variants[1]
     assert emulator.replays > 2 * emulator.captures
     for ours, theirs in zip(captured, members("cpu", *settings)[0], strict=True):
         assert_close_runs(ours, theirs)

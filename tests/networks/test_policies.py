@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rlrat.datasets.batches import Units, _action_units
+from rlrat.datasets.units import Units, _action_units
 from rlrat.networks.layers import initialize
 from rlrat.networks.policies import Policy
 

@@ -1,6 +1,7 @@
 """Agents' files are found by name or path, and loaded as the modules that imports have."""
 
 import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,10 @@ from rlrat.runs import agents
 from rlrat.runs.agents import agent_names, agents_folder, find_agent, learner_class, load_agent
 from tests.short_runs import ROOT
 
-CLASSES = {"bc": "BC", "cql": "CQL", "decision_transformer": "DecisionTransformer", "iql": "IQL", "td3_bc": "TD3BC"}
-
 
 def test_names_and_files_are_those_of_the_folder():
     assert agents_folder() == ROOT / "agents"
-    assert agent_names() == tuple(CLASSES)
+    assert agent_names() == tuple(sorted(file.stem for file in (ROOT / "agents").glob("[!_]*.py")))
     for name in agent_names():
         assert find_agent(name) == ROOT / "agents" / f"{name}.py"
 
@@ -54,7 +53,7 @@ assert not {"torch", "tyro", "numpy"} & {*sys.modules}
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("iqll", "no agent iqll: did you mean iql? give one of bc, cql, decision_transformer, iql, td3_bc, or a file"),
+        ("iqll", "no agent iqll: did you mean iql? give one of " + ", ".join(agent_names()) + ", or a file"),
         ("zzz", "no agent zzz: give one of bc, "),
         ("", "no agent : give one of"),
         ("../agents/iql", "no agent ../agents/iql: give one of"),
@@ -72,13 +71,13 @@ def test_an_agent_that_is_not_there_is_one_line(name, message, tmp_path, monkeyp
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", agent_names())
 def test_an_agent_is_the_module_that_import_gives(name):
     module = load_agent(name)
     assert module is load_agent(name) is importlib.import_module(f"agents.{name}")
     assert Path(module.__file__) == find_agent(name)
-    assert learner_class(module).__name__ == CLASSES[name]
-    assert learner_class(module) is getattr(module, CLASSES[name])
+    assert f'Run("{name}", args)' in inspect.getsource(module.main)
+    assert f"run.build({learner_class(module).__name__})" in inspect.getsource(module.main)
 
 
 def test_an_agent_is_loaded_where_agents_are_another_projects(tmp_path):

@@ -10,6 +10,7 @@ from rlrat.updates import captured as module
 from rlrat.updates.captured import CudaGraph, _memory, captured
 from rlrat.updates.compiled import compiled
 from tests.agents.learners import AGENTS, make_learner
+from tests.agents.registered import REGISTERED
 
 
 class Recorder:
@@ -59,11 +60,11 @@ def _assert_equal_after(updates, plain, other, update):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agents_update_is_recorded_and_replayed(small_dataset, agent, capsys):
-    settings = {"cloning_updates": 6} if agent == "cql" else {}
+    settings, variants = REGISTERED[agent].variants
     plain, other = (make_learner(agent, small_dataset, [3, 4], **settings)[0] for _ in range(2))
     _assert_equal_after(12, plain, other, captured(other, _recorder(other)))
     assert capsys.readouterr().err == ""
-    assert Recorder.made == (2 if agent in ("cql", "td3_bc") else 1)  # for what is no tensor: cloning, the actor's step
+    assert Recorder.made == variants
 
 
 @pytest.mark.parametrize(("agent", "variants"), [("bc", 1), ("td3_bc", 2)])

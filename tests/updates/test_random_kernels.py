@@ -13,6 +13,8 @@ from rlrat.runs import footprint
 from rlrat.runs.agents import learner_class, load_agent
 from rlrat.runs.arguments import parse
 from rlrat.updates.random import DropoutMasks, Stream, UpdateBlocks
+from tests.agents.learners import AGENTS
+from tests.agents.registered import REGISTERED, command_line
 from tests.compile_kernels import Launches, compile_launches
 from tests.rational.conftest import _quick_interpreter  # noqa: F401  # Triton's interpreter, made quicker
 from tests.rational.inputs import DEVICE
@@ -213,14 +215,12 @@ class _CountOperations(_OnlyAllocations):
         return result
 
 
-@pytest.mark.parametrize("agent", ["iql", "td3_bc", "cql", "decision_transformer"])
+@pytest.mark.parametrize("agent", AGENTS)
 def test_agents_inputs_are_those_of_the_cpu(kernels, small_dataset, agent):
     module = load_agent(agent)
-    small = ["--batch-size", "3", "--hidden-dims", "5", "6"]
-    of_agent = {"iql": ["--actor-dropout", "0.3"], "cql": ["--num-actions", "2"]}
-    if agent == "decision_transformer":
-        small = ["--batch-size", "2", "--context-length", "3", "--num-layers", "1", "--embedding-size", "8"]
-    arguments = parse(module.Arguments, agent, ["--env-id", "none", *small, *of_agent.get(agent, [])])
+    small = ["--env-id", "none", "--batch-size", "3", "--hidden-dims", "5", "6"]
+    own = command_line({**REGISTERED[agent].small, **REGISTERED[agent].dropout})
+    arguments = parse(module.Arguments, agent, [*small, *own])
 
     def draw(device):
         learner = learner_class(module)(arguments, small_dataset, [3, 9], device)

@@ -8,6 +8,7 @@ import growth
 import parts
 from growth import Growth
 from rlrat.errors import InputError
+from rlrat.runs.agents import agent_names
 
 
 def test_a_synthetic_dataset_is_memory_mapped(tmp_path, monkeypatch):
@@ -111,5 +112,5 @@ def test_the_shares_of_a_real_run(settings):
 @pytest.mark.slow
 def test_the_memory_of_one_more_seed_of_every_agent(settings):
     found = {figure["name"]: figure["value"] for figure in growth._part(settings, "memory")}
-    assert set(found) == {"iql", "td3_bc", "cql", "decision_transformer", "bc"}
+    assert set(found) == set(agent_names())
     assert found["bc"] < found["cql"] < found["decision_transformer"]

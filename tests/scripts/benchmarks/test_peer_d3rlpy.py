@@ -1,12 +1,14 @@
 """The peer process beside a stand-in for d3rlpy, in a Python that has little else."""
 
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from benchmark_settings import PEERED
 from rlrat import load_dataset
 from rlrat.reports.read import read_runs
 from tests.short_runs import ROOT
@@ -105,7 +107,12 @@ def test_trained_runs_are_read_as_ours(peer, tmp_path):
     assert run.config["dataset"]["return_mean"] == load_dataset("rlrat/hopper/mixed-v0").episode_returns.mean()
 
 
+def test_every_agent_of_the_peers_is_made():
+    made = PEER.read_text(encoding="utf-8").partition("def make_algorithm")[2].partition("\ndef ")[0]
+    assert set(re.findall(r'agent == "(\w+)"', made)) == set(PEERED)
+
+
 def test_what_is_not_trained_is_a_mistake(peer):
     done = peer("train", "decision_transformer")
     assert done.returncode == 2
-    assert "only timed here: give iql, td3_bc or cql" in done.stderr
+    assert "only timed here: give another agent" in done.stderr
