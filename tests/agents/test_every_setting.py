@@ -127,6 +127,7 @@ def test_every_setting_changes_what_is_learned(small_dataset, agent):
             if all(equal(plain, learned(agent, small_dataset, **choice)) for choice in choices):
                 unused.append(choices)
     assert not unused
+    assert ("critic" in load_agent(agent).Arguments.roles) == bool(REGISTERED[agent].critics)
 
 
 class HostTensors(TorchDispatchMode):
