@@ -6,6 +6,8 @@ rlrat's agents do, and leaves run folders for `scripts/compare.py`; rlrat's equa
 
     agents/td3_bc.py --initialization pytorch --observation-floor 1e-3
     agents/iql.py --policy tanh_gaussian --actor-schedule constant --initialization pytorch --observation-floor 1e-3
+    agents/rebrac.py --initialization pytorch       # and --batch-size 1024 here
+    agents/awac.py                                  # whose weights d3rlpy divides by their sum
 """
 
 import argparse
@@ -29,7 +31,10 @@ DATASET = "rlrat/hopper/mixed-v0"
 
 
 def make_algorithm(agent: str, batch_size: int):
-    """d3rlpy's agent with hidden layers 256 and 256 (DT: d3rlpy's defaults, which are CORL's sizes) and ReLU."""
+    """d3rlpy's agent with hidden layers 256 and 256 and ReLU; ReBRAC and AWAC have three, as ours.
+
+    Decision Transformer has d3rlpy's defaults, which are CORL's sizes.
+    """
     encoder = VectorEncoderFactory([256, 256])
     settings = {"batch_size": batch_size, "observation_scaler": StandardObservationScaler()}
     if agent == "decision_transformer":
@@ -49,6 +54,14 @@ def make_algorithm(agent: str, batch_size: int):
         config = d3rlpy.algos.TD3PlusBCConfig(**settings)
     elif agent == "cql":
         config = d3rlpy.algos.CQLConfig(**settings, alpha_learning_rate=0.0)  # no Lagrange multiplier, as CORL
+    elif agent == "rebrac":
+        deep, normalized = (VectorEncoderFactory([256, 256, 256], use_layer_norm=norm) for norm in (False, True))
+        settings |= {"actor_encoder_factory": deep, "critic_encoder_factory": normalized, "observation_scaler": None}
+        config = d3rlpy.algos.ReBRACConfig(**settings, actor_beta=0.01, critic_beta=0.01)
+    elif agent == "awac":
+        deep = VectorEncoderFactory([256, 256, 256])
+        settings |= {"actor_encoder_factory": deep, "critic_encoder_factory": deep}
+        config = d3rlpy.algos.AWACConfig(**settings, lam=0.3333)
     else:
         raise ValueError(f"make_algorithm does not say how d3rlpy's {agent} is made")
     return config.create(device="cpu")
@@ -94,10 +107,12 @@ def speed(agent: str, threads: int, batch_size: int) -> None:
         print(time.perf_counter() - started, flush=True)
 
 
-def train(agent: str, seeds: list[int], updates: int, every: int, episodes: int, threads: int, run_dir: Path) -> None:
+def train(
+    agent: str, batch_size: int, seeds: list[int], updates: int, every: int, episodes: int, threads: int, run_dir: Path
+) -> None:
     torch.set_num_threads(threads)
     for seed in seeds:
-        trainer = Trainer(agent, 256, seed)
+        trainer = Trainer(agent, batch_size, seed)
         folder = RunFolder(run_dir / DATASET.replace("/", "-") / agent / "d3rlpy" / f"seed{seed}")
         config = {"seed": seed, "identity": {}, "versions": {"d3rlpy": d3rlpy.__version__}}
         config["dataset"] = {"id": DATASET, "return_mean": float(trainer.data.episode_returns.mean())}
@@ -133,7 +148,7 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("speed", "train"))
     parser.add_argument("agent", choices=PEERED)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=256, help="speed only")
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="train only, as all that follow")
     parser.add_argument("--updates", type=int, default=30_000)
     parser.add_argument("--eval-every", type=int, default=2500)
@@ -145,4 +160,5 @@ if __name__ == "__main__":
     if args.what == "speed":
         speed(args.agent, args.threads, args.batch_size)
     else:
-        train(args.agent, args.seeds, args.updates, args.eval_every, args.episodes, args.threads, args.run_dir)
+        run = args.seeds, args.updates, args.eval_every, args.episodes, args.threads, args.run_dir
+        train(args.agent, args.batch_size, *run)

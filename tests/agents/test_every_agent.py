@@ -342,7 +342,13 @@ def test_tensorboard_shows_losses_evaluations_and_rational_layers(agent, run_age
     assert list(points["eval/return_mean"]) == [0, 20, 40]
 
 
-@pytest.mark.parametrize("agent", sorted({*AGENTS} - {"iql"}))  # IQL's are in test_training.py
+SLOWLY_KILLED = ("awac", "bc", "rebrac")  # what they resume is of the others' kinds
+
+
+@pytest.mark.parametrize(
+    "agent",  # IQL's are in test_training.py
+    [pytest.param(a, marks=[pytest.mark.slow] if a in SLOWLY_KILLED else []) for a in AGENTS if a != "iql"],
+)
 def test_a_killed_run_equals_an_undisturbed_one(agent, start_agent, run_agent, tmp_path):
     arguments = ("--num-seeds", 2, "--total-updates", 300, "--eval-every", 75, "--checkpoint-every", 25)
     arguments += ("--max-episode-steps", 40)

@@ -60,7 +60,7 @@ class MDPDataset:
 
 
 algos = sys.modules["d3rlpy.algos"] = types.ModuleType("algos")
-for name in ("IQL", "TD3PlusBC", "CQL", "DecisionTransformer"):
+for name in ("IQL", "TD3PlusBC", "CQL", "DecisionTransformer", "ReBRAC", "AWAC"):
     setattr(algos, f"{name}Config", Algorithm)
 dataset = types.SimpleNamespace(MDPDataset=MDPDataset)
 """
