@@ -78,7 +78,7 @@ def test_a_sweep_of_an_older_version_shows_agents_that_come_with_rlrat_and_those
     ran.unlink()
     old["grid"]["blocks"][0]["agents"] = [os.path.relpath(file.with_suffix(""), commands.__file__), str(file)[:-3]]
     grid_file.write_text(json.dumps(old))
-    with pytest.raises(InputError, match=r"no agent .*give one of bc, cql"):
+    with pytest.raises(InputError, match=r"no agent .*give one of awac, bc, cql"):
         left.command("status")
     assert not ran.exists()
 
