@@ -8,9 +8,7 @@ from rlrat.runs.arguments import Axis, Positive, Range, RunArguments, parse
 
 
 @dataclass(frozen=True)
-class Arguments(RunArguments):
-    critic_activation: str | None = None
-    """Not for this agent: it has no critic."""
+class Arguments(RunArguments, roles=("actor",)):
     learning_rate: Axis[Positive] = 3e-4
     """Adam's."""
     actor_schedule: Literal["cosine", "constant"] = "constant"
@@ -36,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrat.datasets import Batch, Batches, Dataset, Units
-from rlrat.errors import InputError, one_line_errors
+from rlrat.errors import one_line_errors
 from rlrat.networks import Policy, dropout_masks, initialize
 from rlrat.runs import Run
 from rlrat.updates import Adam, DropoutMasks, SeedGuard
@@ -54,8 +52,6 @@ class BC(nn.Module):
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
-        if args.critic_activation is not None:
-            raise InputError(f"--critic-activation is {args.critic_activation}, but BC has no critic: leave it out")
         self.args, num_seeds = args, len(seeds)
         dataset = dataset.best_episodes(args.best_episodes)
         units = Units.of(dataset, args.normalize_observations, args.observation_floor, reward_scaling="none")

@@ -1,27 +1,25 @@
 """Decision Transformer (Chen et al. 2021, arXiv 2106.01345) with any activation, for continuous actions."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
-from rlrat.networks import Norm
 from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, parse
 
 Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
 
 
 @dataclass(frozen=True)
-class Arguments(RunArguments):
+class Arguments(RunArguments, roles=("actor",)):
     batch_size: Count = 64
     """Windows per seed and update; the published D4RL scores take 4096, with a learning rate of 8e-4."""
     activation: str = "gelu"
-    """Of each block's MLP: relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin
-    softmax logsoftmax identity rational, or rational:<name> for a rational that starts as another elementwise one."""
-    norm: Norm = "layer"
+    """Of each block's MLP: relu leaky_relu prelu elu selu celu gelu gelu_tanh silu mish softplus sigmoid logsigmoid
+    tanh softmin softmax logsoftmax identity rational, or rational:<name> for a rational that starts as another
+    elementwise one."""
+    norm: Literal["none", "layer"] = "layer"
     """layer: of the embeddings, before each attention and MLP, and before the head; none: branches scaled from 0."""
     hidden_dims: tuple[int, ...] = (512,)
     """Hidden widths of each block's MLP."""
-    critic_activation: str | None = None
-    """Not for this agent: it has no critic."""
     learning_rate: Axis[Positive] = 1e-4
     """AdamW's."""
     warmup_updates: Count = 10_000
@@ -90,6 +88,7 @@ class DecisionTransformer(nn.Module):
         self.batches = Windows(dataset, seeds, *window, device, units, args.return_scale)
         observation_size, action_size = len(units.observation_mean), units.action_size
         sizes = ("context_length", "embedding_size", "num_layers", "num_heads", "return_scale")
+        network = args.network("actor")
         self.policy = SequencePolicy(
             observation_size,
             action_size,
@@ -97,10 +96,10 @@ class DecisionTransformer(nn.Module):
             target_returns=choose_targets(args, dataset),
             max_episode_steps=args.embedded_steps,
             **{name: getattr(args, name) for name in sizes},
-            **args.network("actor"),
+            **network,
         )
         # Without normalisation, tokens of about unit size must come from the weights.
-        initialize(self.policy, seeds, "policy", "normal" if args.norm == "layer" else "lecun_normal")
+        initialize(self.policy, seeds, "policy", "normal" if network["norm"] == "layer" else "lecun_normal")
         self.policy.set_units(units)
         self.guard = SeedGuard(num_seeds)
         self.to(device)
@@ -160,10 +159,6 @@ def choose_targets(args: Arguments, dataset: Dataset) -> tuple[float, ...]:
 
 def check(args: Arguments, dataset: Dataset) -> None:
     """Refuse settings that make no sense, or not with this dataset."""
-    if args.critic_activation is not None:
-        raise InputError(
-            f"--critic-activation is {args.critic_activation}, but a Decision Transformer has no critic: leave it out"
-        )
     if args.embedding_size % args.num_heads:
         raise InputError(f"--num-heads is {args.num_heads}, but must divide --embedding-size, {args.embedding_size}")
     if not dataset.episode_complete.any():

@@ -43,6 +43,7 @@ _REGISTRY: dict[str, Callable[[], nn.Module] | None] = {
     "selu": nn.SELU,
     "celu": nn.CELU,
     "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
     "silu": nn.SiLU,
     "mish": nn.Mish,
     "softplus": nn.Softplus,

@@ -4,8 +4,8 @@ from typing import Literal
 
 Initialization = Literal["xavier_uniform", "orthogonal", "pytorch"]
 """See `rlrat.networks.layers.initialize`."""
-Norm = Literal["none", "layer"]
-"""Of hidden layers, see `rlrat.networks.layers.MLP`."""
+Norm = Literal["none", "layer", "layer_after"]
+"""Of hidden layers, see `rlrat.networks.layers.HiddenLayer`."""
 RationalVersion = Literal["A", "B", "C", "N"]
 """See `rlrat.rational.reference`."""
 PolicyHead = Literal["squashed_gaussian", "tanh_gaussian", "deterministic"]

@@ -79,23 +79,31 @@ class Embedding(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the features (Ba et al. 2016), with `weight` and `bias` `[*batch_shape, features]`."""
+    """Layer normalisation over the features (Ba et al. 2016), with `weight` and `bias` `[*batch_shape, features]`.
+
+    `epsilon` is added to the variance.
+    """
 
     weight: nn.Parameter
     bias: nn.Parameter
 
-    def __init__(self, features: int, batch_shape: Sequence[int]) -> None:
+    def __init__(self, features: int, batch_shape: Sequence[int], epsilon: float = 1e-5) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(*batch_shape, features))
         self.bias = nn.Parameter(torch.zeros(*batch_shape, features))
 
     def forward(self, x: Tensor) -> Tensor:
-        normalized = F.layer_norm(x, x.shape[-1:])
+        normalized = F.layer_norm(x, x.shape[-1:], eps=self.epsilon)
         return torch.addcmul(self.bias.unsqueeze(-2), normalized, self.weight.unsqueeze(-2))
 
 
 class HiddenLayer(nn.Module):
-    """A layer act(norm(x W)), or if gated, act(norm(x W)) * (x V) (Dauphin et al. 2017, Shazeer 2020)."""
+    """A layer act(norm(x W)), or if gated, act(norm(x W)) * (x V) (Dauphin et al. 2017, Shazeer 2020).
+
+    `norm` is `none`, `layer`, or `layer_after`: norm(act(x W)), or if gated, norm(act(x W) * (x V)), so that what the
+    next layer gets is bounded (as in ReBRAC, Tarasov et al. 2023, and FQL, Park et al. 2025).
+    """
 
     def __init__(
         self,
@@ -106,28 +114,34 @@ class HiddenLayer(nn.Module):
         activation_settings: dict[str, Any],
         norm: Norm,
         gated: bool,
+        norm_epsilon: float,
     ) -> None:
         super().__init__()
+        if norm not in get_args(Norm):
+            raise ValueError(f"unknown norm {norm!r}: choose from {', '.join(get_args(Norm))}")
         gain = math.sqrt(2.0)
         self.linear: Linear = Linear(in_features, out_features, batch_shape, gain)
         self.gate: Linear | None = Linear(in_features, out_features, batch_shape, gain) if gated else None
-        self.norm: LayerNorm | None = LayerNorm(out_features, batch_shape) if norm == "layer" else None
+        self.norm: LayerNorm | None = None if norm == "none" else LayerNorm(out_features, batch_shape, norm_epsilon)
+        self.norm_after: bool = norm == "layer_after"
         self.activation: nn.Module = make_activation(
             activation, features=out_features, batch_shape=tuple(batch_shape), **activation_settings
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = None if self.gate is None else self.gate(x)
+        y = self._activate(x, None if self.gate is None else self.gate(x))
+        return self.norm(y) if self.norm_after else y
+
+    def _activate(self, x: Tensor, gate: Tensor | None) -> Tensor:
+        norm = None if self.norm_after else self.norm
         # One that `rationalize` has put here is one for all seeds, and takes no bias.
         if isinstance(self.activation, Rational) and self.activation.batch_shape == self.linear.weight.shape[:-2]:
-            if self.norm is None:  # bias, activation and gate in one pass
+            if norm is None:  # bias, activation and gate in one pass
                 return self.activation(self.linear.without_bias(x), self.linear.bias, gate)
-            y = self.norm(self.linear(x))
+            y = norm(self.linear(x))
             return self.activation(y, gate=None if gate is None else gate.to(y.dtype))  # autocast leaves only y alone
         y = self.linear(x)
-        if self.norm is not None:
-            y = self.norm(y)
-        y = self.activation(y)
+        y = self.activation(y if norm is None else norm(y))
         return y if gate is None else y * gate
 
 
@@ -147,6 +161,7 @@ class MLP(nn.Module):
         activation: str = "relu",
         activation_settings: dict[str, Any] | None = None,
         norm: Norm = "none",
+        norm_epsilon: float = 1e-5,
         gated: bool = False,
     ) -> None:
         super().__init__()
@@ -165,7 +180,7 @@ class MLP(nn.Module):
         self.batch_shape: tuple[int, ...] = tuple(batch_shape)
         widths = [in_features, *hidden_dims]
         self.hidden: nn.ModuleList = nn.ModuleList(
-            HiddenLayer(a, b, batch_shape, activation, activation_settings or {}, norm, gated)
+            HiddenLayer(a, b, batch_shape, activation, activation_settings or {}, norm, gated, norm_epsilon)
             for a, b in pairwise(widths)
         )
         self.output: Linear = Linear(widths[-1], out_features, batch_shape)

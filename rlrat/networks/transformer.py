@@ -86,10 +86,12 @@ class TransformerBlock(nn.Module):
     attention_gain: Gain | None
     mlp_gain: Gain | None
 
-    def __init__(self, width: int, num_heads: int, num_seeds: int, norm: Norm, **mlp: Any) -> None:
+    def __init__(self, width: int, num_heads: int, num_seeds: int, norm: Norm, norm_epsilon: float, **mlp: Any) -> None:
         super().__init__()
         normalized = norm == "layer"
-        self.attention_norm, self.mlp_norm = (LayerNorm(width, (num_seeds,)) if normalized else None for _ in range(2))
+        self.attention_norm, self.mlp_norm = (
+            LayerNorm(width, (num_seeds,), norm_epsilon) if normalized else None for _ in range(2)
+        )
         self.attention_gain, self.mlp_gain = (None if normalized else Gain(num_seeds) for _ in range(2))
         self.attention: Attention = Attention(width, num_heads, num_seeds)
         self.mlp: MLP = MLP(width, out_features=width, batch_shape=(num_seeds,), **mlp)
@@ -156,10 +158,13 @@ class SequencePolicy(ActingPolicy):
         num_layers: int,
         num_heads: int,
         norm: Norm,
+        norm_epsilon: float = 1e-5,
         **mlp: Any,
     ) -> None:
         """Build the policy; `mlp` has each block's `MLP` settings; target returns are in the environment's units."""
         super().__init__(observation_size, action_size, num_seeds)
+        if norm not in ("none", "layer"):
+            raise ValueError(f"a transformer's norm is {norm!r}: choose none or layer")
         self.settings: dict[str, Any] = {  # with these, one seed of this policy is built again from a checkpoint
             "kind": "sequence",
             "observation_size": observation_size,
@@ -172,6 +177,7 @@ class SequencePolicy(ActingPolicy):
             "num_layers": num_layers,
             "num_heads": num_heads,
             "norm": norm,
+            "norm_epsilon": norm_epsilon,
             **mlp,
         }
         self.target_returns, self.return_scale = tuple(target_returns), return_scale
@@ -182,9 +188,11 @@ class SequencePolicy(ActingPolicy):
         self.action_embedding: Linear = Linear(action_size, width, seeds)
         self.timestep_embedding: Embedding = Embedding(max_episode_steps, width, num_seeds)
         normalized = norm == "layer"
-        self.embedding_norm, self.output_norm = (LayerNorm(width, seeds) if normalized else None for _ in range(2))
+        self.embedding_norm, self.output_norm = (
+            LayerNorm(width, seeds, norm_epsilon) if normalized else None for _ in range(2)
+        )
         self.blocks: nn.ModuleList = nn.ModuleList(
-            TransformerBlock(width, num_heads, num_seeds, norm, **mlp) for _ in range(num_layers)
+            TransformerBlock(width, num_heads, num_seeds, norm, norm_epsilon, **mlp) for _ in range(num_layers)
         )
         self.head: Linear = Linear(width, action_size, seeds)
         self.reset()

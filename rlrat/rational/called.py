@@ -71,6 +71,13 @@ def known(function: Any) -> str | None:
     return _KNOWN[function] if type(function) in _TYPES and function in _KNOWN else None
 
 
+def named(function: Any, name: str | None = None) -> str:
+    """Name an activation for a reader: by `name`, or as PyTorch does; GELU's tanh form has a name of its own."""
+    name = name or known(function) or type(function).__name__.lower()
+    settings = function.keywords if type(function) is functools.partial else getattr(function, "__dict__", {})
+    return "gelu_tanh" if (name, settings.get("approximate")) == ("gelu", "tanh") else name
+
+
 def staying(function: Any) -> str | None:
     """Return the name of a PyTorch function that computes an activation which no rational replaces, or None."""
     return _STAYING[function] if type(function) in _TYPES and function in _STAYING else None

@@ -118,6 +118,7 @@ _DEFINITIONS: dict[str, Callable[..., Exact | None]] = {
     "selu": _selu,
     "celu": _celu,
     "gelu": _gelu,
+    "gelu_tanh": lambda: _gelu("tanh"),
     "silu": lambda: Exact((lambda x, ops: x * _sigmoid(x, ops),)),
     "mish": lambda: Exact((_mish,)),
     "softplus": _softplus,

@@ -13,7 +13,7 @@ from torch.nn.modules import module as nn_module
 
 from . import call_sites
 from .call_sites import STAYS, CallSites, InPlaceRational, Location
-from .called import ACTIVATIONS, known
+from .called import ACTIVATIONS, named
 from .fit import fit
 from .initial import find
 from .module import Rational
@@ -228,9 +228,8 @@ def make_plan(
             parent, attribute = at[0]
             name = ".".join(filter(None, (paths[parent], attribute)))
             own = [calls[key] for key in keys]
-            named = known(function) or type(function).__name__.lower()
             on = own[0].device if own else device
-            one = Planned(name, function, named, training, own, at, on)
+            one = Planned(name, function, named(function), training, own, at, on)
             one.is_in_place = trace.is_in_place_kept and any(call.is_in_place for call in own)
             ordered.append((min((order[key] for key in keys), default=math.inf), one))
 
@@ -323,7 +322,9 @@ def _plan_owner(
             where += ", every round"
         elif first.number:
             where += f", round {first.number + 1}"
-        one = Planned(name, first.function, first.name, owner.training, calls, [], first.device, where)
+        one = Planned(
+            name, first.function, named(first.function, first.name), owner.training, calls, [], first.device, where
+        )
         one.is_in_place = is_in_place_kept and any(call.is_in_place for call in calls)
         ones.append(one)
         ordered.append((order[group[0]], one))

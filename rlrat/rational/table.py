@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 Function = Callable[[Tensor], Tensor]
 
-# PReLU has PyTorch's initial slope, LeakyReLU the default one; GELU is the exact one, with erf.
+# PReLU has PyTorch's initial slope, LeakyReLU the default one; gelu is the exact one, with erf.
 FUNCTIONS: dict[str, Function] = {
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,
@@ -26,6 +26,7 @@ FUNCTIONS: dict[str, Function] = {
     "selu": F.selu,
     "celu": F.celu,
     "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
     "mish": F.mish,
     "softplus": F.softplus,

@@ -4,6 +4,7 @@ An agent's own dataclass inherits from `RunArguments` and adds the settings of i
 """
 
 import dataclasses
+import inspect
 import io
 import itertools
 import json
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
@@ -28,7 +29,7 @@ from rlrat.environments.settings import parse_env_kwargs
 from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 from rlrat.json_files import EXACT_INTEGERS
 from rlrat.networks.choices import Norm, RationalVersion
-from rlrat.runs.schema import HELD_OUT_SHARE, OUTSIDE_IDENTITY, OUTSIDE_NAME
+from rlrat.runs.schema import HELD_OUT_SHARE, NETWORK_SETTINGS, OUTSIDE_IDENTITY, OUTSIDE_NAME
 from rlrat.updates.seeds import SEED_LIMIT
 
 
@@ -79,8 +80,38 @@ class RationalArguments:
     """Multiplies the learning rate of the coefficients."""
 
 
+class _PerRole:
+    """Gives a dataclass of arguments, for each role of its networks, a field of each of `NETWORK_SETTINGS`.
+
+    `class Arguments(RunArguments, roles=("actor",))` has no critic, and refuses what is said of one.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    absent_roles: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, roles: tuple[str, ...] | None = None) -> None:
+        own = inspect.get_annotations(cls)
+        if roles is not None:
+            every = (*cls.roles, *cls.absent_roles)
+            cls.roles, cls.absent_roles = roles, tuple(role for role in every if role not in roles)
+        elif not own.keys() & set(NETWORK_SETTINGS):
+            return
+        hints, fields = get_type_hints(cls, include_extras=True), {}
+        for role, name in itertools.product((*cls.roles, *cls.absent_roles), NETWORK_SETTINGS):
+            if (field := f"{role}_{name}") in own:  # it was written out
+                continue
+            kind, *known = get_args(hints[name]) if hasattr(hints[name], "__metadata__") else (hints[name],)
+            known += [conf.arg(help=f"The {role}'s, where it differs.", constructor=bool if kind is bool else None)]
+            known += [conf.Suppress] if role in cls.absent_roles else []
+            fields[field] = Annotated[(kind | None, *known)]
+            setattr(cls, field, None)
+        place = list(own).index(NETWORK_SETTINGS[-1]) + 1 if NETWORK_SETTINGS[-1] in own else len(own)
+        entries = list(own.items())
+        cls.__annotations__ = dict([*entries[:place], *fields.items(), *entries[place:]])
+
+
 @dataclass(frozen=True)
-class RunArguments:
+class RunArguments(_PerRole):
     dataset: str = PACKAGED[0]
     """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of an .npz, .csv,
     .parquet or D4RL-layout .hdf5 file, or of a folder of .npz files or of Minari's."""
@@ -127,16 +158,14 @@ class RunArguments:
     log_every: Count = 500
     """Updates between points of TensorBoard and metrics.csv, each the mean since the last."""
     activation: str = "relu"
-    """relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin softmax logsoftmax
-    identity rational, or rational:<name> for a rational that starts as another elementwise one."""
-    actor_activation: str | None = None
-    """The actor's, where it differs."""
-    critic_activation: str | None = None
-    """The critics', where it differs."""
+    """relu leaky_relu prelu elu selu celu gelu gelu_tanh silu mish softplus sigmoid logsigmoid tanh softmin softmax
+    logsoftmax identity rational, or rational:<name> for a rational that starts as another elementwise one."""
     gated: bool = False
     """Hidden layers act(Wx) * Vx, narrowed to about the plain network's number of weights."""
     norm: Norm = "none"
-    """Normalisation before each activation."""
+    """Of hidden layers; layer: LayerNorm before each activation, layer_after: after it, as ReBRAC and FQL have it."""
+    norm_epsilon: Positive = 1e-5
+    """Added to LayerNorm's variance: 1e-5 as in PyTorch, in Flax 1e-6."""
     hidden_dims: tuple[int, ...] = (256, 256)
     """Hidden widths."""
     rational: RationalArguments = field(default_factory=RationalArguments)
@@ -166,16 +195,16 @@ class RunArguments:
     overwrite: bool = False
     """Delete the run folders of these seeds first."""
 
-    def network(self, role: Literal["actor", "critic"]) -> dict[str, Any]:
-        """Collect the settings of the actor's or the critics' network, as `rlrat.networks.MLP` takes them."""
+    def network(self, role: str) -> dict[str, Any]:
+        """Collect the settings of the networks of a role, `actor` or `critic`, as `rlrat.networks.MLP` takes them."""
         rational = {name: getattr(self.rational, name) for name in ("degrees", "version", "groups")}
-        return {
-            "hidden_dims": self.hidden_dims,
-            "activation": getattr(self, f"{role}_activation") or self.activation,
-            "activation_settings": rational,
-            "norm": self.norm,
-            "gated": self.gated,
-        }
+        own = {name: getattr(self, f"{role}_{name}") for name in NETWORK_SETTINGS}
+        found = {name: getattr(self, name) if value is None else value for name, value in own.items()}
+        return {**found, "activation_settings": rational}
+
+    def activations(self) -> tuple[str, ...]:
+        """Name the activations of all networks, each once."""
+        return tuple(dict.fromkeys(self.network(role)["activation"] for role in self.roles))
 
 
 Arguments = TypeVar("Arguments", bound=RunArguments)
@@ -264,8 +293,13 @@ def validate(arguments: RunArguments) -> None:
     check_ranges(arguments)
     if arguments.seed + arguments.num_seeds > SEED_LIMIT:
         raise InputError(f"--seed is {arguments.seed}, but the last of --num-seeds must be below {SEED_LIMIT:,}")
-    if not arguments.hidden_dims or min(arguments.hidden_dims) < 1:
-        raise InputError(f"--hidden-dims is {arguments.hidden_dims}, but must be one or more positive widths")
+    for name in ("hidden_dims", *(f"{role}_hidden_dims" for role in arguments.roles)):
+        widths = getattr(arguments, name)
+        if widths is not None and (not widths or min(widths) < 1):
+            raise InputError(f"{_flag(name)} is {widths}, but must be one or more positive widths")
+    for role, name in itertools.product(arguments.absent_roles, NETWORK_SETTINGS):
+        if (value := getattr(arguments, f"{role}_{name}")) is not None:
+            raise InputError(f"{_flag(f'{role}_{name}')} is {value}, but this agent has no {role}: leave it out")
     if any(not 0 <= update <= arguments.total_updates for update in arguments.eval_at):
         raise InputError(f"--eval-at is {arguments.eval_at}, but must lie in [0, --total-updates]")
     if arguments.run_name is not None and not re.fullmatch(r"[\w.,=+-]+", arguments.run_name):

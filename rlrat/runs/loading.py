@@ -173,6 +173,8 @@ def _check_settings(settings: Mapping[str, Any], state: Mapping[str, Any]) -> No
 
             check(name, value, isinstance(value, list | tuple))
             check_target_returns(value)
+        elif name == "norm_epsilon":
+            check(name, value, isinstance(value, int | float) and 0 < value < _LARGEST_SCALE)
         elif name == "hidden_dims":
             check(name, value, isinstance(value, list | tuple) and all(whole(width, weights) for width in value))
         elif name == "activation_settings":

@@ -94,9 +94,8 @@ class Run:
         """
         self.agent = agent
         self.console: Console = Console()
-        for name in (arguments.activation, arguments.actor_activation, arguments.critic_activation):
-            if name is not None:
-                check_activation(name)
+        for name in arguments.activations():
+            check_activation(name)
         if arguments.track:
             check_tracking()
         self.device: torch.device = find_device(arguments.device)

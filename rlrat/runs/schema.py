@@ -62,6 +62,9 @@ NO_FINAL = frozenset((DIVERGED, FAILED))
 FINAL_EVALUATIONS = 5
 """A run's final value is the mean of its last so many, as arXiv 2602.12390 has it."""
 
+NETWORK_SETTINGS = ("activation", "gated", "norm", "norm_epsilon", "hidden_dims")
+"""Those of every network. Each role's own are called `critic_norm`, ..., and are None where they do not differ."""
+
 OUTSIDE_IDENTITY = frozenset(
     (
         *("seed", "num_seeds", "env_modules", "eval_timeout", "checkpoint_every", "log_every", "keep_best"),

@@ -31,9 +31,8 @@ def check_settings(cells: Sequence[Cell]) -> None:
     """Raise `InputError` for unknown activations, numbers out of range, and settings that exclude each other."""
     from rlrat.networks.activations import check_activation  # which imports torch
 
-    names = dict.fromkeys(cell.values["activation"] for cell in cells)
-    for key in ("actor_activation", "critic_activation"):
-        names |= dict.fromkeys(cell.values[key] for cell in cells if cell.values.get(key) is not None)
+    named = (entry for cell in cells for entry in cell.values.items() if entry[0].endswith("activation"))
+    names = dict.fromkeys(name for _, name in named if name is not None)
     _all_of((lambda name=name: check_activation(name)) for name in names)
     if cells and (top := cells[0].seeds[-1]) >= SEED_LIMIT:
         raise InputError(f"the last seed is {top:,}, but must be below {SEED_LIMIT:,}")

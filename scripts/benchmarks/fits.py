@@ -28,7 +28,7 @@ DEGREES = ((1, 0), (3, 2), (5, 4), (7, 6), (9, 8))
 KINDS = {
     "kinks": ("relu", "leaky_relu", "prelu", "elu", "celu", "selu", _ABS),
     "branch points": ("softplus", "logsigmoid"),
-    "others": ("gelu", "silu", "mish", "sigmoid", "tanh"),
+    "others": ("gelu", "gelu_tanh", "silu", "mish", "sigmoid", "tanh"),
 }
 _COLOURS = {"kinks": "#D55E00", "branch points": "#009E73", "others": "#0072B2"}
 _MARKERS = "osD^vP*"

@@ -117,7 +117,7 @@ def test_the_run_is_of_the_whole_dataset_and_its_share(run_agent, tmp_path):
     [
         ("--best-episodes", 0, "--best-episodes is 0.0, but must be above 0 and at most 1"),
         ("--best-episodes", 1.5, "--best-episodes is 1.5, but must be above 0 and at most 1"),
-        ("--critic-activation", "gelu", "--critic-activation is gelu, but BC has no critic: leave it out"),
+        ("--critic-norm", "layer", "Unrecognized options: --critic-norm, layer"),
     ],
 )
 def test_mistakes_are_named_in_one_line(run_agent, tmp_path, flag, value, message):

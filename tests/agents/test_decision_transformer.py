@@ -193,8 +193,6 @@ def test_settings_that_do_not_fit_the_data():
         check(Arguments(context_length=7), data)
     with pytest.raises(InputError, match="--num-heads is 3, but must divide --embedding-size, 64"):
         check(Arguments(num_heads=3, embedding_size=64), data)
-    with pytest.raises(InputError, match="no critic: leave it out"):
-        check(Arguments(critic_activation="relu"), data)
     endless = dataclasses.replace(_dataset([[1.0] * 30]), episode_complete=np.array([False]))
     with pytest.raises(InputError, match="has no complete episodes"):
         check(Arguments(), endless)

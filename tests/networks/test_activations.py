@@ -17,7 +17,7 @@ ALL_NAMES = (*names(), *(f"rational:{name}" for name in FUNCTIONS))
 
 def test_names_are_those_of_the_documentation_in_their_order():
     order = (
-        "relu leaky_relu prelu elu selu celu gelu silu mish softplus sigmoid logsigmoid tanh softmin softmax "
+        "relu leaky_relu prelu elu selu celu gelu gelu_tanh silu mish softplus sigmoid logsigmoid tanh softmin softmax "
         "logsoftmax identity rational"
     )
     assert " ".join(names()) == order

@@ -16,14 +16,23 @@ def _mlp(seeds, critics=None, scheme="xavier_uniform", **settings):
     return network
 
 
+def normalized(x, weight, bias):
+    """By definition (Ba et al. 2016, eq. 4), the epsilon that of the test below."""
+    variance = (x - x.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
+    return (x - x.mean(-1, keepdim=True)) / (variance + 0.1).sqrt() * weight + bias
+
+
 @pytest.mark.parametrize("activation", ["tanh", "rational:tanh"])
 @pytest.mark.parametrize("gated", [False, True])
-@pytest.mark.parametrize("norm", ["none", "layer"])
+@pytest.mark.parametrize("norm", ["none", "layer", "layer_after"])
 def test_mlp_is_plain_linear_algebra_for_each_seed_and_critic(norm, gated, activation):
-    network = _mlp([0, 1, 2], critics=2, norm=norm, gated=gated, activation=activation)
+    """Each norm where it belongs, after the activation also after the gate."""
+    network = _mlp([0, 1, 2], critics=2, norm=norm, norm_epsilon=0.1, gated=gated, activation=activation)
     with torch.no_grad():
         for layer in network.hidden:
             layer.linear.bias.normal_(generator=torch.Generator().manual_seed(0))
+            if norm != "none":
+                layer.norm.weight.normal_(generator=torch.Generator().manual_seed(2))
             if activation != "tanh":  # coefficients of their own
                 layer.activation.numerator.mul_(torch.rand(3, 2, 1, 6, generator=torch.Generator().manual_seed(1)))
     x = torch.randn(3, 1, 7, 5)
@@ -35,12 +44,14 @@ def test_mlp_is_plain_linear_algebra_for_each_seed_and_critic(norm, gated, activ
             for layer in network.hidden:
                 z = h @ layer.linear.weight[s, c] + layer.linear.bias[s, c]
                 if norm == "layer":
-                    z = torch.nn.functional.layer_norm(z, z.shape[-1:], layer.norm.weight[s, c], layer.norm.bias[s, c])
+                    z = normalized(z, layer.norm.weight[s, c], layer.norm.bias[s, c])
                 gate = h @ layer.gate.weight[s, c] + layer.gate.bias[s, c] if gated else 1.0
                 if activation == "tanh":
                     h = torch.tanh(z) * gate
                 else:
                     h = rational(z, layer.activation.numerator[s, c], layer.activation.denominator[s, c]) * gate
+                if norm == "layer_after":
+                    h = normalized(h, layer.norm.weight[s, c], layer.norm.bias[s, c])
             expected = h @ network.output.weight[s, c] + network.output.bias[s, c]
             torch.testing.assert_close(y[s, c], expected, atol=1e-5, rtol=1e-5)
 
@@ -71,6 +82,11 @@ def test_initializations_are_those_of_their_papers():
         assert stats.kstest(values.detach().flatten(), "uniform", (-0.25, 0.5)).pvalue > 0.01
     with pytest.raises(ValueError, match="choose from xavier_uniform"):
         _mlp([0], scheme="kaiming")
+
+
+def test_an_unknown_norm_is_named():
+    with pytest.raises(ValueError, match="unknown norm 'batch': choose from none, layer, layer_after"):
+        _mlp([0], norm="batch")
 
 
 @pytest.mark.parametrize(

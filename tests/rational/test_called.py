@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlrat.rational.called import called, known, staying
+from rlrat.rational.called import called, known, named, staying
 
 
 def test_a_function_is_known_in_each_of_its_homes_and_in_place():
@@ -17,6 +17,13 @@ def test_a_function_is_known_in_each_of_its_homes_and_in_place():
     assert known(torch.special.expit) == "sigmoid"
     assert known(F.prelu) == "prelu"
     assert known(torch.ops.aten.relu.default) == "relu"
+
+
+def test_both_forms_of_gelu_have_names():
+    tanh = functools.partial(F.gelu, approximate="tanh")
+    assert [named(f) for f in (F.gelu, tanh, nn.GELU(), nn.GELU("tanh"))] == ["gelu", "gelu_tanh"] * 2
+    assert named(tanh, "gelu") == "gelu_tanh"
+    assert named(nn.LeakyReLU(0.2)) == "leakyrelu"
 
 
 def test_what_no_rational_replaces_is_known_apart():

@@ -3,23 +3,27 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import pytest
 import tyro
 
 from agents.iql import Arguments
+from rlrat.errors import InputError
 from rlrat.networks import activations
 from rlrat.rational import VERSIONS
 from rlrat.runs.arguments import (
     RationalArguments,
+    RunArguments,
     identity,
     parse,
     read_command_line,
     run_folder,
     run_name,
     settings,
+    validate,
 )
+from rlrat.runs.schema import NETWORK_SETTINGS
 from tests.short_runs import ROOT
 
 
@@ -36,6 +40,47 @@ def test_the_run_name_is_what_differs_from_the_defaults():
     assert _names(actor_activation="rational:gelu") == "actor_activation=rational-gelu"
     assert _names(dataset="hopper-medium-v2", seed=3, num_seeds=4, total_updates=7, device="cpu", eval_at=(5,)) == ""
     assert _names(expectile=0.9, run_name="mine") == "mine"
+
+
+def test_a_role_has_its_own_of_every_setting_of_networks():
+    own = {"activation": "tanh", "gated": True, "norm": "layer_after", "norm_epsilon": 1e-6, "hidden_dims": (8,)}
+    assert own.keys() == {*NETWORK_SETTINGS}
+    plain = Arguments().network("critic")
+    for name, value in own.items():
+        arguments = Arguments(**{f"critic_{name}": value})
+        assert arguments.network("critic") == {**plain, name: value}
+        assert arguments.network("actor") == plain
+        assert Arguments(**{name: value}).network("critic") == Arguments(**{name: value}).network("actor")
+    assert Arguments(gated=True, critic_gated=False).network("critic")["gated"] is False
+    argv = ["--critic-norm", "layer_after", "--critic-hidden-dims", "8", "4", "--no-critic-gated"]
+    read = read_command_line(Arguments, "", [*argv, "--actor-norm-epsilon", "1e-6"])
+    assert (read.critic_norm, read.critic_hidden_dims, read.critic_gated) == ("layer_after", (8, 4), False)
+    assert (read.actor_norm_epsilon, read.norm) == (1e-6, "none")
+    assert Arguments(actor_activation="tanh", critic_activation="relu").activations() == ("tanh", "relu")
+
+
+def test_an_agent_says_which_roles_it_has():
+    @dataclass(frozen=True)
+    class Valued(RunArguments, roles=("actor", "value")):
+        norm: Literal["none", "layer"] = "layer"
+        """Its own choices, which are those of its roles, too."""
+        actor_hidden_dims: tuple[int, ...] = (4,)
+        """Written out."""
+
+    @dataclass(frozen=True)
+    class More(Valued):
+        more: int = 1
+
+    for kind in (Valued, More):
+        validate(kind())
+        hints = get_type_hints(kind)
+        assert hints["value_norm"] == Literal["none", "layer"] | None
+        assert kind(value_gated=True).network("value")["gated"]
+        assert kind().network("actor")["hidden_dims"] == (4,)
+        assert kind().network("value")["norm"] == "layer"
+        with pytest.raises(InputError, match=r"^--critic-norm is layer, but this agent has no critic: leave it out$"):
+            validate(kind(critic_norm="layer"))
+    assert RunArguments.roles == Arguments.roles == ("actor", "critic")
 
 
 def test_the_run_folder_is_the_contracts():
@@ -63,6 +108,8 @@ def test_identity_is_what_changes_a_result():
         (["--norm", "batch"], "batch"),
         (["--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
         (["--hidden-dims", "0"], "--hidden-dims"),
+        (["--critic-hidden-dims", "0"], "--critic-hidden-dims is (0,), but must be one or more positive widths"),
+        (["--critic-norm-epsilon", "0"], "--critic-norm-epsilon is 0.0, but must be finite and above 0"),
         (["--eval-at", "7", "--total-updates", "5"], "--eval-at"),
         (["--run-name", "a/b"], "--run-name"),
         (["--env-kwargs", "x"], "name=value"),

@@ -43,7 +43,7 @@ static inline void @_norm(float *x, int size, const float *weight, const float *
     float mean = 0, variance = 0;
     for (int i = 0; i < size; i++) mean += x[i] / size;
     for (int i = 0; i < size; i++) variance += (x[i] - mean) * (x[i] - mean) / size;
-    for (int i = 0; i < size; i++) x[i] = (x[i] - mean) / sqrtf(variance + 1e-5f) * weight[i] + bias[i];
+    for (int i = 0; i < size; i++) x[i] = (x[i] - mean) / sqrtf(variance + EPSILON) * weight[i] + bias[i];
 }
 """
 _SOFTPLUS = "fmaxf(v, 0) + log1pf(expf(-fabsf(v)))"
@@ -57,6 +57,7 @@ _ELEMENTWISE = {
     "selu": "1.0507009873554805f * (v > 0 ? v : 1.6732632423543772f * expm1f(v))",
     "celu": "v > 0 ? v : expm1f(v)",
     "gelu": "0.5f * v * (1 + erff(v * 0.7071067811865476f))",
+    "gelu_tanh": "0.5f * v * (1 + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v)))",
     "silu": f"v * {_SIGMOID}",
     "mish": f"v * tanhf({_SOFTPLUS})",
     "softplus": _SOFTPLUS,
@@ -136,8 +137,8 @@ def _code(weights: Mapping[str, np.ndarray], layers: list[Hidden], about: Mappin
     words = {name: reason(value).replace("*", "+").replace("\\", "/") for name, value in about.items()}
     lines = "\n".join(f" * {name}: {value}" for name, value in words.items())
     yield _HEAD.format(about=lines)
-    if any(layer.normed for layer in layers):
-        yield _NORM
+    if layers and layers[0].norm is not None:
+        yield _NORM.replace("EPSILON", _literal(np.float32(layers[0].norm.epsilon)))
     if layers:
         yield _activation(layers[0])
     observation_size, action_size = len(weights["observation_mean"]), len(weights["output_bias"])
@@ -153,8 +154,8 @@ static inline void @_act(const float *observation, float *action) {{
     for layer in layers:
         name, width = f"@_{layer.name}", layer.width
         yield f"\n    @_linear({here}, {size}, {name}_weight, {name}_bias, {there}, {width});\n"
-        if layer.normed:
-            yield f"    @_norm({there}, {width}, {name}_norm_weight, {name}_norm_bias);\n"
+        norm = f"    @_norm({there}, {width}, {name}_norm_weight, {name}_norm_bias);\n" if layer.norm else ""
+        yield "" if layer.norm_after else norm
         if layer.rationals:
             tables = f"{name}_numerator, {name}_denominator, {name}_degrees"
             yield f"    @_rationals({there}, {width}, {len(layer.rationals)}, {tables});\n"
@@ -164,6 +165,7 @@ static inline void @_act(const float *observation, float *action) {{
         if layer.gated:
             yield f"    @_linear({here}, {size}, {name}_gate_weight, {name}_gate_bias, gate, {width});\n"
             yield f"    for (int i = 0; i < {width}; i++) {there}[i] *= gate[i];\n"
+        yield norm if layer.norm_after else ""
         size, here, there = width, there, here
     yield f"""
     @_linear({here}, {size}, @_output_weight, @_output_bias, action, {action_size});

@@ -47,15 +47,18 @@ class _PlainLayer(nn.Module):
         features = self.linear.out_features
         self.norm: nn.LayerNorm | None = None
         if source.norm is not None:
-            self.norm = nn.LayerNorm(features)
+            self.norm = nn.LayerNorm(features, source.norm.epsilon)
             self.norm.weight.data.copy_(source.norm.weight.detach()[0])
             self.norm.bias.data.copy_(source.norm.bias.detach()[0])
+        self.norm_after = source.norm_after
         self.activation = plain_activation(source.activation, features)
 
     def forward(self, x: Tensor) -> Tensor:
+        before, after = (None, self.norm) if self.norm_after else (self.norm, None)
         y = self.linear(x)
-        y = self.activation(y if self.norm is None else self.norm(y))
-        return y if self.gate is None else y * self.gate(x)
+        y = self.activation(y if before is None else before(y))
+        y = y if self.gate is None else y * self.gate(x)
+        return y if after is None else after(y)
 
 
 class PlainPolicy(nn.Module):

@@ -31,7 +31,7 @@ _NORM = '''
 def norm(x, weight, bias):
     """Layer normalisation over the features."""
     x = x - x.mean(-1, keepdims=True)
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(1e-5)) * weight + bias
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32({epsilon!r})) * weight + bias
 '''
 _ACT = '''
 def act(observation):
@@ -55,6 +55,10 @@ _ACTIVATIONS = {
     "gelu": (
         "erf = np.vectorize(math.erf, otypes=[np.float32])  # NumPy has none",
         "return np.float32(0.5) * x * (1 + erf(x * np.float32(math.sqrt(0.5))))",
+    ),
+    "gelu_tanh": (
+        "inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)",
+        "return np.float32(0.5) * x * (1 + np.tanh(inner))",
     ),
     "silu": (f"return x * {_SIGMOID}",),
     "mish": (f"return x * np.tanh({_SOFTPLUS})",),
@@ -109,8 +113,8 @@ def write_numpy(policy: Policy, path: Path, about: Mapping[str, str]) -> None:
         weights |= _rational_weights(layer)
     lines = "\n".join(f"# {name}: {reason(value)}" for name, value in about.items())
     parts = [_HEAD.format(stem=path.stem, weights=path.with_suffix(".npz").name, about=lines)]
-    if any(layer.normed for layer in layers):
-        parts.append(_NORM)
+    if layers and layers[0].norm is not None:
+        parts.append(_NORM.format(epsilon=layers[0].norm.epsilon))
     if rationals:
         version = rationals[0].version
         parts.append(_RATIONAL.format(variable="np.abs(u)" if version == "A" else "u", guarded=_GUARDED[version]))
@@ -131,11 +135,14 @@ def write_numpy(policy: Policy, path: Path, about: Mapping[str, str]) -> None:
 def _step(layer: Hidden) -> str:
     name = layer.name
     lines = [f'y = x @ W["{name}_weight"] + W["{name}_bias"]']
-    if layer.normed:
-        lines.append(f'y = norm(y, W["{name}_norm_weight"], W["{name}_norm_bias"])')
+    norm = [] if layer.norm is None else [f'norm({{}}, W["{name}_norm_weight"], W["{name}_norm_bias"])']
+    if not layer.norm_after:
+        lines += [f"y = {call.format('y')}" for call in norm]
     slope = f', W["{name}_slope"]' if layer.activation == "prelu" else ""
     lines.append(f'y = rational(y, "{name}")' if layer.rationals else f"y = activation(y{slope})")
     lines.append(f'x = y * (x @ W["{name}_gate_weight"] + W["{name}_gate_bias"])' if layer.gated else "x = y")
+    if layer.norm_after:
+        lines += [f"x = {call.format('x')}" for call in norm]
     return "".join(f"    {line}\n" for line in lines)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlrat.errors import InputError
 from rlrat.networks.activations import PReLU
+from rlrat.networks.layers import LayerNorm
 from rlrat.networks.policies import Policy
 from rlrat.rational import Rational
 from rlrat.rational.reference import polynomials
@@ -31,7 +32,8 @@ class Hidden:
     name: str
     """Before the names of its weights."""
     width: int
-    normed: bool
+    norm: LayerNorm | None
+    norm_after: bool
     gated: bool
     activation: str
     """A name of the registry, `rational` for all rationals."""
@@ -62,7 +64,8 @@ def read_layers(policy: Policy) -> tuple[dict[str, np.ndarray], list[Hidden]]:
         elif isinstance(activation, Rational):
             version, rationals = activation.version, _groups(activation)
         width = layer.linear.bias.shape[-1]
-        hidden.append(Hidden(name, width, layer.norm is not None, layer.gate is not None, kind, version, rationals))
+        norm = (layer.norm, layer.norm_after)
+        hidden.append(Hidden(name, width, *norm, layer.gate is not None, kind, version, rationals))
     weights |= {"output_weight": output.weight[..., :size], "output_bias": output.bias[..., :size]}
     weights |= {"action_scale": policy.action_scale, "action_offset": policy.action_offset}
     arrays = {name: np.ascontiguousarray(_array(value[0])) for name, value in weights.items()}

@@ -27,7 +27,8 @@ def differs(policy, folder, observations=OBSERVATIONS) -> float:
 @needs_compiler
 @pytest.mark.parametrize("activation", [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in names()])
 def test_every_activation(activation, tmp_path):
-    network = {"gated": True, "norm": "layer"} if activation in ("rational", "prelu") else {}
+    norm = {"rational": "layer", "prelu": "layer", "gelu": "layer_after"}.get(activation)
+    network = {} if norm is None else {"gated": True, "norm": norm, "norm_epsilon": 0.1}
     assert differs(make_policy(head="sac", activation=activation, **network), tmp_path) < 1e-5
 
 

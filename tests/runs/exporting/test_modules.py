@@ -16,7 +16,8 @@ OTHERS = ("rational:gelu", "rational:identity")
 
 @pytest.mark.parametrize("activation", [*names(), *OTHERS])
 def test_a_plain_policy_acts_as_ours(activation):
-    for place, network in enumerate(({}, {"gated": True, "norm": "layer"}, {"norm": "layer"}, {"gated": True})):
+    after = {"norm": "layer_after", "norm_epsilon": 0.1}
+    for place, network in enumerate(({}, {"gated": True, "norm": "layer"}, after, {**after, "gated": True})):
         policy = make_policy(head=HEADS[place], activation=activation, **network)
         plain = plain_policy(policy)
         assert not any(isinstance(module, Rational) for module in plain.modules())

@@ -24,7 +24,7 @@ def differs(policy, folder, observations=OBSERVATIONS) -> float:
 
 @pytest.mark.parametrize("activation", names())
 def test_every_activation(activation, tmp_path):
-    for network in ({}, {"gated": True, "norm": "layer"}):
+    for network in ({}, *({"gated": True, "norm": norm, "norm_epsilon": 0.1} for norm in ("layer", "layer_after"))):
         assert differs(make_policy(head="sac", activation=activation, **network), tmp_path) < 1e-5
 
 
