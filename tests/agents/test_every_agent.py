@@ -1,5 +1,6 @@
 """What is asked of every agent, on a small dataset and in short runs."""
 
+import inspect
 import itertools
 import json
 import re
@@ -24,6 +25,7 @@ from rlrat.runs.folder import RunFolder
 from rlrat.runs.inspection import activation_rows
 from rlrat.runs.schema import COLUMNS, EVALUATIONS, TENSORBOARD
 from rlrat.updates.learner import check_learner
+from rlrat.updates.optim import Adam
 from tests.agents.learners import AGENTS, HEADS, make_learner, make_trainer, with_setting
 from tests.agents.registered import REGISTERED, command_line
 from tests.short_runs import ROOT, assert_equal_runs, read_run, wait_for
@@ -35,7 +37,7 @@ def test_settings_that_vary_along_the_seed_axis_act_as_alone(small_dataset, agen
     kind = load_agent(agent).Arguments
     names = [name for name, hint in get_type_hints(kind).items() if {float, tuple[float, ...]} <= set(get_args(hint))]
     assert "actor_learning_rate" in names or "learning_rate" in names
-    common = {"batch_size": 8, **REGISTERED[agent].counting}
+    common = {"batch_size": 8, "weight_decay": 0.5, "max_norm": 0.5, **REGISTERED[agent].counting}
     for name in names:
         common[name] = value = common.get(name, getattr(kind(), name))
         values = (value, 0.5 * value)
@@ -257,7 +259,36 @@ def test_losses_of_every_policy_fall_on_a_fixed_batch(small_dataset, agent, poli
     _assert_losses_fall(agent, small_dataset, policy=policy, initialization=initialization, activation="rational")
 
 
-@pytest.mark.parametrize("agent", with_setting("actor_schedule"))
+@pytest.mark.parametrize("agent", AGENTS)
+def test_no_optimizer_escapes_what_is_said_of_all(small_dataset, agent):
+    """Each of the settings changes what each of them does; only numbers such as a multiplier do not decay."""
+    module = load_agent(agent)
+    assert not re.search(r"\bAdam\(|\boptim\b", inspect.getsource(module)), "args.adam makes an agent's optimizers"
+    constant = {f"{role}_schedule": "constant" for role in module.Arguments.roles}
+    common = {"hidden_dims": (8, 8), "batch_size": 8, "total_updates": 4, **constant, **REGISTERED[agent].counting}
+
+    def parameters(**changed) -> dict[str, torch.Tensor]:
+        plain = {"warmup_updates": 0, "max_norm": None, "weight_decay": 0.0}
+        learner, _, train = make_trainer(agent, small_dataset, [3], **{**common, **plain, **changed})
+        for update in range(4):
+            train(update)
+        optimizers = [m for m in learner.modules() if isinstance(m, Adam)]
+        for optimizer in optimizers:
+            assert any(optimizer._decays) == (optimizer.flat.count_nonzero() > 1), optimizer.name
+        return {optimizer.name: optimizer.flat for optimizer in optimizers}
+
+    plain = parameters()
+    schedules = [{f"{role}_schedule": "cosine"} for role in module.Arguments.roles]
+    schedule = {name: value for one in schedules for name, value in one.items()}
+    for change in ({"warmup_updates": 8}, {"max_norm": 1e-7}, {"weight_decay": 0.5}, schedule):
+        same = {name for name, flat in parameters(**change).items() if torch.equal(flat, plain[name])}
+        assert same <= ({"multiplier"} if "weight_decay" in change else set()), change
+    for role, one in zip(module.Arguments.roles, schedules, strict=True):
+        changed = {name for name, flat in parameters(**one).items() if not torch.equal(flat, plain[name])}
+        assert changed, f"nothing follows --{role}-schedule"
+
+
+@pytest.mark.parametrize("agent", with_setting("actor_dropout"))  # of which one batch has about one gradient
 @pytest.mark.parametrize(("schedule", "rates"), [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.854, 0.5, 0.146])])
 def test_the_actors_rate_follows_its_schedule(small_dataset, agent, schedule, rates):
     learner, batches = make_learner(agent, small_dataset, [0], total_updates=4, actor_schedule=schedule)
