@@ -97,9 +97,8 @@ class AWAC(nn.Module):
         self.guard = SeedGuard(num_seeds)
         self.to(device)
 
-        adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
-        self.q_optimizer = Adam(self.q, args.learning_rate, name="q", **adam)
-        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", **adam)
+        self.q_optimizer = args.adam(self.q, args.learning_rate, "critic", name="q", guard=self.guard)
+        self.policy_optimizer = args.adam(self.policy, args.learning_rate, "actor", name="actor", guard=self.guard)
         flatten(self.q_target)
         self.noise = UpdateBlocks(Stream(seeds, "policy noise", device).normal, (2, args.batch_size, action_size))
 

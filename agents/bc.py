@@ -1,7 +1,7 @@
 """Behaviour cloning, of all episodes or of the best (%BC, Chen et al. 2021, arXiv 2106.01345), with any activation."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from rlrat.networks import Initialization, PolicyHead
 from rlrat.runs.arguments import Axis, Positive, Range, RunArguments, parse
@@ -11,8 +11,6 @@ from rlrat.runs.arguments import Axis, Positive, Range, RunArguments, parse
 class Arguments(RunArguments, roles=("actor",)):
     learning_rate: Axis[Positive] = 3e-4
     """Adam's."""
-    actor_schedule: Literal["cosine", "constant"] = "constant"
-    """The actor's learning rate over all updates."""
     best_episodes: Annotated[float, Range(0.0, 1.0, open_low=True)] = 1.0
     """Share of the episodes that is cloned, those of the highest returns; rounded up."""
     policy: PolicyHead = "deterministic"
@@ -64,9 +62,7 @@ class BC(nn.Module):
         self.guard = SeedGuard(num_seeds)
         self.to(device)
 
-        adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
-        steps = args.total_updates if args.actor_schedule == "cosine" else None
-        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", cosine_updates=steps, **adam)
+        self.policy_optimizer = args.adam(self.policy, args.learning_rate, "actor", name="actor", guard=self.guard)
         self.dropout = dropout_masks(seeds, args.actor_dropout, args.batch_size, self.policy.mean, device)
 
     def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:

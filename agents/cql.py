@@ -166,15 +166,15 @@ class CQL(nn.Module):
         self.guard = SeedGuard(num_seeds)
         self.to(device)
 
-        adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
-        self.q_optimizer = Adam(self.q, args.critic_learning_rate, name="q", **adam)
-        self.policy_optimizer = Adam(self.policy, args.actor_learning_rate, name="actor", **adam)
+        of_actor, of_critic = (args.actor_learning_rate, "actor"), (args.critic_learning_rate, "critic")
+        self.q_optimizer = args.adam(self.q, *of_critic, name="q", guard=self.guard)
+        self.policy_optimizer = args.adam(self.policy, *of_actor, name="actor", guard=self.guard)
         if args.automatic_entropy:
-            weight, rate = self.log_entropy_weight, args.actor_learning_rate
-            self.entropy_optimizer = Adam(weight, rate, name="entropy weight", guard=self.guard)
+            about = {"name": "entropy weight", "guard": self.guard, "undecayed": [self.log_entropy_weight]}
+            self.entropy_optimizer = args.adam(self.log_entropy_weight, *of_actor, **about)
         if args.lagrange:
-            multiplier, rate = self.log_multiplier, args.critic_learning_rate
-            self.multiplier_optimizer = Adam(multiplier, rate, name="multiplier", guard=self.guard)
+            about = {"name": "multiplier", "guard": self.guard, "undecayed": [self.log_multiplier]}
+            self.multiplier_optimizer = args.adam(self.log_multiplier, *of_critic, **about)
         flatten(self.q_target)
         on_gpu = is_gpu(torch.device(device))
         self.part_size = args.batch_size if on_gpu else max(1, _CPU_ROWS // (1 + 3 * args.num_actions))

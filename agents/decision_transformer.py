@@ -22,11 +22,11 @@ class Arguments(RunArguments, roles=("actor",)):
     """Hidden widths of each block's MLP."""
     learning_rate: Axis[Positive] = 1e-4
     """AdamW's."""
-    warmup_updates: Count = 10_000
+    warmup_updates: Annotated[int, Range(0)] = 10_000
     """The learning rate grows linearly over so many updates."""
     weight_decay: Axis[NotNegative] = 1e-4
-    """AdamW's, of all but embeddings, norms, the gains in their place, and rational coefficients."""
-    max_norm: Axis[Positive] = 0.25
+    """AdamW's, of all but embeddings, norms, the gains in their place, and trained activations."""
+    max_norm: Axis[Positive] | None = 0.25
     """Clips the norm of a seed's gradient."""
     context_length: Count = 20
     """K, the steps of a window."""
@@ -62,7 +62,7 @@ from torch import Tensor, nn
 
 from rlrat.datasets import NO_EPISODES, Dataset, Units, WindowBatch, Windows
 from rlrat.errors import InputError, one_line_errors
-from rlrat.networks import Embedding, Gain, LayerNorm, SequencePolicy, check_target_returns, initialize
+from rlrat.networks import SequencePolicy, check_target_returns, initialize
 from rlrat.runs import Run
 from rlrat.updates import Adam, DropoutMasks, SeedGuard, Stream
 
@@ -106,17 +106,8 @@ class DecisionTransformer(nn.Module):
 
         policy = self.policy
         embeddings = (policy.return_embedding, policy.observation_embedding, policy.action_embedding)
-        self.policy_optimizer = Adam(
-            policy,
-            args.learning_rate,
-            guard=self.guard,
-            name="actor",
-            rational_rate_scale=args.rational.rate_scale,
-            weight_decay=args.weight_decay,
-            decoupled=True,
-            undecayed=[*embeddings, *(m for m in policy.modules() if isinstance(m, Embedding | LayerNorm | Gain))],
-            max_norm=args.max_norm,
-            warmup_updates=args.warmup_updates,
+        self.policy_optimizer = args.adam(
+            policy, args.learning_rate, "actor", name="actor", guard=self.guard, undecayed=embeddings
         )
         rates = (args.embedding_dropout, args.attention_dropout, args.residual_dropout)
         rates, shapes = zip(*policy.dropout_shapes(args.batch_size, *rates), strict=True)

@@ -90,11 +90,9 @@ class IQL(nn.Module):
         self.guard = SeedGuard(num_seeds)
         self.to(device)
 
-        adam = {"guard": self.guard, "rational_rate_scale": args.rational.rate_scale}
-        self.q_optimizer = Adam(self.q, args.learning_rate, name="q", **adam)
-        self.v_optimizer = Adam(self.v, args.learning_rate, name="v", **adam)
-        steps = args.total_updates if args.actor_schedule == "cosine" else None
-        self.policy_optimizer = Adam(self.policy, args.learning_rate, name="actor", cosine_updates=steps, **adam)
+        self.q_optimizer = args.adam(self.q, args.learning_rate, "critic", name="q", guard=self.guard)
+        self.v_optimizer = args.adam(self.v, args.learning_rate, "critic", name="v", guard=self.guard)
+        self.policy_optimizer = args.adam(self.policy, args.learning_rate, "actor", name="actor", guard=self.guard)
         flatten(self.q_target)
         self.dropout = dropout_masks(seeds, args.actor_dropout, args.batch_size, self.policy.mean, device)
 

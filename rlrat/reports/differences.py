@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrat.reports.read import RunRecord, as_text
-from rlrat.runs.schema import NETWORK_SETTINGS, recalled
+from rlrat.runs.schema import ROLE_SETTINGS, recalled
 
 _PROTOCOL = {  # how runs are judged, not how they learn
     *("env_id", "env_kwargs", "max_episode_steps", "wrappers", "ignore_wrappers"),
@@ -16,7 +16,8 @@ _PROTOCOL = {  # how runs are judged, not how they learn
 _NEWER = {
     **{"max_episode_steps": None, "action_bounds": None, "holdout": None, "reward_shift": None},
     **{"wrappers": [], "ignore_wrappers": False, "drop_achieved_goal": None},
-    **{"norm_epsilon": 1e-5, **{f"{role}_{name}": None for role in ("actor", "critic") for name in NETWORK_SETTINGS}},
+    **{"norm_epsilon": 1e-5, **{f"{role}_{name}": None for role in ("actor", "critic") for name in ROLE_SETTINGS}},
+    **{"warmup_updates": 0, "schedule": "constant", "weight_decay": 0.0, "max_norm": None},
 }
 """Settings that older runs do not know, as they were."""
 # Settings that the seconds of an update depend on. A run may be resumed with others, except for the precision.

@@ -14,11 +14,11 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
@@ -30,8 +30,13 @@ from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 from rlrat.json_files import EXACT_INTEGERS
 from rlrat.networks.choices import Norm, RationalVersion
 from rlrat.runs.presets import with_preset
-from rlrat.runs.schema import HELD_OUT_SHARE, NETWORK_SETTINGS, OUTSIDE_IDENTITY, OUTSIDE_NAME
+from rlrat.runs.schema import HELD_OUT_SHARE, NETWORK_SETTINGS, OUTSIDE_IDENTITY, OUTSIDE_NAME, ROLE_SETTINGS
 from rlrat.updates.seeds import SEED_LIMIT
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rlrat.updates.optim import Adam, SeedGuard
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class RationalArguments:
 
 
 class _PerRole:
-    """Gives a dataclass of arguments, for each role of its networks, a field of each of `NETWORK_SETTINGS`.
+    """Gives a dataclass of arguments, for each role of its networks, a field of each of `ROLE_SETTINGS`.
 
     `class Arguments(RunArguments, roles=("actor",))` has no critic, and refuses what is said of one.
     """
@@ -95,10 +100,10 @@ class _PerRole:
         if roles is not None:
             every = (*cls.roles, *cls.absent_roles)
             cls.roles, cls.absent_roles = roles, tuple(role for role in every if role not in roles)
-        elif not own.keys() & set(NETWORK_SETTINGS):
+        elif not own.keys() & set(ROLE_SETTINGS):
             return
         hints, fields = get_type_hints(cls, include_extras=True), {}
-        for role, name in itertools.product((*cls.roles, *cls.absent_roles), NETWORK_SETTINGS):
+        for role, name in itertools.product((*cls.roles, *cls.absent_roles), ROLE_SETTINGS):
             if (field := f"{role}_{name}") in own:  # it was written out
                 continue
             kind, *known = get_args(hints[name]) if hasattr(hints[name], "__metadata__") else (hints[name],)
@@ -106,7 +111,7 @@ class _PerRole:
             known += [conf.Suppress] if role in cls.absent_roles else []
             fields[field] = Annotated[(kind | None, *known)]
             setattr(cls, field, None)
-        place = list(own).index(NETWORK_SETTINGS[-1]) + 1 if NETWORK_SETTINGS[-1] in own else len(own)
+        place = list(own).index(ROLE_SETTINGS[-1]) + 1 if ROLE_SETTINGS[-1] in own else len(own)
         entries = list(own.items())
         cls.__annotations__ = dict([*entries[:place], *fields.items(), *entries[place:]])
 
@@ -169,6 +174,14 @@ class RunArguments(_PerRole):
     """Added to LayerNorm's variance: 1e-5 as in PyTorch, in Flax 1e-6."""
     hidden_dims: tuple[int, ...] = (256, 256)
     """Hidden widths."""
+    warmup_updates: Annotated[int, Range(0)] = 0
+    """The learning rates grow linearly over so many updates."""
+    weight_decay: Axis[NotNegative] = 0.0
+    """AdamW's, of all parameters but those of norms, embeddings, trained activations and multipliers."""
+    max_norm: Axis[Positive] | None = None
+    """Clips the norm of a seed's gradient of each network."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rates; cosine: they fall to 0 over all updates."""
     rational: RationalArguments = field(default_factory=RationalArguments)
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
@@ -202,6 +215,49 @@ class RunArguments(_PerRole):
         own = {name: getattr(self, f"{role}_{name}") for name in NETWORK_SETTINGS}
         found = {name: getattr(self, name) if value is None else value for name, value in own.items()}
         return {**found, "activation_settings": rational}
+
+    def adam(
+        self,
+        network: "nn.Module",
+        learning_rate: "float | Tensor",
+        role: str,
+        *,
+        name: str,
+        guard: "SeedGuard",
+        every: int = 1,
+        undecayed: "Iterable[nn.Module]" = (),
+    ) -> "Adam":
+        """Make a network's optimizer, with all that the command line says of optimizers.
+
+        Every optimizer of an agent is made here, also those of a temperature or a multiplier: none lacks a setting.
+
+        Args:
+            network: has a `batch_shape`; see `rlrat.updates.Adam`.
+            learning_rate: one number, or one for each seed.
+            role: whose `--<role>-schedule` it follows.
+            name: what `guard` calls its loss and gradient.
+            guard: the learner's.
+            every: updates between two of its steps.
+            undecayed: modules that weight decay leaves alone, besides norms, embeddings and trained activations.
+        """
+        from rlrat.networks.layers import Embedding, LayerNorm
+        from rlrat.networks.transformer import Gain
+        from rlrat.updates.optim import Adam
+
+        schedule = getattr(self, f"{role}_schedule") or self.schedule
+        return Adam(
+            network,
+            learning_rate,
+            name=name,
+            guard=guard,
+            rational_rate_scale=self.rational.rate_scale,
+            weight_decay=self.weight_decay,
+            decoupled=True,
+            undecayed=[*undecayed, *(m for m in network.modules() if isinstance(m, Embedding | LayerNorm | Gain))],
+            max_norm=self.max_norm,
+            warmup_updates=-(-self.warmup_updates // every) or None,
+            cosine_updates=max(1, self.total_updates // every) if schedule == "cosine" else None,
+        )
 
     def activations(self) -> tuple[str, ...]:
         """Name the activations of all networks, each once."""
@@ -307,7 +363,7 @@ def validate(arguments: RunArguments) -> None:
         widths = getattr(arguments, name)
         if widths is not None and (not widths or min(widths) < 1):
             raise InputError(f"{_flag(name)} is {widths}, but must be one or more positive widths")
-    for role, name in itertools.product(arguments.absent_roles, NETWORK_SETTINGS):
+    for role, name in itertools.product(arguments.absent_roles, ROLE_SETTINGS):
         if (value := getattr(arguments, f"{role}_{name}")) is not None:
             raise InputError(f"{_flag(f'{role}_{name}')} is {value}, but this agent has no {role}: leave it out")
     if any(not 0 <= update <= arguments.total_updates for update in arguments.eval_at):

@@ -63,7 +63,9 @@ FINAL_EVALUATIONS = 5
 """A run's final value is the mean of its last so many, as arXiv 2602.12390 has it."""
 
 NETWORK_SETTINGS = ("activation", "gated", "norm", "norm_epsilon", "hidden_dims")
-"""Those of every network. Each role's own are called `critic_norm`, ..., and are None where they do not differ."""
+"""Those of every network."""
+ROLE_SETTINGS = (*NETWORK_SETTINGS, "schedule")
+"""Those that a role of networks may have of its own, called `critic_norm`, ..., and None where they do not differ."""
 
 OUTSIDE_IDENTITY = frozenset(
     (
@@ -104,6 +106,8 @@ def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(identity)
     if isinstance(found.get("env_id"), str):
         found["env_id"] = bare(found["env_id"])
+    if "schedule" not in found and "best_episodes" in found and found.get("actor_schedule") == "constant":
+        found["actor_schedule"] = None  # BC's was its own, and "constant" its default
     if "action_bounds" in found:  # it came with max_episode_steps
         return found
     if "max_episode_steps" in found:

@@ -25,10 +25,10 @@ class Learner(Protocol):
         for update in run.updates(learner):
             run.log(learner.update(*learner.inputs(update)))
 
-    Each network that learns belongs to a `rlrat.updates.Adam`, an attribute of the learner, made after
-    `learner.to(device)`. A target network is an attribute whose name ends in `_target`: a `copy.deepcopy` that takes no
-    gradients and is given to `rlrat.updates.flatten`, so that `polyak_` can move it. When a run begins, `check_learner`
-    and a first update on trial, which is undone, name what is missing of all this.
+    Each network that learns belongs to a `rlrat.updates.Adam`, an attribute of the learner, made by `arguments.adam`
+    after `learner.to(device)`. A target network is an attribute whose name ends in `_target`: a `copy.deepcopy` that
+    takes no gradients and is given to `rlrat.updates.flatten`, so that `polyak_` can move it. When a run begins,
+    `check_learner` and a first update on trial, which is undone, name what is missing of all this.
     """
 
     policy: nn.Module

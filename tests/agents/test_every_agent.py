@@ -1,5 +1,6 @@
 """What is asked of every agent, on a small dataset and in short runs."""
 
+import inspect
 import itertools
 import json
 import re
@@ -11,6 +12,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import rlrat
 from rlrat.networks import activations
@@ -23,6 +25,7 @@ from rlrat.runs.folder import RunFolder
 from rlrat.runs.inspection import activation_rows
 from rlrat.runs.schema import COLUMNS, EVALUATIONS, TENSORBOARD
 from rlrat.updates.learner import check_learner
+from rlrat.updates.optim import Adam
 from tests.agents.learners import AGENTS, HEADS, make_learner, make_trainer, with_setting
 from tests.agents.registered import REGISTERED, command_line
 from tests.short_runs import ROOT, assert_equal_runs, read_run, wait_for
@@ -34,7 +37,7 @@ def test_settings_that_vary_along_the_seed_axis_act_as_alone(small_dataset, agen
     kind = load_agent(agent).Arguments
     names = [name for name, hint in get_type_hints(kind).items() if {float, tuple[float, ...]} <= set(get_args(hint))]
     assert "actor_learning_rate" in names or "learning_rate" in names
-    common = {"batch_size": 8, **REGISTERED[agent].counting}
+    common = {"batch_size": 8, "weight_decay": 0.5, "max_norm": 0.5, **REGISTERED[agent].counting}
     for name in names:
         common[name] = value = common.get(name, getattr(kind(), name))
         values = (value, 0.5 * value)
@@ -68,6 +71,46 @@ def test_a_seed_learns_alike_whatever_is_beside_it(small_dataset, agent, activat
         train_alone(update)
     for name, value in together.state_dict().items():
         torch.testing.assert_close(value[3], alone.state_dict()[name][0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_other_seeds_are_apart_and_equal_seeds_together(small_dataset, agent):
+    """In their initial weights, in all that is drawn for an update, also from one update to the next, and in learning.
+
+    What is equal for all seeds is no tensor, or one number throughout, as initial biases are.
+    """
+    settings = {**REGISTERED[agent].counting, **REGISTERED[agent].dropout, "batch_size": 16}
+    learner, _, train = make_trainer(agent, small_dataset, [3, 4, 3], **settings)
+    weights = {name: p for name, p in learner.named_parameters() if len(p.unique()) > 1}
+    assert weights
+    drawn = [
+        {f"input {place}": x for place, x in enumerate(tree_leaves(learner.inputs(update))) if torch.is_tensor(x)}
+        for update in range(2)
+    ]
+    drawn = [{name: x for name, x in tensors.items() if len(x.unique()) > 1} for tensors in drawn]
+    for name, tensor in (*weights.items(), *drawn[0].items()):
+        assert torch.equal(tensor[0], tensor[2]), f"equal seeds differ: {name}"
+        assert not torch.equal(tensor[0], tensor[1]), f"other seeds are equal: {name}"
+    for name in drawn[0].keys() & drawn[1].keys():
+        assert not torch.equal(drawn[0][name], drawn[1][name]), f"two updates draw the same: {name}"
+    for update in range(4):
+        train(update)
+    for name, parameter in learner.named_parameters():
+        torch.testing.assert_close(parameter[0], parameter[2], msg=name)
+    assert all(not torch.equal(weight[0], weight[1]) for weight in weights.values())
+
+
+@pytest.mark.parametrize("agent", with_setting("discount"))
+def test_nothing_follows_a_terminal_state(small_dataset, agent):
+    """Where all next states are terminal the discount does not count, and where none is, it does."""
+    for terminal in (1.0, 0.0):
+        learners = [make_learner(agent, small_dataset, [3], discount=discount)[0] for discount in (0.5, 0.99)]
+        for update in range(3):
+            for learner in learners:
+                batch, *others = learner.inputs(update)
+                learner.update(batch._replace(terminations=torch.full_like(batch.terminations, terminal)), *others)
+        one, other = (torch.cat([p.flatten() for p in learner.parameters()]) for learner in learners)
+        assert torch.equal(one, other) == bool(terminal)
 
 
 def _far_dataset(low, high) -> rlrat.Dataset:
@@ -217,7 +260,36 @@ def test_losses_of_every_policy_fall_on_a_fixed_batch(small_dataset, agent, poli
     _assert_losses_fall(agent, small_dataset, policy=policy, initialization=initialization, activation="rational")
 
 
-@pytest.mark.parametrize("agent", with_setting("actor_schedule"))
+@pytest.mark.parametrize("agent", AGENTS)
+def test_no_optimizer_escapes_what_is_said_of_all(small_dataset, agent):
+    """Each of the settings changes what each of them does; only numbers such as a multiplier do not decay."""
+    module = load_agent(agent)
+    assert not re.search(r"\bAdam\(|\boptim\b", inspect.getsource(module)), "args.adam makes an agent's optimizers"
+    constant = {f"{role}_schedule": "constant" for role in module.Arguments.roles}
+    common = {"hidden_dims": (8, 8), "batch_size": 8, "total_updates": 4, **constant, **REGISTERED[agent].counting}
+
+    def parameters(**changed) -> dict[str, torch.Tensor]:
+        plain = {"warmup_updates": 0, "max_norm": None, "weight_decay": 0.0}
+        learner, _, train = make_trainer(agent, small_dataset, [3], **{**common, **plain, **changed})
+        for update in range(4):
+            train(update)
+        optimizers = [m for m in learner.modules() if isinstance(m, Adam)]
+        for optimizer in optimizers:
+            assert any(optimizer._decays) == (optimizer.flat.count_nonzero() > 1), optimizer.name
+        return {optimizer.name: optimizer.flat for optimizer in optimizers}
+
+    plain = parameters()
+    schedules = [{f"{role}_schedule": "cosine"} for role in module.Arguments.roles]
+    schedule = {name: value for one in schedules for name, value in one.items()}
+    for change in ({"warmup_updates": 8}, {"max_norm": 1e-7}, {"weight_decay": 0.5}, schedule):
+        same = {name for name, flat in parameters(**change).items() if torch.equal(flat, plain[name])}
+        assert same <= ({"multiplier"} if "weight_decay" in change else set()), change
+    for role, one in zip(module.Arguments.roles, schedules, strict=True):
+        changed = {name for name, flat in parameters(**one).items() if not torch.equal(flat, plain[name])}
+        assert changed, f"nothing follows --{role}-schedule"
+
+
+@pytest.mark.parametrize("agent", with_setting("actor_dropout"))  # of which one batch has about one gradient
 @pytest.mark.parametrize(("schedule", "rates"), [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.854, 0.5, 0.146])])
 def test_the_actors_rate_follows_its_schedule(small_dataset, agent, schedule, rates):
     learner, batches = make_learner(agent, small_dataset, [0], total_updates=4, actor_schedule=schedule)

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import Range, RunArguments, identity
-from rlrat.runs.schema import NETWORK_SETTINGS
+from rlrat.runs.schema import ROLE_SETTINGS
 from rlrat.updates.learner import check_learner
 from tests.agents.learners import AGENTS, make_learner
 from tests.agents.registered import REGISTERED
@@ -72,12 +72,12 @@ def settings(agent: str) -> dict[str, list[list[dict[str, Any]]]]:
     """For each setting of the identity, what `make_learner` takes to have others."""
     kind = load_agent(agent).Arguments
     base, judged = make_learner_settings(agent), identity(kind())
-    absent = {f"{role}_{name}" for role in kind.absent_roles for name in NETWORK_SETTINGS}
+    absent = {f"{role}_{name}" for role in kind.absent_roles for name in ROLE_SETTINGS}
     found = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         if name in ELSEWHERE or name in absent:
             continue
-        shared = next((s for s in NETWORK_SETTINGS for role in kind.roles if name == f"{role}_{s}"), name)
+        shared = next((s for s in ROLE_SETTINGS for role in kind.roles if name == f"{role}_{s}"), name)
         own = base.get(name, getattr(kind(), name))
         value = base.get(shared, getattr(kind(), shared)) if own is None else own  # of a role, the one that it has now
         if dataclasses.is_dataclass(value):
@@ -99,15 +99,16 @@ def make_learner_settings(agent: str) -> dict[str, Any]:
         "hidden_dims": (8, 8),
         "batch_size": 8,
         "total_updates": 4,
+        "warmup_updates": 1,
         **REGISTERED[agent].small,
         **REGISTERED[agent].counting,
     }
 
 
-def learned(agent: str, dataset, **changed) -> dict[str, torch.Tensor]:
+def learned(agent: str, dataset, updates: int = 2, **changed) -> dict[str, torch.Tensor]:
     learner, _ = make_learner(agent, dataset, [3], **{**make_learner_settings(agent), **changed})
     check_learner(learner, 1)
-    for update in range(2):
+    for update in range(updates):
         learner.update(*learner.inputs(update))
     return learner.state_dict()
 
@@ -116,17 +117,24 @@ def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_every_setting_changes_what_is_learned(small_dataset, agent):
-    plain = learned(agent, small_dataset)
-    assert equal(plain, learned(agent, small_dataset))
-    unused = []
+def assert_every_setting_counts(dataset, agent: str, only: str | None = None) -> None:
+    """Train with other values of each setting, or of one alone: all parameters and buffers are not as before."""
+    plain, unused = {updates: learned(agent, dataset, updates) for updates in (2, 4)}, []
     for name, groups in settings(agent).items():
+        if only not in (None, name):
+            continue
         assert groups, f"tell this test how another {name} is made"
         for choices in groups:
-            if all(equal(plain, learned(agent, small_dataset, **choice)) for choice in choices):
+            updates = 4 if name == "actor_schedule" else 2  # a schedule begins with the second step
+            if all(equal(plain[updates], learned(agent, dataset, updates, **choice)) for choice in choices):
                 unused.append(choices)
     assert not unused
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_setting_changes_what_is_learned(small_dataset, agent):
+    assert equal(learned(agent, small_dataset), learned(agent, small_dataset))
+    assert_every_setting_counts(small_dataset, agent)
     assert ("critic" in load_agent(agent).Arguments.roles) == bool(REGISTERED[agent].critics)
 
 
@@ -162,7 +170,7 @@ def test_an_update_stays_on_the_device(small_dataset, agent):
     """Also where each member has its own value of every setting that may have several."""
     assert on_the_host(agent, small_dataset) == []
     kind = load_agent(agent).Arguments
-    values = {**dataclasses.asdict(kind()), **make_learner_settings(agent)}
+    values = {**dataclasses.asdict(kind()), "max_norm": 0.5, **make_learner_settings(agent)}
     several = [name for name, hint in get_type_hints(kind).items() if {float, tuple[float, ...]} <= set(get_args(hint))]
     assert several
     own = {name: torch.full((2, 1), values[name], device="meta") for name in several if name != "weight_decay"}

@@ -1,7 +1,9 @@
 import pytest
 
 from rlrat.reports.build import build_report
+from rlrat.reports.differences import _NEWER
 from rlrat.reports.read import filter_runs, read_runs
+from rlrat.runs.arguments import RunArguments, identity
 from tests.reports.run_folders import RISING, write_seeds
 
 
@@ -23,6 +25,15 @@ def test_settings_that_older_runs_do_not_know_are_as_they_were(tmp_path):
     write_seeds(tmp_path, activation="gelu", **{**newer, "drop_achieved_goal": False})
     (difference,) = build_report(read_runs([tmp_path])).tasks[0].differences
     assert str(difference) == "drop_achieved_goal: False (gelu), None (relu, silu)"
+
+
+def test_how_older_runs_were_is_todays_default():
+    """So that only runs that were given another value differ from them."""
+    today = identity(RunArguments())
+    assert {name: value for name, value in _NEWER.items() if name in today} == {
+        name: today[name] for name in _NEWER if name in today
+    }
+    assert {"norm_epsilon", "critic_norm", "actor_schedule", "weight_decay", "warmup_updates"} <= _NEWER.keys()
 
 
 def test_seconds_are_compared_only_between_equal_processes(tmp_path):

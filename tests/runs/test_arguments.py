@@ -1,3 +1,4 @@
+import copy
 import io
 import subprocess
 import sys
@@ -6,11 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args, get_type_hints
 
 import pytest
+import torch
 import tyro
+from torch import nn
 
 from agents.iql import Arguments
 from rlrat.errors import InputError
-from rlrat.networks import activations
+from rlrat.networks import MLP, activations
 from rlrat.rational import VERSIONS
 from rlrat.runs.arguments import (
     RationalArguments,
@@ -24,6 +27,7 @@ from rlrat.runs.arguments import (
     validate,
 )
 from rlrat.runs.schema import NETWORK_SETTINGS
+from rlrat.updates import Adam, SeedGuard
 from tests.short_runs import ROOT
 
 
@@ -57,6 +61,34 @@ def test_a_role_has_its_own_of_every_setting_of_networks():
     assert (read.critic_norm, read.critic_hidden_dims, read.critic_gated) == ("layer_after", (8, 4), False)
     assert (read.actor_norm_epsilon, read.norm) == (1e-6, "none")
     assert Arguments(actor_activation="tanh", critic_activation="relu").activations() == ("tanh", "relu")
+
+
+def test_an_optimizer_has_all_that_is_said_of_optimizers():
+    network = nn.ModuleDict(
+        {"mlp": MLP(3, (4,), 2, batch_shape=(2,), norm="layer"), "own": MLP(3, (), 2, batch_shape=(2,))}
+    )
+    network.batch_shape = (2,)
+    rates = torch.tensor([[1e-3], [2e-3]])
+    arguments = Arguments(
+        total_updates=10, warmup_updates=5, weight_decay=0.1, max_norm=0.5, rational=RationalArguments(rate_scale=2.0),
+        actor_schedule="constant", critic_schedule="cosine", activation="prelu",
+    )  # fmt: skip
+    guard, about = SeedGuard(2), {"guard": SeedGuard(2), "every": 3, "undecayed": [network["own"]]}
+    ours = arguments.adam(network, rates, "critic", name="n", **about)
+    assert (ours.cosine_updates, ours.warmup_updates, ours.decoupled) == (3, 2, True)
+    named = zip(dict(network.named_parameters()), ours._decays, strict=True)
+    assert {name for name, decays in named if not decays} == {
+        *("mlp.hidden.0.norm.weight", "mlp.hidden.0.norm.bias", "own.output.weight", "own.output.bias"),
+    }
+    theirs = Adam(copy.deepcopy(network), rates, name="n", guard=guard, weight_decay=0.1, max_norm=0.5)
+    for name in ("_seed_rate", "_seed_decay", "_max_norm"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
+    assert arguments.adam(network, 1e-3, "actor", name="n", guard=guard).cosine_updates is None
+    plain = Arguments().adam(network, 1e-3, "critic", name="n", guard=guard)
+    assert (plain.cosine_updates, plain.warmup_updates, plain._max_norm, plain._decaying) == (None, None, None, False)
+    for every in (1, 20):
+        actor = Arguments(total_updates=10).adam(network, 1e-3, "actor", name="n", guard=guard, every=every)
+        assert actor.cosine_updates == max(1, 10 // every)
 
 
 def test_an_agent_says_which_roles_it_has():
@@ -109,6 +141,9 @@ def test_identity_is_what_changes_a_result():
         (["--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
         (["--hidden-dims", "0"], "--hidden-dims"),
         (["--critic-hidden-dims", "0"], "--critic-hidden-dims is (0,), but must be one or more positive widths"),
+        (["--warmup-updates", "-1"], "--warmup-updates is -1, but must be at least 0"),
+        (["--max-norm", "0"], "--max-norm is 0.0, but must be finite and above 0"),
+        (["--weight-decay", "-1"], "--weight-decay is -1.0, but must be finite and at least 0"),
         (["--critic-norm-epsilon", "0"], "--critic-norm-epsilon is 0.0, but must be finite and above 0"),
         (["--eval-at", "7", "--total-updates", "5"], "--eval-at"),
         (["--run-name", "a/b"], "--run-name"),

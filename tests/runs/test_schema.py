@@ -58,7 +58,7 @@ def test_what_is_no_update(value):
 
 
 def test_what_is_outside_an_identity_or_a_name_is_a_setting():
-    names = {field.name for field in fields(Arguments)}
+    names = {field.name for field in fields(Arguments)} | {"preset"}  # of the agents that have presets
     assert schema.OUTSIDE_IDENTITY < schema.OUTSIDE_NAME < names
     assert {"seed", "device", "num_threads", "run_dir", "overwrite"} <= schema.OUTSIDE_IDENTITY
     assert not {"dataset", "env_id", "total_updates", "eval_episodes", "precision"} & schema.OUTSIDE_IDENTITY
@@ -70,6 +70,12 @@ def test_an_identity_of_before_is_recalled_in_todays_terms():
     assert differing(ours, theirs) == ["env_id"]
     assert differing(ours, recalled(theirs)) == []
     assert differing(ours, recalled({**theirs, "max_episode_steps": None})) == ["max_episode_steps"]
+    # From before every agent had a schedule, BC its own.
+    before = {name: value for name, value in theirs.items() if name != "schedule"}
+    assert recalled({**before, "best_episodes": 1.0, "actor_schedule": "constant"})["actor_schedule"] is None
+    assert recalled({**before, "best_episodes": 1.0, "actor_schedule": "cosine"})["actor_schedule"] == "cosine"
+    assert recalled({**before, "actor_schedule": "constant"})["actor_schedule"] == "constant"  # of IQL
+    assert recalled({**theirs, "best_episodes": 1.0, "actor_schedule": "constant"})["actor_schedule"] == "constant"
     # A Decision Transformer's, from before the time limit of an evaluation could be given.
     del theirs["action_bounds"]
     assert recalled({**theirs, "max_episode_steps": 500}).get("max_episode_steps") is None
