@@ -132,18 +132,18 @@ def _monte_carlo_returns(dataset: Dataset, units: Units, discount: float) -> Col
     The reward of a step that the dataset lost at the end of an episode counts, as in `Dataset.returns_to_go`. Of an
     episode that the source breaks off, the sum goes as far as the data does.
     """
-    from scipy.signal import lfilter
-
     if not dataset.episode_complete.any():
         raise InputError(f"{dataset.id} {NO_EPISODES}: the agent's column monte_carlo_returns needs whole ones")
-    discount = _one_number(discount)
-    starts, sizes = dataset.episode_starts, dataset.episode_sizes
-    returns = np.empty(len(dataset))
-    for start, size, length, total in zip(starts, sizes, dataset.episode_lengths, dataset.episode_returns, strict=True):
-        rewards = dataset.rewards[start : start + size].astype(np.float64)
-        lost = (total - rewards.sum() + (length - size) * units.reward_shift) * units.reward_scale
-        steps = np.append(units.rewards(rewards), lost * (length > size))
-        returns[start : start + size] = lfilter([1.0], [1.0, -discount], steps[::-1])[:0:-1]
+    discount, rewards = _one_number(discount), units.rewards(dataset.rewards).astype(np.float64)
+    starts, sizes, returns = dataset.episode_starts, dataset.episode_sizes, np.empty(len(dataset))
+    lost_steps = dataset.episode_lengths - sizes
+    sums = np.append(0.0, np.cumsum(dataset.rewards, dtype=np.float64))
+    lost = dataset.episode_returns - (sums[starts + sizes] - sums[starts])
+    later = np.where(lost_steps > 0, (lost + lost_steps * units.reward_shift) * units.reward_scale, 0.0)
+    for back in range(1, sizes.max() + 1):  # the last transitions of all episodes, those before them, ...
+        episodes = sizes >= back
+        rows = (starts + sizes)[episodes] - back
+        returns[rows] = later[episodes] = rewards[rows] + discount * later[episodes]
     return Column((), lambda rows: returns[rows])
 
 

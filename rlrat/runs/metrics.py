@@ -1,5 +1,8 @@
 """Sum up what updates return until it is written: on their device, without a wait."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,23 +17,32 @@ def add_metrics(sums: MetricSums, metrics: dict[str, Tensor], seeds: int) -> Non
     """Add one update's metrics, `[S]` each.
 
     Raises:
-        InputError: metrics of another form.
+        InputError: metrics of another form, a line for each.
     """
-    if not isinstance(metrics, dict):
-        raise InputError(f"update returned a {type(metrics).__name__}: metrics by name are needed, [{seeds}] each")
-    if not metrics:
+    names = tuple(metrics) if isinstance(metrics, dict) else ()
+    if names not in sums and (problems := list(metric_problems(metrics, seeds))):
+        raise InputError(*problems)
+    if not names:
         return
-    names = tuple(metrics)
-    if names not in sums and (unfit := [name for name in names if not is_metric(name)]):
-        raise InputError(
-            f"update returned a metric {unfit[0]!r}: a name like `losses/q` is needed, without commas and "
-            "quotes, and not `update`"
-        )
-    if names not in sums and (other := [name for name in names if metrics[name].shape != (seeds,)]):
-        shape = list(metrics[other[0]].shape)
-        raise InputError(f"update returned {other[0]} of shape {shape}: a number for each seed is needed, [{seeds}]")
     before, count = sums.get(names, (0.0, 0))
     sums[names] = (_stacked(metrics) + before, count + 1)
+
+
+def metric_problems(metrics: Any, seeds: int) -> Iterator[str]:
+    """Say what keeps something that an update returned from being its metrics, a line each."""
+    if not isinstance(metrics, dict):
+        yield f"update returned a {type(metrics).__name__}: metrics by name are needed, [{seeds}] each"
+        return
+    for name, value in metrics.items():
+        if not is_metric(name):
+            yield (
+                f"update returned a metric {name!r}: a name like `losses/q` is needed, without commas and "
+                "quotes, and not `update`"
+            )
+        elif not isinstance(value, Tensor):
+            yield f"update returned {name} as a {type(value).__name__}: a tensor is needed, [{seeds}]"
+        elif value.shape != (seeds,):
+            yield f"update returned {name} of shape {list(value.shape)}: a number for each seed is needed, [{seeds}]"
 
 
 def mean_metrics(sums: MetricSums) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ from rlrat.runs.profiling import Profile
 from rlrat.runs.recovery import is_due
 from rlrat.runs.rewards import describe_rewards
 from rlrat.runs.schema import TRACE
+from rlrat.runs.trial import try_learner
 from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.learner import Learner, check_learner, first_batch
@@ -151,7 +152,8 @@ class Run:
             learner: makes it, as `learner(arguments, dataset, seeds, device)`.
 
         Raises:
-            InputError: the learner needs more memory than there is, or lacks something (a line for each thing).
+            InputError: the learner needs more memory than there is, or lacks something (a line for each thing); an
+                update of it is made on trial and undone.
         """
         group = self._group.members
 
@@ -177,6 +179,7 @@ class Run:
             text = f"{found}; {self.arguments.total_updates:,} updates: about {seconds}"
             self.console.print(text, soft_wrap=True)
         made = first(len(group))
+        try_learner(made, len(group))
         if (said := describe_rewards(self._whole, self.arguments)) is not None:
             self.console.print(said, soft_wrap=True)
         if self.env_id is None:

@@ -27,8 +27,8 @@ class Learner(Protocol):
 
     Each network that learns belongs to a `rlrat.updates.Adam`, an attribute of the learner, made by `arguments.adam`
     after `learner.to(device)`. A target network is an attribute whose name ends in `_target`: a `copy.deepcopy` that
-    takes no gradients and is given to `rlrat.updates.flatten`, so that `polyak_` can move it. `check_learner` names
-    what is missing of all this.
+    takes no gradients and is given to `rlrat.updates.flatten`, so that `polyak_` can move it. When a run begins,
+    `check_learner` and a first update on trial, which is undone, name what is missing of all this.
     """
 
     policy: nn.Module
@@ -140,6 +140,9 @@ def _unused_parameters(learner: nn.Module) -> Iterator[str]:
     is, silently.
     """
     optimizers = [module for module in learner.modules() if isinstance(module, Adam)]
+    for optimizer in optimizers:
+        if optimizer.guard is not getattr(learner, "guard", None):
+            yield f"has the optimizer {optimizer.name} with another guard: give it guard=self.guard"
     moved = {_memory(optimizer.flat) for optimizer in optimizers}
     targets = {name: m for name, m in learner.named_modules(remove_duplicate=False) if name.endswith("_target")}
     for name, target in targets.items():

@@ -182,6 +182,11 @@ class Adam(nn.Module):
         self._rows = list(zip(flat, gradient, first, second, self.steps, strict=True))
         self._rates = self._rate.squeeze(1).unbind() if self._fused else ()
 
+    @property
+    def guard(self) -> SeedGuard:
+        """Return what freezes the seeds whose loss or gradient is not finite."""
+        return self._guard[0]
+
     def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
         """Leave the padding out: what is saved on one device is loaded on another."""
         super()._save_to_state_dict(destination, prefix, keep_vars)

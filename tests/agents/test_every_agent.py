@@ -12,6 +12,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import rlrat
 from rlrat.networks import activations
@@ -70,6 +71,46 @@ def test_a_seed_learns_alike_whatever_is_beside_it(small_dataset, agent, activat
         train_alone(update)
     for name, value in together.state_dict().items():
         torch.testing.assert_close(value[3], alone.state_dict()[name][0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_other_seeds_are_apart_and_equal_seeds_together(small_dataset, agent):
+    """In their initial weights, in all that is drawn for an update, also from one update to the next, and in learning.
+
+    What is equal for all seeds is no tensor, or one number throughout, as initial biases are.
+    """
+    settings = {**REGISTERED[agent].counting, **REGISTERED[agent].dropout, "batch_size": 16}
+    learner, _, train = make_trainer(agent, small_dataset, [3, 4, 3], **settings)
+    weights = {name: p for name, p in learner.named_parameters() if len(p.unique()) > 1}
+    assert weights
+    drawn = [
+        {f"input {place}": x for place, x in enumerate(tree_leaves(learner.inputs(update))) if torch.is_tensor(x)}
+        for update in range(2)
+    ]
+    drawn = [{name: x for name, x in tensors.items() if len(x.unique()) > 1} for tensors in drawn]
+    for name, tensor in (*weights.items(), *drawn[0].items()):
+        assert torch.equal(tensor[0], tensor[2]), f"equal seeds differ: {name}"
+        assert not torch.equal(tensor[0], tensor[1]), f"other seeds are equal: {name}"
+    for name in drawn[0].keys() & drawn[1].keys():
+        assert not torch.equal(drawn[0][name], drawn[1][name]), f"two updates draw the same: {name}"
+    for update in range(4):
+        train(update)
+    for name, parameter in learner.named_parameters():
+        torch.testing.assert_close(parameter[0], parameter[2], msg=name)
+    assert all(not torch.equal(weight[0], weight[1]) for weight in weights.values())
+
+
+@pytest.mark.parametrize("agent", with_setting("discount"))
+def test_nothing_follows_a_terminal_state(small_dataset, agent):
+    """Where all next states are terminal the discount does not count, and where none is, it does."""
+    for terminal in (1.0, 0.0):
+        learners = [make_learner(agent, small_dataset, [3], discount=discount)[0] for discount in (0.5, 0.99)]
+        for update in range(3):
+            for learner in learners:
+                batch, *others = learner.inputs(update)
+                learner.update(batch._replace(terminations=torch.full_like(batch.terminations, terminal)), *others)
+        one, other = (torch.cat([p.flatten() for p in learner.parameters()]) for learner in learners)
+        assert torch.equal(one, other) == bool(terminal)
 
 
 def _far_dataset(low, high) -> rlrat.Dataset:
@@ -237,14 +278,16 @@ def test_no_optimizer_escapes_what_is_said_of_all(small_dataset, agent):
         return {optimizer.name: optimizer.flat for optimizer in optimizers}
 
     plain = parameters()
-    schedules = [{f"{role}_schedule": "cosine"} for role in module.Arguments.roles]
-    schedule = {name: value for one in schedules for name, value in one.items()}
+    schedule = dict.fromkeys(constant, "cosine")
     for change in ({"warmup_updates": 8}, {"max_norm": 1e-7}, {"weight_decay": 0.5}, schedule):
         same = {name for name, flat in parameters(**change).items() if torch.equal(flat, plain[name])}
         assert same <= ({"multiplier"} if "weight_decay" in change else set()), change
-    for role, one in zip(module.Arguments.roles, schedules, strict=True):
-        changed = {name for name, flat in parameters(**one).items() if not torch.equal(flat, plain[name])}
-        assert changed, f"nothing follows --{role}-schedule"
+    for role in module.Arguments.roles:
+        learner, _ = make_learner(agent, small_dataset, [3], **{**common, f"{role}_schedule": "cosine"})
+        networks = {learner.policy: "actor", **{getattr(learner, name): "critic" for name in REGISTERED[agent].critics}}
+        for optimizer in (m for m in learner.modules() if isinstance(m, Adam)):
+            of = networks.get(optimizer._network[0])
+            assert of is None or (optimizer.cosine_updates is not None) == (of == role), optimizer.name
 
 
 @pytest.mark.parametrize("agent", with_setting("actor_dropout"))  # of which one batch has about one gradient

@@ -117,18 +117,24 @@ def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_every_setting_changes_what_is_learned(small_dataset, agent):
-    plain = {updates: learned(agent, small_dataset, updates) for updates in (2, 4)}
-    assert equal(plain[2], learned(agent, small_dataset))
-    unused = []
+def assert_every_setting_counts(dataset, agent: str, only: str | None = None) -> None:
+    """Train with other values of each setting, or of one alone: all parameters and buffers are not as before."""
+    plain, unused = {updates: learned(agent, dataset, updates) for updates in (2, 4)}, []
     for name, groups in settings(agent).items():
+        if only not in (None, name):
+            continue
         assert groups, f"tell this test how another {name} is made"
         for choices in groups:
             updates = 4 if name == "actor_schedule" else 2  # a schedule begins with the second step
-            if all(equal(plain[updates], learned(agent, small_dataset, updates, **choice)) for choice in choices):
+            if all(equal(plain[updates], learned(agent, dataset, updates, **choice)) for choice in choices):
                 unused.append(choices)
     assert not unused
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_setting_changes_what_is_learned(small_dataset, agent):
+    assert equal(learned(agent, small_dataset), learned(agent, small_dataset))
+    assert_every_setting_counts(small_dataset, agent)
     assert ("critic" in load_agent(agent).Arguments.roles) == bool(REGISTERED[agent].critics)
 
 
