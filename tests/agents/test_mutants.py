@@ -17,6 +17,7 @@ from rlrat.errors import InputError
 from rlrat.runs.agents import find_agent, load_agent
 from tests.agents import test_every_agent as every_agent
 from tests.agents import test_every_setting as every_setting
+from tests.agents import test_rebrac
 from tests.agents.learners import AGENTS
 from tests.agents.registered import REGISTERED
 from tests.datasets import test_columns
@@ -43,6 +44,10 @@ def frozen(dataset, agent):
 
 def acts(_, agent):
     every_agent.test_the_policy_acts_in_the_environments_units_as_it_learns_in_its_own(agent, normalize=True)
+
+
+def truncated(*_):
+    test_rebrac.test_the_penalty_is_left_out_where_the_data_has_no_next_action()
 
 
 def counts(setting: str):
@@ -77,6 +82,13 @@ OF_EVERY_AGENT = (
     Mutant("no update is counted", "        self.guard.update += 1\n", "", frozen),
 )
 OF_AGENTS = {
+    "awac": (
+        Mutant("--temperature is ignored", "1.0 / args.temperature", "3.0", counts("temperature")),
+        Mutant("advantages are less their mean", "batch.actions) - value\n", "batch.actions) - value.mean()\n", alone),
+        Mutant("all seeds have the same noise", "Stream(seeds,", "Stream([0] * num_seeds,", apart),
+        Mutant("targets never move", ", target=self.q_target, polyak=self.args.polyak", "", targets),
+        Mutant("terminal states are followed", TERMINATIONS, NO_TERMINATIONS, terminal),
+    ),
     "bc": (
         Mutant("--best-episodes is ignored", "(args.best_episodes)", "(1.0)", counts("best_episodes")),
         Mutant("one loss for all seeds", ".mean(-1)\n", ".mean().expand_as(self.guard.alive)\n", frozen),
@@ -123,6 +135,17 @@ OF_AGENTS = {
         Mutant("terminal states are followed", TERMINATIONS, NO_TERMINATIONS, terminal),
         Mutant("V is not inspected", "        self.value(batch.observations)\n", "", inspected),
         Mutant("V has the actor's activation", "(num_seeds,), **critic)", "(num_seeds,), **actor)", roles, slow=True),
+    ),
+    "rebrac": (
+        Mutant("--critic-penalty is ignored", "beside(args.critic_penalty, 2)", "0.01", counts("critic_penalty")),
+        Mutant("lambda is one for all seeds", "q.detach().abs().mean(-1)", "q.detach().abs().mean()", alone),
+        Mutant("all seeds have the same noise", "Stream(seeds,", "Stream([0] * num_seeds,", apart),
+        Mutant("target critics never move", "polyak_(self.q_target, self.q,", "(lambda *_: None)(", targets),
+        Mutant(
+            "the target actor never moves", "polyak_(self.policy_target, self.policy,", "(lambda *_: None)(", targets
+        ),
+        Mutant("terminal states are followed", TERMINATIONS, NO_TERMINATIONS, terminal),
+        Mutant("a next action follows a truncation", " * batch.next_action_mask", "", truncated),
     ),
     "td3_bc": (
         Mutant("--noise-clip is ignored", "beside(args.noise_clip, 3)", "0.5", counts("noise_clip")),
