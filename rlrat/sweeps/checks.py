@@ -39,7 +39,8 @@ def check_settings(cells: Sequence[Cell]) -> None:
     # Check each value once, not each combination: an agent checks its own settings again.
     apart: dict[tuple, dict[str, Any]] = {}
     for cell in cells:
-        together = {name: cell.values[name] for name in _TOGETHER if name in cell.values}
+        names = (*_TOGETHER, "preset", "dataset") if cell.values.get("preset") else _TOGETHER
+        together = {name: cell.values[name] for name in names if name in cell.values}
         for name, value in cell.values.items():
             apart[cell.agent, tuple(together.items()), name, value] = {**together, name: value}
     _all_of((lambda key=key, values=values: _check_ranges(key[0], values)) for key, values in apart.items())

@@ -99,7 +99,7 @@ def test_presets_are_grids(tmp_path, preset):
     found = expand(read_grid(preset), tmp_path)
     check_settings(found)
     check_folders(found)
-    assert len(found) == {"paper": 24, "d4rl-gym": 36, "smoke": 6}[preset]
+    assert len(found) == {"paper": 24, "d4rl-gym": 54, "smoke": 6}[preset]
 
 
 def test_the_papers_grid_has_its_walker_and_its_rewards(tmp_path):
@@ -119,6 +119,9 @@ def test_corls_settings_differ_from_set_to_set(tmp_path):
     expert = found["iql", "hopper-medium-expert-v2"]
     assert (expert.inverse_temperature, expert.expectile, expert.reward_scaling) == (6.0, 0.5, "none")
     assert found["decision_transformer", "walker2d-medium-v2"].batch_size == 4096
+    penalties = found["rebrac", "hopper-medium-replay-v2"]
+    assert (penalties.actor_penalty, penalties.critic_penalty) == (0.05, 0.5)
+    assert found["awac", "walker2d-medium-v2"].temperature == 0.3333
     scaled = {dataset for (agent, dataset), a in found.items() if agent == "cql" and a.reward_scaling == "iql"}
     assert scaled == {"hopper-medium-v2"}
 
@@ -204,7 +207,7 @@ def test_flags_choose_from_a_preset_and_replace_the_rest(tmp_path):
     (cell,) = expand(grid, tmp_path)
     assert (cell.arguments.policy, cell.arguments.activation) == ("deterministic", "rational")
     assert cell.arguments.total_updates == 10
-    with pytest.raises(InputError, match="--agents bc is not in this grid, which has cql, decision"):
+    with pytest.raises(InputError, match="--agents bc is not in this grid, which has awac, cql, decision"):
         read_grid("d4rl-gym").changed(["bc"])
     with pytest.raises(InputError, match="--agents bc is not in this grid, which has no agents"):
         Grid((Block(),)).changed(["bc"])
