@@ -54,7 +54,7 @@ assert not {"torch", "tyro", "numpy"} & {*sys.modules}
     ("name", "message"),
     [
         ("iqll", "no agent iqll: did you mean iql? give one of " + ", ".join(agent_names()) + ", or a file"),
-        ("zzz", "no agent zzz: give one of bc, "),
+        ("zzz", "no agent zzz: give one of " + ", ".join(agent_names())),
         ("", "no agent : give one of"),
         ("../agents/iql", "no agent ../agents/iql: give one of"),
         ("mine.py", "no agent mine.py: give one of"),
