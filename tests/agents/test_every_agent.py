@@ -278,14 +278,16 @@ def test_no_optimizer_escapes_what_is_said_of_all(small_dataset, agent):
         return {optimizer.name: optimizer.flat for optimizer in optimizers}
 
     plain = parameters()
-    schedules = [{f"{role}_schedule": "cosine"} for role in module.Arguments.roles]
-    schedule = {name: value for one in schedules for name, value in one.items()}
+    schedule = dict.fromkeys(constant, "cosine")
     for change in ({"warmup_updates": 8}, {"max_norm": 1e-7}, {"weight_decay": 0.5}, schedule):
         same = {name for name, flat in parameters(**change).items() if torch.equal(flat, plain[name])}
         assert same <= ({"multiplier"} if "weight_decay" in change else set()), change
-    for role, one in zip(module.Arguments.roles, schedules, strict=True):
-        changed = {name for name, flat in parameters(**one).items() if not torch.equal(flat, plain[name])}
-        assert changed, f"nothing follows --{role}-schedule"
+    for role in module.Arguments.roles:
+        learner, _ = make_learner(agent, small_dataset, [3], **{**common, f"{role}_schedule": "cosine"})
+        networks = {learner.policy: "actor", **{getattr(learner, name): "critic" for name in REGISTERED[agent].critics}}
+        for optimizer in (m for m in learner.modules() if isinstance(m, Adam)):
+            of = networks.get(optimizer._network[0])
+            assert of is None or (optimizer.cosine_updates is not None) == (of == role), optimizer.name
 
 
 @pytest.mark.parametrize("agent", with_setting("actor_dropout"))  # of which one batch has about one gradient

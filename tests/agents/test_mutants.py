@@ -26,6 +26,7 @@ from tests.updates import test_learner
 alone = partial(every_agent.test_a_seed_learns_alike_whatever_is_beside_it, activation="relu")
 apart = every_agent.test_other_seeds_are_apart_and_equal_seeds_together
 targets = every_agent.test_every_target_follows_its_source
+escapes = every_agent.test_no_optimizer_escapes_what_is_said_of_all
 terminal = every_agent.test_nothing_follows_a_terminal_state
 on_the_device = every_setting.test_an_update_stays_on_the_device
 resumed = partial(every_agent.test_a_state_that_is_saved_and_loaded_goes_on_alike, done=5)
@@ -84,6 +85,12 @@ OF_AGENTS = {
     ),
     "cql": (
         Mutant("--temperature is ignored", "beside(args.temperature,", "beside(1.0,", counts("temperature")),
+        Mutant(
+            "the multiplier's optimizer escapes what is said of all",
+            "args.adam(self.log_multiplier, *of_critic, **about)",
+            "Adam(self.log_multiplier, of_critic[0], **about)",
+            escapes,
+        ),
         Mutant("one entropy for all seeds", "* (log_prob.mean((1, 2))", "* (log_prob.mean()", alone),
         Mutant("all seeds have the same noise", "Stream(seeds,", "Stream([0] * num_seeds,", apart),
         Mutant("targets never move", ", target=self.q_target, polyak=args.polyak", "", targets),
@@ -102,6 +109,12 @@ OF_AGENTS = {
     ),
     "iql": (
         Mutant("--expectile is ignored", "self.args.expectile", "0.7", counts("expectile")),
+        Mutant(
+            "V follows the actor's schedule",
+            'learning_rate, "critic", name="v"',
+            'learning_rate, "actor", name="v"',
+            escapes,
+        ),
         Mutant("advantages are less their mean", "target_q - value,", "target_q - value - value.mean(),", alone),
         Mutant("all seeds have the same dropout", "dropout_masks(seeds,", "dropout_masks([0] * num_seeds,", apart),
         Mutant("targets never move", ", target=self.q_target, polyak=self.args.polyak", "", targets),

@@ -86,7 +86,7 @@ def test_an_agent_is_loaded_where_agents_are_another_projects(tmp_path):
 import sys
 from rlrat.runs.agents import load_agent
 module = load_agent("bc")
-assert module.__name__ == "agents.bc" and module.Arguments().actor_schedule == "constant"
+assert module.__name__ == "agents.bc" and module.Arguments().best_episodes == 1.0
 assert module is load_agent("bc") is sys.modules["agents.bc"]
 """
     (tmp_path / "agents").mkdir()
