@@ -103,7 +103,7 @@ def test_a_file_with_fewer_columns_is_of_a_version_before(lines):
 )
 def test_lines_of_a_version_without_the_last_columns_stay_the_ones_that_were_written(tmp_path, name, missing):
     """Also if the run is killed before a checkpoint knows of the columns."""
-    old = Lines(tmp_path / name, COLUMNS[name][:-missing])
+    old = Lines(tmp_path / name, COLUMNS[name][:-missing], later=LATER_COLUMNS[name] - missing)
     row = dict.fromkeys(old._columns, 0) | {"target_return": None}
     for update in (0, 10, 20):
         old.append(
