@@ -37,6 +37,25 @@ def test_policy_heads(head):
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("head", list(Policy.HEADS))
+def test_samples_are_the_mean_and_noise_of_the_spread_within_the_bounds(head):
+    policy = Policy(4, 2, num_seeds=3, head=head, hidden_dims=(8,), activation="relu", log_std_offset=0.5)
+    initialize(policy, [0, 1, 2], "actor", "orthogonal")
+    observations, noise = torch.randn(3, 6, 4), torch.randn(3, 6, 2)
+    if policy.log_std is not None:
+        policy.log_std.data.fill_(0.5)
+    mean, log_std = policy.mean(observations), torch.tensor(0.5)
+    if head == "sac":
+        mean, raw = mean.chunk(2, -1)
+        log_std = log_std + raw
+    expected = {
+        "deterministic": torch.tanh(mean),
+        "tanh_gaussian": (torch.tanh(mean) + log_std.exp() * noise).clamp(-1.0, 1.0),
+    }.get(head, torch.tanh(mean + log_std.exp() * noise))
+    torch.testing.assert_close(policy.sample(observations, noise), expected)
+    assert head != "tanh_gaussian" or (expected.abs() == 1.0).any()  # some are clipped
+
+
 def test_actions_on_the_bounds_have_a_finite_log_prob_and_gradient():
     policy = Policy(4, 2, num_seeds=1, head="squashed_gaussian", hidden_dims=(8,), activation="relu")
     loss = policy.log_prob(torch.zeros(1, 2, 4), torch.tensor([[[1.0, -1.0], [1.0, 1.0]]])).sum()
