@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import rlrat
+from rlrat.datasets.columns import COLUMNS
 from rlrat.networks import names
 from rlrat.runs.agents import agent_names
 from tests.forked import Forked
@@ -86,12 +87,21 @@ def test_pages_name_every_agent_activation_and_extra():
         assert f"`agents/{name}.py`" in read(DOCS / "agents.md")
     for name in names():
         assert re.search(rf"`{name}`", read(DOCS / "activations.md")), name
+    for name in COLUMNS:
+        assert re.search(rf"^\|.*`{name}`.*\|", read(DOCS / "extending.md"), re.MULTILINE), name
     extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
     table = read(DOCS / "start.md").partition("| extra | for |")[2].partition("\n\n")[0]
     named = [
         name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.partition("|")[2].partition("|")[0])
     ]
     assert sorted(named) == sorted(extras)
+
+
+def test_the_files_to_touch_exist():
+    lists = read(DOCS / "extending.md")
+    named = set(re.findall(r"`((?:agents|docs|rlrat|scripts|tests)/[\w./]+)`", lists))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
 def test_the_readme_is_two_screens_with_two_commands_one_picture_and_one_table():
