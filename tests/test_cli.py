@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from rlrat import cli
+from rlrat.runs.agents import agent_names
 from tests.short_runs import ROOT, SHORT
 
 
@@ -45,7 +46,7 @@ def test_a_command_is_the_file_that_a_clone_runs(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["iqll"], "no command iqll: did you mean iql? give one of bc, cql, "),
+        (["iqll"], "no command iqll: did you mean iql? give one of " + ", ".join(agent_names())),
         (["mine.py"], "no command mine.py: run a file of your own by python mine.py"),
         (["iql", "--total-updates", "x"], "--total-updates is 'x', but must be a whole number"),
         (["new-agent", "mine.txt"], "mine.txt must end in .py"),

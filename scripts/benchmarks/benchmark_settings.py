@@ -7,7 +7,8 @@ from typing import Literal
 
 from rlrat.runs.agents import agent_names
 
-PEERED = tuple(name for name in agent_names() if name != "bc")
+WITHOUT_PEER = ("bc",)  # d3rlpy has no such algorithm
+PEERED = tuple(name for name in agent_names() if name not in WITHOUT_PEER)
 """The agents that d3rlpy has, too: `make_algorithm` of peer_d3rlpy.py makes each."""
 
 

@@ -100,7 +100,7 @@ def test_other_seeds_are_apart_and_equal_seeds_together(small_dataset, agent):
     assert all(not torch.equal(weight[0], weight[1]) for weight in weights.values())
 
 
-@pytest.mark.parametrize("agent", with_setting("discount"))
+@pytest.mark.parametrize("agent", with_setting("polyak"))
 def test_nothing_follows_a_terminal_state(small_dataset, agent):
     """Where all next states are terminal the discount does not count, and where none is, it does."""
     for terminal in (1.0, 0.0):

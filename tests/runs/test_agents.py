@@ -54,7 +54,7 @@ assert not {"torch", "tyro", "numpy"} & {*sys.modules}
     ("name", "message"),
     [
         ("iqll", "no agent iqll: did you mean iql? give one of " + ", ".join(agent_names()) + ", or a file"),
-        ("zzz", "no agent zzz: give one of bc, "),
+        ("zzz", "no agent zzz: give one of " + ", ".join(agent_names())),
         ("", "no agent : give one of"),
         ("../agents/iql", "no agent ../agents/iql: give one of"),
         ("mine.py", "no agent mine.py: give one of"),
@@ -86,7 +86,7 @@ def test_an_agent_is_loaded_where_agents_are_another_projects(tmp_path):
 import sys
 from rlrat.runs.agents import load_agent
 module = load_agent("bc")
-assert module.__name__ == "agents.bc" and module.Arguments().actor_schedule == "constant"
+assert module.__name__ == "agents.bc" and module.Arguments().best_episodes == 1.0
 assert module is load_agent("bc") is sys.modules["agents.bc"]
 """
     (tmp_path / "agents").mkdir()

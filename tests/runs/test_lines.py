@@ -7,6 +7,8 @@ from rlrat.runs.lines import Lines
 from rlrat.runs.schema import COLUMNS, EPISODES, EVALUATIONS, LATER_COLUMNS
 
 HEADER = ",".join(COLUMNS[EVALUATIONS])
+LATER = COLUMNS[EVALUATIONS][-LATER_COLUMNS[EVALUATIONS] :]
+BLANK = "," * (1 + len(LATER))  # the end of a line without a score and the columns that came later
 
 
 @pytest.fixture
@@ -15,12 +17,8 @@ def lines(tmp_path):
 
 
 def _row(update, **more):
-    return dict.fromkeys(COLUMNS[EVALUATIONS], 1.5) | {
-        "update": update,
-        "normalized_score": None,
-        "success_rate": None,
-        **more,
-    }
+    unknown = dict.fromkeys(("normalized_score", *LATER))
+    return {**dict.fromkeys(COLUMNS[EVALUATIONS], 1.5), "update": update, **unknown, **more}
 
 
 def _again(lines, expected=None):
@@ -34,7 +32,7 @@ def test_lines_are_read_as_they_were_written(lines):
     assert lines.read().texts == {}
     lines.append([_row(0)])
     lines.append([_row(10, target_return=target) for target in ("3600", "1800")])
-    assert lines.path.read_text().splitlines()[:2] == [HEADER, "0,1.5,1.5,1.5,1.5,1.5,1.5,1.5,,"]
+    assert lines.path.read_text().splitlines()[:2] == [HEADER, "0,1.5,1.5,1.5,1.5,1.5,1.5,1.5" + BLANK]
     found = _again(lines, lines.expected).read()
     assert [(row["update"], row["target_return"]) for row in found.rows[10]] == [("10", "3600"), ("10", "1800")]
     assert (set(found.rows), found.damaged) == ({0, 10}, 0)
@@ -43,7 +41,16 @@ def test_lines_are_read_as_they_were_written(lines):
     assert len(lines.path.read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize("line", ["1,2", "x,1,1,,1,1,1,1,,", "1,1,1,1,1,1,1,1,1,1,1", "\x00\x00", "1,1,1,,1,nan,1,1,,"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1,2",
+        "x,1,1,,1,1,1,1" + BLANK,
+        ",".join("1" * (len(COLUMNS[EVALUATIONS]) + 1)),
+        "\x00\x00",
+        "1,1,1,,1,nan,1,1" + BLANK,
+    ],
+)
 def test_a_line_that_is_no_evaluation_is_none(lines, line):
     lines.append([_row(0)])
     before = lines.path.read_text()
@@ -88,13 +95,15 @@ def test_a_file_with_fewer_columns_is_of_a_version_before(lines):
     assert found.rows[0] == [
         dict.fromkeys(COLUMNS[EVALUATIONS], "") | {"update": "0", "train_seconds": "0.5", "return_mean": "3.0"}
     ]
-    assert found.texts[0] == ["0,0.5,,,,3.0,,,,"]
+    assert found.texts[0] == ["0,0.5,,,,3.0,," + BLANK]
 
 
-@pytest.mark.parametrize("name", [EVALUATIONS, EPISODES])
-def test_lines_of_a_version_without_the_last_column_stay_the_ones_that_were_written(tmp_path, name):
-    """Also if the run is killed before a checkpoint knows of the column."""
-    old = Lines(tmp_path / name, COLUMNS[name][:-1])
+@pytest.mark.parametrize(
+    ("name", "missing"), [(name, number + 1) for name, later in LATER_COLUMNS.items() for number in range(later)]
+)
+def test_lines_of_a_version_without_the_last_columns_stay_the_ones_that_were_written(tmp_path, name, missing):
+    """Also if the run is killed before a checkpoint knows of the columns."""
+    old = Lines(tmp_path / name, COLUMNS[name][:-missing], later=LATER_COLUMNS[name] - missing)
     row = dict.fromkeys(old._columns, 0) | {"target_return": None}
     for update in (0, 10, 20):
         old.append(
@@ -103,7 +112,7 @@ def test_lines_of_a_version_without_the_last_column_stay_the_ones_that_were_writ
                 for last in ((None, 3) if name == EVALUATIONS else (7, 8))
             ]
         )
-    before = {update: [text + "," for text in texts] for update, texts in old.read().texts.items()}
+    before = {update: [text + "," * missing for text in texts] for update, texts in old.read().texts.items()}
     for _ in range(3):  # each time with what the old checkpoint knows
         lines = Lines(tmp_path / name, COLUMNS[name], later=LATER_COLUMNS[name])
         lines.expected = dict(old.expected)

@@ -9,6 +9,7 @@ import pytest
 
 from rlrat.datasets import load_dataset
 from rlrat.errors import InputError
+from rlrat.runs.agents import agent_names
 from rlrat.sweeps import commands
 from rlrat.sweeps.checks import check_datasets
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
@@ -78,7 +79,7 @@ def test_a_sweep_of_an_older_version_shows_agents_that_come_with_rlrat_and_those
     ran.unlink()
     old["grid"]["blocks"][0]["agents"] = [os.path.relpath(file.with_suffix(""), commands.__file__), str(file)[:-3]]
     grid_file.write_text(json.dumps(old))
-    with pytest.raises(InputError, match=r"no agent .*give one of bc, cql"):
+    with pytest.raises(InputError, match=r"no agent .*give one of " + ", ".join(agent_names())):
         left.command("status")
     assert not ran.exists()
 
