@@ -253,8 +253,11 @@ def test_naming_an_activation_imports_its_module(snakes):
     ],
 )
 def test_mistakes_in_ones_own_are_one_line(snakes, name, message):
-    with pytest.raises(InputError) as caught:
+    def make():
         name_activation(name)
-        make_activation(name, features=4, batch_shape=(2,))
+        return make_activation(name, features=4, batch_shape=(2,))
+
+    with pytest.raises(InputError) as caught:
+        make()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
