@@ -80,7 +80,5 @@ def test_mistakes_are_one_line_and_leave_nothing(run_agent, tmp_path, agent):
     assert "no settings for the dataset rlrat/hopper/mixed-v0" in refused.stderr
     assert not list(tmp_path.glob("runs/*"))
     unknown = run_agent("--preset", "x", check=False)
-    assert (unknown.returncode, unknown.stderr) == (
-        2,
-        "error: invalid choice 'x' for argument '--preset'. Expected one of ('None', 'rebrac-d4rl')\n",
-    )
+    assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)
+    assert unknown.stderr.startswith("error: invalid choice 'x' for argument '--preset'. Expected one of (")
