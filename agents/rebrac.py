@@ -2,7 +2,7 @@
 
 Defaults are the authors' for D4RL's locomotion, `--preset rebrac-d4rl` those of each dataset. Updates are as in their
 code, which CORL has unchanged: lambda has no floor, and the target actor follows the actor as it was before its step.
-The critics' penalty is left out after a truncation, where the data has no next action: they leave out its transition.
+The critics' penalty is left out at the last transition of a truncated episode, after which the data has no action.
 """
 
 from dataclasses import dataclass
