@@ -133,7 +133,7 @@ def _monte_carlo_returns(dataset: Dataset, units: Units, discount: float) -> Col
     episode that the source breaks off, the sum goes as far as the data does.
     """
     if not dataset.episode_complete.any():
-        raise InputError(f"{dataset.id} {NO_EPISODES}: the agent's column monte_carlo_returns needs whole ones")
+        raise InputError(f"{dataset.id} {NO_EPISODES}: the agent's column monte_carlo_returns needs data of whole ones")
     discount, rewards = _one_number(discount), units.rewards(dataset.rewards).astype(np.float64)
     starts, sizes, returns = dataset.episode_starts, dataset.episode_sizes, np.empty(len(dataset))
     lost_steps = dataset.episode_lengths - sizes
@@ -150,7 +150,9 @@ def _monte_carlo_returns(dataset: Dataset, units: Units, discount: float) -> Col
 def _log_probs(dataset: Dataset, units: Units) -> Column:
     """The logarithm of the density, in the agent's units, with which the policy behind the data chose the action."""
     if (values := dataset.log_probs) is None:
-        raise InputError(f"{dataset.id} has no log_probs, which the agent's column log_probs needs")
+        raise InputError(
+            f"{dataset.id} has no log_probs, which the agent's column log_probs needs: give data that has them"
+        )
     volume = np.log(units.action_scale.astype(np.float64)).sum()
     return Column((), lambda rows: values[rows] + volume)
 
@@ -211,7 +213,8 @@ def _later(dataset: Dataset, needed_by: str | None = None) -> Callable[[Any, Any
     left = dataset.steps_left()
     if needed_by is not None and not left.any():
         raise InputError(
-            f"{dataset.id} holds single transitions: no action follows another, as the agent's column {needed_by} needs"
+            f"{dataset.id} holds single transitions, but the agent's column {needed_by} needs an action that follows "
+            "another: give data of whole episodes"
         )
 
     def later(rows: Any, steps: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -123,7 +123,12 @@ def test_what_a_dataset_lacks_is_said_in_one_line(small_dataset):
     broken = dataclasses.replace(small_dataset, episode_complete=np.zeros(5, bool))
     for data, name, own, wanted in (
         (small_dataset, "log_probs", {}, "test/hopper has no log_probs, which the agent's column log_probs needs"),
-        (single, "next_actions", {}, "episodes holds single transitions: no action follows another, as the agent's"),
+        (
+            single,
+            "next_actions",
+            {},
+            "episodes holds single transitions, but the agent's column next_actions needs an action that",
+        ),
         (single, "next_action_mask", {}, "column next_action_mask needs"),
         (single, "action_chunks", {"horizon": 2}, "column action_chunks needs"),
         (broken, "monte_carlo_returns", {"discount": 0.9}, "test/hopper has no complete episodes"),
