@@ -42,11 +42,11 @@ class PReLU(nn.Module):
         return f"batch_shape={tuple(self.weight.shape)}"
 
 
-# In the order of the documentation. None means that the entry has parameters and `make_activation` builds it.
-_REGISTRY: dict[str, Callable[[], nn.Module] | None] = {
+# In the order of the documentation. A trained one is a class made with `batch_shape`; rationals have more settings.
+_REGISTRY: dict[str, Callable[..., nn.Module] | None] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
-    "prelu": None,
+    "prelu": PReLU,
     "elu": nn.ELU,
     "selu": nn.SELU,
     "celu": nn.CELU,
@@ -204,10 +204,9 @@ def make_activation(
     check_activation(name)
     if own_module(name) is not None:
         return _make_own(name, features, tuple(batch_shape))
-    if name == "prelu":
-        return PReLU(batch_shape)
     if name.partition(":")[0] != "rational":
-        return _REGISTRY[name]()
+        kind = _REGISTRY[name]
+        return kind(batch_shape=batch_shape) if getattr(kind, "trained_activation", False) else kind()
     if features is not None and groups > 0 and features % groups:
         raise InputError(f"activation {name!r}: {groups} groups do not divide {features} features")
     try:

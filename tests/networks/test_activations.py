@@ -136,6 +136,23 @@ def test_a_rational_can_start_as_an_entry_of_ones_own(monkeypatch):
     torch.testing.assert_close(found(x.expand(2, 1, 101))[1, 0], x.clamp(-2, 2), atol=0.5, rtol=0)
 
 
+def test_a_trained_entry_is_its_class_alone(monkeypatch):
+    class Shift(nn.Module):
+        trained_activation = True
+
+        def __init__(self, batch_shape):
+            super().__init__()
+            self.by = nn.Parameter(torch.zeros(batch_shape))
+
+        def forward(self, x):
+            return (x + self.by[..., None, None]).relu()
+
+    monkeypatch.setitem(activations._REGISTRY, "shift", Shift)
+    network = MLP(3, (4,), 2, batch_shape=(3, 2), activation="shift")
+    assert network.hidden[0].activation.by.shape == (3, 2)
+    assert [*trained_activations(network)] == ["hidden.0.activation"]
+
+
 @pytest.mark.parametrize("groups", [3, 10**20])
 def test_groups_that_do_not_divide_the_features(groups):
     with pytest.raises(InputError, match=f"activation 'rational': {groups} groups do not divide 8 features"):
