@@ -1,5 +1,6 @@
 """Every agent is registered, and what is registered is so; pages and benchmarks have every agent, too."""
 
+import difflib
 import re
 
 import pytest
@@ -43,6 +44,15 @@ def test_pages_have_every_agent_with_its_paper(agent):
         assert f"arxiv.org/abs/{paper}" in row
     (listed,) = re.findall(r"\[an agent\]\(docs/agents\.md\) \(([^)]*)\)", read("README.md"))
     assert title.partition(",")[0] in listed.split(", ")
+
+
+@pytest.mark.parametrize(("agent", "like"), [("rebrac", "td3_bc"), ("awac", "iql")])
+def test_an_agent_differs_from_the_most_similar_one_by_its_algorithm_alone(agent, like):
+    ours, theirs = (find_agent(name).read_text(encoding="utf-8").splitlines() for name in (agent, like))
+    changed = [
+        line for line in difflib.unified_diff(theirs, ours, n=0, lineterm="") if re.match(r"[-+](?!--|\+\+)", line)
+    ]
+    assert len(changed) < 150
 
 
 def test_numbers_become_a_command_line():
