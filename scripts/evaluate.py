@@ -32,6 +32,8 @@ class Arguments:
     """Environment settings, name=value, over the run's; those that name files must be given again."""
     env_modules: tuple[str, ...] = ()
     """Modules of yours that register environments: what a run names is looked up among them, and never imported."""
+    activation_modules: tuple[str, ...] = ()
+    """Modules of yours with the activations that runs were trained with; nothing that a run names is imported."""
     max_episode_steps: Annotated[int, Range(1)] | None = None
     """Steps after which an episode is cut; by default the run's own limit."""
     which: Literal["last", "best"] = "last"

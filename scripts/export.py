@@ -26,6 +26,8 @@ class Arguments:
     """Of ONNX, at least 18, which is the default."""
     dataset: str | None = None
     """Compare on the observations of this dataset; by default the run's."""
+    activation_modules: tuple[str, ...] = ()
+    """Modules of yours with the activations that it was trained with; nothing that a run names is imported."""
 
 
 if __name__ == "__main__":  # before torch is imported: --help and mistakes are answered at once

@@ -43,6 +43,8 @@ class Arguments:
     """Where to write all judgements."""
     env_modules: tuple[str, ...] = ()
     """Modules of yours that register environments."""
+    activation_modules: tuple[str, ...] = ()
+    """Modules of yours with the activations that runs were trained with; nothing that a run names is imported."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     num_threads: Annotated[int, Range(1, 4096)] | None = None
@@ -59,7 +61,7 @@ from rich.text import Text
 from rlrat.console import Console
 from rlrat.errors import InputError, one_line_errors
 from rlrat.evaluation.fqe import FQESettings
-from rlrat.networks.activations import check_activation
+from rlrat.networks.activations import name_activation
 from rlrat.runs.files import replace
 from rlrat.runs.judging import MOST_CUT, Judgement, as_json, judge
 from rlrat.runs.summaries import four_digits
@@ -107,14 +109,14 @@ def main(arguments: Arguments) -> None:
             "no run is given: give one or more run folders, <run-dir>/<dataset>/<agent>/<activation>/seed<k>"
         )
     if arguments.fqe_activation is not None:
-        check_activation(arguments.fqe_activation)
+        name_activation(arguments.fqe_activation)
     if arguments.fqe_hidden_dims is not None and (not arguments.fqe_hidden_dims or min(arguments.fqe_hidden_dims) < 1):
         raise InputError(f"--fqe-hidden-dims is {arguments.fqe_hidden_dims}, but must be one or more positive widths")
     if arguments.num_threads is not None:
         torch.set_num_threads(arguments.num_threads)
     given = {name: getattr(arguments, f"fqe_{name}") for name in _OPTIONS}
     settings = FQESettings(**{name: value for name, value in given.items() if value is not None})
-    passed = ("which", "dataset", "discount", "refits", "seed", "device", "env_modules")
+    passed = ("which", "dataset", "discount", "refits", "seed", "device", "env_modules", "activation_modules")
     # Do not wrap lines in a pipe.
     console = Console(width=None if sys.stdout.isatty() else 1000)
     with console.status("reading the runs") as status:

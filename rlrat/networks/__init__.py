@@ -5,7 +5,7 @@ from rlrat import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        **dict.fromkeys(("make_activation", "names"), "activations"),
+        **dict.fromkeys(("make_activation", "name_modules", "names"), "activations"),
         **dict.fromkeys(("MLP", "Embedding", "LayerNorm", "dropout_masks", "initialize", "joined"), "layers"),
         "Policy": "policies",
         **dict.fromkeys(("Gain", "SequencePolicy", "check_target_returns"), "transformer"),

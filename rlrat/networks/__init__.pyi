@@ -1,4 +1,5 @@
 from .activations import make_activation as make_activation
+from .activations import name_modules as name_modules
 from .activations import names as names
 from .choices import Initialization as Initialization
 from .choices import Norm as Norm

@@ -10,3 +10,9 @@ RationalVersion = Literal["A", "B", "C", "N"]
 """See `rlrat.rational.reference`."""
 PolicyHead = Literal["squashed_gaussian", "tanh_gaussian", "deterministic"]
 """See `rlrat.networks.policies.Policy`."""
+
+
+def own_module(activation: str) -> str | None:
+    """Return the module in the name of a user's activation, `my_module:Snake`, or None for one of the registry."""
+    module, colon, _ = activation.partition(":")
+    return module if colon and module != "rational" else None

@@ -138,6 +138,24 @@ class Rational(nn.Module):
         """Compute dR/dx at every element of x, without a graph."""
         return derivative(x, self.numerator, self.denominator, self.version)
 
+    def record(self) -> tuple[str, Tensor, Tensor]:
+        """Return what tells the function: version, numerator and denominator."""
+        return self.version, self.numerator, self.denominator
+
+    @torch.no_grad()
+    def scalars(self, x: Tensor) -> dict[str, Tensor]:
+        """Measure what it does on x `[S, ...]`: numbers `[S]`, each over all else.
+
+        They are the slope that R tends to at large |x| (`asymptotic_slope`), the largest |dR/dx| on these inputs
+        (`largest_slope`), and the share of inputs that lie `outside` the interval that R was fitted on.
+        """
+        seeds, (low, high) = x.shape[0], self.interval
+        return {
+            "asymptotic_slope": self.asymptotic_slope().reshape(seeds, -1).mean(1),
+            "largest_slope": self.derivative(x).abs().reshape(seeds, -1).amax(1),
+            "outside": ((x < low) | (x > high)).float().reshape(seeds, -1).mean(1),
+        }
+
     @torch.no_grad()
     def asymptotic_slope(self) -> Tensor:
         """Compute the limit of R(x) / x as x goes to +infinity, `[*batch_shape, groups]`.

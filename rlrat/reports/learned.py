@@ -34,13 +34,13 @@ class Layer:
 
     name: str
     version: str
-    """A rational's form of the denominator, as in `rlrat.rational.reference`, or `prelu`."""
+    """A rational's form of the denominator, as in `rlrat.rational.reference`, `prelu`, or `custom:<class>`."""
     updates: np.ndarray
     """`[T]`, ascending."""
     numerator: np.ndarray
-    """`[T, S, P, G, m + 1]`, for prelu its slope alone."""
+    """`[T, S, P, G, m + 1]`, for prelu its slope alone, for a user's class its first parameters."""
     denominator: np.ndarray
-    """`[T, S, P, G, n]`, for version C n + 1, for prelu none."""
+    """`[T, S, P, G, n]`, for version C n + 1, for prelu none; a user's values at equal steps from `low` to `high`."""
     low: np.ndarray
     """`[T, S, P, G]`, where the histogram begins."""
     high: np.ndarray
@@ -54,9 +54,18 @@ class Layer:
         return replace(self, **{name: getattr(self, name)[times] for name in arrays})
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        """Return the layer's outputs at the points x, `[T, S, P, G, len(x)]`, in float64."""
+        """Return the layer's outputs at the points x, `[T, S, P, G, len(x)]`, in float64.
+
+        A user's are interpolated, and are NaN where it was not recorded.
+        """
         if self.version == PRELU:
             return np.where(x > 0, x, self.numerator * x)
+        if self.version.startswith(CUSTOM):
+            found = np.empty((*self.low.shape, len(x)))
+            for at in np.ndindex(self.low.shape):
+                steps = np.linspace(self.low[at], self.high[at], self.denominator.shape[-1])
+                found[at] = np.interp(x, steps, self.denominator[at], left=np.nan, right=np.nan)
+            return found
         import torch  # imported here, as reading needs no torch
 
         from rlrat.rational import rational
@@ -87,8 +96,8 @@ class Layer:
 def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[str, Layer]:
     """Read a run folder's trained activations by layer, at `updates` or all; none where it has no `activations.csv`.
 
-    A warning names lines that are cut short or damaged; their evaluations are left out. Layers whose function is none
-    of ours are left out, too, with one warning for a file.
+    A warning names lines that are cut short or damaged; their evaluations are left out. A user's layers without values
+    are left out, too, with one warning for a file.
     """
     path = folder / ACTIVATIONS
     if not os.path.lexists(path):
@@ -118,7 +127,7 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
                 raise ValueError
             if version == PRELU and (len(numerator), len(denominator)) != (1, 0):
                 raise ValueError
-            if version.startswith(CUSTOM):
+            if version.startswith(CUSTOM) and len(denominator) < 2:
                 unknown[name] = version.removeprefix(CUSTOM)
                 continue
             entry = (version, numerator, denominator, low[0], high[0], counts)
@@ -130,7 +139,7 @@ def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[s
         warn(f"{path} has {len(damaged)} damaged line{'s' * (len(damaged) > 1)} ({where}): their updates are left out")
     if unknown:
         kinds = ", ".join(dict.fromkeys(unknown.values()))
-        warn(f"{path}: what {', '.join(list(unknown)[:5])} computes ({kinds}) is not known here, and is not drawn")
+        warn(f"{path}: what {', '.join(list(unknown)[:5])} computes ({kinds}) was not recorded, and is not drawn")
     layers = (_layer(name, by_update) for name, by_update in found.items())
     return {layer.name: layer for layer in layers if layer is not None}
 
@@ -288,7 +297,7 @@ def _plot_layer(ax: "Axes", layer: Layer) -> None:
     shown = layer.at(np.unique(np.linspace(0, len(layer.updates) - 1, _SHOWN).round().astype(int)))
     low, high = shown.range()
     x = np.linspace(low, high, 301)
-    values = shown.values(x).reshape(len(shown.updates), -1, len(x))
+    values = np.ma.masked_invalid(shown.values(x).reshape(len(shown.updates), -1, len(x)))
     colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(values)))
     if values.shape[1] > 1:
         last = values[-1]
@@ -296,7 +305,7 @@ def _plot_layer(ax: "Axes", layer: Layer) -> None:
     for index, (update, lines, colour) in enumerate(zip(shown.updates, values, colours, strict=True)):
         style = {"linestyle": "--", "color": "black"} if index == 0 else {"color": colour}
         width = 2.2 if index == len(values) - 1 else 1.2
-        ax.plot(x, np.median(lines, axis=0), linewidth=width, label=f"update {update:,}", **style)
+        ax.plot(x, np.ma.median(lines, axis=0), linewidth=width, label=f"update {update:,}", **style)
     edges = np.linspace(low, high, 61)
     heights = shown.histogram(edges)[-1]
     heights = 0.25 * heights / max(heights.max(), 1e-12)

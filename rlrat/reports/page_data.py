@@ -10,6 +10,7 @@ from rlrat.reports.learned import Layer, join_seeds, learned_groups, read_learne
 from rlrat.reports.plots import COLOURS
 from rlrat.reports.read import RunRecord, is_of_success
 from rlrat.reports.report import SUCCESS, VALUE, Curve, Report, RunGroup, Task
+from rlrat.runs.schema import CUSTOM
 
 DASHES = ("solid", "dash", "dashdot", "longdashdot", "dot")
 """In the order in which the figures use them."""
@@ -17,6 +18,7 @@ _SEED_POINTS = 150_000  # of all runs together: some 3 MB
 _LEARNED_STEPS = 400  # of the slider, over all groups together: some 2 MB
 _LEARNED_SEEDS = 5  # drawn of a group
 _LEARNED_BINS = 40
+_LEARNED_POINTS = 61  # of functions of the user's
 
 
 def page_data(report: Report) -> dict[str, Any]:
@@ -192,11 +194,19 @@ def _layer_data(layer: Layer, group: RunGroup, seeds: list[int]) -> dict[str, An
         "lines": names,
         "shown": shown,
         **{
-            name: [[_numbers(line, 4) for line in step] for step in getattr(layer, name).reshape(times, len(names), -1)]
-            for name in ("numerator", "denominator")
+            name: [[_numbers(line, 4) for line in step] for step in numbers.reshape(times, len(names), -1)]
+            for name, numbers in _functions(layer, low, high).items()
         },
         "histogram": [_numbers(step, 3) for step in layer.histogram(np.linspace(low, high, _LEARNED_BINS + 1))],
     }
+
+
+def _functions(layer: Layer, low: float, high: float) -> dict[str, np.ndarray]:
+    """Return what the page computes functions from; a user's have values at equal steps of all inputs instead."""
+    if layer.version.startswith(CUSTOM):
+        values = layer.values(np.linspace(low, high, _LEARNED_POINTS))
+        return {"numerator": values[..., :0], "denominator": values}
+    return {"numerator": layer.numerator, "denominator": layer.denominator}
 
 
 def _data_levels(task: Task) -> dict[str, float | None]:

@@ -82,7 +82,7 @@ class RationalArguments:
     groups: Count = 1
     """Feature groups with coefficients of their own."""
     rate_scale: NotNegative = 1.0
-    """Multiplies the learning rate of the coefficients."""
+    """Multiplies the learning rate of the coefficients, and of any other trained activation."""
 
 
 class _PerRole:

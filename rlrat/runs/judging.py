@@ -15,6 +15,7 @@ from rlrat.environments.settings import bare
 from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import importance
 from rlrat.evaluation.fqe import FittedQ, FQESettings, cut_share, data_value, fit_q, initial_rows, policy_actions
+from rlrat.networks.activations import name_modules
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import Which, build_policy, read_checkpoint
 from rlrat.runs.schema import CONFIG, DIVERGED, JUDGEMENT, recalled
@@ -88,6 +89,7 @@ def judge(
     seed: int = 0,
     device: str = "cpu",
     env_modules: Sequence[str] = (),
+    activation_modules: Sequence[str] = (),
     said: Callable[[str], None] = lambda line: None,
 ) -> list[Judgement]:
     """Judge the policies of run folders, those with one dataset and discount side by side; write `judgement.json`s.
@@ -104,12 +106,14 @@ def judge(
         seed: of the fits.
         device: where they are made: auto, cpu, cuda, ...
         env_modules: modules of yours that register environments.
+        activation_modules: your modules with the activations that runs were trained with.
         said: is told in words what goes on.
 
     Raises:
         InputError: a run that cannot be loaded, has memory (a Decision Transformer), or does not fit the data.
     """
     import_modules(env_modules)
+    name_modules(activation_modules)
     settings = settings or FQESettings()
     judged = [_read(Path(run), which, discount) for run in runs]
     loaded: dict[Any, Dataset] = {}

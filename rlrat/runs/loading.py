@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from rlrat import networks
 from rlrat.environments.observations import as_parts, listed
 from rlrat.errors import InputError, reason
+from rlrat.networks.choices import own_module
 from rlrat.runs.checkpoints import load_checkpoint
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.schema import BEST_CHECKPOINT, CHECKPOINT, CONFIG
@@ -32,6 +33,7 @@ def load_policy(
     device: str = "cpu",
     target_returns: Sequence[float] | None = None,
     which: Which = "last",
+    activation_modules: Sequence[str] = (),
 ) -> "Policy | SequencePolicy":
     """Load the policy of a trained seed from the newest checkpoint that loads.
 
@@ -58,11 +60,14 @@ def load_policy(
         target_returns: for a Decision Transformer, the returns to reach. They share the E observations evenly, the
             first ones for the first target. By default only the first of its evaluation, which gives its score.
         which: `last`, or `best` for the one that `--keep-best` kept in a run folder.
+        activation_modules: your modules with the activations that it was trained with; no other is imported.
 
     Raises:
         InputError: the folder does not exist or has no checkpoint, the checkpoint is damaged or does not fit this
             version, the device cannot be used, or target returns are not finite or the policy takes none.
     """
+    if activation_modules:
+        networks.name_modules(activation_modules)
     policy = build_policy(read_checkpoint(run, which), run, device)
     if target_returns is not None:
         set_target_returns(policy, target_returns, run)
@@ -117,8 +122,14 @@ def build_policy(
     """Build the policy in a checkpoint of `run`, in evaluation mode and without gradients.
 
     Raises:
-        InputError: the checkpoint does not fit this version, or the device cannot be used.
+        InputError: the checkpoint does not fit this version, the device cannot be used, or the activation is of a
+            module that the user has not named.
     """
+    named = checkpoint["policy"].get("activation") if isinstance(checkpoint.get("policy"), Mapping) else None
+    if isinstance(named, str) and own_module(named) is not None:
+        from rlrat.networks.activations import check_activation
+
+        check_activation(named)
     try:
         settings = dict(checkpoint["policy"])
         kind = settings.pop("kind", "mlp")  # old checkpoints have no kind
@@ -162,7 +173,9 @@ def _check_settings(settings: Mapping[str, Any], state: Mapping[str, Any]) -> No
         return isinstance(value, int) and 1 <= value <= most
 
     for name, value in settings.items():
-        if name in _SIZE_SETTINGS:
+        if name == "activation":
+            check(name, value, isinstance(value, str))
+        elif name in _SIZE_SETTINGS:
             check(name, value, whole(value, weights))
         elif name == "context_length":
             check(name, value, whole(value, _MOST_CONTEXT_STEPS))

@@ -130,7 +130,7 @@ class OfflineEvaluator:
     def finite(self) -> np.ndarray:
         """Tell which of the policies that were judged last have finite parameters alone, bool `[S]`."""
         tensors = [value for value in self._policy.state_dict().values() if value.is_floating_point()]
-        return torch.stack([value.isfinite().flatten(1).all(1) for value in tensors]).all(0).cpu().numpy()
+        return torch.stack([value.isfinite().reshape(len(value), -1).all(1) for value in tensors]).all(0).cpu().numpy()
 
     def _compare_actions(self, fitted: FittedQ | None) -> dict[str, np.ndarray]:
         """Compare the policies' actions with those of held-out episodes, in units [-1, 1]."""

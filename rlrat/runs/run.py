@@ -26,7 +26,7 @@ from rlrat.evaluation.background import MOST_PENDING_SNAPSHOTS, BackgroundEvalua
 from rlrat.evaluation.evaluator import Evaluation, Evaluator, check_spaces
 from rlrat.evaluation.fqe import Stopped
 from rlrat.evaluation.scores import Reference
-from rlrat.networks.activations import check_activation
+from rlrat.networks.activations import name_activation
 from rlrat.rational.launching import is_gpu
 from rlrat.runs.arguments import RunArguments, held_out_share, identity, members, side_by_side
 from rlrat.runs.dashboards import LAYOUT, check_tracking, tracked
@@ -35,7 +35,7 @@ from rlrat.runs.estimates import LEAST_MEMBERS, estimate_resources
 from rlrat.runs.evaluations import describe_evaluation
 from rlrat.runs.footprint import check_memory, may_be_large
 from rlrat.runs.group import Group
-from rlrat.runs.inspection import activation_rows, rational_scalars
+from rlrat.runs.inspection import activation_rows, activation_scalars
 from rlrat.runs.metrics import MetricSums, add_metrics, mean_metrics
 from rlrat.runs.offline import KEPT, OfflineEvaluator, check_kept, describe, how_judged
 from rlrat.runs.profiling import Profile
@@ -95,7 +95,7 @@ class Run:
         self.agent = agent
         self.console: Console = Console()
         for name in arguments.activations():
-            check_activation(name)
+            name_activation(name)
         if arguments.track:
             check_tracking()
         self.device: torch.device = find_device(arguments.device)
@@ -451,7 +451,7 @@ class Run:
         means = mean_metrics(self._sums)
         self._sums.clear()
         alive = self._alive()
-        scalars = {**means, **rational_scalars(self._learner, self._batch)}
+        scalars = {**means, **activation_scalars(self._learner, self._batch)}
         scalars = {name: values.tolist() for name, values in scalars.items()}
         for index, folder in enumerate(self._group.folders):
             if alive[index]:

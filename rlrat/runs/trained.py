@@ -19,6 +19,7 @@ from rlrat.errors import InputError, reason, warn
 from rlrat.evaluation import rendering
 from rlrat.evaluation.evaluator import Evaluation, Evaluator
 from rlrat.evaluation.scores import Measure, Reference
+from rlrat.networks.activations import name_modules
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.loading import Which, build_policy, read_checkpoint, set_target_returns
 from rlrat.runs.schema import CONFIG, DIVERGED, recalled
@@ -58,6 +59,7 @@ class TrainedRun:
         env_id, env_kwargs, env_modules, max_episode_steps: as the command line of an agent has them.
         num_threads: CPU threads; as many as the run had by default, if this machine has them.
         which: `last`, or `best` for the policy that `--keep-best` kept.
+        activation_modules: the user's modules with the activations that it was trained with.
 
     Raises:
         InputError: a run that cannot be loaded, or settings that do not fit it.
@@ -77,12 +79,14 @@ class TrainedRun:
         env_id: str | None = None,
         env_kwargs: Sequence[str] = (),
         env_modules: Sequence[str] = (),
+        activation_modules: Sequence[str] = (),
         max_episode_steps: int | None = None,
         num_threads: int | None = None,
         which: Which = "last",
     ) -> None:
         self.path = path
         checkpoint = read_checkpoint(path, which)
+        name_modules(activation_modules)
         self.update: int = checkpoint["update"]
         self.policy: Policy | SequencePolicy = build_policy(checkpoint, path, device)
         if target_returns is not None:

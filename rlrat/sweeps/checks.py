@@ -29,11 +29,11 @@ _TOGETHER = ("total_updates", "eval_at")  # whether one is right depends on the 
 
 def check_settings(cells: Sequence[Cell]) -> None:
     """Raise `InputError` for unknown activations, numbers out of range, and settings that exclude each other."""
-    from rlrat.networks.activations import check_activation  # which imports torch
+    from rlrat.networks.activations import name_activation  # which imports torch
 
     named = (entry for cell in cells for entry in cell.values.items() if entry[0].endswith("activation"))
     names = dict.fromkeys(name for _, name in named if name is not None)
-    _all_of((lambda name=name: check_activation(name)) for name in names)
+    _all_of((lambda name=name: name_activation(name)) for name in names)
     if cells and (top := cells[0].seeds[-1]) >= SEED_LIMIT:
         raise InputError(f"the last seed is {top:,}, but must be below {SEED_LIMIT:,}")
     # Check each value once, not each combination: an agent checks its own settings again.

@@ -11,6 +11,7 @@ import tyro
 
 from rlrat.environments.settings import bare, parse_env_kwargs
 from rlrat.errors import InputError
+from rlrat.networks.choices import own_module
 from rlrat.sweeps.grid import Block, Grid
 
 
@@ -22,6 +23,8 @@ class Named:
     """The files of your own agents that the sweep trains; nothing that a folder names is run by itself."""
     env_modules: tuple[str, ...] = ()
     """Your modules that register the sweep's environments."""
+    activation_modules: tuple[str, ...] = ()
+    """Your modules with the sweep's activations."""
     env_kwargs: tuple[str, ...] = ()
     """Settings of its environments whose values are text, such as xml_file=walker2d.xml."""
     ray_address: Annotated[str | None, tyro.conf.arg(name="ray.address")] = None
@@ -48,7 +51,8 @@ class Named:
         Raises:
             InputError: the grid has code that is not named here; the message has the options to add.
         """
-        lacking: dict[str, list[str]] = {"--agents": [], "--env-modules": [], "--env-kwargs": [], "--ray.address": []}
+        options = ("--agents", "--env-modules", "--activation-modules", "--env-kwargs", "--ray.address")
+        lacking: dict[str, list[str]] = {option: [] for option in options}
         blocks = [self._block(block, typed, has_typed_kwargs, lacking) for block in grid.blocks]
         lacking["--env-modules"] += [name for name in env_modules if name not in self.env_modules]
         if ray_address not in (None, "auto", self.ray_address):
@@ -58,13 +62,17 @@ class Named:
 
     def admit_agents(self, grid: Grid, where: str) -> Grid:
         """Check only the agents of a grid, like `admit`; for a grid of which no environment is made."""
-        return self.admit(grid, where, typed={axis for block in grid.blocks for axis in block.axes})
+        return self.admit(grid, where, typed={"activation", *(axis for block in grid.blocks for axis in block.axes)})
 
     def _block(
         self, block: Block, typed: Container[str], has_typed_kwargs: bool, lacking: dict[str, list[str]]
     ) -> Block:
         files = {spelling: name for name in self.agents for spelling in (name, str(Path(name).resolve()))}
         lacking["--agents"] += [name for name in block.agents if is_file(name) and name not in files]
+        for axis, texts in (("activation", block.activations), *block.axes.items()):
+            if axis.endswith("activation") and axis not in typed:
+                modules = [module for text in texts if (module := own_module(text)) is not None]
+                lacking["--activation-modules"] += [name for name in modules if name not in self.activation_modules]
         axes = dict(block.axes)
         for axis, texts in axes.items():
             setting = axis.rpartition(".")[2]

@@ -55,6 +55,8 @@ class Options:
     """As --activation of an agent; each agent's own by default."""
     env_modules: tuple[str, ...] = ()
     """Modules of yours that register environments, as --env-modules of an agent; for every cell."""
+    activation_modules: tuple[str, ...] = ()
+    """Modules of yours with the activations that --file names; those of --activations are named there."""
     seeds: Count | None = None
     """How many seeds of each cell; 1 by default."""
     first_seed: Annotated[int, Range(0)] = 0
@@ -118,8 +120,9 @@ def find_grid(options: Options, axes: dict[str, tuple[str, ...]]) -> Grid:
     if source is not None:
         grid = read_grid(str(source)).changed(options.agents, options.datasets, options.activations)
         if options.file is not None:
-            named = Named(options.agents, options.env_modules)
-            grid = named.admit(grid, f"the grid {source}", typed=axes, has_typed_kwargs=True)
+            named = Named(options.agents, options.env_modules, options.activation_modules)
+            typed = {*axes, *(["activation"] if options.activations else [])}
+            grid = named.admit(grid, f"the grid {source}", typed=typed, has_typed_kwargs=True)
         grid = grid.changed(axes=axes)
     else:
         block = Block(options.agents, options.datasets or Block().datasets, options.activations, axes)
@@ -135,13 +138,14 @@ def admit_sweep(named: Named, grid: Grid, options: Options, where: str) -> tuple
     """
     address = options.ray.address if options.launcher == "ray" else None
     grid = named.admit(grid, where, env_modules=options.env_modules, ray_address=address)
-    return grid, replace(options, env_modules=named.env_modules)
+    return grid, replace(options, env_modules=named.env_modules, activation_modules=named.activation_modules)
 
 
 def kept_options(options: Options) -> dict[str, Any]:
     """Return the options that `retry` needs; the grid is kept separately."""
     kept = asdict(options)
-    for name in ("agents", "datasets", "activations", "seeds", "first_seed", "preset", "file", "run_dir", "dry_run"):
+    of_grid = ("agents", "datasets", "activations", "activation_modules", "seeds", "first_seed")
+    for name in (*of_grid, "preset", "file", "run_dir", "dry_run"):
         del kept[name]
     return kept
 

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy(
         **dict.fromkeys(("Adam", "SeedGuard", "cosine", "polyak_"), "optim"),
         **dict.fromkeys(("DropoutMasks", "Stream", "UpdateBlocks"), "random"),
         "Learner": "learner",
+        "TrainedActivation": "trained_activations",
         "flatten": "flat",
     },
 )

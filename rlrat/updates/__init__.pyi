@@ -7,3 +7,4 @@ from .optim import polyak_ as polyak_
 from .random import DropoutMasks as DropoutMasks
 from .random import Stream as Stream
 from .random import UpdateBlocks as UpdateBlocks
+from .trained_activations import TrainedActivation as TrainedActivation

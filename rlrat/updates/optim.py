@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrat.errors import InputError
-from rlrat.rational import Rational, launching
+from rlrat.rational import launching
 from rlrat.updates.flat import Layout, flatten, separate
 from rlrat.updates.trained_activations import trained_activations
 
@@ -84,7 +84,7 @@ class Adam(nn.Module):
             of a seed's gradient over the whole network (all its critics together). A seed also diverges at a finite
             gradient for which float32 has no step: its norm is above 1.8e19 or, with `max_norm`, above 1e37 times that.
         undecayed: modules whose parameters `weight_decay` leaves alone, besides `trained_activations`.
-        rational_rate_scale: multiplies the learning rate of rational coefficients alone.
+        rational_rate_scale: multiplies the learning rate of `trained_activations` alone: of rational coefficients.
         cosine_updates: the number of steps over which the learning rate falls to 0, see `cosine`.
         warmup_updates: the number of steps over which the learning rate grows to its full size, by the same in each.
         guard, name: `guard` checks the loss and the gradient of each seed under this name.
@@ -134,10 +134,9 @@ class Adam(nn.Module):
             values = torch.as_tensor(value, dtype=torch.float32, device=device)
             return values.reshape(-1).expand(seeds).unsqueeze(-1)
 
-        rationals = [module for module in network.modules() if isinstance(module, Rational)]
-        coefficients = {id(p) for module in rationals for p in module.parameters()}
-        apart = [*trained_activations(network).values(), *undecayed]
-        apart = {id(p) for module in apart for p in module.parameters()}
+        trained = trained_activations(network).values()
+        coefficients = {id(p) for module in trained for p in module.parameters()}
+        apart = coefficients | {id(p) for module in undecayed for p in module.parameters()}
         self._scales = [rational_rate_scale if id(p) in coefficients else 1.0 for p in self._parameters_in_order]
         self._decays = [id(p) not in apart for p in self._parameters_in_order]
         self._scaled, self._decaying = rational_rate_scale != 1.0, bool(torch.as_tensor(weight_decay).any())

@@ -1,10 +1,33 @@
-"""Find the trained activations of a network: those with parameters of their own, which updates treat unlike weights."""
+"""Define what a trained activation says of itself, and find those of a network, which updates treat unlike weights."""
 
-from torch import nn
+from typing import Protocol
+
+from torch import Tensor, nn
 
 from rlrat.errors import warn
 
 _unmarked: set[type] = set()  # classes that a warning has named
+
+
+class TrainedActivation(Protocol):
+    """What an activation with parameters of its own says of itself: an `nn.Module` that maps x to the same shape.
+
+    The mark is all that it needs. Weight decay leaves its parameters alone, `--rational.rate-scale` multiplies their
+    learning rate, `activations.csv` records its parameters, its inputs and its values between the least and the
+    greatest of them, and reports draw these. Each parameter has the leading axes of x, `[*batch_shape, ...]`.
+    """
+
+    trained_activation: bool
+    """True, of the class."""
+
+    def scalars(self, x: Tensor) -> dict[str, Tensor]:
+        """Measure what is logged of it on inputs x `[S, ...]`: each `[S]`, by name. It may be left out."""
+
+    def record(self) -> tuple[str, Tensor, Tensor]:
+        """Return a version that reports compute by themselves, numerator and denominator `[*batch_shape, groups, n]`.
+
+        It is left out by all but rlrat's own: `rlrat.runs.schema` names the versions.
+        """
 
 
 def trained_activations(network: nn.Module) -> dict[str, nn.Module]:

@@ -89,12 +89,39 @@ def test_a_damaged_line_of_a_prelu_costs_its_update_alone(tmp_path, slope):
 
 
 def test_a_function_that_only_its_owner_knows_is_left_out_with_a_note(folder, capsys):
-    _edit(folder, lambda lines: [line.replace(",A,", ",custom:Swish,") if ",v." in line else line for line in lines])
+    def unrecorded(line):
+        return re.sub(r",A,([^,]*),[^,]*,", r",custom:Swish,\1,,", line)
+
+    _edit(folder, lambda lines: [unrecorded(line) if ",v." in line else line for line in lines])
     assert tuple(read_learned(folder)) == tuple(name for name in LAYERS if not name.startswith("v."))
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(r"activations\.csv: what v\.hidden\.0, .*computes \(Swish\) is not known here", line)
-    _edit(folder, lambda lines: [line.replace(",A,", ",custom:Swish,") for line in lines])
+    assert re.search(r"activations\.csv: what v\.hidden\.0, .*computes \(Swish\) was not recorded", line)
+    _edit(folder, lambda lines: list(map(unrecorded, lines)))
     assert read_learned(folder) == {}
+
+
+def test_a_function_of_ones_own_is_drawn_by_its_values_alone(tmp_path):
+    """Two seeds that met other inputs: where one of them has no values, the other's are drawn."""
+    for seed, (low, high) in enumerate(((-1.0, 1.0), (0.0, 3.0))):
+        folder = tmp_path / f"seed{seed}"
+        folder.mkdir()
+        row = {"layer": "layer", "part": 0, "group": 0, "version": "custom:Snake", "numerator": "2 5 1"}
+        values = " ".join(str(seed + x**2) for x in np.linspace(low, high, 65))
+        row |= {"denominator": values, "low": low, "high": high, "counts": "1 2 1"}
+        for update in (0, 10):
+            RunFolder(folder).append_activations(update, [row])
+    layers = join_seeds([read_learned(tmp_path / f"seed{seed}") for seed in range(2)])
+    layer = layers["layer"]
+    assert (layer.version, layer.range(), layer.denominator.shape) == ("custom:Snake", (-1.0, 3.0), (2, 2, 1, 1, 65))
+    x = np.array([-1.0, 0.5, 1.0, 2.0])
+    first, second = layer.values(x)[-1, :, 0, 0]
+    np.testing.assert_allclose(first, [1.0, 0.25, 1.0, np.nan], atol=1e-3)
+    np.testing.assert_allclose(second, [np.nan, 1.25, 2.0, 5.0], atol=1e-3)
+    (axes, *_) = plot_learned(layers).axes
+    x, median = axes.get_lines()[-1].get_data()
+    assert not np.ma.getmaskarray(median).any()
+    np.testing.assert_allclose(median[[0, -1]], [1.0, 10.0], atol=1e-3)
+    assert median[np.abs(x - 0.5).argmin()] == pytest.approx(0.75, abs=0.05)
 
 
 def test_every_layer_has_its_shape(folder):

@@ -301,6 +301,9 @@ def test_every_form_of_function_is_drawn_right(browser, path):
         a, b = (torch.tensor([c], dtype=torch.float64) for c in ([2.0, 1.0], denominator))
         assert drawn == pytest.approx(rational(torch.tensor([[-3.0]], dtype=torch.float64), a, b, version).item())
     assert browser.js("return [-3, 0, 2].map(prelu(0.25))") == [-0.75, 0, 2]
+    own = "const layer = { version: 'custom:Snake', low: -1, high: 1 }; return [-1, -0.5, 0.5, 1].map"
+    assert browser.js(f"{own}(learned(layer, [], [3, 1, 2]))") == [3, 2, 1.5, 2]
+    assert browser.js(f"{own}(learned(layer, [], [null, 1, 2])).map(isFinite)") == [False, False, True, True]
 
 
 def test_the_keyboard_reaches_and_moves_everything(browser, path):

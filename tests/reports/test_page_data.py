@@ -4,7 +4,7 @@ from rlrat.reports.build import build_report
 from rlrat.reports.learned import read_learned
 from rlrat.reports.page_data import page_data
 from rlrat.reports.read import read_runs
-from tests.reports.page_runs import LAYERS, make_report
+from tests.reports.page_runs import LAYERS, make_report, make_run
 from tests.reports.run_folders import SUCCESS_REFERENCE, write_goal_seeds
 
 
@@ -35,6 +35,20 @@ def test_learned_functions_are_the_runs(tmp_path):
     np.testing.assert_allclose(layer["numerator"][-1][3], recorded.numerator[-1, 0, 1, 0], rtol=1e-3)
     assert entry["updates"] == recorded.updates.tolist()
     np.testing.assert_allclose(np.sum(layer["histogram"], axis=1), 1.0, rtol=1e-2)
+
+
+def test_functions_of_a_users_are_values_on_one_grid(tmp_path):
+    for seed in range(2):
+        folder = make_run(tmp_path / "runs", "rational", seed)
+        text = (folder / "activations.csv").read_text()
+        (folder / "activations.csv").write_text(text.replace(",A,", ",custom:Snake,"))
+    report = build_report(read_runs([tmp_path / "runs"]))
+    (entry,) = page_data(report)["learned"]
+    layer, recorded = entry["layers"][0], read_learned(folder)["q.hidden.0"]
+    assert (layer["version"], layer["numerator"][-1][3]) == ("custom:Snake", [])
+    assert layer["denominator"][0][3][0] is None  # the first evaluation met fewer inputs than the last
+    shown = recorded.values(np.linspace(layer["low"], layer["high"], 61))[-1, 0, 1, 0]
+    np.testing.assert_allclose(layer["denominator"][-1][3], shown, rtol=1e-3)
 
 
 def test_success_rates_are_drawn_where_there_are_some(tmp_path):

@@ -5,12 +5,13 @@ import csv
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from torch import nn
 
 from agents import iql
 from rlrat import Rational
 from rlrat.networks.activations import PReLU
-from rlrat.runs.inspection import BINS, activation_rows, rational_scalars
+from rlrat.runs.inspection import BINS, activation_rows, activation_scalars
 from rlrat.updates.optim import SeedGuard
 from tests.short_runs import read_run
 
@@ -67,7 +68,7 @@ def test_a_prelu_has_a_slope_of_its_own_for_each_critic(small_dataset, gated):
         ours = {line["part"]: float(line["numerator"]) for line in lines if line["layer"] == "q.hidden.0"}
         assert ours == pytest.approx(dict(enumerate(slopes[seed].tolist())))
         assert {line["numerator"] for line in lines if line["layer"] != "q.hidden.0"} == {"0.25"}
-    assert rational_scalars(learner, learner.inputs(0)[0]) == {}
+    assert activation_scalars(learner, learner.inputs(0)[0]) == {}
 
 
 class Swish(nn.Module):
@@ -89,14 +90,66 @@ def test_a_trained_activation_of_ones_own_has_its_class_and_first_parameters():
         learner.layer.beta[1] = 2.0
     inputs = torch.randn(2, 50, 64)
     for x, (line,), beta in zip(inputs, activation_rows(learner, inputs), ("1", "2"), strict=True):
-        assert (line["layer"], line["version"], line["denominator"]) == ("layer", "custom:Swish", "")
+        assert (line["layer"], line["version"]) == ("layer", "custom:Swish")
         assert line["numerator"].split() == [beta, *["0.5"] * 63]
+        points = np.linspace(float(line["low"]), float(line["high"]), 65)
+        np.testing.assert_allclose(_numbers(line["denominator"]), 0.5 * points * expit(float(beta) * points), atol=1e-5)
         assert 0.99 * x.numel() < _numbers(line["counts"]).sum() <= x.numel()
-    assert rational_scalars(learner, inputs) == {}
+    assert activation_scalars(learner, inputs) == {}
+    learner.layer.scalars = lambda x: {"steepness": learner.layer.beta.detach() * x.shape[1]}
+    scalars = activation_scalars(learner, inputs)
+    assert {name: values.tolist() for name, values in scalars.items()} == {"activation/layer/steepness": [50.0, 100.0]}
     learner.inspect = lambda batch: [
         learner.layer(b[:, None]) for b in (batch, 9 + batch)
     ]  # a mean of inputs has no [S]
     assert all(float(line["high"]) < 6 for (line,) in activation_rows(learner, inputs[:, 0]))
+
+
+class Shifted(Swish):
+    """One beta for each critic; what it remembers is not what a look at it leaves."""
+
+    def __init__(self, batch_shape: tuple[int, ...]) -> None:
+        super().__init__((2, 2))
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * (self.beta[..., None, None] * x).sigmoid()
+
+
+def test_critics_have_functions_of_their_own():
+    learner = Learner(Shifted)
+    with torch.no_grad():
+        learner.layer.beta.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    for seed, lines in enumerate(activation_rows(learner, torch.randn(2, 2, 30, 8))):
+        assert [line["part"] for line in lines] == [0, 1]
+        for line, beta in zip(lines, learner.layer.beta[seed].tolist(), strict=True):
+            points = np.linspace(float(line["low"]), float(line["high"]), 65)
+            np.testing.assert_allclose(_numbers(line["denominator"]), points * expit(beta * points), atol=1e-5)
+    assert learner.layer.calls == 1
+
+
+class Neighbours(Swish):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(-2, keepdim=True)
+
+
+class Refusing(Swish):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[-2] != 30:
+            raise ValueError("thirty rows\nare wanted")
+        return x
+
+
+def test_what_is_no_function_of_each_number_alone_has_no_values(capsys):
+    for kind, said in (
+        (Neighbours, ""),
+        (Refusing, "warning: Refusing is not drawn: ValueError: thirty rows are wanted\n"),
+    ):
+        learner = Learner(kind)
+        for _ in range(2):
+            assert [line["denominator"] for (line,) in activation_rows(learner, torch.randn(2, 30, 8))] == ["", ""]
+        assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("kind", [Rational, PReLU])
@@ -146,14 +199,14 @@ def test_without_trained_activations_nothing_is_passed_through(small_dataset, mo
     learner = iql.IQL(arguments, small_dataset, [0, 1], "cpu")
     monkeypatch.setattr(learner, "inspect", lambda batch: pytest.fail("a pass that nobody looks at"))
     assert activation_rows(learner, learner.inputs(0)[0]) == [[], []]
-    assert rational_scalars(learner, learner.inputs(0)[0]) == {}
+    assert activation_scalars(learner, learner.inputs(0)[0]) == {}
 
 
 def test_scalars_say_where_inputs_lie_and_how_steep_the_functions_are():
     learner = Learner()
     low, high = learner.layer.interval
     inputs = torch.tensor([low - 1.0, low, 0.0, high, high + 1.0]).expand(2, 1, 5)
-    scalars = rational_scalars(learner, inputs)
+    scalars = activation_scalars(learner, inputs)
     torch.testing.assert_close(scalars["rational/layer/outside"], torch.tensor([0.4, 0.4]))
     steepest = learner.layer.derivative(inputs).abs().amax((1, 2))
     torch.testing.assert_close(scalars["rational/layer/largest_slope"], steepest)

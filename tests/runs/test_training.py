@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import rlrat
 from rlrat.datasets.bounds import typed_bounds
 from rlrat.errors import InputError
+from rlrat.networks import activations
+from rlrat.reports.learned import read_learned
 from rlrat.runs.training import RunResult
 from tests.goal_env import GOAL_ID, SPEC, goal_dataset
 from tests.short_runs import ROOT
@@ -121,6 +124,59 @@ def test_an_agent_of_ones_own_is_given_by_its_file(log, tmp_path):
     own.write_text((ROOT / "agents/bc.py").read_text().replace('Run("bc"', 'Run("mine"'))
     result = rlrat.train(own, log, **SMALL, run_dir=tmp_path / "runs")
     assert result.path.parent.parent.name == "mine"
+
+
+def test_an_activation_of_ones_own_trains_is_recorded_and_drawn(log, tmp_path, monkeypatch):
+    """What is recorded is drawn without its module, which nothing imports that does not name it."""
+    (tmp_path / "my_swish.py").write_text(SWISH)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    settings = {**SMALL, "num_seeds": 2, "actor_activation": "my_swish:Swish"}
+    with pytest.raises(InputError, match="there is no module my_swich: it must be installed"):
+        rlrat.train("iql", log, run_dir=tmp_path / "runs", **{**settings, "actor_activation": "my_swich:Swish"})
+    done = rlrat.train("iql", log, run_dir=tmp_path / "runs", **settings)
+    observations = np.zeros((3, 2), np.float32)
+    actions = done.policy(observations)
+    layers = read_learned(done.paths[0])
+    assert {(name, layer.version) for name, layer in layers.items()} == {
+        (f"policy.mean.hidden.{index}", "custom:Swish") for index in range(2)
+    }
+    layer = layers["policy.mean.hidden.1"]
+    beta = layer.numerator[:, 0, 0, 0, 0]
+    assert beta[0] == 1.0 != beta[-1]
+    x = np.linspace(*layer.at([-1]).range(), 9)
+    np.testing.assert_allclose(layer.values(x)[-1, 0, 0, 0], x / (1 + np.exp(-beta[-1] * x)), atol=1e-2)
+    metrics = pandas.read_csv(done.paths[0] / "metrics.csv")
+    assert metrics["activation/policy.mean.hidden.1.activation/steepness"].iloc[-1] == pytest.approx(beta[-1])
+    with monkeypatch.context() as elsewhere:  # as in a process of its own
+        elsewhere.setattr(activations, "_modules", set())
+        elsewhere.delitem(sys.modules, "my_swish")
+        with pytest.raises(InputError, match=r"^activation 'my_swish:Swish' is of a module .* --activation-modules"):
+            rlrat.load_policy(done.paths[0])
+        assert "my_swish" not in sys.modules
+        policy = rlrat.load_policy(done.paths[0], activation_modules=["my_swish"])
+        np.testing.assert_array_equal(policy(observations), actions)
+        del sys.modules["my_swish"]
+
+
+SWISH = """
+import torch
+from torch import nn
+
+
+class Swish(nn.Module):
+    trained_activation = True
+
+    def __init__(self, features, batch_shape):
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(batch_shape))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta.view(*self.beta.shape, *[1] * (x.ndim - self.beta.ndim)) * x)
+
+    def scalars(self, x):
+        return {"steepness": self.beta.detach().reshape(len(x), -1).mean(1)}
+"""
 
 
 @pytest.mark.parametrize(

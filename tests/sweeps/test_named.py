@@ -14,7 +14,7 @@ from rlrat.sweeps import commands
 from rlrat.sweeps.checks import check_datasets
 from rlrat.sweeps.grid import Block, Grid, expand, make_jobs
 from rlrat.sweeps.named import Named
-from rlrat.sweeps.options import Options, RayOptions, admit_sweep, find_grid
+from rlrat.sweeps.options import Options, RayOptions, admit_sweep, find_grid, kept_options
 from tests.sweeps.whole_sweeps import TOY_FILE, write_record
 
 
@@ -156,6 +156,29 @@ def test_what_a_folder_recalls_of_environments_and_clusters_is_named_again():
     assert "add --env-modules my_envs more --ray.address ray://elsewhere:10001 if you trust" in str(error.value)
     named = Named(env_modules=("my_envs", "more"), env_kwargs=("xml_file=x.xml",), ray_address="ray://elsewhere:10001")
     assert admit_sweep(named, grid, kept, "it")[1].env_modules == ("my_envs", "more")
+
+
+def test_modules_of_activations_are_named_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    axes = {"critic_activation": ("other:Snake", "relu"), "norm": ("layer",)}
+    grid = Grid((Block(("iql",), activations=("mine:Snake", "rational:gelu", "relu"), axes=axes),))
+    with pytest.raises(InputError, match="add --activation-modules mine other if you trust"):
+        Named().admit(grid, "it")
+    Named().admit_agents(grid, "it")
+    named = Named(activation_modules=("mine", "other"))
+    assert named.admit(grid, "it") == grid
+    options = admit_sweep(named, grid, Options(), "it")[1]
+    assert options.activation_modules == ("mine", "other")
+    assert "activation_modules" not in kept_options(options)
+    file = tmp_path / "grid.toml"
+    file.write_text('agents = ["iql"]\nactivations = ["mine:Snake"]\n[grid]\nactor-activation = "other:Snake"\n')
+    with pytest.raises(InputError, match=r"grid.toml names code .* add --activation-modules mine other if"):
+        find_grid(Options(file=file), {})
+    with pytest.raises(InputError, match=r"add --activation-modules other if"):
+        find_grid(Options(file=file, activations=("mine:Snake",)), {})
+    axes = {"actor_activation": ("other:Snake",)}
+    find_grid(Options(file=file, activations=("mine:Snake",)), axes)
+    find_grid(Options(file=file, activation_modules=("mine", "other")), {})
 
 
 def test_a_grids_file_names_no_code_that_the_command_line_does_not(tmp_path, monkeypatch):

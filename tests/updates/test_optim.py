@@ -165,6 +165,16 @@ def test_rational_coefficients_have_a_rate_of_their_own_and_no_decay():
     assert not torch.equal(network.output.weight, frozen.output.weight)
 
 
+def test_every_trained_activation_has_the_rate_of_rationals():
+    network = _network([0], activation="prelu")
+    before = copy.deepcopy(network.state_dict())
+    optimizer = Adam(network, 1e-2, guard=SeedGuard(1), name="n", rational_rate_scale=0.0)
+    optimizer.step(_loss(network, _inputs([0], 0)))
+    kept = {name for name, value in network.state_dict().items() if torch.equal(value, before[name])}
+    assert {name for name in kept if "activation" in name} == {name for name in before if "activation" in name} != set()
+    assert "output.weight" not in kept
+
+
 @pytest.mark.parametrize("kind", [PReLU, nn.PReLU])
 def test_what_says_that_it_is_a_trained_activation_has_no_decay(kind, monkeypatch):
     monkeypatch.setattr(kind, "trained_activation", True, raising=False)

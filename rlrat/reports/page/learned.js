@@ -16,6 +16,20 @@ const rational = (version, numerator, denominator) => {
 
 const prelu = (slope) => (x) => (x > 0 ? x : slope * x);
 
+// Of a class of the user's: values at equal steps from low to high, null where there is none.
+const sampled = (low, high, values) => (x) => {
+  const place = ((x - low) / (high - low)) * (values.length - 1);
+  const step = Math.min(Math.max(Math.floor(place), 0), values.length - 2);
+  const [left, right] = [values[step], values[step + 1]];
+  return left === null || right === null ? NaN : left + (place - step) * (right - left);
+};
+
+const learned = (layer, numerator, denominator) => {
+  if (layer.version === "prelu") return prelu(numerator[0]);
+  if (layer.version.startsWith("custom:")) return sampled(layer.low, layer.high, denominator);
+  return rational(layer.version, numerator, denominator);
+};
+
 if (data.learned.length) {
   const select = document.getElementById("learned-run");
   const slider = document.getElementById("learned-update");
@@ -31,8 +45,7 @@ if (data.learned.length) {
     layer.x = Array.from({ length: points }, (_, i) => layer.low + ((layer.high - layer.low) * i) / (points - 1));
     layer.values = layer.numerator.map((lines, time) =>
       lines.map((numerator, line) => {
-        const denominator = layer.denominator[time][line];
-        const f = layer.version === "prelu" ? prelu(numerator[0]) : rational(layer.version, numerator, denominator);
+        const f = learned(layer, numerator, layer.denominator[time][line]);
         return layer.x.map(f).map((y) => (isFinite(y) ? y : null));
       }),
     );

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from rlrat.environments.observations import places
 from rlrat.errors import InputError, reason, warn
+from rlrat.networks.activations import name_modules
 from rlrat.networks.transformer import SequencePolicy
 from rlrat.runs.exporting import c_source, graphs, numpy_source
 from rlrat.runs.exporting.checking import LARGEST_DIFFERENCE, largest_difference, make_trial
@@ -59,6 +60,7 @@ def export(
     which: Which = "last",
     opset: int | None = None,
     dataset: str | None = None,
+    activation_modules: Sequence[str] = (),
 ) -> Export:
     """Write the policy of a trained seed to a file that runs without rlrat, and compare both.
 
@@ -73,6 +75,7 @@ def export(
         which: last or best, as `load_policy` has it.
         opset: of ONNX, at least 18, which is the default.
         dataset: whose observations to compare on; by default the run's.
+        activation_modules: your modules with the activations that it was trained with.
 
     Raises:
         InputError: a run that cannot be loaded, a format that this policy or this machine does not have, a path that
@@ -82,6 +85,7 @@ def export(
         raise InputError(f"there is no format {format!r}: give one of {', '.join(FORMATS)}")
     graphs.check_needs(format, opset)
     checkpoint = read_checkpoint(run, which)
+    name_modules(activation_modules)
     policy = build_policy(checkpoint, run)
     if isinstance(policy, SequencePolicy):
         if not FORMATS[format].graph:

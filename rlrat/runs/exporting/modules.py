@@ -17,6 +17,17 @@ CONTEXT = ("observations", "actions", "returns_to_go", "timesteps", "mask")
 """What a Decision Transformer is given, in this order; it gives `action`, and each of these as `next_<name>`."""
 
 
+class _OfOneSeed(nn.Module):
+    """A user's activation, which wants the seed axis."""
+
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        self.source = source
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.source(x.reshape(1, -1, x.shape[-1])).reshape(x.shape)
+
+
 def plain_activation(source: nn.Module, features: int) -> nn.Module:
     """Return what computes an activation of one seed at x `[..., features]`, with any number of leading axes."""
     if isinstance(source, Rational):
@@ -25,7 +36,7 @@ def plain_activation(source: nn.Module, features: int) -> nn.Module:
         plain = nn.PReLU()
         plain.weight.data.copy_(source.weight.detach())
         return plain
-    return source
+    return source if type(source).__module__.startswith("torch.") else _OfOneSeed(copy.deepcopy(source))
 
 
 def _linear(source: Linear, std: Tensor | None = None) -> nn.Linear:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlrat.errors import InputError
 from rlrat.networks.activations import PReLU
+from rlrat.networks.choices import own_module
 from rlrat.networks.layers import LayerNorm
 from rlrat.networks.policies import Policy
 from rlrat.rational import Rational
@@ -47,8 +48,11 @@ def read_layers(policy: Policy) -> tuple[dict[str, np.ndarray], list[Hidden]]:
     """Return the weights by name, float32, matrices `[in, out]`, and the hidden layers in their order.
 
     Raises:
-        InputError: a weight is not finite.
+        InputError: a weight is not finite, or the activation is a class of the user's, of which no code can be written.
     """
+    named = policy.settings.get("activation", "relu")
+    if own_module(named) is not None:
+        raise InputError(f"activation {named} is a class of yours: NumPy and C code cannot have it, give --format onnx")
     size, output = policy.settings["action_size"], policy.mean.output  # behind the means, `sac` has the deviations
     weights = {"observation_mean": policy.observation_mean, "observation_std": policy.observation_std}
     hidden = []
@@ -58,7 +62,7 @@ def read_layers(policy: Policy) -> tuple[dict[str, np.ndarray], list[Hidden]]:
         for part, module in parts.items():
             if module is not None:
                 weights |= {f"{name}{part}_weight": module.weight, f"{name}{part}_bias": module.bias}
-        kind, version, rationals = policy.settings.get("activation", "relu").partition(":")[0], "", ()
+        kind, version, rationals = named.partition(":")[0], "", ()
         if isinstance(activation, PReLU):
             weights[f"{name}_slope"] = activation.weight
         elif isinstance(activation, Rational):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlrat.networks import names
+from rlrat.networks import activations, names
 from rlrat.rational import Rational
 from rlrat.runs.exporting.modules import example, plain_policy
 from rlrat.runs.exporting.modules import names as names_of
@@ -22,6 +22,34 @@ def test_a_plain_policy_acts_as_ours(activation):
         plain = plain_policy(policy)
         assert not any(isinstance(module, Rational) for module in plain.modules())
         assert difference(policy, plain(torch.from_numpy(OBSERVATIONS)), OBSERVATIONS) < 1e-5
+
+
+class Slope(torch.nn.Module):
+    """A user's: it needs the seed axis."""
+
+    trained_activation = True
+
+    def __init__(self, features, batch_shape):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.linspace(0.5, 1.5, features).expand(*batch_shape, features).clone())
+
+    def forward(self, x):
+        return torch.where(x > 0, x, x * self.slope.unsqueeze(-2))
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+def test_a_class_of_the_users_keeps_its_seed_axis(sequence, monkeypatch):
+    monkeypatch.setattr(activations, "_modules", {__name__})
+    policy = make_policy(sequence=sequence, activation=f"{__name__}:Slope")
+    plain = plain_policy(policy)
+    if not sequence:
+        assert difference(policy, plain(torch.from_numpy(OBSERVATIONS)), OBSERVATIONS) < 1e-5
+        return
+    policy.target_returns = (100.0,)
+    policy.reset()
+    context = list(plain.start(2, 100.0))
+    context[0][:, -1] = torch.from_numpy(OBSERVATIONS[:2])
+    np.testing.assert_allclose(plain(*context)[0], policy(OBSERVATIONS[:2]), rtol=0, atol=1e-5)
 
 
 def test_the_usual_bounds_of_actions_cost_no_operation():

@@ -32,6 +32,13 @@ def test_polynomials_end_with_their_last_coefficient():
     np.testing.assert_array_equal(other.denominator, [1.0, 2.0])  # version A: of |x|
 
 
+def test_a_class_of_the_users_is_no_code():
+    policy = make_policy(activation="relu")
+    policy.settings["activation"] = "my_module:Snake"
+    with pytest.raises(InputError, match=r"^activation my_module:Snake is a class of yours: .*, give --format onnx$"):
+        read_layers(policy)
+
+
 def test_weights_that_are_not_finite_are_named():
     policy = make_policy()
     policy.mean.hidden[1].linear.bias[0, 3] = torch.nan
