@@ -29,9 +29,5 @@ def test_agents_offer_the_same(agent):
 
 
 def test_a_module_in_a_name_is_the_users():
-    assert [own_module(name) for name in ("my.pack:Snake", "rational:gelu", "relu", ":x")] == [
-        "my.pack",
-        None,
-        None,
-        "",
-    ]
+    named = {"my.pack:Snake": "my.pack", "rational:gelu": None, "relu": None, ":x": ""}
+    assert {name: own_module(name) for name in named} == named
