@@ -4,7 +4,6 @@ An agent's own dataclass inherits from `RunArguments` and adds the settings of i
 """
 
 import dataclasses
-import inspect
 import io
 import itertools
 import json
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 from tyro import conf
 
@@ -30,6 +29,7 @@ from rlrat.errors import InputError, guarded_output, one_line_errors, printable
 from rlrat.json_files import EXACT_INTEGERS
 from rlrat.networks.choices import Norm, RationalVersion
 from rlrat.runs.presets import with_preset
+from rlrat.runs.roles import PerRole
 from rlrat.runs.schema import HELD_OUT_SHARE, NETWORK_SETTINGS, OUTSIDE_IDENTITY, OUTSIDE_NAME, ROLE_SETTINGS
 from rlrat.updates.seeds import SEED_LIMIT
 
@@ -86,38 +86,8 @@ class RationalArguments:
     """Multiplies the learning rate of the coefficients, and of any other trained activation."""
 
 
-class _PerRole:
-    """Gives a dataclass of arguments, for each role of its networks, a field of each of `ROLE_SETTINGS`.
-
-    `class Arguments(RunArguments, roles=("actor",))` has no critic, and refuses what is said of one.
-    """
-
-    roles: ClassVar[tuple[str, ...]] = ("actor", "critic")
-    absent_roles: ClassVar[tuple[str, ...]] = ()
-
-    def __init_subclass__(cls, roles: tuple[str, ...] | None = None) -> None:
-        own = inspect.get_annotations(cls)
-        if roles is not None:
-            every = (*cls.roles, *cls.absent_roles)
-            cls.roles, cls.absent_roles = roles, tuple(role for role in every if role not in roles)
-        elif not own.keys() & set(ROLE_SETTINGS):
-            return
-        hints, fields = get_type_hints(cls, include_extras=True), {}
-        for role, name in itertools.product((*cls.roles, *cls.absent_roles), ROLE_SETTINGS):
-            if (field := f"{role}_{name}") in own:  # it was written out
-                continue
-            kind, *known = get_args(hints[name]) if hasattr(hints[name], "__metadata__") else (hints[name],)
-            known += [conf.arg(help=f"The {role}'s, where it differs.", constructor=bool if kind is bool else None)]
-            known += [conf.Suppress] if role in cls.absent_roles else []
-            fields[field] = Annotated[(kind | None, *known)]
-            setattr(cls, field, None)
-        place = list(own).index(ROLE_SETTINGS[-1]) + 1 if ROLE_SETTINGS[-1] in own else len(own)
-        entries = list(own.items())
-        cls.__annotations__ = dict([*entries[:place], *fields.items(), *entries[place:]])
-
-
 @dataclass(frozen=True)
-class RunArguments(_PerRole):
+class RunArguments(PerRole):
     dataset: str = PACKAGED[0]
     """Packaged (rlrat/hopper/mixed-v0, rlrat/hopper/medium-v0), Minari id, D4RL name, or the path of an .npz, .csv,
     .parquet or D4RL-layout .hdf5 file, or of a folder of .npz files or of Minari's."""

@@ -4,7 +4,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from rlrat.networks.choices import Initialization, Norm, PolicyHead, RationalVersion
+from rlrat.networks.choices import Initialization, Norm, PolicyHead, RationalVersion, own_module
 from rlrat.networks.layers import INITIALIZATIONS, MLP, LayerNorm
 from rlrat.networks.policies import Policy
 from rlrat.rational import VERSIONS
@@ -26,3 +26,8 @@ def test_agents_offer_the_same(agent):
     assert kinds["norm"] is Norm or set(get_args(kinds["norm"])) < set(get_args(Norm))  # a transformer has two
     assert kinds.get("initialization", Initialization) is Initialization
     assert kinds.get("policy", PolicyHead) is PolicyHead
+
+
+def test_a_module_in_a_name_is_the_users():
+    named = {"my.pack:Snake": "my.pack", "rational:gelu": None, "relu": None, ":x": ""}
+    assert {name: own_module(name) for name in named} == named

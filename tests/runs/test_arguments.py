@@ -4,7 +4,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_type_hints
+from typing import Annotated, get_args, get_type_hints
 
 import pytest
 import torch
@@ -12,19 +12,16 @@ import tyro
 from torch import nn
 
 from agents.iql import Arguments
-from rlrat.errors import InputError
 from rlrat.networks import MLP, activations
 from rlrat.rational import VERSIONS
 from rlrat.runs.arguments import (
     RationalArguments,
-    RunArguments,
     identity,
     parse,
     read_command_line,
     run_folder,
     run_name,
     settings,
-    validate,
 )
 from rlrat.runs.schema import NETWORK_SETTINGS
 from rlrat.updates import Adam, SeedGuard
@@ -89,30 +86,6 @@ def test_an_optimizer_has_all_that_is_said_of_optimizers():
     for every in (1, 20):
         actor = Arguments(total_updates=10).adam(network, 1e-3, "actor", name="n", guard=guard, every=every)
         assert actor.cosine_updates == max(1, 10 // every)
-
-
-def test_an_agent_says_which_roles_it_has():
-    @dataclass(frozen=True)
-    class Valued(RunArguments, roles=("actor", "value")):
-        norm: Literal["none", "layer"] = "layer"
-        """Its own choices, which are those of its roles, too."""
-        actor_hidden_dims: tuple[int, ...] = (4,)
-        """Written out."""
-
-    @dataclass(frozen=True)
-    class More(Valued):
-        more: int = 1
-
-    for kind in (Valued, More):
-        validate(kind())
-        hints = get_type_hints(kind)
-        assert hints["value_norm"] == Literal["none", "layer"] | None
-        assert kind(value_gated=True).network("value")["gated"]
-        assert kind().network("actor")["hidden_dims"] == (4,)
-        assert kind().network("value")["norm"] == "layer"
-        with pytest.raises(InputError, match=r"^--critic-norm is layer, but this agent has no critic: leave it out$"):
-            validate(kind(critic_norm="layer"))
-    assert RunArguments.roles == Arguments.roles == ("actor", "critic")
 
 
 def test_the_run_folder_is_the_contracts():
