@@ -59,6 +59,8 @@ def _tail(text: str) -> str | float:
 
 
 def _fit(chosen: argparse.Namespace) -> None:
+    if chosen.output is not None and not chosen.output.parent.is_dir():  # said before a fit takes its seconds
+        raise ValueError(f"there is no folder {chosen.output.parent} to draw {chosen.output.name} in")
     degrees, interval = tuple(chosen.degrees), tuple(chosen.interval)
     found = fit(chosen.name, degrees, chosen.version, interval, chosen.tail, error=chosen.error)
     print(describe(chosen.name, found))

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlrat.rational import ACTIVATIONS, FUNCTIONS, Rational, rationalize, rationalized
+from rlrat.rational import Rational, rationalize, rationalized
 from rlrat.rational.call_sites import CallSites, ReplacedByCaller, derived, free_name, is_installed
-from tests.rational.models import LoopedMLP, ResNet
+from tests.rational.models import DEGREES, KINDS, LoopedMLP, ResNet
 
 TABLE = (-5.0, 5.0)  # where the fits are in the table
 
@@ -127,7 +127,7 @@ def test_an_activation_that_is_called_where_the_data_did_not_warns():
         torch.testing.assert_close(model(x, second=True), F.relu(F.relu(x) - 1.0))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", KINDS)
 def test_each_kind_of_module_is_replaced_where_it_is_called(activation):
     class Twice(nn.Module):
         def __init__(self):
@@ -138,8 +138,7 @@ def test_each_kind_of_module_is_replaced_where_it_is_called(activation):
             return self.act(self.act(x) - 1.0)
 
     x = torch.randn(9)
-    degrees = (5, 4) if activation.__name__.lower() in FUNCTIONS else (2, 1)  # as another test fits them
-    model = rationalize(Twice(), degrees, data=[x], interval=TABLE)
+    model = rationalize(Twice(), DEGREES[activation], data=[x], interval=TABLE)
     with torch.no_grad():
         model.rationals[1].numerator += 1.0
     torch.testing.assert_close(model(x), model.rationals[1](model.rationals[0](x) - 1.0))
