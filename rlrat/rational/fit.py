@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from numbers import Real
 
 import numpy as np
 import torch
@@ -66,10 +67,10 @@ def fit(
     """
     interval = _checked(degrees, version, interval)
     weight = _weight(tail)
-    if not all(map(math.isfinite, kinks)):
-        raise ValueError(f"the kinks of a function must be finite, not {tuple(kinks)}")
-    if error is not None and not error > 0:
-        raise ValueError(f"the error that is wanted of a fit must be above 0, not {error}")
+    if not isinstance(kinks, Sequence) or not all(isinstance(x, Real) and math.isfinite(x) for x in kinks):
+        raise ValueError(f"the kinks of a function must be finite numbers, not {kinks!r}")
+    if error is not None and not (isinstance(error, Real) and error > 0):
+        raise ValueError(f"the error that is wanted of a fit must be above 0, not {error!r}")
     if isinstance(function, str) and function not in FUNCTIONS:
         raise ValueError(f"there is no function {function!r} to approximate, only {', '.join(FUNCTIONS)}")
     exact = define(function)
@@ -195,10 +196,10 @@ def _check_slope(values: Callable[[np.ndarray], np.ndarray], interval: tuple[flo
     f = values(x)
     steepest = float(np.abs(np.diff(f)).max() / (x[1] - x[0]))
     rounding = 2.0**-50 * np.abs(f).max() / (x[1] - x[0])
-    if not 0 <= bound < math.inf or steepest > bound * (1 + 1e-9) + rounding:
+    if not isinstance(bound, Real) or not 0 <= bound < math.inf or steepest > bound * (1 + 1e-9) + rounding:
         raise ValueError(
             f"derivative_bound must be finite and at least the largest |f'|, which is {steepest:.6g} or more, not "
-            f"{bound:g}"
+            f"{bound!r}"
         )
 
 
