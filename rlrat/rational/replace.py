@@ -60,7 +60,8 @@ def rationalize(
         degrees: (m, n), of P and Q, for every rational.
         version: the form of Q, for every rational.
         interval: where to fit, (low, high), or "auto": the range of the inputs that each rational sees on `data`, 5%
-            wider on both sides, or (-5, 5) for what is not reached and without data.
+            wider on both sides, or (-5, 5) for what is not reached and without data. Outside a range that was seen
+            errors count 1e-5 / max(|x|, |f|) times (the tail of `fit`).
         data: inputs of the model, a batch at a time: tensors, tuples with the inputs first (what the forward does not
             need is left out) or dictionaries of arguments.
 
