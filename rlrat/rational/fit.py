@@ -17,7 +17,7 @@ from .reference import VERSIONS
 from .remez import SMALL, polish
 from .table import FUNCTIONS, INTERVAL, Fit, Function, sample
 
-TAILS = {"bounded": 0.001, "free": 0.0}
+TAILS = {"bounded": 1e-5, "free": 0.0}
 """The weights of the tails that have a name."""
 _MOST_DEGREES = 14
 _MOST_KINKS = 20
@@ -53,7 +53,7 @@ def fit(
         version: the form of Q, "A", "B", "C" or "N".
         interval: where the error counts in full, low < high, neither beyond 1e9.
         tail: "free" leaves R alone outside the interval; "bounded" lets it follow f up to |x| = 1000 as well as it can:
-            errors there count 0.001 / max(|x|, |f|) times, or more, until none is much above max(|x|, |f|); or another
+            errors there count 1e-5 / max(|x|, |f|) times, or more, until none is much above max(|x|, |f|); or another
             weight than that.
         kinks: where a function of the user's has no derivative; others are found by themselves, as a rule.
         derivative_bound: the largest |f'(x)| on the interval between the kinks, which certifies a function of the

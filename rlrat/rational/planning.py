@@ -22,9 +22,6 @@ from .table import INTERVAL, Fit, sample
 from .tracing import Call, Held, Key, Trace
 
 _MARGIN = 0.05  # of the range that was seen, on both sides
-# The weight of the tail of such a fit: "bounded" costs smooth functions up to 1e5 times the error inside, and "free"
-# makes ReLU the identity where all inputs were positive.
-_TAIL = 1e-5
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 Place = tuple[nn.Module, str]
 """A module and an attribute of it."""
@@ -183,7 +180,7 @@ def _fitted(
     x = torch.linspace(*interval, 201, dtype=torch.float64, device="cpu")
     key = sample(function, x).numpy().tobytes(), interval
     if key not in fits:
-        fits[key] = fit(function, degrees, version, interval, _TAIL)
+        fits[key] = fit(function, degrees, version, interval)
     return fits[key]
 
 
