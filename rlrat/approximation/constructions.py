@@ -1,0 +1,237 @@
+"""Make constructions by name: modules for PyTorch that also compute in mpmath and say what they are made of."""
+
+import inspect
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from mpmath import floor, log10, mp, mpf, nstr
+from torch import Tensor, nn
+
+from . import zolotarev
+from .plans import Number, Plan, constants, convert
+from .references import REFERENCES
+from .traced import Tally
+
+PLANS: dict[str, Callable[..., Plan]] = {
+    "relu": zolotarev.relu,
+    "abs": zolotarev.absolute,
+    "sign": zolotarev.sign,
+    "step": zolotarev.step,
+}
+MOST_DIGITS = 1280
+"""Constructions whose error is smaller than so many digits show are refused."""
+_MOST_STEPS = 20
+_SPARE_DIGITS = 15
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all constructions."""
+    return tuple(PLANS)
+
+
+def construction(
+    name: str,
+    steps: int | None = None,
+    *,
+    error: float | None = None,
+    domain: tuple[float, float] | None = None,
+    strict: bool = False,
+    **settings: Any,
+) -> "Construction":
+    """Make the construction of a function from the paper's proofs: low-degree rationals in rationals.
+
+    Args:
+        name: one of `names()`.
+        steps: how often the outermost iteration runs; 3 unless `error` is given.
+        error: the largest absolute error that is wanted, in exact arithmetic, instead of steps: the fewest that do.
+        domain: where the function is wanted, (low, high); each construction has its own default.
+        strict: whether inputs outside the domain raise ValueError (their values are read, which waits for a GPU).
+        settings: those of the construction, such as gap (sign, step), p and alpha0 (root).
+
+    Raises:
+        ValueError: there is no such construction or setting, or one has a value that it cannot have.
+    """
+    if name not in PLANS:
+        raise ValueError(f"there is no construction {name!r}, only {', '.join(names())}")
+    known = [each.name for each in inspect.signature(PLANS[name]).parameters.values() if each.kind == each.KEYWORD_ONLY]
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(f"{name} has no setting {setting!r}, only {', '.join(['domain', *known])}")
+    if steps is not None and error is not None:
+        raise ValueError("a construction is made of steps or for an error, not both")
+    if error is not None:
+        return _least(name, error, domain, strict, settings)
+    steps = 3 if steps is None else steps
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= _MOST_STEPS:
+        raise ValueError(f"the steps of {name} must be an integer from 1 to {_MOST_STEPS}, not {steps!r}")
+    return Construction(name, steps, domain, strict, settings)
+
+
+def _least(name: str, error: float, domain: Any, strict: bool, settings: dict[str, Any]) -> "Construction":
+    if not error > 0:
+        raise ValueError(f"the error of {name} must be above 0, not {error}")
+    for steps in range(1, _MOST_STEPS + 1):
+        found = Construction(name, steps, domain, strict, settings)
+        if found.error_bound <= error:
+            return found
+    raise ValueError(f"{name} has no error of {error} after {_MOST_STEPS} steps, but {nstr(found.error_bound, 3)}")
+
+
+class Construction(nn.Module):
+    """Compute a function by an explicit composition of low-degree rationals: only + - * / and constants.
+
+    Called with a tensor (float32 or float64, any shape; gates and softmaxes act along the last axis), it returns one,
+    and can be differentiated. Made by `construction`.
+
+    Attributes:
+        name: which function.
+        steps: how often its outermost iteration runs.
+        domain: (low, high), where it is claimed.
+        gap: |x| below which it is not claimed (sign, step), or 0.
+        error_bound: the largest absolute error in exact arithmetic, an mpmath number, which may be below 1e-308.
+    """
+
+    def __init__(
+        self, name: str, steps: int, domain: tuple[float, float] | None, strict: bool, settings: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.steps = steps
+        self.strict = strict
+        self.settings = settings
+        self._asked = {} if domain is None else {"domain": domain}
+        self._digits, self._plan = self._enough_digits()
+        self.domain: tuple[float, float] = tuple(map(float, self._plan.domain))
+        self.gap = float(self._plan.gap)
+        self.error_bound: mpf = self._plan.error
+        self._largest = max(map(abs, constants(self._plan.compute)))
+        self._compute = convert(self._plan.compute, _to_float)
+
+    def _build(self, digits: int) -> Plan:
+        asked = {}
+        with mp.workdps(digits):
+            if self._asked:
+                low, high = (mpf(end) for end in self._asked["domain"])
+                if not low < high or not abs(low) + abs(high) < mp.inf:
+                    raise ValueError(
+                        f"the domain of {self.name} must be finite and low < high, not {self._asked['domain']}"
+                    )
+                asked = {"domain": (low, high)}
+            return PLANS[self.name](self.steps, **asked, **self.settings)
+
+    def _enough_digits(self) -> tuple[int, Plan]:
+        digits = 40
+        while digits <= MOST_DIGITS:
+            plan = self._build(digits)
+            needed = _SPARE_DIGITS - floor(log10(plan.error)) if plan.error > 0 else digits + 1
+            if needed <= digits:
+                return digits, plan
+            digits *= 2
+        raise ValueError(
+            f"{self.name} with {self.steps} steps has an error below 1e-{MOST_DIGITS - _SPARE_DIGITS}: fewer steps do"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{self.name} computes in float32 or float64, not in {x.dtype}")
+        if self._largest > torch.finfo(x.dtype).max:
+            raise ValueError(
+                f"{self.name} with {self.steps} steps has a constant {nstr(self._largest, 3)}, which {x.dtype} "
+                "does not hold: take a wider gap, fewer steps or float64"
+            )
+        if self.strict:
+            self._check(x.min().item(), x.max().item())
+        return self._compute(x)
+
+    def _check(self, low: float, high: float) -> None:
+        if not self.domain[0] <= low <= high <= self.domain[1]:
+            ends = " to ".join(f"{end:g}" for end in self.domain)
+            raise ValueError(f"{self.name} is claimed from {ends}, and x goes from {low:g} to {high:g}")
+
+    def mpmath(self, x: Any, digits: int | None = None) -> Any:
+        """Compute in mpmath: the same definition, with constants of so many digits.
+
+        Args:
+            x: a number.
+            digits: how many are right but for the construction's own error; as many as show that if None.
+
+        Raises:
+            ValueError: the error of so many steps is below what so many digits show.
+        """
+        needed = self.digits_needed
+        digits = needed if digits is None else digits
+        if digits < needed:
+            raise ValueError(
+                f"{digits} digits do not suffice for {self.name} with {self.steps} steps, whose error is "
+                f"{nstr(self.error_bound, 3)}: {needed} do"
+            )
+        plan = self._plan if digits + _SPARE_DIGITS <= self._digits else self._build(digits + _SPARE_DIGITS)
+        with mp.workdps(digits + _SPARE_DIGITS):
+            x = mpf(x)
+            if self.strict:
+                self._check(float(x), float(x))
+            return plan.compute(x)
+
+    @property
+    def digits_needed(self) -> int:
+        """How many digits show the construction's own error."""
+        return max(15, 1 - int(floor(log10(self.error_bound))))
+
+    @cached_property
+    def _tally(self) -> tuple[Tally, tuple[int, int]]:
+        tally = Tally()
+        return tally, self._plan.compute(tally.variable()).degree
+
+    @property
+    def parameters_count(self) -> int:
+        """How many constants stand in the composition, written out: each is counted where it is used."""
+        return self._tally[0].constants
+
+    @property
+    def operations(self) -> int:
+        """How many + - * / a value takes."""
+        return self._tally[0].operations.total()
+
+    @property
+    def degree(self) -> tuple[int, int]:
+        """The degrees of the numerator and denominator of the one rational that the composition is."""
+        return self._tally[1]
+
+    def exact(self, x: Number) -> mpf:
+        """Compute what is approximated, in mpmath at the precision that is set."""
+        return REFERENCES[self.name](x)
+
+    def points(self, count: int) -> list[float]:
+        """Return points of the domain outside the gap: even ones, and ones that crowd towards the gap or 0."""
+        low, high = self.domain
+        even = [low + (high - low) * i / (count - 1) for i in range(count)]
+        start = self.gap or 1e-6 * max(-low, high)
+        sides = [end for end in (low, high) if abs(end) > start]
+        near = [end * (start / abs(end)) ** (i / (count - 1)) for end in sides for i in range(count)]
+        return [x for x in {*even, *near} if low <= x <= high and abs(x) >= self.gap]
+
+    def measured_error(self, number: str = "float64", count: int = 101) -> mpf:
+        """Measure the largest absolute error on points of the domain.
+
+        Args:
+            number: "float32", "float64" or "mpmath", in which it computes with as many digits as show its error.
+            count: how many even points there are, and how many more towards the gap or 0 on each side.
+        """
+        points = sorted(self.points(count))
+        digits = self.digits_needed if number == "mpmath" else 30
+        if number == "mpmath":
+            values = [self.mpmath(x, digits) for x in points]
+        else:
+            x = torch.tensor(points, dtype=getattr(torch, number))
+            points, values = x.tolist(), self(x).tolist()
+        with mp.workdps(digits + _SPARE_DIGITS):
+            return max(abs(value - self.exact(mpf(x))) for x, value in zip(points, values, strict=True))
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, steps={self.steps}, domain={self.domain}, error_bound={nstr(self.error_bound, 3)}"
+
+
+def _to_float(constant: mpf) -> float:
+    return float(constant) if abs(constant) < mpf(2) ** 1023 else float("inf")
