@@ -31,8 +31,8 @@ _MODULES = {"relu": "ReLU", "softplus": "Softplus", "silu": "SiLU", "gelu": "GEL
 class Network:
     """Hold a feed-forward network of one input and one output: affine maps, an activation after each but the last.
 
-    The layers are pairs of a matrix [out, in] and a vector [out], of float64, or of mpmath's numbers where `digits` says
-    in how many digits they are.
+    The layers are pairs of a matrix [out, in] and a vector [out], of float64, or of mpmath's numbers, of which `digits`
+    says how many digits they have.
     """
 
     activation: str
@@ -165,7 +165,7 @@ def interpolate_by_parabolas(function: Values, pieces: int, depth: int) -> Netwo
 def divide(distance: float, pieces: int, steps: int, depth: int) -> Network:
     """Build d^2 / (x^2 + d^2) on (-1, 1) by Newton's division, as a deep ReLU network of polylog(1/eps) parameters.
 
-    From a piecewise linear start s, with e = 1 - s / f, f is s times the product of 1 + e^(2^k), of which `steps` factors
+    From a piecewise linear start s, with e = 1 - s / f, f is s times the product of all 1 + e^(2^k), of which `steps`
     are taken. Squares are Yarotsky's (2017), products are made of squares, as in Telgarsky (2017).
 
     Args:
@@ -197,15 +197,9 @@ def divide(distance: float, pieces: int, steps: int, depth: int) -> Network:
         after = 1 + q * q
         # e^2 = ((1 + q) w - 1)^2
         square = np.array([0.0, -2 * (1 + q), (1 + q) ** 2]) / after
-        layers = _then(layers, _product(depth))
-        layers = _then(
-            layers,
-            _affine([[1.0, 0.0, 0.0], square], [0.0, 2 / after])
-            if k < steps - 1
-            else _affine([[size, 0.0, 0.0]], [0.0]),
-        )
+        layers = _then(_then(layers, _product(depth)), _affine([[1.0, 0.0, 0.0], square], [0.0, 2 / after]))
         q = q * q
-    return Network("relu", tuple(layers))
+    return Network("relu", tuple(_then(layers, _affine([[size, 0.0]], [0.0]))))
 
 
 # ---- networks are put together from parts
@@ -249,10 +243,8 @@ def _parabola(depth: int) -> Layers:
     tooth = np.array([2.0, -4.0, 0.0])
     for s in range(1, depth + 1):
         rest = np.array([0.0, 0.0, 1.0]) - tooth / 4.0**s
-        layers += (
-            _affine([tooth, tooth, rest], [0.0, -0.5, 0.0]) if s < depth else _affine([rest], [-(0.5 ** (2 * s + 3))])
-        )
-    return layers
+        layers += _affine([tooth, tooth, rest], [0.0, -0.5, 0.0])
+    return [*layers[:-1], (layers[-1][0][2:], np.array([-(0.5 ** (2 * depth + 3))]))]
 
 
 def _product(depth: int) -> Layers:
@@ -301,9 +293,9 @@ def divide_smoothly(
 ) -> Network:
     """Build d^2 / (x^2 + d^2) on (-1, 1) as a product, with squares from differences of a smooth activation.
 
-    (s(h x) + s(-h x) - 2 s(0)) / (h^2 s''(0)) is x^2 up to O(h^2), and (s(h x) - s(-h x)) / h is x: two units give both,
-    however small the error is to be. The price are weights of size 1 / h^2. In float64, rounding leaves 1e-16 / h where
-    s(0) = 0, and for softplus 1e-16 / h^2.
+    (s(h x) + s(-h x) - 2 s(0)) / (h^2 s''(0)) is x^2 up to O(h^2), and (s(h x) - s(-h x)) / h is x: two units give
+    both, however small the error is to be. The price is weights of size 1 / h^2. In float64, rounding leaves 1e-16 / h
+    where s(0) = 0, and for softplus 1e-16 / h^2.
 
     Args:
         distance: d, above 0.
