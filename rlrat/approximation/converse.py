@@ -115,7 +115,7 @@ def pole_pair(distance: float) -> Callable[[Any], Any]:
     return lambda x: distance**2 / (x * x + distance**2)
 
 
-def interpolate(function: Values, pieces: int) -> Network:
+def relu_interpolant(function: Values, pieces: int) -> Network:
     """Build a piecewise linear function on (-1, 1), the best for its knots, as a ReLU network of one hidden layer.
 
     It has a unit and three parameters for each piece; the error falls like pieces^-2.
@@ -130,7 +130,7 @@ def interpolate(function: Values, pieces: int) -> Network:
     return Network("relu", tuple(_then(_ramps(knots), _affine([_turns(knots, heights)], heights[:1]))))
 
 
-def interpolate_by_parabolas(function: Values, pieces: int, depth: int) -> Network:
+def relu_parabolas(function: Values, pieces: int, depth: int) -> Network:
     """Build a continuous function of parabolas on (-1, 1), the best for its knots, as a deep ReLU network.
 
     One deep network for squares serves all pieces: f is about L + v^2 - w^2 with piecewise linear L, v and w, where v
@@ -162,7 +162,7 @@ def interpolate_by_parabolas(function: Values, pieces: int, depth: int) -> Netwo
     return Network("relu", tuple(layers))
 
 
-def divide(distance: float, pieces: int, steps: int, depth: int) -> Network:
+def relu_quotient(distance: float, pieces: int, steps: int, depth: int) -> Network:
     """Build d^2 / (x^2 + d^2) on (-1, 1) by Newton's division, as a deep ReLU network of polylog(1/eps) parameters.
 
     From a piecewise linear start s, with e = 1 - s / f, f is s times the product of all 1 + e^(2^k), of which `steps`
@@ -192,7 +192,7 @@ def divide(distance: float, pieces: int, steps: int, depth: int) -> Network:
     layers = _then(layers, _product(depth))
     # e = 1 - s / f, as w = (1 + e) / (1 + q)
     layers = _then(layers, _affine([[0.0, 1.0, 0.0], [-top * size / (1 + q), 0.0, 0.0]], [0.0, 2 / (1 + q)]))
-    for k in range(steps):
+    for _ in range(steps):
         size *= 1 + q
         after = 1 + q * q
         # e^2 = ((1 + q) w - 1)^2
@@ -200,6 +200,27 @@ def divide(distance: float, pieces: int, steps: int, depth: int) -> Network:
         layers = _then(_then(layers, _product(depth)), _affine([[1.0, 0.0, 0.0], square], [0.0, 2 / after]))
         q = q * q
     return Network("relu", tuple(_then(layers, _affine([[size, 0.0]], [0.0]))))
+
+
+def relu_barrier(function: Values) -> float:
+    """Return c such that no ReLU network of N units is nearer to a function on (-1, 1) than c / 4^N.
+
+    N units make 2^N pieces at most, one of which covers L / 2^N of any part of length L, and where |f''| >= k no line
+    is nearer than k (length)^2 / 16 to f. So whatever is not piecewise linear needs log(1/eps) parameters: this is how
+    Telgarsky (2015) and Yarotsky (2017) reason.
+
+    Args:
+        function: maps a float64 array element by element; twice differentiable.
+    """
+    x = np.linspace(-1.0, 1.0, 401)
+    step = x[1] - x[0]
+    bend = np.diff(function(x), 2) / step**2  # of x[i + 1]
+    best = 0.0
+    for signed in (bend, -bend):
+        for start in range(len(bend)):
+            least = np.minimum.accumulate(signed[start:])
+            best = max(best, float((np.maximum(least, 0.0) * (np.arange(len(least)) * step) ** 2).max()))
+    return best / 16
 
 
 # ---- networks are put together from parts
@@ -288,7 +309,7 @@ def _hats(knots: np.ndarray, x: np.ndarray) -> "csr_array":
 # ---- smooth activations
 
 
-def divide_smoothly(
+def smooth_quotient(
     distance: float, steps: int, scale: float, activation: str = "gelu", digits: int | None = None
 ) -> Network:
     """Build d^2 / (x^2 + d^2) on (-1, 1) as a product, with squares from differences of a smooth activation.
