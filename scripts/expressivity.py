@@ -51,6 +51,7 @@ _PRECISION = {"float32": 2.0**-23, "float64": 2.0**-52}
 # Okabe & Ito 2008; rationals black, polynomials and splines warm, ReLU blue, smooth ones green.
 _STYLES: dict[str, dict[str, Any]] = {
     of.RATIONAL: {"color": "#000000", "marker": "o", "linewidth": 2.2, "zorder": 4},
+    of.FIT: {"color": "#000000", "marker": "o", "markerfacecolor": "white", "linestyle": "-", "zorder": 4},
     of.POLYNOMIAL: {"color": "#D55E00", "marker": "s"},
     of.SPLINE: {"color": "#CC79A7", "marker": "^"},
     of.SHALLOW: {"color": "#56B4E9", "marker": "v"},
@@ -163,7 +164,8 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     exact = [one for one in panel.found if one.error == 0]
     for one in exact:
         axes.axvline(one.parameters, color=_STYLES[one.method]["color"], linewidth=1.4, linestyle=(0, (4, 2)))
-        axes.text(one.parameters * 1.1, 3e-29, f"{one.method}: exact with {one.parameters}", fontsize=8)
+        word = one.method.partition(",")[0]
+        axes.text(one.parameters * 1.1, 3e-29, f"{word}: exact with {one.parameters}", fontsize=8)
     lowest = 1e-30
     if (last := panel.barrier(lowest)) is not None:
         first = panel.barrier(1.0)

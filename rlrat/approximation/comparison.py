@@ -10,6 +10,7 @@ import mpmath
 import numpy as np
 
 from rlrat.rational.initial import find
+from rlrat.rational.minimax import Problem, best
 
 from .constructions import construction
 from .converse import (
@@ -24,7 +25,8 @@ from .polynomials import Values, bernstein_rho, best_polynomial, best_spline, pl
 from .trained import train
 
 POLE, ACTIVATION = "pole", "rational (5, 4)"
-RATIONAL, POLYNOMIAL, SPLINE = "rational", "polynomial", "cubic spline"
+RATIONAL, FIT = "rational, composed", "rational, best fit"
+POLYNOMIAL, SPLINE = "polynomial", "cubic spline"
 SHALLOW, DEEP = "ReLU, one layer", "ReLU, deep"
 EXACT, ROUNDED = "SiLU, exact arithmetic", "SiLU, float64"
 TRAINED = {name: f"{name}, trained" for name in ("relu", "tanh", "softplus", "gelu")}
@@ -52,6 +54,7 @@ KINKS = {"relu": 2, "abs": 4}
 """Those with a kink at 0, and the parameters of the ReLU network that is exactly they."""
 _LEAST = 1e-13  # below it float64 measures rounding
 _DEGREES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+_FITTED = ((1, 0), (2, 2), (3, 2), (4, 4), (5, 4), (6, 6), (7, 6), (8, 8), (9, 8), (10, 10))
 _PIECES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _DEPTHS = (1, 2, 3, 4, 6, 8)
 _HIDDEN = ((4,), (8,), (16,), (32,), (8, 8), (12, 12))
@@ -88,6 +91,7 @@ def measure_activation(target: str, digits: int = 30) -> list[Measured]:
         found.append(Measured(target, RATIONAL, built.parameters_count, error, detail))
         if error < 10.0**-digits:
             break
+    found += _fits(target, built.domain)
     function = _moved(TARGETS[target], built.domain)
     if target in KINKS:
         found.append(Measured(target, SHALLOW, KINKS[target], 0.0, "itself"))
@@ -107,7 +111,7 @@ def measure_rational(seeds: int = 3) -> list[Measured]:
         return np.polynomial.polynomial.polyval(x, numerator) / np.polynomial.polynomial.polyval(x, denominator)
 
     function = _moved(rational, interval)
-    itself = Measured(ACTIVATION, RATIONAL, len(numerator) + len(denominator) - 1, 0.0, "itself")
+    itself = Measured(ACTIVATION, FIT, len(numerator) + len(denominator) - 1, 0.0, "itself")
     return [itself, *_measure_others(ACTIVATION, function), *_trained(ACTIVATION, function, seeds)]
 
 
@@ -132,7 +136,7 @@ def measure_pole(distance: float, seeds: int = 3, digits: int = 30) -> list[Meas
         digits: built smooth networks grow until the error is below 10^-digits, computed in exact arithmetic.
     """
     function = pole_pair(distance)
-    found = [Measured(POLE, RATIONAL, 3, 0.0, "itself"), *_measure_others(POLE, function)]
+    found = [Measured(POLE, FIT, 3, 0.0, "itself"), *_measure_others(POLE, function)]
     found = _front(found + _quotients(POLE, function, distance))
     for steps in range(1, 64):
         found.append(_smooth(POLE, distance, steps, digits))
@@ -156,7 +160,7 @@ def measure_approach(distances: Sequence[float], error: float = 1e-3) -> list[Me
     found = []
     for distance in distances:
         function, name = pole_pair(distance), f"{POLE} at {distance:g}"
-        found.append(Measured(name, RATIONAL, 3, 0.0, "itself"))
+        found.append(Measured(name, FIT, 3, 0.0, "itself"))
         degree = next(degree for degree in itertools.count(0, 2) if pole_error(distance, degree) <= error)
         found.append(Measured(name, POLYNOMIAL, degree + 1, error, f"degree {degree}, by Bernstein's formula"))
         built = _relu(name, function)
@@ -202,6 +206,15 @@ def _measure_others(target: str, function: Values) -> list[Measured]:
     return _front(_polynomials(target, function) + _splines(target, function) + _relu(target, function))
 
 
+def _fits(target: str, domain: tuple[float, float]) -> list[Measured]:
+    """Measure the best single rationals without poles on the real line."""
+    found = []
+    for m, n in _FITTED:
+        error = best(Problem(TARGETS[target], (m, n), "N", domain, (0.0,) if target in KINKS else ())).error
+        found.append(Measured(target, FIT, m + n + 1, error, f"degrees ({m}, {n})"))
+    return found
+
+
 def _polynomials(target: str, function: Values) -> list[Measured]:
     """Measure best polynomials until rounding shows."""
     found = []
@@ -213,7 +226,7 @@ def _polynomials(target: str, function: Values) -> list[Measured]:
 
 
 def _splines(target: str, function: Values) -> list[Measured]:
-    """Measure cubic splines of placed knots, until rounding shows; where there is a kink at 0, of even knots beside it."""
+    """Measure cubic splines of placed knots, until rounding shows; beside a kink at 0, of even ones."""
     found = []
     for pieces in _PIECES:
         if target in KINKS:
