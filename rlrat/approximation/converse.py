@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .polynomials import Values, minimax, place_knots
+from .polynomials import Values, minimax, place_knots, points_between
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -125,7 +125,7 @@ def relu_interpolant(function: Values, pieces: int) -> Network:
         pieces: at least 1; `place_knots` says where they end.
     """
     knots = place_knots(function, pieces, (-1.0, 1.0))
-    x = _points(knots)
+    x = points_between(knots)
     heights = minimax(_hats(knots, x), function(x))
     return Network("relu", tuple(_then(_ramps(knots), _affine([_turns(knots, heights)], heights[:1]))))
 
@@ -143,7 +143,7 @@ def relu_parabolas(function: Values, pieces: int, depth: int) -> Network:
         depth: sawteeth of each square.
     """
     knots = place_knots(function, pieces, (-1.0, 1.0), 2)
-    x = _points(knots)
+    x = points_between(knots)
     hats, piece = _hats(knots, x), np.clip(np.searchsorted(knots, x, side="right") - 1, 0, pieces - 1)
     bumps = np.zeros((len(x), pieces))
     bumps[np.arange(len(x)), piece] = (x - knots[piece]) * (knots[piece + 1] - x) / np.diff(knots)[piece] ** 2
@@ -177,7 +177,7 @@ def relu_quotient(distance: float, pieces: int, steps: int, depth: int) -> Netwo
     function, top = pole_pair(distance), 1 + distance**-2
     half = np.maximum(place_knots(function, pieces, (0.0, 1.0), relative=True), 0.0)
     knots = np.concatenate([-half[:0:-1], half])
-    x = _points(knots)
+    x = points_between(knots)
     heights = minimax(_hats(knots, x) * (1 / function(x))[:, None], np.ones(len(x)))
     start = np.interp(np.linspace(-1.0, 1.0, 20001), knots, heights)
     q = np.abs(1 - start / function(np.linspace(-1.0, 1.0, 20001))).max()
@@ -293,11 +293,6 @@ def _zigzag(rise: np.ndarray) -> np.ndarray:
     for one in rise:
         heights.append(heights[-1] - one if heights[-1] > 0 else heights[-1] + one)
     return np.array(heights)
-
-
-def _points(knots: np.ndarray) -> np.ndarray:
-    inside = (1 - np.cos(np.linspace(0.0, np.pi, 12))) / 2
-    return np.unique(knots[:-1, None] + np.diff(knots)[:, None] * inside)
 
 
 def _hats(knots: np.ndarray, x: np.ndarray) -> "csr_array":
