@@ -114,7 +114,9 @@ def write_tables(panels: list[Panel], approach: list[Measured]) -> str:
             parts.append(_row(method, [str(count or "-") for count in counts]))
         if panel.rho is not None:
             counts = [panel.barrier(error) for error in ERRORS]
-            parts.append(_row(f"polynomials by rho = {panel.rho:.4g}", [f"{math.ceil(count)}" for count in counts]))
+            parts.append(
+                _row(f"polynomials by rho = {panel.rho:.4g}", [f"{math.ceil(count - 1e-9)}" for count in counts])
+            )
         parts.append("")
     parts.append(f"## Parameters for an error of {APPROACH:g} as the poles move to the axis\n")
     targets = list(dict.fromkeys(one.target for one in approach))

@@ -57,6 +57,7 @@ _DEGREES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _FITTED = ((1, 0), (2, 2), (3, 2), (4, 4), (5, 4), (6, 6), (7, 6), (8, 8), (9, 8), (10, 10))
 _PIECES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _DEPTHS = (1, 2, 3, 4, 6, 8)
+_QUOTIENTS = (2, 4, 8, 16, 32), (1, 2, 3), range(4, 25, 2)  # pieces, steps, depths
 _HIDDEN = ((4,), (8,), (16,), (32,), (8, 8), (12, 12))
 
 
@@ -254,7 +255,7 @@ def _relu(target: str, function: Values) -> list[Measured]:
 
 def _quotients(target: str, function: Values, distance: float) -> list[Measured]:
     found = []
-    for pieces, steps, depth in itertools.product((2, 4, 8, 16, 32), (1, 2, 3), range(4, 25, 2)):
+    for pieces, steps, depth in itertools.product(*_QUOTIENTS):
         with suppress(ValueError):  # too few pieces
             network = relu_quotient(distance, pieces, steps, depth)
             detail = f"division: {pieces} pieces, {steps} steps, {depth} teeth"
