@@ -24,7 +24,7 @@ class Arguments:
     """How far the poles are from the axis that the others imitate."""
     seeds: Annotated[int, Range(0, 20)] = 3
     """Trained networks of each size; 0 trains none, which saves most of the time."""
-    digits: Annotated[int, Range(1, 200)] = 30
+    digits: Annotated[int, Range(1, 250)] = 128
     """Constructions grow until their error is below 10^-digits."""
     output: Path | None = None
     """Folder for expressivity.md, .csv, .png and .svg."""
@@ -44,9 +44,10 @@ from rlrat.approximation.converse import pole_pair, relu_barrier
 from rlrat.approximation.polynomials import bernstein_rho
 from rlrat.errors import InputError, one_line_errors
 
-ERRORS = (1e-2, 1e-4, 1e-6, 1e-8, 1e-12, 1e-16)
+ERRORS = (1e-2, 1e-4, 1e-8, 1e-16, 1e-32, 1e-64, 1e-128)  # twice the digits, again and again
 DISTANCES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 APPROACH = 1e-3  # the error while a pole moves to the axis
+_LOWEST = 1e-32  # of the picture
 _PRECISION = {"float32": 2.0**-23, "float64": 2.0**-52}
 # Okabe & Ito 2008; rationals black, polynomials and splines warm, ReLU blue, smooth ones green.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -167,9 +168,8 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     for one in exact:
         axes.axvline(one.parameters, color=_STYLES[one.method]["color"], linewidth=1.4, linestyle=(0, (4, 2)))
         word = one.method.partition(",")[0]
-        axes.text(one.parameters * 1.1, 3e-29, f"{word}: exact with {one.parameters}", fontsize=8)
-    lowest = 1e-30
-    if (last := panel.barrier(lowest)) is not None:
+        axes.text(one.parameters * 1.1, 3e-31, f"{word}: exact with {one.parameters}", fontsize=8)
+    if (last := panel.barrier(_LOWEST)) is not None:
         first = panel.barrier(1.0)
         x = np.geomspace(max(first, 1.5), last, 60)
         axes.plot(x, panel.rho ** -(x - first), color="#D55E00", linestyle="--", linewidth=1)
@@ -179,7 +179,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     for name, size in _PRECISION.items():
         axes.axhline(size, color="0.6", linewidth=0.7, zorder=0)
         axes.text(2900, size, name, fontsize=7, color="0.4", ha="right", va="bottom")
-    axes.set(xscale="log", yscale="log", xlim=(1.5, 3000), ylim=(lowest, 5))
+    axes.set(xscale="log", yscale="log", xlim=(1.5, 3000), ylim=(_LOWEST, 5))
     axes.set_title(panel.title, fontsize=10)
     axes.set(xlabel="parameters", ylabel="largest error")
     axes.grid(alpha=0.25)

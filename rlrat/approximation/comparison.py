@@ -77,7 +77,7 @@ def rho(target: str, domain: tuple[float, float]) -> float | None:
     return min((bernstein_rho(place, domain) for place in SINGULARITIES.get(target, ())), default=None)
 
 
-def measure_activation(target: str, digits: int = 30) -> list[Measured]:
+def measure_activation(target: str, digits: int = 128) -> list[Measured]:
     """Measure the construction of an activation, in mpmath, and what imitates the same without poles, in float64.
 
     Args:
@@ -128,7 +128,7 @@ def _moved(function: Values, interval: tuple[float, float]) -> Values:
     return lambda t: function((low + high) / 2 + (high - low) / 2 * t)
 
 
-def measure_pole(distance: float, seeds: int = 3, digits: int = 30) -> list[Measured]:
+def measure_pole(distance: float, seeds: int = 3, digits: int = 128) -> list[Measured]:
     """Measure what imitates a pole pair at a distance from the axis, on (-1, 1): a rational of three parameters.
 
     Args:
