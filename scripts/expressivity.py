@@ -4,7 +4,7 @@ The constructions of the paper's proofs (arXiv 2602.12390) beside the best polyn
 pole near the axis imitated by ReLU and smooth networks, built and trained. It takes some minutes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +35,7 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
 
 import csv
 import math
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -90,13 +91,12 @@ def measure(arguments: Arguments) -> Iterator[Panel]:
         low, high = of.construction(target, 1).domain
         found = of.measure_activation(target, arguments.digits)
         yield Panel(f"rationals imitate {target} on ({low:g}, {high:g})", found, of.rho(target, (low, high)))
-    found = of.measure_rational(arguments.seeds)
-    _, denominator, (low, high) = of.rational_activation()
-    rho = min(bernstein_rho(pole, (low, high)) for pole in np.roots(denominator[::-1]))
-    yield Panel(f"fixed ones imitate a rational (5, 4) on ({low:g}, {high:g})", found, rho)
+    function, _, rho, (low, high) = of.rational_activation()
+    title = f"fixed activations imitate a rational (5, 4) on ({low:g}, {high:g})"
+    yield Panel(title, of.measure_rational(arguments.seeds), rho, relu_barrier(function))
     found = of.measure_pole(arguments.distance, arguments.seeds, arguments.digits)
     rho, pieces = bernstein_rho(1j * arguments.distance), relu_barrier(pole_pair(arguments.distance))
-    yield Panel(f"fixed ones imitate poles at ±{arguments.distance:g}i on (-1, 1)", found, rho, pieces)
+    yield Panel(f"fixed activations imitate poles at ±{arguments.distance:g}i on (-1, 1)", found, rho, pieces)
 
 
 def needed(found: list[Measured], method: str, error: float) -> int | None:
@@ -104,36 +104,33 @@ def needed(found: list[Measured], method: str, error: float) -> int | None:
     return min((one.parameters for one in found if one.method == method and one.error <= error), default=None)
 
 
-def write_tables(panels: list[Panel], approach: list[Measured]) -> str:
-    """Write Markdown: for each target the parameters that errors take, by method; and those that a near pole takes."""
-    parts = []
-    for panel in panels:
-        parts.append(f"## {panel.title}\n")
-        parts += _table("parameters for an error of", [f"{error:.0e}" for error in ERRORS])
-        for method in dict.fromkeys(one.method for one in panel.found):
-            counts = [needed(panel.found, method, error) for error in ERRORS]
-            parts.append(_row(method, [str(count or "-") for count in counts]))
-        if panel.rho is not None:
-            counts = [panel.barrier(error) for error in ERRORS]
-            parts.append(
-                _row(f"polynomials by rho = {panel.rho:.4g}", [f"{math.ceil(count - 1e-9)}" for count in counts])
-            )
-        parts.append("")
-    parts.append(f"## Parameters for an error of {APPROACH:g} as the poles move to the axis\n")
-    targets = list(dict.fromkeys(one.target for one in approach))
-    parts += _table("method", targets)
-    for method in dict.fromkeys(one.method for one in approach):
-        found = [needed([one for one in approach if one.target == target], method, APPROACH) for target in targets]
-        parts.append(_row(method, [str(count or "-") for count in found]))
-    return "\n".join(parts) + "\n"
+def table(panel: Panel) -> str:
+    """Write Markdown: the parameters that errors take, by method."""
+    lines = [f"## {panel.title}\n", *_head("parameters for an error of", [f"{error:.0e}" for error in ERRORS])]
+    for method in dict.fromkeys(one.method for one in panel.found):
+        lines.append(_row(method, [needed(panel.found, method, error) for error in ERRORS]))
+    if panel.rho is not None:
+        counts = [math.ceil(panel.barrier(error) - 1e-9) for error in ERRORS]
+        lines.append(_row(f"polynomials by rho = {panel.rho:.4g}", counts))
+    return "\n".join(lines) + "\n"
 
 
-def _table(first: str, columns: list[str]) -> list[str]:
+def approach_table(found: list[Measured]) -> str:
+    """Write Markdown: the parameters that one error takes as a pole pair moves to the axis."""
+    targets = list(dict.fromkeys(one.target for one in found))
+    lines = [f"## Parameters for an error of {APPROACH:g} as poles move to the axis\n", *_head("method", targets)]
+    for method in dict.fromkeys(one.method for one in found):
+        counts = [needed([one for one in found if one.target == target], method, APPROACH) for target in targets]
+        lines.append(_row(method, counts))
+    return "\n".join(lines) + "\n"
+
+
+def _head(first: str, columns: list[str]) -> list[str]:
     return [_row(first, columns), _row("---", ["---"] * len(columns))]
 
 
-def _row(first: str, cells: list[str]) -> str:
-    return f"| {first} | {' | '.join(cells)} |"
+def _row(first: str, cells: Sequence[str | int | None]) -> str:
+    return f"| {first} | {' | '.join(str(cell or '-') for cell in cells)} |"
 
 
 def draw(panels: list[Panel]) -> "Figure":
@@ -193,22 +190,22 @@ def main(arguments: Arguments) -> None:
             raise InputError(f"--targets has {target}, but must be among {', '.join(of.TARGETS)}")
     if arguments.output is not None:
         _make_folder(arguments.output)
-    panels = list(measure(arguments))
+    panels = []
+    for panel in measure(arguments):
+        panels.append(panel)
+        print(table(panel), flush=True)
     approach = of.measure_approach(DISTANCES, APPROACH)
-    tables = write_tables(panels, approach)
-    print(tables, end="")
+    print(approach_table(approach))
     if arguments.output is not None:
-        write(panels, approach, tables, arguments.output)
+        write(panels, approach, arguments.output)
 
 
-def write(panels: list[Panel], approach: list[Measured], tables: str, folder: Path) -> None:
+def write(panels: list[Panel], approach: list[Measured], folder: Path) -> None:
     """Write expressivity.md, .csv, .png and .svg."""
+    figure = draw(panels)
     try:
-        figure = draw(panels)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed, which pictures need: pip install 'rlrat[report]'") from None
-    try:
-        (folder / "expressivity.md").write_text(tables, encoding="utf-8")
+        tables = [*map(table, panels), approach_table(approach)]
+        (folder / "expressivity.md").write_text("\n".join(tables), encoding="utf-8")
         with (folder / "expressivity.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("target", "method", "parameters", "error", "detail"))
@@ -222,6 +219,8 @@ def write(panels: list[Panel], approach: list[Measured], tables: str, folder: Pa
 
 
 def _make_folder(path: Path) -> None:
+    if find_spec("matplotlib") is None:
+        raise InputError("matplotlib is not installed, which --output needs: pip install 'rlrat[report]'")
     if path.is_file():
         raise InputError(f"--output is {path}: give a folder, in which tables and pictures are written")
     try:

@@ -106,20 +106,21 @@ def measure_rational(seeds: int = 3) -> list[Measured]:
     Args:
         seeds: trained networks of each size and activation.
     """
-    numerator, denominator, interval = rational_activation()
-
-    def rational(x: np.ndarray) -> np.ndarray:
-        return np.polynomial.polynomial.polyval(x, numerator) / np.polynomial.polynomial.polyval(x, denominator)
-
-    function = _moved(rational, interval)
-    itself = Measured(ACTIVATION, FIT, len(numerator) + len(denominator) - 1, 0.0, "itself")
+    function, parameters, _, _ = rational_activation()
+    itself = Measured(ACTIVATION, FIT, parameters, 0.0, "itself")
     return [itself, *_measure_others(ACTIVATION, function), *_trained(ACTIVATION, function, seeds)]
 
 
-def rational_activation() -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-    """Return P and Q of the rational that starts as ReLU, of version N, and the interval it is fitted on."""
+def rational_activation() -> tuple[Values, int, float, tuple[float, float]]:
+    """Return the rational of version N that starts as ReLU, moved to (-1, 1), its parameters, rho and its interval."""
     fitted = find("relu", (5, 4), "N")
-    return np.array(fitted.numerator), np.array([1.0, *fitted.denominator]), fitted.interval
+    numerator, denominator = (
+        np.polynomial.Polynomial(fitted.numerator),
+        np.polynomial.Polynomial([1.0, *fitted.denominator]),
+    )
+    function = _moved(lambda x: numerator(x) / denominator(x), fitted.interval)
+    rho = min(bernstein_rho(pole, fitted.interval) for pole in denominator.roots())
+    return function, len(numerator) + len(fitted.denominator), rho, fitted.interval
 
 
 def _moved(function: Values, interval: tuple[float, float]) -> Values:

@@ -56,11 +56,13 @@ def test_a_pole_pair_beside_what_imitates_it():
 def test_the_rational_is_the_one_that_starts_as_relu():
     import rlrat
 
-    numerator, denominator, interval = of.rational_activation()
-    x = np.linspace(*interval, 101)
+    function, parameters, rho, (low, high) = of.rational_activation()
+    x = np.linspace(low, high, 101)
     theirs = rlrat.Rational(init="relu", version="N")(torch.from_numpy(x).float()).detach().numpy()
-    ours = np.polynomial.polynomial.polyval(x, numerator) / np.polynomial.polynomial.polyval(x, denominator)
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    np.testing.assert_allclose(function(x / 5), theirs, atol=1e-5)
+    assert (parameters, low, high) == (10, -5.0, 5.0)
+    errors = [best_polynomial(function, degree)[1] for degree in (100, 140)]
+    assert (errors[0] / errors[1]) ** (1 / 40) == pytest.approx(rho, rel=1e-3)
     found = by_method(of.measure_rational(0))
     assert found[of.FIT] == [(10, 0.0)]
     assert not set(of.TRAINED.values()) & found.keys()

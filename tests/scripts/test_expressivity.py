@@ -25,11 +25,11 @@ def _few_sizes(monkeypatch):
 def test_it_prints_tables_and_writes_them_with_a_picture(tmp_path, capsys):
     expressivity.main(expressivity.Arguments(("relu",), 0.3, 0, 8, tmp_path / "new"))
     said = capsys.readouterr().out
-    assert (tmp_path / "new" / "expressivity.md").read_text() == said
+    assert (tmp_path / "new" / "expressivity.md").read_text() + "\n" == said
     assert "## rationals imitate relu on (-1, 1)" in said
     assert "| rational, composed | 9 | 13 | 17 | - | - | - | - |" in said
     assert "| ReLU, one layer | 2 | 2 | 2 | 2 | 2 | 2 | 2 |" in said
-    assert "## fixed ones imitate poles at ±0.3i on (-1, 1)" in said
+    assert "## fixed activations imitate poles at ±0.3i on (-1, 1)" in said
     assert "| polynomials by rho = 1.344 |" in said
     assert "| method | pole at 0.3 |" in said
     with (tmp_path / "new" / "expressivity.csv").open() as file:
@@ -45,13 +45,12 @@ def test_what_was_measured_is_written_whole(tmp_path):
     found = [of.Measured("x", of.POLYNOMIAL, size, 10.0**-size, f"degree {size - 1}") for size in (2, 4)]
     found.append(of.Measured("x", of.FIT, 3, 0.0, "itself"))
     panel = expressivity.Panel("fixed ones imitate x", found, rho=10.0, pieces=0.5)
-    tables = expressivity.write_tables([panel], [of.Measured("pole at 0.1", of.FIT, 3, 0.0, "itself")])
+    expressivity.write([panel], [of.Measured("pole at 0.1", of.FIT, 3, 0.0, "itself")], tmp_path)
+    tables = (tmp_path / "expressivity.md").read_text()
     assert "| polynomial | 2 | 4 | - | - | - | - | - |" in tables
     assert "| polynomials by rho = 10 | 2 | 4 | 8 | 16 | 32 | 64 | 128 |" in tables
     assert "| rational, best fit | 3 |\n" in tables
-    expressivity.write([panel], [], tables, tmp_path)
     assert (tmp_path / "expressivity.csv").read_text().splitlines()[1] == "x,polynomial,2,1.000000e-02,degree 1"
-    assert (tmp_path / "expressivity.md").read_text() == tables
     assert (tmp_path / "expressivity.png").read_bytes().startswith(b"\x89PNG")
     assert "rational: exact with 3" in (tmp_path / "expressivity.svg").read_text()
 
@@ -84,6 +83,12 @@ def test_the_fewest_parameters():
 def test_mistakes_are_one_line(arguments, message):
     with pytest.raises(InputError, match=message):
         expressivity.main(expressivity.Arguments(**arguments))
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(expressivity, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="matplotlib is not installed, which --output needs"):
+        expressivity.main(expressivity.Arguments(output=tmp_path))
 
 
 def test_mistakes_exit_with_two(run_script, tmp_path, capsys):
