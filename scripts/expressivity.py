@@ -139,7 +139,7 @@ def draw(panels: list[Panel]) -> "Figure":
     from matplotlib.lines import Line2D
 
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(7, 2.7 * rows + 1.8), layout="constrained")
+    figure = Figure(figsize=(7, 2.8 * rows + 1.7), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False, sharex=True, sharey=True).ravel()
     for axes, panel in zip(grid, panels, strict=False):
         _draw_panel(axes, panel)
@@ -165,7 +165,8 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     for one in exact:
         axes.axvline(one.parameters, color=_STYLES[one.method]["color"], linewidth=1.4, linestyle=(0, (4, 2)))
         word = one.method.partition(",")[0]
-        axes.text(one.parameters * 1.1, 3e-31, f"{word}: exact with {one.parameters}", fontsize=8)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+        axes.text(one.parameters * 1.15, 3e-31, f"{word}: exact with {one.parameters}", fontsize=8, bbox=box, zorder=5)
     if (last := panel.barrier(_LOWEST)) is not None:
         first = panel.barrier(1.0)
         x = np.geomspace(max(first, 1.5), last, 60)
@@ -176,8 +177,8 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     for name, size in _PRECISION.items():
         axes.axhline(size, color="0.6", linewidth=0.7, zorder=0)
         axes.text(2900, size, name, fontsize=7, color="0.4", ha="right", va="bottom")
-    axes.set(xscale="log", yscale="log", xlim=(1.5, 3000), ylim=(_LOWEST, 5))
-    axes.set_title(panel.title, fontsize=10)
+    axes.set(xscale="log", yscale="log", xlim=(1.5, 3000), ylim=(_LOWEST, 5), yticks=10.0 ** np.arange(-32, 1, 8))
+    axes.set_title(panel.title.replace(" imitate ", " imitate\n"), fontsize=10)
     axes.set(xlabel="parameters", ylabel="largest error")
     axes.grid(alpha=0.25)
     axes.label_outer()
