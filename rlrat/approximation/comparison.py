@@ -88,7 +88,7 @@ def measure_activation(target: str, digits: int = 128) -> list[Measured]:
     for steps in range(1, 20):
         built = construction(target, steps)
         error = float(built.measured_error("mpmath", 41))
-        detail = f"{steps} steps, degrees ({built.degree[0]}, {built.degree[1]})"
+        detail = f"{steps} steps, degrees ({built.degree[0]:.6g}, {built.degree[1]:.6g})"
         found.append(Measured(target, RATIONAL, built.parameters_count, error, detail))
         if error < 10.0**-digits:
             break
