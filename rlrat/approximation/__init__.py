@@ -6,5 +6,10 @@
 from rlrat import lazy
 
 __getattr__, __dir__, __all__ = lazy(
-    __name__, dict.fromkeys(("Construction", "construction", "names"), "constructions")
+    __name__,
+    {
+        **dict.fromkeys(("Construction", "construction", "names"), "constructions"),
+        **dict.fromkeys(("Network", "pole_pair", "relu_parabolas", "relu_quotient", "smooth_quotient"), "converse"),
+        **dict.fromkeys(("bernstein_rho", "best_polynomial"), "polynomials"),
+    },
 )
