@@ -49,9 +49,9 @@ SINGULARITIES: dict[str, tuple[complex, ...]] = {
     "softplus": (1j * math.pi,),
     "mish": (math.log(2) / 2 + 0.75j * math.pi, 1j * math.pi),
 }
-"""Where they stop to be analytic; the conjugates, too."""
+"""Where they stop being analytic; at the conjugates, too."""
 KINKS = {"relu": 2, "abs": 4}
-"""Those with a kink at 0, and the parameters of the ReLU network that is exactly they."""
+"""Those with a kink at 0, and the parameters of the ReLU network that equals them."""
 _LEAST = 1e-13  # below it float64 measures rounding
 _DEGREES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _FITTED = ((1, 0), (2, 2), (3, 2), (4, 4), (5, 4), (6, 6), (7, 6), (8, 8), (9, 8), (10, 10))
@@ -114,10 +114,7 @@ def measure_rational(seeds: int = 3) -> list[Measured]:
 def rational_activation() -> tuple[Values, int, float, tuple[float, float]]:
     """Return the rational of version N that starts as ReLU, moved to (-1, 1), its parameters, rho and its interval."""
     fitted = find("relu", (5, 4), "N")
-    numerator, denominator = (
-        np.polynomial.Polynomial(fitted.numerator),
-        np.polynomial.Polynomial([1.0, *fitted.denominator]),
-    )
+    numerator, denominator = map(np.polynomial.Polynomial, (fitted.numerator, [1.0, *fitted.denominator]))
     function = _moved(lambda x: numerator(x) / denominator(x), fitted.interval)
     rho = min(bernstein_rho(pole, fitted.interval) for pole in denominator.roots())
     return function, len(numerator) + len(fitted.denominator), rho, fitted.interval

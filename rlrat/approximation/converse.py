@@ -140,8 +140,12 @@ def relu_parabolas(function: Values, pieces: int, depth: int) -> Network:
     Args:
         function: maps a float64 array element by element.
         pieces: at least 1; `place_knots` says where they end.
-        depth: sawteeth of each square.
+        depth: sawteeth of each square, at least 1.
+
+    Raises:
+        ValueError: less than one of them.
     """
+    _check(depth=depth)
     knots = place_knots(function, pieces, (-1.0, 1.0), 2)
     x = points_between(knots)
     hats, piece = _hats(knots, x), np.clip(np.searchsorted(knots, x, side="right") - 1, 0, pieces - 1)
@@ -172,8 +176,12 @@ def relu_quotient(distance: float, pieces: int, steps: int, depth: int) -> Netwo
         distance: d, above 0.
         pieces: of the start, on each side of 0; at least 1.
         steps: factors, at least 1.
-        depth: sawteeth of each square.
+        depth: sawteeth of each square, at least 1.
+
+    Raises:
+        ValueError: less than one of them, too few pieces for Newton's division, or a distance that is not above 0.
     """
+    _check(pieces=pieces, steps=steps, depth=depth)
     function, top = pole_pair(distance), 1 + distance**-2
     half = np.maximum(place_knots(function, pieces, (0.0, 1.0), relative=True), 0.0)
     knots = np.concatenate([-half[:0:-1], half])
@@ -182,7 +190,9 @@ def relu_quotient(distance: float, pieces: int, steps: int, depth: int) -> Netwo
     start = np.interp(np.linspace(-1.0, 1.0, 20001), knots, heights)
     q = np.abs(1 - start / function(np.linspace(-1.0, 1.0, 20001))).max()
     if q >= 1:
-        raise ValueError(f"{pieces} pieces are too few to start a division from")
+        raise ValueError(
+            f"pieces={pieces} are too few to start a division from: its relative error is {q:.3g}, not below 1"
+        )
     size = heights.max()
     lines = np.stack([heights / size, np.abs(knots)])
     layers = _then(_ramps(knots), _affine([_turns(knots, row) for row in lines], lines[:, 0]))
@@ -202,6 +212,12 @@ def relu_quotient(distance: float, pieces: int, steps: int, depth: int) -> Netwo
     return Network("relu", tuple(_then(layers, _affine([[size, 0.0]], [0.0]))))
 
 
+def _check(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")
+
+
 def relu_barrier(function: Values) -> float:
     """Return c such that no ReLU network of N units is nearer to a function on (-1, 1) than c / 4^N.
 
@@ -210,7 +226,7 @@ def relu_barrier(function: Values) -> float:
     Telgarsky (2015) and Yarotsky (2017) reason.
 
     Args:
-        function: maps a float64 array element by element; twice differentiable.
+        function: maps a float64 array element by element; twice differentiable, and k is that of 399 points.
     """
     x = np.linspace(-1.0, 1.0, 401)
     step = x[1] - x[0]
@@ -321,10 +337,11 @@ def smooth_quotient(
         digits: compute with so many digits, in mpmath.
 
     Raises:
-        ValueError: another activation, or a distance or a scale that is not above 0.
+        ValueError: another activation, no step, or a distance or a scale that is not above 0.
     """
     import mpmath
 
+    _check(steps=steps)
     if activation not in SMOOTH:
         raise ValueError(f"squares of {activation!r} are not known, only of {', '.join(SMOOTH)}")
     pole_pair(distance), pole_pair(scale)  # above 0 and finite

@@ -77,7 +77,7 @@ def test_division_gains_digits_in_proportion_to_its_size():
     assert errors[1] < 2e-8
     assert errors[2] < 1e-12
     assert sizes == [755, 1567, 2897]
-    with pytest.raises(ValueError, match="1 pieces are too few"):
+    with pytest.raises(ValueError, match="pieces=1 are too few to start a division from: its relative error is 1"):
         relu_quotient(0.01, 1, 1, 4)
 
 
@@ -134,3 +134,9 @@ def test_mistakes_are_told():
         smooth_quotient(0.1, 1, 0.1, "tanh")
     with pytest.raises(ValueError, match="above 0"):
         smooth_quotient(0.1, 1, 0.0)
+    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
+        smooth_quotient(0.1, 0, 0.1)
+    with pytest.raises(ValueError, match="depth must be at least 1, not 0"):
+        relu_parabolas(np.square, 1, 0)
+    with pytest.raises(ValueError, match="pieces must be at least 1, not 0"):
+        relu_quotient(0.1, 0, 1, 1)

@@ -106,7 +106,7 @@ def test_the_readme_is_two_screens_with_two_commands_one_picture_and_one_table()
         assert command in read(DOCS / "start.md")
 
 
-@pytest.mark.parametrize("page", ["activations.md", "data.md", "rationalize.md"])
+@pytest.mark.parametrize("page", ["activations.md", "data.md", "expressivity.md", "rationalize.md"])
 def test_python_on_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in code(DOCS / page, "python"):
