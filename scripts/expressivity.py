@@ -107,7 +107,7 @@ def needed(found: list[Measured], method: str, error: float) -> int | None:
 def table(panel: Panel) -> str:
     """Write Markdown: the parameters that errors take, by method."""
     lines = [f"## {panel.title}\n", *_head("parameters for an error of", [f"{error:.0e}" for error in ERRORS])]
-    for method in dict.fromkeys(one.method for one in panel.found):
+    for method in _methods(panel.found):
         lines.append(_row(method, [needed(panel.found, method, error) for error in ERRORS]))
     if panel.rho is not None:
         counts = [math.ceil(panel.barrier(error) - 1e-9) for error in ERRORS]
@@ -119,10 +119,16 @@ def approach_table(found: list[Measured]) -> str:
     """Write Markdown: the parameters that one error takes as a pole pair moves to the axis."""
     targets = list(dict.fromkeys(one.target for one in found))
     lines = [f"## Parameters for an error of {APPROACH:g} as poles move to the axis\n", *_head("method", targets)]
-    for method in dict.fromkeys(one.method for one in found):
+    for method in _methods(found):
         counts = [needed([one for one in found if one.target == target], method, APPROACH) for target in targets]
         lines.append(_row(method, counts))
     return "\n".join(lines) + "\n"
+
+
+def _methods(found: list[Measured]) -> list[str]:
+    """Return the methods of what was measured, in the order of the legend."""
+    there = {one.method for one in found}
+    return [method for method in _STYLES if method in there]
 
 
 def _head(first: str, columns: list[str]) -> list[str]:
@@ -145,8 +151,8 @@ def draw(panels: list[Panel]) -> "Figure":
         _draw_panel(axes, panel)
     for axes in grid[len(panels) :]:
         axes.remove()
-    known = {one.method for panel in panels for one in panel.found}
-    handles = [Line2D([], [], label=name, markersize=5, **style) for name, style in _STYLES.items() if name in known]
+    methods = _methods([one for panel in panels for one in panel.found])
+    handles = [Line2D([], [], label=method, markersize=5, **_STYLES[method]) for method in methods]
     handles.append(Line2D([], [], label=_BARRIER, color="#D55E00", linestyle="--", linewidth=1))
     handles.append(Line2D([], [], label=_PIECES, color="#0072B2", linestyle="--", linewidth=1))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
