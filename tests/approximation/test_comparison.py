@@ -26,10 +26,10 @@ def by_method(found: list[of.Measured]) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_the_construction_of_relu_beside_polynomials_and_splines():
-    found = by_method(of.measure_activation("relu", 8))
+    found = by_method(of.measure_activation("relu", 5))
     sizes, errors = zip(*found[of.RATIONAL], strict=True)
-    assert sizes == (5, 9, 13, 17)
-    assert errors[-1] < 1e-8 < errors[-2]
+    assert sizes == (5, 9, 13)
+    assert errors[-1] < 1e-5 < errors[-2]
     assert errors[-1] < errors[-2] ** 1.5  # faster than geometric
     assert [round(size * error / 0.14, 1) for size, error in found[of.POLYNOMIAL]][-1] == 1.0  # half of 0.28 / n
     assert found[of.FIT] == [(2, pytest.approx(0.25)), (10, pytest.approx(0.00425, rel=1e-3))]

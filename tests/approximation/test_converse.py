@@ -64,7 +64,7 @@ def test_parabolas_are_of_third_order():
 
 
 @given(st.floats(-2.0, 2.0), st.floats(-2.0, 2.0), st.floats(-2.0, 2.0))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_one_parabola_is_as_exact_as_its_sawteeth(a, b, c):
     network = relu_parabolas(lambda x: a + b * x + c * x * x, 2, 8)
     assert np.abs(network(X) - (a + b * X + c * X * X)).max() <= abs(c) * 2.0**-18 + 1e-10
@@ -82,7 +82,7 @@ def test_division_gains_digits_in_proportion_to_its_size():
 
 
 @given(st.floats(0.05, 2.0))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 def test_division_works_at_any_distance(distance):
     assert error_of(relu_quotient(distance, 16, 2, 22), distance) < 1e-6
 
@@ -106,7 +106,8 @@ def test_smooth_networks_double_their_digits_with_each_step_in_exact_arithmetic(
 
 def test_in_float64_rounding_ends_smooth_division():
     errors = {
-        name: min(error_of(smooth_quotient(0.1, 11, 2.0**-place, name)) for place in range(8, 22)) for name in SMOOTH
+        name: min(error_of(smooth_quotient(0.1, 11, 2.0**-place, name)) for place in range(10, 20, 2))
+        for name in SMOOTH
     }
     assert 1e-7 < errors["softplus"] < 1e-5
     assert 1e-10 < errors["silu"] < 1e-8

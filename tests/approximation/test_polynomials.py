@@ -21,7 +21,7 @@ def test_best_polynomials_of_a_pole_pair_have_bernsteins_error(degree):
 
 
 @given(st.floats(1.01, 5.0), st.integers(1, 12))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_best_polynomials_of_one_pole_have_chebyshevs_error(pole, degree):
     root = math.sqrt(pole**2 - 1)
     error = best_polynomial(lambda x: 1 / (x - pole), degree)[1]
