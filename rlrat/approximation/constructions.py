@@ -9,7 +9,7 @@ import torch
 from mpmath import floor, log10, mp, mpf, nstr
 from torch import Tensor, nn
 
-from . import zolotarev
+from . import agm, exponentials, roots, zolotarev
 from .plans import Number, Plan, constants, convert
 from .references import REFERENCES
 from .traced import Tally
@@ -19,9 +19,14 @@ PLANS: dict[str, Callable[..., Plan]] = {
     "abs": zolotarev.absolute,
     "sign": zolotarev.sign,
     "step": zolotarev.step,
+    "root": roots.root,
+    "exp": exponentials.exponential,
+    "log": agm.logarithm,
+    "tanh": exponentials.tangent,
 }
 MOST_DIGITS = 1280
 """Constructions whose error is smaller than so many digits show are refused."""
+_TARGETS = {"p"}  # settings that change what is approximated
 _MOST_STEPS = 20
 _SPARE_DIGITS = 15
 
@@ -101,6 +106,7 @@ class Construction(nn.Module):
         self.steps = steps
         self.strict = strict
         self.settings = settings
+        self._target = {name: value for name, value in settings.items() if name in _TARGETS}
         self._asked = {} if domain is None else {"domain": domain}
         self._digits, self._plan = self._enough_digits()
         self.domain: tuple[float, float] = tuple(map(float, self._plan.domain))
@@ -125,10 +131,10 @@ class Construction(nn.Module):
         digits = 40
         while digits <= MOST_DIGITS:
             plan = self._build(digits)
-            needed = _SPARE_DIGITS - floor(log10(plan.error)) if plan.error > 0 else digits + 1
+            needed = _SPARE_DIGITS - int(floor(log10(plan.error))) if plan.error > 0 else 2 * digits
             if needed <= digits:
                 return digits, plan
-            digits *= 2
+            digits = max(needed, digits * 3 // 2)  # where digits are too few, the error is not that small
         raise ValueError(
             f"{self.name} with {self.steps} steps has an error below 1e-{MOST_DIGITS - _SPARE_DIGITS}: fewer steps do"
         )
@@ -167,12 +173,13 @@ class Construction(nn.Module):
                 f"{digits} digits do not suffice for {self.name} with {self.steps} steps, whose error is "
                 f"{nstr(self.error_bound, 3)}: {needed} do"
             )
-        plan = self._plan if digits + _SPARE_DIGITS <= self._digits else self._build(digits + _SPARE_DIGITS)
+        if digits + _SPARE_DIGITS > self._digits:
+            self._digits, self._plan = digits + _SPARE_DIGITS, self._build(digits + _SPARE_DIGITS)
         with mp.workdps(digits + _SPARE_DIGITS):
             x = mpf(x)
             if self.strict:
                 self._check(float(x), float(x))
-            return plan.compute(x)
+            return self._plan.compute(x)
 
     @property
     def digits_needed(self) -> int:
@@ -201,7 +208,7 @@ class Construction(nn.Module):
 
     def exact(self, x: Number) -> mpf:
         """Compute what is approximated, in mpmath at the precision that is set."""
-        return REFERENCES[self.name](x)
+        return REFERENCES[self.name](x, **self._target)
 
     def points(self, count: int) -> list[float]:
         """Return points of the domain outside the gap: even ones, and ones that crowd towards the gap or 0."""

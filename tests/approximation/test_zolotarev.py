@@ -22,6 +22,7 @@ def test_unscaled_halley_needs_six_steps_for_1e_6():
     assert 9e-7 < errors[1] < 1e-6
 
 
+@pytest.mark.slow
 def test_halley_for_abs_is_worse_than_the_best_of_degree_four():
     halley = construction("abs", 3, scaled=False)
     assert nstr(halley.measured_error("mpmath"), 2) == nstr(halley.error_bound, 2) == "0.037"
