@@ -64,8 +64,8 @@ def log_for(low: mpf, high: mpf, error: mpf) -> tuple[Log, mpf]:
     The larger s, the less is lost in floats, where log(m x) and log m cancel.
     """
     s = _LARGEST
-    while _theta_error(s, low / high) > error / 4:
-        s *= mpf("0.95")
+    while (off := _theta_error(s, low / high)) > error / 4:
+        s *= (error / off) ** (mpf(1) / 18) * mpf("0.9")
     steps = next(steps for steps in count(1) if _mean_error(s * low / high, steps) <= error / 4)
     return _plan(low, high, s, steps, error)
 

@@ -20,6 +20,7 @@ from .plans import Number, Plan
 DOMAIN = (mpf(-5), mpf(5))
 _START = {"exp": mpf(1) / 16, "tanh": mpf(1) / 4}
 _LARGEST = mpf("2.5")  # |s| of artanh's iteration
+_LEAST = mpf("1e-2000")  # what is below needs more digits than anybody asks for: constructions.py refuses it
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def _halley(reach: mpf, error: mpf, steps: int) -> tuple[tuple[Log, ...], mpf]:
     """
     logs = []
     for _ in range(steps):
+        if error < _LEAST:
+            break
         high = exp(reach + error)
         logarithm, off = log_for(1 / high, high, _rest(error) / 2)
         logs.append(logarithm)

@@ -149,8 +149,8 @@ def _halley(lower: mpf, steps: int) -> tuple[list[tuple[mpf, mpf, mpf]], mpf]:
 @cache
 def _balanced(steps: int, digits: int) -> tuple[mpf, mpf]:
     """Find the gap at which x sign(x) is as far from |x| inside it as outside, on [-1, 1], and that error."""
-    low, high = mpf(-digits), log10(mpf("0.9"))
-    for _ in range(14):
+    low, high = -2 - mpf("1.2") * sqrt(3**steps), log10(mpf("0.9"))  # it falls as exp(-c sqrt(degree))
+    for _ in range(16):
         gap = mpf(10) ** ((low + high) / 2)
         rationals, outside = _zolotarev(gap, steps)
         inside = _inside(Sign(tuple(rationals)), gap)

@@ -19,7 +19,7 @@ def test_three_terms_of_the_thetas_leave_the_fourth():
         assert abs(theta2 + s**24 - jtheta(2, 0, s**2) / (2 * sqrt(s))) < 1e-38
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.floats(-8, 8), st.floats(0.1, 12), st.integers(1, 25))
 def test_the_error_that_is_asked_for_is_kept(start, width, digits):
     with mp.workdps(60):
