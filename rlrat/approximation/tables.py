@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from mpmath import atanh, ceil, ellipk, exp, jtheta, log, log10, mp, mpf, nstr, pi, sqrt, tanh
 
-from .roots import check_root, nth_root, plan_root
+from .roots import check_root, plan_root
 
 DIGITS = 300
 _POINTS = 33
@@ -101,10 +101,11 @@ def _extrapolate(errors: Callable[[], Iterator[tuple[mpf, mpf]]], order: int, st
 
 def _root(p: int, alpha0: float, steps: int) -> Iterator[tuple[mpf, mpf]]:
     alpha = _decimal(alpha0)
-    points = [alpha ** (p * (1 - mpf(i) / (_POINTS - 1))) for i in range(_POINTS)]
+    roots = [alpha ** (1 - mpf(i) / (_POINTS - 1)) for i in range(_POINTS)]
+    pairs = [(exact**p, exact) for exact in roots]
     for count in range(steps + 1):
         root, _ = plan_root(p, alpha, count)
-        yield max(abs(root(x) / nth_root(x, p) - 1) for x in points), mpf(1)
+        yield max(abs(root(x) / exact - 1) for x, exact in pairs), mpf(1)
 
 
 def _decimal(number: float) -> mpf:
