@@ -6,5 +6,9 @@
 from rlrat import lazy
 
 __getattr__, __dir__, __all__ = lazy(
-    __name__, dict.fromkeys(("Construction", "construction", "names"), "constructions")
+    __name__,
+    {
+        **dict.fromkeys(("Construction", "construction", "names"), "constructions"),
+        **dict.fromkeys(("log_errors", "root_errors", "tanh_errors", "theta_errors"), "tables"),
+    },
 )
