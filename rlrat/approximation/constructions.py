@@ -73,7 +73,8 @@ def construction(
         error: the largest absolute error that is wanted, in exact arithmetic, instead of steps: the fewest that do.
         domain: where the function is wanted, (low, high); each construction has its own default.
         strict: whether inputs outside the domain raise ValueError (their values are read, which waits for a GPU).
-        settings: those of the construction, such as gap (sign, step), p and alpha0 (root).
+        settings: gap (of sign and step), scaled (of these, abs and relu: Zolotarev's scaling or Halley's iteration), p
+            and alpha0 (of root), slope (of leaky_relu), alpha (of elu and celu), features (of softmaxes).
 
     Raises:
         ValueError: there is no such construction or setting, or one has a value that it cannot have.

@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mpmath import mp, mpf
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -95,6 +97,29 @@ def test_constants_grow_as_a_power_of_the_logarithm_of_the_logarithm(name):
     shares = [size / np.log2(digits * np.log2(10)) ** 2 for digits, size in sizes.items()]
     assert max(shares[1:]) < 1.4 * min(shares[:2])
     assert sizes[128] < 8 * sizes[4]
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(names()),
+    st.integers(1, 3),
+    st.tuples(st.floats(-30, 30), st.floats(-30, 30)).filter(lambda ends: abs(ends[0] - ends[1]) > 1e-3),
+    st.floats(0.01, 0.99),
+)
+def test_bounds_hold_whatever_the_domain(name, steps, ends, share):
+    low, high = sorted(ends)
+    if name in ("root", "log"):
+        low, high = 10 ** (low / 5), 10 ** (high / 5)
+    choices = {
+        "sign": {"gap": share**8 * max(-low, high)},
+        "root": {"p": 2 + int(10 * share)},
+        "elu": {"alpha": 10 * share},
+        "celu": {"alpha": 10 * share},
+        "leaky_relu": {"slope": 4 * share - 2},
+    }
+    found = construction(name, steps, domain=(low, high), **choices.get(name, {}))
+    assert found.measured_error("mpmath", 7) <= found.error_bound * (1 + mpf("1e-12"))
 
 
 def test_digits_that_do_not_suffice_are_refused():
