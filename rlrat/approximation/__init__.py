@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = lazy(
         **dict.fromkeys(("Construction", "construction", "names"), "constructions"),
         **dict.fromkeys(("Network", "pole_pair", "relu_parabolas", "relu_quotient", "smooth_quotient"), "converse"),
         **dict.fromkeys(("bernstein_rho", "best_polynomial"), "polynomials"),
+        **dict.fromkeys(("log_errors", "root_errors", "tanh_errors", "theta_errors"), "tables"),
     },
 )

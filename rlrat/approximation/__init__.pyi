@@ -8,3 +8,7 @@ from .converse import relu_quotient as relu_quotient
 from .converse import smooth_quotient as smooth_quotient
 from .polynomials import bernstein_rho as bernstein_rho
 from .polynomials import best_polynomial as best_polynomial
+from .tables import log_errors as log_errors
+from .tables import root_errors as root_errors
+from .tables import tanh_errors as tanh_errors
+from .tables import theta_errors as theta_errors

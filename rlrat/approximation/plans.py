@@ -19,13 +19,15 @@ Number = Any
 class Plan:
     """Say what computes a function of x, and how well.
 
-    `error` is the largest absolute error on `domain` where |x| >= `gap`, in exact arithmetic: an upper bound.
+    `error` is the largest absolute error on `domain` where |x| >= `gap`, in exact arithmetic: an upper bound. `inputs`
+    is how many entries of the last axis make a value: all of a softmax's, two of a gate's.
     """
 
     compute: Callable[[Number], Number]
     error: mpf
     domain: tuple[mpf, mpf]
     gap: mpf | int = 0
+    inputs: int = 1
 
 
 def convert(part: Any, number: Callable[[mpf], Any]) -> Any:

@@ -149,28 +149,29 @@ def _halley(lower: mpf, steps: int) -> tuple[list[tuple[mpf, mpf, mpf]], mpf]:
 @cache
 def _balanced(steps: int, digits: int) -> tuple[mpf, mpf]:
     """Find the gap at which x sign(x) is as far from |x| inside it as outside, on [-1, 1], and that error."""
-    low, high = mpf(-digits), log10(mpf("0.9"))
-    for _ in range(14):
+    low, high = -2 - mpf("1.2") * sqrt(3**steps), log10(mpf("0.9"))  # it falls as exp(-c sqrt(degree))
+    for _ in range(16):
         gap = mpf(10) ** ((low + high) / 2)
         rationals, outside = _zolotarev(gap, steps)
-        inside = _inside(Sign(tuple(rationals)), gap)
+        inside = _inside(Sign(tuple(rationals)), gap, rounds=2)
         if inside < outside:
             low = log10(gap)
         else:
             high = log10(gap)
-    return gap, max(inside, outside)
+    return gap, max(_inside(Sign(tuple(rationals)), gap, rounds=8) * (1 + mpf("1e-9")), outside)
 
 
-def _inside(rational: Sign, gap: mpf) -> mpf:
-    """Find the largest x (1 - sign(x)) on 0 <= x <= gap, rounded up."""
+def _inside(rational: Sign, gap: mpf, rounds: int) -> mpf:
+    """Find the largest x (1 - sign(x)) on 0 <= x <= gap, where it rises and falls, on ever closer points."""
     with mp.workdps(20):  # 1 - sign is of order 1 where it matters
         rational = convert(rational, lambda constant: +constant)
-        points = [gap * i / 60 for i in range(61)]
-        values = [x * (1 - rational(x)) for x in points]
-        place = min(max(values.index(max(values)), 1), 59)
-        left, middle, right = values[place - 1 : place + 2]
-        bend = 2 * middle - left - right
-        return middle + ((right - left) ** 2 / (8 * bend) if bend > 0 else max(left, right) - middle) * mpf("1.1")
+        points = [gap / 2**i for i in range(20, -1, -1)]
+        for _ in range(rounds):
+            values = [x * (1 - rational(x)) for x in points]
+            place = min(max(values.index(max(values)), 1), len(points) - 2)
+            low, high = points[place - 1], points[place + 1]
+            points = [low + (high - low) * i / 8 for i in range(9)]
+        return max(values)
 
 
 def _short(number: mpf) -> str:

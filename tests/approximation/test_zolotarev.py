@@ -22,6 +22,7 @@ def test_unscaled_halley_needs_six_steps_for_1e_6():
     assert 9e-7 < errors[1] < 1e-6
 
 
+@pytest.mark.slow
 def test_halley_for_abs_is_worse_than_the_best_of_degree_four():
     halley = construction("abs", 3, scaled=False)
     assert nstr(halley.measured_error("mpmath"), 2) == nstr(halley.error_bound, 2) == "0.037"
@@ -30,9 +31,9 @@ def test_halley_for_abs_is_worse_than_the_best_of_degree_four():
 
 
 @pytest.mark.parametrize("name", ["abs", "relu", "step", "sign"])
-@pytest.mark.parametrize("domain", [(-1, 1), (-3, 7)])
+@pytest.mark.parametrize("domain", [(-1, 1), pytest.param((-3, 7), marks=pytest.mark.slow)])
 def test_the_bound_is_the_largest_error(name, domain):
-    for steps in (1, 2, 4):
+    for steps in (1, 3):
         found = construction(name, steps, domain=domain)
         assert 0.97 * found.error_bound < found.measured_error("mpmath") <= found.error_bound * (1 + mpf("1e-13"))
 
@@ -51,7 +52,7 @@ def test_float32_ends_the_race_after_three_compositions():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["sign", "step", "abs", "relu"])
 def test_nothing_is_lost_at_zero_and_below_the_gap(name, dtype):
-    for steps in (3, 6):
+    for steps in (2, 4):
         x = torch.tensor([0.0, -0.0, 1e-30, -1e-30, 1e-45], dtype=dtype, requires_grad=True)
         y = construction(name, steps)(x)
         torch.testing.assert_close(y, torch.full_like(y, 0.5 if name == "step" else 0.0), rtol=0, atol=1e-20)
