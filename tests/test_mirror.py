@@ -16,6 +16,7 @@ ELSEWHERE = {
 # Tests of several modules, or of a wing.
 SEVERAL = {
     *("agents/test_every_agent.py", "agents/test_every_setting.py"),
+    "approximation/test_main.py",
     *("docs/test_own_data.py", "docs/test_pages.py", "docs/test_site.py"),
     "datasets/test_reader_fuzz.py",
     *("emulator/test_emulator.py", "emulator/test_rational_runs.py", "emulator/test_whole_runs.py"),
