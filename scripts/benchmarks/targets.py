@@ -81,11 +81,11 @@ def minimum_time_of_two(x: Tensor) -> Tensor:
 
 TARGETS = {
     "kinks": Target(1, kinks, 2000, "four kinks"),
-    "steps": Target(1, steps, 2000, "three steps"),
     "poles": Target(1, poles, 2000, "poles 0.05 and 0.1 off the axis"),
-    "scales": Target(1, scales, 2000, "sines with 1, 3 and 9 periods"),
-    "distance": Target(2, distance, 45, "distance to the nearest of three points"),
-    "ring": Target(2, ring, 45, "poles near a circle"),
     "control": Target(2, minimum_time, 45, "value of a bang-bang control: double integrator, minimum time"),
+    "steps": Target(1, steps, 2000, "three steps"),
+    "scales": Target(1, scales, 2000, "sines with 1, 3 and 9 periods"),
     "two controls": Target(4, minimum_time_of_two, 7, "the same for two double integrators at once"),
+    "ring": Target(2, ring, 45, "poles near a circle"),
+    "distance": Target(2, distance, 45, "distance to the nearest of three points"),
 }
