@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from torch import Tensor
 from rlrat.errors import InputError, one_line_errors
 from rlrat.networks.activations import check_activation, make_activation, names
 from rlrat.networks.layers import MLP, initialize
+from rlrat.reports.report import Comparison, RunGroup, Task
+from rlrat.reports.statistics import Estimate
+from rlrat.reports.verdicts import compare_all
 from rlrat.runs.files import replace
 from rlrat.updates import Adam, SeedGuard, Stream
 from targets import TARGETS
@@ -30,6 +34,11 @@ _FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 _BLOCK = 100  # updates whose points are drawn at once
 NORMS = ("rms", "max")
 _KINDS = ("starts", "rates", "cells")
+_STEPS = ("equal", "one width less", "two less")
+_COLOURS = {
+    **{"rational": "#D55E00", "relu": "#000000", "gelu": "#0072B2", "tanh": "#009E73", "silu": "#56B4E9"},
+    **{"prelu": "#CC79A7"},
+}
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def measure(target: str, activation: str, width: int, rate: float, study: Study)
     digits, diverged = fit(target, activation, width, range(study.seeds), [rate] * study.seeds, study)
     area = (digits[1:] + digits[:-1]).mean(0) / 2
     dims, parameters = hidden_dims(TARGETS[target].inputs, width, activation)
-    cell = {"target": target, "activation": activation, "width": width, "dims": dims, "parameters": parameters}
+    cell = {"target": target, "activation": activation, "width": width, "dims": list(dims), "parameters": parameters}
     cell |= {"rate": rate, "seconds": round(time.process_time() - began, 2), "diverged": diverged}
     for name, values in {"final": digits[-1], "area": area, "curve": digits.mean(2).T}.items():
         cell[name] = {norm: [_number(v) for v in row] for norm, row in zip(NORMS, values, strict=True)}
@@ -182,7 +191,7 @@ def _work(study: Study, found: dict) -> Iterator[tuple[str, Callable[[], dict]]]
     for target, name in itertools.product(study.targets, starts()):
         if ("starts", target, name, None) not in known:
             yield "starts", functools.partial(choose_rate, target, name, short)
-    compared = (*names(), *best_starts(study, found))
+    compared = (*names(), *best_starts(found))
     for target in study.targets:
         for name in compared:
             if ("rates", target, name, None) not in known:
@@ -193,13 +202,195 @@ def _work(study: Study, found: dict) -> Iterator[tuple[str, Callable[[], dict]]]
                 yield "cells", functools.partial(measure, target, name, width, rates[target, name], study)
 
 
-def best_starts(study: Study, found: dict) -> tuple[str, ...]:
+def best_starts(found: dict) -> tuple[str, ...]:
     """Name the rational:<name> with the most digits at their best rates, mean over targets."""
 
     def digits(name: str) -> float:
         return sum(max(d for d in e["digits"] if d is not None) for e in found["starts"] if e["activation"] == name)
 
-    return tuple(sorted(starts(), key=digits, reverse=True)[: study.starts])
+    return tuple(sorted(starts(), key=digits, reverse=True)[: found["study"]["starts"]])
+
+
+# ---- what is shown
+
+
+def whole_targets(found: dict) -> list[str]:
+    """List the targets of which every cell is there."""
+    counts = Counter(cell["target"] for cell in found["cells"])
+    wanted = len(found["study"]["widths"]) * len(_compared(found))
+    return [target for target in found["study"]["targets"] if counts[target] == wanted]
+
+
+def _compared(found: dict) -> list[str]:
+    return list(dict.fromkeys(cell["activation"] for cell in found["cells"]))
+
+
+def tasks(found: dict, norm: str) -> list[Task]:
+    """Put the cells into rlrat's own reports: a task for each target, a label for each `activation width`."""
+    by_target = {target: [] for target in whole_targets(found)}
+    for cell in found["cells"]:
+        if cell["target"] in by_target:
+            label = f"{cell['activation']} {cell['width']}"
+            missing = sum(value is None for value in cell["final"][norm] + cell["area"][norm])
+            why = f"{missing} errors of {label} are not finite" if missing else None
+            finals, areas = (np.array(cell[of][norm], float) for of in ("final", "area"))
+            known = {"runs": (), "judged": (), "final_counts": np.array([]), "curves": {}}
+            band = Estimate(np.nan, np.nan, np.nan)
+            group = RunGroup(label, finals=finals, areas=areas, final_band=band, incomparable=why, **known)
+            by_target[cell["target"]].append(group)
+    settings = {"horizon": found["study"]["updates"], "start": 0, "data_return": None, "differences": ()}
+    return [Task(name, "digits", tuple(groups), seconds_differ=None, **settings) for name, groups in by_target.items()]
+
+
+def outcomes(comparisons: Sequence[Comparison], quantity: str) -> dict[tuple[str, int, str, int], Counter]:
+    """Count, by activation and width against activation and width, targets that are won, lost or undecided (None)."""
+    found = defaultdict(Counter)
+    for comparison in comparisons:
+        if comparison.quantity == quantity:
+            for label, other in itertools.permutations((comparison.first, comparison.second)):
+                sides = (side for text in (label, other) for side in text.rsplit(" ", 1))
+                won = None if comparison.winner is None else comparison.winner == label
+                found[tuple(sides)][won] += 1
+    return {(a, int(n), b, int(m)): counter for (a, n, b, m), counter in found.items()}
+
+
+def _sum(found: dict, first: str, second: str | None = None, step: int = 0) -> Counter:
+    """Sum outcomes of `first` against `second`, or against all, whose width is `step` places further up the list."""
+    widths = sorted({key[1] for key in found})
+    place = {width: index for index, width in enumerate(widths)}
+    chosen = (
+        counter
+        for (a, n, b, m), counter in found.items()
+        if a == first and second in (None, b) and place[m] - place[n] == step
+    )
+    return sum(chosen, Counter())
+
+
+def _score(counter: Counter) -> str:
+    return f"{counter[True]} / {counter[False]} / {counter[None]}"
+
+
+def write_verdicts(comparisons: Sequence[Comparison], targets: Sequence[str]) -> str:
+    """Write a row for each activation: wins, losses and undecided at equal parameters; by target wins less losses."""
+    final, area = (outcomes(comparisons, quantity) for quantity in ("final", "area"))
+    by_target = {name: outcomes([c for c in comparisons if c.task == name], "final") for name in targets}
+    names = sorted({key[0] for key in final}, key=lambda name: _net(_sum(final, name)), reverse=True)
+    lines = [f"| | at the end | over training | {' | '.join(targets)} |", "| --- " * (3 + len(targets)) + "|"]
+    for name in names:
+        nets = " | ".join(f"{_net(_sum(counts, name)):+d}" for counts in by_target.values())
+        lines.append(f"| {name} | {_score(_sum(final, name))} | {_score(_sum(area, name))} | {nets} |")
+    return "\n".join(lines)
+
+
+def _net(counter: Counter) -> int:
+    return counter[True] - counter[False]
+
+
+def write_rivals(comparisons: Sequence[Comparison], ours: Sequence[str]) -> str:
+    """Write a row for each activation: what `ours` win, lose and leave undecided, at equal and at fewer parameters."""
+    final = outcomes(comparisons, "final")
+    steps = range(len({key[1] for key in final}))
+    heads = [f"{name}, {_STEPS[step]}" for name in ours for step in steps]
+    lines = [f"| against | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
+    for rival in dict.fromkeys(key[0] for key in final):
+        cells = [_score(_sum(final, name, rival, step)) if name != rival else "" for name in ours for step in steps]
+        lines.append(f"| {rival} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_errors(found: dict, norm: str, width: int) -> str:
+    """Write the error at one width, geometric mean over seeds: a row for each activation, a column for each target."""
+    targets = whole_targets(found)
+    lines = [f"| | {' | '.join(targets)} |", "| --- " * (1 + len(targets)) + "|"]
+    cells = {(c["target"], c["activation"]): c["final"][norm] for c in found["cells"] if c["width"] == width}
+    for name in _compared(found):
+        values = [cells[target, name] for target in targets]
+        texts = ["not finite" if None in digits else f"{10 ** -np.mean(digits):.2g}" for digits in values]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def write_summary(comparisons: Sequence[Comparison]) -> str:
+    """Say how many comparisons there are, and how many have a winner, at the end and over training."""
+    parts = []
+    for words, same in (("with equal widths", True), ("with different widths", False)):
+        chosen = [c for c in comparisons if (c.first.split()[-1] == c.second.split()[-1]) is same]
+        won = {q: sum(c.winner is not None for c in chosen if c.quantity == q) for q in ("final", "area")}
+        parts.append(
+            f"{words}: {len(chosen) // 2} pairs, with a winner {won['final']} at the end, {won['area']} over training"
+        )
+    return "; ".join(parts)
+
+
+def draw(found: dict, file: Path) -> None:
+    """Draw for each target the error over parameters, and below over updates at the middle width."""
+    from matplotlib.figure import Figure
+
+    targets, widths = whole_targets(found), found["study"]["widths"]
+    columns = min(4, len(targets))
+    rows = -(-len(targets) // columns)
+    figure = Figure(figsize=(3.6 * columns + 1.6, 5.6 * rows), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, squeeze=False)
+    updates = np.arange(0, found["study"]["updates"] + 1, found["study"]["every"])
+    for index, target in enumerate(targets):
+        row, column = divmod(index, columns)
+        above, below = axes[2 * row, column], axes[2 * row + 1, column]
+        for name in sorted(_compared(found), key=lambda name: name in _COLOURS):
+            cells = [c for c in found["cells"] if (c["target"], c["activation"]) == (target, name)]
+            style = {"color": _COLOURS.get(name, "0.8"), "linewidth": 1.8 if name in _COLOURS else 0.8}
+            label = name if name in _COLOURS else "others" if name == "identity" else None
+            finals = [[d for d in cell["final"]["rms"] if d is not None] for cell in cells]
+            errors = [10 ** -np.mean(digits) for digits in finals]
+            above.loglog([c["parameters"] for c in cells], errors, marker="o", markersize=3, label=label, **style)
+            curve = np.array(cells[len(widths) // 2]["curve"]["rms"], float)
+            below.semilogy(updates, 10**-curve, **style)
+        above.set(title=f"{target}: {TARGETS[target].inputs}-d", xlabel="parameters")
+        ticks = sorted({c["parameters"] for c in found["cells"] if (c["target"], c["activation"]) == (target, "relu")})
+        above.set_xticks(ticks, map(str, ticks))
+        above.minorticks_off()
+        below.set(xlabel=f"updates, width {widths[len(widths) // 2]}")
+        for ax in (above, below):
+            ax.grid(alpha=0.25)
+            if column == 0:
+                ax.set_ylabel("error (rms / std of target)")
+    for ax in axes.flat[: 2 * rows * columns]:
+        ax.set_visible(bool(ax.lines))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.savefig(file, dpi=100)
+
+
+def draw_wins(comparisons: Sequence[Comparison], file: Path) -> None:
+    """Draw how often the activation of each row beats that of each column at equal parameters."""
+    from matplotlib.figure import Figure
+
+    final = outcomes(comparisons, "final")
+    names = sorted({key[0] for key in final}, key=lambda name: _net(_sum(final, name)), reverse=True)
+    wins = np.array([[_sum(final, a, b)[True] for b in names] for a in names])
+    figure = Figure(figsize=(9.5, 8.5), layout="constrained")
+    ax = figure.subplots()
+    ax.imshow(wins, cmap="Blues", vmin=0, vmax=1.4 * max(wins.max(), 1))
+    for (i, j), value in np.ndenumerate(wins):
+        ax.text(j, i, "" if i == j else str(value), ha="center", va="center", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=60, ha="left", rotation_mode="anchor")
+    ax.set_yticks(range(len(names)), names)
+    ax.xaxis.tick_top()
+    most = int(sum(_sum(final, names[0], names[1]).values()))
+    ax.set_title(f"the row has less error than the column, in so many of {most} (Holm-corrected)", y=-0.06)
+    figure.savefig(file, dpi=100)
+
+
+def show(found: dict, folder: Path) -> None:
+    """Print the tables, and draw the pictures into `folder`."""
+    chosen = best_starts(found)
+    targets = whole_targets(found)
+    for norm in NORMS:
+        comparisons = compare_all(tasks(found, norm))
+        print(f"\n## {norm}\n\n{write_summary(comparisons)}\n\n{write_verdicts(comparisons, targets)}")
+        if norm == "rms":
+            print(f"\n{write_rivals(comparisons, ('rational', *chosen[:1]))}")
+            draw_wins(comparisons, folder / "difference_wins.png")
+        print(f"\n{write_errors(found, norm, found['study']['widths'][-1])}")
+    draw(found, folder / "difference.png")
 
 
 def main() -> None:
@@ -210,7 +401,8 @@ def main() -> None:
     folder = chosen.output or (Path() if chosen.quick else _FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # small networks
-    run(QUICK if chosen.quick else Study(), folder / "difference.json")
+    found = run(QUICK if chosen.quick else Study(), folder / "difference.json")
+    show(found, folder)
 
 
 if __name__ == "__main__":
