@@ -24,7 +24,7 @@ from rlrat.errors import InputError, one_line_errors
 from rlrat.networks.activations import check_activation, make_activation, names
 from rlrat.networks.layers import MLP, initialize
 from rlrat.reports.report import Comparison, RunGroup, Task
-from rlrat.reports.statistics import Estimate
+from rlrat.reports.statistics import Estimate, estimate, mean
 from rlrat.reports.verdicts import compare_all
 from rlrat.runs.files import replace
 from rlrat.updates import Adam, SeedGuard, Stream
@@ -34,6 +34,7 @@ _FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 _BLOCK = 100  # updates whose points are drawn at once
 NORMS = ("rms", "max")
 _KINDS = ("starts", "rates", "cells")
+_FIXED = "relu"  # what CPU times are measured against
 _STEPS = ("equal", "one width less", "two less")
 _COLOURS = {
     **{"rational": "#D55E00", "relu": "#000000", "gelu": "#0072B2", "tanh": "#009E73", "silu": "#56B4E9"},
@@ -299,14 +300,18 @@ def write_rivals(comparisons: Sequence[Comparison], ours: Sequence[str]) -> str:
 
 
 def write_errors(found: dict, norm: str, width: int) -> str:
-    """Write the error at one width, geometric mean over seeds: a row for each activation, a column for each target."""
+    """Write the error at one width, geometric mean over seeds, for each activation and target, and the CPU's time."""
     targets = whole_targets(found)
-    lines = [f"| | {' | '.join(targets)} |", "| --- " * (1 + len(targets)) + "|"]
+    lines = [f"| | {' | '.join(targets)} | CPU time / ReLU's |", "| --- " * (2 + len(targets)) + "|"]
     cells = {(c["target"], c["activation"]): c["final"][norm] for c in found["cells"] if c["width"] == width}
+    seconds = Counter()
+    for cell in found["cells"]:
+        if cell["target"] in targets:
+            seconds[cell["activation"]] += cell["seconds"]
     for name in _compared(found):
         values = [cells[target, name] for target in targets]
         texts = ["not finite" if None in digits else f"{10 ** -np.mean(digits):.2g}" for digits in values]
-        lines.append(f"| {name} | {' | '.join(texts)} |")
+        lines.append(f"| {name} | {' | '.join(texts)} | {seconds[name] / seconds[_FIXED]:.1f} |")
     return "\n".join(lines)
 
 
@@ -323,7 +328,7 @@ def write_summary(comparisons: Sequence[Comparison]) -> str:
 
 
 def draw(found: dict, file: Path) -> None:
-    """Draw for each target the error over parameters, and below over updates at the middle width."""
+    """Draw for each target the error over parameters, with bootstrap intervals, and below it over updates."""
     from matplotlib.figure import Figure
 
     targets, widths = whole_targets(found), found["study"]["widths"]
@@ -339,9 +344,11 @@ def draw(found: dict, file: Path) -> None:
             cells = [c for c in found["cells"] if (c["target"], c["activation"]) == (target, name)]
             style = {"color": _COLOURS.get(name, "0.8"), "linewidth": 1.8 if name in _COLOURS else 0.8}
             label = name if name in _COLOURS else "others" if name == "identity" else None
-            finals = [[d for d in cell["final"]["rms"] if d is not None] for cell in cells]
-            errors = [10 ** -np.mean(digits) for digits in finals]
-            above.loglog([c["parameters"] for c in cells], errors, marker="o", markersize=3, label=label, **style)
+            counts = [cell["parameters"] for cell in cells]
+            finals = [estimate(mean, [np.array(cell["final"]["rms"], float)]) for cell in cells]
+            above.loglog(counts, [10**-e.value for e in finals], marker="o", markersize=3, label=label, **style)
+            if name in _COLOURS:
+                above.vlines(counts, [10**-e.high for e in finals], [10**-e.low for e in finals], _COLOURS[name])
             curve = np.array(cells[len(widths) // 2]["curve"]["rms"], float)
             below.semilogy(updates, 10**-curve, **style)
         above.set(title=f"{target}: {TARGETS[target].inputs}-d", xlabel="parameters")

@@ -146,6 +146,7 @@ def made_up(better: float) -> dict:
         digits = (np.arange(5) / 50 + 1 + better * (name == "good") + better / 2 * (width == 16)).tolist()
         norms = [{"rms": list(digits), "max": digits[::-1]} for _ in range(2)]
         cells.append({"target": target, "activation": name, "width": width, "final": norms[0], "area": norms[1]})
+        cells[-1]["seconds"] = 3.0 if name == "good" else 2.0
     return {"study": {"targets": ["kinks", "steps", "poles"], "widths": [8, 16], "updates": 9}, "cells": cells}
 
 
@@ -165,7 +166,8 @@ def test_verdicts_count_what_a_test_can_tell():
     assert "| good | 0 / 0 / 4 | 0 / 0 / 4 | +0 |" in same
 
 
-def test_a_target_that_is_not_whole_and_errors_that_are_not_finite_decide_nothing():
+def test_a_target_that_is_not_whole_and_errors_that_are_not_finite_decide_nothing(monkeypatch):
+    monkeypatch.setattr(difference, "_FIXED", "bad")
     found = made_up(1.0)
     found["cells"].pop()
     assert difference.whole_targets(found) == ["kinks"]
@@ -177,10 +179,11 @@ def test_a_target_that_is_not_whole_and_errors_that_are_not_finite_decide_nothin
     assert "| good | not finite |" in difference.write_errors(found, "rms", 8)
 
 
-def test_errors_are_geometric_means():
+def test_errors_are_geometric_means(monkeypatch):
+    monkeypatch.setattr(difference, "_FIXED", "bad")
     found = made_up(1.0)
     expected = 10 ** -(1 + 1 + 0.04)
-    assert f"| good | {expected:.2g} | {expected:.2g} |" in difference.write_errors(found, "rms", 8)
+    assert f"| good | {expected:.2g} | {expected:.2g} | 1.5 |" in difference.write_errors(found, "rms", 8)
 
 
 @pytest.mark.slow
