@@ -25,7 +25,7 @@ from rlrat.networks.activations import check_activation, make_activation, names
 from rlrat.networks.layers import MLP, initialize
 from rlrat.reports.report import Comparison, RunGroup, Task
 from rlrat.reports.statistics import Estimate, estimate, mean
-from rlrat.reports.verdicts import compare_all
+from rlrat.reports.verdicts import best_and_tied, compare_all
 from rlrat.runs.files import replace
 from rlrat.updates import Adam, SeedGuard, Stream
 from targets import TARGETS
@@ -35,7 +35,7 @@ _BLOCK = 100  # updates whose points are drawn at once
 NORMS = ("rms", "max")
 _KINDS = ("starts", "rates", "cells")
 _FIXED = "relu"  # what CPU times are measured against
-_STEPS = ("equal", "one width less", "two less")
+_STEPS = ("equal parameters", "3.4 times fewer", "11 times fewer")  # widths of half and of a quarter
 _COLOURS = {
     **{"rational": "#D55E00", "relu": "#000000", "gelu": "#0072B2", "tanh": "#009E73", "silu": "#56B4E9"},
     **{"prelu": "#CC79A7"},
@@ -287,15 +287,33 @@ def _net(counter: Counter) -> int:
     return counter[True] - counter[False]
 
 
-def write_rivals(comparisons: Sequence[Comparison], ours: Sequence[str]) -> str:
-    """Write a row for each activation: what `ours` win, lose and leave undecided, at equal and at fewer parameters."""
+def write_rivals(comparisons: Sequence[Comparison], ours: str) -> str:
+    """Write a row for each activation: what `ours` wins, loses, leaves undecided, at equal and at fewer parameters."""
     final = outcomes(comparisons, "final")
     steps = range(len({key[1] for key in final}))
-    heads = [f"{name}, {_STEPS[step]}" for name in ours for step in steps]
-    lines = [f"| against | {' | '.join(heads)} |", "| --- " * (1 + len(heads)) + "|"]
-    for rival in dict.fromkeys(key[0] for key in final):
-        cells = [_score(_sum(final, name, rival, step)) if name != rival else "" for name in ours for step in steps]
-        lines.append(f"| {rival} | {' | '.join(cells)} |")
+    lines = [f"| {ours} against | {' | '.join(_STEPS[step] for step in steps)} |", "| --- " * (1 + len(steps)) + "|"]
+    for rival in dict.fromkeys(key[0] for key in final if key[0] != ours):
+        lines.append(f"| {rival} | {' | '.join(_score(_sum(final, ours, rival, step)) for step in steps)} |")
+    return "\n".join(lines)
+
+
+def write_best(judged: Sequence[Task], comparisons: Sequence[Comparison], widths: Sequence[int]) -> str:
+    """Write for each target and width the activation with the least error, and those that tests do not tell from it."""
+    lines = [f"| | {' | '.join(f'width {width}' for width in widths)} |", "| --- " * (1 + len(widths)) + "|"]
+    for task in judged:
+        texts = []
+        for width in widths:
+            groups = tuple(group for group in task.groups if group.label.endswith(f" {width}"))
+            labels = {group.label for group in groups}
+            best, tied = best_and_tied(
+                dataclasses.replace(task, groups=groups),
+                "final",
+                [c for c in comparisons if {c.first, c.second} <= labels],
+            )
+            others = [group.label.split()[0] for group in groups if group.label in tied]
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            texts.append(best.split()[0] + (f" (or {', '.join(others[:3])}{more})" if others else ""))
+        lines.append(f"| {task.name} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
@@ -366,11 +384,11 @@ def draw(found: dict, file: Path) -> None:
     figure.savefig(file, dpi=100)
 
 
-def draw_wins(comparisons: Sequence[Comparison], file: Path) -> None:
+def draw_wins(found: dict, file: Path) -> None:
     """Draw how often the activation of each row beats that of each column at equal parameters."""
     from matplotlib.figure import Figure
 
-    final = outcomes(comparisons, "final")
+    final = outcomes(compare_all(tasks(found, "rms")), "final")
     names = sorted({key[0] for key in final}, key=lambda name: _net(_sum(final, name)), reverse=True)
     wins = np.array([[_sum(final, a, b)[True] for b in names] for a in names])
     figure = Figure(figsize=(9.5, 8.5), layout="constrained")
@@ -386,18 +404,12 @@ def draw_wins(comparisons: Sequence[Comparison], file: Path) -> None:
     figure.savefig(file, dpi=100)
 
 
-def show(found: dict, folder: Path) -> None:
-    """Print the tables, and draw the pictures into `folder`."""
-    chosen = best_starts(found)
-    targets = whole_targets(found)
-    for norm in NORMS:
-        comparisons = compare_all(tasks(found, norm))
-        print(f"\n## {norm}\n\n{write_summary(comparisons)}\n\n{write_verdicts(comparisons, targets)}")
-        if norm == "rms":
-            print(f"\n{write_rivals(comparisons, ('rational', *chosen[:1]))}")
-            draw_wins(comparisons, folder / "difference_wins.png")
-        print(f"\n{write_errors(found, norm, found['study']['widths'][-1])}")
-    draw(found, folder / "difference.png")
+def write_tables(found: dict, norm: str) -> str:
+    judged, widths = tasks(found, norm), found["study"]["widths"]
+    comparisons = compare_all(judged)
+    tables = [write_verdicts(comparisons, [task.name for task in judged])]
+    tables += [write_best(judged, comparisons, widths), write_rivals(comparisons, "rational")]
+    return "\n\n".join([write_summary(comparisons), *tables, write_errors(found, norm, widths[-1])])
 
 
 def main() -> None:
@@ -409,7 +421,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # small networks
     found = run(QUICK if chosen.quick else Study(), folder / "difference.json")
-    show(found, folder)
+    draw(found, folder / "difference.png")
+    draw_wins(found, folder / "difference_wins.png")
+    for norm in NORMS:
+        print(f"\n## {norm}\n\n{write_tables(found, norm)}", flush=True)
 
 
 if __name__ == "__main__":
