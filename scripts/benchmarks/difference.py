@@ -48,7 +48,7 @@ class Study:
 
     targets: tuple[str, ...] = tuple(TARGETS)
     widths: tuple[int, ...] = (8, 16, 32)
-    """Of both hidden layers, without trained activations; rates are chosen at the middle one."""
+    """Of both hidden layers, without trained activations."""
     seeds: int = 20
     updates: int = 1500
     batch: int = 128
@@ -58,9 +58,10 @@ class Study:
     rates: tuple[float, ...] = (0.01, 0.03, 0.1)
     """The first of Adam, which falls to 0 by a cosine."""
     rate_seeds: int = 3
-    """Other seeds, on which each activation's rate is chosen for each target."""
+    """Other seeds, on which each activation's rate is chosen for each target and width."""
     starts: int = 3
-    """How many rational:<name> are compared, those that do best on `rate_seeds` in a quarter of the updates."""
+    """How many rational:<name> are compared, those that do best on `rate_seeds` in a quarter of the updates
+    at the middle width."""
 
 
 QUICK = Study(targets=("kinks", "control"), widths=(8, 16), seeds=5, updates=200, every=50, rate_seeds=2, starts=1)
@@ -137,14 +138,14 @@ def fit(
     return -torch.stack(looks).log10().numpy(), int((~guard.alive).sum())
 
 
-def choose_rate(target: str, activation: str, study: Study) -> dict:
-    """Try every rate on seeds of their own, at the middle width; `digits` are the means of the last look."""
-    width = study.widths[len(study.widths) // 2]
+def choose_rate(target: str, activation: str, width: int, study: Study) -> dict:
+    """Try every rate on seeds of their own; `digits` are the means of the last look."""
     seeds = [*range(study.seeds, study.seeds + study.rate_seeds)] * len(study.rates)
     digits, _ = fit(target, activation, width, seeds, np.repeat(study.rates, study.rate_seeds), study)
     means = np.nan_to_num(digits[-1, 0], nan=-np.inf).reshape(len(study.rates), -1).mean(1)
     rate = study.rates[int(means.argmax())]
-    return {"target": target, "activation": activation, "rate": rate, "digits": [_number(mean) for mean in means]}
+    digits = [_number(mean) for mean in means]
+    return {"target": target, "activation": activation, "width": width, "rate": rate, "digits": digits}
 
 
 def measure(target: str, activation: str, width: int, rate: float, study: Study) -> dict:
@@ -187,20 +188,24 @@ def _text(found: dict) -> str:
 
 def _work(study: Study, found: dict) -> Iterator[tuple[str, Callable[[], dict]]]:
     """Yield what is missing; the results before must be in `found` when the next is asked for."""
-    known = {(kind, e["target"], e["activation"], e.get("width")): e for kind in _KINDS for e in found[kind]}
-    short = dataclasses.replace(study, updates=study.updates // 4)
+    known = {(kind, *_key(**e)) for kind in _KINDS for e in found[kind]}
+    short, middle = dataclasses.replace(study, updates=study.updates // 4), study.widths[len(study.widths) // 2]
     for target, name in itertools.product(study.targets, starts()):
-        if ("starts", target, name, None) not in known:
-            yield "starts", functools.partial(choose_rate, target, name, short)
-    compared = (*names(), *best_starts(found))
+        if ("starts", target, name, middle) not in known:
+            yield "starts", functools.partial(choose_rate, target, name, middle, short)
     for target in study.targets:
-        for name in compared:
-            if ("rates", target, name, None) not in known:
-                yield "rates", functools.partial(choose_rate, target, name, study)
-        rates = {(e["target"], e["activation"]): e["rate"] for e in found["rates"]}
-        for width, name in itertools.product(study.widths, compared):
-            if ("cells", target, name, width) not in known:
-                yield "cells", functools.partial(measure, target, name, width, rates[target, name], study)
+        keys = [*itertools.product([target], (*names(), *best_starts(found)), study.widths)]
+        for key in keys:
+            if ("rates", *key) not in known:
+                yield "rates", functools.partial(choose_rate, *key, study)
+        rates = {_key(**e): e["rate"] for e in found["rates"]}
+        for key in keys:
+            if ("cells", *key) not in known:
+                yield "cells", functools.partial(measure, *key, rates[key], study)
+
+
+def _key(target: str, activation: str, width: int, **_: object) -> tuple[str, str, int]:
+    return target, activation, width
 
 
 def best_starts(found: dict) -> tuple[str, ...]:
@@ -350,9 +355,9 @@ def draw(found: dict, file: Path) -> None:
     from matplotlib.figure import Figure
 
     targets, widths = whole_targets(found), found["study"]["widths"]
-    columns = min(4, len(targets))
+    columns = min(3, len(targets))
     rows = -(-len(targets) // columns)
-    figure = Figure(figsize=(3.6 * columns + 1.6, 5.6 * rows), layout="constrained")
+    figure = Figure(figsize=(3.8 * columns + 1.6, 5.6 * rows), layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False)
     updates = np.arange(0, found["study"]["updates"] + 1, found["study"]["every"])
     for index, target in enumerate(targets):

@@ -52,17 +52,6 @@ def scales(x: Tensor) -> Tensor:
     return sum(torch.sin(3**k * torch.pi * x) / 2**k for k in range(3))
 
 
-def distance(x: Tensor) -> Tensor:
-    """Compute the distance to the nearest of three points in the plane: tips at them, kinks at equal distances."""
-    centres = x.new_tensor([[-0.5, -0.4], [0.6, -0.2], [0.0, 0.6]])
-    return (x.unsqueeze(-2) - centres).square().sum(-1).sqrt().amin(-1)
-
-
-def ring(x: Tensor) -> Tensor:
-    """Compute 1 / (1 + ((x^2 + y^2 - 0.4) / 0.1)^2), whose poles lie near a circle."""
-    return 1 / (1 + ((x.square().sum(-1) - 0.4) / 0.1) ** 2)
-
-
 def minimum_time(x: Tensor) -> Tensor:
     """Compute the least time in which x'' = u, |u| <= 1, comes from position and speed `[..., 2]` to rest at 0.
 
@@ -86,6 +75,4 @@ TARGETS = {
     "steps": Target(1, steps, 2000, "three steps"),
     "scales": Target(1, scales, 2000, "sines with 1, 3 and 9 periods"),
     "two controls": Target(4, minimum_time_of_two, 7, "the same for two double integrators at once"),
-    "ring": Target(2, ring, 45, "poles near a circle"),
-    "distance": Target(2, distance, 45, "distance to the nearest of three points"),
 }

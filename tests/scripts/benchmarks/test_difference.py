@@ -73,7 +73,7 @@ def test_a_seed_that_diverges_is_counted_and_stops_no_other():
 
 def test_the_best_rate_is_chosen_on_other_seeds(monkeypatch):
     study = dataclasses.replace(SMALL, updates=40, batch=32, every=40, rates=(1e-6, 0.03, 1e-5))
-    chosen = difference.choose_rate("kinks", "tanh", study)
+    chosen = difference.choose_rate("kinks", "tanh", 4, study)
     assert chosen["rate"] == 0.03
     assert chosen["digits"][1] == max(chosen["digits"])
     alone, _ = difference.fit("kinks", "tanh", 4, (3, 4), (0.03, 0.03), study)
@@ -83,8 +83,8 @@ def test_the_best_rate_is_chosen_on_other_seeds(monkeypatch):
         return np.full((1, 2, 6), [np.nan, np.nan, 0.1, 0.1, np.nan, 0.3]), 3
 
     monkeypatch.setattr(difference, "fit", not_finite)
-    assert difference.choose_rate("kinks", "tanh", study)["rate"] == 0.03
-    assert difference.choose_rate("kinks", "tanh", study)["digits"] == [None, 0.1, None]
+    assert difference.choose_rate("kinks", "tanh", 4, study)["rate"] == 0.03
+    assert difference.choose_rate("kinks", "tanh", 4, study)["digits"] == [None, 0.1, None]
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_study_that_was_killed_goes_on_where_it_stopped(tmp_path, monkeypatch)
     whole = difference.run(SMALL, tmp_path / "whole.json")
     assert whole == json.loads((tmp_path / "whole.json").read_text())
     assert len(whole["starts"]) == 2 * 2
-    assert len(whole["rates"]) == 2 * 4
+    assert len(whole["rates"]) == 2 * 4 * 2
     assert len(whole["cells"]) == 2 * 4 * 2
     measure, calls = difference.measure, []
 

@@ -36,10 +36,6 @@ def test_values_that_are_known():
     assert [value("steps", x) for x in (-0.6, -0.4, 0.2, 0.7)] == [0, 1, -1, 0.5]
     assert value("poles", 0.3) == pytest.approx(1 - 1 / 50)
     assert value("scales", 0.5) == pytest.approx(1 - 1 / 2 + 1 / 4)
-    assert value("distance", 0.6, -0.2) == 0
-    assert value("distance", 0.0, 0.0) == pytest.approx(0.6)
-    assert value("ring", 0.4**0.5, 0.0) == pytest.approx(1)
-    assert value("ring", 0.0, 0.0) == pytest.approx(1 / 17)
 
 
 def test_the_least_time_of_states_that_are_known():
