@@ -364,7 +364,8 @@ def draw(found: dict, file: Path) -> None:
         row, column = divmod(index, columns)
         above, below = axes[2 * row, column], axes[2 * row + 1, column]
         for name in sorted(_compared(found), key=lambda name: name in _COLOURS):
-            cells = [c for c in found["cells"] if (c["target"], c["activation"]) == (target, name)]
+            chosen = (c for c in found["cells"] if (c["target"], c["activation"]) == (target, name))
+            cells = sorted(chosen, key=lambda cell: cell["width"])
             style = {"color": _COLOURS.get(name, "0.8"), "linewidth": 1.8 if name in _COLOURS else 0.8}
             label = name if name in _COLOURS else "others" if name == "identity" else None
             counts = [cell["parameters"] for cell in cells]
@@ -383,7 +384,7 @@ def draw(found: dict, file: Path) -> None:
             ax.grid(alpha=0.25)
             if column == 0:
                 ax.set_ylabel("error (rms / std of target)")
-    for ax in axes.flat[: 2 * rows * columns]:
+    for ax in axes.flat:
         ax.set_visible(bool(ax.lines))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(file, dpi=100)
