@@ -33,6 +33,8 @@ from targets import TARGETS
 _FOLDER = Path(__file__).parents[2] / "docs" / "benchmarks"
 _BLOCK = 100  # updates whose points are drawn at once
 NORMS = ("rms", "max")
+_WORDS = {"rms": "root mean square", "max": "maximum"}
+_MARK = "<!-- What follows is written by scripts/benchmarks/difference.py. -->"
 _KINDS = ("starts", "rates", "cells")
 _FIXED = "relu"  # what CPU times are measured against
 _STEPS = ("equal parameters", "3.4 times fewer", "11 times fewer")  # widths of half and of a quarter
@@ -341,13 +343,12 @@ def write_errors(found: dict, norm: str, width: int) -> str:
 def write_summary(comparisons: Sequence[Comparison]) -> str:
     """Say how many comparisons there are, and how many have a winner, at the end and over training."""
     parts = []
-    for words, same in (("with equal widths", True), ("with different widths", False)):
+    for words, same in (("of equal", True), ("of different", False)):
         chosen = [c for c in comparisons if (c.first.split()[-1] == c.second.split()[-1]) is same]
         won = {q: sum(c.winner is not None for c in chosen if c.quantity == q) for q in ("final", "area")}
-        parts.append(
-            f"{words}: {len(chosen) // 2} pairs, with a winner {won['final']} at the end, {won['area']} over training"
-        )
-    return "; ".join(parts)
+        text = f"Of {len(chosen) // 2} pairs {words} parameters, {won['final']} have a winner at the end"
+        parts.append(f"{text}, {won['area']} over training")
+    return ". ".join(parts)
 
 
 def draw(found: dict, file: Path) -> None:
@@ -411,11 +412,28 @@ def draw_wins(found: dict, file: Path) -> None:
 
 
 def write_tables(found: dict, norm: str) -> str:
+    """Write what is said of one norm; all tables for the first."""
     judged, widths = tasks(found, norm), found["study"]["widths"]
     comparisons = compare_all(judged)
-    tables = [write_verdicts(comparisons, [task.name for task in judged])]
-    tables += [write_best(judged, comparisons, widths), write_rivals(comparisons, "rational")]
-    return "\n\n".join([write_summary(comparisons), *tables, write_errors(found, norm, widths[-1])])
+    parts = [
+        f"## By the error's {_WORDS[norm]}\n\n{write_summary(comparisons)}.",
+        f"Wins / losses / undecided, and by target wins less losses at the end:\n\n"
+        f"{write_verdicts(comparisons, [task.name for task in judged])}",
+    ]
+    if norm == NORMS[0]:
+        parts += [
+            f"The least error, and what tests do not tell from it:\n\n{write_best(judged, comparisons, widths)}",
+            f"Rational's wins / losses / undecided:\n\n{write_rivals(comparisons, 'rational')}",
+        ]
+    parts.append(f"Errors at width {widths[-1]}:\n\n{write_errors(found, norm, widths[-1])}")
+    return "\n\n".join(parts)
+
+
+def write_page(found: dict, file: Path) -> None:
+    """Write all tables, below what a person has written in `file`, if anything."""
+    above = file.read_text().partition(_MARK)[0] if file.exists() else ""
+    tables = "\n\n".join(write_tables(found, norm) for norm in NORMS)
+    file.write_text(f"{above}{_MARK}\n\n{tables}\n")
 
 
 def main() -> None:
@@ -429,8 +447,7 @@ def main() -> None:
     found = run(QUICK if chosen.quick else Study(), folder / "difference.json")
     draw(found, folder / "difference.png")
     draw_wins(found, folder / "difference_wins.png")
-    for norm in NORMS:
-        print(f"\n## {norm}\n\n{write_tables(found, norm)}", flush=True)
+    write_page(found, folder / "difference.md")
 
 
 if __name__ == "__main__":
