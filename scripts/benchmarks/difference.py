@@ -415,15 +415,13 @@ def write_tables(found: dict, norm: str) -> str:
     """Write what is said of one norm; all tables for the first."""
     judged, widths = tasks(found, norm), found["study"]["widths"]
     comparisons = compare_all(judged)
-    parts = [
-        f"## By the error's {_WORDS[norm]}\n\n{write_summary(comparisons)}.",
-        f"Wins / losses / undecided, and by target wins less losses at the end:\n\n"
-        f"{write_verdicts(comparisons, [task.name for task in judged])}",
-    ]
+    parts = [f"## By the error's {_WORDS[norm]}\n\n{write_summary(comparisons)}."]
     if norm == NORMS[0]:
+        verdicts = write_verdicts(comparisons, [task.name for task in judged])
         parts += [
+            f"Wins / losses / undecided at equal parameters, and by target wins less losses at the end:\n\n{verdicts}",
             f"The least error, and what tests do not tell from it:\n\n{write_best(judged, comparisons, widths)}",
-            f"Rational's wins / losses / undecided:\n\n{write_rivals(comparisons, 'rational')}",
+            f"Rational's wins / losses / undecided at the end:\n\n{write_rivals(comparisons, 'rational')}",
         ]
     parts.append(f"Errors at width {widths[-1]}:\n\n{write_errors(found, norm, widths[-1])}")
     return "\n\n".join(parts)
