@@ -356,7 +356,7 @@ def draw(found: dict, file: Path) -> None:
     from matplotlib.figure import Figure
 
     targets, widths = whole_targets(found), found["study"]["widths"]
-    columns = min(3, len(targets))
+    columns = 3 if len(targets) > 4 else len(targets)
     rows = -(-len(targets) // columns)
     figure = Figure(figsize=(3.8 * columns + 1.6, 5.6 * rows), layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False)
