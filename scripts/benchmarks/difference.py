@@ -282,7 +282,7 @@ def write_verdicts(comparisons: Sequence[Comparison], targets: Sequence[str]) ->
     """Write a row for each activation: wins, losses and undecided at equal parameters; by target wins less losses."""
     final, area = (outcomes(comparisons, quantity) for quantity in ("final", "area"))
     by_target = {name: outcomes([c for c in comparisons if c.task == name], "final") for name in targets}
-    names = sorted({key[0] for key in final}, key=lambda name: _net(_sum(final, name)), reverse=True)
+    names = sorted(dict.fromkeys(key[0] for key in final), key=lambda name: _net(_sum(final, name)), reverse=True)
     lines = [f"| | at the end | over training | {' | '.join(targets)} |", "| --- " * (3 + len(targets)) + "|"]
     for name in names:
         nets = " | ".join(f"{_net(_sum(counts, name)):+d}" for counts in by_target.values())
@@ -356,7 +356,7 @@ def draw(found: dict, file: Path) -> None:
     from matplotlib.figure import Figure
 
     targets, widths = whole_targets(found), found["study"]["widths"]
-    columns = min(3, len(targets))
+    columns = 3 if len(targets) > 4 else len(targets)
     rows = -(-len(targets) // columns)
     figure = Figure(figsize=(3.8 * columns + 1.6, 5.6 * rows), layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False)
@@ -396,7 +396,7 @@ def draw_wins(found: dict, file: Path) -> None:
     from matplotlib.figure import Figure
 
     final = outcomes(compare_all(tasks(found, "rms")), "final")
-    names = sorted({key[0] for key in final}, key=lambda name: _net(_sum(final, name)), reverse=True)
+    names = sorted(dict.fromkeys(key[0] for key in final), key=lambda name: _net(_sum(final, name)), reverse=True)
     wins = np.array([[_sum(final, a, b)[True] for b in names] for a in names])
     figure = Figure(figsize=(9.5, 8.5), layout="constrained")
     ax = figure.subplots()
