@@ -91,10 +91,10 @@ def _extrapolate(errors: Callable[[], Iterator[tuple[mpf, mpf]]], order: int, st
     """Guess how many digits the last error has, from those of the first: each step multiplies them by `order`."""
     enough = max(digits, 100)
     shown: list[mpf] = []
-    while not shown and enough <= _MOST_DIGITS:
+    while len(shown) < min(2, steps + 1) and enough <= _MOST_DIGITS:
         with mp.workdps(enough):
             sizes = (-log10(error / abs(value)) if error else mpf("inf") for error, value in errors())
-            shown = list(takewhile(lambda size: size < enough, sizes))
+            shown = list(takewhile(mpf(enough).__gt__, sizes))
         enough *= 4
     if not shown:
         return f"not even {_MOST_DIGITS}"
