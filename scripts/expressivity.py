@@ -36,6 +36,7 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
 import csv
 import math
 from importlib.util import find_spec
+from tempfile import TemporaryFile
 
 import numpy as np
 
@@ -234,6 +235,10 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {path}: {error.strerror}") from None
+    try:
+        TemporaryFile(dir=path).close()  # told before minutes of work
+    except OSError as error:
+        raise InputError(f"cannot write in the folder {path}: {error.strerror}; choose another --output") from None
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpmath import mpf
 
 from .tables import DIGITS, log_errors, root_errors, short, tanh_errors, theta_errors
+
+if TYPE_CHECKING:
+    from .constructions import Construction
 
 _SETTINGS = ("gap", "p", "alpha0", "slope", "alpha", "features")
 
@@ -16,16 +19,18 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("show", help="say what a construction is made of, and its error step by step")
     show.add_argument("name", help="such as relu, log or gelu; `list` names all")
-    show.add_argument("--steps", type=int, help="of the outermost iteration (3)")
+    show.add_argument("--steps", type=int, help="of the outermost iteration, 1 to 16 (3)")
     show.add_argument("--error", type=float, help="instead of steps: the fewest that keep this absolute error")
-    show.add_argument("--domain", type=float, nargs=2, metavar=("LOW", "HIGH"), help="where the function is wanted")
+    show.add_argument(
+        "--domain", type=float, nargs=2, metavar=("LOW", "HIGH"), help="where the function is wanted (`list` says)"
+    )
     show.add_argument("--gap", type=float, help="|x| below which sign and step are not wanted (0.01)")
-    show.add_argument("--unscaled", action="store_true", help="Halley's iteration for sign, step, abs and relu")
-    show.add_argument("--p", type=int, help="of a p-th root (2)")
-    show.add_argument("--alpha0", type=float, help="a p-th root is wanted on alpha0^p <= x <= 1 (0.5)")
+    show.add_argument("--unscaled", action="store_true", help="of sign, step, abs, relu: Halley's iteration")
+    show.add_argument("--p", type=int, help="of root, x^(1/p) (2)")
+    show.add_argument("--alpha0", type=float, help="of root: wanted on alpha0^p <= x <= 1 (0.5)")
     show.add_argument("--slope", type=float, help="of leaky_relu (0.01)")
     show.add_argument("--alpha", type=float, help="of elu and celu (1)")
-    show.add_argument("--features", type=int, help="of a softmax (8)")
+    show.add_argument("--features", type=int, help="of softmax, softmin and logsoftmax (8)")
     commands.add_parser("list", help="say of every construction what three steps are made of")
     tables = commands.add_parser("tables", help="print the errors of the paper's iterations")
     tables.add_argument("--digits", type=int, default=DIGITS, help=f"of the arithmetic ({DIGITS})")
@@ -34,12 +39,21 @@ def main(arguments: list[str] | None = None) -> None:
     tables.add_argument("--k", type=float, default=0.7, help="the modulus of the theta functions (0.7)")
     tables.add_argument("--x", type=float, default=0.01, help="of the logarithm (0.01)")
     tables.add_argument("--s", type=float, default=0.1, help="of tanh (0.1)")
-    chosen = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    chosen = parser.parse_args([_spelled_out(argument) for argument in arguments])
     try:
         {"show": _show, "list": _list, "tables": _tables}[chosen.command](chosen)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _spelled_out(argument: str) -> str:
+    """Write -1e3 as -1000.0, which argparse does not take for an option."""
+    try:
+        return f"{float(argument):f}" if argument.startswith("-") and "e" in argument.lower() else argument
+    except ValueError:
+        return argument
 
 
 def _show(chosen: argparse.Namespace) -> None:
@@ -63,16 +77,24 @@ def _show(chosen: argparse.Namespace) -> None:
     ends = {}
     for steps in range(1, found.steps + 1):
         each = construction(chosen.name, steps, **asked)
-        errors = {number: each.measured_error(number) for number in ("float32", "float64", "mpmath")}
-        columns = [short(error) for error in (each.error_bound, *errors.values())]
+        errors = {number: _measured(each, number) for number in ("float32", "float64", "mpmath")}
+        columns = ["-" if error is None else short(error) for error in (each.error_bound, *errors.values())]
         sizes = f"{steps:5}  {each.parameters_count:9}  {each.operations:10}  {_degree(each.degree):22}"
         print(f"{sizes}  {'  '.join(f'{column:9}' for column in columns)}".rstrip())
         for number in ("float32", "float64"):
-            if errors[number] > 2 * errors["mpmath"]:
+            if errors[number] is not None and errors[number] > 2 * errors["mpmath"]:
                 ends.setdefault(number, steps)
-    print("Errors are the largest measured on points of the domain.")
+    print("Errors are the largest measured on points of the domain; - where a number does not hold the constants.")
     for number, steps in ends.items():
         print(f"After {_steps(steps)} the error in {number} is rounding: more gain nothing there.")
+
+
+def _measured(found: "Construction", number: str) -> mpf | None:
+    """Measure an error; return None where numbers of this kind do not hold the constants."""
+    try:
+        return found.measured_error(number)
+    except ValueError:
+        return None
 
 
 def _steps(count: int) -> str:
@@ -101,15 +123,15 @@ def _list(chosen: argparse.Namespace) -> None:
 def _tables(chosen: argparse.Namespace) -> None:
     digits = chosen.digits
     tables = [
-        (f"p-th root, p = {chosen.p}, alpha0 = {chosen.alpha0:g}: largest relative error",
+        (f"p-th root, p = {chosen.p}, alpha0 = {chosen.alpha0}: largest relative error",
          [short(error, 5) for error in root_errors(chosen.p, chosen.alpha0, digits=digits)]),
-        (f"theta3 as 1 / sqrt(a_n) of AGM(1, k'), k = {chosen.k:g}: error",
+        (f"theta3 as 1 / sqrt(a_n) of AGM(1, k'), k = {chosen.k}: error",
          [short(error) for error in theta_errors(3, chosen.k, digits=digits)]),
-        (f"theta2 as sqrt(k / a_n), k = {chosen.k:g}: error",
+        (f"theta2 as sqrt(k / a_n), k = {chosen.k}: error",
          [short(error) for error in theta_errors(2, chosen.k, steps=5, digits=digits)]),
-        (f"log x as -(pi / 2) / a_n of AGM(theta3^2, theta2^2) at the nome x^2, x = {chosen.x:g}: error",
+        (f"log x as -(pi / 2) / a_n of AGM(theta3^2, theta2^2) at the nome x^2, x = {chosen.x}: error",
          [short(error) for error in log_errors(chosen.x, digits=digits)]),
-        (f"tanh s by Halley's iteration on artanh from y = s, s = {chosen.s:g}: error",
+        (f"tanh s by Halley's iteration on artanh from y = s, s = {chosen.s}: error",
          [short(error) for error in tanh_errors(chosen.s, digits=digits)]),
     ]  # fmt: skip
     print(f"Errors after 0, 1, 2, ... steps, with {digits} digits.")

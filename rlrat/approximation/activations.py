@@ -11,7 +11,7 @@ from mpmath import exp, inf, log, mpf, pi, sqrt
 
 from . import references
 from .agm import Log, log_for
-from .exponentials import DOMAIN, Exp, Tanh, exponential, tangent
+from .exponentials import DOMAIN, Exp, Tanh, exponential, hyperbolic_tangent
 from .plans import Number, Plan
 from .zolotarev import HalleyAbs, Times, absolute
 
@@ -158,7 +158,7 @@ def centre(x: Number, features: int, share: Number) -> Number:
 
 def sigmoid(steps: int, domain: Domain = DOMAIN) -> Plan:
     """Plan the sigmoid; steps are tanh's."""
-    tanh = tangent(steps, (domain[0] / 2, domain[1] / 2))
+    tanh = hyperbolic_tangent(steps, (domain[0] / 2, domain[1] / 2))
     return Plan(Sigmoid(tanh.compute), tanh.error / 2, domain)
 
 
@@ -172,7 +172,7 @@ def gelu(steps: int, domain: Domain = DOMAIN) -> Plan:
     """Plan the tanh form of GELU; steps are tanh's."""
     linear = sqrt(2 / pi)
     cubic = linear * mpf(references.GELU_CUBIC)
-    tanh = tangent(steps, tuple(end * (linear + cubic * end**2) for end in domain))
+    tanh = hyperbolic_tangent(steps, tuple(end * (linear + cubic * end**2) for end in domain))
     return Plan(Gelu(linear, cubic, tanh.compute), tanh.error * _reach(domain) / 2, domain)
 
 
@@ -198,8 +198,10 @@ def logsigmoid(steps: int, domain: Domain = DOMAIN) -> Plan:
 
 def leaky_relu(steps: int, domain: Domain = DOMAIN, *, slope: float = 0.01) -> Plan:
     """Plan x where x > 0, else slope x; steps are |x|'s."""
-    size = absolute(steps, domain)
     slope = mpf(slope)
+    if not abs(slope) < inf or slope == 1:
+        raise ValueError(f"the slope of leaky_relu must be finite and not 1, which is no kink, not {float(slope):g}")
+    size = absolute(steps, domain)
     return Plan(Leaky((1 - slope) / 2, (1 + slope) / 2, size.compute), abs(1 - slope) / 2 * size.error, domain)
 
 
@@ -233,7 +235,7 @@ def _elu(steps: int, domain: Domain, scale: mpf, alpha: mpf, inside: mpf) -> Pla
     return Plan(compute, twice / 2 + scale * alpha * relative * exp(argument), domain)
 
 
-def softmax(steps: int, domain: Domain = DOMAIN, *, features: int = 8, sign: int = 1) -> Plan:
+def softmax(steps: int, domain: Domain = DOMAIN, sign: int = 1, *, features: int = 8) -> Plan:
     """Plan softmax of rows whose entries differ by at most high - low; steps are exp's."""
     inner, relative = _exponential(steps, _spread(domain, features))
     compute = Softmax(sign, features, mpf(1) / features, inner)
@@ -243,7 +245,7 @@ def softmax(steps: int, domain: Domain = DOMAIN, *, features: int = 8, sign: int
 
 def softmin(steps: int, domain: Domain = DOMAIN, *, features: int = 8) -> Plan:
     """Plan softmax(-x), as `softmax`."""
-    return softmax(steps, domain, features=features, sign=-1)
+    return softmax(steps, domain, sign=-1, features=features)
 
 
 def logsoftmax(steps: int, domain: Domain = DOMAIN, *, features: int = 8) -> Plan:

@@ -22,6 +22,7 @@ from .converse import (
     smooth_quotient,
 )
 from .polynomials import Values, bernstein_rho, best_polynomial, best_spline, place_knots
+from .references import GELU_CUBIC
 from .trained import train
 
 POLE, ACTIVATION = "pole", "rational (5, 4)"
@@ -31,12 +32,12 @@ SHALLOW, DEEP = "ReLU, one layer", "ReLU, deep"
 EXACT, ROUNDED = "SiLU, exact arithmetic", "SiLU, float64"
 TRAINED = {name: f"{name}, trained" for name in ("relu", "tanh", "softplus", "gelu")}
 
-_GELU = math.sqrt(2 / math.pi)
+_GELU, _CUBIC = math.sqrt(2 / math.pi), float(GELU_CUBIC)
 TARGETS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda x: np.maximum(x, 0.0),
     "abs": np.abs,
     "tanh": np.tanh,
-    "gelu": lambda x: x * (1 + np.tanh(_GELU * (x + 0.044715 * x**3))) / 2,
+    "gelu": lambda x: x * (1 + np.tanh(_GELU * (x + _CUBIC * x**3))) / 2,
     "silu": lambda x: x * (1 + np.tanh(x / 2)) / 2,
     "softplus": lambda x: np.logaddexp(x, 0.0),
     "mish": lambda x: x * np.tanh(np.logaddexp(x, 0.0)),
@@ -44,7 +45,7 @@ TARGETS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 """What the constructions imitate, in float64; GELU in its tanh form."""
 SINGULARITIES: dict[str, tuple[complex, ...]] = {
     "tanh": (0.5j * math.pi,),
-    "gelu": tuple(np.roots([0.044715 * _GELU, 0.0, _GELU, -0.5j * math.pi])),
+    "gelu": tuple(np.roots([_CUBIC * _GELU, 0.0, _GELU, -0.5j * math.pi])),
     "silu": (1j * math.pi,),
     "softplus": (1j * math.pi,),
     "mish": (math.log(2) / 2 + 0.75j * math.pi, 1j * math.pi),

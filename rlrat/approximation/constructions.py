@@ -26,7 +26,7 @@ PLANS: dict[str, Callable[..., Plan]] = {
     "root": roots.root,
     "exp": exponentials.exponential,
     "log": agm.logarithm,
-    "tanh": exponentials.tangent,
+    "tanh": exponentials.hyperbolic_tangent,
     "sigmoid": activations.sigmoid,
     "gelu": activations.gelu,
     "silu": activations.silu,
@@ -164,7 +164,7 @@ class Construction(nn.Module):
         if self._largest > torch.finfo(x.dtype).max:
             raise ValueError(
                 f"{self.name} with {self.steps} steps has a constant {nstr(self._largest, 3)}, which {x.dtype} "
-                "does not hold: take a wider gap, fewer steps or float64"
+                "does not hold: take a narrower domain, a wider gap, fewer steps or float64"
             )
         if self._plan.inputs > 1:
             self._check_width(x.shape[-1] if x.ndim else 0)

@@ -24,7 +24,7 @@ SMOOTH: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     "gelu": lambda of: (of.sqrt(2 / of.pi), 0),
 }
 """Activations with s(x) - s(-x) = x: s''(0) and s(0), by the functions of math or mpmath."""
-_MODULES = {"relu": "ReLU", "softplus": "Softplus", "silu": "SiLU", "gelu": "GELU", "tanh": "Tanh"}
+MODULES = {"relu": "ReLU", "softplus": "Softplus", "silu": "SiLU", "gelu": "GELU", "tanh": "Tanh"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Network:
             with torch.no_grad():
                 linear.weight.copy_(torch.tensor(weight.astype(float)))
                 linear.bias.copy_(torch.tensor(bias.astype(float)))
-            parts += [linear, getattr(nn, _MODULES[self.activation])()]
+            parts += [linear, getattr(nn, MODULES[self.activation])()]
         return nn.Sequential(*parts[:-1])
 
 
@@ -89,16 +89,9 @@ def _elementwise(activation: str, digits: int | None) -> Callable[[np.ndarray], 
             "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
             "tanh": np.tanh,
         }[activation]
-    import mpmath
+    from .references import REFERENCES, exact_gelu
 
-    one = {
-        "relu": lambda x: max(x, mpmath.mpf(0)),
-        "softplus": lambda x: mpmath.log(1 + mpmath.exp(x)),
-        "silu": lambda x: x / (1 + mpmath.exp(-x)),
-        "gelu": lambda x: x * mpmath.ncdf(x),
-        "tanh": mpmath.tanh,
-    }[activation]
-    return np.frompyfunc(one, 1, 1)
+    return np.frompyfunc(exact_gelu if activation == "gelu" else REFERENCES[activation], 1, 1)
 
 
 # ---- ReLU

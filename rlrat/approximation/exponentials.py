@@ -20,6 +20,7 @@ from .plans import Number, Plan
 DOMAIN = (mpf(-5), mpf(5))
 _START = {"exp": mpf(1) / 16, "tanh": mpf(1) / 4}
 _LARGEST = mpf("2.5")  # |s| of artanh's iteration
+_FARTHEST = mpf("0.5")  # of log y from x, for Halley's iteration: below 2
 _LEAST = mpf("1e-2000")  # what is below needs more digits than anybody asks for: constructions.py refuses it
 
 
@@ -71,12 +72,14 @@ def exponential(steps: int, domain: tuple[mpf, mpf] = DOMAIN) -> Plan:
     """Plan exp. The relative error is the same everywhere: the absolute one over exp(high)."""
     reach = max(map(abs, domain))
     squarings = _halvings(reach, _START["exp"])
+    while 2**squarings * _rest(reach / 2**squarings) > _FARTHEST:  # what the squarings make of the start's error
+        squarings += 1
     scale = mpf(1) / 2**squarings
     logs, error = _halley(reach, 2**squarings * _rest(reach * scale), steps)
     return Plan(Exp(scale, squarings, logs), expm1(error) * exp(domain[1]), domain)
 
 
-def tangent(steps: int, domain: tuple[mpf, mpf] = DOMAIN) -> Plan:
+def hyperbolic_tangent(steps: int, domain: tuple[mpf, mpf] = DOMAIN) -> Plan:
     """Plan tanh."""
     reach = max(map(abs, domain))
     after = _halvings(reach, _LARGEST)

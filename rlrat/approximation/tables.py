@@ -15,6 +15,7 @@ from .roots import check_root, plan_root
 
 DIGITS = 300
 _POINTS = 33
+_MOST_DIGITS = 10000  # to guess how many would do
 
 
 def root_errors(p: int = 10, alpha0: float = 0.5, steps: int = 10, digits: int = DIGITS) -> list[mpf]:
@@ -81,22 +82,27 @@ def _run(what: str, errors: Callable[[], Iterator[tuple[mpf, mpf]]], steps: int,
         for error, value in errors():
             if error < abs(value) * mpf(10) ** -digits:
                 needed = _extrapolate(errors, order, steps, digits)
-                raise ValueError(f"{digits} digits do not suffice for {steps} steps of {what}: about {needed} do")
+                raise ValueError(f"{digits} digits do not suffice for {steps} steps of {what}: {needed} do")
             found.append(error)
     return found
 
 
-def _extrapolate(errors: Callable[[], Iterator[tuple[mpf, mpf]]], order: int, steps: int, digits: int) -> int:
+def _extrapolate(errors: Callable[[], Iterator[tuple[mpf, mpf]]], order: int, steps: int, digits: int) -> str:
     """Guess how many digits the last error has, from those of the first: each step multiplies them by `order`."""
     enough = max(digits, 100)
-    with mp.workdps(enough):
-        sizes = (-log10(error / abs(value)) if error else mpf("inf") for error, value in errors())
-        shown = list(takewhile(lambda size: size < enough, sizes))
+    shown: list[mpf] = []
+    while len(shown) < min(2, steps + 1) and enough <= _MOST_DIGITS:
+        with mp.workdps(enough):
+            sizes = (-log10(error / abs(value)) if error else mpf("inf") for error, value in errors())
+            shown = list(takewhile(mpf(enough).__gt__, sizes))
+        enough *= 4
+    if not shown:
+        return f"not even {_MOST_DIGITS}"
     last = shown[-1]
     gained = last - order * shown[-2] if len(shown) > 1 else mpf(0)
     for _ in range(steps + 1 - len(shown)):
         last = order * last + gained
-    return int(ceil(last)) + 1
+    return f"about {int(ceil(last)) + 1}"
 
 
 def _root(p: int, alpha0: float, steps: int) -> Iterator[tuple[mpf, mpf]]:

@@ -6,18 +6,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch.func import grad, vmap
-from torch.nn import functional
 
-from .converse import Network
+from rlrat.rational.table import FUNCTIONS
+
+from .converse import MODULES, Network
 from .polynomials import Values, place_knots
 
-_FUNCTIONS = {
-    "relu": torch.relu,
-    "softplus": functional.softplus,
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "tanh": torch.tanh,
-}
 Residual = Callable[[torch.Tensor], torch.Tensor]
 _FIRST_GAIN, _GAIN = 4.0, 1.5  # of the weights, over 1 / sqrt(inputs)
 _RATE, _DAMPING = 0.01, 1e-2
@@ -50,8 +44,8 @@ def train(
     Raises:
         ValueError: another activation.
     """
-    if activation not in _FUNCTIONS:
-        raise ValueError(f"networks of {activation!r} are not trained here, only of {', '.join(_FUNCTIONS)}")
+    if activation not in MODULES:
+        raise ValueError(f"networks of {activation!r} are not trained here, only of {', '.join(MODULES)}")
     sizes = [1, *hidden, 1]
     shapes = [shape for high, low in zip(sizes[1:], sizes, strict=False) for shape in ((high, low), (high,))]
     lengths = list(map(math.prod, shapes))
@@ -63,7 +57,7 @@ def train(
         values, parts = at[None], flat.split(lengths)
         for place in range(0, len(parts), 2):
             values = parts[place].view(shapes[place]) @ values + parts[place + 1]
-            values = values if place == len(parts) - 2 else _FUNCTIONS[activation](values)
+            values = values if place == len(parts) - 2 else FUNCTIONS[activation](values)
         return values[0]
 
     outputs = vmap(vmap(output, (None, 0)), (0, None))

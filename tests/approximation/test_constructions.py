@@ -196,6 +196,13 @@ def test_modules_are_exported():
         ("relu", {"domain": (1, 2, 3)}, r"the domain of relu must be finite and low < high, not \(1, 2, 3\)"),
         ("exp", {"steps": 6}, "exp with 6 steps has an error below 1e-1265: fewer steps do"),
         ("sign", {"error": 1e-9, "gap": 1e-30, "scaled": False}, "sign has no error of 1e-09 after 16 steps, but 1.0$"),
+        ("leaky_relu", {"slope": 1}, "the slope of leaky_relu must be finite and not 1, which is no kink, not 1"),
+        (
+            "leaky_relu",
+            {"slope": np.nan},
+            "the slope of leaky_relu must be finite and not 1, which is no kink, not nan",
+        ),
+        ("softmax", {"sign": 2}, "softmax has no setting 'sign', only domain, features"),
         ("elu", {"alpha": 0}, "alpha of an ELU must be above 0 and finite, not 0"),
         ("celu", {"alpha": -1}, "alpha of an ELU must be above 0 and finite, not -1"),
         ("celu", {"alpha": 0}, "alpha of an ELU must be above 0 and finite, not 0"),

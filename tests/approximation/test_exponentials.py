@@ -21,6 +21,11 @@ def test_the_bound_holds_on_every_domain(name, domain):
     assert found.measured_error("mpmath", 21) <= found.error_bound < 1e-6
 
 
+def test_exp_starts_near_enough_on_wide_domains():
+    found = construction("exp", 1, domain=(-30000, 1))
+    assert found.measured_error("mpmath", 5) <= found.error_bound < 0.1
+
+
 def test_what_float32_and_float64_keep():
     x = torch.linspace(-5, 5, 201, dtype=torch.float64)
     for steps, dtype, limit in ((1, torch.float32, 5e-6), (2, torch.float64, 1e-14)):

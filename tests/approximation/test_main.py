@@ -41,6 +41,11 @@ def test_where_float32_ends_the_race(capsys):
     assert "error at most 1.82e-1," in capsys.readouterr().out
 
 
+def test_what_floats_do_not_hold_is_left_out(capsys):
+    __main__.main(["show", "relu", "--domain", "-1e-20", "1e-20", "--steps", "1"])
+    assert capsys.readouterr().out.splitlines()[6].split()[-4:] == ["1.63e-22", "-", "1.63e-22", "1.63e-22"]
+
+
 @pytest.mark.slow
 def test_all_are_listed(capsys):
     __main__.main(["list"])

@@ -28,8 +28,8 @@ def test_without_steps_it_is_a_constant():
 
 
 def test_square_roots_are_zolotarevs_of_their_degree():
-    """As many extremes as the degrees (8, 7) have coefficients that are free, 16, and one more."""
-    assert construction("root", 4).degree == (8, 7)
+    """Degrees (4, 3) have 8 coefficients that are free, one less than the extremes that three steps have, above."""
+    assert construction("root", 3).degree == (4, 3)
 
 
 def test_few_steps_are_taken_where_they_do():

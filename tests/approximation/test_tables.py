@@ -34,6 +34,12 @@ def test_digits_that_do_not_suffice_say_how_many_do(errors, digits, needed):
     assert errors(digits=needed)[-1] > 0
 
 
+def test_arguments_near_a_limit_ask_for_more_digits():
+    with pytest.raises(ValueError, match=r"^300 digits do not suffice for 1 steps of tanh: about 2403 do$"):
+        tanh_errors(1e-300, steps=1)
+    assert tanh_errors(1e-300, steps=1, digits=2403)[-1] > 0
+
+
 @pytest.mark.parametrize(
     ("compute", "message"),
     [

@@ -91,6 +91,15 @@ def test_a_picture_that_cannot_be_drawn_is_told_at_once(tmp_path, monkeypatch):
         expressivity.main(expressivity.Arguments(output=tmp_path))
 
 
+def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(expressivity, "TemporaryFile", refuse)
+    with pytest.raises(InputError, match=r"cannot write in the folder .*: Permission denied; choose another --output"):
+        expressivity.main(expressivity.Arguments(output=tmp_path))
+
+
 def test_mistakes_exit_with_two(run_script, tmp_path, capsys):
     assert run_script("expressivity.py", "--targets", "sine") == 2
     assert run_script("expressivity.py", "--distance", "near") == 2
