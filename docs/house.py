@@ -19,7 +19,7 @@ PLACES = {
     "sweeps": (1.4, 7), "reports": (2.9, 7),
     "runs": (1.25, 6),
     "evaluation": (2.4, 5),
-    "networks": (0.0, 4),
+    "networks": (0.0, 4), "approximation": (3.1, 4),
     "datasets": (1.6, 3),
     "environments": (2.5, 2),
     "updates": (1.0, 1),
@@ -67,7 +67,7 @@ def draw(path: Path) -> None:
     axes = figure.subplots()
     boxes = {}
     for name, (x, y) in PLACES.items():
-        text = f"{', '.join(BASE)}\n(for all but rational)" if name == "base" else name
+        text = f"{', '.join(BASE)}\n(for all but rational and approximation)" if name == "base" else name
         boxes[name] = axes.text(
             x, y, text, ha="center", va="center", fontsize=12, zorder=3,
             bbox={
@@ -75,7 +75,7 @@ def draw(path: Path) -> None:
                 "edgecolor": COLOURS.get(name, "0.35"),
             },
         )  # fmt: skip
-    axes.set(xlim=(-0.3, 3.3), ylim=(-0.6, 8.6))
+    axes.set(xlim=(-0.5, 3.4), ylim=(-0.6, 8.6))
     axes.axis("off")
     axes.set_title(f"Who imports whom: {len(shown)} arrows between {len(PLACES) - 1} wings", fontsize=13)
     for (importer, used), count in shown.items():

@@ -17,6 +17,7 @@ ELSEWHERE = {
 SEVERAL = {
     *("agents/test_every_agent.py", "agents/test_every_setting.py"),
     *("agents/test_mutants.py", "agents/test_registered.py"),
+    "approximation/test_main.py",
     *("docs/test_own_data.py", "docs/test_pages.py", "docs/test_site.py"),
     "datasets/test_reader_fuzz.py",
     *("emulator/test_emulator.py", "emulator/test_rational_runs.py", "emulator/test_whole_runs.py"),

@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import torch
@@ -21,11 +21,19 @@ from .table import FUNCTIONS, INTERVAL, TABLE, Fit
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_PICTURES = (".png", ".svg", ".pdf")
 _Q = {"A": "1 + sum |b_i x^i|", "B": "1 + |sum b_i x^i|", "C": "0.1 + |sum b_i x^i|", "N": "1 + sum b_i x^i"}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Say in one line what is wrong, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m rlrat.rational", description=__doc__)
+    parser = _Parser(prog="python -m rlrat.rational", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     one = commands.add_parser("fit", help="find the best rational approximation of an activation, and certify it")
     one.add_argument("name", help=f"one of {', '.join(FUNCTIONS)}")
@@ -59,12 +67,22 @@ def _tail(text: str) -> str | float:
 
 
 def _fit(chosen: argparse.Namespace) -> None:
+    if chosen.output is not None:
+        _check_output(chosen.output, _PICTURES)
     degrees, interval = tuple(chosen.degrees), tuple(chosen.interval)
     found = fit(chosen.name, degrees, chosen.version, interval, chosen.tail, error=chosen.error)
     print(describe(chosen.name, found))
     if chosen.output is not None:
         draw(chosen.name, found).savefig(chosen.output, dpi=150)
         print(f"drawn in {chosen.output}")
+
+
+def _check_output(file: Path, kinds: tuple[str, ...]) -> None:
+    """Raise ValueError where a file cannot be written: before fits take their time."""
+    if file.suffix not in kinds:
+        raise ValueError(f"--output must be the name of a file that ends in {', '.join(kinds)}, not {file}")
+    if not file.parent.is_dir():
+        raise ValueError(f"there is no folder {file.parent} for {file.name}")
 
 
 def describe(name: str, found: Fit) -> str:
@@ -127,6 +145,7 @@ def draw(name: str, found: Fit) -> "Figure":
 
 
 def _write_table(output: Path, tail: str | float) -> None:
+    _check_output(output, (".json",))
     print(f"{'name':<11} version  upper bound on {INTERVAL}  of the best   R(-100)    R(-10)     R(10)    R(100)")
     fits = []
     for name in FUNCTIONS:

@@ -306,19 +306,40 @@ def _lipschitz_bound(
         at_left, at_right = np.append(at_left, at_middle), np.append(at_middle, at_right)
 
 
-def evaluation_bound(fit: Fit, bits: int = 24) -> float:
-    """Bound, to first order in 2^-bits, what rounding adds to the error of a fit where R is computed in float32 (24).
+def evaluation_bound(fit: Fit, x: np.ndarray, bits: int = 24) -> np.ndarray:
+    """Bound what rounding adds to the error of a fit at the points x, where R is computed in float32 (24 bits).
 
-    Horner's rule is wrong by at most 2 k 2^-bits times the sum of the absolute terms, k the degree (Higham, 2002, 5.1).
+    Let u = 2^-bits and gamma_k = k u / (1 - k u). By Horner's rule a polynomial c of degree k is wrong by at most
+    gamma_2k sum |c_i x^i| (Higham, Accuracy and Stability of Numerical Algorithms, 2002, 5.1), with fused
+    multiplication and addition, too. Q has two roundings more, the constant of versions B and C and its addition; the
+    division has one:
+
+        e_P = gamma_2m sum |a_i x^i|,  e_Q = gamma_(2n+2) (sum |b_i x^i| + constant),
+        d = (e_P + |R| e_Q) / (Q - e_Q),  |computed R - R| <= d + u (|R| + d).
+
+    It holds where nothing underflows, and is infinite where Q is no larger than e_Q.
+
+    Args:
+        fit: its coefficients are those of float32, its x `[points]` are numbers of that type.
     """
-    x = np.linspace(*fit.interval, 4001)
+    unit = 2.0**-bits
     a, b = np.array(fit.numerator), np.array(fit.denominator)
-    polyval = np.polynomial.polynomial.polyval
-    below = evaluate_denominator(x, b, fit.version)
-    above, terms = polyval(np.abs(x), np.abs(a)), polyval(np.abs(x), np.abs(b if fit.version == "C" else [1.0, *b]))
     m, n = fit.degrees
-    size = ((2 * m + 1) * above + (2 * n + 3) * np.abs(polyval(x, a) / below) * (terms + 0.1)) / below
-    return 1.01 * float(size.max()) * 2.0**-bits
+
+    def terms(polynomial: np.ndarray) -> np.ndarray:
+        return np.polynomial.polynomial.polyval(np.abs(x), np.abs(polynomial))
+
+    def gamma(k: int) -> float:
+        return k * unit / (1 - k * unit)
+
+    below = evaluate_denominator(x, b, fit.version)
+    above_error = gamma(2 * m) * terms(a)
+    below_error = gamma(2 * n + 2) * (terms(b) + 0.1 if fit.version == "C" else terms(np.append(1.0, b)))
+    with np.errstate(divide="ignore"):
+        size = np.abs(evaluate(x, a, b, fit.version))
+        quotient = (above_error + size * below_error) / np.abs(below - below_error)
+    quotient = np.where(below > below_error, quotient, np.inf)
+    return quotient + unit * (size + quotient)
 
 
 def evaluate(x: np.ndarray, numerator: np.ndarray, denominator: np.ndarray, version: str) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
+from numbers import Real
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .reference import VERSIONS
 from .remez import SMALL, polish
 from .table import FUNCTIONS, INTERVAL, Fit, Function, sample
 
-TAILS = {"bounded": 0.001, "free": 0.0}
+TAILS = {"bounded": 1e-5, "free": 0.0}
 """The weights of the tails that have a name."""
 _MOST_DEGREES = 14
 _MOST_KINKS = 20
@@ -52,7 +53,7 @@ def fit(
         version: the form of Q, "A", "B", "C" or "N".
         interval: where the error counts in full, low < high, neither beyond 1e9.
         tail: "free" leaves R alone outside the interval; "bounded" lets it follow f up to |x| = 1000 as well as it can:
-            errors there count 0.001 / max(|x|, |f|) times, or more, until none is much above max(|x|, |f|); or another
+            errors there count 1e-5 / max(|x|, |f|) times, or more, until none is much above max(|x|, |f|); or another
             weight than that.
         kinks: where a function of the user's has no derivative; others are found by themselves, as a rule.
         derivative_bound: the largest |f'(x)| on the interval between the kinks, which certifies a function of the
@@ -66,10 +67,10 @@ def fit(
     """
     interval = _checked(degrees, version, interval)
     weight = _weight(tail)
-    if not all(map(math.isfinite, kinks)):
-        raise ValueError(f"the kinks of a function must be finite, not {tuple(kinks)}")
-    if error is not None and not error > 0:
-        raise ValueError(f"the error that is wanted of a fit must be above 0, not {error}")
+    if not isinstance(kinks, Sequence) or not all(isinstance(x, Real) and math.isfinite(x) for x in kinks):
+        raise ValueError(f"the kinks of a function must be finite numbers, not {kinks!r}")
+    if error is not None and not (isinstance(error, Real) and error > 0):
+        raise ValueError(f"the error that is wanted of a fit must be above 0, not {error!r}")
     if isinstance(function, str) and function not in FUNCTIONS:
         raise ValueError(f"there is no function {function!r} to approximate, only {', '.join(FUNCTIONS)}")
     exact = define(function)
@@ -195,10 +196,10 @@ def _check_slope(values: Callable[[np.ndarray], np.ndarray], interval: tuple[flo
     f = values(x)
     steepest = float(np.abs(np.diff(f)).max() / (x[1] - x[0]))
     rounding = 2.0**-50 * np.abs(f).max() / (x[1] - x[0])
-    if not 0 <= bound < math.inf or steepest > bound * (1 + 1e-9) + rounding:
+    if not isinstance(bound, Real) or not 0 <= bound < math.inf or steepest > bound * (1 + 1e-9) + rounding:
         raise ValueError(
             f"derivative_bound must be finite and at least the largest |f'|, which is {steepest:.6g} or more, not "
-            f"{bound:g}"
+            f"{bound!r}"
         )
 
 

@@ -60,7 +60,8 @@ def rationalize(
         degrees: (m, n), of P and Q, for every rational.
         version: the form of Q, for every rational.
         interval: where to fit, (low, high), or "auto": the range of the inputs that each rational sees on `data`, 5%
-            wider on both sides, or (-5, 5) for what is not reached and without data.
+            wider on both sides, or (-5, 5) for what is not reached and without data. Outside a range that was seen
+            errors count 1e-5 / max(|x|, |f|) times (the tail of `fit`).
         data: inputs of the model, a batch at a time: tensors, tuples with the inputs first (what the forward does not
             need is left out) or dictionaries of arguments.
 
@@ -90,7 +91,7 @@ def rationalize(
             seen = trace(module, inputs, functions, fixed)
     plan = make_plan(module, paths, fixed, functions, seen)
     plan.fit(tuple(degrees), version, None if isinstance(interval, str) else (float(interval[0]), float(interval[1])))
-    result = Rationalization(plan.replaced(), (*plan.stays, *_left(module, plan, fixed, seen)))
+    result = Rationalization(plan.replaced(), (*plan.stays, *_left(module, plan, fixed, seen, functions)))
     if result.stays:
         lines = _by_what(result.stays)
         more = f"; and {len(lines) - _MOST_NAMED} more" if len(lines) > _MOST_NAMED else ""
@@ -223,7 +224,9 @@ def _own_class_attributes(owner: nn.Module) -> list[str]:
     return [name for base in bases for name in vars(base)]
 
 
-def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> Iterator[str]:
+def _left(
+    module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace, functions: list[tuple[nn.Module, str, Any]]
+) -> Iterator[str]:
     """Say where activations stay that no trace has shown, and which."""
     shown: dict[nn.Module | None, set[str]] = {}
     for call in seen.calls.values():
@@ -254,7 +257,7 @@ def _left(module: nn.Module, plan: Plan, fixed: set[nn.Module], seen: Trace) -> 
             yield f"{where}: those of {type(child).__name__}"
         if isinstance(child, STAYING_MODULES) and not names:
             yield f"{where}: {'softmax of ' if isinstance(child, nn.MultiheadAttention) else ''}{type(child).__name__}"
-        taken = {name for name, _ in _functions(child)}
+        taken = {name for owner, name, _ in functions if owner is child}
         for name, value in vars(child).items():
             if known(value) and name not in taken and _plain(known(value)) not in names:
                 yield f"{where}: {known(value)} as {name}"

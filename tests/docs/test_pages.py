@@ -67,7 +67,7 @@ def test_every_page_is_in_the_navigation():
     assert sorted(pages(nav)) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
 
 
-@pytest.mark.parametrize("name", ["rational", "networks", "datasets", "evaluation", "updates"])
+@pytest.mark.parametrize("name", ["rational", "approximation", "networks", "datasets", "evaluation", "updates"])
 def test_the_reference_has_every_public_name(name):
     package = import_module(f"rlrat.{name}")
     entries = re.findall(r"^::: (\S+)$", read(DOCS / "api" / f"{name}.md"), re.MULTILINE)
@@ -116,7 +116,10 @@ def test_the_readme_is_two_screens_with_two_commands_one_picture_and_one_table()
         assert command in read(DOCS / "start.md")
 
 
-@pytest.mark.parametrize("page", ["activations.md", "data.md", "extending.md", "rationalize.md"])
+PAGES = ("activations.md", "approximation.md", "data.md", "expressivity.md", "extending.md", "rationalize.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_python_on_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in code(DOCS / page, "python"):

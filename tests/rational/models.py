@@ -1,8 +1,19 @@
 """Small models of the kinds that people rationalize, written as people write them."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from rlrat.rational import ACTIVATIONS, FUNCTIONS
+
+DEGREES = {kind: (5, 4) if kind.__name__.lower() in FUNCTIONS else (2, 1) for kind in ACTIVATIONS}
+"""Of a rational for each kind of activation: those of the table of fits, where it is in there."""
+KINDS = [
+    pytest.param(kind, id=kind.__name__, marks=[] if degrees == (5, 4) or kind is nn.Hardswish else [pytest.mark.slow])
+    for kind, degrees in DEGREES.items()
+]
+"""Every kind, of which all but one of those to be fitted are for the slow tests."""
 
 
 class LoopedMLP(nn.Module):

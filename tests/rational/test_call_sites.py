@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlrat.rational import ACTIVATIONS, FUNCTIONS, Rational, rationalize, rationalized
+from rlrat.rational import Rational, rationalize, rationalized
 from rlrat.rational.call_sites import CallSites, ReplacedByCaller, derived, free_name, is_installed
-from tests.rational.models import LoopedMLP, ResNet
+from tests.rational.models import DEGREES, KINDS, LoopedMLP, ResNet
 
 TABLE = (-5.0, 5.0)  # where the fits are in the table
 
@@ -127,7 +127,7 @@ def test_an_activation_that_is_called_where_the_data_did_not_warns():
         torch.testing.assert_close(model(x, second=True), F.relu(F.relu(x) - 1.0))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", KINDS)
 def test_each_kind_of_module_is_replaced_where_it_is_called(activation):
     class Twice(nn.Module):
         def __init__(self):
@@ -138,8 +138,7 @@ def test_each_kind_of_module_is_replaced_where_it_is_called(activation):
             return self.act(self.act(x) - 1.0)
 
     x = torch.randn(9)
-    degrees = (5, 4) if activation.__name__.lower() in FUNCTIONS else (2, 1)  # as another test fits them
-    model = rationalize(Twice(), degrees, data=[x], interval=TABLE)
+    model = rationalize(Twice(), DEGREES[activation], data=[x], interval=TABLE)
     with torch.no_grad():
         model.rationals[1].numerator += 1.0
     torch.testing.assert_close(model(x), model.rationals[1](model.rationals[0](x) - 1.0))
@@ -166,6 +165,46 @@ def test_copies_and_files_hold_the_same_model():
         with torch.no_grad():
             other.layer1[0].rationals[0].numerator += 1.0
         assert not torch.equal(other(data[0]), model(data[0]))
+
+
+def replica(network):
+    """What torch.nn.parallel.replicate makes for one device, which it does on GPUs alone."""
+    copies = {module: module._replicate_for_data_parallel() for module in network.modules()}
+    for module, copied in copies.items():
+        for name, child in module._modules.items():
+            setattr(copied, name, None if child is None else copies[child])
+        for name, parameter in module._parameters.items():
+            setattr(copied, name, None if parameter is None else parameter + 0.0)  # as broadcast: no leaf
+        for name, buffer in module._buffers.items():
+            setattr(copied, name, None if buffer is None else buffer.clone())
+    return copies[network]
+
+
+@pytest.mark.filterwarnings("ignore:rationalize leaves")
+def test_replicas_of_data_parallel_compute_by_their_own_coefficients():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True)
+            self.decoder, self.mlp = nn.TransformerDecoder(layer, 2), LoopedMLP(2)
+
+        def forward(self, x, memory):
+            return self.mlp(self.decoder(x, memory))
+
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
+    model = rationalize(Network().eval(), data=[x], interval=TABLE)
+    other = replica(model)
+    y = other(*x)
+    torch.testing.assert_close(y, model(*x))
+    y.sum().backward()
+    rationals = [module for module in model.modules() if isinstance(module, Rational)]
+    assert len(rationals) == 4
+    assert all(module.numerator.grad is not None for module in rationals)
+    for module in other.modules():
+        if isinstance(module, Rational):
+            module.numerator = torch.ones_like(module.numerator)
+    assert not torch.allclose(other(*x), y)
 
 
 def test_branches_are_told_apart_and_rounds_that_vary_share_one():

@@ -78,11 +78,12 @@ def _run(tmp_path: Path, compiler: str, *flags: str, command: tuple[str, ...] = 
         pytest.skip(f"{compiler} lacks a header or a library: {built.stderr}")
     assert built.returncode == 0, built.stderr
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert run.stdout == "clean\n", run.stderr
+    assert run.stdout == "clean\n", f"exit code {run.returncode}: {run.stderr}"
 
 
 def test_the_kernels_stay_inside_their_buffers(tmp_path):
-    _run(tmp_path, "gcc", "-O0", "-fsanitize=address,undefined")
+    # Undefined behaviour is a trap without words here, which takes a quarter less time to build.
+    _run(tmp_path, "gcc", "-O0", "-fsanitize=address,undefined", "-fsanitize-undefined-trap-on-error")
 
 
 def test_the_kernels_run_on_arm64(tmp_path):

@@ -1,7 +1,7 @@
 """`python -m rlrat.rational`: the backends of a machine, and fits for those who do not train."""
 
 import json
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -12,10 +12,13 @@ from rlrat.rational.table import table
 SILU = ["fit", "silu", "--degrees", "5", "4", "--interval", "-3", "3", "--version", "A", "--tail", "free"]
 
 
-def test_the_command_prints_the_report():
-    done = subprocess.run([sys.executable, "-m", "rlrat.rational"], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == backends.report()
-    assert done.stderr == ""
+@pytest.mark.filterwarnings("ignore:'rlrat.rational.__main__' found in sys.modules")
+def test_the_command_prints_the_report(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rlrat.rational"])
+    runpy.run_module("rlrat.rational", run_name="__main__")
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == backends.report()
+    assert printed.err == ""
 
 
 def test_a_fit_is_printed_and_drawn(tmp_path, capsys):
@@ -48,7 +51,14 @@ def test_what_is_not_certified_says_so(monkeypatch, capsys):
         (["fit", "relu", "--version", "D"], "error: there is no version 'D' of a rational"),
         (["fit", "relu", "--tail", "x"], "error: the tail of a fit must be bounded, free or a weight"),
         (["fit", "tanh", "--degrees", "1", "0", "--error", "0.02", "--version", "N"], "(3, 2) would do"),
-        (["fit", "identity", "--degrees", "1", "0", "--output", "/nowhere/x.png"], "error: "),
+        (["fit", "relu", "--output", "/nowhere/x.png"], "error: there is no folder /nowhere for x.png"),
+        (["fit", "relu", "--output", "/"], "error: --output must be the name of a file that ends in .png, .svg, .pdf"),
+        (["table", "--output", "/nowhere/x.json"], "error: there is no folder /nowhere for x.json"),
+        (["fit"], "error: the following arguments are required: name"),
+        (["fit", "tanh", "--degrees", "1.5", "0"], "error: argument --degrees: invalid int value: '1.5'"),
+        (["fit", "tanh", "--interval", "-3"], "error: argument --interval: expected 2 arguments"),
+        (["fit", "tanh", "--error", "nan"], "error: the error that is wanted of a fit must be above 0, not nan"),
+        (["fits"], "error: argument command: invalid choice: 'fits'"),
         (["table", "--tail", "x"], "error: the tail of a fit must be bounded, free or a weight"),
     ],
 )

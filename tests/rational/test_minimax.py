@@ -25,7 +25,7 @@ VERSION_A = CLASSICAL | {
 }  # fmt: skip
 # Of |x| on [-1, 1], type (n, n), by half of n; Varga, Ruttan and Carpenter (1993) have the first digits of many more.
 ABS = (0.043689, 0.00850148, 0.00228211, 7.36564e-4, 2.68957e-4, 1.07471e-4, 4.60366e-5)
-QUICK = ("relu", "tanh")
+QUICK = ("relu",)
 
 
 def problem(name: str, degrees=(5, 4), version="N", interval=(-5.0, 5.0), **settings) -> Problem:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import rlrat
-from rlrat.rational import ACTIVATIONS, FUNCTIONS, Rational, rationalize, rationalized
-from tests.rational.models import LoopedMLP, ResNet, ViT
+from rlrat.rational import Rational, rationalize, rationalized
+from tests.rational.models import DEGREES, KINDS, LoopedMLP, ResNet, ViT
 
 tanh_gelu = functools.partial(F.gelu, approximate="tanh")
 
@@ -59,9 +59,9 @@ def test_rationalize_an_activation_itself():
     assert (module.degrees, module.version) == ((2, 1), "B")
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", KINDS)
 def test_every_known_activation_can_be_fitted(activation):
-    module = rationalize(activation(), degrees=(5, 4) if activation.__name__.lower() in FUNCTIONS else (2, 1))
+    module = rationalize(activation(), degrees=DEGREES[activation])
     x = torch.linspace(-5, 5, 101)
     torch.testing.assert_close(module(x), activation()(x), atol=0.5, rtol=0)
 
@@ -102,7 +102,10 @@ def _with_and_without_gradients(model, *args, **kwargs):
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
-@pytest.mark.parametrize("activation", [F.relu, "gelu", nn.ReLU(), nn.GELU(), tanh_gelu, torch.tanh])
+@pytest.mark.parametrize(
+    "activation",
+    [F.relu, nn.GELU(), tanh_gelu, *(pytest.param(a, marks=pytest.mark.slow) for a in ("gelu", nn.ReLU(), torch.tanh))],
+)
 def test_an_encoder_computes_its_rationals_in_evaluation(activation):
     x = torch.randn(3, 5, 8)
     original = _encoder(activation)

@@ -1,0 +1,14 @@
+from .constructions import Construction as Construction
+from .constructions import construction as construction
+from .constructions import names as names
+from .converse import Network as Network
+from .converse import pole_pair as pole_pair
+from .converse import relu_parabolas as relu_parabolas
+from .converse import relu_quotient as relu_quotient
+from .converse import smooth_quotient as smooth_quotient
+from .polynomials import bernstein_rho as bernstein_rho
+from .polynomials import best_polynomial as best_polynomial
+from .tables import log_errors as log_errors
+from .tables import root_errors as root_errors
+from .tables import tanh_errors as tanh_errors
+from .tables import theta_errors as theta_errors
