@@ -30,7 +30,7 @@ targets = every_agent.test_every_target_follows_its_source
 escapes = every_agent.test_no_optimizer_escapes_what_is_said_of_all
 terminal = every_agent.test_nothing_follows_a_terminal_state
 on_the_device = every_setting.test_an_update_stays_on_the_device
-resumed = partial(every_agent.test_a_state_that_is_saved_and_loaded_goes_on_alike, done=5)
+resumed = partial(every_agent.test_a_state_that_is_saved_and_loaded_goes_on_alike, done=3)
 inspected = every_agent.test_every_trained_activation_is_inspected
 contract = partial(test_learner.test_every_agent_forgets_nothing, activation="relu")
 trial = test_trial.test_a_trial_leaves_every_agent_as_it_was
@@ -39,7 +39,7 @@ roles = every_agent.test_actor_and_critics_may_differ_and_rational_settings_arri
 
 def frozen(dataset, agent):
     settings, spoilt, tensor = REGISTERED[agent].spoilt[0]
-    every_agent.test_a_diverging_seed_is_frozen_and_the_other_goes_on(dataset, agent, settings, spoilt, tensor, at=5)
+    every_agent.test_a_diverging_seed_is_frozen_and_the_other_goes_on(dataset, agent, settings, spoilt, tensor, at=3)
 
 
 def acts(_, agent):

@@ -44,6 +44,8 @@ def test_pages_have_every_agent_with_its_paper(agent):
         assert f"arxiv.org/abs/{paper}" in row
     (listed,) = re.findall(r"\[an agent\]\(docs/agents\.md\) \(([^)]*)\)", read("README.md"))
     assert title.partition(",")[0] in listed.split(", ")
+    (listed,) = re.findall(r"\*\*Single-file agents\*\*: ([^:]*), each one file", read("docs/index.md"))
+    assert title.partition(",")[0] in re.split(r", | and ", listed)
 
 
 @pytest.mark.parametrize(("agent", "like"), [("rebrac", "td3_bc"), ("awac", "iql")])
