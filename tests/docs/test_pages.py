@@ -116,10 +116,10 @@ def test_the_readme_is_two_screens_with_two_commands_one_picture_and_one_table()
         assert command in read(DOCS / "start.md")
 
 
-PAGES = ("activations.md", "approximation.md", "data.md", "expressivity.md", "extending.md", "rationalize.md")
+WITH_PYTHON = ("activations.md", "approximation.md", "data.md", "expressivity.md", "extending.md", "rationalize.md")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", WITH_PYTHON)
 def test_python_on_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in code(DOCS / page, "python"):
