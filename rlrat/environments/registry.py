@@ -57,7 +57,7 @@ def import_modules(names: str | Iterable[str], option: str = "--env-modules") ->
     """
     for name in (names,) if isinstance(names, str) else names:
         if not all(part.isidentifier() for part in name.split(".")):
-            raise InputError(f"{option} has {name!r}, but a module's name is needed, such as my_envs")
+            raise InputError(f"{option} has {name!r}, but a module's name is needed, such as my_module")
         _find_here(name)
         try:
             importlib.import_module(name)

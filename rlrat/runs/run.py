@@ -152,8 +152,7 @@ class Run:
             learner: makes it, as `learner(arguments, dataset, seeds, device)`.
 
         Raises:
-            InputError: the learner needs more memory than there is, or lacks something (a line for each thing); an
-                update of it is made on trial and undone.
+            InputError: it needs more memory than there is, or a trial of it, undone, finds what it lacks: a line each.
         """
         group = self._group.members
 

@@ -250,6 +250,7 @@ def test_naming_an_activation_imports_its_module(snakes):
     [
         ("snaks:Snake", "there is no module snaks: it must be installed, or lie in the working directory"),
         ("sna kes:Snake", "--activation has 'sna kes', but a module's name is needed"),
+        (":Snake", "--activation has '', but a module's name is needed, such as my_module"),
         (
             "snakes:Snke",
             "activation 'snakes:Snke': the module snakes has no class Snke of torch.nn.Module: it has "
