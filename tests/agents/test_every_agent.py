@@ -425,7 +425,7 @@ SLOWLY_KILLED = ("awac", "bc", "rebrac")  # what they resume is of the others' k
     [pytest.param(a, marks=[pytest.mark.slow] if a in SLOWLY_KILLED else []) for a in AGENTS if a != "iql"],
 )
 def test_a_killed_run_equals_an_undisturbed_one(agent, start_agent, run_agent, tmp_path):
-    arguments = ("--num-seeds", 2, "--total-updates", 300, "--eval-every", 75, "--checkpoint-every", 25)
+    arguments = ("--num-seeds", 2, "--total-updates", 200, "--eval-every", 50, "--checkpoint-every", 25)
     arguments += ("--max-episode-steps", 40)
     arguments += command_line(REGISTERED[agent].small)
     run_agent(*arguments, "--run-name", "whole")
@@ -433,7 +433,7 @@ def test_a_killed_run_equals_an_undisturbed_one(agent, start_agent, run_agent, t
     process = start_agent(*arguments)
     (whole,) = (tmp_path / "runs/rlrat-hopper-mixed-v0" / agent).iterdir()
     killed = whole.with_name(whole.name.replace("whole", "killed"))
-    assert wait_for(killed / "seed1/evaluations.csv", "\n75,", process), "the run ended before it could be killed"
+    assert wait_for(killed / "seed1/evaluations.csv", "\n50,", process), "the run ended before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert "going on from update" in run_agent(*arguments).stdout
