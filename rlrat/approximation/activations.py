@@ -179,8 +179,8 @@ def gelu(steps: int, domain: Domain = DOMAIN) -> Plan:
 def mish(steps: int, domain: Domain = DOMAIN) -> Plan:
     """Plan x tanh(softplus(x)); steps are exp's."""
     inner, relative = _exponential(steps, domain)
-    # (u^2 - 1) / (u^2 + 1) changes by less than 0.31 times the relative change of exp(x).
-    return Plan(Mish(inner), relative * _reach(domain) * mpf("0.31"), domain)
+    # (u^2 - 1) / (u^2 + 1) changes by less than 0.33 times the relative change of exp(x).
+    return Plan(Mish(inner), relative * _reach(domain) * mpf("0.33"), domain)
 
 
 def softplus(steps: int, domain: Domain = DOMAIN, sign: int = 1) -> Plan:
