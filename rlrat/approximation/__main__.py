@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpmath import mpf
 
+from .plans import Real
 from .tables import DIGITS, log_errors, root_errors, short, tanh_errors, theta_errors
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _show(chosen: argparse.Namespace) -> None:
         print(f"After {_steps(steps)} the error in {number} is rounding: more gain nothing there.")
 
 
-def _measured(found: "Construction", number: str) -> mpf | None:
+def _measured(found: "Construction", number: str) -> Real | None:
     """Measure an error; return None where numbers of this kind do not hold the constants."""
     try:
         return found.measured_error(number)

@@ -12,10 +12,10 @@ from mpmath import exp, inf, log, mpf, pi, sqrt
 from . import references
 from .agm import Log, log_for
 from .exponentials import DOMAIN, Exp, Tanh, exponential, hyperbolic_tangent
-from .plans import Number, Plan
+from .plans import Number, Plan, Real
 from .zolotarev import HalleyAbs, Times, absolute
 
-Domain = tuple[mpf, mpf]
+Domain = tuple[Real, Real]
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,8 @@ def gelu(steps: int, domain: Domain = DOMAIN) -> Plan:
 def mish(steps: int, domain: Domain = DOMAIN) -> Plan:
     """Plan x tanh(softplus(x)); steps are exp's."""
     inner, relative = _exponential(steps, domain)
-    # (u^2 - 1) / (u^2 + 1) changes by less than 0.31 times the relative change of exp(x).
-    return Plan(Mish(inner), relative * _reach(domain) * mpf("0.31"), domain)
+    # (u^2 - 1) / (u^2 + 1) changes by less than 0.33 times the relative change of exp(x).
+    return Plan(Mish(inner), relative * _reach(domain) * mpf("0.33"), domain)
 
 
 def softplus(steps: int, domain: Domain = DOMAIN, sign: int = 1) -> Plan:
@@ -220,7 +220,7 @@ def celu(steps: int, domain: Domain = DOMAIN, *, alpha: float = 1.0) -> Plan:
     return _elu(steps, domain, mpf(1), mpf(alpha), 1 / mpf(alpha) if alpha else mpf(1))
 
 
-def _elu(steps: int, domain: Domain, scale: mpf, alpha: mpf, inside: mpf) -> Plan:
+def _elu(steps: int, domain: Domain, scale: Real, alpha: Real, inside: Real) -> Plan:
     if not 0 < alpha < inf:
         raise ValueError(f"alpha of an ELU must be above 0 and finite, not {float(alpha):g}")
     size = absolute(steps, domain)
@@ -273,11 +273,11 @@ def _gate(activation: Callable[[int, Domain], Plan], steps: int, domain: Domain)
     return Plan(Gate(inner.compute), inner.error * _reach(domain), domain, inputs=2)
 
 
-def _reach(domain: Domain) -> mpf:
+def _reach(domain: Domain) -> Real:
     return max(map(abs, domain))
 
 
-def _exponential(steps: int, domain: Domain) -> tuple[Exp, mpf]:
+def _exponential(steps: int, domain: Domain) -> tuple[Exp, Real]:
     """Plan exp; return what computes it, and its relative error."""
     plan = exponential(steps, domain)
     return plan.compute, plan.error / exp(domain[1])

@@ -11,7 +11,7 @@ from itertools import count
 
 from mpmath import agm, log, mpf, pi, sqrt
 
-from .plans import Number, Plan
+from .plans import Number, Plan, Real
 from .roots import Root, check_branch, plan_root
 
 _LARGEST = mpf("0.6")  # of s: the ratio of the thetas is 0.9997 there
@@ -49,7 +49,7 @@ def thetas(s: Number) -> tuple[Number, Number]:
     return (second + eighth) * 2 + 1, fourth * (eighth + 1) + 1
 
 
-def logarithm(steps: int, domain: tuple[mpf, mpf] = (mpf("0.1"), mpf(10))) -> Plan:
+def logarithm(steps: int, domain: tuple[Real, Real] = (mpf("0.1"), mpf(10))) -> Plan:
     """Plan log, with so many steps of the arithmetic-geometric mean."""
     check_branch("log", domain)
     low, high = domain
@@ -58,7 +58,7 @@ def logarithm(steps: int, domain: tuple[mpf, mpf] = (mpf("0.1"), mpf(10))) -> Pl
     return Plan(compute, error, domain)
 
 
-def log_for(low: mpf, high: mpf, error: mpf) -> tuple[Log, mpf]:
+def log_for(low: Real, high: Real, error: Real) -> tuple[Log, Real]:
     """Plan log on (low, high) for an absolute error: with the largest s whose thetas keep it, and the fewest steps.
 
     The larger s, the less is lost in floats, where log(m x) and log m cancel.
@@ -70,7 +70,7 @@ def log_for(low: mpf, high: mpf, error: mpf) -> tuple[Log, mpf]:
     return _plan(low, high, s, steps, error)
 
 
-def _plan(low: mpf, high: mpf, largest: mpf, steps: int, error: mpf) -> tuple[Log, mpf]:
+def _plan(low: Real, high: Real, largest: Real, steps: int, error: Real) -> tuple[Log, Real]:
     """Plan log with m x up to `largest`, and roots that keep the whole error below `error`; return its bound, too."""
     s = largest * low / high
     reached = _mean_error(s, steps) + _theta_error(largest, low / high)
@@ -88,12 +88,12 @@ def _plan(low: mpf, high: mpf, largest: mpf, steps: int, error: mpf) -> tuple[Lo
     return Log(scale, tuple(roots), -pi, -log(scale)), reached - log(s) * lost / 2
 
 
-def _ratio(s: mpf) -> mpf:
+def _ratio(s: Real) -> Real:
     theta3, theta2 = thetas(s)
     return 4 * s * (theta2 / theta3) ** 2
 
 
-def _balance(span: mpf, steps: int) -> tuple[mpf, mpf]:
+def _balance(span: Real, steps: int) -> tuple[Real, Real]:
     """Find the s at which the errors of the mean and of the thetas are equal, or the largest; return their sum, too."""
     low, high = mpf(-_MOST_DIGITS), log(_LARGEST, 10)
     middle = high
@@ -105,7 +105,7 @@ def _balance(span: mpf, steps: int) -> tuple[mpf, mpf]:
     return s, mean + theta
 
 
-def _mean_error(s: mpf, steps: int) -> mpf:
+def _mean_error(s: Real, steps: int) -> Real:
     """Bound the error of log s after so many steps of the mean with exact roots and thetas."""
     ratio = _ratio(s)
     apart = 1 - ratio  # kept beside it, since it becomes small
@@ -115,6 +115,6 @@ def _mean_error(s: mpf, steps: int) -> mpf:
     return -log(s) * (apart / 2 * (1 + apart) if apart < 0.1 else 1 / agm(1, ratio) - 1)
 
 
-def _theta_error(s: mpf, span: mpf) -> mpf:
+def _theta_error(s: Real, span: Real) -> Real:
     """Bound the error of the logarithm by the terms that both thetas lack, from span s to s."""
     return -log(s * span) * 4 * s**18 / (1 - s)

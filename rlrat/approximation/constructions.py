@@ -14,7 +14,7 @@ from mpmath import floor, log10, mp, mpf, nstr
 from torch import Tensor, nn
 
 from . import activations, agm, exponentials, roots, zolotarev
-from .plans import Plan, constants, convert
+from .plans import Plan, Real, constants, convert
 from .references import REFERENCES
 from .traced import Tally
 
@@ -134,8 +134,8 @@ class Construction(nn.Module):
         self._asked = {} if domain is None else {"domain": domain}
         self._digits, self._plan = self._enough_digits()
         self.domain: tuple[float, float] = tuple(map(float, self._plan.domain))
-        self.gap = float(self._plan.gap)
-        self.error_bound: mpf = self._plan.error
+        self.gap: float = float(self._plan.gap)
+        self.error_bound: Real = self._plan.error
         self._largest = max(map(abs, constants(self._plan.compute)))
         self._compute = convert(self._plan.compute, _to_float)
 
@@ -277,7 +277,7 @@ class Construction(nn.Module):
         near = [end * (start / abs(end)) ** (i / (count - 1)) for end in sides for i in range(count)]
         return sorted(x for x in {*even, *near} if low <= x <= high and abs(x) >= self.gap)
 
-    def measured_error(self, number: str = "float64", count: int = 101) -> mpf:
+    def measured_error(self, number: str = "float64", count: int = 101) -> Real:
         """Measure the largest absolute error on `points(count)`.
 
         Args:
@@ -302,5 +302,5 @@ class Construction(nn.Module):
         return f"{self.name}, steps={self.steps}, domain={self.domain}, error_bound={nstr(self.error_bound, 3)}"
 
 
-def _to_float(constant: mpf) -> float:
+def _to_float(constant: Real) -> float:
     return float(constant) if abs(constant) < mpf(2) ** 1023 else float("inf")

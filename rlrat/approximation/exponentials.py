@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from mpmath import atanh, ceil, exp, expm1, log, mpf
 
 from .agm import Log, log_for
-from .plans import Number, Plan
+from .plans import Number, Plan, Real
 
-DOMAIN = (mpf(-5), mpf(5))
+DOMAIN: tuple[Real, Real] = (mpf(-5), mpf(5))
 _START = {"exp": mpf(1) / 16, "tanh": mpf(1) / 4}
 _LARGEST = mpf("2.5")  # |s| of artanh's iteration
 _FARTHEST = mpf("0.5")  # of log y from x, for Halley's iteration: below 2
@@ -68,7 +68,7 @@ def double(y: Number, times: int) -> Number:
     return y
 
 
-def exponential(steps: int, domain: tuple[mpf, mpf] = DOMAIN) -> Plan:
+def exponential(steps: int, domain: tuple[Real, Real] = DOMAIN) -> Plan:
     """Plan exp. The relative error is the same everywhere: the absolute one over exp(high)."""
     reach = max(map(abs, domain))
     squarings = _halvings(reach, _START["exp"])
@@ -79,7 +79,7 @@ def exponential(steps: int, domain: tuple[mpf, mpf] = DOMAIN) -> Plan:
     return Plan(Exp(scale, squarings, logs), expm1(error) * exp(domain[1]), domain)
 
 
-def hyperbolic_tangent(steps: int, domain: tuple[mpf, mpf] = DOMAIN) -> Plan:
+def hyperbolic_tangent(steps: int, domain: tuple[Real, Real] = DOMAIN) -> Plan:
     """Plan tanh."""
     reach = max(map(abs, domain))
     after = _halvings(reach, _LARGEST)
@@ -92,16 +92,16 @@ def hyperbolic_tangent(steps: int, domain: tuple[mpf, mpf] = DOMAIN) -> Plan:
     return Plan(Tanh(scales, mpf(1) / 3, (before, after), logs), 2**after * error / 2, domain)
 
 
-def _halvings(reach: mpf, largest: mpf) -> int:
+def _halvings(reach: Real, largest: Real) -> int:
     return max(0, int(ceil(log(reach / largest, 2))))
 
 
-def _rest(d: mpf) -> mpf:
+def _rest(d: Real) -> Real:
     """Bound 2 artanh(d / 2) - d, what a step leaves of an error d."""
     return d**3 / (12 - 3 * d**2)
 
 
-def _halley(reach: mpf, error: mpf, steps: int) -> tuple[tuple[Log, ...], mpf]:
+def _halley(reach: Real, error: Real, steps: int) -> tuple[tuple[Log, ...], Real]:
     """Plan the logarithm of each step for |log y| up to `reach`, which is known up to `error` at first.
 
     Returns the logarithms and the last error of log y.

@@ -11,6 +11,8 @@ from typing import Any
 
 from mpmath import mpf
 
+Real = Any
+"""An mpmath number: mpmath has no types."""
 Number = Any
 """What has + - * / : a tensor, an mpmath number, an object array of those, a number that counts."""
 
@@ -24,13 +26,13 @@ class Plan:
     """
 
     compute: Callable[[Number], Number]
-    error: mpf
-    domain: tuple[mpf, mpf]
-    gap: mpf | int = 0
+    error: Real
+    domain: tuple[Real, Real]
+    gap: Real | int = 0
     inputs: int = 1
 
 
-def convert(part: Any, number: Callable[[mpf], Any]) -> Any:
+def convert(part: Any, number: Callable[[Real], Any]) -> Any:
     """Copy what computes, each constant turned into another kind of number."""
     if isinstance(part, mpf):
         return number(part)
@@ -41,8 +43,8 @@ def convert(part: Any, number: Callable[[mpf], Any]) -> Any:
     return part
 
 
-def constants(part: Any) -> list[mpf]:
+def constants(part: Any) -> list[Real]:
     """List the constants of what computes."""
-    found: list[mpf] = []
+    found: list[Real] = []
     convert(part, lambda constant: found.append(constant) or constant)
     return found

@@ -12,7 +12,7 @@ from typing import Any
 from mpmath import mpf, nstr
 from mpmath import root as nth_root
 
-from .plans import Number, Plan
+from .plans import Number, Plan, Real
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ def power(y: Number, exponent: int) -> Number:
     return half * half * y if exponent % 2 else half * half
 
 
-def plan_root(p: int, alpha: mpf, steps: int, high: mpf | int = 1, error: mpf | int = 0) -> tuple[Root, mpf]:
+def plan_root(p: int, alpha: Real, steps: int, high: Real | int = 1, error: Real | int = 0) -> tuple[Root, Real]:
     """Plan x^(1 / p) on (alpha^p high, high), with fewer steps where they keep the relative `error`.
 
     Returns what computes it and its relative error.
     """
-    rationals: list[tuple[mpf, mpf]] = []
+    rationals: list[tuple[Real, Real]] = []
     while (off := (1 - alpha) / (1 + alpha)) > error and len(rationals) < steps:
         mu = nth_root((alpha - alpha**p) / ((p - 1) * (1 - alpha)), p)
         rationals.append(((p - 1) * mu / p, mu ** (1 - p) / p / high))
@@ -64,14 +64,14 @@ def check_root(p: Any, alpha0: Any) -> None:
         raise ValueError(f"alpha0 of a p-th root must lie between 0 and 1, not at {alpha0}")
 
 
-def check_branch(name: str, domain: tuple[mpf, mpf]) -> None:
+def check_branch(name: str, domain: tuple[Real, Real]) -> None:
     """Raise ValueError where the domain reaches 0, the branch point of roots and logarithms."""
     if not domain[0] > 0:
         ends = ", ".join(nstr(end, 6) for end in domain)
         raise ValueError(f"the domain of {name} must lie above 0, where {name} has a branch point, not be ({ends})")
 
 
-def root(steps: int, domain: tuple[mpf, mpf] | None = None, *, p: int = 2, alpha0: float | None = None) -> Plan:
+def root(steps: int, domain: tuple[Real, Real] | None = None, *, p: int = 2, alpha0: float | None = None) -> Plan:
     """Plan x^(1 / p) on (alpha0^p, 1), where alpha0 is 0.5 unless given, or on a domain, which says what alpha0 is."""
     check_root(p, 0.5 if alpha0 is None else alpha0)
     if domain is None:

@@ -11,6 +11,7 @@ from itertools import takewhile
 
 from mpmath import atanh, ceil, ellipk, exp, jtheta, log, log10, mp, mpf, nstr, pi, sqrt, tanh
 
+from .plans import Real
 from .roots import check_root, plan_root
 
 DIGITS = 300
@@ -18,7 +19,7 @@ _POINTS = 33
 _MOST_DIGITS = 10000  # to guess how many would do
 
 
-def root_errors(p: int = 10, alpha0: float = 0.5, steps: int = 10, digits: int = DIGITS) -> list[mpf]:
+def root_errors(p: int = 10, alpha0: float = 0.5, steps: int = 10, digits: int = DIGITS) -> list[Real]:
     """Return the largest relative error of the p-th root on (alpha0^p, 1) after 0, 1, ..., steps steps.
 
     It is measured on points of the interval, its ends among them, where it is largest.
@@ -30,7 +31,7 @@ def root_errors(p: int = 10, alpha0: float = 0.5, steps: int = 10, digits: int =
     return _run("the p-th root", partial(_root, p, alpha0, steps), steps, 2, digits)
 
 
-def theta_errors(which: int, k: float = 0.7, steps: int = 7, digits: int = DIGITS) -> list[mpf]:
+def theta_errors(which: int, k: float = 0.7, steps: int = 7, digits: int = DIGITS) -> list[Real]:
     """Return the errors of theta3 as 1 / sqrt(a_n), or theta2 as sqrt(k / a_n), for a_n of AGM(1, sqrt(1 - k^2)).
 
     Args:
@@ -46,7 +47,7 @@ def theta_errors(which: int, k: float = 0.7, steps: int = 7, digits: int = DIGIT
     return _run(f"theta{which}", partial(_theta, which, k, steps), steps, 2, digits)
 
 
-def log_errors(x: float = 0.01, steps: int = 9, digits: int = DIGITS) -> list[mpf]:
+def log_errors(x: float = 0.01, steps: int = 9, digits: int = DIGITS) -> list[Real]:
     """Return the errors of log x as -(pi / 2) / a_n for a_n of AGM(theta3^2, theta2^2) at the nome x^2.
 
     Raises:
@@ -56,7 +57,7 @@ def log_errors(x: float = 0.01, steps: int = 9, digits: int = DIGITS) -> list[mp
     return _run("the logarithm", partial(_log, x, steps), steps, 2, digits)
 
 
-def tanh_errors(s: float = 0.1, steps: int = 4, digits: int = DIGITS) -> list[mpf]:
+def tanh_errors(s: float = 0.1, steps: int = 4, digits: int = DIGITS) -> list[Real]:
     """Return the errors of tanh s by Halley's iteration on artanh from y = s, after 0, 1, ..., steps steps.
 
     Raises:
@@ -73,11 +74,13 @@ def _check_inside(what: str, value: float, low: int) -> None:
         raise ValueError(f"{what} must not be 0, where every error is 0")
 
 
-def _run(what: str, errors: Callable[[], Iterator[tuple[mpf, mpf]]], steps: int, order: int, digits: int) -> list[mpf]:
+def _run(
+    what: str, errors: Callable[[], Iterator[tuple[Real, Real]]], steps: int, order: int, digits: int
+) -> list[Real]:
     """Compute errors and the values they belong to; say how many digits would do where these are rounding."""
     if steps < 0 or digits < 1:
         raise ValueError(f"{what} takes steps of at least 0 and digits of at least 1, not {steps} and {digits}")
-    found: list[mpf] = []
+    found: list[Real] = []
     with mp.workdps(digits):
         for error, value in errors():
             if error < abs(value) * mpf(10) ** -digits:
@@ -87,10 +90,10 @@ def _run(what: str, errors: Callable[[], Iterator[tuple[mpf, mpf]]], steps: int,
     return found
 
 
-def _extrapolate(errors: Callable[[], Iterator[tuple[mpf, mpf]]], order: int, steps: int, digits: int) -> str:
+def _extrapolate(errors: Callable[[], Iterator[tuple[Real, Real]]], order: int, steps: int, digits: int) -> str:
     """Guess how many digits the last error has, from those of the first: each step multiplies them by `order`."""
     enough = max(digits, 100)
-    shown: list[mpf] = []
+    shown: list[Real] = []
     while len(shown) < min(2, steps + 1) and enough <= _MOST_DIGITS:
         with mp.workdps(enough):
             sizes = (-log10(error / abs(value)) if error else mpf("inf") for error, value in errors())
@@ -105,7 +108,7 @@ def _extrapolate(errors: Callable[[], Iterator[tuple[mpf, mpf]]], order: int, st
     return f"about {int(ceil(last)) + 1}"
 
 
-def _root(p: int, alpha0: float, steps: int) -> Iterator[tuple[mpf, mpf]]:
+def _root(p: int, alpha0: float, steps: int) -> Iterator[tuple[Real, Real]]:
     alpha = _decimal(alpha0)
     roots = [alpha ** (1 - mpf(i) / (_POINTS - 1)) for i in range(_POINTS)]
     pairs = [(exact**p, exact) for exact in roots]
@@ -114,33 +117,33 @@ def _root(p: int, alpha0: float, steps: int) -> Iterator[tuple[mpf, mpf]]:
         yield max(abs(root(x) / exact - 1) for x, exact in pairs), mpf(1)
 
 
-def _decimal(number: float) -> mpf:
+def _decimal(number: float) -> Real:
     """Read 0.1 as one tenth, at the precision that is set."""
     return mpf(str(number))
 
 
-def _means(a: mpf, b: mpf, steps: int) -> Iterator[mpf]:
+def _means(a: Real, b: Real, steps: int) -> Iterator[Real]:
     yield a
     for _ in range(steps):
         a, b = (a + b) / 2, sqrt(a * b)
         yield a
 
 
-def _theta(which: int, k: float, steps: int) -> Iterator[tuple[mpf, mpf]]:
+def _theta(which: int, k: float, steps: int) -> Iterator[tuple[Real, Real]]:
     modulus = _decimal(k)
     exact = jtheta(which, 0, exp(-pi * ellipk(1 - modulus**2) / ellipk(modulus**2)))
     for mean in _means(mpf(1), sqrt(1 - modulus**2), steps):
         yield abs(sqrt((modulus if which == 2 else 1) / mean) - exact), exact
 
 
-def _log(x: float, steps: int) -> Iterator[tuple[mpf, mpf]]:
+def _log(x: float, steps: int) -> Iterator[tuple[Real, Real]]:
     nome = _decimal(x) ** 2
     exact = log(nome) / 2
     for mean in _means(jtheta(3, 0, nome) ** 2, jtheta(2, 0, nome) ** 2, steps):
         yield abs(-pi / 2 / mean - exact), exact
 
 
-def _tanh(s: float, steps: int) -> Iterator[tuple[mpf, mpf]]:
+def _tanh(s: float, steps: int) -> Iterator[tuple[Real, Real]]:
     start = y = _decimal(s)
     exact = tanh(start)
     for step in range(steps + 1):
@@ -150,7 +153,7 @@ def _tanh(s: float, steps: int) -> Iterator[tuple[mpf, mpf]]:
             y = (y + d) / (1 + d * y)
 
 
-def short(number: mpf, digits: int = 3) -> str:
+def short(number: Real, digits: int = 3) -> str:
     """Write a number with so many digits, as the paper does: 3.04, 8.40e-2."""
     text = nstr(number, digits, strip_zeros=False, min_fixed=1, max_fixed=0)
     return text.replace("e+0", "")

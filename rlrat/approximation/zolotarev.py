@@ -13,7 +13,7 @@ from functools import cache
 
 from mpmath import cbrt, log10, mp, mpf, sqrt
 
-from .plans import Number, Plan, convert
+from .plans import Number, Plan, Real, convert
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,12 @@ class HalleyRelu:
 
 
 def sign(
-    steps: int, domain: tuple[mpf, mpf] = (mpf(-1), mpf(1)), *, gap: float = 0.01, scaled: bool = True, high: float = 1
+    steps: int,
+    domain: tuple[Real, Real] = (mpf(-1), mpf(1)),
+    *,
+    gap: float = 0.01,
+    scaled: bool = True,
+    high: float = 1,
 ) -> Plan:
     """Plan sign on gap <= |x| <= max |domain|, with the values near +-`high`.
 
@@ -93,13 +98,13 @@ def sign(
     return Plan(Sign(tuple(rationals)), error * high, domain, mpf(gap))
 
 
-def step(steps: int, domain: tuple[mpf, mpf] = (mpf(-1), mpf(1)), *, gap: float = 0.01, scaled: bool = True) -> Plan:
+def step(steps: int, domain: tuple[Real, Real] = (mpf(-1), mpf(1)), *, gap: float = 0.01, scaled: bool = True) -> Plan:
     """Plan (1 + sign(x)) / 2, as `sign`."""
     half = sign(steps, domain, gap=gap, scaled=scaled, high=0.5)
     return Plan(Step(half.compute), half.error, domain, half.gap)
 
 
-def absolute(steps: int, domain: tuple[mpf, mpf] = (mpf(-1), mpf(1)), *, scaled: bool = True) -> Plan:
+def absolute(steps: int, domain: tuple[Real, Real] = (mpf(-1), mpf(1)), *, scaled: bool = True) -> Plan:
     """Plan |x| on the whole domain, as x sign(x) with the gap at which the errors inside and outside it are equal.
 
     Not `scaled`, Halley's iteration for y^2 = x^2 from y = max |domain|.
@@ -111,7 +116,7 @@ def absolute(steps: int, domain: tuple[mpf, mpf] = (mpf(-1), mpf(1)), *, scaled:
     return Plan(Times(sign(steps, domain, gap=gap * reach).compute), error * reach, domain)
 
 
-def relu(steps: int, domain: tuple[mpf, mpf] = (mpf(-1), mpf(1)), *, scaled: bool = True) -> Plan:
+def relu(steps: int, domain: tuple[Real, Real] = (mpf(-1), mpf(1)), *, scaled: bool = True) -> Plan:
     """Plan ReLU, (x + |x|) / 2, with |x| as in `absolute`: x step(x)."""
     reach = max(map(abs, domain))
     if not scaled:
@@ -121,7 +126,7 @@ def relu(steps: int, domain: tuple[mpf, mpf] = (mpf(-1), mpf(1)), *, scaled: boo
     return Plan(Times(step(steps, domain, gap=gap * reach).compute), error * reach / 2, domain)
 
 
-def _zolotarev(lower: mpf, steps: int) -> tuple[list[tuple[mpf, mpf, mpf]], mpf]:
+def _zolotarev(lower: Real, steps: int) -> tuple[list[tuple[Real, Real, Real]], Real]:
     """Return a, b, c of each rational for lower <= |x| <= 1, and the error.
 
     In closed form: Nakatsukasa, Bai and Gygi (2010), eq. 3.13 (the dynamically weighted Halley iteration).
@@ -140,14 +145,14 @@ def _zolotarev(lower: mpf, steps: int) -> tuple[list[tuple[mpf, mpf, mpf]], mpf]
     return rationals, (1 - lower) / (1 + lower)
 
 
-def _halley(lower: mpf, steps: int) -> tuple[list[tuple[mpf, mpf, mpf]], mpf]:
+def _halley(lower: Real, steps: int) -> tuple[list[tuple[Real, Real, Real]], Real]:
     """Return a, b, c of Halley's iteration for sign, which cubes (1 - x) / (1 + x), and the error at `lower`."""
     below = ((1 - lower) / (1 + lower)) ** (3**steps)
     return [(mpf(3), mpf(1), mpf(3))] * steps, 2 * below / (1 + below)
 
 
 @cache
-def _balanced(steps: int, digits: int) -> tuple[mpf, mpf]:
+def _balanced(steps: int, digits: int) -> tuple[Real, Real]:
     """Find the gap at which x sign(x) is as far from |x| inside it as outside, on [-1, 1], and that error."""
     low, high = -2 - mpf("1.2") * sqrt(3**steps), log10(mpf("0.9"))  # it falls as exp(-c sqrt(degree))
     for _ in range(16):
@@ -161,7 +166,7 @@ def _balanced(steps: int, digits: int) -> tuple[mpf, mpf]:
     return gap, max(_inside(Sign(tuple(rationals)), gap, rounds=8) * (1 + mpf("1e-9")), outside)
 
 
-def _inside(rational: Sign, gap: mpf, rounds: int) -> mpf:
+def _inside(rational: Sign, gap: Real, rounds: int) -> Real:
     """Find the largest x (1 - sign(x)) on 0 <= x <= gap, where it rises and falls, on ever closer points."""
     with mp.workdps(20):  # 1 - sign is of order 1 where it matters
         rational = convert(rational, lambda constant: +constant)
@@ -174,5 +179,5 @@ def _inside(rational: Sign, gap: mpf, rounds: int) -> mpf:
         return max(values)
 
 
-def _short(number: mpf) -> str:
+def _short(number: Real) -> str:
     return f"{float(number):g}"

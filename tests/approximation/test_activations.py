@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mpmath import mpf
+from mpmath import exp, mpf
 
 from rlrat.approximation import construction
 from rlrat.approximation.activations import centre, total
@@ -75,3 +75,12 @@ def test_rows_are_added_up_without_a_reduction():
     x = np.array([mpf(1), mpf(2), mpf(6)], dtype=object)
     assert total(x, 3).tolist() == [9]
     assert centre(x, 3, mpf(1) / 3).tolist() == [-2, -1, 3]
+
+
+def test_mish_changes_with_exp_by_less_than_its_bound_takes():
+    """By 4 u (u - 1) / (u^2 + 1)^2 for u = 1 + exp(x): most where x is near 0, so that a narrow domain counts."""
+    plain = construction("mish", 1, domain=(-0.12, 0.05))
+    inner = construction("exp", 1, domain=(-0.12, 0.05))
+    relative = inner.error_bound / exp(mpf("0.05"))
+    steepest = max(4 * u * (u - 1) / (u * u + 1) ** 2 for u in (1 + mpf(i) / 100 for i in range(1, 300)))
+    assert plain.error_bound > steepest * relative * mpf("0.12")

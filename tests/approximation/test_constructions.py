@@ -113,6 +113,7 @@ def test_bounds_hold_whatever_the_domain(name, steps, ends, share):
         low, high = 10 ** (low / 5), 10 ** (high / 5)
     choices = {
         "sign": {"gap": share**8 * max(-low, high)},
+        "step": {"gap": share**8 * max(-low, high)},
         "root": {"p": 2 + int(10 * share)},
         "elu": {"alpha": 10 * share},
         "celu": {"alpha": 10 * share},
