@@ -1,6 +1,5 @@
 """Compare runs: which activation ends higher or learns faster, and whether that may be believed."""
 
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +47,7 @@ from rlrat.reports.metrics import with_metrics, write_metrics
 from rlrat.reports.read import as_text, filter_runs, read_runs
 from rlrat.reports.report import Comparison, Report
 from rlrat.reports.tables import as_markdown, make_tables
+from rlrat.runs.files import make_output
 
 _MOST_VERDICTS = 24  # more are not read in a terminal
 _MOST_WARNINGS = 20
@@ -60,7 +60,7 @@ def main(arguments: Arguments) -> None:
     if arguments.until is not None and arguments.until < 1:
         raise InputError(f"--until is {arguments.until}, but must be at least 1")
     if arguments.output is not None:
-        _make_folder(arguments.output)
+        make_output(arguments.output, "report.html, tables and figures")
     with heard_warnings() as said:
         records = read_runs(arguments.runs) if arguments.runs else []
         records += with_scores(import_runs(arguments.imports), records)
@@ -133,15 +133,6 @@ def write(report: Report, folder: Path) -> None:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
     write_report(report, folder / "report.html")
     print(f"\n{folder / 'report.html'} shows it in a browser; tables and figures are beside it", file=sys.stderr)
-
-
-def _make_folder(path: Path) -> None:
-    if path.suffix in (".png", ".pdf", ".svg", ".html") or os.path.isfile(path):
-        raise InputError(f"--output is {path}: give a folder, in which report.html, tables and figures are written")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

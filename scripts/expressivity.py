@@ -36,7 +36,6 @@ if __name__ == "__main__":  # before torch is imported: --help and mistakes are 
 import csv
 import math
 from importlib.util import find_spec
-from tempfile import TemporaryFile
 
 import numpy as np
 
@@ -45,6 +44,7 @@ from rlrat.approximation.comparison import Measured
 from rlrat.approximation.converse import pole_pair, relu_barrier
 from rlrat.approximation.polynomials import bernstein_rho
 from rlrat.errors import InputError, one_line_errors
+from rlrat.runs.files import make_output
 
 ERRORS = (1e-2, 1e-4, 1e-8, 1e-16, 1e-32, 1e-64, 1e-128)  # twice the digits, again and again
 DISTANCES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -197,7 +197,9 @@ def main(arguments: Arguments) -> None:
         if target not in of.TARGETS:
             raise InputError(f"--targets has {target}, but must be among {', '.join(of.TARGETS)}")
     if arguments.output is not None:
-        _make_folder(arguments.output)
+        if find_spec("matplotlib") is None:
+            raise InputError("matplotlib is not installed, which --output needs: pip install 'rlrat[report]'")
+        make_output(arguments.output, "tables and pictures")
     panels = []
     for panel in measure(arguments):
         panels.append(panel)
@@ -224,21 +226,6 @@ def write(panels: list[Panel], approach: list[Measured], folder: Path) -> None:
             figure.savefig(folder / f"expressivity.{suffix}", dpi=150, metadata=metadata)
     except OSError as error:
         raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
-
-
-def _make_folder(path: Path) -> None:
-    if find_spec("matplotlib") is None:
-        raise InputError("matplotlib is not installed, which --output needs: pip install 'rlrat[report]'")
-    if path.is_file():
-        raise InputError(f"--output is {path}: give a folder, in which tables and pictures are written")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error.strerror}") from None
-    try:
-        TemporaryFile(dir=path).close()  # told before minutes of work
-    except OSError as error:
-        raise InputError(f"cannot write in the folder {path}: {error.strerror}; choose another --output") from None
 
 
 if __name__ == "__main__":

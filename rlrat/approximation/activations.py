@@ -29,16 +29,6 @@ class Sigmoid:
 
 
 @dataclass(frozen=True)
-class Silu:
-    """Compute x sigmoid(x)."""
-
-    sigmoid: Sigmoid
-
-    def __call__(self, x: Number) -> Number:
-        return x * self.sigmoid(x)
-
-
-@dataclass(frozen=True)
 class Gelu:
     """Compute the tanh form of GELU."""
 
@@ -136,7 +126,7 @@ class LogSoftmax:
 class Gate:
     """Compute activation(first half) (second half) of the last axis (Shazeer, 2020)."""
 
-    activation: Silu | Gelu
+    activation: Times | Gelu
 
     def __call__(self, x: Number) -> Number:
         half = x.shape[-1] // 2
@@ -165,7 +155,7 @@ def sigmoid(steps: int, domain: Domain = DOMAIN) -> Plan:
 def silu(steps: int, domain: Domain = DOMAIN) -> Plan:
     """Plan x sigmoid(x); steps are tanh's."""
     inner = sigmoid(steps, domain)
-    return Plan(Silu(inner.compute), inner.error * _reach(domain), domain)
+    return Plan(Times(inner.compute), inner.error * _reach(domain), domain)
 
 
 def gelu(steps: int, domain: Domain = DOMAIN) -> Plan:

@@ -167,8 +167,8 @@ def measure_approach(distances: Sequence[float], error: float = 1e-3) -> list[Me
         for method in (SHALLOW, DEEP):
             enough = [one for one in built if one.method == method and one.error <= error]
             found += sorted(enough, key=lambda one: one.parameters)[:1]
-        steps = next(steps for steps in range(1, 64) if _smooth(name, distance, steps, 10).error <= error)
-        found.append(_smooth(name, distance, steps, 10))
+        smooth = (_smooth(name, distance, steps, 10) for steps in range(1, 64))
+        found.append(next(one for one in smooth if one.error <= error))
     return found
 
 

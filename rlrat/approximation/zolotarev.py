@@ -8,6 +8,7 @@ Written so, no denominator is below 1, and 0 is mapped to 0: x (x^2 + c2) / (x^2
 0 / 0 at 0 as soon as c1 is lost, and so is |x| as x / sign(x).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -41,9 +42,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Times:
-    """Compute x factor(x): |x| from sign, ReLU from the step."""
+    """Compute x factor(x): |x| from sign, ReLU from the step, SiLU from the sigmoid."""
 
-    factor: Sign | Step
+    factor: Callable[[Number], Number]
 
     def __call__(self, x: Number) -> Number:
         return x * self.factor(x)

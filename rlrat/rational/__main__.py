@@ -104,6 +104,8 @@ def describe(name: str, found: Fit) -> str:
         ]
     elif certificate.kind == "certified":
         lines += ["how small an error of this form can be is not proved"]
+    else:
+        lines += ["pip install python-flint proves a bound between samples, and how small any error can be"]
     lines += [f"real poles: {', '.join(f'{pole:.6g}' for pole in poles) or 'none'}"]
     lines += [f"largest slope on the interval: {module.largest_slope(found.interval).item():.6g}"]
     lines += [f"slope towards infinity: {module.asymptotic_slope().item():.6g}"]

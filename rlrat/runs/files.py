@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rlrat.errors import NO_ROOM, InputError, reason
 
@@ -22,6 +23,28 @@ def writing(path: Path, *, saved: bool = True) -> Iterator[None]:
         mend = "make room and give the same command again" if full else "choose another --run-dir"
         whole = "; what was saved before is whole" if saved else ""
         raise InputError(f"cannot write {path}: {error.strerror or reason(error)}{whole}: {mend}") from error
+
+
+def make_output(path: Path, content: str) -> None:
+    """Make the folder of an `--output`, and try it: what cannot be written is said before the work, not after it.
+
+    Args:
+        path: the folder.
+        content: what will be written in it, in words.
+
+    Raises:
+        InputError: it is a file, or cannot be made or written in.
+    """
+    if path.suffix in (".png", ".pdf", ".svg", ".html") or os.path.isfile(path):
+        raise InputError(f"--output is {path}: give a folder, in which {content} are written")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path}: {error.strerror}") from None
+    try:
+        TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise InputError(f"cannot write in the folder {path}: {error.strerror}; choose another --output") from None
 
 
 def unique_name(path: Path, suffix: str) -> Path:

@@ -20,6 +20,7 @@ from agent_speed import make_learner
 from difference import outcomes, tasks
 from rlrat import load_dataset
 from rlrat.errors import InputError, one_line_errors
+from rlrat.evaluation.scores import mean_height
 from rlrat.reports.read import RunRecord, read_runs
 from rlrat.reports.report import Comparison
 from rlrat.reports.statistics import estimate, mean
@@ -60,7 +61,7 @@ def measure(run: RunRecord, parameters: int) -> dict[str, object]:
     found = {}
     for name, (updates, values) in curves.items():
         found[f"{name}_final"] = values[-FINAL_EVALUATIONS:].mean()
-        found[f"{name}_area"] = np.trapezoid(values, updates) / (updates[-1] - updates[0])
+        found[f"{name}_area"] = mean_height(updates, values, updates[0], updates[-1])
     width = run.config["identity"]["hidden_dims"][0]
     return dict(zip(_COLUMNS, (run.agent, run.activation, width, parameters, run.seed), strict=True)) | found
 

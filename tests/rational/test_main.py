@@ -39,7 +39,9 @@ def test_a_fit_is_printed_and_drawn(tmp_path, capsys):
 def test_what_is_not_certified_says_so(monkeypatch, capsys):
     monkeypatch.setattr("rlrat.rational.certificates.find_spec", lambda name: None)
     __main__.main(["fit", "tanh", "--degrees", "3", "2", "--version", "N"])
-    assert "sampled: the largest of many samples)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "sampled: the largest of many samples)" in said
+    assert "pip install python-flint proves a bound between samples" in said
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from rlrat.errors import InputError
-from rlrat.runs.files import remove_temporaries, replace, sync, temporary, unique_name, writing
+from rlrat.runs.files import make_output, remove_temporaries, replace, sync, temporary, unique_name, writing
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,16 @@ def test_a_system_that_syncs_no_folders_is_no_mistake(tmp_path, monkeypatch):
         sync(tmp_path)
     with pytest.raises(FileNotFoundError):
         sync(tmp_path / "nowhere")
+
+
+def test_an_output_is_a_folder_that_can_be_made(tmp_path):
+    make_output(tmp_path / "a" / "b", "tables")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").touch()
+    for path, message in (
+        (tmp_path / "x.png", r"--output is .*x\.png: give a folder, in which tables are written"),
+        (tmp_path / "file", "--output is .*file: give a folder"),
+        (tmp_path / "file" / "in", "cannot make the folder .*: Not a directory"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_output(path, "tables")

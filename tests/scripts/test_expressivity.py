@@ -7,6 +7,7 @@ import pytest
 
 from rlrat.approximation import comparison as of
 from rlrat.errors import InputError
+from rlrat.runs import files
 from scripts import expressivity
 
 
@@ -95,7 +96,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch):
     def refuse(dir):
         raise PermissionError(13, "Permission denied", str(dir))
 
-    monkeypatch.setattr(expressivity, "TemporaryFile", refuse)
+    monkeypatch.setattr(files, "TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"cannot write in the folder .*: Permission denied; choose another --output"):
         expressivity.main(expressivity.Arguments(output=tmp_path))
 
