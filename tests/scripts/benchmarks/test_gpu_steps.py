@@ -13,6 +13,7 @@ import agent_speed
 import gpu_check
 import gpu_steps
 import table
+from rlrat.runs.agents import agent_names
 from tests.scripts.benchmarks.test_agent_speed import recorded_by
 from tests.updates.test_captured import Recorder
 
@@ -99,7 +100,8 @@ def test_an_agent_that_breaks_costs_no_other(turns, monkeypatch):
     found = []
     with pytest.raises(SystemExit, match="cql rational, S = 64, fp32: CUDA out of memory"):
         found.extend(gpu_steps.agents("cpu"))
-    assert len(found) == 4 * 2 * 3 * 2 - 4
+    others = len(agent_names()) - 1
+    assert len(found) == others * 2 * 3 * 2 - 4
     found = by_name(found)
     assert found["decision_transformer rational:gelu, S = 5, tf32"]["value"] == pytest.approx(1000)
     assert "iql rational, S = 1, fp32" not in found
