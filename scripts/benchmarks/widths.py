@@ -145,6 +145,8 @@ def draw(rows: list[dict], file: Path) -> None:
                 for found in rows:
                     if (found["agent"], found["activation"]) == (agent, activation):
                         cells[found["parameters"]].append(found[f"{name}_final"])
+                if not cells:
+                    continue
                 counts = sorted(cells)
                 bands = [estimate(mean, [np.array(cells[count])]) for count in counts]
                 values = np.array([[band.value, band.low, band.high] for band in bands]).T
