@@ -145,8 +145,6 @@ def draw(rows: list[dict], file: Path) -> None:
                 for found in rows:
                     if (found["agent"], found["activation"]) == (agent, activation):
                         cells[found["parameters"]].append(found[f"{name}_final"])
-                if not cells:
-                    continue
                 counts = sorted(cells)
                 bands = [estimate(mean, [np.array(cells[count])]) for count in counts]
                 values = np.array([[band.value, band.low, band.high] for band in bands]).T
@@ -178,8 +176,11 @@ def main() -> None:
     if not chosen.no_training:
         train(chosen.run_dir, chosen.updates, chosen.widths)
     runs = [run for run in read_runs([chosen.run_dir]) if run.status == "finished"]
-    if not runs:
-        raise InputError(f"{chosen.run_dir} has no finished run: leave out --no-training, or give --run-dir")
+    found = {(run.agent, run.activation, run.config["identity"]["hidden_dims"][0]) for run in runs}
+    lacking = [cell for cell in itertools.product(DATASETS, ACTIVATIONS, chosen.widths) if cell not in found]
+    if lacking:
+        cells = ", ".join(" ".join(map(str, cell)) for cell in lacking)
+        raise InputError(f"{chosen.run_dir} has no finished run of {cells}: leave out --no-training, or give --run-dir")
     known: dict[tuple, int] = {}
     rows = []
     for run in runs:

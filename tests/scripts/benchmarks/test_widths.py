@@ -58,6 +58,8 @@ def test_the_page_says_who_wins_with_how_many_parameters(tmp_path):
 def test_runs_that_are_not_finished_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(widths, "read_runs", lambda paths: [SimpleNamespace(status="unfinished")])
     monkeypatch.setattr(sys, "argv", ["widths.py", "--no-training", "--output", str(tmp_path)])
-    with pytest.raises(widths.InputError, match="runs/widths has no finished run: leave out --no-training"):
+    with pytest.raises(
+        widths.InputError, match="runs/widths has no finished run of iql relu 16, iql relu 32, .*: leave out"
+    ):
         widths.main()
     assert not list(tmp_path.iterdir())
