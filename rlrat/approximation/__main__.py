@@ -1,6 +1,7 @@
 """Show a construction (`show gelu --steps 3`), list all of them, or reproduce the paper's five tables (`tables`)."""
 
 import argparse
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -143,4 +144,6 @@ def _tables(chosen: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader such as `head` may leave early
     main()

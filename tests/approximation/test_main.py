@@ -1,5 +1,6 @@
 """`python -m rlrat.approximation`: the paper's tables, and constructions that say what they are made of."""
 
+import signal
 import subprocess
 import sys
 
@@ -17,6 +18,15 @@ def test_one_command_prints_the_five_tables_without_torch():
     for row in (f"{ROOT} 4.5987e-214", THETA3, THETA2, LOG, f"{TANH} 3.03e-301"):
         assert row in lines
     assert lines[-1] == "(the last entry with 320 digits: 2.99e-301)"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="there is no such signal")
+def test_a_reader_that_leaves_early_is_no_error():
+    command = [sys.executable, "-m", "rlrat.approximation", "tables", "--digits", "340"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE
 
 
 def test_a_construction_is_shown(capsys):

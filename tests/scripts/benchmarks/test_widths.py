@@ -59,7 +59,7 @@ def test_runs_that_are_not_finished_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(widths, "read_runs", lambda paths: [SimpleNamespace(status="unfinished")])
     monkeypatch.setattr(sys, "argv", ["widths.py", "--no-training", "--output", str(tmp_path)])
     with pytest.raises(
-        widths.InputError, match="runs/widths has no finished run of iql relu 16, iql relu 32, .*: leave out"
+        widths.InputError, match=r"runs/widths has no finished run of iql relu 16, iql relu 32, .*: leave out"
     ):
         widths.main()
     assert not list(tmp_path.iterdir())
