@@ -7,7 +7,6 @@ this file as a program of its own.
 import functools
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
+
+from tests.forked import Forked
 
 TYPES = {"float32": "fp32", "float64": "fp64", "int32": "i32", "int64": "i64", "bool": "i1"}
 
@@ -57,12 +58,15 @@ def compile_launches(
     Launches of one kernel that are specialized alike take the same one. Architectures are such as 80; Triton's cache is
     `folder`; see `figures`.
     """
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
     command = [sys.executable, __file__, json.dumps([launches, wanted, architectures])]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    return tuple(compiler_says(command, folder))
+
+
+def compiler_says(command: list[str], folder: Path):
+    """Run a Python file where Triton compiles, its cache in `folder`, and return the JSON that it prints."""
+    done = Forked(command, folder, TRITON_CACHE_DIR=str(folder)).wait(600.0)
     assert done.returncode == 0, done.stderr
-    return tuple(json.loads(done.stdout))
+    return json.loads(done.stdout)
 
 
 def specialize(module: str, name: str, arguments: list, constants: dict, warps: int) -> tuple:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.short_runs import ROOT
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -20,18 +22,19 @@ _CONTEXT.set_forkserver_preload(
 
 
 class Forked:
-    """What `subprocess.Popen` is for `[sys.executable, file, *arguments]`; says what it says into `folder`."""
+    """What `subprocess.Popen` is for `[sys.executable, file, *arguments]`; says what it says into `folder`.
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
+    Triton compiles there. `variables` are of the environment and set before the file runs, but after the imports.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, **variables: str) -> None:
         assert command[0] == sys.executable
         self._files = [folder / f"{name}.txt" for name in ("stdout", "stderr")]
-        self._process = _CONTEXT.Process(target=_run, args=(command[1:], self._files, Path.cwd()))
-        before = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = str(ROOT)  # the first one starts the process that imports
-        try:
+        self._process = _CONTEXT.Process(target=_run, args=(command[1:], self._files, Path.cwd(), variables))
+        with pytest.MonkeyPatch.context() as patch:  # the first one starts the process that imports
+            patch.setenv("PYTHONPATH", str(ROOT))
+            patch.setenv("TRITON_INTERPRET", "0")
             self._process.start()
-        finally:
-            os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -46,9 +49,10 @@ class Forked:
         return subprocess.CompletedProcess([], self.poll(), *(file.read_text() for file in self._files))
 
 
-def _run(arguments: list[str], files: list[Path], directory: Path) -> None:
+def _run(arguments: list[str], files: list[Path], directory: Path, variables: dict[str, str]) -> None:
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(directory)
+    os.environ.update(variables)
     sys.argv = arguments
     runpy.run_path(arguments[0], run_name="__main__")

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from rlrat.runs.agents import load_agent
 from rlrat.runs.arguments import Range, RunArguments, identity
@@ -149,10 +148,20 @@ class HostTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
-        if not all(tensor.is_meta for tensor in tensors):
+        if not _all_meta((args, kwargs or {}, result)):
             self.found.append(str(func))
         return result
+
+
+def _all_meta(values) -> bool:
+    """Say whether all tensors are on `meta`."""
+    if isinstance(values, torch.Tensor):
+        return values.is_meta
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, (list, tuple)):
+        return True
+    return all(map(_all_meta, values))
 
 
 def on_the_host(agent: str, dataset, **changed) -> list[str]:

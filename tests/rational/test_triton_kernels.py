@@ -1,9 +1,7 @@
 """The Triton kernels beside the float64 reference: on a GPU where there is one, else in Triton's interpreter."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlrat.rational import VERSIONS, backend, launching, rational
+from tests.compile_kernels import compiler_says
 from tests.rational.inputs import (
     DEVICE,
     LAYOUTS,
@@ -200,12 +199,7 @@ MOST_REGISTERS = {"forward": 80, "backward": 180}
 
 def _compile(cases, folder):
     program = Path(__file__).with_name("compile_triton.py")
-    root = str(program.parents[2])
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder), "PYTHONPATH": root}
-    command = [sys.executable, str(program), json.dumps(cases)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return compiler_says([sys.executable, str(program), json.dumps(cases)], folder)
 
 
 @pytest.fixture(scope="module")

@@ -171,9 +171,8 @@ def _stop_at(monkeypatch, update):
 @pytest.mark.parametrize(
     ("agent", "update"),
     [
-        *(("iql", update) for update in (10, 13, 30)),
-        ("td3_bc", 13),
-        *(pytest.param("td3_bc", update, marks=pytest.mark.slow) for update in (10, 30)),
+        *(("iql", 10), ("iql", 13), ("td3_bc", 13)),
+        *(pytest.param(*rest, marks=pytest.mark.slow) for rest in (("iql", 30), ("td3_bc", 10), ("td3_bc", 30))),
     ],
 )
 def test_sums_since_the_last_point_outlive_a_stop(agent, run_agent, tmp_path, monkeypatch, update):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -22,6 +21,7 @@ from rlrat.runs.arguments import parse
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.trained import TrainedRun, film
 from scripts import evaluate
+from tests.forked import Forked
 from tests.goal_env import GOAL_ID, SPEC, goal_dataset
 from tests.short_runs import ROOT, SHORT
 
@@ -90,9 +90,9 @@ def test_a_runs_last_evaluation_is_repeated_bit_for_bit(folders, agent, main):
         assert row == [str(folders[agent]), "40", *targets, "2", *figures, "v5-2026.11"]
 
 
-def test_the_command_prints_one_line_per_run_and_target(folders):
-    command = [sys.executable, SCRIPT, *folders.values(), "--episodes", "1", "--seed", "5"]
-    found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def test_the_command_prints_one_line_per_run_and_target(folders, tmp_path):
+    command = [sys.executable, str(SCRIPT), *map(str, folders.values()), "--episodes", "1", "--seed", "5"]
+    found = Forked(command, tmp_path).wait()
     assert found.returncode == 0, found.stderr
     assert found.stderr == ""
     rows = cells(found.stdout)
