@@ -64,7 +64,7 @@ FINAL_EVALUATIONS = 5
 
 NETWORK_SETTINGS = ("activation", "gated", "norm", "norm_epsilon", "hidden_dims")
 """Those of every network."""
-ROLE_SETTINGS = (*NETWORK_SETTINGS, "schedule")
+ROLE_SETTINGS = (*NETWORK_SETTINGS, "schedule", "rational")
 """Those that a role of networks may have of its own, called `critic_norm`, ..., and None where they do not differ."""
 
 OUTSIDE_IDENTITY = frozenset(
