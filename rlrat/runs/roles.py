@@ -14,8 +14,8 @@ from rlrat.runs.schema import ROLE_SETTINGS
 class PerRole:
     """Gives a dataclass of arguments, for each role of its networks, a field of each of `ROLE_SETTINGS` that it has.
 
-    `class Arguments(RunArguments, roles=("actor",))` has no critic, and refuses what is said of one. A group of settings
-    such as `rational` becomes a group of the same ones: `--critic-rational.degrees`.
+    `class Arguments(RunArguments, roles=("actor",))` has no critic, and refuses what is said of one. A group of
+    settings such as `rational` becomes a group of the same ones: `--critic-rational.degrees`.
     """
 
     roles: ClassVar[tuple[str, ...]] = ("actor", "critic")

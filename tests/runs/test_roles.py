@@ -1,6 +1,7 @@
 """Each role of networks has its own of every setting, of the choices that the agent gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, get_type_hints
 
 import pytest
@@ -57,7 +58,7 @@ def test_a_role_has_its_own_of_each_setting_of_rationals():
 def test_an_agent_may_write_out_a_group_of_a_role_and_lacks_that_of_a_role_that_it_has_not():
     @dataclass(frozen=True)
     class Own(RunArguments, roles=("actor",)):
-        actor_rational: RationalArguments = RationalArguments(version="C")
+        actor_rational: RationalArguments = field(default_factory=partial(RationalArguments, version="C"))
         """Written out."""
 
     assert Own(rational=RationalArguments(groups=2)).of_role("actor", "rational") == RationalArguments(version="C")
