@@ -63,6 +63,7 @@ Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0.0, open_low=True, open_high=True)]
 NotNegative = Annotated[float, Range(0.0, open_high=True)]
 Share = Annotated[float, Range(0.0, 1.0)]
+Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
 Number = Annotated[float, Range(-1e6, 1e6)]
 
 Kind = TypeVar("Kind")
@@ -126,7 +127,7 @@ class RunArguments(PerRole):
     keep_best: Literal["return", "score", "fqe", "heldout"] | None = None
     """Keep the policy with the best return, score, value by fitted Q evaluation, or actor's loss on held-out episodes,
     in checkpoint.best.pt."""
-    holdout: Annotated[float, Range(0.0, 1.0, open_high=True)] | None = None
+    holdout: Rate | None = None
     """Share of the episodes that is never trained on, the same for all seeds; 0.1 by default where there is no
     environment, else none."""
     fqe_updates: Annotated[int, Range(0)] = 5000

@@ -1,11 +1,12 @@
 """Each role of networks has its own of every setting, of the choices that the agent gives."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Literal, get_type_hints
 
 import pytest
 
+from agents import bc
 from agents.iql import Arguments
 from rlrat.errors import InputError
 from rlrat.networks.layers import MLP
@@ -53,6 +54,14 @@ def test_a_role_has_its_own_of_each_setting_of_rationals():
     for role, scale in (("actor", 2.0), ("critic", 0.0)):
         optimizer = read.adam(network, 1e-3, role, name="n", guard=SeedGuard(1))
         assert set(optimizer._scales) == {1.0, scale}
+
+
+def test_dropout_is_a_roles_where_the_agent_has_it():
+    arguments = parse(Arguments, "", ["--dropout", "0.2", "--critic-dropout", "0"])
+    assert (arguments.of_role("actor", "dropout"), arguments.of_role("critic", "dropout")) == (0.2, 0.0)
+    assert not any(field.name.endswith("dropout") for field in fields(RunArguments))
+    with pytest.raises(InputError, match=r"^--critic-dropout is 0.1, but this agent has no critic: leave it out$"):
+        validate(bc.Arguments(critic_dropout=0.1))
 
 
 def test_an_agent_may_write_out_a_group_of_a_role_and_lacks_that_of_a_role_that_it_has_not():
