@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from rlrat.datasets import RewardScaling
 from rlrat.datasets.d4rl_names import NAMES
 from rlrat.networks import Initialization, PolicyHead
-from rlrat.runs.arguments import Axis, Number, Positive, RunArguments, Share, parse
+from rlrat.runs.arguments import Axis, Number, Positive, Rate, RunArguments, Share, parse
 
 # Of the sets that CORL trains on (github.com/tinkoff-ai/CORL at 6afec90: configs/offline/awac).
 _TRAINED_ON = {"locomotion": "-v2", "antmaze": "-v2", "maze2d": "-v1", "adroit": "-v1"}
@@ -42,6 +42,8 @@ class Arguments(RunArguments):
     """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
     initialization: Initialization = "pytorch"
     """Initial weights."""
+    dropout: Rate = 0.0
+    """Dropout rate of hidden layers, of each network in its own loss alone."""
     normalize_observations: bool = True
     """Subtract the dataset's mean and divide by its standard deviation."""
     observation_floor: Positive = 1e-3
@@ -62,7 +64,7 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, initialize, joined
+from rlrat.networks import MLP, Dropout, Policy, initialize, joined
 from rlrat.runs import Run
 from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses
 
@@ -79,6 +81,7 @@ class AWAC(nn.Module):
     q_optimizer: Adam
     policy_optimizer: Adam
     noise: UpdateBlocks
+    dropout: Dropout
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
@@ -101,20 +104,24 @@ class AWAC(nn.Module):
         self.policy_optimizer = args.adam(self.policy, args.learning_rate, "actor", name="actor", guard=self.guard)
         flatten(self.q_target)
         self.noise = UpdateBlocks(Stream(seeds, "policy noise", device).normal, (2, args.batch_size, action_size))
+        critic, actor = (args.of_role(role, "dropout") for role in ("critic", "actor"))
+        networks = {"q": (self.q, critic), "actor": (self.policy.mean, actor)}
+        self.dropout = Dropout(seeds, args.batch_size, device, **networks)
 
-    def inputs(self, update: int) -> tuple[Batch, Tensor]:
+    def inputs(self, update: int) -> tuple[Batch, Tensor, dict[str, list[Tensor] | None]]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        return self.batches.at(update), self.noise.at(update)
+        return self.batches.at(update), self.noise.at(update), self.dropout.at(update)
 
-    def update(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    def update(self, batch: Batch, noise: Tensor, dropout: dict[str, list[Tensor] | None]) -> dict[str, Tensor]:
         """One gradient step of each network; a pure function of tensors that stay on the device.
 
         `noise` `[S, 2, B, act]` is standard normal, of the policy's actions at s' and at s.
         """
         self.guard.update += 1
-        return self.update_q(batch, noise[:, 0]) | self.update_actor(batch, noise[:, 1])
+        metrics = self.update_q(batch, noise[:, 0], dropout["q"])
+        return metrics | self.update_actor(batch, noise[:, 1], dropout["actor"])
 
-    def update_q(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    def update_q(self, batch: Batch, noise: Tensor, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Policy evaluation: regress both critics on r + gamma (1 - d) min Q'(s', a'), a' of the policy.
 
         Then the target critics follow.
@@ -123,18 +130,18 @@ class AWAC(nn.Module):
             next_actions = self.policy.sample(batch.next_observations, noise)
             next_q = self.min_q(self.q_target, batch.next_observations, next_actions)
             target = losses.bellman_target(batch.rewards, batch.terminations, next_q, self.args.discount)
-        q = self.critics(self.q, batch.observations, batch.actions)
+        q = self.critics(self.q, batch.observations, batch.actions, dropout)
         loss, mean = losses.squared_error(q, target)
         self.q_optimizer.step(loss, target=self.q_target, polyak=self.args.polyak)
         return {"losses/q": loss, "charts/q_mean": mean}
 
-    def update_actor(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    def update_actor(self, batch: Batch, noise: Tensor, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Policy improvement: clone with weights exp(A / lambda), A = min Q(s, a) - min Q(s, a'), a' of the policy."""
         args = self.args
         with torch.no_grad():
             value = self.min_q(self.q, batch.observations, self.policy.sample(batch.observations, noise))
             advantage = self.min_q(self.q, batch.observations, batch.actions) - value
-        log_prob = self.policy.log_prob(batch.observations, batch.actions)
+        log_prob = self.policy.log_prob(batch.observations, batch.actions, dropout)
         loss, weights = losses.weighted_likelihood(log_prob, advantage, 1.0 / args.temperature, args.max_weight)
         self.policy_optimizer.step(loss)
         return {
@@ -146,9 +153,11 @@ class AWAC(nn.Module):
             "charts/weight_clipped": weights.clipped,
         }
 
-    def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
+    def critics(
+        self, network: MLP, observations: Tensor, actions: Tensor, dropout: list[Tensor] | None = None
+    ) -> Tensor:
         """Q(s, a) `[S, 2, B]` of both critics of each seed."""
-        return network(joined(observations, actions).unsqueeze(1)).squeeze(-1)
+        return network(joined(observations, actions).unsqueeze(1), dropout).squeeze(-1)
 
     def min_q(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
         """The smaller of both critics, `[S, B]`."""

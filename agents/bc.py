@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from rlrat.networks import Initialization, PolicyHead
-from rlrat.runs.arguments import Axis, Positive, Range, RunArguments, parse
+from rlrat.runs.arguments import Axis, Positive, Range, Rate, RunArguments, parse
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Arguments(RunArguments, roles=("actor",)):
     """Share of the episodes that is cloned, those of the highest returns; rounded up."""
     policy: PolicyHead = "deterministic"
     """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
-    actor_dropout: Annotated[float, Range(0.0, 1.0, open_high=True)] = 0.0
-    """Dropout rate of the actor's hidden layers."""
+    dropout: Rate = 0.0
+    """Dropout rate of hidden layers."""
     initialization: Initialization = "xavier_uniform"
     """Initial weights."""
     normalize_observations: bool = True
@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import Policy, dropout_masks, initialize
+from rlrat.networks import Dropout, Policy, initialize
 from rlrat.runs import Run
-from rlrat.updates import Adam, DropoutMasks, SeedGuard
+from rlrat.updates import Adam, SeedGuard
 
 
 class BC(nn.Module):
@@ -46,7 +46,7 @@ class BC(nn.Module):
     policy: Policy
     guard: SeedGuard
     policy_optimizer: Adam
-    dropout: DropoutMasks
+    dropout: Dropout
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
@@ -63,16 +63,17 @@ class BC(nn.Module):
         self.to(device)
 
         self.policy_optimizer = args.adam(self.policy, args.learning_rate, "actor", name="actor", guard=self.guard)
-        self.dropout = dropout_masks(seeds, args.actor_dropout, args.batch_size, self.policy.mean, device)
+        rate = args.of_role("actor", "dropout")
+        self.dropout = Dropout(seeds, args.batch_size, device, actor=(self.policy.mean, rate))
 
-    def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:
+    def inputs(self, update: int) -> tuple[Batch, dict[str, list[Tensor] | None]]:
         """What `update` takes, each a function of (seed, number of the update)."""
         return self.batches.at(update), self.dropout.at(update)
 
-    def update(self, batch: Batch, dropout: list[Tensor] | None = None) -> dict[str, Tensor]:
+    def update(self, batch: Batch, dropout: dict[str, list[Tensor] | None]) -> dict[str, Tensor]:
         """One gradient step; a pure function of tensors that stay on the device."""
         self.guard.update += 1
-        return self.update_actor(batch, dropout)
+        return self.update_actor(batch, dropout["actor"])
 
     def update_actor(self, batch: Batch, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Maximise log pi(a | s), which is minus the squared error of a deterministic policy."""

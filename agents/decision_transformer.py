@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, Range, RunArguments, parse
-
-Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
+from rlrat.runs.arguments import Axis, Count, NotNegative, Positive, Range, Rate, RunArguments, parse
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from rlrat.datasets import RewardScaling
 from rlrat.networks import Initialization, PolicyHead
-from rlrat.runs.arguments import Axis, NotNegative, Number, Positive, Range, RunArguments, Share, parse
+from rlrat.runs.arguments import Axis, NotNegative, Number, Positive, Range, Rate, RunArguments, Share, parse
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Arguments(RunArguments):
     """paper: Q, V, then the actor with the new V; corl: V, Q, then the actor with the advantage before V's step."""
     policy: PolicyHead = "squashed_gaussian"
     """squashed_gaussian: tanh of a Gaussian; tanh_gaussian: a Gaussian around tanh; deterministic: regression."""
-    actor_dropout: Annotated[float, Range(0.0, 1.0, open_high=True)] = 0.0
-    """Dropout rate of the actor's hidden layers."""
+    dropout: Rate = 0.0
+    """Dropout rate of hidden layers, of each network in its own loss alone."""
     initialization: Initialization = "xavier_uniform"
     """Initial weights."""
     normalize_observations: bool = True
@@ -52,9 +52,9 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, dropout_masks, initialize, joined
+from rlrat.networks import MLP, Dropout, Policy, initialize, joined
 from rlrat.runs import Run
-from rlrat.updates import Adam, DropoutMasks, SeedGuard, flatten, losses
+from rlrat.updates import Adam, SeedGuard, flatten, losses
 
 
 class IQL(nn.Module):
@@ -70,7 +70,7 @@ class IQL(nn.Module):
     q_optimizer: Adam
     v_optimizer: Adam
     policy_optimizer: Adam
-    dropout: DropoutMasks
+    dropout: Dropout
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
@@ -94,47 +94,53 @@ class IQL(nn.Module):
         self.v_optimizer = args.adam(self.v, args.learning_rate, "critic", name="v", guard=self.guard)
         self.policy_optimizer = args.adam(self.policy, args.learning_rate, "actor", name="actor", guard=self.guard)
         flatten(self.q_target)
-        self.dropout = dropout_masks(seeds, args.actor_dropout, args.batch_size, self.policy.mean, device)
+        critic, actor = (args.of_role(role, "dropout") for role in ("critic", "actor"))
+        networks = {"q": (self.q, critic), "v": (self.v, critic), "actor": (self.policy.mean, actor)}
+        self.dropout = Dropout(seeds, args.batch_size, device, **networks)
 
-    def inputs(self, update: int) -> tuple[Batch, list[Tensor] | None]:
+    def inputs(self, update: int) -> tuple[Batch, dict[str, list[Tensor] | None]]:
         """What `update` takes, each a function of (seed, number of the update)."""
         return self.batches.at(update), self.dropout.at(update)
 
-    def update(self, batch: Batch, dropout: list[Tensor] | None = None) -> dict[str, Tensor]:
+    def update(self, batch: Batch, dropout: dict[str, list[Tensor] | None]) -> dict[str, Tensor]:
         """One gradient step of each network; a pure function of tensors that stay on the device."""
         self.guard.update += 1
         with torch.no_grad():
             target_q = self.min_q(self.q_target, batch.observations, batch.actions)
         if self.args.update_order == "paper":
-            metrics = self.update_q(batch)
-            metrics |= self.update_v(batch, target_q)[0]
+            metrics = self.update_q(batch, dropout["q"])
+            metrics |= self.update_v(batch, target_q, dropout["v"])[0]
             with torch.no_grad():
                 value = self.value(batch.observations)
         else:
             with torch.no_grad():
                 next_value = self.value(batch.next_observations)
-            metrics, value = self.update_v(batch, target_q)
-            metrics |= self.update_q(batch, next_value)
-        metrics |= self.update_actor(batch, target_q - value, dropout)
+            metrics, value = self.update_v(batch, target_q, dropout["v"])
+            metrics |= self.update_q(batch, dropout["q"], next_value)
+        metrics |= self.update_actor(batch, target_q - value, dropout["actor"])
         return metrics
 
-    def update_q(self, batch: Batch, next_value: Tensor | None = None) -> dict[str, Tensor]:
+    def update_q(
+        self, batch: Batch, dropout: list[Tensor] | None, next_value: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Eq. 6: regress both critics on r + gamma (1 - d) V(s'); then the target critics follow."""
         with torch.no_grad():
             if next_value is None:
                 next_value = self.value(batch.next_observations)
             target = losses.bellman_target(batch.rewards, batch.terminations, next_value, self.args.discount)
-        q = self.critics(self.q, batch.observations, batch.actions)
+        q = self.critics(self.q, batch.observations, batch.actions, dropout)
         loss, mean = losses.squared_error(q, target)
         self.q_optimizer.step(loss, target=self.q_target, polyak=self.args.polyak)
         return {"losses/q": loss, "charts/q_mean": mean}
 
-    def update_v(self, batch: Batch, target_q: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def update_v(
+        self, batch: Batch, target_q: Tensor, dropout: list[Tensor] | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Eq. 5: V moves to an expectile of the smaller target critic, by |expectile - 1(u < 0)| u^2, u = Q - V(s).
 
         Also returns V(s) before the step.
         """
-        value = self.value(batch.observations)
+        value = self.value(batch.observations, dropout)
         loss, mean = losses.expectile_error(value, target_q, self.args.expectile)
         self.v_optimizer.step(loss)
         return {"losses/v": loss, "charts/v_mean": mean}, value.detach()
@@ -153,16 +159,18 @@ class IQL(nn.Module):
             "charts/weight_clipped": weights.clipped,
         }
 
-    def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
+    def critics(
+        self, network: MLP, observations: Tensor, actions: Tensor, dropout: list[Tensor] | None = None
+    ) -> Tensor:
         """Q(s, a) `[S, 2, B]` of both critics of each seed."""
-        return network(joined(observations, actions).unsqueeze(1)).squeeze(-1)
+        return network(joined(observations, actions).unsqueeze(1), dropout).squeeze(-1)
 
     def min_q(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
         return self.critics(network, observations, actions).amin(1)
 
-    def value(self, observations: Tensor) -> Tensor:
+    def value(self, observations: Tensor, dropout: list[Tensor] | None = None) -> Tensor:
         """V(s) `[S, B]`."""
-        return self.v(observations).squeeze(-1)
+        return self.v(observations, dropout).squeeze(-1)
 
     def inspect(self, batch: Batch) -> None:
         """Pass a batch through every network, for those who look at what happens inside."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from rlrat.datasets import RewardScaling
 from rlrat.networks import Initialization, Norm
-from rlrat.runs.arguments import Axis, Count, NotNegative, Number, Positive, RunArguments, Share, beside, parse
+from rlrat.runs.arguments import Axis, Count, NotNegative, Number, Positive, Rate, RunArguments, Share, beside, parse
 
 # Beta 1 and 2 (github.com/tinkoff-ai/ReBRAC at 694385b: configs/rebrac; maze2d: CORL at 6afec90).
 _PENALTIES = {
@@ -84,6 +84,8 @@ class Arguments(RunArguments):
     """Divide Q by its mean size in the actor's loss."""
     initialization: Initialization = "edac"
     """Initial weights."""
+    dropout: Rate = 0.0
+    """Dropout rate of hidden layers, of each network in its own loss alone."""
     normalize_observations: bool = False
     """Subtract the dataset's mean and divide by its standard deviation."""
     observation_floor: Positive = 1e-3
@@ -108,7 +110,7 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, initialize, joined
+from rlrat.networks import MLP, Dropout, Policy, initialize, joined
 from rlrat.runs import Run
 from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses, polyak_
 
@@ -138,6 +140,7 @@ class ReBRAC(nn.Module):
     q_optimizer: Adam
     policy_optimizer: Adam
     noise: UpdateBlocks
+    dropout: Dropout
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
@@ -166,25 +169,35 @@ class ReBRAC(nn.Module):
         flatten(self.q_target)
         flatten(self.policy_target)
         self.noise = UpdateBlocks(Stream(seeds, "policy noise", device).normal, (args.batch_size, action_size))
+        critic, actor = (args.of_role(role, "dropout") for role in ("critic", "actor"))
+        networks = {"q": (self.q, critic), "actor": (self.policy.mean, actor)}
+        self.dropout = Dropout(seeds, args.batch_size, device, **networks)
 
-    def inputs(self, update: int) -> tuple[Batch, Tensor, bool]:
+    def inputs(self, update: int) -> tuple[Batch, Tensor, dict[str, list[Tensor] | None], bool]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        return self.batches.at(update), self.noise.at(update), update % self.args.policy_delay == 0
+        return (
+            self.batches.at(update),
+            self.noise.at(update),
+            self.dropout.at(update),
+            update % self.args.policy_delay == 0,
+        )
 
-    def update(self, batch: Batch, noise: Tensor, actor_step: bool) -> dict[str, Tensor]:
+    def update(
+        self, batch: Batch, noise: Tensor, dropout: dict[str, list[Tensor] | None], actor_step: bool
+    ) -> dict[str, Tensor]:
         """A step of the critics and, if `actor_step`, of the actor; a pure function of tensors that stay on the device.
 
         `noise` `[S, B, act]` is standard normal.
         """
         self.guard.update += 1
-        metrics = self.update_q(batch, noise)
+        metrics = self.update_q(batch, noise, dropout["q"])
         if actor_step:
             polyak_(self.policy_target, self.policy, self.args.polyak, self.guard.alive)
-            metrics |= self.update_actor(batch)
+            metrics |= self.update_actor(batch, dropout["actor"])
             polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
         return metrics
 
-    def update_q(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    def update_q(self, batch: Batch, noise: Tensor, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Regress both critics on r + gamma (1 - d) (min Q'(s', a') - beta 2 |a' - the data's|^2).
 
         As in TD3, a' = pi'(s') + clipped noise.
@@ -198,14 +211,14 @@ class ReBRAC(nn.Module):
             penalty = (next_actions - batch.next_actions).square().sum(-1) * batch.next_action_mask
             next_q = next_q - beside(args.critic_penalty, 2) * penalty
             target = losses.bellman_target(batch.rewards, batch.terminations, next_q, args.discount)
-        q = self.critics(self.q, batch.observations, batch.actions)
+        q = self.critics(self.q, batch.observations, batch.actions, dropout)
         loss, mean = losses.squared_error(q, target)
         self.q_optimizer.step(loss)
         return {"losses/q": loss, "charts/q_mean": mean, "charts/critic_penalty": penalty.mean(-1)}
 
-    def update_actor(self, batch: Batch) -> dict[str, Tensor]:
+    def update_actor(self, batch: Batch, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Maximise lambda min Q(s, pi(s)) - beta 1 |pi(s) - a|^2, where lambda = 1 / mean |min Q|."""
-        actions = self.actions(self.policy.mean, batch.observations)
+        actions = self.actions(self.policy.mean, batch.observations, dropout)
         q = self.critics(self.q, batch.observations, actions).amin(1)
         weight = 1.0 / q.detach().abs().mean(-1) if self.args.normalize_q else torch.ones_like(q[:, 0])
         cloning = (actions - batch.actions).square().sum(-1).mean(-1)
@@ -213,13 +226,15 @@ class ReBRAC(nn.Module):
         self.policy_optimizer.step(loss)
         return {"losses/actor": loss, "losses/cloning": cloning, "charts/lambda": weight}
 
-    def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
+    def critics(
+        self, network: MLP, observations: Tensor, actions: Tensor, dropout: list[Tensor] | None = None
+    ) -> Tensor:
         """Q(s, a) `[S, 2, B]` of both critics of each seed."""
-        return network(joined(observations, actions).unsqueeze(1)).squeeze(-1)
+        return network(joined(observations, actions).unsqueeze(1), dropout).squeeze(-1)
 
-    def actions(self, network: MLP, observations: Tensor) -> Tensor:
+    def actions(self, network: MLP, observations: Tensor, dropout: list[Tensor] | None = None) -> Tensor:
         """pi(s) `[S, B, act]` in [-1, 1]."""
-        return torch.tanh(network(observations))
+        return torch.tanh(network(observations, dropout))
 
     def inspect(self, batch: Batch) -> None:
         """Pass a batch through every network, for those who look at what happens inside."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rlrat.datasets import RewardScaling
 from rlrat.networks import Initialization
-from rlrat.runs.arguments import Axis, Count, NotNegative, Number, Positive, RunArguments, Share, beside, parse
+from rlrat.runs.arguments import Axis, Count, NotNegative, Number, Positive, Rate, RunArguments, Share, beside, parse
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Arguments(RunArguments):
     """Weight of Q, once divided by its mean size, against behaviour cloning."""
     initialization: Initialization = "xavier_uniform"
     """Initial weights."""
+    dropout: Rate = 0.0
+    """Dropout rate of hidden layers, of each network in its own loss alone."""
     normalize_observations: bool = True
     """Subtract the dataset's mean and divide by its standard deviation."""
     observation_floor: Positive = 1e-6
@@ -45,7 +47,7 @@ from torch import Tensor, nn
 
 from rlrat.datasets import Batch, Batches, Dataset, Units
 from rlrat.errors import one_line_errors
-from rlrat.networks import MLP, Policy, initialize, joined
+from rlrat.networks import MLP, Dropout, Policy, initialize, joined
 from rlrat.runs import Run
 from rlrat.updates import Adam, SeedGuard, Stream, UpdateBlocks, flatten, losses, polyak_
 
@@ -63,6 +65,7 @@ class TD3BC(nn.Module):
     q_optimizer: Adam
     policy_optimizer: Adam
     noise: UpdateBlocks
+    dropout: Dropout
 
     def __init__(self, args: Arguments, dataset: Dataset, seeds: list[int], device: torch.device | str) -> None:
         super().__init__()
@@ -89,24 +92,34 @@ class TD3BC(nn.Module):
         flatten(self.q_target)
         flatten(self.policy_target)
         self.noise = UpdateBlocks(Stream(seeds, "policy noise", device).normal, (args.batch_size, action_size))
+        critic, actor = (args.of_role(role, "dropout") for role in ("critic", "actor"))
+        networks = {"q": (self.q, critic), "actor": (self.policy.mean, actor)}
+        self.dropout = Dropout(seeds, args.batch_size, device, **networks)
 
-    def inputs(self, update: int) -> tuple[Batch, Tensor, bool]:
+    def inputs(self, update: int) -> tuple[Batch, Tensor, dict[str, list[Tensor] | None], bool]:
         """What `update` takes, each a function of (seed, number of the update)."""
-        return self.batches.at(update), self.noise.at(update), (update + 1) % self.args.policy_delay == 0
+        return (
+            self.batches.at(update),
+            self.noise.at(update),
+            self.dropout.at(update),
+            (update + 1) % self.args.policy_delay == 0,
+        )
 
-    def update(self, batch: Batch, noise: Tensor, actor_step: bool) -> dict[str, Tensor]:
+    def update(
+        self, batch: Batch, noise: Tensor, dropout: dict[str, list[Tensor] | None], actor_step: bool
+    ) -> dict[str, Tensor]:
         """A step of the critics and, if `actor_step`, of the actor; a pure function of tensors that stay on the device.
 
         `noise` `[S, B, act]` is standard normal.
         """
         self.guard.update += 1
-        metrics = self.update_q(batch, noise)
+        metrics = self.update_q(batch, noise, dropout["q"])
         if actor_step:
-            metrics |= self.update_actor(batch)
+            metrics |= self.update_actor(batch, dropout["actor"])
             polyak_(self.q_target, self.q, self.args.polyak, self.guard.alive)
         return metrics
 
-    def update_q(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    def update_q(self, batch: Batch, noise: Tensor, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """TD3's step: regress both critics on r + gamma (1 - d) min Q'(s', pi'(s') + clipped noise)."""
         args = self.args
         with torch.no_grad():
@@ -115,17 +128,17 @@ class TD3BC(nn.Module):
             next_actions = (self.actions(self.policy_target, batch.next_observations) + noise).clamp(-1.0, 1.0)
             next_q = self.critics(self.q_target, batch.next_observations, next_actions).amin(1)
             target = losses.bellman_target(batch.rewards, batch.terminations, next_q, args.discount)
-        q = self.critics(self.q, batch.observations, batch.actions)
+        q = self.critics(self.q, batch.observations, batch.actions, dropout)
         loss, mean = losses.squared_error(q, target)
         self.q_optimizer.step(loss)
         return {"losses/q": loss, "charts/q_mean": mean}
 
-    def update_actor(self, batch: Batch) -> dict[str, Tensor]:
+    def update_actor(self, batch: Batch, dropout: list[Tensor] | None) -> dict[str, Tensor]:
         """Maximise lambda Q1(s, pi(s)) - (pi(s) - a)^2; in lambda = alpha / mean |Q1| the action is pi(s), not a.
 
         The paper writes a there, its authors' script pi(s). The target actor follows.
         """
-        actions = self.actions(self.policy.mean, batch.observations)
+        actions = self.actions(self.policy.mean, batch.observations, dropout)
         q = self.critics(self.q, batch.observations, actions)[:, 0]
         weight = beside(self.args.alpha, 1) / (q.detach().abs().mean(-1) + 1e-6)
         cloning = (actions - batch.actions).square().mean((-2, -1))
@@ -133,13 +146,15 @@ class TD3BC(nn.Module):
         self.policy_optimizer.step(loss, target=self.policy_target, polyak=self.args.polyak)
         return {"losses/actor": loss, "losses/cloning": cloning, "charts/lambda": weight}
 
-    def critics(self, network: MLP, observations: Tensor, actions: Tensor) -> Tensor:
+    def critics(
+        self, network: MLP, observations: Tensor, actions: Tensor, dropout: list[Tensor] | None = None
+    ) -> Tensor:
         """Q(s, a) `[S, 2, B]` of both critics of each seed."""
-        return network(joined(observations, actions).unsqueeze(1)).squeeze(-1)
+        return network(joined(observations, actions).unsqueeze(1), dropout).squeeze(-1)
 
-    def actions(self, network: MLP, observations: Tensor) -> Tensor:
+    def actions(self, network: MLP, observations: Tensor, dropout: list[Tensor] | None = None) -> Tensor:
         """pi(s) `[S, B, act]` in [-1, 1]."""
-        return torch.tanh(network(observations))
+        return torch.tanh(network(observations, dropout))
 
     def inspect(self, batch: Batch) -> None:
         """Pass a batch through every network, for those who look at what happens inside."""

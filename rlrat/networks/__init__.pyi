@@ -6,9 +6,9 @@ from .choices import Norm as Norm
 from .choices import PolicyHead as PolicyHead
 from .choices import RationalVersion as RationalVersion
 from .layers import MLP as MLP
+from .layers import Dropout as Dropout
 from .layers import Embedding as Embedding
 from .layers import LayerNorm as LayerNorm
-from .layers import dropout_masks as dropout_masks
 from .layers import initialize as initialize
 from .layers import joined as joined
 from .policies import Policy as Policy

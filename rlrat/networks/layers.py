@@ -189,11 +189,11 @@ class MLP(nn.Module):
         self.output.edac_bound = 3e-3
 
     def forward(self, x: Tensor, dropout: Sequence[Tensor] | None = None) -> Tensor:
-        """Apply the network; `dropout` has a tensor of factors for each hidden layer, as `dropout_masks` draws them."""
+        """Apply the network; `dropout` has a tensor of factors for each hidden layer, as `Dropout` draws them."""
         for index, layer in enumerate(self.hidden):
             x = layer(x)
             if dropout is not None:
-                x = x * dropout[index]
+                x = x * dropout[index].view_as(x)  # the critics of a seed are rows of one mask
         return self.output(x)
 
 
@@ -244,14 +244,39 @@ def _count_weights(in_features: int, hidden_dims: Sequence[int], out_features: i
     return hidden * (2 if gated else 1) + (hidden_dims[-1] + 1) * out_features
 
 
-def dropout_masks(seeds: Sequence[int], rate: float, rows: int, mlp: MLP, device: torch.device | str) -> DropoutMasks:
-    """Make what draws factors of inverted dropout, 0 or 1/(1 - rate), `[S, rows, width]` for each hidden layer.
+class Dropout:
+    """Draws the factors of inverted dropout for the hidden layers of a learner's networks, update by update.
 
-    Its `at(update)` is what `MLP` takes as `dropout`; at rate 0 that is None.
+    Args:
+        seeds: of the learner.
+        rows: of a batch; a network with C critics for each seed has C times as many.
+        device: of the networks.
+        networks: by name, each with its rate. Those of different names have different factors.
     """
-    streams = [Stream(seeds, f"dropout {layer}", device) for layer in range(len(mlp.hidden))]
-    shapes = [(rows, layer.linear.weight.shape[-1]) for layer in mlp.hidden]
-    return DropoutMasks(streams, [rate] * len(shapes), shapes)
+
+    def __init__(
+        self, seeds: Sequence[int], rows: int, device: torch.device | str, **networks: tuple[MLP, float]
+    ) -> None:
+        self._depths = {name: len(mlp.hidden) for name, (mlp, _) in networks.items()}
+        streams, rates, shapes = [], [], []
+        for name, (mlp, rate) in networks.items():
+            for index, layer in enumerate(mlp.hidden):
+                purpose = f"dropout {index}" if name == "actor" else f"{name} dropout {index}"  # once the actor's alone
+                streams.append(Stream(seeds, purpose, device))
+                rates.append(rate)
+                shapes.append((math.prod(mlp.batch_shape[1:]) * rows, layer.linear.weight.shape[-1]))
+        self._masks = DropoutMasks(streams, rates, shapes)
+
+    def at(self, update: int) -> dict[str, list[Tensor] | None]:
+        """Return by name what each `MLP` takes as `dropout`: for each layer 0 or 1/(1 - rate), `[S, rows, width]`.
+
+        At rate 0 that is None.
+        """
+        masks, found = self._masks.at(update), {}
+        for name, depth in self._depths.items():
+            own, masks = (None, None) if masks is None else (masks[:depth], masks[depth:])
+            found[name] = None if own is None or None in own else own
+        return found
 
 
 @torch.no_grad()

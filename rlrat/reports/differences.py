@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrat.reports.read import RunRecord, as_text
-from rlrat.runs.schema import ROLE_SETTINGS, recalled
+from rlrat.runs.schema import recalled
 
 _PROTOCOL = {  # how runs are judged, not how they learn
     *("env_id", "env_kwargs", "max_episode_steps", "wrappers", "ignore_wrappers"),
@@ -14,12 +14,10 @@ _PROTOCOL = {  # how runs are judged, not how they learn
     *("dataset_fingerprint", "reference scores", "holdout", "fqe_updates"),
 }
 _NEWER = {
-    **{"max_episode_steps": None, "action_bounds": None, "holdout": None, "reward_shift": None},
-    **{"wrappers": [], "ignore_wrappers": False, "drop_achieved_goal": None},
-    **{"norm_epsilon": 1e-5, **{f"{role}_{name}": None for role in ("actor", "critic") for name in ROLE_SETTINGS}},
-    **{"warmup_updates": 0, "schedule": "constant", "weight_decay": 0.0, "max_norm": None},
+    **{"wrappers": [], "ignore_wrappers": False, "norm_epsilon": 1e-5},
+    **{"warmup_updates": 0, "schedule": "constant", "weight_decay": 0.0, "dropout": 0.0},
 }
-"""Settings that older runs do not know, as they were."""
+"""Settings that older runs do not know, as they were; of those that may be None, that is what they were."""
 # Settings that the seconds of an update depend on. A run may be resumed with others, except for the precision.
 _SPEED = ("num_threads", "compile", "precision")
 
@@ -46,9 +44,10 @@ def find_differences(runs: dict[str, Sequence[RunRecord]], by: Sequence[str]) ->
     rows = [(label, _settings(run)) for label, group in runs.items() for run in group if run.config.get("identity")]
     told = {*by, "agent"} | ({"activation"} if "variant" in by else set())  # an agent is in the label or in the task
     names = {name: None for _, settings in rows for name in settings if name not in told}
-    for label, settings in rows:
-        for name in names:
-            there[name][as_text(settings.get(name, "-"))].add(label)
+    for name in names:
+        unknown = None if any(settings.get(name, "-") is None for _, settings in rows) else "-"
+        for label, settings in rows:
+            there[name][as_text(settings.get(name, unknown))].add(label)
     found = []
     for name, values in there.items():
         if len(values) > 1:

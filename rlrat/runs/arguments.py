@@ -30,7 +30,7 @@ from rlrat.json_files import EXACT_INTEGERS
 from rlrat.networks.choices import Norm, RationalVersion
 from rlrat.runs.presets import with_preset
 from rlrat.runs.roles import PerRole
-from rlrat.runs.schema import HELD_OUT_SHARE, NETWORK_SETTINGS, OUTSIDE_IDENTITY, OUTSIDE_NAME, ROLE_SETTINGS
+from rlrat.runs.schema import HELD_OUT_SHARE, NETWORK_SETTINGS, OUTSIDE_IDENTITY, OUTSIDE_NAME
 from rlrat.updates.seeds import SEED_LIMIT
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ Count = Annotated[int, Range(1)]
 Positive = Annotated[float, Range(0.0, open_low=True, open_high=True)]
 NotNegative = Annotated[float, Range(0.0, open_high=True)]
 Share = Annotated[float, Range(0.0, 1.0)]
+Rate = Annotated[float, Range(0.0, 1.0, open_high=True)]
 Number = Annotated[float, Range(-1e6, 1e6)]
 
 Kind = TypeVar("Kind")
@@ -126,7 +127,7 @@ class RunArguments(PerRole):
     keep_best: Literal["return", "score", "fqe", "heldout"] | None = None
     """Keep the policy with the best return, score, value by fitted Q evaluation, or actor's loss on held-out episodes,
     in checkpoint.best.pt."""
-    holdout: Annotated[float, Range(0.0, 1.0, open_high=True)] | None = None
+    holdout: Rate | None = None
     """Share of the episodes that is never trained on, the same for all seeds; 0.1 by default where there is no
     environment, else none."""
     fqe_updates: Annotated[int, Range(0)] = 5000
@@ -181,10 +182,9 @@ class RunArguments(PerRole):
 
     def network(self, role: str) -> dict[str, Any]:
         """Collect the settings of the networks of a role, `actor` or `critic`, as `rlrat.networks.MLP` takes them."""
-        rational = {name: getattr(self.rational, name) for name in ("degrees", "version", "groups")}
-        own = {name: getattr(self, f"{role}_{name}") for name in NETWORK_SETTINGS}
-        found = {name: getattr(self, name) if value is None else value for name, value in own.items()}
-        return {**found, "activation_settings": rational}
+        rational = self.of_role(role, "rational")
+        settings = {name: getattr(rational, name) for name in ("degrees", "version", "groups")}
+        return {**{name: self.of_role(role, name) for name in NETWORK_SETTINGS}, "activation_settings": settings}
 
     def adam(
         self,
@@ -204,7 +204,7 @@ class RunArguments(PerRole):
         Args:
             network: has a `batch_shape`; see `rlrat.updates.Adam`.
             learning_rate: one number, or one for each seed.
-            role: whose `--<role>-schedule` it follows.
+            role: whose `--<role>-schedule` it follows, and whose `--<role>-rational.rate-scale`.
             name: what `guard` calls its loss and gradient.
             guard: the learner's.
             every: updates between two of its steps.
@@ -214,13 +214,13 @@ class RunArguments(PerRole):
         from rlrat.networks.transformer import Gain
         from rlrat.updates.optim import Adam
 
-        schedule = getattr(self, f"{role}_schedule") or self.schedule
+        schedule = self.of_role(role, "schedule")
         return Adam(
             network,
             learning_rate,
             name=name,
             guard=guard,
-            rational_rate_scale=self.rational.rate_scale,
+            rational_rate_scale=self.of_role(role, "rational").rate_scale,
             weight_decay=self.weight_decay,
             decoupled=True,
             undecayed=[*undecayed, *(m for m in network.modules() if isinstance(m, Embedding | LayerNorm | Gain))],
@@ -333,9 +333,8 @@ def validate(arguments: RunArguments) -> None:
         widths = getattr(arguments, name)
         if widths is not None and (not widths or min(widths) < 1):
             raise InputError(f"{_flag(name)} is {widths}, but must be one or more positive widths")
-    for role, name in itertools.product(arguments.absent_roles, ROLE_SETTINGS):
-        if (value := getattr(arguments, f"{role}_{name}")) is not None:
-            raise InputError(f"{_flag(f'{role}_{name}')} is {value}, but this agent has no {role}: leave it out")
+    for role, name, value in arguments.of_absent_roles():
+        raise InputError(f"{_flag(name)} is {value}, but this agent has no {role}: leave it out")
     if any(not 0 <= update <= arguments.total_updates for update in arguments.eval_at):
         raise InputError(f"--eval-at is {arguments.eval_at}, but must lie in [0, --total-updates]")
     if arguments.run_name is not None and not re.fullmatch(r"[\w.,=+-]+", arguments.run_name):

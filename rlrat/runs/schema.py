@@ -64,8 +64,10 @@ FINAL_EVALUATIONS = 5
 
 NETWORK_SETTINGS = ("activation", "gated", "norm", "norm_epsilon", "hidden_dims")
 """Those of every network."""
-ROLE_SETTINGS = (*NETWORK_SETTINGS, "schedule")
-"""Those that a role of networks may have of its own, called `critic_norm`, ..., and None where they do not differ."""
+ROLE_SETTINGS = (*NETWORK_SETTINGS, "schedule", "rational", "dropout")
+"""Those that a role of networks may have of its own, called `critic_norm`, ..., and None where they do not differ.
+
+Not every agent has `dropout`: its masks are drawn for the update, which must know where to put them."""
 
 OUTSIDE_IDENTITY = frozenset(
     (
@@ -108,6 +110,8 @@ def recalled(identity: Mapping[str, Any]) -> dict[str, Any]:
         found["env_id"] = bare(found["env_id"])
     if "schedule" not in found and "best_episodes" in found and found.get("actor_schedule") == "constant":
         found["actor_schedule"] = None  # BC's was its own, and "constant" its default
+    if "dropout" not in found and found.get("actor_dropout") == 0.0:
+        found["actor_dropout"] = None  # likewise, before the critics had one
     if "action_bounds" in found:  # it came with max_episode_steps
         return found
     if "max_episode_steps" in found:

@@ -17,6 +17,7 @@ from rlrat.updates.optim import Adam
 from tests.agents.registered import REGISTERED
 
 AGENTS = tuple(name for name in agent_names() if name in REGISTERED)  # test_registered.py names those that are missing
+NO_DROPOUT = dict.fromkeys(("q", "v", "actor"))  # what `Dropout.at` of any agent returns at rate 0
 HEADS = get_args(PolicyHead)  # of BC's and IQL's policies
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agents.learners import HEADS, assert_gradients, forward, log_prob, make_learner
+from tests.agents.learners import HEADS, NO_DROPOUT, assert_gradients, forward, log_prob, make_learner
 from tests.agents.peers import assert_equals_its_peer
 
 # No setting of the equations has its default, so that none is taken in another's place.
@@ -54,8 +54,8 @@ def _actor_loss(policy, weights, batch, seed):
 def test_losses_and_their_order_are_the_papers(small_dataset, policy):
     learner, _ = _learner(small_dataset, [3, 4], policy=policy, learning_rate=3e-3)
     for update in range(5):
-        before, (batch, noise) = copy.deepcopy(learner), learner.inputs(update)
-        metrics = learner.update(batch, noise)
+        before, (batch, noise, _) = copy.deepcopy(learner), learner.inputs(update)
+        metrics = learner.update(batch, noise, NO_DROPOUT)
         for seed in range(2):
             got = {name: values[seed].item() for name, values in metrics.items()}
             assert got["losses/q"] == pytest.approx(_q_loss(before, before.q, batch, noise, seed), rel=1e-4)
@@ -74,8 +74,8 @@ def test_losses_and_their_order_are_the_papers(small_dataset, policy):
 @pytest.mark.parametrize("policy", HEADS)
 def test_the_gradient_of_each_loss_is_the_one_that_steps(small_dataset, policy):
     learner, _ = _learner(small_dataset, [0], policy=policy)
-    before, (batch, noise) = copy.deepcopy(learner), learner.inputs(0)
-    learner.update(batch, noise)
+    before, (batch, noise, _) = copy.deepcopy(learner), learner.inputs(0)
+    learner.update(batch, noise, NO_DROPOUT)
     weights, _ = _weights(before, learner.q, batch, noise, 0)
     losses = {
         "q": lambda moved: _q_loss(before, moved.q, batch, noise, 0),
@@ -90,7 +90,7 @@ def test_losses_gradients_and_parameters_are_corls():
 
     def inputs(module, columns, update):
         batch = module.Batch(*(columns[name] for name in module.Batch._fields))
-        return batch, torch.stack([columns["noise"], columns["current_noise"]], dim=1)
+        return batch, torch.stack([columns["noise"], columns["current_noise"]], dim=1), NO_DROPOUT
 
     settings = {"learning_rate": 1e-3, "discount": 0.95, "polyak": 0.02, "temperature": 0.7, "max_weight": 1.3}
     assert_equals_its_peer("awac", settings, inputs)

@@ -11,7 +11,7 @@ import torch
 import rlrat
 from rlrat.rational import Rational
 from rlrat.runs.arguments import RationalArguments
-from tests.agents.learners import HEADS, assert_gradients, log_prob, make_learner
+from tests.agents.learners import HEADS, NO_DROPOUT, assert_gradients, log_prob, make_learner
 
 _learner = partial(make_learner, "bc")
 
@@ -27,7 +27,7 @@ def test_the_loss_is_the_mean_log_likelihood(small_dataset, policy):
     learner, batches = _learner(small_dataset, [3, 4], policy=policy, batch_size=4, learning_rate=3e-3)
     for update in range(5):
         before, batch = copy.deepcopy(learner), batches.at(update)
-        metrics = learner.update(batch)
+        metrics = learner.update(batch, NO_DROPOUT)
         assert set(metrics) == {"losses/actor"}
         expected = [_numpy_loss(before, batch, seed) for seed in range(2)]
         np.testing.assert_allclose(metrics["losses/actor"].detach().numpy(), expected, rtol=1e-4)
@@ -37,7 +37,7 @@ def test_the_loss_is_the_mean_log_likelihood(small_dataset, policy):
 def test_the_gradient_of_the_loss_is_the_one_that_steps(small_dataset, policy):
     learner, batches = _learner(small_dataset, [0], policy=policy, batch_size=4)
     before, batch = copy.deepcopy(learner), batches.at(0)
-    learner.update(batch)
+    learner.update(batch, NO_DROPOUT)
     assert ("log_std" in dict(learner.policy.named_parameters())) == (policy != "deterministic")
     assert_gradients(learner, before, "policy", learner.policy_optimizer, lambda moved: _numpy_loss(moved, batch, 0))
 
@@ -65,7 +65,7 @@ def test_the_best_episodes_are_what_is_cloned():
     for share in (0.5, 1.0):
         learner, batches = _learner(dataset, [0, 1], best_episodes=share, learning_rate=1e-2)
         for update in range(100):
-            learner.update(batches.at(update))
+            learner.update(batches.at(update), NO_DROPOUT)
         acted[share] = learner.policy(torch.zeros(2, 1, 11))
         cloned = dataset.actions[:, 0] > 0 if share < 1 else slice(None)
         mean = dataset.observations[cloned].mean(0)
@@ -82,7 +82,7 @@ def test_the_command_clones_the_best_episodes(run_agent, tmp_path):
     for part, same in ((dataset.best_episodes(0.1), True), (dataset, False)):
         learner, batches = _learner(part, [0], batch_size=16)
         for update in range(40):
-            learner.update(batches.at(update))
+            learner.update(batches.at(update), NO_DROPOUT)
         weights = learner.policy.mean.output.weight[0]
         cloned = torch.load(checkpoint, weights_only=True)["state"]["policy.mean.output.weight"]
         assert torch.allclose(cloned, weights, atol=1e-5) == same

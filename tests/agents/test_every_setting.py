@@ -74,24 +74,25 @@ def alternatives(kind: Any, value: Any, bounds: Range | None = None) -> list[lis
 def settings(agent: str) -> dict[str, list[list[dict[str, Any]]]]:
     """For each setting of the identity, what `make_learner` takes to have others."""
     kind = load_agent(agent).Arguments
-    base, judged = make_learner_settings(agent), identity(kind())
-    absent = {f"{role}_{name}" for role in kind.absent_roles for name in ROLE_SETTINGS}
+    base, judged = kind(**make_learner_settings(agent)), identity(kind())
+    of_roles = {f"{role}_{name}": (role, name) for role in kind.roles for name in ROLE_SETTINGS}
+    absent = tuple(f"{role}_{name}" for role in kind.absent_roles for name in ROLE_SETTINGS)
     found = {}
     for name, hint in get_type_hints(kind, include_extras=True).items():
         if name in ELSEWHERE or name in absent:
             continue
-        shared = next((s for s in ROLE_SETTINGS for role in kind.roles if name == f"{role}_{s}"), name)
-        own = base.get(name, getattr(kind(), name))
-        value = base.get(shared, getattr(kind(), shared)) if own is None else own  # of a role, the one that it has now
-        if dataclasses.is_dataclass(value):
-            for inner, inner_hint in get_type_hints(type(value), include_extras=True).items():
-                choices = alternatives(inner_hint, getattr(value, inner))
+        value = base.of_role(*of_roles[name]) if name in of_roles else getattr(base, name)
+        enough = 1 if name in of_roles else None  # what other values do is seen where all roles have them
+        if dataclasses.is_dataclass(hint):
+            for inner, inner_hint in get_type_hints(hint, include_extras=True).items():
+                choices = alternatives(inner_hint, getattr(value, inner))[:enough]
                 found[f"{name}.{inner}"] = [
-                    [{name: dataclasses.replace(value, **{inner: choice})} for choice in some] for some in choices
+                    [{name: dataclasses.replace(getattr(base, name), **{inner: choice})} for choice in some]
+                    for some in choices
                 ]
         elif name in judged:
-            found[name] = [[{name: choice} for choice in some] for some in alternatives(hint, value)]
-    assert found.keys() == judged.keys() - ELSEWHERE.keys() - absent
+            found[name] = [[{name: choice} for choice in some] for some in alternatives(hint, value)[:enough]]
+    assert found.keys() == {name for name in judged if name not in ELSEWHERE and not name.startswith(absent)}
     return found
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agents.learners import HEADS, assert_gradients, forward, log_prob, make_learner
+from tests.agents.learners import HEADS, NO_DROPOUT, assert_gradients, forward, log_prob, make_learner
 
 # No setting of the equations has its default, so that none is taken in another's place.
 _learner = partial(
@@ -47,7 +47,7 @@ def test_losses_and_their_order_are_the_papers(small_dataset, order, policy):
     learner, batches = _learner(small_dataset, [3, 4], update_order=order, policy=policy, **settings)
     for update in range(5):
         before, batch = copy.deepcopy(learner), batches.at(update)
-        metrics = learner.update(batch)
+        metrics = learner.update(batch, NO_DROPOUT)
         for seed in range(2):
             # Paper: Q from the old V, V, the actor from the new V. CORL: the actor's advantage is the old V's.
             v_actor = learner.v if order == "paper" else before.v
@@ -69,7 +69,7 @@ def test_losses_and_their_order_are_the_papers(small_dataset, order, policy):
 def test_the_gradient_of_each_loss_is_the_one_that_steps(small_dataset, order, policy):
     learner, batches = _learner(small_dataset, [0], update_order=order, policy=policy, max_weight=1.5)
     before, batch = copy.deepcopy(learner), batches.at(0)
-    learner.update(batch)
+    learner.update(batch, NO_DROPOUT)
     assert ("log_std" in dict(learner.policy.named_parameters())) == (policy != "deterministic")
     v_actor = learner.v if order == "paper" else before.v
     for network, name in (("q", "q"), ("v", "v"), ("policy", "actor")):

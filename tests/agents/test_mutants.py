@@ -128,7 +128,7 @@ OF_AGENTS = {
             escapes,
         ),
         Mutant("advantages are less their mean", "target_q - value,", "target_q - value - value.mean(),", alone),
-        Mutant("all seeds have the same dropout", "dropout_masks(seeds,", "dropout_masks([0] * num_seeds,", apart),
+        Mutant("all seeds have the same dropout", "Dropout(seeds,", "Dropout([0] * num_seeds,", apart),
         Mutant("targets never move", ", target=self.q_target, polyak=self.args.polyak", "", targets),
         Mutant("targets move at another rate", "polyak=self.args.polyak", "polyak=0.005", targets),
         Mutant("the target takes gradients", ".requires_grad_(False)", "", contract),
@@ -149,6 +149,7 @@ OF_AGENTS = {
     ),
     "td3_bc": (
         Mutant("--noise-clip is ignored", "beside(args.noise_clip, 3)", "0.5", counts("noise_clip")),
+        Mutant("critics have the actor's dropout", "(self.q, critic)", "(self.q, actor)", counts("critic_dropout")),
         Mutant("lambda is one for all seeds", "q.detach().abs().mean(-1)", "q.detach().abs().mean()", alone),
         Mutant("all seeds have the same noise", "Stream(seeds,", "Stream([0] * num_seeds,", apart),
         Mutant("every update has the same noise", "self.noise.at(update)", "self.noise.at(0)", apart),

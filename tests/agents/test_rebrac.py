@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rlrat
-from tests.agents.learners import assert_gradients, make_learner
+from tests.agents.learners import NO_DROPOUT, assert_gradients, make_learner
 from tests.agents.peers import assert_equals_its_peer
 
 # No setting of the equations has its default, so that none is taken in another's place.
@@ -60,9 +60,9 @@ def test_losses_and_their_order_are_the_authors(small_dataset, normalize_q):
     settings = {"actor_learning_rate": 3e-3, "critic_learning_rate": 2e-3, "normalize_q": normalize_q}
     learner, _ = _learner(small_dataset, [3, 4], **settings)
     for update in range(4):
-        before, (batch, noise, actor_step) = copy.deepcopy(learner), learner.inputs(update)
+        before, (batch, noise, _, actor_step) = copy.deepcopy(learner), learner.inputs(update)
         assert actor_step == (update % 2 == 0)
-        metrics = learner.update(batch, noise, actor_step)
+        metrics = learner.update(batch, noise, NO_DROPOUT, actor_step)
         assert ("losses/actor" in metrics) == actor_step
         for seed in range(2):
             got = metrics["losses/q"][seed].item()
@@ -79,8 +79,8 @@ def test_losses_and_their_order_are_the_authors(small_dataset, normalize_q):
 
 def test_the_gradient_of_each_loss_is_the_one_that_steps(small_dataset):
     learner, _ = _learner(small_dataset, [0], initialization="pytorch")
-    before, (batch, noise, _) = copy.deepcopy(learner), learner.inputs(0)
-    learner.update(batch, noise, True)
+    before, (batch, noise, *_) = copy.deepcopy(learner), learner.inputs(0)
+    learner.update(batch, noise, NO_DROPOUT, True)
     _, weight = _actor_loss(before, learner.q, before.policy, batch, 0)
     losses = {
         "q": lambda moved: _q_loss(before, moved.q, batch, noise, 0),
@@ -96,7 +96,7 @@ def test_losses_gradients_and_parameters_are_the_authors():
     def inputs(module, columns, update):
         columns = {**columns, "next_action_mask": torch.ones_like(columns["rewards"])}
         batch = module.Batch(*(columns[name] for name in module.Batch._fields))
-        return batch, columns["noise"], update % 2 == 0
+        return batch, columns["noise"], NO_DROPOUT, update % 2 == 0
 
     settings = {"actor_learning_rate": 1e-3, "critic_learning_rate": 2e-3, "discount": 0.95, "polyak": 0.02}
     settings |= {"actor_penalty": 0.2, "critic_penalty": 0.3, "policy_noise": 0.3, "noise_clip": 0.4}
@@ -134,7 +134,7 @@ def test_the_penalty_is_left_out_where_the_data_has_no_next_action():
         """Of the first step where the next actions of some transitions are others."""
         fresh, _ = _learner(dataset, [0], policy_noise=0.0, batch_size=64)
         elsewhere = batch._replace(next_actions=batch.next_actions + moved[:, None])
-        return fresh.update_q(elsewhere, fresh.noise.at(0))["losses/q"]
+        return fresh.update_q(elsewhere, fresh.noise.at(0), None)["losses/q"]
 
     assert torch.equal(loss(last.float()), loss(torch.zeros(64)))
     assert not torch.equal(loss(1.0 - last.float()), loss(torch.zeros(64)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agents.learners import assert_gradients, forward, make_learner, make_trainer
+from tests.agents.learners import NO_DROPOUT, assert_gradients, forward, make_learner, make_trainer
 
 _settings = {"discount": 0.9, "alpha": 1.5, "policy_noise": 0.3, "noise_clip": 0.4, "polyak": 0.01}  # no default
 _learner = partial(make_learner, "td3_bc", **_settings)
@@ -42,7 +42,7 @@ def test_losses_and_their_order_are_the_papers(small_dataset):
     for update in range(6):
         before, batch, noise = copy.deepcopy(learner), batches.at(update), learner.noise.at(update)
         assert ((0.5 * noise).abs() > 0.4).any()
-        metrics = learner.update(batch, noise, update % 2 == 1)
+        metrics = learner.update(batch, noise, NO_DROPOUT, update % 2 == 1)
         for seed in range(2):
             got = metrics["losses/q"][seed].item()
             assert got == pytest.approx(_numpy_q_loss(before, before.q, batch, noise, seed), rel=1e-4)
@@ -77,7 +77,7 @@ def test_the_actor_and_the_targets_move_at_the_delayed_updates(small_dataset):
 def test_the_gradient_of_each_loss_is_the_one_that_steps(small_dataset):
     learner, batches = _learner(small_dataset, [0])
     before, batch, noise = copy.deepcopy(learner), batches.at(0), learner.noise.at(0)
-    learner.update(batch, noise, True)
+    learner.update(batch, noise, NO_DROPOUT, True)
     _, weight = _numpy_actor_loss(before, learner.q, before.policy, batch, 0)
     losses = {
         "q": lambda moved: _numpy_q_loss(before, moved.q, batch, noise, 0),
@@ -94,8 +94,8 @@ def test_lambda_is_each_seeds_own(small_dataset):
     factor = torch.tensor([[1.0], [1000.0]])
     for update in range(20):
         batch, noise = batches.at(update), plain.noise.at(update)
-        ours = plain.update(batch, noise, update % 2 == 1)
-        theirs = scaled.update(batch._replace(rewards=batch.rewards * factor), noise, update % 2 == 1)
+        ours = plain.update(batch, noise, NO_DROPOUT, update % 2 == 1)
+        theirs = scaled.update(batch._replace(rewards=batch.rewards * factor), noise, NO_DROPOUT, update % 2 == 1)
         for name, value in ours.items():
             assert value[0] == theirs[name][0]
     for name, value in plain.state_dict().items():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rlrat.networks.layers import INITIALIZATIONS, MLP, dropout_masks, gated_dims, initialize, joined
+from rlrat.networks.layers import INITIALIZATIONS, MLP, Dropout, gated_dims, initialize, joined
 from rlrat.rational import launching, rational, rationalize
 from rlrat.updates.random import Stream
 
@@ -113,15 +113,31 @@ def test_a_gated_network_keeps_widths_that_rational_groups_divide():
 def test_dropout_is_each_seeds_own():
     network = _mlp([0, 1])
     x = torch.randn(2, 100, 5)
-    masks = dropout_masks([0, 1], 0.25, 100, network, "cpu").at(7)
-    alone = dropout_masks([1], 0.25, 100, network, "cpu").at(7)
+    masks = Dropout([0, 1], 100, "cpu", actor=(network, 0.25)).at(7)["actor"]
+    alone = Dropout([1], 100, "cpu", actor=(network, 0.25)).at(7)["actor"]
     assert [mask.shape[1:] for mask in masks] == [(100, layer.linear.weight.shape[-1]) for layer in network.hidden]
     assert torch.equal(masks[0][1], alone[0][0])
     assert torch.equal(masks[1], Stream([0, 1], "dropout 1").dropout(7, 0.25, masks[1].shape[1:]))
-    assert dropout_masks([0, 1], 0.0, 100, network, "cpu").at(7) is None
+    assert Dropout([0, 1], 100, "cpu", q=(network, 0.0)).at(7) == {"q": None}
     assert set(masks[0].unique().tolist()) == {0.0, float(torch.tensor(1 / 0.75))}
     assert abs(masks[0].mean() - 1) < 0.1
     assert not torch.equal(network(x), network(x, masks))
+
+
+def test_dropout_is_each_networks_own_with_its_rate():
+    critics, actor = MLP(5, (16, 8), 1, batch_shape=(2, 3)), _mlp([0, 1])
+    initialize(critics, [0, 1], "critics", "pytorch")
+    both = Dropout([0, 1], 100, "cpu", q=(critics, 0.5), v=(actor, 0.0), actor=(actor, 0.25)).at(7)
+    assert both["v"] is None
+    masks, x = both["q"], torch.randn(2, 1, 100, 5)
+    assert [mask.shape for mask in masks] == [(2, 300, 16), (2, 300, 8)]
+    assert set(masks[0].unique().tolist()) == {0.0, 2.0}
+    alone = Dropout([0, 1], 100, "cpu", actor=(actor, 0.25)).at(7)["actor"]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(both["actor"], alone, strict=True))
+    y = torch.relu(critics.hidden[0].linear(x)) * masks[0].view(2, 3, 100, 16)
+    y = torch.relu(critics.hidden[1].linear(y)) * masks[1].view(2, 3, 100, 8)
+    torch.testing.assert_close(critics(x, masks), critics.output(y))
+    assert not torch.equal(*critics(x.expand(2, 3, 100, 5), masks)[0, :2])  # each critic its own
 
 
 @pytest.mark.parametrize("types", [("cuda",), ("cuda", "cpu")])

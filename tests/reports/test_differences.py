@@ -20,6 +20,7 @@ def test_what_differs_in_how_runs_were_judged_is_told(tmp_path):
 def test_settings_that_older_runs_do_not_know_are_as_they_were(tmp_path):
     write_seeds(tmp_path)
     newer = {"drop_achieved_goal": None, "ignore_wrappers": False, "max_episode_steps": None, "action_bounds": None}
+    newer |= {"critic_norm": None, "critic_rational.degrees": None, "schedule": "constant"}
     write_seeds(tmp_path, activation="silu", reward_shift=None, holdout=None, **newer)
     assert build_report(read_runs([tmp_path])).tasks[0].differences == ()
     write_seeds(tmp_path, activation="gelu", **{**newer, "drop_achieved_goal": False})
@@ -33,7 +34,7 @@ def test_how_older_runs_were_is_todays_default():
     assert {name: value for name, value in _NEWER.items() if name in today} == {
         name: today[name] for name in _NEWER if name in today
     }
-    assert {"norm_epsilon", "critic_norm", "actor_schedule", "weight_decay", "warmup_updates"} <= _NEWER.keys()
+    assert {"norm_epsilon", "weight_decay", "warmup_updates"} <= _NEWER.keys()
 
 
 def test_seconds_are_compared_only_between_equal_processes(tmp_path):

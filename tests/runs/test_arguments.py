@@ -186,7 +186,8 @@ class Line:
         (
             Arguments,
             "--rationl.version A",
-            "Unrecognized options: --rationl.version, A. Perhaps you meant: --rational.version",
+            "Unrecognized options: --rationl.version, A. Perhaps you meant: --rational.version, "
+            "--actor-rational.version, --critic-rational.version",
         ),
         (Arguments, "--polyk 1", "Unrecognized options: --polyk, 1. Perhaps you meant: --polyak, --policy"),
         (Arguments, "--xyzzy", "Unrecognized options: --xyzzy"),

@@ -76,6 +76,11 @@ def test_an_identity_of_before_is_recalled_in_todays_terms():
     assert recalled({**before, "best_episodes": 1.0, "actor_schedule": "cosine"})["actor_schedule"] == "cosine"
     assert recalled({**before, "actor_schedule": "constant"})["actor_schedule"] == "constant"  # of IQL
     assert recalled({**theirs, "best_episodes": 1.0, "actor_schedule": "constant"})["actor_schedule"] == "constant"
+    # From before the critics could have dropout.
+    before = {name: value for name, value in theirs.items() if name != "dropout"}
+    assert recalled({**before, "actor_dropout": 0.0})["actor_dropout"] is None
+    assert recalled({**before, "actor_dropout": 0.1})["actor_dropout"] == 0.1
+    assert recalled({**theirs, "actor_dropout": 0.0})["actor_dropout"] == 0.0
     # A Decision Transformer's, from before the time limit of an evaluation could be given.
     del theirs["action_bounds"]
     assert recalled({**theirs, "max_episode_steps": 500}).get("max_episode_steps") is None

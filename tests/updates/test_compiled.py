@@ -56,16 +56,13 @@ def assert_equal_after(updates: int, dataset, agent: str, settings: dict, **tole
 FLOAT64 = {"rtol": 1e-9, "atol": 1e-11}
 
 
-TRACED = [(agent, {}) for agent in AGENTS if agent not in ("awac", "rebrac")]  # whose parts are IQL's and TD3+BC's
-
-
-@pytest.mark.parametrize(("agent", "settings"), TRACED)
-def test_every_update_can_be_traced_whole(small_dataset, agent, settings, float64, monkeypatch, capsys):
-    """Traced, and then run without inductor, which would take its time."""
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_update_can_be_traced_whole(small_dataset, agent, float64, monkeypatch, capsys):
+    """Traced, and then run without inductor, which would take its time, as each further layer would."""
     whole = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: whole(f, backend="eager", **options))
     torch._dynamo.reset()
-    assert_equal_after(6, small_dataset, agent, settings, **FLOAT64)
+    assert_equal_after(4, small_dataset, agent, {"hidden_dims": (8,), "batch_size": 8}, **FLOAT64)
     assert "cannot be compiled" not in capsys.readouterr().err
 
 

@@ -188,7 +188,7 @@ INPUTS = {  # agent, dropout's rate and number of seeds -> launches of `inputs` 
 def test_agents_inputs_are_few_launches(launches, monkeypatch, small_dataset, agent, rate, seeds):
     monkeypatch.setattr(rows, "available_memory", lambda device: None)
     module = load_agent(agent)
-    more = ["--actor-dropout", str(rate)] if agent in ("iql", "bc") else []
+    more = ["--actor-dropout", str(rate)] if hasattr(module.Arguments, "dropout") else []
     arguments = parse(module.Arguments, agent, ["--env-id", "none", *more])
     with footprint._OnMeta():
         learner = learner_class(module)(arguments, small_dataset, list(range(seeds)), "meta")

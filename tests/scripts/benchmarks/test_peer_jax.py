@@ -36,8 +36,8 @@ def test_updates_from_the_same_weights_on_the_same_batches_are_the_same(activati
     with jax.default_matmul_precision("highest"):
         update = jax.jit(jax.vmap(peer_jax.update))
         for number in range(4):
-            batch = learner.inputs(number)[0]
-            expected = learner.update(batch)
+            batch, dropout = learner.inputs(number)
+            expected = learner.update(batch, dropout)
             state, metrics = update(state, {name: column.numpy() for name, column in batch._asdict().items()})
             assert metrics.keys() == expected.keys()
             for name, value in expected.items():
