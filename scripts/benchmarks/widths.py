@@ -134,6 +134,7 @@ def _tables(rows: list[dict], name: str, title: str) -> list[str]:
 def draw(rows: list[dict], file: Path) -> None:
     """Draw score and held-out error against parameters, with bootstrap intervals of means over seeds."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     figure = Figure(figsize=(8.5, 6.5), layout="constrained")
     axes = figure.subplots(2, len(DATASETS), squeeze=False)
@@ -153,12 +154,17 @@ def draw(rows: list[dict], file: Path) -> None:
                 ax.plot(counts, values[0], color=colour, marker="o", markersize=4, label=activation)
                 ax.vlines(counts, values[1], values[2], colour)
             ax.set_xscale("log")
+            ax.set_xticks(counts, [f"{count:,.0f}" for count in counts])
+            ax.xaxis.set_minor_locator(NullLocator())
             ax.grid(alpha=0.25)
             if row == 0:
                 ax.set_title(f"{agent} on {DATASETS[agent]}")
             else:
                 ax.set_xlabel("parameters")
                 ax.set_yscale("log")
+                ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
+                ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                ax.yaxis.set_minor_locator(NullLocator())
         axes[0, 0].set_ylabel("final score")
         axes[1, 0].set_ylabel("squared error of Q on held-out episodes")
     axes[0, 0].legend(frameon=False)
