@@ -75,8 +75,7 @@ def test_it_reads_what_is_written_for_it_and_answers_with_seconds(tmp_path, monk
     assert all(float(value) > 0 for line in answers for value in line.split())
 
 
-def test_many_updates_are_those_of_one_after_another(tmp_path):
-    """Also where they are of two kinds, and more are made than were asked for."""
+def test_an_agents_kinds_of_updates_are_made_equally_often(tmp_path):
     dataset = load_dataset("rlrat/hopper/mixed-v0")
     learner = make_learner("td3_bc", dataset, 1, "cpu", activation="relu", hidden_dims=(8, 8))
     write_data(tmp_path / "data.npz", dataset, {"relu": learner})
