@@ -3,38 +3,36 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from rlrat.runs.agents import agent_names
+import tyro
 
-WITHOUT_PEER = ("bc",)  # d3rlpy has no such algorithm
-PEERED = tuple(name for name in agent_names() if name not in WITHOUT_PEER)
-"""The agents that d3rlpy has, too: `make_algorithm` of peer_d3rlpy.py makes each."""
+from peers import PEERED
 
 
 @dataclass
 class Agents:
-    """Updates per second of each agent, sampling included, beside d3rlpy's."""
+    """Updates of each agent per second, and per second of the processor, sampling included, beside other libraries'."""
 
-    peer_python: Path | None = None
-    """A Python interpreter that has d3rlpy (see peer_d3rlpy.py); without one only rlrat is measured."""
+    peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=PYTHON, once for each peer: d3rlpy, jax, orlax or torchrl, and a Python that has it (see peer_NAME.py)."""
     agents: tuple[str, ...] = PEERED
-    """Which agents; bc has no peer."""
+    """Which agents; bc has no peer, and only d3rlpy has more than iql and td3_bc."""
     activations: tuple[str, ...] = ()
-    """What to measure, the first beside the peer: by default relu (Decision Transformer: gelu), and a rational that
+    """What to measure, the first beside the peers: by default relu (Decision Transformer: gelu), and a rational that
     starts as it."""
     num_seeds: tuple[int, ...] = (1,)
-    """Seeds side by side."""
+    """Seeds side by side; the peers have one."""
     compile: bool = False
-    """Measure each contender of rlrat compiled, too (after the seconds that this takes)."""
+    """Measure each contender of rlrat compiled, too (after the seconds that this takes), and TorchRL."""
     rounds: int = 11
     """Each contender has one turn a round, the first not counted; the median counts."""
     seconds: float = 1.0
     """About how long a turn lasts."""
-    threads: int = 2
-    """CPU threads of each contender."""
+    threads: tuple[int, ...] = (2,)
+    """CPU threads of each contender, and cores that it is kept on; each number is a rotation of its own."""
     device: str = "cpu"
-    """Of rlrat: cpu, cuda, ...; the peer stays on the CPU."""
+    """Of rlrat: cpu, cuda, ...; the peers stay on the CPU."""
 
 
 @dataclass

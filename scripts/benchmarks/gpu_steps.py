@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from agent_speed import Peer, Turn, make_learner, own_activations, take_turns
+from agent_speed import Peer, Turn, make_learner, own_activations, take_turns, write_data
 from benchmark_settings import Table
 from gpu_check import AIMS
 from parts import figure
+from peers import Clocked
 from rlrat import Dataset, Rational, load_dataset
-from rlrat.datasets import Units
 from rlrat.errors import one_line_errors
 from rlrat.rational import backend
 from rlrat.runs.agents import agent_names, find_agent
@@ -115,8 +115,9 @@ def choices(agents: Iterable[str]) -> Iterator[tuple[str, str, int, str]]:
                     yield agent, activation, seeds, precision
 
 
-def measure(contenders: dict[str, tuple[int, Callable[[int], float]]]) -> dict[str, list[float]]:
-    return take_turns(contenders, _TURN_SECONDS, _ROUNDS)
+def measure(contenders: dict[str, tuple[int, Callable[[int], Clocked]]]) -> dict[str, list[float]]:
+    speeds = take_turns(contenders, _TURN_SECONDS, _ROUNDS)
+    return {name: [speed.wall for speed in found] for name, found in speeds.items()}
 
 
 def agents(device: str) -> Iterator[dict]:
@@ -147,9 +148,10 @@ def iql(device: str) -> Iterator[dict]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "iql.npz"
         both = {name: make_learner("iql", dataset, 1, "cpu", activation=name) for name in ("relu", "rational")}
-        write_iql(file, dataset, both)
+        write_data(file, dataset, both)
         try:
-            peer = Peer(sys.executable, PEER_JAX, file, "--num-seeds", *SEEDS, "--precisions", *PRECISIONS)
+            sizes = ("--num-seeds", *SEEDS, "--precisions", *PRECISIONS)
+            peer = Peer(sys.executable, PEER_JAX, file, "iql", "--activations", *both, *sizes)
         except RuntimeError as error:  # not installed, say
             yield figure("JAX", f"left out: {error}")
             return
@@ -167,32 +169,8 @@ def iql(device: str) -> Iterator[dict]:
         yield aimed(f"{name} / JAX", statistics.median(a / b for a, b in zip(speeds[name], theirs, strict=True)))
 
 
-def _asked(peer: Peer, *words: object) -> Callable[[int], float]:
+def _asked(peer: Peer, *words: object) -> Callable[[int], Clocked]:
     return lambda updates: peer(*words, updates)
-
-
-def write_iql(file: Path, dataset: Dataset, learners: dict[str, nn.Module]) -> None:
-    """Write what peer_jax.py reads: the dataset in the agent's units, and each learner's parameters by activation."""
-    args = next(iter(learners.values())).args
-    rewards = args.reward_scaling, args.reward_shift
-    units = Units.of(dataset, args.normalize_observations, args.observation_floor, *rewards)
-
-    def normalized(observations: np.ndarray) -> np.ndarray:
-        return ((observations - units.observation_mean) / units.observation_std).astype(np.float32)
-
-    np.savez(
-        file,
-        observations=normalized(dataset.observations),
-        actions=units.actions(dataset.actions),
-        rewards=units.rewards(dataset.rewards).astype(np.float32),
-        next_observations=normalized(dataset.next_observations),
-        terminations=dataset.terminations.astype(np.float32),
-        **{
-            f"{activation}/{name}": parameter.detach().cpu().numpy()
-            for activation, learner in learners.items()
-            for name, parameter in learner.named_parameters()
-        },
-    )
 
 
 def compile(device: str) -> Iterator[dict]:
@@ -215,7 +193,7 @@ def profile(device: str) -> Iterator[dict]:
     dataset, updates = load_dataset(DATASET), 5
     for seeds in (1, 64):
         turn = make_contender("iql", "rational", seeds, "fp32", dataset, device)
-        seconds = turn(updates) / updates
+        seconds = turn(updates).wall / updates
         with torch.profiler.profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
             turn(updates)
         yield figure(f"S = {seeds}: an update, on the clock, without the profiler", 1e6 * seconds, "us")

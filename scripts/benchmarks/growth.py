@@ -152,7 +152,7 @@ def _speed(learner: Learner, settings: Growth, compile: bool = False) -> float:
     """Updates per second, sampling included: the median of three turns, after one that is not counted."""
     turn = Turn(learner, settings.device, compile)
     updates = updates_in(turn, settings.seconds)
-    return statistics.median(updates / turn(updates) for _ in range(3))
+    return statistics.median(updates / turn(updates).wall for _ in range(3))
 
 
 def write_dataset(entry: Path, transitions: int) -> None:

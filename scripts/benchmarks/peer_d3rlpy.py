@@ -1,8 +1,8 @@
 """d3rlpy beside rlrat, run by a Python that has d3rlpy, h5py, filelock and rich; rlrat is found in PYTHONPATH.
 
 `speed` reads a number of updates from each line of standard input, performs them as d3rlpy's own `fit` does, sampling
-included, and prints the seconds: the peer process of `benchmark.py agents`. `train` trains, evaluates as
-rlrat's agents do, and leaves run folders for `scripts/compare.py`; rlrat's equal settings are
+included, and prints the wall's and the processor's seconds: a peer of `benchmark.py agents`. `train` trains, evaluates
+as rlrat's agents do, and leaves run folders for `scripts/compare.py`; rlrat's equal settings are
 
     agents/td3_bc.py --initialization pytorch --observation-floor 1e-3
     agents/iql.py --policy tanh_gaussian --actor-schedule constant --initialization pytorch --observation-floor 1e-3
@@ -11,7 +11,6 @@ rlrat's agents do, and leaves run folders for `scripts/compare.py`; rlrat's equa
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from d3rlpy.algos.utility import build_scalers_with_trajectory_slicer, build_sca
 from d3rlpy.models import VectorEncoderFactory
 from d3rlpy.preprocessing import ReturnBasedRewardScaler, StandardObservationScaler
 
-from benchmark_settings import PEERED
+from peers import PEERED, answer, on_cores
 from rlrat import load_dataset
 from rlrat.evaluation.evaluator import Evaluator
 from rlrat.runs.folder import RunFolder
@@ -99,12 +98,13 @@ class Trainer:
 def speed(agent: str, threads: int, batch_size: int) -> None:
     torch.set_num_threads(threads)
     trainer = Trainer(agent, batch_size, seed=0)
-    print(f"ready d3rlpy {d3rlpy.__version__}", flush=True)
-    for line in sys.stdin:
-        started = time.perf_counter()
-        for _ in range(int(line)):
+
+    def updates(count: int) -> int:
+        for _ in range(count):
             trainer.update()
-        print(time.perf_counter() - started, flush=True)
+        return count
+
+    answer(f"d3rlpy {d3rlpy.__version__}", updates)
 
 
 def train(
@@ -158,7 +158,8 @@ if __name__ == "__main__":
     if args.what == "train" and args.agent == "decision_transformer":
         parser.error("d3rlpy's Decision Transformer is only timed here: give another agent")
     if args.what == "speed":
-        speed(args.agent, args.threads, args.batch_size)
+        with on_cores(args.threads):
+            speed(args.agent, args.threads, args.batch_size)
     else:
         run = args.seeds, args.updates, args.eval_every, args.episodes, args.threads, args.run_dir
         train(args.agent, args.batch_size, *run)

@@ -27,7 +27,7 @@ def run_threads(settings: Threads) -> dict:
             for count, found in times.items():
                 torch.set_num_threads(count)
                 turn(1)
-                found.append(turn(updates) / updates)
+                found.append(turn(updates).wall / updates)
         chosen = min(most, useful_threads(learner, learner.inputs(0)[0][0]))
         row = {str(count): 1e3 * statistics.median(found) for count, found in times.items()}
         rows[f"{seeds}, {width}, {batch}"] = {**row, "chosen": chosen}

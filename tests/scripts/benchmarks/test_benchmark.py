@@ -11,7 +11,7 @@ FOLDER = ROOT / "scripts" / "benchmarks"
 COMMANDS = [
     path.name
     for path in sorted(FOLDER.glob("*.py"))
-    if '__name__ == "__main__"' in path.read_text() and not path.name.startswith("peer_")  # which need d3rlpy and JAX
+    if '__name__ == "__main__"' in path.read_text() and not path.name.startswith("peer_")  # of other libraries
 ]
 
 

@@ -13,6 +13,7 @@ import agent_speed
 import gpu_check
 import gpu_steps
 import table
+from peers import Clocked
 from rlrat.runs.agents import agent_names
 from tests.scripts.benchmarks.test_agent_speed import recorded_by
 from tests.updates.test_captured import Recorder
@@ -22,7 +23,7 @@ import sys
 print("ready JAX on", *sys.argv[2:], flush=True)
 for line in sys.stdin:
     *_, updates = line.split()
-    print(0.01 * int(updates), flush=True)
+    print(0.01 * int(updates), 0.02 * int(updates), flush=True)
 """
 
 
@@ -44,7 +45,7 @@ def turns(monkeypatch):
 
     def make(*choice):
         made.append(choice)
-        return lambda updates: updates / 200
+        return lambda updates: Clocked(updates / 200, updates / 100)
 
     monkeypatch.setattr(gpu_steps, "make_contender", make)
     return made
@@ -116,7 +117,7 @@ def test_iql_is_measured_beside_jax(turns, tmp_path, monkeypatch):
         **{"name": "iql rational, S = 64, fp32", "unit": "/s", "aim": ">= 35000", "reached": False},
         "value": pytest.approx(64 * 200),
     }
-    peer = "JAX on --num-seeds 1 64 5 --precisions fp32 tf32"
+    peer = "JAX on iql --activations relu rational --num-seeds 1 64 5 --precisions fp32 tf32"
     assert found[f"iql relu, S = 5, tf32, {peer}"]["value"] == pytest.approx(5 * 100)
     for name in [name for name in gpu_check.AIMS if name.startswith("iql")]:
         assert "aim" in found[name]
