@@ -10,12 +10,12 @@ import torch
 
 from rlrat.updates.machine import limited_groups
 
-_LOOK_SECONDS = 3.0  # between two looks; a look takes 0.1 ms
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 1.0, 3.0  # between two looks; a look takes 0.1 ms
 _LEAST_SECONDS = 0.5  # what is shorter says little of other work
 # Two threads are faster than one if they have 1.75 cores: one alone makes 0.64 to 0.72 of them, and each barrier waits
 # for the thread whose core is taken.
 _TOLERATED_CORES = 0.25
-_QUIET_LOOKS, _MOST_QUIET_LOOKS = 2, 64  # in a row, before more threads; doubled at each fall: work that comes and goes
+_QUIET_LOOKS, _MOST_QUIET_LOOKS = 1, 64  # in a row, before more threads: doubled whenever these become fewer
 _BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -64,8 +64,8 @@ class ThreadCount:
     """PyTorch's number of CPU threads in a run, from now until `close`.
 
     A number that the user has set is kept: `--num-threads`, or the variables of OpenMP and MKL. Else it is at most the
-    number that an update keeps busy, and follows what other work leaves of the cores. One waits for another at each
-    operation: where other work had a core, two threads would make a quarter of the updates that one makes.
+    number that an update keeps busy, and follows what other work leaves of the cores. One thread waits for another at
+    each operation: where other work has a core, two make as little as a quarter of the updates that one makes.
 
     Args:
         given: `--num-threads`.
@@ -74,7 +74,7 @@ class ThreadCount:
     """
 
     most: int | None = None
-    """Of the numbers that it may be while the run goes on, where it may change."""
+    """The most that it may be, where it may change while the run goes on."""
 
     def __init__(
         self, given: int | None, device: torch.device, read: Callable[[], Reading | None] = read_machine
@@ -83,29 +83,29 @@ class ThreadCount:
         if given is not None:
             torch.set_num_threads(given)
         self._chosen = given is None and device.type == "cpu"
-        follows = self._chosen and not any(name in os.environ for name in _BY_USER)
-        self._seen = read() if follows else None
+        self._seen: Reading | None = None
         self._next, self._quiet, self._needed = 0.0, 0, _QUIET_LOOKS
 
     def choose(self, useful: int) -> str | None:
-        """Take at most `useful` threads, fewer where other work has the cores; say why if there are more."""
-        there = torch.get_num_threads()
-        most = count = min(there, useful)
+        """Take as many threads as there are, at most `useful`; say why where these are fewer."""
         if not self._chosen:
             return None
-        if self._seen is not None and most > 1 and (now := self._read()) is not None:
-            self.most, free = most, free_cores(self._seen, now)
-            count = threads_for(min(cores for cores, _ in now.shared) if free is None else free, most)
+        there = torch.get_num_threads()
+        count = min(there, useful)
+        if count > 1 and not any(name in os.environ for name in _BY_USER) and (now := self._read()) is not None:
+            self.most = count = threads_for(min(cores for cores, _ in now.shared), count)
         torch.set_num_threads(count)
-        self._seen = None  # what compiles the first update is no other work
-        why = "updates are small" if count == most else "other work has the cores"
+        why = "updates are small" if count == useful else "this process may not use more"
         return f"{count} of {there} CPU threads: {why} (--num-threads)" if count < there else None
 
     def follow(self) -> str | None:
-        """Look at the machine again if it is time to, and say it where the number of threads changes."""
+        """Look at the machine again where it is time to, and change the number of threads; say so where it changes.
+
+        To be called after each update. The first call begins to watch: compiling is no other work.
+        """
         if self.most is None or (now := time.monotonic()) < self._next:
             return None
-        self._next = now + _LOOK_SECONDS
+        self._next = now + (_FIRST_LOOK_SECONDS if self._seen is None else _LOOK_SECONDS)
         seen, self._seen = self._seen, self._read()
         if seen is None or self._seen is None or (free := free_cores(seen, self._seen)) is None:
             return None

@@ -13,7 +13,9 @@ from rich.table import Table
 from benchmark_settings import Shared
 from rlrat.console import Console
 from rlrat.errors import InputError
-from rlrat.runs.schema import METRICS
+from rlrat.json_files import load_json
+from rlrat.runs.folder import starts
+from rlrat.runs.schema import CONFIG, METRICS
 
 _ROOT = Path(__file__).parents[2]
 _LOG_EVERY = 25
@@ -26,23 +28,28 @@ def run_shared(settings: Shared) -> dict:
         raise InputError(f"{missing[0]} has no agents/{settings.agent}.py: give the folder of a clone")
     names = [str(build) for build in builds] if len(builds) > 1 else ["this"]
     speeds: dict[tuple[str, int], list[float]] = {}
+    taken: dict[tuple[str, int], list[int]] = {}
     for _ in range(settings.rounds):
         for count in settings.counts:
             for name, build in zip(names, builds, strict=True):
-                speeds.setdefault((name, count), []).extend(_measure(settings, build, count))
-    rows, table = {}, Table("build", "runs at once", "updates/s of each (median)", "lowest", "highest", "of one alone")
+                found, threads = _measure(settings, build, count)
+                speeds.setdefault((name, count), []).extend(found)
+                taken.setdefault((name, count), []).extend(threads)
+    rows, table = {}, Table("build", "at once", "updates/s (median)", "lowest", "highest", "of one alone", "threads")
     for (name, count), found in speeds.items():
         median = statistics.median(found)
         alone = statistics.median(speeds.get((name, 1), [float("nan")]))
-        rows[f"{name}, {count}"] = {"median": median, "lowest": min(found), "highest": max(found)}
-        figures = (f"{value:.1f}" for value in rows[f"{name}, {count}"].values())
-        table.add_row(name, str(count), *figures, f"{median / alone:.2f}")
+        row = {"median": median, "lowest": min(found), "highest": max(found)}
+        figures = (f"{value:.1f}" for value in row.values())
+        rows[f"{name}, {count}"] = {**row, "threads": taken[name, count]}
+        threads = " ".join(map(str, taken[name, count]))
+        table.add_row(name, str(count), *figures, f"{median / alone:.2f}", threads)
     Console().print(table)
     return rows
 
 
-def _measure(settings: Shared, build: Path, count: int) -> list[float]:
-    """Start `count` runs at once; return the updates/s of each, while all of them train."""
+def _measure(settings: Shared, build: Path, count: int) -> tuple[list[float], list[int]]:
+    """Start `count` runs at once; return each one's updates/s, while all of them train, and threads at the end."""
     never = str(10**9)
     command = [
         *(sys.executable, str(build / "agents" / f"{settings.agent}.py"), "--activation", settings.activation),
@@ -68,11 +75,12 @@ def _measure(settings: Shared, build: Path, count: int) -> list[float]:
                 10 * settings.seconds,
                 lambda seen: time.monotonic() - began > settings.seconds and all(len(own) > 2 for own in seen),
             )
+            threads = [starts(load_json(next(place.rglob(CONFIG))))[-1]["arguments"]["num_threads"] for place in places]
         finally:
             for run in runs:
                 run.kill()
                 run.communicate()
-    return [(own[-1][0] - own[1][0]) / (own[-1][1] - own[1][1]) for own in seen]
+    return [(own[-1][0] - own[1][0]) / (own[-1][1] - own[1][1]) for own in seen], threads
 
 
 def _watch(runs, places, seconds: float, enough) -> list[list[tuple[int, float]]]:
