@@ -26,7 +26,7 @@ def run_shared(settings: Shared) -> dict:
     builds = (_ROOT, *(Path(build).resolve() for build in settings.builds))
     if missing := [build for build in builds if not (build / "agents" / f"{settings.agent}.py").is_file()]:
         raise InputError(f"{missing[0]} has no agents/{settings.agent}.py: give the folder of a clone")
-    names = [str(build) for build in builds] if len(builds) > 1 else ["this"]
+    names = [build.name for build in builds]
     speeds: dict[tuple[str, int], list[float]] = {}
     taken: dict[tuple[str, int], list[int]] = {}
     for _ in range(settings.rounds):
@@ -90,12 +90,14 @@ def _watch(runs, places, seconds: float, enough) -> list[list[tuple[int, float]]
     while not enough(seen):
         for run, place, own in zip(runs, places, seen, strict=True):
             if run.poll() is not None:
-                raise InputError(f"a run ended: {run.stderr.read().decode().strip().splitlines()[-1:]}")
+                said = run.stderr.read().decode().strip().rpartition("\n")
+                raise InputError(f"a run ended: {said[2]}")
             update = _last_update(place)
             if update is not None and (not own or update > own[-1][0]):
                 own.append((update, time.monotonic()))
         if time.monotonic() - began > seconds:
-            raise InputError(f"after {seconds:.0f} s the runs are at {[own[-1][0] if own else 0 for own in seen]}")
+            at = ", ".join(str(own[-1][0]) if own else "0" for own in seen)
+            raise InputError(f"after {seconds:.0f} s the runs are at update {at}")
         time.sleep(_POLL_SECONDS)
     return seen
 
