@@ -10,7 +10,7 @@ import torch
 
 from rlrat.updates.machine import limited_groups
 
-_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 1.0, 3.0  # between two looks; a look takes 0.1 ms
+_FIRST_LOOK_SECONDS, _LOOK_SECONDS = 1.0, 3.0  # between two looks; a look takes less than 1 ms
 _LEAST_SECONDS = 0.5  # what is shorter says little of other work
 # Two threads are faster than one if they have 1.75 cores: one alone makes 0.64 to 0.72 of them, and each barrier waits
 # for the thread whose core is taken.
