@@ -170,7 +170,8 @@ class RunArguments(PerRole):
     track: bool = False
     """Mirror TensorBoard to Weights & Biases (pip install "rlrat[track]"); WANDB_MODE=offline keeps it here."""
     num_threads: Annotated[int, Range(1, 4096)] | None = None
-    """CPU threads; by default one for each core, or fewer where updates are too small for so many."""
+    """CPU threads; by default one for each core, fewer where updates are too small for so many or other work has the
+    cores, which is looked at again every 3 seconds. OMP_NUM_THREADS is kept, too."""
     run_dir: Path = Path("runs")
     """Folder that the run folders are made in."""
     run_name: str | None = None

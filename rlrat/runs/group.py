@@ -232,9 +232,13 @@ class Group:
             learner.guard.alive[list(self.left_out)] = False
         # Last: a kill before this leaves no record of a start from which nothing was trained.
         if start < self._arguments.total_updates:  # otherwise nothing is trained any more
-            for index, folder in self.trained.items():
-                folder.create(self._config(self.members[index]), start)
+            self.record_way(start)
         return progress, evaluated
+
+    def record_way(self, update: int) -> None:
+        """Write into `config.json` how the members are trained from `update` on, where that is another way."""
+        for index, folder in self.trained.items():
+            folder.create(self._config(self.members[index]), update)
 
     def _check_trained_together(self, found: dict[int, dict[int, Any]]) -> None:
         """Refuse members without a common update, unless a kill in the group's first save left them so."""

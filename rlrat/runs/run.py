@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +47,7 @@ from rlrat.updates.captured import captured
 from rlrat.updates.compiled import compiled, pays
 from rlrat.updates.learner import Learner, check_learner, first_batch
 from rlrat.updates.machine import find_device, keep_freed_memory, set_precision, synchronize, useful_threads
+from rlrat.updates.threads import ThreadCount
 
 # Slurm can send SIGUSR1 before it takes a machine away; Windows has none.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -104,8 +105,7 @@ class Run:
         self.arguments = arguments
         keep_freed_memory()
         set_precision(arguments.precision, self.device)
-        if arguments.num_threads is not None:
-            torch.set_num_threads(arguments.num_threads)
+        self._threads = ThreadCount(arguments.num_threads, self.device)
         import_modules(arguments.env_modules)
         choices = {name: getattr(arguments, name) for name in ("env_id", "action_bounds", "drop_achieved_goal")}
         self.dataset = load_dataset(arguments.dataset, **choices)
@@ -211,7 +211,7 @@ class Run:
             InputError: another process trains in one of the folders.
             SystemExit: with code 1, where a member has no evaluation of a trained policy at its end.
         """
-        with self._group.locked():
+        with closing(self._threads), self._group.locked():
             if not self.arguments.overwrite:
                 for line in self._group.compare_again():
                     self.console.print(line, soft_wrap=True)
@@ -222,11 +222,11 @@ class Run:
 
     def _updates(self, learner: Learner) -> Iterator[int]:
         self._learner, self._batch = learner, first_batch(learner)
-        if self.device.type == "cpu" and self.arguments.num_threads is None:
-            self._choose_threads()
+        if (said := self._threads.choose(useful_threads(learner, self._batch[0]))) is not None:
+            self.console.print(said, soft_wrap=True)
         if self.arguments.compile:
             self.console.print("the first update is compiled, for up to a minute (--no-compile)", soft_wrap=True)
-            learner.update = compiled(learner.update, self.device)
+            learner.update = compiled(learner.update, self.device, self._threads.most)
         if self.arguments.capture and is_gpu(self.device):
             learner.update = captured(learner)
         self._targets = getattr(learner.policy, "target_returns", (None,))
@@ -328,6 +328,9 @@ class Run:
             while progress.update < until:
                 yield progress.update
                 progress.update += 1
+                if (said := self._threads.follow()) is not None:
+                    self._group.record_way(progress.update)
+                    self.console.print(f"update {progress.update:,}: {said}", soft_wrap=True)
                 if progress.update % 10 == 0:
                     self._bar.update(self._task, completed=progress.update)
                     self._collect()
@@ -472,13 +475,6 @@ class Run:
         self._progress.wall_seconds = time.perf_counter() - self._began
         self._progress.pending = self._pending()
         self._group.save(self._learner, self._progress)
-
-    def _choose_threads(self) -> None:
-        """Use fewer CPU threads than there are, where more would only wait for each other."""
-        there, useful = torch.get_num_threads(), useful_threads(self._learner, self._batch[0])
-        if useful < there:
-            torch.set_num_threads(useful)
-            self.console.print(f"{useful} of {there} CPU threads: updates are small (--num-threads)", soft_wrap=True)
 
     def _evaluator(self, seeds: Sequence[int], episodes: int, repeats: int = 1) -> Evaluator:
         parts, threads = self.dataset.observation_parts, self.arguments.num_threads

@@ -1,6 +1,7 @@
 """Ask what this machine offers, and set how it computes: devices, precision, threads, memory."""
 
 import ctypes
+import math
 import os
 import re
 import sys
@@ -24,9 +25,55 @@ _FLOP_PER_THREAD = 50e6  # of an update; docs/benchmarks/cpu.md has what one and
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def usable_cores() -> int:
-    """Count the CPU cores that this process may use, which may be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(root: Path = Path("/")) -> int:
+    """Count the CPU cores that this process may use, which may be fewer than there are.
+
+    A control group's share of time is as many cores, rounded up. `root` is the folder of `proc` and `sys`.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return min([cores, *(math.ceil(limit) for limit, _ in limited_groups(root))])
+    except (OSError, ValueError):
+        return cores
+
+
+def limited_groups(root: Path) -> list[tuple[float, float]]:
+    """List the control groups of this process that limit its CPU time: of each the cores, and the seconds had so far.
+
+    Raises:
+        OSError, ValueError: the system does not say, or not so.
+    """
+    found = []
+    for folder in _control_groups(root, {"": "sys/fs/cgroup", "cpu": "sys/fs/cgroup/cpu"}):
+        if (now := folder / "cpu.max").is_file():
+            quota, period = now.read_text().split()
+            used = folder / "cpu.stat", r"usage_usec (\d+)", 1e-6
+        elif (older := folder / "cpu.cfs_quota_us").is_file():
+            quota, period = older.read_text().strip(), (folder / "cpu.cfs_period_us").read_text()
+            used = folder / "cpuacct.usage", r"(\d+)", 1e-9
+        else:
+            continue
+        if quota not in ("max", "-1"):
+            file, pattern, unit = used
+            had = re.search(pattern, file.read_text()) if file.is_file() else None
+            found.append((int(quota) / int(period), unit * int(had[1]) if had else 0.0))
+    return found
+
+
+def _control_groups(root: Path, bases: dict[str, str]) -> Iterator[Path]:
+    """Give the folder of each control group of this process, and of those above it.
+
+    Args:
+        root: the folder of `proc` and `sys`.
+        bases: where each hierarchy is below it, by what /proc/self/cgroup calls it: version 2 has no name.
+    """
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, hierarchy, group = line.split(":", 2)
+        if (base := bases.get(hierarchy.partition(",")[0])) is None:
+            continue
+        path = group.strip("/")
+        # Groups above it have limits, too. In a container only its own, the last of these folders, may be visible.
+        yield from (root / base / path, *(root / base / parent for parent in Path(path).parents))
 
 
 def find_device(name: str) -> "torch.device":
@@ -147,14 +194,8 @@ def free_swap(root: Path = Path("/")) -> int:
 
 def _left_by_control_groups(root: Path) -> Iterator[int]:
     """Count the bytes that each control group of this process leaves, those above it included."""
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
-        _, hierarchy, group = line.split(":", 2)
-        if hierarchy not in _CONTROL_GROUPS:
-            continue
-        base, limit, used, droppable = _CONTROL_GROUPS[hierarchy]
-        path = group.strip("/")
-        # Groups above it have limits, too. In a container only its own, the last of these folders, may be visible.
-        for folder in (root / base / path, *(root / base / parent for parent in Path(path).parents)):
+    for hierarchy, (base, limit, used, droppable) in _CONTROL_GROUPS.items():
+        for folder in _control_groups(root, {hierarchy: base}):
             if not (folder / limit).is_file() or (most := (folder / limit).read_text().strip()) == "max":
                 continue
             files = re.search(rf"^{droppable} (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)

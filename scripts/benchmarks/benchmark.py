@@ -4,7 +4,7 @@ from typing import Annotated
 
 import tyro
 
-from benchmark_settings import Agents, Evaluate, Growth, Load, Rational, Startup, Table, Threads
+from benchmark_settings import Agents, Evaluate, Growth, Load, Rational, Shared, Startup, Table, Threads
 from rlrat.runs.arguments import read_command_line
 
 Benchmark = (
@@ -14,6 +14,7 @@ Benchmark = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Growth, tyro.conf.subcommand("growth")]
     | Annotated[Rational, tyro.conf.subcommand("rational")]
+    | Annotated[Shared, tyro.conf.subcommand("shared")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Threads, tyro.conf.subcommand("threads")]
 )
@@ -44,6 +45,7 @@ from rlrat.console import Console
 from rlrat.datasets import Dataset
 from rlrat.errors import one_line_errors
 from rlrat.runs.agents import agent_names, find_agent
+from shared import run_shared
 from table import run_table
 from threads import run_threads
 
@@ -133,6 +135,7 @@ def main(chosen: Benchmark) -> None:
         Evaluate: run_evaluate,
         Growth: run_growth,
         Rational: run_rational,
+        Shared: run_shared,
         Table: run_table,
         Threads: run_threads,
     }

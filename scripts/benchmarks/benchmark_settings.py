@@ -177,3 +177,25 @@ class Threads:
     """About how long a turn lasts."""
     rounds: int = 7
     """Each number of threads has one turn a round; the median counts."""
+
+
+@dataclass
+class Shared:
+    """Updates/s of each of several runs at once on this machine's cores, with as many threads as a run takes."""
+
+    counts: tuple[int, ...] = (1, 2, 4)
+    """How many runs at once."""
+    builds: tuple[Path, ...] = ()
+    """Other clones, whose kernels are built, that take turns with this one."""
+    agent: str = "iql"
+    activation: str = "relu"
+    compile: bool = True
+    options: tuple[str, ...] = ()
+    """More of each run's command line."""
+    startup: float = 300.0
+    """Seconds in which all runs must have begun to train."""
+    settle: float = 6.0
+    """Seconds of training before those that count."""
+    seconds: float = 8.0
+    """How long updates are counted, at least."""
+    rounds: int = 1

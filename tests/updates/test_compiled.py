@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 from torch.utils._pytree import tree_map
 
 from rlrat.updates.compiled import compiled, pays
@@ -98,6 +99,43 @@ def test_other_inputs_are_compiled_anew(monkeypatch):
         for x, sign in cases:
             torch.testing.assert_close(call(x, sign)["y"], x * 2.0 if sign else -x)
     assert len(graphs) == len(cases)
+
+
+@pytest.fixture
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_another_number_of_threads_is_not_compiled_anew(monkeypatch):
+    whole, graphs = torch.compile, []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", lambda f, **options: whole(f, backend=backend, **options))
+    torch._dynamo.reset()
+    call = compiled(lambda x: {"y": 2 * x}, CPU, 3)
+    for count in (3, 1, 2):
+        torch.set_num_threads(count)
+        call(torch.ones(3))
+    assert len(graphs) == 1
+    assert (inductor.cpp.threads, inductor.cpp.dynamic_threads) == (3, True)
+    compiled(lambda x: {"y": 2 * x}, CPU)
+    assert (inductor.cpp.threads, inductor.cpp.dynamic_threads) == (-1, False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_threads")
+def test_compiled_code_takes_the_threads_that_there_are_at_each_call():
+    torch._dynamo.reset()
+    call, x = compiled(lambda x: {"sum": (x * x).sum(), "rows": x.exp().sum(1)}, CPU, 2), torch.randn(64, 4096).double()
+    for count in (2, 1, 3, 2):
+        torch.set_num_threads(count)
+        torch.testing.assert_close(call(x), {"sum": (x * x).sum(), "rows": x.exp().sum(1)}, rtol=1e-12, atol=0.0)
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(capsys):

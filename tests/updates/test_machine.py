@@ -14,6 +14,7 @@ from rlrat.errors import InputError
 from rlrat.updates.machine import (
     available_memory,
     find_device,
+    limited_groups,
     most_resident_memory,
     proc_bytes,
     set_precision,
@@ -35,6 +36,44 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch):
     assert usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
     assert usable_cores() == 64
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores", "limits"),
+    [
+        ("0::/job/step\n", {"job/step/cpu.max": "max 100000\n"}, 8, []),
+        (
+            "0::/job/step\n",
+            {
+                "job/step/cpu.max": "250000 100000\n",
+                "job/step/cpu.stat": "usage_usec 4000000\nuser_usec 1\n",
+                "job/cpu.max": "400000 100000\n",
+                "job/cpu.stat": "usage_usec 9000000\n",
+            },
+            3,
+            [(2.5, 4.0), (4.0, 9.0)],
+        ),
+        (
+            "4:cpu,cpuacct:/docker/abc\n0::/\n",  # an older container sees its own group at the top
+            {
+                "cpu/cpu.cfs_quota_us": "50000\n",
+                "cpu/cpu.cfs_period_us": "100000\n",
+                "cpu/cpuacct.usage": "7000000000\n",
+            },
+            1,
+            [(0.5, 7.0)],
+        ),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8, []),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2, [(2.0, 0.0)]),
+    ],
+)
+def test_control_groups_limit_cores(groups, files, cores, limits, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    root = machine(tmp_path, groups, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
+    assert limited_groups(root) == limits
+    assert usable_cores(root) == cores
+    (root / "proc/self/cgroup").write_text("damaged\n")
+    assert usable_cores(root) == 8
 
 
 def test_a_run_sets_its_precision(run_agent):
@@ -78,7 +117,7 @@ def test_a_small_run_takes_few_threads_and_says_so(run_agent, tmp_path):
     torch.set_num_threads(2)  # run_agent sets it back
     result = run_agent("--num-threads", "None")
     assert "1 of 2 CPU threads: updates are small (--num-threads)" in result.stdout
-    assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
     config = json.loads(next((tmp_path / "runs").rglob("config.json")).read_text())
     assert config["arguments"]["num_threads"] == 1
 
