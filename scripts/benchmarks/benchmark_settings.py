@@ -3,9 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from peers import PEERED
 
@@ -14,8 +12,8 @@ from peers import PEERED
 class Agents:
     """Updates of each agent per second, and per second of the processor, sampling included, beside other libraries'."""
 
-    peer: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=PYTHON, once for each peer: d3rlpy, jax, orlax or torchrl, and a Python that has it (see peer_NAME.py)."""
+    peer: tuple[str, ...] = ()
+    """NAME=PYTHON of each peer: d3rlpy, jax, orlax or torchrl, and a Python that has it (see peer_NAME.py)."""
     agents: tuple[str, ...] = PEERED
     """Which agents; bc has no peer, and only d3rlpy has more than iql and td3_bc."""
     activations: tuple[str, ...] = ()

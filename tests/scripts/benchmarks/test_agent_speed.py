@@ -127,8 +127,7 @@ def test_a_peer_that_never_stops_talking_is_no_figure(peer):
     ],
 )
 def test_a_mistake_in_the_peers_is_one_line(run_script, words, line, capsys):
-    given = [option for word in words for option in ("--peer", word)]
-    assert run_script("benchmarks/benchmark.py", "agents", *given) == 2
+    assert run_script("benchmarks/benchmark.py", "agents", "--peer", *words) == 2
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
