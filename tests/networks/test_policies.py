@@ -47,7 +47,7 @@ def test_samples_are_the_mean_and_noise_of_the_spread_within_the_bounds(head):
     mean, log_std = policy.mean(observations), torch.tensor(0.5)
     if head == "sac":
         mean, raw = mean.chunk(2, -1)
-        log_std = log_std + raw
+        log_std = (log_std + raw).clamp(-20.0, 2.0)
     expected = {
         "deterministic": torch.tanh(mean),
         "tanh_gaussian": (torch.tanh(mean) + log_std.exp() * noise).clamp(-1.0, 1.0),
