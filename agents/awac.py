@@ -5,16 +5,17 @@ not. Weights are exp(A / lambda), clipped, as in the paper and in CORL; rlkit di
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from rlrat.datasets import RewardScaling
 from rlrat.datasets.d4rl_names import NAMES
 from rlrat.networks import Initialization, PolicyHead
 from rlrat.runs.arguments import Axis, Number, Positive, Rate, RunArguments, Share, parse
+from rlrat.runs.presets import Presets
 
 # Of the sets that CORL trains on (github.com/tinkoff-ai/CORL at 6afec90: configs/offline/awac).
 _TRAINED_ON = {"locomotion": "-v2", "antmaze": "-v2", "maze2d": "-v1", "adroit": "-v1"}
-D4RL = {
+D4RL: dict[str, dict[str, Any]] = {
     name: {"temperature": 0.3333 if about.family == "locomotion" else 0.1, "total_updates": 1_000_000}
     for name, about in NAMES.items()
     if name.endswith(_TRAINED_ON.get(about.family, "none")) and not name.startswith(("ant-", "maze2d-open"))
@@ -23,7 +24,7 @@ D4RL = {
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
-    presets: ClassVar = {"awac-d4rl": D4RL}
+    presets: ClassVar[Presets] = {"awac-d4rl": D4RL}
     preset: Literal["awac-d4rl"] | None = None
     """CORL's settings for one of D4RL's datasets; a setting that is given besides wins."""
     hidden_dims: tuple[int, ...] = (256, 256, 256)

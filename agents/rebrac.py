@@ -6,11 +6,12 @@ The critics' penalty is left out at the last transition of a truncated episode, 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from rlrat.datasets import RewardScaling
 from rlrat.networks import Initialization, Norm
 from rlrat.runs.arguments import Axis, Count, NotNegative, Number, Positive, Rate, RunArguments, Share, beside, parse
+from rlrat.runs.presets import Presets
 
 # Beta 1 and 2 (github.com/tinkoff-ai/ReBRAC at 694385b: configs/rebrac; maze2d: CORL at 6afec90).
 _PENALTIES = {
@@ -39,7 +40,7 @@ _PENALTIES = {
 _SLOW = {"batch_size": 256, "actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4}
 _OTHERS = dict.fromkeys(("pen", "door", "hammer", "relocate", "maze2d"), _SLOW)
 _OTHERS["antmaze"] = {**_SLOW, "critic_learning_rate": 5e-5, "discount": 0.999, "reward_factor": 100.0}
-D4RL = {
+D4RL: dict[str, dict[str, Any]] = {
     f"{task}-{level}-{'v1' if _OTHERS.get(task) is _SLOW else 'v2'}": {
         **_OTHERS.get(task, {}),
         **{"actor_penalty": actor, "critic_penalty": critic, "total_updates": 1_000_000},
@@ -51,7 +52,7 @@ D4RL = {
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
-    presets: ClassVar = {"rebrac-d4rl": D4RL}
+    presets: ClassVar[Presets] = {"rebrac-d4rl": D4RL}
     preset: Literal["rebrac-d4rl"] | None = None
     """The authors' settings for one of D4RL's datasets; a setting that is given besides wins."""
     batch_size: Count = 1024

@@ -2,16 +2,19 @@
 
 An agent that has some declares them in its arguments:
 
-    presets: ClassVar = {"rebrac-d4rl": {"hopper-medium-v2": {"actor_penalty": 0.01}, ...}}
+    presets: ClassVar[Presets] = {"rebrac-d4rl": {"hopper-medium-v2": {"actor_penalty": 0.01}, ...}}
     preset: Literal["rebrac-d4rl"] | None = None
 """
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from rlrat.datasets.sources import dataset_id
 from rlrat.errors import InputError
+
+Presets: TypeAlias = dict[str, dict[str, dict[str, Any]]]
+"""Name of a preset -> dataset -> setting -> value."""
 
 
 def with_preset(kind: type, settings: Mapping[str, Any]) -> dict[str, Any]:

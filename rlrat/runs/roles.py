@@ -1,7 +1,6 @@
 """Give arguments a field of each setting of networks for each role: `--critic-norm`, `--actor-hidden-dims`, ..."""
 
 import dataclasses
-import inspect
 import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, get_args, get_type_hints
@@ -22,7 +21,7 @@ class PerRole:
     absent_roles: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, roles: tuple[str, ...] | None = None) -> None:
-        own = inspect.get_annotations(cls)
+        own = cls.__annotations__
         if roles is not None:
             every = (*cls.roles, *cls.absent_roles)
             cls.roles, cls.absent_roles = roles, tuple(role for role in every if role not in roles)
@@ -39,7 +38,8 @@ class PerRole:
         last = [place + 1 for place, name in enumerate(own) if name in ROLE_SETTINGS]
         place = last[-1] if last else len(own)
         entries = list(own.items())
-        cls.__annotations__ = dict([*entries[:place], *fields.items(), *entries[place:]])
+        own.clear()  # in order: a setting of roles follows what it differs from
+        own.update([*entries[:place], *fields.items(), *entries[place:]])
 
     def of_role(self, role: str, name: str) -> Any:
         """Return a setting of `ROLE_SETTINGS` as the networks of a role have it."""
