@@ -203,7 +203,7 @@ def setting_texts(records: Sequence[RunRecord], name: str) -> list[str]:
 def as_text(value: Any) -> str:
     """Return a setting's value as run names have it, in characters that every file and terminal takes."""
     text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
-    return printable(text)
+    return text if text.isascii() and text.isprintable() else printable(text)
 
 
 def normalized(values: np.ndarray | float, reference: dict[str, Any]) -> np.ndarray | float:
