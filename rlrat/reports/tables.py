@@ -11,6 +11,7 @@ import numpy as np
 from rlrat.reports.best import BY_RETURNS
 from rlrat.reports.cells import guarded
 from rlrat.reports.convergence import SHARES, paper_statistic
+from rlrat.reports.pairs import Matrix
 from rlrat.reports.read import as_text
 from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Reach, Report, RunGroup, Task
 from rlrat.reports.statistics import Estimate
@@ -19,13 +20,17 @@ from rlrat.runs.schema import DATA_VALUE, FQE_VALUE, NO_FINAL
 
 _QUANTITIES = {"final": "mean of the last five evaluations", "area": "mean height of the curve"}
 _FEWER = "mean of the last five evaluations, or of all that a trained policy has where they are fewer"
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"\dag{}"},
-    **{character: f"{{{character}}}" for character in "[]*"},  # at the start of a line LaTeX may take these for options
-    "\N{REPLACEMENT CHARACTER}": "?",  # which LaTeX has no letter for
-}
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"\dag{}"},
+        **{
+            character: f"{{{character}}}" for character in "[]*"
+        },  # at the start of a line LaTeX may take these for options
+        "\N{REPLACEMENT CHARACTER}": "?",  # which LaTeX has no letter for
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -312,6 +317,22 @@ def comparisons(report: Report) -> Table:
     return Table("Comparisons", columns, tuple(rows))
 
 
+def pairs_table(matrix: Matrix, labels: Sequence[str]) -> Table:
+    """Make a line for each of `labels` of a task: its pairs with the others, and how many it wins, loses, or neither.
+
+    Columns are numbered as the lines are, since names need not fit.
+    """
+    rows = tuple(
+        (
+            *(TableCell(f"{place} {row}"), *(TableCell(matrix.cells.get((row, column), "")) for column in labels)),
+            *(TableCell(f"{count}", count) for count in matrix.counts(row)),
+        )
+        for place, row in enumerate(labels, start=1)
+    )
+    numbers = (str(place) for place in range(1, len(labels) + 1))
+    return Table(matrix.task, (matrix.task, *numbers, "wins", "losses", "not told apart"), rows)
+
+
 def differences(report: Report) -> Table:
     """Make a line for each value of each setting that differs within a task."""
     rows = [
@@ -387,7 +408,7 @@ def as_markdown(text: str, cell: bool = True) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return " ".join(text.split()).translate(_LATEX)
 
 
 def _latex_line(cells: Sequence[str]) -> str:
