@@ -24,7 +24,7 @@ from rlrat.reports.tables import Table, TableCell, make_tables
 
 _SVG_DASHES = {"solid": "", "dash": "9 5", "dashdot": "9 4 2 4", "longdashdot": "12 3 2 3 2 3", "dot": "2 3"}
 _VERDICTS = 10  # shown at once, as:
-_MATRICES = 3
+_LINES = 20  # of matrices
 _NOTES = 100  # of one kind
 _UNSCROLLED = 12  # choices in a fieldset without a scroll bar
 _ROWS = 30  # a longer table is folded
@@ -168,8 +168,9 @@ def _verdicts(report: Report) -> str:
         for c in ordered
     ]
     tables = [_pairs(matrix) for matrix in matrices(report)]
+    most = max(1, _LINES // len(report.labels))
     text = f'<p>{count_of_winners(report)}.</p>\n<p class="hint">{escape(MEANING)}</p>\n'
-    text += _folded("\n".join(tables[:_MATRICES]), "\n".join(tables[_MATRICES:]), len(tables) - _MATRICES, "more task")
+    text += _folded("\n".join(tables[:most]), "\n".join(tables[most:]), len(tables) - most, "more task")
     lists = ['<ul class="verdicts">\n' + "\n".join(part) + "\n</ul>" for part in (items[:_VERDICTS], items[_VERDICTS:])]
     return text + "\n" + _folded(*lists, len(items) - _VERDICTS, "more comparison")
 
