@@ -154,8 +154,8 @@ def write(report: Report, tables: dict[str, Table], text: str, folder: Path) -> 
         raise InputError(f"{error.name} is not installed, which figures need: pip install -e '.[report]'") from None
     try:
         for name, table in tables.items():
-            for suffix, text in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
-                (folder / f"{name}.{suffix}").write_text(text, encoding="utf-8")
+            for suffix, whole in (("md", table.markdown()), ("csv", table.csv()), ("tex", table.latex())):
+                (folder / f"{name}.{suffix}").write_text(whole, encoding="utf-8")
         (folder / "summary.md").write_text(text + "\n", encoding="utf-8")
         scored = [task for task in report.tasks if task.measure == "score"]  # against one reference each
         runs = [run for task in scored for group in task.groups for run in group.runs]
