@@ -30,20 +30,18 @@ from rlrat.reports.report import (
 )
 from rlrat.reports.statistics import (
     AGGREGATES,
+    SAMPLES,
     Estimate,
     bootstrap_coverage,
+    draws,
     estimate,
-    interval,
+    estimate_improvement,
     mean,
     performance_profile,
-    probability_of_improvement,
-    resample,
-    spread_known,
 )
 from rlrat.reports.verdicts import compare_all
 from rlrat.runs.schema import DATA_VALUE, DIVERGED, FINAL_EVALUATIONS, FINISHED, IMPORTED, NO_FINAL, final_evaluations
 
-_SAMPLES = 2000
 _FIELDS = {"score": "scores", "return": "returns", SUCCESS: "successes", VALUE: "values"}
 _THRESHOLDS = 101
 _ENDED = (FINISHED, IMPORTED)
@@ -101,7 +99,7 @@ def build_report(
         aggregate_curves=_aggregate_curves(aggregate_tasks, together),
         profiles=_profiles(scores),
         improvements=tuple(
-            Improvement(first, second, estimate(probability_of_improvement, scores[first], scores[second]))
+            Improvement(first, second, estimate_improvement(scores[first], scores[second]))
             for second, first in combinations(scores, 2)  # so that what is on trial stands first
         ),
         coverage={size: bootstrap_coverage(size) for size in sorted(sizes)},
@@ -378,37 +376,31 @@ def _reach(
     target = float(base.finals.mean())
     if not runs or target <= 0:
         return ()
-    generator = np.random.default_rng(0)
-    base_draws = generator.integers(len(base.finals), size=(_SAMPLES, len(base.finals)))
     same = group is base and len(runs) == len(base.finals)
-    draws = base_draws if same else generator.integers(len(runs), size=(_SAMPLES, len(runs)))
+    base_draws, own_draws = draws((len(base.finals), len(runs)), SAMPLES)
+    drawn = base_draws if same else own_draws
     if min(len(base.finals), len(runs)) < 2:
-        draws = None  # a single seed says nothing of its spread
-    targets = np.append(base.finals[base_draws].mean(-1), target)
-
-    def times(clock: str, share: float) -> np.ndarray:
-        rows = [
-            np.full(len(targets), np.inf)
-            if run.status == DIVERGED
-            else time_to_stay(_until(run, horizon, clock), _until(run, horizon, field), share * targets)
-            for run in runs
-        ]
-        return np.stack(rows)
-
-    found = []
-    for share in SHARES:
-        updates = times("updates", share)
-        found.append(
-            Reach(
-                share=share,
-                threshold=share * target,
-                updates=median_time(updates, draws),
-                seconds=median_time(times("train_seconds", share), draws) if seconds else None,
-                reached=int(np.isfinite(updates[:, -1]).sum()),
-                seeds=len(runs),
-            )
+        drawn = None  # a single seed says nothing of its spread
+    # Few seeds have few means: times are looked for once for each of these.
+    targets, at = np.unique(np.append(base.finals[base_draws].mean(-1), target), return_inverse=True)
+    thresholds = np.multiply.outer(SHARES, targets)
+    clocks = ("updates", "train_seconds") if seconds else ("updates",)
+    times = np.full((len(runs), len(clocks), *thresholds.shape), np.inf)
+    for own, run in zip(times, runs, strict=True):
+        if run.status != DIVERGED:
+            until = np.stack([_until(run, horizon, clock) for clock in clocks])
+            own[:] = time_to_stay(until, _until(run, horizon, field), thresholds)
+    return tuple(
+        Reach(
+            share=share,
+            threshold=share * target,
+            updates=median_time(times[:, 0, place], at, drawn),
+            seconds=median_time(times[:, 1, place], at, drawn) if seconds else None,
+            reached=int(np.isfinite(times[:, 0, place, at[-1]]).sum()),
+            seeds=len(runs),
         )
-    return tuple(found)
+        for place, share in enumerate(SHARES)
+    )
 
 
 def _aggregated(tasks: Sequence[Task], labels: Sequence[str]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
@@ -463,11 +455,7 @@ def _profiles(scores: dict[str, list[np.ndarray]]) -> dict[str, PerformanceProfi
         return {}
     every = np.concatenate([task for tasks in scores.values() for task in tasks])
     thresholds = np.linspace(every.min(), every.max(), _THRESHOLDS)
-    found = {}
-    for label, groups in scores.items():
-        low = high = np.full(len(thresholds), np.nan)
-        if spread_known(groups):
-            drawn = resample(groups, _SAMPLES, np.random.default_rng(0))
-            low, high = interval(performance_profile(drawn, thresholds))
-        found[label] = PerformanceProfile(thresholds, performance_profile(groups, thresholds), low, high)
-    return found
+    return {
+        label: PerformanceProfile(thresholds, *performance_profile(groups, thresholds))
+        for label, groups in scores.items()
+    }

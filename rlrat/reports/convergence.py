@@ -32,28 +32,37 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def time_to_stay(times: np.ndarray, values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Return when a run's running mean comes to stay at or above each of `thresholds` `[K]`: `[K]` of `times` `[N]`.
+    """Return when a run's running mean comes to stay at or above each of `thresholds` `[...]`.
 
     This is the first evaluation from which no mean is below the threshold until the run ends; infinite without one.
+
+    Args:
+        times: of the evaluations, `[N]`, or `[C, N]` by several clocks.
+        values: `[N]`.
+
+    Returns:
+        `[...]`, or `[C, ...]`.
     """
     lowest_yet_to_come = np.minimum.accumulate(running_mean(values)[::-1])[::-1]
     index = np.searchsorted(lowest_yet_to_come, thresholds, side="left")
-    return np.append(times, np.inf)[index]
+    return np.append(times, np.full((*times.shape[:-1], 1), np.inf), axis=-1)[..., index]
 
 
-def median_time(times: np.ndarray, draws: np.ndarray | None) -> Estimate:
+def median_time(times: np.ndarray, at: np.ndarray, draws: np.ndarray | None) -> Estimate:
     """Return the median over seeds of the time to a threshold; infinite ("not reached") where half or more never did.
 
     A seed that never reaches it is censored at its end: it counts as later than every other. A median does not need to
     know by how much.
 
     Args:
-        times: `[S, B + 1]`, infinite where never. Column b is at the threshold of bootstrap sample b, so that it is as
-            uncertain as the reference's seeds make it. The last column is at the threshold of the seeds as they are.
+        times: to each of U thresholds, `[S, U]`, infinite where never.
+        at: the threshold of each bootstrap sample, so that it is as uncertain as the reference's seeds make it, and at
+            the end that of the seeds as they are: places in U, `[B + 1]`.
         draws: the seeds of each sample, `[B, S]`; None for no interval.
     """
-    value = float(np.median(times[:, -1]))
+    value = float(np.median(times[:, at[-1]]))
     if draws is None:
         return Estimate(value, np.nan, np.nan)
-    samples = np.median(np.take_along_axis(times[:, :-1], draws.T, axis=0), axis=0)
-    return Estimate(value, *map(float, interval(samples)))
+    ordered = np.sort(times.T[at[:-1, None], draws], axis=-1)
+    middle = slice((times.shape[0] - 1) // 2, times.shape[0] // 2 + 1)
+    return Estimate(value, *map(float, interval(ordered[:, middle].mean(-1))))

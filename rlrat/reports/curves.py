@@ -1,12 +1,13 @@
 """Make one curve from those of several seeds: aligned on updates, thinned to what can be drawn, with a band."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from rlrat.reports.read import MetricLine, RunRecord
 from rlrat.reports.report import Curve
-from rlrat.reports.statistics import interquartile_mean, interval, resample, spread_known
+from rlrat.reports.statistics import interquartile_interval, interquartile_mean, interval, spread_known
 
 POINTS = 400
 """More are not told apart on a page; statistics use every evaluation."""
@@ -33,6 +34,12 @@ def aligned(runs: Sequence[RunRecord | MetricLine], field: str, updates: np.ndar
     return rows
 
 
+@lru_cache(maxsize=8)
+def _weights(seeds: int) -> np.ndarray:
+    """Return how often each sample has each seed, `[samples, S]`: sums over drawn seeds are then one product."""
+    return np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=_SAMPLES).astype(float)
+
+
 def mean_curve(runs: Sequence[RunRecord | MetricLine], field: str) -> Curve:
     """Average an array of records, or a metric's `values`, over seeds; the band is a bootstrap interval over seeds."""
     updates = thinned(common_updates(runs), POINTS)
@@ -42,12 +49,14 @@ def mean_curve(runs: Sequence[RunRecord | MetricLine], field: str) -> Curve:
     filled = np.where(there, values, 0.0)
     low = high = np.full(len(updates), np.nan)
     if len(runs) > 1:
-        generator = np.random.default_rng(0)
-        # How often each seed is drawn: sums over the drawn seeds are then one product.
-        weights = generator.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=_SAMPLES)
-        counts = weights @ there
+        weights = _weights(len(runs))
         with np.errstate(invalid="ignore", over="ignore"):
-            means = np.where(counts > 0, weights @ filled / np.maximum(counts, 1), filled.sum(0) / seeds)
+            means = weights @ filled
+            if there.all():
+                means /= len(runs)
+            else:
+                counts = weights @ there.astype(float)
+                means = np.where(counts > 0, means / np.maximum(counts, 1), filled.sum(0) / seeds)
         low, high = (np.where(seeds > 1, end, np.nan) for end in interval(means))
     with np.errstate(invalid="ignore"):  # a metric may be finite in no seed
         seconds = np.where(there, aligned(runs, "train_seconds", updates), 0.0).sum(0) / seeds
@@ -67,8 +76,7 @@ def interquartile_curve(tasks: Sequence[Sequence[RunRecord]], field: str, horizo
     values = [aligned(task, field, updates) for task in tasks]  # [S_t, N]
     low = high = np.full(len(updates), np.nan)
     if spread_known(values):
-        samples = [np.moveaxis(drawn, 1, -1) for drawn in resample(values, _SAMPLES, np.random.default_rng(0))]
-        low, high = interval(interquartile_mean(samples))
+        low, high = interquartile_interval(values, _SAMPLES)
     seconds = np.mean([aligned(task, "train_seconds", updates).mean(0) for task in tasks], axis=0)
     mean = interquartile_mean([task.T for task in values])
     return Curve(updates, seconds, mean, low, high, np.full(len(updates), len(runs)))

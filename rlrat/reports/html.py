@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 
 from rlrat.errors import InputError
+from rlrat.reports.notes import folded
 from rlrat.reports.page_data import page_data
-from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Comparison, Report
+from rlrat.reports.pairs import LOST, MEANING, WON, Matrix, count_of_winners, matrices
+from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Report
 from rlrat.reports.tables import Table, TableCell, make_tables
 
 _SVG_DASHES = {"solid": "", "dash": "9 5", "dashdot": "9 4 2 4", "longdashdot": "12 3 2 3 2 3", "dot": "2 3"}
-_VERDICTS = 10  # shown at once
+_VERDICTS = 10  # shown at once, as:
+_LINES = 20  # of matrices
+_NOTES = 100  # of one kind
 _UNSCROLLED = 12  # choices in a fieldset without a scroll bar
 _ROWS = 30  # a longer table is folded
 _PARTS = ("charts.js", "curves.js", "learned.js", "tables.js")
@@ -56,8 +60,8 @@ def render(report: Report) -> str:
         "style": _part("style.css"),
         "lead": f"Learning curves of {_count(len(runs), 'run')} on {_count(len(report.tasks), 'task')}",
         "navigation": _navigation(bool(data["learned"])),
-        "notes": _notes(report.notes),
-        "verdicts": _verdicts(report.comparisons),
+        "notes": _notes(report),
+        "verdicts": _verdicts(report),
         "toggles": _toggles(report, data["labels"]),
         "many": ' class="many"' if len(report.metrics) > _UNSCROLLED - 2 else "",
         "heights": _heights(report),
@@ -129,15 +133,30 @@ def _navigation(learned: bool) -> str:
     return "\n".join(f'<a href="#{name}">{title}</a>' for name, title in sections.items())
 
 
-def _notes(notes: Sequence[str]) -> str:
-    if not notes:
+def _notes(report: Report) -> str:
+    """List the notes; fold away those that say the same of other runs, tasks or labels."""
+    if not report.notes:
         return ""
-    items = "\n".join(f"<li>{escape(note)}</li>" for note in notes)
+    items = "\n".join(f"<li>{_note(*group)}</li>" for group in folded(report.notes, report))
     return f'<aside class="notes"><h2>Before any number</h2><ul>\n{items}\n</ul></aside>'
 
 
-def _verdicts(comparisons: Sequence[Comparison]) -> str:
-    """List winners first, then by rising p; fold away what is more than a reader takes in at once."""
+def _note(first: str, *rest: str) -> str:
+    if not rest:
+        return escape(first)
+    more = "".join(f"<li>{escape(note)}</li>" for note in rest[:_NOTES])
+    left = f"<li>and {len(rest) - _NOTES:,} more</li>" if len(rest) > _NOTES else ""
+    return (
+        f"<details><summary>{escape(first)} (and {len(rest):,} more like it)</summary><ul>{more}{left}</ul></details>"
+    )
+
+
+def _verdicts(report: Report) -> str:
+    """Say how many winners there are, and show who wins in a matrix; list winners first, then by rising p.
+
+    What is more than a reader takes in at once is folded away.
+    """
+    comparisons = report.comparisons
     if not comparisons:
         return "<p>There is nothing to compare: these runs have one label.</p>"
     tasks = {comparison.task for comparison in comparisons}
@@ -148,12 +167,35 @@ def _verdicts(comparisons: Sequence[Comparison]) -> str:
         + f"{escape(c.verdict)}.</li>"
         for c in ordered
     ]
-    first, rest = items[:_VERDICTS], items[_VERDICTS:]
-    text = '<ul class="verdicts">\n' + "\n".join(first) + "\n</ul>"
-    if rest:
-        text += f'\n<details><summary>{_count(len(rest), "more comparison")}</summary>\n<ul class="verdicts">\n'
-        text += "\n".join(rest) + "\n</ul></details>"
-    return text
+    tables = [_pairs(matrix) for matrix in matrices(report)]
+    most = max(1, _LINES // len(report.labels))
+    text = f'<p>{count_of_winners(report)}.</p>\n<p class="hint">{escape(MEANING)}</p>\n'
+    text += _folded("\n".join(tables[:most]), "\n".join(tables[most:]), len(tables) - most, "more task")
+    lists = ['<ul class="verdicts">\n' + "\n".join(part) + "\n</ul>" for part in (items[:_VERDICTS], items[_VERDICTS:])]
+    return text + "\n" + _folded(*lists, len(items) - _VERDICTS, "more comparison")
+
+
+def _folded(first: str, rest: str, count: int, noun: str) -> str:
+    return f"{first}\n<details><summary>{_count(count, noun)}</summary>\n{rest}</details>" if count > 0 else first
+
+
+def _pairs(matrix: Matrix) -> str:
+    """Return the matrix of a task: a line and a numbered column for each label."""
+    places = range(1, len(matrix.labels) + 1)
+    heads = [matrix.task, *map(str, places), "wins", "losses", "not told apart"]
+    rows = []
+    for place, row in enumerate(matrix.labels, start=1):
+        cells = [matrix.cells.get((row, column), "") for column in matrix.labels]
+        marks = ["won" if WON in cell else "lost" if LOST in cell else "" for cell in cells]
+        shown = "".join(f'<td class="{mark}">{cell}</td>' for mark, cell in zip(marks, cells, strict=True))
+        counts = "".join(f"<td>{count}</td>" for count in matrix.counts(row))
+        rows.append(f"<tr><th scope='row'>{place} {escape(row)}</th>{shown}{counts}</tr>")
+    head = "".join(f"<th scope='col'>{escape(text)}</th>" for text in heads)
+    name = f"Pairs of labels, {escape(matrix.task)}"
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table class="pairs">'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody></table></div>"
+    )
 
 
 def _tables(tables: dict[str, Table]) -> str:

@@ -66,14 +66,15 @@ class Layer:
                 steps = np.linspace(self.low[at], self.high[at], self.denominator.shape[-1])
                 found[at] = np.interp(x, steps, self.denominator[at], left=np.nan, right=np.nan)
             return found
-        import torch  # imported here, as reading needs no torch
-
-        from rlrat.rational import rational
-
-        shape = self.numerator.shape[:-1]
-        a, b = (torch.from_numpy(c).flatten(0, -2).contiguous() for c in (self.numerator, self.denominator))
-        rows = torch.from_numpy(np.asarray(x, dtype=np.float64)).repeat(len(a))
-        return rational(rows, a, b, self.version).reshape(*shape, len(x)).numpy()
+        # As `rlrat.rational.reference` defines them; its operator would need torch, whose import takes two seconds.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if self.version == "A":
+                return _polynomial(self.numerator, x) / (
+                    1 + np.abs(x) * _polynomial(np.abs(self.denominator), np.abs(x))
+                )
+            inner = _polynomial(self.denominator, x) * (1 if self.version == "C" else x)
+            below = 1 + inner if self.version == "N" else np.abs(inner) + (0.1 if self.version == "C" else 1)
+            return _polynomial(self.numerator, x) / below
 
     def range(self) -> tuple[float, float]:
         """Return the lowest and the highest input of all its histograms; (-1, 1) where there is none."""
@@ -91,6 +92,14 @@ class Layer:
             shares[time] += np.diff(np.interp(edges, own, below))
         seen = self.counts.any(axis=-1).reshape(len(self.updates), -1).sum(axis=1)
         return shares / np.maximum(seen, 1)[:, None]
+
+
+def _polynomial(coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return sums of coefficients `[..., k]` times powers of x, from the zeroth, `[..., len(x)]`."""
+    found = np.zeros((*coefficients.shape[:-1], len(x)))
+    for coefficient in np.moveaxis(coefficients, -1, 0)[::-1]:
+        found = found * x + coefficient[..., None]
+    return found
 
 
 def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[str, Layer]:

@@ -1,5 +1,6 @@
 """Write what a reader must know before any number: what is left out, mixed or missing, a sentence each."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,6 +17,18 @@ def find_notes(report: Report, until: int | None) -> tuple[str, ...]:
     """Return the notes of a report that has everything else; `until` is that of `build_report`."""
     notes = [note for task in report.tasks for note in _task_notes(task, report, until)]
     return (*_value_notes(report), *notes, *_aggregate_notes(report), *_coverage_notes(report))
+
+
+def folded(notes: Sequence[str], report: Report) -> list[list[str]]:
+    """Group notes that say the same of several folders, tasks or labels, in the order of the first of each group."""
+    names = sorted({*report.labels, *(task.name for task in report.tasks)}, key=len, reverse=True)
+    known = "|".join(map(re.escape, names))
+    # What a note is about: names of the report, a path at its beginning, and numbers.
+    varying = re.compile(rf"(?<![\w/])(?:{known})(?![\w/])|^.*?(?=(?:: left out| has | lacks | cannot | says of ))|\d+")
+    groups: dict[str, list[str]] = {}
+    for note in notes:
+        groups.setdefault(varying.sub("", note), []).append(note)
+    return list(groups.values())
 
 
 def _value_notes(report: Report) -> Iterator[str]:

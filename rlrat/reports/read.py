@@ -40,6 +40,8 @@ _COLUMNS = {  # of evaluations.csv, by field of a RunRecord
 }
 
 _FIELDS = ("agent", "dataset", "activation", "name", "variant", "seed", "status")
+_WHOLE = 2**24  # characters of a file that is read at once
+_PLAIN = re.compile(r"[0-9a-zA-Z.,+\n-]*")
 _LEAST_RANGE = 1e-9  # of returns: over a smaller range a score is rounding
 
 
@@ -203,7 +205,7 @@ def setting_texts(records: Sequence[RunRecord], name: str) -> list[str]:
 def as_text(value: Any) -> str:
     """Return a setting's value as run names have it, in characters that every file and terminal takes."""
     text = "x".join(map(str, value)) if isinstance(value, list) else str(value)
-    return printable(text)
+    return text if text.isascii() and text.isprintable() else printable(text)
 
 
 def normalized(values: np.ndarray | float, reference: dict[str, Any]) -> np.ndarray | float:
@@ -354,7 +356,10 @@ def _read_curve(path: Path, without_environment: bool) -> dict[str, np.ndarray]:
     if os.path.lexists(path):
         try:
             with open_text(path) as file:
-                _read_lines(file, columns, damaged, without_environment)
+                text = file.read(_WHOLE + 1)
+                if without_environment or len(text) > _WHOLE or not _read_whole(text, columns):
+                    file.seek(0)
+                    _read_lines(file, columns, damaged, without_environment)
         except OSError as error:
             warn(f"{path} cannot be read ({reason(error.strerror)}): its evaluations are left out")
     if damaged:
@@ -365,6 +370,39 @@ def _read_curve(path: Path, without_environment: bool) -> dict[str, np.ndarray]:
     updates = arrays["updates"][order]
     order = order[np.append(updates[1:] != updates[:-1], True)] if len(order) else order
     return {name: values[order] for name, values in arrays.items()}
+
+
+def _read_whole(text: str, columns: dict[str, array]) -> bool:
+    """Append all lines of an undisturbed `evaluations.csv` at once; return False, with nothing done, of any other.
+
+    `_read_lines` says what an evaluation is; here a doubt is enough.
+    """
+    first, _, body = text.partition("\n")
+    header, rows = first.split(","), [line.split(",") for line in body.split("\n")]
+    if rows.pop() != [""] or not rows or not _PLAIN.fullmatch(body) or any(len(row) != len(header) for row in rows):
+        return False
+    by_name = dict(zip(header, zip(*rows, strict=True), strict=True))
+    if (
+        len(by_name) < len(header)
+        or not {"update", "return_mean"} <= by_name.keys()
+        or any(by_name.get("target_return", ()))
+    ):
+        return False
+    found = {}
+    try:
+        for name, column in _COLUMNS.items():
+            texts = by_name.get(column, ("",) * len(rows))
+            found[name] = [int(t) for t in texts] if name == "updates" else [float(t or "nan") for t in texts]
+    except ValueError:
+        return False
+    rates = np.array(found["successes"])
+    if min(found["updates"]) < 0 or max(found["updates"]) >= EXACT_INTEGERS:
+        return False
+    if not np.isfinite(found["returns"]).all() or not (np.isnan(rates) | ((rates >= 0) & (rates <= 1))).all():
+        return False
+    for name, values in found.items():
+        columns[name].extend(values)
+    return True
 
 
 def _read_lines(file: Iterator[str], columns: dict[str, array], damaged: list[int], without_environment: bool) -> None:

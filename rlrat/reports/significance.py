@@ -6,6 +6,7 @@ as often as it says, at 5 against 5 nearly twice. Here the degrees are cautious,
 what was seen, over all ratios of the two true spreads.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -21,13 +22,16 @@ _LOG_P = np.log(np.append(np.geomspace(_LEAST_P, 0.1, 48), [0.15, 0.2, 0.3, 0.45
 
 
 def compare_means(
-    first: np.ndarray, second: np.ndarray, level: float = LEVEL
+    first: np.ndarray,
+    second: np.ndarray,
+    level: float = LEVEL,
+    square: Callable[[np.ndarray], np.ndarray] = np.square,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Test that two groups of runs, `[..., S]` each, have equal means: return difference, its interval, p; `[...]`.
 
     For normal runs, whatever the two spreads are, p is below x with a probability of at most x, and the interval holds
     the true difference with a probability of at least `level`. All four are NaN with fewer than three seeds in a group,
-    or where both groups have no spread at all.
+    or where both groups have no spread at all. `square` is what the degrees of freedom are computed with.
     """
     sizes = first.shape[-1], second.shape[-1]
     if min(sizes) < FEWEST_SEEDS:
@@ -36,8 +40,8 @@ def compare_means(
     parts = [group.var(-1, ddof=1) / size for group, size in zip((first, second), sizes, strict=True)]
     # Seeds that differ by rounding alone do not differ.
     scale = np.maximum(np.abs(first).max(-1), np.abs(second).max(-1))
-    square = np.where(parts[0] + parts[1] > (1e-12 * scale) ** 2, parts[0] + parts[1], np.nan)
-    error, freedom = np.sqrt(square), _freedom(parts[0] / square, *sizes)
+    squared = np.where(parts[0] + parts[1] > (1e-12 * scale) ** 2, parts[0] + parts[1], np.nan)
+    error, freedom = np.sqrt(squared), _freedom(parts[0] / squared, *sizes, square)
     worst = _worst_case(*sorted(sizes))
     nominal = np.maximum(2 * stdtr(freedom, -np.abs(difference) / error), _LEAST_P)
     p = np.exp(np.interp(np.log(nominal), _LOG_P, worst))
@@ -71,15 +75,17 @@ def corrected(p: np.ndarray) -> np.ndarray:
     return np.minimum(found, 1)
 
 
-def _freedom(share: np.ndarray, first: int, second: int) -> np.ndarray:
+def _freedom(
+    share: np.ndarray, first: int, second: int, square: Callable[[np.ndarray], np.ndarray] = np.square
+) -> np.ndarray:
     """Return degrees of freedom between the least and Welch's; `share` of the squared error is the first group's.
 
     They have the ends of Welch's: the smaller group's and both groups' together. They stay nearer to the lower end: of
     the tests with one p for every ratio of spreads, this one has more power than one with Welch's degrees.
     """
-    welch = 1 / (share**2 / (first - 1) + (1 - share) ** 2 / (second - 1))
+    welch = 1 / (square(share) / (first - 1) + square(1 - share) / (second - 1))
     least, most = min(first, second) - 1, first + second - 2
-    return least + (most - least) * np.clip((welch - least) / (most - least), 0, 1) ** 2
+    return least + (most - least) * square(np.clip((welch - least) / (most - least), 0, 1))
 
 
 @cache

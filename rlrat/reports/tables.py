@@ -11,21 +11,26 @@ import numpy as np
 from rlrat.reports.best import BY_RETURNS
 from rlrat.reports.cells import guarded
 from rlrat.reports.convergence import SHARES, paper_statistic
+from rlrat.reports.pairs import Matrix
 from rlrat.reports.read import as_text
-from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Reach, Report, RunGroup, Task
+from rlrat.reports.report import MEASURES, SUCCESS, VALUE, Comparison, Reach, Report, RunGroup, Task
 from rlrat.reports.statistics import Estimate
 from rlrat.reports.verdicts import best_and_tied
 from rlrat.runs.schema import DATA_VALUE, FQE_VALUE, NO_FINAL
 
 _QUANTITIES = {"final": "mean of the last five evaluations", "area": "mean height of the curve"}
 _FEWER = "mean of the last five evaluations, or of all that a trained policy has where they are fewer"
-_LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"\dag{}"},
-    **{character: f"{{{character}}}" for character in "[]*"},  # at the start of a line LaTeX may take these for options
-    "\N{REPLACEMENT CHARACTER}": "?",  # which LaTeX has no letter for
-}
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        **{"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "†": r"\dag{}"},
+        **{
+            character: f"{{{character}}}" for character in "[]*"
+        },  # at the start of a line LaTeX may take these for options
+        "\N{REPLACEMENT CHARACTER}": "?",  # which LaTeX has no letter for
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ def results(report: Report) -> Table:
     """Make a line for each label of each task: final value with its bootstrap interval, and area."""
     columns = ("task", "label", "seeds", "measure", "final", "sd", "low", "high", "area", "area sd", "evaluations")
     groups = [(task, group) for task in report.tasks for group in task.groups]
-    rows = tuple(_result(report, *pair) for pair in groups)
+    marks = {quantity: _marks(report, quantity) for quantity in _QUANTITIES}
+    rows = tuple(_result(marks, *pair) for pair in groups)
     if not all(np.isnan(group.final_success) for _, group in groups):
         columns = (*columns[:-1], MEASURES[SUCCESS], columns[-1])
         rates = (number(group.final_success, 3) for _, group in groups)
@@ -181,13 +187,13 @@ def reach(report: Report) -> Table:
     return Table(f"Updates and training seconds to stay above a share of {report.reference}'s", columns, tuple(rows))
 
 
-def _result(report: Report, task: Task, group: RunGroup) -> tuple[TableCell, ...]:
+def _result(marks: dict[str, dict[str, dict[str, str]]], task: Task, group: RunGroup) -> tuple[TableCell, ...]:
     band = group.final_band
     numbers = []
     for quantity in _QUANTITIES:
         values = group.values(quantity)
         mean, deviation = _mean_and_spread(values)
-        mark = _marks(report, task, quantity).get(group.label, "")
+        mark = marks[quantity][task.name].get(group.label, "")
         numbers.append([number(mean, task.digits, mark), number(deviation, task.digits)])
     seeds = f"{len(group.judged)}" + (f" of {len(group.runs)}" if len(group.judged) < len(group.runs) else "")
     return (
@@ -236,9 +242,9 @@ def overview(report: Report, quantity: str) -> Table:
 
     Where they are not of all seeds, a cell says of how many.
     """
-    rows = []
+    rows, marks = [], _marks(report, quantity)
     for task in report.tasks:
-        marks, row = _marks(report, task, quantity), [TableCell(task.name)]
+        row = [TableCell(task.name)]
         for label in report.labels:
             group = task.group(label)
             values, seeds = ((), 0) if group is None else (group.values(quantity), len(group.runs))
@@ -246,7 +252,7 @@ def overview(report: Report, quantity: str) -> Table:
             text = number(mean, task.digits).text + (f" ± {deviation:.{task.digits}f}" if len(values) > 1 else "")
             text += f" ({len(values)} of {seeds})" if len(values) < seeds else ""
             details = {"sd": deviation, "judged": len(values), "seeds": seeds}
-            row.append(TableCell(text, mean, marks.get(label, ""), details))
+            row.append(TableCell(text, mean, marks[task.name].get(label, ""), details))
         rows.append(tuple(row))
     few = quantity == "final" and any(group.few_finals for task in report.tasks for group in task.groups)
     title = _FEWER if few else _QUANTITIES[quantity]
@@ -312,6 +318,22 @@ def comparisons(report: Report) -> Table:
     return Table("Comparisons", columns, tuple(rows))
 
 
+def pairs_table(matrix: Matrix, labels: Sequence[str]) -> Table:
+    """Make a line for each of `labels` of a task: its pairs with the others, and how many it wins, loses, or neither.
+
+    Columns are numbered as the lines are, since names need not fit.
+    """
+    rows = tuple(
+        (
+            *(TableCell(f"{place} {row}"), *(TableCell(matrix.cells.get((row, column), "")) for column in labels)),
+            *(TableCell(f"{count}", count) for count in matrix.counts(row)),
+        )
+        for place, row in enumerate(labels, start=1)
+    )
+    numbers = (str(place) for place in range(1, len(labels) + 1))
+    return Table(matrix.task, (matrix.task, *numbers, "wins", "losses", "not told apart"), rows)
+
+
 def differences(report: Report) -> Table:
     """Make a line for each value of each setting that differs within a task."""
     rows = [
@@ -366,9 +388,16 @@ def _estimate(estimate: Estimate, digits: int) -> TableCell:
     return TableCell(f"{estimate.value:.{digits}f}{ends}", estimate.value, details=details)
 
 
-def _marks(report: Report, task: Task, quantity: str) -> dict[str, str]:
-    best, tied = best_and_tied(task, quantity, report.comparisons)
-    return {**dict.fromkeys(tied, "tied"), **({best: "best"} if best is not None else {})}
+def _marks(report: Report, quantity: str) -> dict[str, dict[str, str]]:
+    """Return the mark of each label of each task that has one."""
+    there: dict[str, list[Comparison]] = {task.name: [] for task in report.tasks}
+    for one in report.comparisons:
+        there[one.task].append(one)
+    found = {}
+    for task in report.tasks:
+        best, tied = best_and_tied(task, quantity, there[task.name])
+        found[task.name] = {**dict.fromkeys(tied, "tied"), **({best: "best"} if best is not None else {})}
+    return found
 
 
 def _mark(cell: TableCell, text: str, best: str, tied: str) -> str:
@@ -387,7 +416,7 @@ def as_markdown(text: str, cell: bool = True) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return " ".join(text.split()).translate(_LATEX)
 
 
 def _latex_line(cells: Sequence[str]) -> str:

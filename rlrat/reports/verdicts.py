@@ -1,6 +1,7 @@
 """Say who ends higher and who learns faster, as far as tests allow a claim."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -22,24 +23,34 @@ def compare_all(tasks: Sequence[Task]) -> tuple[Comparison, ...]:
     On labels that do not differ, at most one report in twenty names any winner, whatever their numbers and spreads, as
     far as runs scatter normally.
     """
-    pairs = [
-        (task, first, second)
-        for task in tasks
-        for second, first in combinations(task.groups, 2)  # so that what is on trial stands first
+    # What is on trial stands first.
+    pairs = [[(first, second) for second, first in combinations(task.groups, 2)] for task in tasks]
+    sides = [[{id(group): _Side.of(group, quantity) for group in task.groups} for task in tasks] for quantity in _WORDS]
+    tried = [
+        [(of[id(first)], of[id(second)]) for own, of in zip(pairs, there, strict=True) for first, second in own]
+        for there in sides
     ]
-    p = np.array([[float(_test(quantity, *pair, LEVEL)[3]) for _, *pair in pairs] for quantity in _WORDS])
+    p = np.array([_tests(both, LEVEL)[:, 3] for both in tried])
     made = int(np.isfinite(p).sum())
-    numbers = {
-        (task.name, quantity, first.label, second.label): (float(p_corrected), made)
-        for quantity, row in zip(_WORDS, corrected(p), strict=True)
-        for (task, first, second), p_corrected in zip(pairs, row, strict=True)
-    }
-    return tuple(
-        _comparison(task, quantity, first, second, *numbers[task.name, quantity, first.label, second.label])
-        for task in tasks
-        for quantity in _WORDS
-        for second, first in combinations(task.groups, 2)
-    )
+    p_corrected = corrected(p)
+    tests = [_tests(both, 1 - (1 - LEVEL) / max(made, 1)) for both in tried]
+    found, start = [], 0
+    for task, own in zip(tasks, pairs, strict=True):
+        digits = task.digits
+        for place, quantity in enumerate(_WORDS):
+            for at in range(start, start + len(own)):
+                first, second = tried[place][at]
+                difference, low, high, raw = tests[place][at].tolist()
+                corrected_p = float(p_corrected[place, at])
+                winner = None
+                if corrected_p < 1 - LEVEL:
+                    winner = first.label if difference > 0 else second.label
+                numbers = (low, high, raw, corrected_p)
+                verdict = _verdict(task.measure, digits, quantity, first, second, numbers, made, winner)
+                names = (task.name, quantity, first.label, second.label)
+                found.append(Comparison(*names, difference, low, high, raw, corrected_p, winner, verdict))
+        start += len(own)
+    return tuple(found)
 
 
 def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) -> tuple[str | None, set[str]]:
@@ -58,47 +69,64 @@ def best_and_tied(task: Task, quantity: str, comparisons: Sequence[Comparison]) 
     return (best, tied) if of_best else (None, set())
 
 
-def _test(quantity: str, first: RunGroup, second: RunGroup, level: float) -> tuple[np.ndarray, ...]:
-    """Compare two groups; NaN where seeds that are left out, or that are not independent, would make the claim."""
-    if first.obstacle(quantity) or second.obstacle(quantity):
-        return (np.array(np.nan),) * 4
-    return compare_means(first.values(quantity), second.values(quantity), level)
+@dataclass(frozen=True)
+class _Side:
+    """What a comparison needs of a label on a task, in one quantity."""
+
+    label: str
+    values: np.ndarray
+    mean: float
+    """NaN without values."""
+    obstacle: str | None
+    few_finals: str | None
+
+    @classmethod
+    def of(cls, group: RunGroup, quantity: str) -> "_Side":
+        values = group.values(quantity)
+        mean = float(values.mean()) if len(values) else np.nan
+        few = group.few_finals if quantity == "final" else None
+        return cls(group.label, values, mean, group.obstacle(quantity), few)
 
 
-def _comparison(
-    task: Task, quantity: str, first: RunGroup, second: RunGroup, p_corrected: float, made: int
-) -> Comparison:
-    test = [float(number) for number in _test(quantity, first, second, 1 - (1 - LEVEL) / max(made, 1))]
-    difference, low, high, p = test
-    winner = None
-    if p_corrected < 1 - LEVEL:
-        winner = first.label if difference > 0 else second.label
-    verdict = _verdict(task, quantity, first, second, test, p_corrected, made, winner)
-    return Comparison(
-        *(task.name, quantity, first.label, second.label, difference, low, high, p, p_corrected, winner, verdict)
-    )
+def _tests(pairs: Sequence[tuple[_Side, _Side]], level: float) -> np.ndarray:
+    """Compare pairs: difference, its interval and p, `[pairs, 4]`.
+
+    NaN where seeds that are left out, or that are not independent, would make the claim.
+    """
+    found = np.full((len(pairs), 4), np.nan)
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place, (first, second) in enumerate(pairs):
+        if first.obstacle is None and second.obstacle is None:
+            alike.setdefault((len(first.values), len(second.values)), []).append(place)
+    for places in alike.values():
+        first, second = (np.stack([pairs[place][side].values for place in places]) for side in (0, 1))
+        found[places] = np.stack(compare_means(first, second, level, _squared), axis=-1)
+    return found
+
+
+def _squared(x: np.ndarray) -> np.ndarray:
+    """Return squares as the C library's pow rounds them, one by one: reports keep their numbers to the last digit."""
+    return np.array([value**2 for value in x.tolist()])
 
 
 def _verdict(
-    task: Task,
+    measure: str,
+    digits: int,
     quantity: str,
-    first: RunGroup,
-    second: RunGroup,
-    test: list[float],
-    p_corrected: float,
+    first: _Side,
+    second: _Side,
+    numbers: tuple[float, float, float, float],
     made: int,
     winner: str | None,
 ) -> str:
-    of_what = {VALUE: " in estimated value", SUCCESS: " in success rate"}.get(task.measure, "")
+    """Say what a test tells; `numbers` are the ends of its interval, p and the corrected p."""
+    of_what = {VALUE: " in estimated value", SUCCESS: " in success rate"}.get(measure, "")
     higher, where = (words.format(of_what) for words in _WORDS[quantity])
-    digits = task.digits
-    _, low, high, p = test
-    means = {group.label: group.values(quantity) for group in (first, second)}
-    sizes = [len(values) for values in means.values()]
+    low, high, p, p_corrected = numbers
     pair = f"{first.label} against {second.label}{where}"
-    obstacles = {obstacle: None for group in (first, second) if (obstacle := group.obstacle(quantity))}
-    if obstacles:
+    if obstacles := dict.fromkeys(side.obstacle for side in (first, second) if side.obstacle):
         return f"{pair}: {' and '.join(obstacles)}, so nothing can be concluded"
+    sizes = len(first.values), len(second.values)
     if min(sizes) < FEWEST_SEEDS:
         return (
             f"{pair}: nothing can be concluded from {sizes[0]} and {sizes[1]} seeds; it takes {FEWEST_SEEDS} of each "
@@ -106,27 +134,21 @@ def _verdict(
         )
     if not np.isfinite(p):
         return f"{pair}: nothing can be concluded, for the seeds of each are all the same and so no independent runs"
-    means = {label: values.mean() for label, values in means.items()}
-    after = f"p = {p_corrected:.2g} corrected for {made} comparison{'s' * (made > 1)}"
-    after = _few_finals(first, second, quantity) + after
+    few = [f"{side.few_finals} of {side.label}" for side in (first, second) if side.few_finals]
+    after = f"fewer than five evaluations: {' and '.join(few)}; " if few else ""
+    after += f"p = {p_corrected:.2g} corrected for {made} comparison{'s' * (made > 1)}"
     if winner is None:
-        text = (
-            f"{first.label} and {second.label} are not told apart{where}: {means[first.label]:.{digits}f} and "
-            f"{means[second.label]:.{digits}f}; the difference may be anything from {low:.{digits}f} to "
+        return (
+            f"{first.label} and {second.label} are not told apart{where}: {first.mean:.{digits}f} and "
+            f"{second.mean:.{digits}f}; the difference may be anything from {low:.{digits}f} to "
             f"{high:.{digits}f} ({after})"
         )
+    if winner == first.label:
+        best, other, least, most = first, second, low, high
     else:
-        other = second.label if winner == first.label else first.label
-        least, most = (low, high) if winner == first.label else (-high, -low)
-        by = f"by {least:z.{digits}f} to {most:.{digits}f}" if least >= 0 else f"by at most {most:.{digits}f}"
-        text = (
-            f"{winner} {higher} {other}: {means[winner]:.{digits}f} against {means[other]:.{digits}f}, {by} ({after})"
-        )
-        if min(sizes) < _FEW_SEEDS:
-            text += f". With {min(sizes)} seeds this rests on runs that scatter normally; runs that collapse do not"
+        best, other, least, most = second, first, -high, -low
+    by = f"by {least:z.{digits}f} to {most:.{digits}f}" if least >= 0 else f"by at most {most:.{digits}f}"
+    text = f"{winner} {higher} {other.label}: {best.mean:.{digits}f} against {other.mean:.{digits}f}, {by} ({after})"
+    if min(sizes) < _FEW_SEEDS:
+        text += f". With {min(sizes)} seeds this rests on runs that scatter normally; runs that collapse do not"
     return text
-
-
-def _few_finals(first: RunGroup, second: RunGroup, quantity: str) -> str:
-    few = [f"{group.few_finals} of {group.label}" for group in (first, second) if group.few_finals]
-    return f"fewer than five evaluations: {' and '.join(few)}; " if few and quantity == "final" else ""

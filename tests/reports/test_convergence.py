@@ -35,21 +35,32 @@ def test_a_threshold_is_reached_where_a_curve_stays_above_it():
     values = np.array([0.0, 30, 30, 0, 0, 30, 60])  # running mean: 0, 15, 20, 20, 10, 10, 30
     found = time_to_stay(times, values, np.array([0, 9, 10, 12, 30, 31]))
     np.testing.assert_array_equal(found, [0, 10, 10, 60, 60, np.inf])
+    clocks = np.stack([times, times / 10])
+    found = time_to_stay(clocks, values, np.array([[9, 30], [12, 31]]))
+    np.testing.assert_array_equal(found, [[[10, 60], [60, np.inf]], [[1, 6], [6, np.inf]]])
 
 
 def test_the_median_takes_what_never_came_as_latest():
-    times = np.array([[10.0, 10], [20, 20], [np.inf, np.inf]])
-    assert median_time(times, None).value == 20
-    assert np.isnan([median_time(times, None).low, median_time(times, None).high]).all()
-    found = median_time(times, np.array([[0, 1, 2]]))
+    times, same = np.array([[10.0], [20.0], [np.inf]]), np.array([0, 0])
+    assert median_time(times, same, None).value == 20
+    assert np.isnan([median_time(times, same, None).low, median_time(times, same, None).high]).all()
+    found = median_time(times, same, np.array([[0, 1, 2]]))
     assert (found.value, found.low, found.high) == (20, 20, 20)
-    half = np.array([[10.0, 10], [np.inf, np.inf]])
-    assert median_time(half, np.array([[0, 0]])).value == np.inf
-    assert median_time(half, np.array([[0, 0]])).low == 10
+    half = np.array([[10.0], [np.inf]])
+    assert median_time(half, same, np.array([[0, 0]])).value == np.inf
+    assert median_time(half, same, np.array([[0, 0]])).low == 10
+
+
+def test_the_median_of_an_even_number_is_the_mean_of_the_middle_two():
+    times = np.array([[10.0], [20.0], [50.0], [np.inf]])
+    found = median_time(times, np.array([0, 0]), np.array([[0, 1, 2, 3]]))
+    assert (found.value, found.low, found.high) == (35, 35, 35)
 
 
 def test_each_bootstrap_sample_has_a_threshold_of_its_own():
-    times = np.array([[10.0, 30.0, 20.0]] * 2)  # two samples, and the seeds as they are
-    found = median_time(times, np.array([[0, 1], [0, 1]]))
+    times = np.array([[10.0, 30.0, 20.0]] * 2)
+    found = median_time(
+        times, np.array([0, 1, 2]), np.array([[0, 1], [0, 1]])
+    )  # two samples, and the seeds as they are
     assert found.value == 20
     assert 10 <= found.low < found.high <= 30

@@ -9,13 +9,14 @@ from torch import nn
 
 from rlrat import Rational
 from rlrat.networks.activations import PReLU
+from rlrat.rational import rational
 from rlrat.reports.build import build_report
-from rlrat.reports.learned import as_drawn, join_seeds, learned_figures, plot_learned, read_learned
+from rlrat.reports.learned import Layer, as_drawn, join_seeds, learned_figures, plot_learned, read_learned
 from rlrat.reports.page_data import learned_data
 from rlrat.reports.read import read_runs
 from rlrat.runs.folder import RunFolder
 from rlrat.runs.inspection import activation_rows
-from rlrat.runs.schema import ACTIVATIONS, COLUMNS
+from rlrat.runs.schema import ACTIVATIONS, COLUMNS, RATIONAL_VERSIONS
 from rlrat.updates.optim import SeedGuard
 from tests.reports.page_runs import LAYERS, activations_text, make_run
 
@@ -284,3 +285,15 @@ def test_names_of_any_kind_are_drawn_letter_for_letter_in_files_of_their_own(tmp
     for figure in figures.values():
         assert figure.axes[0].get_title() == r"\$q_{0}\$"
         figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("version", RATIONAL_VERSIONS)
+def test_functions_are_those_of_the_rational_operator(version):
+    random = np.random.default_rng(0)
+    numerator, denominator = random.normal(size=(2, 1, 1, 1, 6)), random.normal(size=(2, 1, 1, 1, 4))
+    one = np.ones((2, 1, 1, 1))
+    layer = Layer("q", version, np.arange(2), numerator, denominator, -one, one, one[..., None])
+    x = np.linspace(-3.0, 3.0, 11)
+    for ours, a, b in zip(layer.values(x)[:, 0, 0, 0], numerator[:, 0, 0, 0], denominator[:, 0, 0, 0], strict=True):
+        theirs = rational(torch.from_numpy(x), torch.from_numpy(a)[None], torch.from_numpy(b)[None], version)
+        np.testing.assert_allclose(ours, theirs.ravel(), rtol=1e-10)

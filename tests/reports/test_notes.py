@@ -1,6 +1,7 @@
 import numpy as np
 
 from rlrat.reports.build import build_report
+from rlrat.reports.notes import folded
 from rlrat.reports.read import read_runs
 from rlrat.reports.tables import make_tables
 from tests.reports.run_folders import RISING, write_run, write_seeds
@@ -43,3 +44,17 @@ def test_final_values_of_fewer_evaluations_say_so(tmp_path):
     tables = make_tables(report)
     assert [row[-1].text for row in tables["results"].rows] == ["2", "2"]
     assert tables["final"].title.endswith("or of all that a trained policy has where they are fewer")
+
+
+def test_notes_that_say_the_same_of_others_are_folded(tmp_path):
+    for dataset in ("a", "b"):
+        write_seeds(tmp_path, dataset=dataset)
+        write_seeds(tmp_path, seeds=2, dataset=dataset, activation="silu")
+    report = build_report(read_runs([tmp_path]))
+    said = [f"/runs/{place}/x y has no evaluation yet: it is left out" for place in ("one", "two")]
+    groups = folded([*said, "/runs/one: left out as damaged: line 3", *report.notes], report)
+    assert said in groups
+    assert ["/runs/one: left out as damaged: line 3"] in groups
+    (few,) = [group for group in groups if "fewer than 3 seeds" in group[0]]
+    assert [note.partition(":")[0] for note in few] == ["iql on a", "iql on b"]
+    assert sum(map(len, groups)) == 3 + len(report.notes)

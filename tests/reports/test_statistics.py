@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from rliable import library, metrics
 
 from rlrat.reports.statistics import (
+    LEVEL,
+    SAMPLES,
     bootstrap_coverage,
     estimate,
+    estimate_improvement,
+    interquartile_interval,
     interquartile_mean,
     interval,
     mean,
@@ -14,6 +21,9 @@ from rlrat.reports.statistics import (
     probability_of_improvement,
     resample,
 )
+
+TAIL = 100 * (1 - LEVEL) / 2
+ENDS = [TAIL, 100 - TAIL]
 
 
 @pytest.fixture
@@ -49,7 +59,14 @@ def test_aggregates_and_their_intervals_are_rliables(scores, ours, theirs):
 def test_the_profile_is_rliables(scores):
     thresholds = np.linspace(0, 1.5, 11)
     theirs = library.score_distributions(scores, thresholds)
-    np.testing.assert_allclose(performance_profile(by_task(scores), 100 * thresholds), theirs)
+    share, low, high = performance_profile(by_task(scores), 100 * thresholds)
+    np.testing.assert_allclose(share, theirs)
+    drawn = np.random.default_rng(0).integers(7, size=(3, SAMPLES, 7))  # as of each sample's runs
+    above = [
+        task[own][..., None, :] > 100 * thresholds[:, None] for task, own in zip(by_task(scores), drawn, strict=True)
+    ]
+    ends = np.percentile(np.mean([task.mean(-1) for task in above], axis=0), ENDS, axis=0)
+    np.testing.assert_array_equal([low, high], ends)
 
 
 def test_probability_of_improvement_is_rliables_with_ties(scores):
@@ -57,6 +74,8 @@ def test_probability_of_improvement_is_rliables_with_ties(scores):
     other[0] = scores[0]
     ours = probability_of_improvement(by_task(scores), by_task(other))
     assert ours == pytest.approx(metrics.probability_of_improvement(scores, other))
+    groups = by_task(scores), by_task(other)
+    assert estimate_improvement(*groups) == estimate(probability_of_improvement, *groups)
 
 
 def test_aggregates_by_hand_of_tasks_with_different_seeds():
@@ -66,7 +85,9 @@ def test_aggregates_by_hand_of_tasks_with_different_seeds():
     # They weigh 2, 2, 2 and 6 twelfths; the middle half is from 3 to 9: 1 of the ten, 2 of the twenty, 3 of the 110.
     assert interquartile_mean(scores) == pytest.approx((1 * 10 + 2 * 20 + 3 * 110) / 6)
     assert optimality_gap(scores) == pytest.approx(100 - (10 + 100) / 2)
-    np.testing.assert_allclose(performance_profile(scores, np.array([5.0, 50.0])), [(2 / 3 + 1) / 2, 1 / 2])
+    share, low, high = performance_profile(scores, np.array([5.0, 50.0]))
+    np.testing.assert_allclose(share, [(2 / 3 + 1) / 2, 1 / 2])
+    assert np.isnan([low, high]).all()  # one task has a single seed
 
 
 def test_a_task_weighs_the_same_whatever_its_seeds():
@@ -82,7 +103,7 @@ def test_a_task_weighs_the_same_whatever_its_seeds():
 
 def test_a_bootstrap_draws_within_tasks_and_the_same_every_time():
     scores = [np.array([1.0, 2.0]), np.array([5.0, 6.0, 7.0])]
-    first, second = resample(scores, 50, np.random.default_rng(0))
+    ((first, second),) = resample(scores, samples=50)
     assert set(first.ravel()) == {1.0, 2.0}
     assert set(second.ravel()) == {5.0, 6.0, 7.0}
     assert (first.shape, second.shape) == ((50, 2), (50, 3))
@@ -99,6 +120,33 @@ def test_an_interval_of_times_may_end_in_never():
     times = np.array([10.0] * 5 + [20.0] * 90 + [np.inf] * 5)
     assert interval(times) == (10.0, np.inf)
     assert interval(np.full(10, np.inf)) == (np.inf, np.inf)
+
+
+@given(
+    arrays(float, array_shapes(min_dims=1, max_dims=2, max_side=60), elements=st.floats(-1e6, 1e6)),
+    st.sampled_from([0, -1]),
+)
+def test_an_interval_is_numpys_to_the_last_digit(samples, axis):
+    np.testing.assert_array_equal(interval(samples, axis), np.percentile(samples, ENDS, axis=axis))
+
+
+@pytest.mark.parametrize("seeds", [(5, 5, 5), (3, 4, 7)])
+def test_the_band_of_an_interquartile_mean_is_that_of_all_points_at_once(seeds):
+    random = np.random.default_rng(0)
+    tasks = [random.normal(size=(count, 6)) for count in seeds]
+    (drawn,) = resample(tasks, samples=40)
+    means = [interquartile_mean([task[:, :, point] for task in drawn]) for point in range(6)]
+    found = interquartile_interval(tasks, 40)
+    np.testing.assert_allclose(found, np.percentile(means, ENDS, axis=1), rtol=1e-13, atol=1e-13)
+
+
+def test_a_coverage_is_that_of_one_experiment_after_the_other():
+    generator = np.random.default_rng(3)
+    ends = []
+    for runs in generator.standard_normal((20, 4)):
+        ends.append(np.percentile(runs[generator.integers(4, size=(50, 4))].mean(-1), [2.5, 97.5]))
+    held = sum(low <= 0 <= high for low, high in ends)
+    assert bootstrap_coverage(4, experiments=20, samples=50, seed=3) == held / 20 < 1
 
 
 @pytest.mark.parametrize(("seeds", "least", "most"), [(3, 0.70, 0.80), (5, 0.80, 0.88), (10, 0.88, 0.93)])

@@ -19,7 +19,7 @@ def test_real_runs_are_compared_in_the_terminal_and_in_files(run_agent, tmp_path
     run_agent("--num-seeds", 3, "--run-name", "a")
     run_agent("--num-seeds", 3, "--run-name", "a", "--activation", "silu")
     run_agent("--run-name", "b")
-    compare.main(compare.Arguments((tmp_path / "runs",), output=tmp_path / "report"))
+    compare.main(compare.Arguments((tmp_path / "runs",), all=True, output=tmp_path / "report"))
     out = capfd.readouterr().out
     runs = filter_runs(read_runs([tmp_path / "runs"]), ["variant=relu+a"])
     finals = [json.loads((run.path / "summary.json").read_text())["final_score"] for run in runs]
@@ -139,19 +139,44 @@ def test_an_unknown_metric_exits_with_two_and_names_the_nearest(run_agent, tmp_p
     assert re.fullmatch(r"error: no run has a metric 'loss/q'; the nearest are losses/q, \S+, \S+\n", done.stderr)
 
 
-def test_of_many_comparisons_those_with_a_winner_come_first(tmp_path, capfd):
+def write_curves(path, labels: str, datasets: int, higher: float = 50.0) -> str:
+    """A table of three seeds each, in which the last label is higher on the last dataset."""
     rows = [
-        f"iql,data{d},{activation},{seed},{update},{seed + 50 * (activation == 'd') * (d == 2)}\n"
-        for d in range(3)
-        for activation in "abcd"
+        f"iql,data{d},{label},{seed},{update},{seed + higher * (label == labels[-1]) * (d == datasets - 1)}\n"
+        for d in range(datasets)
+        for label in labels
         for seed in range(3)
         for update in range(3)
     ]
-    (tmp_path / "results.csv").write_text("agent,dataset,activation,seed,update,score\n" + "".join(rows))
-    compare.main(compare.Arguments(imports=(str(tmp_path / "results.csv"),)))
-    lines = capfd.readouterr().out.partition("## What may be concluded\n\n")[2].splitlines()
-    assert lines[0].startswith("- iql on data2: d ends higher than a: 51.0 against 1.0")
-    assert lines[24] == "- 12 more comparisons, 0 of them with a winner: --output has all"
+    path.write_text("agent,dataset,activation,seed,update,score\n" + "".join(rows))
+    return str(path)
+
+
+def test_of_many_comparisons_the_winners_are_printed_and_a_matrix_for_each_task(tmp_path, capfd):
+    table = write_curves(tmp_path / "results.csv", "abcd", 3)
+    compare.main(compare.Arguments(imports=(table,)))
+    text = capfd.readouterr().out.partition("## What may be concluded\n\n")[2]
+    lines = text.splitlines()
+    assert lines[0] == "6 of 36 comparisons have a winner; 30 are not told apart; --all prints the sentence of each."
+    assert lines[2].startswith("- iql on data2: d ends higher than a: 51.0 against 1.0")
+    assert sum(line.startswith("- iql on data2: d ") for line in lines) == 6
+    assert [line.split(" |")[0] for line in lines if line.startswith("| iql on")] == [
+        *("| iql on data2", "| iql on data0", "| iql on data1")  # first where labels are told apart
+    ]
+    assert "| 4 d          | ++  | ++  | ++  |     | 6    | 0      | 0              |" in lines
+    assert "are not told apart at the end" not in text
+    compare.main(compare.Arguments(imports=(table,), all=True))
+    assert capfd.readouterr().out.count("are not told apart at the end") == 15
+
+
+def test_what_is_printed_fits_a_screen_however_many_labels(tmp_path, capfd):
+    table = write_curves(tmp_path / "results.csv", "abcdefghijklmnopqr", 4)
+    compare.main(compare.Arguments(imports=(table,)))
+    out = capfd.readouterr().out
+    assert len(out.splitlines()) <= 50
+    assert "Not shown: Results (72 lines)" in out
+    assert "2 more labels of iql on data3: --all prints all" in out
+    assert "3 more tasks, 0 with a winner: --all prints all" in out
 
 
 def test_what_is_left_out_is_among_what_to_mind(tmp_path, capfd):
@@ -161,10 +186,13 @@ def test_what_is_left_out_is_among_what_to_mind(tmp_path, capfd):
     (tmp_path / "runs" / "seed0").mkdir()
     (tmp_path / "runs" / "seed0" / "config.json").write_text("{}")
     (tmp_path / "runs" / "seed0" / "evaluations.csv").write_text("update,return_mean\n0,1.0\n")
+    first = f"- {tmp_path}/runs/00 has no config.json that can be read: it is left out"
     compare.main(compare.Arguments((tmp_path / "runs",)))
     lines = capfd.readouterr().out.partition("## What to mind\n\n")[2].splitlines()
-    assert lines[-21] == f"- {tmp_path}/runs/00 has no config.json that can be read: it is left out"
-    assert lines[-2:] == [lines[-21].replace("/00 ", "/19 "), "- 2 more warnings of this kind"]
+    assert lines[-1] == f"{first} (21 more like it)"
+    compare.main(compare.Arguments((tmp_path / "runs",), all=True))
+    lines = capfd.readouterr().out.partition("## What to mind\n\n")[2].splitlines()
+    assert lines[-22:] == [first.replace("/00 ", f"/{place:02} ") for place in range(22)]
 
 
 def test_without_matplotlib_only_figures_are_refused(tmp_path, monkeypatch, capfd):
