@@ -96,10 +96,7 @@ class Layer:
 
 def _polynomial(coefficients: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Return sums of coefficients `[..., k]` times powers of x, from the zeroth, `[..., len(x)]`."""
-    found = np.zeros((*coefficients.shape[:-1], len(x)))
-    for coefficient in np.moveaxis(coefficients, -1, 0)[::-1]:
-        found = found * x + coefficient[..., None]
-    return found
+    return np.polynomial.polynomial.polyval(x, np.moveaxis(coefficients, -1, 0))
 
 
 def read_learned(folder: Path, updates: Collection[int] | None = None) -> dict[str, Layer]:

@@ -84,15 +84,21 @@ def test_a_compiled_update_is_near_the_plain_one_in_float32(small_dataset, agent
     assert "cannot be compiled" not in capsys.readouterr().err
 
 
-def test_other_inputs_are_compiled_anew(monkeypatch):
-    whole, graphs = torch.compile, []
+@pytest.fixture
+def graphs(monkeypatch):
+    """What is compiled, once each time."""
+    whole, found = torch.compile, []
 
     def backend(graph, _):
-        graphs.append(graph)
+        found.append(graph)
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda f, **options: whole(f, backend=backend, **options))
     torch._dynamo.reset()
+    return found
+
+
+def test_other_inputs_are_compiled_anew(graphs):
     call = compiled(lambda x, sign: {"y": x * 2.0 if sign else -x}, CPU)
     cases = [(torch.ones(3), True), (torch.ones(4), True), (torch.ones(3).double(), True), (torch.ones(3), False)]
     for _ in range(2):
@@ -109,15 +115,7 @@ def _threads():
 
 
 @pytest.mark.usefixtures("_threads")
-def test_another_number_of_threads_is_not_compiled_anew(monkeypatch):
-    whole, graphs = torch.compile, []
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph
-
-    monkeypatch.setattr(torch, "compile", lambda f, **options: whole(f, backend=backend, **options))
-    torch._dynamo.reset()
+def test_another_number_of_threads_is_not_compiled_anew(graphs):
     call = compiled(lambda x: {"y": 2 * x}, CPU, 3)
     for count in (3, 1, 2):
         torch.set_num_threads(count)
